@@ -1,0 +1,1 @@
+"""bitvar: bitwise visual autoregressive image generation (Infinity)."""

@@ -1,0 +1,39 @@
+"""Bits and codes: the binary spherical quantiser (Zhao et al., arXiv 2406.07548), and 2x2 patches of bits.
+
+A cell of a scale is a vector of `d` bits. As numbers, its codes are +-1/sqrt(d), a point of the unit sphere.
+Knows nothing of scales: `pyramid` walks those.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def bits_to_codes(bits: Bool[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
+    """True -> +1/sqrt(d), False -> -1/sqrt(d), in fp32."""
+    return (bits.float() * 2 - 1) * bits.shape[1] ** -0.5
+
+
+def quantize(residual: Float[Tensor, "b d h w"]) -> Bool[Tensor, "b d h w"]:
+    """The nearest corner of the unit cube: `residual > 0` (normalising its length changes no sign)."""
+    return residual > 0
+
+
+def straight_through(
+    codes: Float[Tensor, "b d h w"], residual: Float[Tensor, "b d h w"]
+) -> Float[Tensor, "b d h w"]:
+    """The value of `codes` with the gradient of the L2-normalised residual."""
+    on_sphere = F.normalize(residual, dim=1)
+    return on_sphere + (codes - on_sphere).detach()
+
+
+def to_tokens(cells: Tensor, patch_size: int) -> Tensor:
+    """`(b, d, h p, w p)` cells -> `(b, h w, d p p)` tokens, row by row; within a token as `pixel_unshuffle` orders."""
+    return rearrange(F.pixel_unshuffle(cells, patch_size) if patch_size > 1 else cells, "b d h w -> b (h w) d")
+
+
+def to_cells(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
+    """The inverse of `to_tokens` for a token grid `(h, w)`."""
+    cells = rearrange(tokens, "b (h w) d -> b d h w", h=grid[0], w=grid[1])
+    return F.pixel_shuffle(cells, patch_size) if patch_size > 1 else cells

@@ -1,0 +1,100 @@
+"""Strict configuration: frozen pydantic models to and from JSON. An unknown key is an error with a suggestion."""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bitvar.errors import UsageError, explain
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, and no key that it doesn't know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def parse(cls: type[C], values: Mapping[str, Any], *, source: str) -> C:
+        """Validate `values`, naming `source` in the error.
+
+        Raises:
+            UsageError: for the first unknown key (with the nearest known one) or wrong value.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                raise UsageError(unknown(f"key {where!r} in {source}", where.split(".")[-1], _keys(cls))) from None
+            raise UsageError(
+                explain(
+                    f"Bad value for {where or cls.__name__!r} in {source}.", first["msg"].lower(), "correct that value"
+                )
+            ) from None
+
+    @classmethod
+    def load(cls: type[C], path: Path) -> C:
+        """Read a JSON file."""
+        return cls.parse(read_json(path), source=str(path))
+
+    def dump(self) -> str:
+        """The JSON text that `load` reads."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    def override(self: C, settings: Sequence[str]) -> C:
+        """A copy with `a.b=value` settings applied; a value is JSON, or else a plain string."""
+        values = self.model_dump(mode="json")
+        for setting in settings:
+            key, separator, text = setting.partition("=")
+            if not separator:
+                raise UsageError(explain(f"Can't read the setting {setting!r}.", "it has no '='", "write key=value"))
+            *parents, last = key.split(".")
+            target: Any = values
+            for name in parents:
+                target = target[name] if isinstance(target, dict) and name in target else {}
+            if not isinstance(target, dict) or last not in target:
+                raise UsageError(unknown(f"key {key!r}", last, list(target) or _keys(type(self))))
+            target[last] = _json_or_text(text)
+        return self.parse(values, source="the settings given")
+
+
+def unknown(what: str, given: str, known: Sequence[str]) -> str:
+    """The message for an unknown name, with the nearest known one."""
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+    return explain(f"Unknown {what}.", f"nothing is called {given!r}", hint)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; what is wrong with it as a `UsageError`."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(explain(f"There is no {path}.", "the file is missing", "check the path")) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UsageError(explain(f"Can't read {path}.", f"it is not JSON: {error}", "restore the file")) from None
+    if not isinstance(values, dict):
+        raise UsageError(explain(f"Can't read {path}.", "it holds no JSON object", "restore the file"))
+    return values
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _keys(cls: type[BaseModel]) -> list[str]:
+    names: list[str] = []
+    for name, field in cls.model_fields.items():
+        names.append(name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names.extend(_keys(field.annotation))
+    return names

@@ -1,0 +1,1 @@
+"""Samples, pictures and the sets made of them."""

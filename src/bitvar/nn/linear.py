@@ -1,0 +1,50 @@
+"""Layers that compute in the dtype of what they are given.
+
+Precision is decided once, by whoever makes the first tensor: weights are cast to the activations' dtype, so fp32 master
+weights train in bf16, and fp32 heads stay fp32 in a bf16 model, without any context manager deciding behind our backs.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Linear(nn.Module):
+    """`x W^T + b` in the dtype of `x`."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        nn.init.trunc_normal_(self.weight, std=inputs**-0.5)
+
+    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]} -> {self.weight.shape[0]}, bias={self.bias is not None}"
+
+
+class Conv2d(nn.Module):
+    """A convolution with "same" padding unless told otherwise, in the dtype of its input."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, padding: int | None = None
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.padding = kernel // 2 if padding is None else padding
+        reference = nn.Conv2d(inputs, outputs, kernel)  # PyTorch's own initialisation
+        self.weight = nn.Parameter(reference.weight.detach())
+        assert reference.bias is not None
+        self.bias = nn.Parameter(reference.bias.detach())
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
+
+    def extra_repr(self) -> str:
+        outputs, inputs, kernel, _ = self.weight.shape
+        return f"{inputs} -> {outputs}, kernel={kernel}, stride={self.stride}"

@@ -1,0 +1,56 @@
+"""Norms, computed in fp32 whatever the activations' dtype."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+EPSILON = 1e-6
+
+
+def layer_norm(x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+    """LayerNorm without affine. Returns fp32."""
+    return F.layer_norm(x.float(), x.shape[-1:], eps=EPSILON)
+
+
+def modulated_norm(
+    x: Float[Tensor, "b l c"], scale: Float[Tensor, "b 1 c"], shift: Float[Tensor, "b 1 c"]
+) -> Float[Tensor, "b l c"]:
+    """`LN(x) * (1 + scale) + shift` in fp32, returned in the dtype of `x`."""
+    return torch.addcmul(shift.float(), layer_norm(x), 1 + scale.float()).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with affine, in fp32, returned in the dtype of its input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        return F.layer_norm(x.float(), x.shape[-1:], self.weight.float(), self.bias.float(), EPSILON).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm in fp32, returned in the dtype of its input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), EPSILON).to(x.dtype)
+
+
+class GroupNorm(nn.Module):
+    """GroupNorm (statistics accumulated in fp32 by PyTorch), in the dtype of its input."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), EPSILON)

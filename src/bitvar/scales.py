@@ -1,0 +1,181 @@
+"""Scale schedules: which grids an image is generated on, and where each token lies.
+
+The only table of aspect ratios in the project. Knows nothing of pixels' contents, bits or models.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from bitvar.errors import UsageError, explain
+
+Grid = tuple[int, int]
+"""Rows and columns of cells."""
+
+OFFICIAL_STRIDE: Final = 16
+"""Pixels per token side in every official model (the stride-8 tokenizer is read in 2x2 patches)."""
+
+BUDGETS: Final[dict[str, int]] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
+"""Pixel budget -> how many grids of the table it uses."""
+
+_SIDES: Final[dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
+    "1.0": ((1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64), (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)),
+    "1.25": ((1, 2, 3, 5, 10, 15, 20, 25, 30, 35, 45, 55, 70), (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 36, 44, 56)),
+    "1.333": ((1, 2, 4, 8, 12, 16, 20, 24, 28, 36, 48, 60, 72), (1, 2, 3, 6, 9, 12, 15, 18, 21, 27, 36, 45, 54)),
+    "1.5": ((1, 2, 3, 6, 9, 15, 21, 27, 33, 39, 48, 63, 78), (1, 2, 2, 4, 6, 10, 14, 18, 22, 26, 32, 42, 52)),
+    "1.75": ((1, 2, 3, 7, 11, 14, 21, 28, 35, 42, 56, 70, 84), (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48)),
+    "2.0": ((1, 2, 4, 6, 10, 16, 22, 30, 38, 46, 60, 74, 90), (1, 2, 2, 3, 5, 8, 11, 15, 19, 23, 30, 37, 45)),
+    "2.5": ((1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 65, 80, 100), (1, 2, 2, 4, 6, 8, 10, 12, 16, 20, 26, 32, 40)),
+    "3.0": ((1, 2, 6, 9, 15, 21, 27, 36, 45, 54, 72, 90, 111), (1, 2, 2, 3, 5, 7, 9, 12, 15, 18, 24, 30, 37)),
+}
+_WIDE: Final[dict[str, str]] = {
+    "0.8": "1.25", "0.75": "1.333", "0.666": "1.5", "0.571": "1.75", "0.5": "2.0", "0.4": "2.5", "0.333": "3.0",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScaleSchedule:
+    """The ordered grids of one image, coarse to fine, counted in transformer tokens.
+
+    Attributes:
+        grids: `(h_k, w_k)` of every scale; the first is `(1, 1)`, and neither side ever shrinks.
+        reference: the grid that RoPE positions refer to. For the official schedules it is the last grid of the 1M
+            budget of the same ratio, whatever budget is in use.
+    """
+
+    grids: tuple[Grid, ...]
+    reference: Grid
+
+    def __post_init__(self) -> None:
+        if not self.grids or self.grids[0] != (1, 1):
+            raise UsageError(
+                explain(
+                    f"A schedule must begin with the grid (1, 1), got {list(self.grids)}.",
+                    "the first token is the text itself, and there is one of it",
+                    "begin the list of grids with [1, 1]",
+                )
+            )
+        for before, after in zip(self.grids, self.grids[1:], strict=False):
+            if after[0] < before[0] or after[1] < before[1]:
+                raise UsageError(
+                    explain(
+                        f"A schedule must not shrink, got {before} before {after}.",
+                        "every scale refines the one before it",
+                        "order the grids from coarse to fine",
+                    )
+                )
+
+    def __len__(self) -> int:
+        return len(self.grids)
+
+    def __getitem__(self, k: int) -> Grid:
+        return self.grids[k]
+
+    def __iter__(self) -> Iterator[Grid]:
+        return iter(self.grids)
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each scale."""
+        return tuple(h * w for h, w in self.grids)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Index of each scale's first token, and after them the number of all tokens."""
+        return (0, *accumulate(self.lengths))
+
+    @property
+    def num_tokens(self) -> int:
+        return self.offsets[-1]
+
+    def tokens(self, k: int) -> slice:
+        """Where scale `k` lies among all tokens."""
+        return slice(self.offsets[k], self.offsets[k + 1])
+
+    def latent_grids(self, patch_size: int) -> tuple[Grid, ...]:
+        """The grids in tokenizer cells, of which a token covers `patch_size` x `patch_size`."""
+        return tuple((h * patch_size, w * patch_size) for h, w in self.grids)
+
+    def scale_index(self) -> Int[Tensor, " l"]:
+        """The scale of every token."""
+        return torch.repeat_interleave(torch.arange(len(self)), torch.tensor(self.lengths))
+
+    def positions(self) -> Int[Tensor, "l 2"]:
+        """Row and column of every token on the reference grid: `round(i * h_ref / h_k)`, half to even."""
+        return torch.cat([_cell_positions(grid, self.reference) for grid in self.grids])
+
+
+def _cell_positions(grid: Grid, reference: Grid) -> Int[Tensor, "cells 2"]:
+    rows, columns = (
+        torch.tensor([round(i * whole / count) for i in range(count)])
+        for count, whole in zip(grid, reference, strict=True)
+    )
+    return torch.cartesian_prod(rows, columns).reshape(-1, 2)
+
+
+def ratio_names() -> tuple[str, ...]:
+    """Every official aspect ratio (height / width), as the official files name them."""
+    return (*_SIDES, *_WIDE)
+
+
+def official_schedule(ratio: str, budget: str) -> ScaleSchedule:
+    """The official schedule of one ratio and pixel budget.
+
+    Args:
+        ratio: one of `ratio_names()`, height / width.
+        budget: one of `BUDGETS`.
+    """
+    for value, choices, name in ((ratio, ratio_names(), "ratio"), (budget, tuple(BUDGETS), "pixel budget")):
+        if value not in choices:
+            raise UsageError(
+                explain(f"Unknown {name} {value!r}.", "the table has none of that name", f"choose from {list(choices)}")
+            )
+    rows, columns = _SIDES[ratio] if ratio in _SIDES else _SIDES[_WIDE[ratio]][::-1]
+    grids = tuple(zip(rows, columns, strict=True))
+    return ScaleSchedule(grids=grids[: BUDGETS[budget]], reference=grids[-1])
+
+
+def official_schedules(budgets: Sequence[str]) -> list[ScaleSchedule]:
+    """Every schedule of the given budgets, budget by budget."""
+    return [official_schedule(ratio, budget) for budget in budgets for ratio in ratio_names()]
+
+
+def nearest_schedule(
+    schedules: Sequence[ScaleSchedule], *, height: int, width: int, stride: int, tolerance: float = 2.0
+) -> ScaleSchedule:
+    """The schedule whose last grid is nearest to the wanted pixels: first in aspect ratio, then in area.
+
+    Args:
+        schedules: the schedules a model was trained on.
+        height, width: the wanted size in pixels.
+        stride: pixels per token side.
+        tolerance: how many times smaller or larger either side may be than the schedule found.
+
+    Raises:
+        UsageError: when the nearest one is further away than `tolerance`.
+    """
+    sizes = [(schedule, schedule[-1][0] * stride, schedule[-1][1] * stride) for schedule in schedules]
+    wanted = math.log2(height / width)
+
+    def distance(entry: tuple[ScaleSchedule, int, int]) -> tuple[float, float]:
+        _, h, w = entry
+        return round(abs(math.log2(h / w) - wanted), 3), abs(math.log2(h * w / (height * width)))
+
+    schedule, h, w = min(sizes, key=distance)
+    if not all(1 / tolerance <= got / asked <= tolerance for got, asked in ((h, height), (w, width))):
+        known = ", ".join(f"{w}x{h}" for _, h, w in sizes[:8]) + (", ..." if len(sizes) > 8 else "")
+        raise UsageError(
+            explain(
+                f"The size {width}x{height} is out of this model's range.",
+                f"the nearest it was trained on is {w}x{h}",
+                f"choose one near its sizes (width x height): {known}",
+            )
+        )
+    return schedule

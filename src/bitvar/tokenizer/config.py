@@ -1,0 +1,53 @@
+"""What a tokenizer is made of."""
+
+from pydantic import Field, model_validator
+
+from bitvar.config import Config
+
+
+class TokenizerConfig(Config):
+    """Sizes of the image tokenizer.
+
+    Attributes:
+        bits: bits per cell, `d`.
+        base_channels: channels of the first level.
+        channel_multipliers: channels of each level, as multiples of the base; every level but one halves the picture.
+        res_blocks: residual blocks of each encoder level; the decoder has one more.
+        norm_groups: groups of every GroupNorm; must divide every level's channels.
+        image_channels: channels of the picture.
+    """
+
+    bits: int = Field(gt=0, le=128)
+    base_channels: int = Field(gt=0)
+    channel_multipliers: tuple[int, ...] = Field(min_length=1)
+    res_blocks: int = Field(default=2, ge=1)
+    norm_groups: int = Field(default=32, ge=1)
+    image_channels: int = Field(default=3, ge=1, le=16)
+
+    @model_validator(mode="after")
+    def _groups_divide_channels(self) -> "TokenizerConfig":
+        for channels in self.channels:
+            if channels % self.norm_groups:
+                raise ValueError(f"norm_groups {self.norm_groups} must divide the {channels} channels of every level")
+        return self
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each level, finest first."""
+        return tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per cell side."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+
+def _official(bits: int, multipliers: tuple[int, ...]) -> TokenizerConfig:
+    return TokenizerConfig(bits=bits, base_channels=128, channel_multipliers=multipliers)
+
+
+TOKENIZER_PRESETS: dict[str, TokenizerConfig] = {
+    **{f"d{bits}": _official(bits, (1, 2, 4, 4, 4)) for bits in (16, 24, 32, 64)},
+    "d56_f8": _official(14, (1, 2, 4, 4)),
+}
+"""The published tokenizers: four of stride 16, and the stride-8 one of the 8B models (14 bits, 56 in a 2x2 patch)."""

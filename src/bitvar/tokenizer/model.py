@@ -1,0 +1,64 @@
+"""The image tokenizer: pictures to a pyramid of bits, and a latent back to a picture."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from bitvar import pyramid
+from bitvar.errors import UsageError, explain
+from bitvar.scales import Grid
+from bitvar.tokenizer.autoencoder import Decoder, Encoder
+from bitvar.tokenizer.config import TokenizerConfig
+
+
+class InfinityTokenizer(nn.Module):
+    """Encoder, residual pyramid of bits, decoder. Its parameters' dtype is the dtype it computes in; the pyramid is fp32."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.conv_in.weight.dtype
+
+    def features(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
+        """Encode pictures in [-1, 1] to fp32 features.
+
+        Raises:
+            UsageError: when the sides are no multiples of the stride.
+        """
+        height, width = images.shape[-2:]
+        if height % self.config.stride or width % self.config.stride:
+            raise UsageError(
+                explain(
+                    f"The tokenizer can't take a picture of {width}x{height} pixels.",
+                    f"both sides must be multiples of its stride, {self.config.stride}",
+                    "resize or crop the picture first",
+                )
+            )
+        return self.encoder(images.to(self.dtype)).float()
+
+    def encode(
+        self, images: Float[Tensor, "b c H W"], grids: Sequence[Grid]
+    ) -> tuple[list[Bool[Tensor, "b d _ _"]], Float[Tensor, "b d h w"]]:
+        """Pictures in [-1, 1] to the bits of every scale, and the latent they add up to.
+
+        Args:
+            images: sides are the last grid times the stride.
+            grids: cells of each scale, coarse to fine (`ScaleSchedule.latent_grids`).
+        """
+        steps = list(pyramid.encode(self.features(images), grids))
+        return [step.bits for step in steps], steps[-1].latent
+
+    def decode(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
+        """A latent, whole or of the first scales only, to fp32 pictures in [-1, 1]."""
+        return self.reconstruct(latent).clamp(-1, 1)
+
+    def reconstruct(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
+        """`decode` without the clamp, which would stop gradients in training."""
+        return self.decoder(latent.to(self.dtype)).float()

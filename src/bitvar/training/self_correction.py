@@ -1,0 +1,57 @@
+"""Bitwise self-correction: training data that holds the model's own kind of mistakes (arXiv 2412.04431, section 3.4)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from bitvar import pyramid
+from bitvar.bits import to_tokens
+from bitvar.scales import ScaleSchedule
+
+
+class TeacherForcing(NamedTuple):
+    """What a transformer step needs of a picture.
+
+    Attributes:
+        inputs: for scales 1 and up, the latent so far at that scale's grid, flips included.
+        target_bits: `(b, l, d)`, the true bits of every token.
+    """
+
+    inputs: list[Tensor]
+    target_bits: Tensor
+
+
+def random_flip(
+    *, max_strength: float, num_corrected_scales: int, generator: torch.Generator
+) -> pyramid.Flip:
+    """Flip bits at random: at each scale below `num_corrected_scales`, for each picture, draw a strength from
+    {0, 0.01, ..., max_strength} and flip each bit with that probability."""
+    levels = round(max_strength * 100)
+
+    def flip(k: int, bits: Bool[Tensor, "b d h w"]) -> Bool[Tensor, "b d h w"]:
+        if k >= num_corrected_scales:
+            return bits
+        strength = torch.randint(levels + 1, (len(bits), 1, 1, 1), generator=generator) / 100
+        noise = torch.rand(bits.shape, generator=generator) < strength
+        return bits ^ noise.to(bits.device)
+
+    return flip
+
+
+def teacher_forcing(
+    features: Float[Tensor, "b d h w"],
+    schedule: ScaleSchedule,
+    *,
+    patch_size: int,
+    flip: Callable[[int, Bool[Tensor, "b d h w"]], Bool[Tensor, "b d h w"]] | None = None,
+) -> TeacherForcing:
+    """Inputs and targets of every scale. Finer targets are quantised from the corrected residual; each scale's own
+    target stays unflipped, so the model learns to repair what came before."""
+    grids = schedule.latent_grids(patch_size)
+    steps = list(pyramid.encode(features, grids, flip=flip))
+    inputs = [pyramid.next_input(step.latent, grid) for step, grid in zip(steps, grids[1:], strict=False)]
+    bits = torch.cat([to_tokens(step.bits.float(), patch_size) for step in steps], dim=1) > 0
+    return TeacherForcing(inputs, bits)

@@ -1,0 +1,18 @@
+"""The next-scale bitwise transformer."""
+
+from bitvar.transformer.config import PRESETS, ScheduleConfig, TransformerConfig
+from bitvar.transformer.loss import bit_losses, bitwise_loss, token_weights
+from bitvar.transformer.model import DecodeState, EncodedCondition, InfinityTransformer, block_causal_mask
+
+__all__ = [
+    "PRESETS",
+    "DecodeState",
+    "EncodedCondition",
+    "InfinityTransformer",
+    "ScheduleConfig",
+    "TransformerConfig",
+    "bit_losses",
+    "bitwise_loss",
+    "block_causal_mask",
+    "token_weights",
+]

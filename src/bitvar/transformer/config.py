@@ -1,0 +1,94 @@
+"""What a transformer is made of, and the presets of the paper."""
+
+from typing import Final
+
+from pydantic import Field, model_validator
+
+from bitvar.config import Config
+from bitvar.scales import ScaleSchedule, official_schedules
+
+
+class ScheduleConfig(Config):
+    """A schedule of a model's own: see `ScaleSchedule`."""
+
+    grids: tuple[tuple[int, int], ...]
+    reference: tuple[int, int]
+
+
+class TransformerConfig(Config):
+    """Sizes of the transformer.
+
+    Attributes:
+        depth: blocks.
+        width: channels `c` of a token.
+        num_heads: heads of self- and cross-attention; `width / num_heads` must be a multiple of 4.
+        bits: bits a token, `d`: the tokenizer's, times 4 when `patch_size` is 2.
+        patch_size: tokenizer cells per token side, 1 or 2.
+        text_width: channels of the text encoder's features.
+        max_text_tokens: rows of the learned "no text" features: the longest prompt.
+        max_scales: rows of the scale embedding.
+        text_adapter_depth: layers of the trainable text adapter; 0, as in every official model, for none.
+        text_adapter_width: channels that the adapter hands on in place of `text_width`.
+        budgets: official pixel budgets the model was trained on.
+        schedules: the model's own schedules, when it uses no official one.
+    """
+
+    depth: int = Field(gt=0)
+    width: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    bits: int = Field(gt=0)
+    patch_size: int = Field(default=1, ge=1, le=2)
+    text_width: int = Field(default=2048, gt=0)
+    max_text_tokens: int = Field(default=512, gt=0)
+    max_scales: int = Field(default=15, gt=0)
+    text_adapter_depth: int = Field(default=0, ge=0)
+    text_adapter_width: int | None = None
+    budgets: tuple[str, ...] = ()
+    schedules: tuple[ScheduleConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "TransformerConfig":
+        if self.width % self.num_heads or self.head_dim % 4:
+            raise ValueError(f"width {self.width} must be num_heads {self.num_heads} times a multiple of 4")
+        if (self.text_adapter_depth > 0) != (self.text_adapter_width is not None):
+            raise ValueError("text_adapter_depth and text_adapter_width go together")
+        if self.condition_width % self.pool_heads or self.width % self.pool_heads:
+            raise ValueError(f"width {self.width} must be a multiple of the {self.pool_heads} heads that pool the text")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.num_heads
+
+    @property
+    def condition_width(self) -> int:
+        """Channels of the text features that the transformer itself sees: after the adapter, if there is one."""
+        return self.text_adapter_width or self.text_width
+
+    @property
+    def pool_heads(self) -> int:
+        """Heads of the attention that pools the text: of 128 text channels each, of 64 in models wider than 4096."""
+        return max(1, self.condition_width // (64 if self.width > 4096 else 128))
+
+    def all_schedules(self) -> list[ScaleSchedule]:
+        """Every schedule the model was trained on."""
+        own = [ScaleSchedule(schedule.grids, schedule.reference) for schedule in self.schedules]
+        return own + official_schedules(self.budgets)
+
+
+def _preset(depth: int, width: int, num_heads: int, budget: str = "0.06M") -> TransformerConfig:
+    return TransformerConfig(depth=depth, width=width, num_heads=num_heads, bits=32, budgets=(budget,))
+
+
+PRESETS: Final[dict[str, TransformerConfig]] = {
+    "125M": _preset(12, 768, 8),
+    "361M": _preset(16, 1152, 12),
+    "940M": _preset(24, 1536, 16),
+    "2.2B": _preset(32, 2080, 20),
+    "2B": _preset(32, 2048, 16, "1M"),
+    "4.7B": _preset(40, 2688, 24),
+    "8B": TransformerConfig(depth=40, width=3584, num_heads=28, bits=56, patch_size=2, budgets=("1M",)),
+    "8.8B": _preset(48, 3360, 28),
+    "20B": _preset(58, 4608, 36),
+}
+"""The paper's sizes; "2B" and "8B" are the published ones."""
