@@ -1,0 +1,33 @@
+"""The embedded model's transformer: 8.5 M parameters over 130 tokens, with a text adapter.
+
+bitvar train recipes/icons/transformer.py --data data/icons64 --out runs/icons \
+    --tokenizer runs/icons-tokenizer/model --text-encoder MINILM_FOLDER --name icons
+
+Cost and results: docs/log.md.
+"""
+
+from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
+from bitvar.transformer import ScheduleConfig, TransformerConfig
+
+GRIDS = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8))
+
+
+def recipe() -> TransformerTraining:
+    return TransformerTraining(
+        model=TransformerConfig(
+            depth=6,
+            width=256,
+            num_heads=4,
+            bits=24,
+            text_width=768,
+            max_text_tokens=64,
+            text_adapter_depth=2,
+            text_adapter_width=256,
+            schedules=(ScheduleConfig(grids=GRIDS, reference=(8, 8)),),
+        ),
+        optimization=OptimizationConfig(
+            steps=5000, batch_size=32, learning_rate=1e-3, warmup_steps=200, ema_decay=0.998
+        ),
+        intervals=IntervalConfig(log=20, validation=250, sample=500, save=250),
+        gamma_scale=2e5,
+    )

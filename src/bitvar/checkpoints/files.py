@@ -1,0 +1,121 @@
+"""Files that are whole or absent: atomic writes, digests, and folders that know both."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from bitvar.errors import WeightsError, explain
+
+MANIFEST = "SHA256SUMS.json"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; on success flushed and renamed to it, on failure removed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`. On success it gets a manifest of digests and takes the name, whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder) as temporary:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        write_manifest(temporary)
+        for path in temporary.rglob("*"):
+            _flush(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """Write the digests of every file of a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    sums = {path.relative_to(folder).as_posix(): digest(path) for path in files}
+    (folder / MANIFEST).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
+
+
+def verify_folder(folder: Path) -> dict[str, str]:
+    """Check every file against the folder's manifest, and return it.
+
+    Raises:
+        WeightsError: naming each missing, altered or unlisted weight file, with the digests.
+    """
+    try:
+        sums: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            explain(f"{folder} has no readable {MANIFEST}.", str(error), "download or convert the model again")
+        ) from None
+    problems = []
+    for name, expected in sums.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name}: missing")
+        elif (found := digest(path)) != expected:
+            problems.append(f"{name}: sha256 {found}, expected {expected}")
+    listed = set(sums)
+    problems += [
+        f"{path.relative_to(folder).as_posix()}: not in {MANIFEST}"
+        for path in sorted(folder.rglob("*.safetensors"))
+        if path.relative_to(folder).as_posix() not in listed
+    ]
+    if problems:
+        raise WeightsError(
+            explain(
+                f"The files of {folder} are not the ones it was saved with:\n    " + "\n    ".join(problems),
+                "they were altered, truncated or replaced",
+                "download or convert the model again",
+            )
+        )
+    return sums
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; an unreadable one as a `WeightsError`."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            explain(f"Can't read the weights {path}.", str(error), "download or convert the model again")
+        ) from None
+
+
+def merged_digest(sums: Mapping[str, str], prefix: str) -> str:
+    """One digest for all the files of a manifest under `prefix`."""
+    lines = "".join(f"{name} {value}\n" for name, value in sorted(sums.items()) if name.startswith(prefix))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

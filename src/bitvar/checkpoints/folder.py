@@ -1,0 +1,217 @@
+"""Model folders: `model_index.json`, `transformer/`, `image_tokenizer/`, `text_encoder/`, `README.md`, `SHA256SUMS.json`.
+
+Weights are safetensors, sharded above 5 GB. Classes come from the registry below, never from a name in a file. The index
+names, by digest, the tokenizer that the transformer was trained with, and another is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bitvar.checkpoints.files import atomic_folder, load_tensors, verify_folder
+from bitvar.config import Config, read_json
+from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.text import TextEncoder, load_text_encoder
+from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
+from bitvar.transformer import InfinityTransformer, TransformerConfig
+
+MAX_SHARD_BYTES = 5_000_000_000
+WEIGHTS = "model.safetensors"
+
+M = TypeVar("M", InfinityTransformer, InfinityTokenizer)
+
+
+class TokenizerIdentity(Config):
+    """Which tokenizer: its name, and the digest of its tensors as they were first exported."""
+
+    name: str
+    sha256: str
+
+
+class OfficialSpelling(Config):
+    """How the official files a model was converted from spell their names, so that it can be converted back."""
+
+    block_chunks: int = 1
+    inner_names: bool = True
+    transformer_buffers: tuple[str, ...] = ()
+    tokenizer_buffers: tuple[str, ...] = ()
+
+
+class Defaults(Config):
+    """Sampling settings a model was tuned for: one value, or one a scale."""
+
+    guidance_scale: float | tuple[float, ...] = 3.0
+    temperature: float | tuple[float, ...] = 1.0
+    top_k: int = 0
+    top_p: float = 0.0
+
+
+class ModelIndex(Config):
+    """What `model_index.json` holds.
+
+    Attributes:
+        format: version of this layout.
+        name: of the model, for people and for picture metadata.
+        tokenizer: the tokenizer the transformer was trained with.
+        defaults: sampling settings.
+        official: spelling of the files it was converted from.
+    """
+
+    format: int = 1
+    name: str
+    tokenizer: TokenizerIdentity
+    defaults: Defaults = Defaults()
+    official: OfficialSpelling | None = None
+
+
+@dataclass
+class Components:
+    """A model in memory. The text encoder is absent from freshly converted official files until one is given."""
+
+    transformer: InfinityTransformer
+    tokenizer: InfinityTokenizer
+    text_encoder: TextEncoder | None
+    index: ModelIndex
+    card: str
+
+
+def identify(name: str, tensors: Mapping[str, Tensor]) -> TokenizerIdentity:
+    """Name a tokenizer by the digest of its tensors' names, shapes, dtypes and bytes."""
+    sha256 = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        sha256.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        sha256.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return TokenizerIdentity(name=name, sha256=sha256.hexdigest())
+
+
+def save_folder(components: Components, folder: Path) -> None:
+    """Write a model folder, whole or not at all; one that exists is replaced only once the new one is complete."""
+    with atomic_folder(folder) as temporary:
+        save_component(components.transformer, temporary / "transformer")
+        save_component(components.tokenizer, temporary / "image_tokenizer", identity=components.index.tokenizer)
+        if components.text_encoder is not None:
+            (temporary / "text_encoder").mkdir()
+            components.text_encoder.save(temporary / "text_encoder")
+        (temporary / "model_index.json").write_text(components.index.dump(), encoding="utf-8")
+        (temporary / "README.md").write_text(components.card, encoding="utf-8")
+
+
+def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Components:
+    """Read a model folder, every digest verified.
+
+    Raises:
+        WeightsError: for missing, altered or unreadable files, or a tokenizer the transformer was not trained with.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise WeightsError(
+            explain(
+                f"{folder} is no model folder.",
+                "it has no model_index.json",
+                "give a folder made by bitvar; official files are turned into one by `bitvar convert`",
+            )
+        )
+    verify_folder(folder)
+    try:
+        index = ModelIndex.load(folder / "model_index.json")
+        identity = TokenizerIdentity.load(folder / "image_tokenizer" / "identity.json")
+        transformer_config = TransformerConfig.load(folder / "transformer" / "config.json")
+        tokenizer_config = TokenizerConfig.load(folder / "image_tokenizer" / "config.json")
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
+    check_pair(index.tokenizer, identity)
+    transformer = _load(InfinityTransformer, transformer_config, folder / "transformer", dtype, device)
+    tokenizer = _load(InfinityTokenizer, tokenizer_config, folder / "image_tokenizer", dtype, device)
+    text = folder / "text_encoder"
+    encoder = load_text_encoder(text, dtype=dtype).to(device) if text.is_dir() else None
+    return Components(transformer, tokenizer, encoder, index, (folder / "README.md").read_text(encoding="utf-8"))
+
+
+def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:
+    """Refuse a tokenizer that the transformer was not trained with: the pair would load, and make bad pictures.
+
+    Raises:
+        WeightsError: naming both, with their digests.
+    """
+    if wanted.sha256 != found.sha256:
+        raise WeightsError(
+            explain(
+                f"The tokenizer {found.name!r} does not belong to this transformer.",
+                f"it was trained with {wanted.name!r} (sha256 {wanted.sha256}), this one is sha256 {found.sha256}",
+                f"put the tokenizer {wanted.name!r} in image_tokenizer/",
+            )
+        )
+
+
+def save_component(
+    model: InfinityTransformer | InfinityTokenizer, folder: Path, *, identity: TokenizerIdentity | None = None
+) -> None:
+    """Write a model's configuration and weights, in shards of at most 5 GB, into a new folder."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(model.config.dump(), encoding="utf-8")
+    if identity is not None:
+        (folder / "identity.json").write_text(identity.dump(), encoding="utf-8")
+    save_tensors({name: tensor.detach() for name, tensor in model.state_dict().items()}, folder)
+
+
+def save_tensors(tensors: dict[str, Tensor], folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
+    """Write tensors as safetensors, with an index when they take more than one file."""
+    split = split_torch_state_dict_into_shards(
+        tensors, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_bytes
+    )
+    for filename, names in split.filename_to_tensors.items():
+        save_file({name: tensors[name].contiguous() for name in names}, folder / filename)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The inverse of `save_tensors`."""
+    index = folder / f"{WEIGHTS}.index.json"
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        tensors |= load_tensors(folder / name)
+    return tensors
+
+
+def load_component(cls: type[M], folder: Path) -> M:
+    """A transformer or tokenizer from its own folder, in fp32 on the CPU."""
+    config_class = TransformerConfig if cls is InfinityTransformer else TokenizerConfig
+    config = config_class.load(folder / "config.json")
+    return _load(cls, config, folder, torch.float32, torch.device("cpu"))
+
+
+def _load(
+    cls: type[M], config: TransformerConfig | TokenizerConfig, folder: Path, dtype: torch.dtype, device: torch.device
+) -> M:
+    with torch.device("meta"):
+        model = cls(config)  # type: ignore[arg-type]
+    _assign(model, read_tensors(folder), str(folder), dtype, device)
+    return model.eval().requires_grad_(False)
+
+
+def _assign(
+    model: nn.Module, tensors: Mapping[str, Tensor], source: str, dtype: torch.dtype, device: torch.device
+) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise WeightsError(
+            explain(
+                f"The weights in {source} don't fit their config.json.",
+                f"{len(wrong)} tensors are missing, unexpected or misshapen: {', '.join(wrong[:20])}",
+                "restore the folder",
+            )
+        )
+    model.load_state_dict({name: t.to(device=device, dtype=dtype) for name, t in tensors.items()}, assign=True)

@@ -1,0 +1,134 @@
+"""`bitvar train RECIPE`."""
+
+import runpy
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitvar.cli.report import exit_codes
+
+if TYPE_CHECKING:
+    from bitvar.training.config import TokenizerTraining, TransformerTraining
+    from bitvar.training.loop import Run
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A Python file whose function `recipe()` returns the configuration.")],
+    data: Annotated[Path, typer.Option(help="A captioned set, such as `bitvar data icons` makes.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run. The same command again resumes it.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override: optimization.steps=1000")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="The trained tokenizer: OUT/model of its run.")] = None,
+    text_encoder: Annotated[Path | None, typer.Option(help="Folder of a MiniLM-shaped text encoder.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the model that comes out.")] = "icons",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
+) -> None:
+    """Train a tokenizer or a transformer by a recipe; rerun the command to resume."""
+    with exit_codes():
+        config = _read_recipe(recipe).override(settings or [])
+        if dry_run:
+            typer.echo(config.dump())
+            return
+        if config.kind == "tokenizer":
+            _train_tokenizer(config, data, out, name)
+        else:
+            _train_transformer(config, data, out, tokenizer=tokenizer, text_encoder=text_encoder, name=name)
+
+
+def _read_recipe(path: Path) -> "TokenizerTraining | TransformerTraining":
+    from bitvar.errors import UsageError, explain
+    from bitvar.training.config import TokenizerTraining, TransformerTraining
+
+    if not path.is_file():
+        raise UsageError(explain(f"There is no recipe {path}.", "the file is missing", "see recipes/ for those that ship"))
+    config = runpy.run_path(str(path)).get("recipe", lambda: None)()
+    if not isinstance(config, TokenizerTraining | TransformerTraining):
+        raise UsageError(
+            explain(f"{path} is no recipe.", "it has no function recipe() that returns a configuration", "write one")
+        )
+    return config
+
+
+def _run(config: "TokenizerTraining | TransformerTraining", out: Path) -> "Run":
+    from bitvar.training.loop import Run
+
+    return Run(out, config.dump(), config.optimization, config.intervals, report=lambda line: typer.echo(line, err=True))
+
+
+def _train_tokenizer(config: "TokenizerTraining", data: Path, out: Path, name: str) -> None:
+    from bitvar.checkpoints.files import atomic_folder
+    from bitvar.checkpoints.folder import identify, save_tensors
+    from bitvar.data.samples import load_images, read_samples
+    from bitvar.training.loop import run
+    from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
+
+    images, validation = (load_images(read_samples(data, split=split)) for split in ("train", "val"))
+    models = run(TokenizerTask(config, images=images, validation=validation), _run(config, out))
+    assert isinstance(models, TokenizerModels)
+    tensors = {key: value.half() for key, value in models.tokenizer.state_dict().items()}
+    with atomic_folder(out / "model") as folder:
+        save_tensors(tensors, folder)
+        (folder / "config.json").write_text(config.model.dump(), encoding="utf-8")
+        (folder / "identity.json").write_text(identify(f"{name}-tokenizer", tensors).dump(), encoding="utf-8")
+    typer.echo(str(out / "model"))
+
+
+def _train_transformer(
+    config: "TransformerTraining",
+    data: Path,
+    out: Path,
+    *,
+    tokenizer: Path | None,
+    text_encoder: Path | None,
+    name: str,
+) -> None:
+    from dataclasses import replace
+
+    import torch
+
+    from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, load_component
+    from bitvar.errors import UsageError, explain
+    from bitvar.pipeline import InfinityPipeline
+    from bitvar.text import TextEncoderConfig, load_text_encoder
+    from bitvar.tokenizer import InfinityTokenizer
+    from bitvar.training.loop import run
+    from bitvar.training.prepare import prepare
+    from bitvar.training.samples import sample_grid
+    from bitvar.training.transformer_task import TransformerTask
+    from bitvar.transformer import InfinityTransformer
+
+    if tokenizer is None or text_encoder is None:
+        raise UsageError(
+            explain(
+                "A transformer run needs --tokenizer and --text-encoder.",
+                "it learns to predict that tokenizer's bits from that encoder's features",
+                "train the tokenizer first, and give its OUT/model",
+            )
+        )
+    identity = TokenizerIdentity.load(tokenizer / "identity.json")
+    image_tokenizer = load_component(InfinityTokenizer, tokenizer)
+    settings = None if (text_encoder / "bitvar.json").is_file() else TextEncoderConfig(kind="minilm", hidden_states=(1, 6))
+    encoder = load_text_encoder(text_encoder, settings=settings)
+    out.mkdir(parents=True, exist_ok=True)
+    train_set, validation = (
+        prepare(
+            data,
+            split,
+            tokenizer=image_tokenizer,
+            text_encoder=encoder,
+            cache=out / f"features-{split}.safetensors",
+            key=f"{identity.sha256} {encoder.hidden_states}",
+            report=lambda line: typer.echo(line, err=True),
+        )
+        for split in ("train", "val")
+    )
+
+    def pipeline(model: torch.nn.Module) -> InfinityPipeline:
+        assert isinstance(model, InfinityTransformer)
+        index = ModelIndex(name=name, tokenizer=identity)
+        return InfinityPipeline(Components(model, image_tokenizer, encoder, index, f"# {name}\n"))
+
+    task = TransformerTask(config, train=train_set, validation=validation)
+    model = run(task, replace(_run(config, out), sample=lambda model, path: sample_grid(pipeline(model), path)))
+    pipeline(model).save_pretrained(out / "model")
+    typer.echo(str(out / "model"))

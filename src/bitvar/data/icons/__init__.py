@@ -1,0 +1,5 @@
+"""A captioned set of emoji scenes, built from openly licensed icon packages."""
+
+from bitvar.data.icons.build import IconSetSummary, build_icon_set
+
+__all__ = ["IconSetSummary", "build_icon_set"]

@@ -1,0 +1,244 @@
+"""Building the icon set: fetch, render, draw every split, and write it so that a partial folder can't pass for a whole.
+
+This file knows the folder's layout; what is drawn is decided in `mix`, and how in `scenes`.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS, Concept
+from bitvar.data.icons.held_out import held_out_combinations
+from bitvar.data.icons.mix import (
+    SceneMix,
+    held_out_combination_requests,
+    held_out_prompt_requests,
+    training_requests,
+    validation_requests,
+)
+from bitvar.data.icons.requests import SceneRequest, write_captions
+from bitvar.data.icons.scenes import Box, SpriteAtlas, draw_scene
+from bitvar.data.icons.sources import ARTISTS, Artist, Licence, fetch_package, read_licence, render_sprites
+from bitvar.errors import UsageError, explain
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "val", "held_out_combination", "held_out_prompt")
+
+_NUM_VALIDATION_SCENES = 600
+_SIZES = (32, 512)
+_LARGEST_SPRITE = 1024
+_IMAGES_PER_FOLDER = 1000
+_INCOMPLETE = ".incomplete"
+
+
+@dataclass(frozen=True)
+class IconSetSummary:
+    """What a build left in `destination`: numbers of samples by split and kind, and whether it was there already."""
+
+    destination: Path
+    num_samples: int
+    counts: dict[str, dict[str, int]]
+    already_complete: bool
+
+
+def build_icon_set(
+    destination: Path,
+    *,
+    size: int = 64,
+    seed: int = 0,
+    num_scenes: int = 24000,
+    progress: Callable[[str], None] | None = None,
+) -> IconSetSummary:
+    """Write a captioned set of emoji scenes to `destination`; no people and no flags are in it.
+
+    The folder gets `images/NNN/NNNNNN.png` (RGB, `size` x `size`, 32 to 512 pixels), `samples.jsonl` (one sample a
+    line, written last), `manifest.json` and `ATTRIBUTION.md`; packages stay in `.downloads`. `num_scenes` sets the
+    length of the training split, up to rounding and the single objects, whose number is fixed. The files depend only
+    on `size`, `seed`, `num_scenes` and the installed versions of Pillow and resvg-py. A complete folder of the same
+    arguments is left as it is; a build that was cut short starts over, without fetching again.
+
+    Raises UsageError (a ValueError) on arguments out of range or a folder that holds something else, RuntimeError when
+    a package can't be fetched or isn't the pinned one.
+    """
+    if not _SIZES[0] <= size <= _SIZES[1]:
+        why = f"expected {_SIZES[0]} to {_SIZES[1]} pixels, got {size}"
+        raise UsageError(explain("can't build the icon set", why, "choose a size in that range"))
+    if num_scenes < 1 or seed < 0:
+        why = f"expected num_scenes of at least 1 and seed of at least 0, got {num_scenes} and {seed}"
+        raise UsageError(explain("can't build the icon set", why, "choose larger numbers"))
+    arguments = {"format_version": FORMAT_VERSION, "size": size, "seed": seed, "num_scenes": num_scenes}
+    finished = read_finished(destination, arguments)
+    if finished is not None:
+        return finished
+    prepare_folder(destination)
+    say = progress if progress is not None else lambda _: None
+    downloads = destination / ".downloads"
+    downloads.mkdir(exist_ok=True)
+    tarballs = {artist.key: fetch_package(artist, downloads, progress=progress) for artist in ARTISTS}
+    licences = {artist.key: read_licence(artist, tarballs[artist.key]) for artist in ARTISTS}
+    say(f"rendering {len(CONCEPTS)} concepts by {len(ARTISTS)} artists")
+    side = min(4 * size, _LARGEST_SPRITE)
+    atlas = SpriteAtlas(
+        {artist.key: render_sprites(artist, tarballs[artist.key], CONCEPTS, side=side) for artist in ARTISTS}
+    )
+    samples = []
+    for sample in write_pictures(destination, atlas, CONCEPTS, ARTISTS, size=size, seed=seed, num_scenes=num_scenes):
+        samples.append(sample)
+        if len(samples) % 4000 == 0:
+            say(f"drew {len(samples)} scenes")
+    return finish(destination, samples, arguments, licences)
+
+
+def read_finished(destination: Path, arguments: dict[str, int]) -> IconSetSummary | None:
+    """The summary of a complete folder, None if it isn't complete; UsageError if it was built with other arguments."""
+    if not (destination / "samples.jsonl").exists():
+        return None
+    manifest_path = destination / "manifest.json"
+    found = json.loads(manifest_path.read_text("utf-8")) if manifest_path.exists() else {}
+    if {key: found.get(key) for key in arguments} != arguments:
+        known = {key: found.get(key) for key in arguments}
+        why = f"{destination} holds a set built with {known}, asked for {arguments}"
+        raise UsageError(explain("can't build the icon set", why, "choose another folder, or delete this one"))
+    counts = found["counts"]
+    return IconSetSummary(destination, sum(sum(kinds.values()) for kinds in counts.values()), counts, True)
+
+
+def prepare_folder(destination: Path) -> None:
+    """Make the folder, and clear the pictures of a build that was cut short; UsageError if they are somebody else's."""
+    marker, images = destination / _INCOMPLETE, destination / "images"
+    if images.exists():
+        if not marker.exists():
+            why = f"{images} exists and was not written by an unfinished build"
+            raise UsageError(explain("can't build the icon set", why, "choose an empty folder"))
+        shutil.rmtree(images)
+    destination.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def write_pictures(
+    destination: Path,
+    atlas: SpriteAtlas,
+    concepts: tuple[Concept, ...],
+    artists: tuple[Artist, ...],
+    *,
+    size: int,
+    seed: int,
+    num_scenes: int,
+) -> Iterator[dict[str, object]]:
+    """Draw every split into `destination/images`, yielding each sample's record in the order of the files."""
+    by_name = {concept.name: concept for concept in concepts}
+    styles = {artist.key: artist.style for artist in artists}
+    requests = plan_requests(atlas, concepts, tuple(styles), seed=seed, num_scenes=num_scenes)
+    rng = np.random.default_rng([seed, len(SPLITS)])
+    for index, (split, request) in enumerate(requests):
+        picture, boxes = draw_scene(request, atlas, size=size, rng=rng)
+        path = Path("images") / f"{index // _IMAGES_PER_FOLDER:03d}" / f"{index:06d}.png"
+        (destination / path.parent).mkdir(parents=True, exist_ok=True)
+        picture.save(destination / path)
+        style = styles[request.artist]
+        captions = write_captions(request, by_name, style=style)
+        yield _record(path, split, request, captions, boxes, style)
+
+
+def plan_requests(
+    atlas: SpriteAtlas, concepts: tuple[Concept, ...], artists: tuple[str, ...], *, seed: int, num_scenes: int
+) -> Iterator[tuple[str, SceneRequest]]:
+    """Every scene of the set with its split. Each split draws from its own generator, so none shifts another."""
+    held_out = held_out_combinations([concept.name for concept in concepts], artists)
+    drawable = {
+        artist: tuple(concept for concept in concepts if (artist, concept.name) not in held_out) for artist in artists
+    }
+    shown = [(artist, concept.name) for artist in artists for concept in drawable[artist]]
+    train, val = (SceneMix(drawable, atlas, np.random.default_rng([seed, stream])) for stream in range(2))
+    plan: dict[str, Iterable[SceneRequest]] = {
+        "train": training_requests(train, shown, num_scenes=num_scenes),
+        "val": validation_requests(val, num_scenes=_NUM_VALIDATION_SCENES),
+        "held_out_combination": held_out_combination_requests(sorted(held_out)),
+        "held_out_prompt": held_out_prompt_requests(drawable),
+    }
+    assert tuple(plan) == SPLITS
+    for split, requests in plan.items():
+        for request in requests:
+            yield split, request
+
+
+def _record(
+    path: Path, split: str, request: SceneRequest, captions: tuple[str, ...], boxes: list[Box], style: str
+) -> dict[str, object]:
+    objects = [
+        {"concept": thing.concept, "artist": request.artist, "colour": thing.colour, "box": list(box)}
+        for thing, box in zip(request.things * request.count, boxes, strict=True)
+    ]
+    return {
+        "image_path": path.as_posix(),
+        "h_div_w": 1.0,
+        "captions": list(captions),
+        "kind": request.kind,
+        "split": split,
+        "style": style,
+        "artist": request.artist,
+        "background": request.background,
+        "relation": request.relation,
+        "objects": objects,
+    }
+
+
+def finish(
+    destination: Path, samples: list[dict], arguments: dict[str, int], licences: dict[str, Licence]
+) -> IconSetSummary:
+    """Write the attribution and the manifest, then, last, `samples.jsonl`."""
+    lines = "".join(json.dumps(sample, ensure_ascii=True) + "\n" for sample in samples)
+    counts: dict[str, dict[str, int]] = {}
+    for (split, kind), number in Counter((sample["split"], sample["kind"]) for sample in samples).items():
+        counts.setdefault(split, {})[kind] = number
+    used = Counter(sample["artist"] for sample in samples)
+    manifest = {
+        **arguments,
+        "counts": counts,
+        "samples_sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "packages": [
+            {**asdict(artist), **asdict(licences[artist.key]), "num_pictures": used[artist.key]} for artist in ARTISTS
+        ],
+        "object_colours": COLOURS,
+        "backgrounds": BACKGROUNDS,
+        "concepts": [asdict(concept) for concept in CONCEPTS],
+    }
+    replace_text(destination / "ATTRIBUTION.md", _attribution(licences, used))
+    replace_text(destination / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    replace_text(destination / "samples.jsonl", lines)
+    (destination / _INCOMPLETE).unlink()
+    return IconSetSummary(destination, len(samples), counts, False)
+
+
+def _attribution(licences: dict[str, Licence], used: Counter[str]) -> str:
+    text = io.StringIO()
+    text.write(
+        "# Where the pictures come from\n\nEvery picture shows drawings of one of these sets, scaled, placed and in\n"
+    )
+    text.write("part recoloured. Keep this file with the pictures, and with weights trained on them.\n")
+    for artist in ARTISTS:
+        licence = licences[artist.key]
+        text.write(f"\n## {licence.set_name}\n\n")
+        text.write(f"- Authors: {licence.authors} ({licence.authors_url})\n")
+        text.write(f"- Licence: {licence.title} ({licence.url})\n")
+        text.write(f"- Package: {artist.package} {artist.version}\n")
+        text.write(f'- Pictures: {used[artist.key]}, captioned "{artist.style}"\n')
+    return text.getvalue()
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    arriving = path.with_name(f"{path.name}.partial")
+    with arriving.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    arriving.replace(path)

@@ -1,0 +1,163 @@
+"""Which scenes a split holds: the shares of the kinds, balanced over artists, concepts, colours and counts.
+
+Draws come from shuffled cycles rather than independent draws, so that every artist and concept appears about equally
+often. This file knows nothing of files.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, NUMBER_WORDS, Concept
+from bitvar.data.icons.held_out import held_out_keys, held_out_prompts, is_held_out
+from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing
+from bitvar.data.icons.scenes import SpriteAtlas
+
+Item = TypeVar("Item")
+
+SHARES = {
+    "single": 0.15,
+    "background": 0.15,
+    "two": 0.15,
+    "count": 0.15,
+    "colour": 0.15,
+    "position": 0.15,
+    "colour_pair": 0.1,
+}
+"""The share of each kind in a split; "single" in training is set by the number of variants instead."""
+
+NUM_SINGLE_VARIANTS = 8
+NUM_HELD_OUT_VARIANTS = 2
+_COLOURED_BACKGROUND_SHARE = 0.25  # of the scenes of kind "colour"
+
+
+class ShuffledCycle(Generic[Item]):
+    """Items in random order without end: each comes once before any comes again, as far as `accept` lets it."""
+
+    def __init__(self, items: Iterable[Item], rng: np.random.Generator) -> None:
+        self._items = list(items)
+        self._rng = rng
+        self._waiting: list[Item] = []
+
+    def draw(self, accept: Callable[[Item], bool] = lambda _: True) -> Item:
+        """The next item that is accepted; the ones passed over wait for a later draw. ValueError if there is none."""
+        for attempt in range(2):
+            for place, item in enumerate(self._waiting):
+                if accept(item):
+                    return self._waiting.pop(place)
+            if attempt == 0:
+                self._waiting += [self._items[index] for index in self._rng.permutation(len(self._items))]
+        raise ValueError(
+            f"none of {len(self._items)} items is accepted; the scene can't be drawn; add concepts or artists"
+        )
+
+
+class SceneMix:
+    """Draws scene requests of any kind from the artist x concept combinations in `drawable` (concepts by artist)."""
+
+    def __init__(self, drawable: dict[str, tuple[Concept, ...]], atlas: SpriteAtlas, rng: np.random.Generator) -> None:
+        self._drawable, self._atlas, self._rng = drawable, atlas, rng
+        self._keys = held_out_keys()
+        self._cycles: dict[tuple[str, str], ShuffledCycle] = {}
+
+    def draw(self, kind: str, num_scenes: int) -> Iterator[SceneRequest]:
+        """`num_scenes` requests of one kind, none of them held out."""
+        artists = ShuffledCycle(self._drawable, self._rng)
+        relations = ShuffledCycle(OPPOSITE, self._rng)
+        for _ in range(num_scenes):
+            artist = artists.draw()
+            if kind in ("two", "position", "colour_pair"):
+                request = self._pair(kind, artist, relations)
+            elif kind == "count":
+                request = self._counted(artist)
+            else:
+                request = self._lone(kind, artist)
+            assert not is_held_out(request, self._keys)
+            yield request
+
+    def _cycle(self, name: str, artist: str, items: Callable[[Sequence[Concept]], Iterable]) -> ShuffledCycle:
+        key = (name, artist)
+        if key not in self._cycles:
+            self._cycles[key] = ShuffledCycle(items(self._drawable[artist]), self._rng)
+        return self._cycles[key]
+
+    def _lone(self, kind: str, artist: str) -> SceneRequest:
+        cycle = self._cycle(kind, artist, _coloured_things if kind == "colour" else _plain_things)
+        thing = cycle.draw(lambda thing: not is_held_out(SceneRequest(kind, artist, (thing,)), self._keys))
+        background = "white"
+        if kind == "background" or (kind == "colour" and self._rng.random() < _COLOURED_BACKGROUND_SHARE):
+            visible = self._atlas.visible_backgrounds(artist, thing)
+            names = self._cycle(f"{kind} on", artist, _background_names)
+            background = names.draw(lambda name: name in visible)
+        return SceneRequest(kind, artist, (thing,), background=background)
+
+    def _counted(self, artist: str) -> SceneRequest:
+        cycle = self._cycle("count", artist, _counted_things)
+
+        def request(item: tuple[Thing, int]) -> SceneRequest:
+            return SceneRequest("count", artist, (item[0],), count=item[1])
+
+        return request(cycle.draw(lambda item: not is_held_out(request(item), self._keys)))
+
+    def _pair(self, kind: str, artist: str, relations: ShuffledCycle[str]) -> SceneRequest:
+        cycle = self._cycle(kind, artist, _coloured_things if kind == "colour_pair" else _plain_things)
+        relation = relations.draw() if kind == "position" else None
+        first = cycle.draw(lambda thing: not is_held_out(SceneRequest(kind, artist, (thing,)), self._keys))
+
+        def suits(second: Thing) -> bool:
+            if second.concept == first.concept or (first.colour is not None and second.colour == first.colour):
+                return False
+            return not is_held_out(SceneRequest(kind, artist, (first, second)), self._keys)
+
+        return SceneRequest(kind, artist, (first, cycle.draw(suits)), relation=relation)
+
+
+def training_requests(
+    mix: SceneMix, combinations: Sequence[tuple[str, str]], num_scenes: int
+) -> Iterator[SceneRequest]:
+    """Every (artist, concept) combination `NUM_SINGLE_VARIANTS` times, the first centred, then the composed scenes."""
+    for artist, concept in combinations:
+        for variant in range(NUM_SINGLE_VARIANTS):
+            yield SceneRequest("single", artist, (Thing(concept),), centred=variant == 0)
+    for kind, share in SHARES.items():
+        if kind != "single":
+            yield from mix.draw(kind, round(share * num_scenes))
+
+
+def validation_requests(mix: SceneMix, *, num_scenes: int) -> Iterator[SceneRequest]:
+    """`num_scenes` requests in the shares of the training split."""
+    for kind, share in SHARES.items():
+        yield from mix.draw(kind, round(share * num_scenes))
+
+
+def held_out_combination_requests(combinations: Sequence[tuple[str, str]]) -> Iterator[SceneRequest]:
+    """Each held-out (artist, concept) combination alone, centred and then jittered."""
+    for artist, concept in combinations:
+        for variant in range(NUM_HELD_OUT_VARIANTS):
+            yield SceneRequest("single", artist, (Thing(concept),), centred=variant == 0)
+
+
+def held_out_prompt_requests(drawable: dict[str, tuple[Concept, ...]]) -> Iterator[SceneRequest]:
+    """Each held-out prompt by every artist of whom training shows all its concepts."""
+    for kind, things, count, relation in held_out_prompts():
+        for artist, concepts in drawable.items():
+            if {thing.concept for thing in things} <= {concept.name for concept in concepts}:
+                for _ in range(NUM_HELD_OUT_VARIANTS):
+                    yield SceneRequest(kind, artist, things, count=count, relation=relation)
+
+
+def _plain_things(concepts: Sequence[Concept]) -> list[Thing]:
+    return [Thing(concept.name) for concept in concepts]
+
+
+def _coloured_things(concepts: Sequence[Concept]) -> list[Thing]:
+    return [Thing(concept.name, colour) for concept in concepts if concept.recolourable for colour in COLOURS]
+
+
+def _counted_things(concepts: Sequence[Concept]) -> list[tuple[Thing, int]]:
+    return [(Thing(concept.name), count) for concept in concepts for count in NUMBER_WORDS]
+
+
+def _background_names(_: Sequence[Concept]) -> list[str]:
+    return list(BACKGROUNDS)

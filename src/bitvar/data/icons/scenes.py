@@ -1,0 +1,135 @@
+"""Drawing a scene: where its objects go, and the picture with their boxes.
+
+Objects sit in disjoint cells, so they never overlap. This file knows nothing of captions or splits.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS
+from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing
+from bitvar.data.icons.sprites import camouflaged_share, recolour
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in pixels, x to the right and y downwards, x1 and y1 exclusive."""
+
+_CENTRED_SCALE = 0.85
+_SINGLE_SCALES = (0.75, 0.95)
+_BACKGROUND_SCALES = (0.65, 0.85)
+_COMPOSED_SCALES = (0.9, 1.0)
+_LONGEST_SIDE_IN_CELL = 0.75  # of the picture: a candle beside an apple must not tower over it
+_JITTER_ALONG_CELL = 0.1  # of the picture, each way
+_VISIBLE_SHARE = 0.65
+
+
+class SpriteAtlas:
+    """Every artist's cut-outs by artist and concept name, with recoloured copies made on first use."""
+
+    def __init__(self, sprites: Mapping[str, Mapping[str, Image.Image]]) -> None:
+        self._sprites: dict[tuple[str, Thing], Image.Image] = {
+            (artist, Thing(name)): sprite for artist, drawings in sprites.items() for name, sprite in drawings.items()
+        }
+        self._backgrounds: dict[tuple[str, Thing], tuple[str, ...]] = {}
+
+    def sprite(self, artist: str, thing: Thing) -> Image.Image:
+        """The RGBA cut-out of the thing by the artist, in the thing's colour."""
+        key = (artist, thing)
+        if key not in self._sprites:
+            assert thing.colour is not None, f"no sprite of {thing.concept} by {artist}"
+            self._sprites[key] = recolour(self._sprites[artist, Thing(thing.concept)], COLOURS[thing.colour])
+        return self._sprites[key]
+
+    def visible_backgrounds(self, artist: str, thing: Thing) -> tuple[str, ...]:
+        """The background names against which enough of the thing stands out; never the thing's own colour."""
+        key = (artist, thing)
+        if key not in self._backgrounds:
+            sprite = self.sprite(artist, thing)
+            self._backgrounds[key] = tuple(
+                name
+                for name, colour in BACKGROUNDS.items()
+                if name != thing.colour and camouflaged_share(sprite, colour) <= 1.0 - _VISIBLE_SHARE
+            )
+        return self._backgrounds[key]
+
+
+def draw_scene(
+    request: SceneRequest, atlas: SpriteAtlas, *, size: int, rng: np.random.Generator
+) -> tuple[Image.Image, list[Box]]:
+    """The scene as an RGB picture of `size` x `size` pixels, and the box of each object.
+
+    Boxes come in the order of `request.things`, or row by row for a counted object.
+    """
+    picture = Image.new("RGB", (size, size), BACKGROUNDS[request.background])
+    things = request.things * request.count
+    sprites = [atlas.sprite(request.artist, thing) for thing in things]
+    if len(things) == 1:
+        boxes = [_single_box(sprites[0], request, size, rng)]
+    else:
+        boxes = _cell_boxes(sprites, _cells(request, size, rng), size, rng, same_scale=request.count > 1)
+    for sprite, (left, top, right, bottom) in zip(sprites, boxes, strict=True):
+        scaled = sprite.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
+        picture.paste(scaled, (left, top), scaled)
+    return picture, boxes
+
+
+def _single_box(sprite: Image.Image, request: SceneRequest, size: int, rng: np.random.Generator) -> Box:
+    scales = _SINGLE_SCALES if request.background == "white" else _BACKGROUND_SCALES
+    scale = _CENTRED_SCALE if request.centred else rng.uniform(*scales)
+    width, height = _fit(sprite, size * scale, size * scale)
+    spare = (size - width, size - height)
+    if request.centred:
+        left, top = spare[0] // 2, spare[1] // 2
+    else:
+        left, top = (_near_middle(room, size * (1.0 - scale), rng) for room in spare)
+    return left, top, left + width, top + height
+
+
+def _near_middle(room: int, spread: float, rng: np.random.Generator) -> int:
+    """An offset in 0..room, within half of `spread` of the middle."""
+    return int(np.clip(round(room / 2 + rng.uniform(-0.5, 0.5) * spread), 0, room))
+
+
+def _cells(request: SceneRequest, size: int, rng: np.random.Generator) -> list[Box]:
+    """Disjoint cells for the objects of a composed scene, in the order of the objects."""
+    margin, gap = max(1, size // 64), max(2, size // 32)
+    middle_low, middle_high = (size - gap) // 2, (size - gap) // 2 + gap
+    low, high = (margin, middle_low), (middle_high, size - margin)
+    whole = (margin, size - margin)
+    if request.count == 4:
+        return [(x[0], y[0], x[1], y[1]) for y in (low, high) for x in (low, high)]
+    if request.count == 3:
+        quarter = (size - (low[1] - low[0])) // 2
+        centre = (quarter, quarter + low[1] - low[0])
+        lone_row, pair_row = (low, high) if rng.random() < 0.5 else (high, low)
+        trio = [(centre, lone_row), (low, pair_row), (high, pair_row)]
+        return sorted(((x[0], y[0], x[1], y[1]) for x, y in trio), key=lambda cell: (cell[1], cell[0]))
+    relation = request.relation or "left"
+    if relation in ("left", "right"):
+        pair = [(low[0], whole[0], low[1], whole[1]), (high[0], whole[0], high[1], whole[1])]
+    else:
+        pair = [(whole[0], low[0], whole[1], low[1]), (whole[0], high[0], whole[1], high[1])]
+    return pair if relation < OPPOSITE[relation] else pair[::-1]
+
+
+def _cell_boxes(
+    sprites: Sequence[Image.Image], cells: Sequence[Box], size: int, rng: np.random.Generator, *, same_scale: bool
+) -> list[Box]:
+    scales = rng.uniform(*_COMPOSED_SCALES, size=len(cells))
+    if same_scale:
+        scales[:] = scales[0]
+    boxes = []
+    for sprite, (left, top, right, bottom), scale in zip(sprites, cells, scales, strict=True):
+        longest = size * _LONGEST_SIDE_IN_CELL
+        width, height = _fit(sprite, min(right - left, longest) * scale, min(bottom - top, longest) * scale)
+        room = (right - left - width, bottom - top - height)
+        x, y = (_near_middle(spare, min(spare, 2 * _JITTER_ALONG_CELL * size), rng) for spare in room)
+        boxes.append((left + x, top + y, left + x + width, top + y + height))
+    return boxes
+
+
+def _fit(sprite: Image.Image, width: float, height: float) -> tuple[int, int]:
+    """The largest whole size of the sprite's shape within the width and height, at least one pixel each way."""
+    scale = min(width / sprite.width, height / sprite.height)
+    return max(1, int(sprite.width * scale + 1e-6)), max(1, int(sprite.height * scale + 1e-6))

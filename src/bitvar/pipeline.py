@@ -1,0 +1,416 @@
+"""Text to picture: text encoder, sampler, tokenizer, and the only place that makes 8-bit RGB."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from bitvar.checkpoints.folder import Components, ModelIndex, load_folder, save_folder
+from bitvar.condition import TextCondition
+from bitvar.config import Config
+from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.sampling import SamplingParams, ScaleResult, generate
+from bitvar.scales import Grid, ScaleSchedule, nearest_schedule
+
+EMBEDDED_MODEL: Final = Path(__file__).parent / "models" / "icons"
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+PerScale: TypeAlias = float | tuple[float, ...]
+
+
+class GenerationOptions(Config):
+    """Settings of one call; what is None comes from the model.
+
+    Attributes:
+        height, width: wanted pixels, both or neither; the nearest size the model knows is used.
+        guidance_scale: 1 is off; one value or one a scale.
+        temperature: 0 is greedy; one value or one a scale.
+        top_k: 1 is greedy; 0 or more than 1 keeps both values of a bit.
+        top_p: a bit is certain once its likelier value reaches this; 0 is off.
+        negative_prompt: what guidance steers away from: one, or one a prompt.
+        num_images_per_prompt: pictures of each prompt.
+        seed: of the first picture, the next ones count up; or one a picture. None draws one.
+        given_bits: for the first scales, `(d, h_k, w_k)` booleans in tokenizer cells, used instead of drawn ones.
+    """
+
+    model_config = {**Config.model_config, "arbitrary_types_allowed": True}
+
+    height: int | None = Field(default=None, gt=0)
+    width: int | None = Field(default=None, gt=0)
+    guidance_scale: PerScale | None = None
+    temperature: PerScale | None = None
+    top_k: int | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    negative_prompt: str | tuple[str, ...] | None = None
+    num_images_per_prompt: int = Field(default=1, ge=1)
+    seed: int | tuple[int, ...] | None = None
+    given_bits: tuple[Tensor, ...] = ()
+
+    @field_validator("seed")
+    @classmethod
+    def _seed_in_range(cls, seed: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        for value in (seed,) if isinstance(seed, int) else seed or ():
+            if not 0 <= value < 2**63:
+                raise ValueError(f"a seed lies between 0 and 2^63 - 1, got {value}")
+        return seed
+
+
+@dataclass(frozen=True)
+class GenerationOutput:
+    """What a call returns.
+
+    Attributes:
+        images: in the form asked for: PIL images, `(b, H, W, 3)` uint8 numpy, `(b, 3, H, W)` floats in [-1, 1], or the
+            bits of every scale.
+        seeds: of each picture.
+        metadata: one dictionary a picture, enough to make it again.
+    """
+
+    images: Any
+    seeds: list[int]
+    metadata: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class ScaleEvent:
+    """One scale done.
+
+    Attributes:
+        index: of the scale, from 0.
+        total: number of scales.
+        grid: its rows and columns of tokens.
+        tokens_done, tokens_total: the share of work behind.
+        seeds: of each picture.
+        metadata: as in `GenerationOutput`.
+    """
+
+    index: int
+    total: int
+    grid: Grid
+    tokens_done: int
+    tokens_total: int
+    seeds: list[int]
+    metadata: list[dict[str, Any]]
+    bits: tuple[Bool[Tensor, "b d _ _"], ...]
+    _latent: Tensor
+    _pipeline: "InfinityPipeline"
+
+    @cached_property
+    def pixels(self) -> Float[Tensor, "b 3 H W"]:
+        """The pictures so far in [-1, 1]; decoded when first asked for."""
+        with torch.inference_mode():
+            return self._pipeline.tokenizer.decode(self._latent)
+
+    def preview(self, size: int | None = None) -> list[Image.Image]:
+        """The pictures so far, the longer side resized to `size` pixels."""
+        images = to_pil(self.pixels)
+        if size is None:
+            return images
+        return [image.resize(_fit(image.size, size), Image.Resampling.LANCZOS) for image in images]
+
+
+class InfinityPipeline:
+    """Text to picture. Holds no state of a call, so calls may run side by side.
+
+    Args:
+        components: transformer, tokenizer, text encoder and index, on one device.
+    """
+
+    def __init__(self, components: Components) -> None:
+        self.components = components
+        self.transformer = components.transformer
+        self.tokenizer = components.tokenizer
+        self.text_encoder = components.text_encoder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device = "auto",
+    ) -> "InfinityPipeline":
+        """Load a model folder, every digest verified.
+
+        Args:
+            model: a folder, or a hub id `owner/name`; None is the small model that comes with the package.
+            revision: of a hub id: branch, tag or commit.
+            dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
+            device: "cpu", "cuda", "mps", or "auto": the best there is.
+
+        Raises:
+            UsageError: for an unknown device or dtype, or a model that can't be found.
+            WeightsError: for missing, altered or mismatched files.
+        """
+        chosen = resolve_device(device)
+        folder = resolve_model(model, revision)
+        return cls(load_folder(folder, dtype=resolve_dtype(dtype, chosen), device=chosen))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a model folder, whole or not at all."""
+        save_folder(self.components, Path(folder))
+
+    @property
+    def index(self) -> ModelIndex:
+        return self.components.index
+
+    @property
+    def stride(self) -> int:
+        """Pixels per token side."""
+        return self.tokenizer.config.stride * self.transformer.config.patch_size
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Every (width, height) the model was trained on."""
+        schedules = self.transformer.config.all_schedules()
+        return [(s[-1][1] * self.stride, s[-1][0] * self.stride) for s in schedules]
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        output_type: Literal["pil", "np", "pt", "bits"] = "pil",
+        **options: Any,
+    ) -> GenerationOutput:
+        """Generate pictures.
+
+        Args:
+            prompt: one or several.
+            output_type: form of `images`.
+            options: `GenerationOptions`.
+
+        Raises:
+            UsageError: for an empty or over-long prompt, an unknown option, or a value out of range.
+        """
+        forms = ("pil", "np", "pt", "bits")
+        if output_type not in forms:
+            raise UsageError(explain(f"Unknown output_type {output_type!r}.", "there is no such form", f"choose from {forms}"))
+        last = None
+        for last in self.stream(prompt, **options):
+            pass
+        assert last is not None
+        return GenerationOutput(_as_form(last, output_type), last.seeds, last.metadata)
+
+    def stream(self, prompt: str | Sequence[str], **options: Any) -> Iterator[ScaleEvent]:
+        """Generate pictures, yielding after each scale. Leaving the loop cancels the rest. Arguments: see `__call__`."""
+        settings = GenerationOptions.parse(options, source="the options of this call")
+        return self._stream([prompt] if isinstance(prompt, str) else list(prompt), settings)
+
+    def _stream(self, prompts: list[str], options: GenerationOptions) -> Iterator[ScaleEvent]:
+        schedule = self.schedule_for(options.height, options.width)
+        params = self.params_for(options)
+        params.per_scale(len(schedule))  # speak up before any work
+        copies = options.num_images_per_prompt
+        repeated = [prompt for prompt in prompts for _ in range(copies)]
+        seeds = _seeds(options.seed, len(repeated))
+        condition = self.encode_prompts(repeated)
+        negatives = self._negatives(options.negative_prompt, len(prompts), copies)
+        metadata = [
+            self._describe(prompt, seed, schedule, params, negatives[i] if negatives else None)
+            for i, (prompt, seed) in enumerate(zip(repeated, seeds, strict=True))
+        ]
+        results = generate(
+            self.transformer,
+            condition,
+            schedule,
+            params=params,
+            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+            negative=self.encode_prompts(negatives) if negatives else None,
+            given_bits={k: bits.expand(len(repeated), *bits.shape) for k, bits in enumerate(options.given_bits)},
+        )
+        bits: tuple[Tensor, ...] = ()
+        for result in results:
+            bits = (*bits, result.bits)
+            yield self._event(result, schedule, bits, seeds, metadata)
+
+    def _event(
+        self,
+        result: ScaleResult,
+        schedule: ScaleSchedule,
+        bits: tuple[Tensor, ...],
+        seeds: list[int],
+        metadata: list[dict[str, Any]],
+    ) -> ScaleEvent:
+        return ScaleEvent(
+            index=result.k,
+            total=len(schedule),
+            grid=schedule[result.k],
+            tokens_done=schedule.offsets[result.k + 1],
+            tokens_total=schedule.num_tokens,
+            seeds=seeds,
+            metadata=metadata,
+            bits=bits,
+            _latent=result.latent,
+            _pipeline=self,
+        )
+
+    def schedule_for(self, height: int | None, width: int | None) -> ScaleSchedule:
+        """The schedule nearest to a size in pixels; the model's own when none is asked for."""
+        schedules = self.transformer.config.all_schedules()
+        if height is None and width is None:
+            return schedules[0]
+        if height is None or width is None:
+            raise UsageError(explain("Only one of height and width was given.", "a size needs both", "give both, or neither"))
+        return nearest_schedule(schedules, height=height, width=width, stride=self.stride)
+
+    def params_for(self, options: GenerationOptions) -> SamplingParams:
+        """The options given, and the model's defaults for the rest."""
+        defaults = self.index.defaults
+        values = {
+            name: getattr(options, name) if getattr(options, name) is not None else getattr(defaults, name)
+            for name in ("guidance_scale", "temperature", "top_k", "top_p")
+        }
+        return SamplingParams(**values)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
+        """Prompts to a condition on the model's device.
+
+        Raises:
+            UsageError: for no prompt, an empty one, or one that is too long.
+        """
+        if self.text_encoder is None:
+            raise WeightsError(
+                explain("The model has no text encoder.", "its folder holds no text_encoder/", "convert it with --text-encoder")
+            )
+        if not prompts:
+            raise UsageError(explain("There is no prompt.", "the list is empty", "give at least one"))
+        limit = self.transformer.config.max_text_tokens
+        for prompt in prompts:
+            if not prompt.strip():
+                raise UsageError(explain("The prompt is empty.", "there is nothing to draw", "describe the picture"))
+            if (length := self.text_encoder.num_tokens(prompt)) > limit:
+                raise UsageError(
+                    explain(
+                        f"The prompt is too long: {length} tokens.",
+                        f"this model reads at most {limit}; nothing is cut off in silence",
+                        "shorten the prompt",
+                    )
+                )
+        return self.text_encoder.encode(prompts)
+
+    def _negatives(self, negative: str | tuple[str, ...] | None, num_prompts: int, copies: int) -> list[str] | None:
+        if negative is None:
+            return None
+        each = (negative,) * num_prompts if isinstance(negative, str) else negative
+        if len(each) != num_prompts:
+            raise UsageError(
+                explain(
+                    f"{len(each)} negative prompts for {num_prompts} prompts.", "they go in pairs", "give one, or one a prompt"
+                )
+            )
+        return [text for text in each for _ in range(copies)]
+
+    def _describe(
+        self, prompt: str, seed: int, schedule: ScaleSchedule, params: SamplingParams, negative: str | None
+    ) -> dict[str, Any]:
+        return {
+            "prompt": prompt,
+            "negative_prompt": negative,
+            "seed": seed,
+            "width": schedule[-1][1] * self.stride,
+            "height": schedule[-1][0] * self.stride,
+            "guidance_scale": params.guidance_scale,
+            "temperature": params.temperature,
+            "top_k": params.top_k,
+            "top_p": params.top_p,
+            "model": self.index.name,
+            "dtype": str(self.transformer.dtype).removeprefix("torch."),
+            "device": self.transformer.device.type,
+        }
+
+
+def to_uint8(pixels: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b c H W"]:
+    """[-1, 1] to 0..255, rounded."""
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_pil(pixels: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
+    """[-1, 1] to RGB images."""
+    return [Image.fromarray(array) for array in _to_numpy(pixels)]
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """A device that exists; "auto" is CUDA, else MPS, else the CPU."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or not available.get(chosen.type, False):
+        here = [name for name, present in available.items() if present]
+        raise UsageError(explain(f"There is no device {str(device)!r} here.", f"PyTorch finds {here}", "choose one of these"))
+    return chosen
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """A torch dtype; "auto" is bf16 on CUDA, else fp32."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise UsageError(explain(f"Unknown dtype {dtype!r}.", "it names no precision", f"choose from {['auto', *DTYPES]}"))
+    return DTYPES[dtype]
+
+
+def resolve_model(model: str | Path | None, revision: str | None = None) -> Path:
+    """The folder of a model: the embedded one, one on disk, or one from the hub (through its cache)."""
+    if model is None:
+        return EMBEDDED_MODEL
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    name = str(model)
+    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UsageError(
+            explain(f"There is no model {name!r}.", "it is neither a folder here nor a hub id owner/name", "check the path")
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            explain(f"Can't get the model {name!r} from the hub.", reason, "check the name, the revision and the network")
+        ) from None
+
+
+def _seeds(seed: int | tuple[int, ...] | None, count: int) -> list[int]:
+    if seed is None:
+        seed = secrets.randbelow(2**32)
+    if isinstance(seed, int):
+        return [(seed + i) % 2**63 for i in range(count)]
+    if len(seed) != count:
+        raise UsageError(explain(f"{len(seed)} seeds for {count} pictures.", "each needs one", f"give one seed, or {count}"))
+    return list(seed)
+
+
+def _to_numpy(pixels: Float[Tensor, "b 3 H W"]) -> np.ndarray:
+    return to_uint8(pixels).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _as_form(event: ScaleEvent, form: str) -> Any:
+    if form == "bits":
+        return event.bits
+    if form == "pt":
+        return event.pixels
+    return to_pil(event.pixels) if form == "pil" else _to_numpy(event.pixels)
+
+
+def _fit(size: tuple[int, int], longer: int) -> tuple[int, int]:
+    factor = longer / max(size)
+    return round(size[0] * factor), round(size[1] * factor)

@@ -1,0 +1,151 @@
+"""Frozen text encoders: prompts in, `TextCondition` out. The only file that imports transformers.
+
+A closed registry: which class reads a folder is written here, never in the folder.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bitvar.condition import TextCondition
+from bitvar.config import Config
+from bitvar.errors import WeightsError, explain
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TextEncoderConfig(Config):
+    """What `text_encoder/bitvar.json` holds.
+
+    Attributes:
+        kind: a name of the registry.
+        hidden_states: which of the encoder's hidden states are concatenated, 0 being the embeddings. Unused by T5.
+    """
+
+    kind: str
+    hidden_states: tuple[int, ...] = ()
+
+
+class TextEncoder(ABC):
+    """A frozen encoder with its vocabulary."""
+
+    kind: str
+
+    def __init__(self, model: nn.Module, tokenizer: "PreTrainedTokenizerFast", hidden_states: tuple[int, ...]) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.hidden_states = hidden_states
+
+    @abstractmethod
+    def _features(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "b t w"]: ...
+
+    def num_tokens(self, prompt: str) -> int:
+        """Length of a prompt, special tokens included."""
+        return len(self.tokenizer(prompt, verbose=False)["input_ids"])
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[str]) -> TextCondition:
+        """Features of real tokens only, special ones included; padding is masked."""
+        batch = self.tokenizer(list(prompts), padding=True, return_tensors="pt", verbose=False)
+        device = next(self.model.parameters()).device
+        mask = batch["attention_mask"].to(device)
+        features = self._features(batch["input_ids"].to(device), mask)
+        rows = [row[keep.bool()] for row, keep in zip(features, mask, strict=True)]
+        return TextCondition.from_list(rows)
+
+    def to(self, device: torch.device) -> "TextEncoder":
+        self.model.to(device)
+        return self
+
+    def save(self, folder: Path) -> None:
+        """Write configuration, vocabulary and weights."""
+        self.model.save_pretrained(folder)  # type: ignore[operator]
+        self.tokenizer.save_pretrained(folder)
+        settings = TextEncoderConfig(kind=self.kind, hidden_states=self.hidden_states)
+        (folder / "bitvar.json").write_text(settings.dump(), encoding="utf-8")
+
+
+class MiniLMEncoder(TextEncoder):
+    """A small BERT-shaped sentence encoder (MiniLM): several hidden states side by side, for the trainable adapter."""
+
+    kind = "minilm"
+
+    def _features(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "b t w"]:
+        states = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        return torch.cat([states[index] for index in self.hidden_states], dim=-1)
+
+
+class T5Encoder(TextEncoder):
+    """A T5 encoder, as the official models use (flan-t5-xl): last hidden state, end token kept."""
+
+    kind = "t5"
+
+    def _features(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "b t w"]:
+        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+_REGISTRY: Final[dict[str, type[TextEncoder]]] = {"minilm": MiniLMEncoder, "t5": T5Encoder}
+
+
+def load_text_encoder(
+    folder: Path, *, dtype: torch.dtype = torch.float32, settings: TextEncoderConfig | None = None
+) -> TextEncoder:
+    """Load an encoder from a folder that `TextEncoder.save` or its makers wrote; nothing is fetched.
+
+    Args:
+        folder: configuration, vocabulary and safetensors weights.
+        dtype: of the weights and the computation.
+        settings: for a makers' folder, which has no `bitvar.json`.
+
+    Raises:
+        WeightsError: for an unknown kind or unreadable files.
+    """
+    settings = settings or TextEncoderConfig.load(folder / "bitvar.json")
+    if settings.kind not in _REGISTRY:
+        raise WeightsError(
+            explain(f"Unknown text encoder {settings.kind!r} in {folder}.", f"known are {list(_REGISTRY)}", "upgrade bitvar")
+        )
+    try:
+        model = _load_model(settings.kind, folder, dtype)
+        tokenizer = _load_vocabulary(folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0] if str(error) else repr(error)
+        raise WeightsError(explain(f"Can't read the text encoder {folder}.", first, "download the model again")) from None
+    return _REGISTRY[settings.kind](model, tokenizer, settings.hidden_states)
+
+
+def _load_model(kind: str, folder: Path, dtype: torch.dtype) -> nn.Module:
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    if kind == "t5":
+        from transformers.models.t5 import T5EncoderModel
+
+        return T5EncoderModel.from_pretrained(folder, **options)
+    from transformers.models.bert import BertModel
+
+    return BertModel.from_pretrained(folder, add_pooling_layer=False, **options)
+
+
+def _load_vocabulary(folder: Path) -> "PreTrainedTokenizerFast":
+    from transformers import PreTrainedTokenizerFast
+
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    special = {
+        name: _text(settings[name])
+        for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "eos_token")
+        if settings.get(name)
+    }
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
+
+
+def _text(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else token

@@ -1,0 +1,64 @@
+"""Losses of tokenizer training. Each is a pure function; the training step adds them up."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from bitvar.pyramid import Step
+
+
+def reconstruction_loss(
+    reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
+) -> Float[Tensor, ""]:
+    """L1 + L2 of pictures in [-1, 1]."""
+    return F.l1_loss(reconstruction, images) + F.mse_loss(reconstruction, images)
+
+
+class EntropyTerms(NamedTuple):
+    """Of the bits of one scale, in fractions of ln 2.
+
+    Attributes:
+        per_sample: mean entropy of a bit: 0 when every bit is certain.
+        of_mean: entropy of the mean bit: 1 when every bit is used evenly over the batch.
+    """
+
+    per_sample: Tensor
+    of_mean: Tensor
+
+
+def bit_entropy(residual: Float[Tensor, "b d h w"], *, inverse_temperature: float = 1.0) -> EntropyTerms:
+    """BSQ's factorised entropy (Zhao et al., arXiv 2406.07548): O(d), since the bits are independent given z."""
+    bits = residual.shape[1]
+    on_sphere = F.normalize(residual.float(), dim=1)
+    one = torch.sigmoid(4 * on_sphere * inverse_temperature * bits**-0.5)
+    return EntropyTerms(_binary_entropy(one).mean(), _binary_entropy(one.mean(dim=(0, 2, 3))).mean())
+
+
+def entropy_penalty(steps: Sequence[Step], *, inverse_temperature: float = 1.0) -> Float[Tensor, ""]:
+    """Mean over the scales of per-sample entropy minus entropy of the mean: certain bits, evenly used."""
+    terms = [bit_entropy(step.residual, inverse_temperature=inverse_temperature) for step in steps]
+    return torch.stack([term.per_sample - term.of_mean for term in terms]).mean()
+
+
+def commitment_loss(features: Float[Tensor, "b d h w"], latent: Float[Tensor, "b d h w"]) -> Float[Tensor, ""]:
+    """Pulls the encoder's features towards what their bits can say; without it their length is unbounded."""
+    return F.mse_loss(features, latent.detach())
+
+
+def discriminator_loss(real: Float[Tensor, "b 1 h w"], fake: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+    """Hinge loss of the patch discriminator."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def generator_loss(fake: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+    """What the decoder pays for patches that look made up."""
+    return -fake.mean()
+
+
+def _binary_entropy(one: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    nats = -(torch.xlogy(one, one) + torch.xlogy(1 - one, 1 - one))
+    return nats / torch.log(torch.tensor(2.0, device=one.device))

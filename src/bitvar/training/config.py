@@ -1,0 +1,101 @@
+"""What a training run is: optimisation, intervals, and each model's own settings."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from bitvar.config import Config
+from bitvar.tokenizer import TokenizerConfig
+from bitvar.transformer import ScheduleConfig, TransformerConfig
+
+
+class OptimizationConfig(Config):
+    """How the weights move.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        batch_size: samples a step.
+        learning_rate: the peak, as it is used: nothing scales it.
+        warmup_steps: linear rise from 0.
+        final_learning_rate: fraction of the peak at the last step, reached along a cosine.
+        betas: AdamW's.
+        weight_decay: AdamW's, on matrices only.
+        clip: largest gradient norm.
+        ema_decay: of the averaged weights, which are what is exported.
+        precision: dtype of activations; weights and optimiser stay fp32.
+        seed: of data order and every draw.
+    """
+
+    steps: int = Field(gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(default=100, ge=0)
+    final_learning_rate: float = Field(default=0.02, ge=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.97)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=5.0, gt=0)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "bf16"
+    seed: int = 0
+
+
+class IntervalConfig(Config):
+    """Every how many steps things happen; the last step always saves."""
+
+    log: int = Field(default=20, gt=0)
+    validation: int = Field(default=500, gt=0)
+    sample: int = Field(default=1000, gt=0)
+    save: int = Field(default=500, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+class TokenizerTraining(Config):
+    """A tokenizer run.
+
+    Attributes:
+        grids: cells of each scale for the pictures of the set, coarse to fine.
+        commitment, entropy, perceptual, adversarial: weights of the losses beside L1 + L2; 0 leaves one out.
+        entropy_sharpness: inverse temperature of the entropy term's soft bits.
+        adversarial_start: step at which the discriminator joins.
+        truncation: probability that a batch is decoded from its first scales only, so that these carry the picture.
+    """
+
+    kind: Literal["tokenizer"] = "tokenizer"
+    model: TokenizerConfig
+    grids: tuple[tuple[int, int], ...]
+    optimization: OptimizationConfig
+    intervals: IntervalConfig = IntervalConfig()
+    commitment: float = Field(default=0.25, ge=0)
+    entropy: float = Field(default=0.03, ge=0)
+    entropy_sharpness: float = Field(default=20.0, gt=0)
+    perceptual: float = Field(default=0.0, ge=0)
+    adversarial: float = Field(default=0.0, ge=0)
+    adversarial_start: int = Field(default=0, ge=0)
+    truncation: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TransformerTraining(Config):
+    """A transformer run.
+
+    Attributes:
+        max_flip_strength: largest strength of bitwise self-correction, `p`.
+        num_corrected_scales: scales whose bits may flip; the last one's are read by nobody.
+        condition_dropout: probability that a prompt is dropped, for guidance.
+        reweighted: lift the coarse scales' loss.
+        gamma_scale: factor on the released recipe's gammas at initialisation (5e-6 for deep models); small models
+            learn a little faster from larger ones.
+    """
+
+    kind: Literal["transformer"] = "transformer"
+    model: TransformerConfig
+    optimization: OptimizationConfig
+    intervals: IntervalConfig = IntervalConfig()
+    max_flip_strength: float = Field(default=0.3, ge=0, le=1)
+    num_corrected_scales: int = Field(default=100, ge=0)
+    condition_dropout: float = Field(default=0.1, ge=0, le=1)
+    reweighted: bool = False
+    gamma_scale: float = Field(default=1.0, gt=0)
+
+    @property
+    def schedule(self) -> ScheduleConfig:
+        return self.model.schedules[0]

@@ -1,0 +1,71 @@
+"""What a transformer run reads, made once by the frozen tokenizer and text encoder, and kept beside the run."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bitvar.checkpoints.files import atomic_path, load_tensors
+from bitvar.data.samples import Sample, load_images, read_samples, to_signed
+from bitvar.text import TextEncoder
+from bitvar.tokenizer import InfinityTokenizer
+from bitvar.training.transformer_task import CaptionFeatures, FeatureSet
+
+Report = Callable[[str], None]
+
+
+def prepare(
+    data: Path, split: str, *, tokenizer: InfinityTokenizer, text_encoder: TextEncoder, cache: Path, key: str, report: Report
+) -> FeatureSet:
+    """The feature set of one split, from `cache` if that was made with the same `key`.
+
+    Args:
+        data: a captioned set.
+        split: of the set.
+        tokenizer, text_encoder: frozen.
+        cache: a safetensors file.
+        key: names everything the features depend on.
+        report: receives progress.
+    """
+    samples = read_samples(data, split=split)
+    captions = sorted({caption for sample in samples for caption in sample.captions})
+    index = {caption: i for i, caption in enumerate(captions)}
+    choices = [[index[caption] for caption in sample.captions] for sample in samples]
+    key = json.dumps([key, len(samples), captions[0], captions[-1], len(captions)])
+    tensors = _cached(cache, key)
+    if tensors is None:
+        report(f"encoding {len(samples)} pictures and {len(captions)} captions of split {split!r}")
+        tensors = {"features": _encode_images(samples, tokenizer), **_encode_captions(captions, text_encoder)}
+        with atomic_path(cache) as temporary:
+            save_file(tensors, temporary, metadata={"key": key})
+    return FeatureSet(tensors["features"], CaptionFeatures(tensors["tokens"], tensors["offsets"]), choices)
+
+
+def _cached(cache: Path, key: str) -> dict[str, Tensor] | None:
+    if not cache.is_file():
+        return None
+    with safe_open(cache, "pt") as file:
+        metadata = file.metadata() or {}
+    return load_tensors(cache) if metadata.get("key") == key else None
+
+
+@torch.inference_mode()
+def _encode_images(samples: Sequence[Sample], tokenizer: InfinityTokenizer) -> Tensor:
+    chunks = [samples[start : start + 128] for start in range(0, len(samples), 128)]
+    return torch.cat([tokenizer.features(to_signed(load_images(chunk))).half() for chunk in chunks])
+
+
+def _encode_captions(captions: Sequence[str], text_encoder: TextEncoder) -> dict[str, Tensor]:
+    by_length = sorted(range(len(captions)), key=lambda i: len(captions[i]))
+    rows: list[Tensor] = [torch.empty(0)] * len(captions)
+    for start in range(0, len(by_length), 128):
+        chunk = by_length[start : start + 128]
+        condition = text_encoder.encode([captions[i] for i in chunk])
+        for i, features, mask in zip(chunk, condition.features, condition.mask, strict=True):
+            rows[i] = features[mask].half()
+    offsets = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)
+    return {"tokens": torch.cat(rows), "offsets": offsets}

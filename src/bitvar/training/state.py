@@ -1,0 +1,83 @@
+"""Checkpoints of a run: safetensors only, whole or absent, verified before they are believed."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bitvar.checkpoints.files import atomic_folder, load_tensors, verify_folder
+from bitvar.errors import WeightsError, explain
+from bitvar.training.optim import Ema
+
+
+@dataclass
+class TrainState:
+    """All that a run must not lose. Data order and draws are functions of (seed, step), so they need no saving."""
+
+    model: nn.Module
+    ema: Ema
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+
+def save(state: TrainState, folder: Path, *, config: str, keep: int) -> Path:
+    """Write `folder/step-N`, then remove all but the newest `keep`."""
+    target = folder / f"step-{state.step:08d}"
+    with atomic_folder(target) as temporary:
+        save_file(_parameters(state.model), temporary / "model.safetensors")
+        save_file(_parameters(state.ema.model), temporary / "ema.safetensors")
+        save_file(_optimizer_tensors(state.optimizer), temporary / "optimizer.safetensors")
+        (temporary / "config.json").write_text(config, encoding="utf-8")
+        (temporary / "state.json").write_text(json.dumps({"step": state.step}), encoding="utf-8")
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint, or None when there is none at all."""
+    found = sorted(folder.glob("step-*"))
+    return found[-1] if found else None
+
+
+def restore(state: TrainState, checkpoint: Path, *, config: str) -> None:
+    """Load a checkpoint into `state`, after verifying every digest.
+
+    Raises:
+        WeightsError: if it is altered, or was made by a run of another configuration.
+    """
+    verify_folder(checkpoint)
+    saved = (checkpoint / "config.json").read_text(encoding="utf-8")
+    if json.loads(saved) != json.loads(config):
+        raise WeightsError(
+            explain(
+                f"{checkpoint} was made with another configuration.",
+                "a run can only go on as it began",
+                "choose another --out for the new run, or use the old settings",
+            )
+        )
+    state.model.load_state_dict(load_tensors(checkpoint / "model.safetensors"))
+    state.ema.model.load_state_dict(load_tensors(checkpoint / "ema.safetensors"))
+    _load_optimizer(state.optimizer, load_tensors(checkpoint / "optimizer.safetensors"))
+    state.step = int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"])
+
+
+def _parameters(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    entries = optimizer.state_dict()["state"]
+    return {f"{index}.{name}": value.contiguous() for index, entry in entries.items() for name, value in entry.items()}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,126 @@
+"""Training the transformer: frozen features and texts in, bitwise self-correction, cross-entropy of every bit."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from bitvar.condition import TextCondition
+from bitvar.scales import ScaleSchedule
+from bitvar.training.config import TransformerTraining
+from bitvar.training.loop import Metrics, step_generator
+from bitvar.training.self_correction import TeacherForcing, random_flip, teacher_forcing
+from bitvar.transformer import InfinityTransformer, bit_losses, token_weights
+
+
+@dataclass(frozen=True)
+class CaptionFeatures:
+    """Frozen text features of many captions, end to end.
+
+    Attributes:
+        tokens: `(all tokens, text width)`.
+        offsets: `(captions + 1,)`, where each caption begins.
+    """
+
+    tokens: Float[Tensor, "tokens w"]
+    offsets: Int[Tensor, " captions1"]
+
+    def condition(self, captions: Int[Tensor, " b"]) -> TextCondition:
+        """The condition of some captions."""
+        return TextCondition.from_list([self.tokens[self.offsets[c] : self.offsets[c + 1]] for c in captions.tolist()])
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """What a transformer run reads: pictures and captions, already through the frozen encoders.
+
+    Attributes:
+        features: `(n, d, h, w)`, the tokenizer's.
+        captions: all distinct captions.
+        choices: for each sample, the indices of its captions.
+    """
+
+    features: Float[Tensor, "n d h w"]
+    captions: CaptionFeatures
+    choices: list[list[int]]
+
+    def pick_captions(self, indices: Int[Tensor, " b"], generator: torch.Generator) -> Int[Tensor, " b"]:
+        """One caption of each sample, at random."""
+        draws = torch.rand(len(indices), generator=generator).tolist()
+        picked = [self.choices[i][int(u * len(self.choices[i]))] for i, u in zip(indices.tolist(), draws, strict=True)]
+        return torch.tensor(picked)
+
+
+class TransformerTask:
+    """The step of a transformer run. Implements `loop.Task`."""
+
+    def __init__(self, config: TransformerTraining, *, train: FeatureSet, validation: FeatureSet) -> None:
+        self.config = config
+        self.model = InfinityTransformer(config.model)
+        self.model.initialize(step_generator(config.optimization.seed, 2**41))
+        _scale_gammas(self.model, config.gamma_scale)
+        self.train, self.validation = train, validation
+        self.num_samples = len(train.features)
+        self.schedule: ScaleSchedule = config.model.all_schedules()[0]
+        self.weights = token_weights(self.schedule, reweighted=config.reweighted)
+        self.dtype = torch.bfloat16 if config.optimization.precision == "bf16" else torch.float32
+
+    def loss(self, indices: Tensor, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        flip = random_flip(
+            max_strength=config.max_flip_strength,
+            num_corrected_scales=min(config.num_corrected_scales, len(self.schedule) - 1),
+            generator=generator,
+        )
+        data = teacher_forcing(
+            self.train.features[indices].float(), self.schedule, patch_size=config.model.patch_size, flip=flip
+        )
+        condition = self.train.captions.condition(self.train.pick_captions(indices, generator))
+        condition = condition.drop(torch.rand(len(indices), generator=generator) < config.condition_dropout)
+        logits = self.model(condition, data.inputs, self.schedule, dtype=self.dtype)
+        token_losses = bit_losses(logits, data.target_bits)
+        loss = (token_losses @ self.weights).mean()
+        return loss, per_scale_metrics(logits.detach(), token_losses.detach(), data.target_bits, self.schedule)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> Metrics:
+        """Loss and bit accuracy on held-out samples, nothing flipped, nothing dropped."""
+        assert isinstance(model, InfinityTransformer)
+        sums: dict[str, float] = {}
+        count = len(self.validation.features)
+        for indices in torch.arange(count).split(64):
+            data: TeacherForcing = teacher_forcing(
+                self.validation.features[indices].float(), self.schedule, patch_size=self.config.model.patch_size
+            )
+            captions = torch.tensor([self.validation.choices[i][0] for i in indices.tolist()])
+            logits = model(self.validation.captions.condition(captions), data.inputs, self.schedule, dtype=self.dtype)
+            token_losses = bit_losses(logits, data.target_bits)
+            values = per_scale_metrics(logits, token_losses, data.target_bits, self.schedule)
+            values["loss"] = (token_losses @ self.weights).mean()
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value.item() * len(indices) / count
+        return sums
+
+
+def per_scale_metrics(
+    logits: Float[Tensor, "b l d 2"],
+    token_losses: Float[Tensor, "b l"],
+    bits: Bool[Tensor, "b l d"],
+    schedule: ScaleSchedule,
+) -> dict[str, Tensor]:
+    """Loss and bit accuracy of every scale and overall."""
+    right = ((logits[..., 1] > logits[..., 0]) == bits).float().mean(-1)
+    metrics = {"accuracy": right.mean()}
+    for k in range(len(schedule)):
+        metrics[f"loss/scale_{k}"] = token_losses[:, schedule.tokens(k)].mean()
+        metrics[f"accuracy/scale_{k}"] = right[:, schedule.tokens(k)].mean()
+    return metrics
+
+
+@torch.no_grad()
+def _scale_gammas(model: InfinityTransformer, factor: float) -> None:
+    for block in model.blocks:
+        block.modulation[:2].mul_(factor)
+    width = model.config.width
+    model.shared_modulation.weight[: 2 * width].mul_(factor)
