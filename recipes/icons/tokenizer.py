@@ -19,9 +19,9 @@ def recipe() -> TokenizerTraining:
         ),
         grids=GRIDS,
         optimization=OptimizationConfig(
-            steps=2000, batch_size=32, learning_rate=1e-3, warmup_steps=100, clip=1.0, ema_decay=0.995
+            steps=1600, batch_size=32, learning_rate=1e-3, warmup_steps=100, clip=1.0, ema_decay=0.995
         ),
-        intervals=IntervalConfig(log=20, validation=500, save=250),
+        intervals=IntervalConfig(log=20, validation=400, save=200),
         commitment=0.25,
         entropy=0.03,
         truncation=0.1,

@@ -1,1 +1,44 @@
-"""bitvar: bitwise visual autoregressive image generation (Infinity)."""
+"""bitvar: bitwise visual autoregressive image generation (Infinity), from prompt to picture.
+
+The names below load on first use, so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitvar.errors import UsageError as UsageError
+    from bitvar.errors import WeightsError as WeightsError
+    from bitvar.pipeline import GenerationOutput as GenerationOutput
+    from bitvar.pipeline import InfinityPipeline as InfinityPipeline
+    from bitvar.pipeline import ScaleEvent as ScaleEvent
+    from bitvar.sampling import SamplingParams as SamplingParams
+    from bitvar.scales import ScaleSchedule as ScaleSchedule
+    from bitvar.tokenizer import InfinityTokenizer as InfinityTokenizer
+    from bitvar.tokenizer import TokenizerConfig as TokenizerConfig
+    from bitvar.transformer import InfinityTransformer as InfinityTransformer
+    from bitvar.transformer import TransformerConfig as TransformerConfig
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "GenerationOutput": "pipeline",
+    "InfinityPipeline": "pipeline",
+    "InfinityTokenizer": "tokenizer",
+    "InfinityTransformer": "transformer",
+    "SamplingParams": "sampling",
+    "ScaleEvent": "pipeline",
+    "ScaleSchedule": "scales",
+    "TokenizerConfig": "tokenizer",
+    "TransformerConfig": "transformer",
+    "UsageError": "errors",
+    "WeightsError": "errors",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bitvar' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bitvar.{_HOMES[name]}"), name)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -15,14 +15,13 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from bitvar.checkpoints.folder import Components, ModelIndex, load_folder, save_folder
+from bitvar.checkpoints.hub import resolve_model
 from bitvar.condition import TextCondition
 from bitvar.config import Config
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.sampling import SamplingParams, ScaleResult, generate
 from bitvar.scales import Grid, ScaleSchedule, nearest_schedule
-
-EMBEDDED_MODEL: Final = Path(__file__).parent / "models" / "icons"
-DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 PerScale: TypeAlias = float | tuple[float, ...]
 
@@ -337,56 +336,6 @@ def to_uint8(pixels: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b c H W"]:
 def to_pil(pixels: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
     """[-1, 1] to RGB images."""
     return [Image.fromarray(array) for array in _to_numpy(pixels)]
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """A device that exists; "auto" is CUDA, else MPS, else the CPU."""
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or not available.get(chosen.type, False):
-        here = [name for name, present in available.items() if present]
-        raise UsageError(explain(f"There is no device {str(device)!r} here.", f"PyTorch finds {here}", "choose one of these"))
-    return chosen
-
-
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """A torch dtype; "auto" is bf16 on CUDA, else fp32."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise UsageError(explain(f"Unknown dtype {dtype!r}.", "it names no precision", f"choose from {['auto', *DTYPES]}"))
-    return DTYPES[dtype]
-
-
-def resolve_model(model: str | Path | None, revision: str | None = None) -> Path:
-    """The folder of a model: the embedded one, one on disk, or one from the hub (through its cache)."""
-    if model is None:
-        return EMBEDDED_MODEL
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    name = str(model)
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise UsageError(
-            explain(f"There is no model {name!r}.", "it is neither a folder here nor a hub id owner/name", "check the path")
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            explain(f"Can't get the model {name!r} from the hub.", reason, "check the name, the revision and the network")
-        ) from None
 
 
 def _seeds(seed: int | tuple[int, ...] | None, count: int) -> list[int]:

@@ -10,6 +10,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+MIN_TOKENS_FOR_CONVOLUTION = 16
+
+
+def project(
+    x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None
+) -> Float[Tensor, "*n o"]:
+    """`x W^T + b`. The reference is `F.linear`; fp32 inference on a CPU takes a 1x1 convolution instead.
+
+    The two differ by re-association only. PyTorch's fp32 matrix product reaches half the speed of its convolution on
+    processors that its BLAS has no kernels for (1.9x at 256 tokens on an AVX-512 AMD machine), and the layouts agree, so
+    nothing is copied.
+    """
+    plain = x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled()
+    if plain or x.ndim != 3 or x.shape[1] < MIN_TOKENS_FOR_CONVOLUTION:
+        return F.linear(x, weight, bias)
+    return F.conv2d(x.transpose(1, 2)[..., None], weight[:, :, None, None], bias)[..., 0].transpose(1, 2)
+
+
 class Linear(nn.Module):
     """`x W^T + b` in the dtype of `x`."""
 
@@ -20,8 +38,7 @@ class Linear(nn.Module):
         nn.init.trunc_normal_(self.weight, std=inputs**-0.5)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return project(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]} -> {self.weight.shape[0]}, bias={self.bias is not None}"

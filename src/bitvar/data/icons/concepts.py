@@ -7,7 +7,7 @@ all artists of `sources.ARTISTS`. This file knows nothing of pictures.
 from dataclasses import dataclass
 
 # Words whose first letter misleads: spoken with a consonant first, or with a vowel first.
-_CONSONANT_SOUNDS = ("uni", "ufo", "one", "eu")
+_CONSONANT_SOUNDS = ("uni", "ufo", "one-", "eu")
 _VOWEL_SOUNDS = ("hour", "honest")
 
 
@@ -247,13 +247,14 @@ _ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 _RECOLOURABLE = frozenset(
     {
-        "bird", "butterfly", "fish", "octopus", "whale", "crab", "turtle", "elephant", "dinosaur", "pig", "cat",
+        "bird", "butterfly", "fish", "octopus", "whale", "crab", "turtle", "dinosaur", "pig", "cat",
         "apple", "mushroom", "pear",
         "car",
         "balloon", "book", "umbrella", "telephone", "guitar", "bell", "gift", "gem", "bucket", "chair", "trumpet",
         "t-shirt", "dress", "cap", "crown", "handbag", "backpack", "scarf", "high-heeled shoe", "pair of jeans",
         "key", "padlock", "magnet", "alarm clock", "teddy bear",
-        "tulip", "rose", "maple leaf", "cactus", "star", "lightning bolt", "crescent moon", "water droplet", "four-leaf clover",
+        "tulip", "rose", "maple leaf", "cactus", "star", "lightning bolt", "crescent moon", "water droplet",
+        "four-leaf clover",
         "heart", "tent",
     }
 )  # fmt: skip

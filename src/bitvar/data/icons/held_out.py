@@ -90,4 +90,4 @@ def held_out_combinations(concepts: Sequence[str], artists: Sequence[str]) -> fr
     order = np.random.default_rng(_COMBINATION_SEED).permutation(len(concepts))
     wanted = round(_SHARE_OF_COMBINATIONS * len(concepts) * len(artists))
     chosen = order[: min(wanted, len(concepts))]
-    return frozenset((artists[rank % len(artists)], concepts[index]) for rank, index in enumerate(chosen))
+    return frozenset((artists[rank % len(artists)], concepts[int(index)]) for rank, index in enumerate(chosen))

@@ -17,7 +17,7 @@ _CAMOUFLAGE_DISTANCE = 64.0  # Euclidean distance in RGB 0..255
 
 def trim_to_alpha(sprite: Image.Image) -> Image.Image:
     """The RGBA sprite cut to its opaque part; ValueError if it is fully transparent."""
-    box = sprite.getchannel("A").point(lambda alpha: 255 if alpha >= _OPAQUE else 0).getbbox()
+    box = sprite.getchannel("A").point([0] * _OPAQUE + [255] * (256 - _OPAQUE)).getbbox()
     if box is None:
         raise ValueError("the drawing is fully transparent; expected an opaque part; check the source package")
     return sprite.crop(box)

@@ -1,0 +1,32 @@
+"""Finding a model: the one in the package, one on disk, or one on the hub."""
+
+from pathlib import Path
+from typing import Final
+
+from bitvar.errors import UsageError, WeightsError, explain
+
+EMBEDDED_MODEL: Final = Path(__file__).parent.parent / "models" / "icons"
+
+
+def resolve_model(model: str | Path | None, revision: str | None = None) -> Path:
+    """The folder of a model: the embedded one, one on disk, or one from the hub (through its cache)."""
+    if model is None:
+        return EMBEDDED_MODEL
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    name = str(model)
+    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise UsageError(
+            explain(f"There is no model {name!r}.", "it is neither a folder here nor a hub id owner/name", "check the path")
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            explain(f"Can't get the model {name!r} from the hub.", reason, "check the name, the revision and the network")
+        ) from None

@@ -1,0 +1,148 @@
+"""`bitvar bench`: where the time goes. Benchmarks are commands, never assertions."""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bitvar.cli.report import exit_codes
+
+if TYPE_CHECKING:
+    from bitvar.pipeline import InfinityPipeline
+
+app = typer.Typer(help="Benchmarks.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _callback() -> None:
+    pass
+
+
+@app.command()
+def generate(
+    model: Annotated[str | None, typer.Option(help="Folder or hub id. Default: the embedded model.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Instead: this preset with random weights and text, as 125M.")] = None,
+    tokenizer: Annotated[str, typer.Option(help="The tokenizer of --preset.")] = "d32",
+    n: Annotated[int, typer.Option("--n", min=1, help="Pictures at once.")] = 1,
+    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 halves the work.")] = 4.0,
+    runs: Annotated[int, typer.Option(min=1, help="Counted runs, after one warm-up.")] = 5,
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Time loading, text, every scale and decoding, in seconds; medians over the runs, and peak memory."""
+    with exit_codes():
+        began = time.perf_counter()
+        import torch
+
+        from bitvar.pipeline import InfinityPipeline
+
+        imported = time.perf_counter() - began
+        began = time.perf_counter()
+        if preset is None:
+            pipeline = InfinityPipeline.from_pretrained(model, dtype=dtype, device=device)
+        else:
+            pipeline = _random_pipeline(preset, tokenizer, dtype, device)
+        loaded = time.perf_counter() - began
+        timings = [_one_run(pipeline, n, guidance, seed) for seed in range(runs + 1)][1:]
+        result: dict[str, Any] = {
+            "model": model or preset or "embedded",
+            "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
+            "device": pipeline.transformer.device.type,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "pictures": n,
+            "runs": runs,
+            "import_s": round(imported, 3),
+            "load_s": round(loaded, 3),
+            **{name: round(statistics.median(run[name] for run in timings), 4) for name in timings[0]},
+            "peak_memory_mb": _peak_memory(pipeline),
+        }
+        typer.echo(json.dumps(result) if as_json else "\n".join(f"{key:<16} {value}" for key, value in result.items()))
+
+
+def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "InfinityPipeline":
+    """A preset with random weights: its speed is that of trained ones."""
+    import torch
+
+    from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity
+    from bitvar.config import unknown
+    from bitvar.errors import UsageError
+    from bitvar.pipeline import InfinityPipeline
+    from bitvar.runtime.placement import resolve_device, resolve_dtype
+    from bitvar.tokenizer import TOKENIZER_PRESETS, InfinityTokenizer
+    from bitvar.transformer import PRESETS, InfinityTransformer
+
+    for what, name, table in (("preset", preset, PRESETS), ("tokenizer", tokenizer, TOKENIZER_PRESETS)):
+        if name not in table:
+            raise UsageError(unknown(f"{what} {name!r}", name, list(table)))
+    chosen = resolve_device(device)
+    with torch.device(chosen):
+        transformer = InfinityTransformer(PRESETS[preset])
+        images = InfinityTokenizer(TOKENIZER_PRESETS[tokenizer]).to(memory_format=torch.channels_last)
+    if chosen.type == "cpu":
+        transformer.initialize(torch.Generator().manual_seed(0))
+    for part in (transformer, images):
+        part.to(resolve_dtype(dtype, chosen)).eval().requires_grad_(False)
+    index = ModelIndex(name=preset, tokenizer=TokenizerIdentity(name=tokenizer, sha256="0" * 64))
+    return InfinityPipeline(Components(transformer, images, None, index, ""))
+
+
+def _one_run(pipeline: "InfinityPipeline", n: int, guidance: float, seed: int) -> dict[str, float]:
+    """Seconds of each part of one call, the device waited for."""
+    import torch
+
+    from bitvar.condition import TextCondition
+    from bitvar.sampling import SamplingParams
+    from bitvar.sampling import generate as sample
+
+    config = pipeline.transformer.config
+    clock = _Clock(pipeline.transformer.device)
+    if pipeline.text_encoder is None:
+        generator = torch.Generator().manual_seed(seed)
+        condition = TextCondition.from_list([torch.randn(20, config.text_width, generator=generator) for _ in range(n)])
+    else:
+        condition = pipeline.encode_prompts(["a red apple, 3D emoji"] * n)
+    timings = {"text_s": clock.lap()}
+    result = None
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(n)]
+    schedule = pipeline.schedule_for(None, None)
+    params = SamplingParams(guidance_scale=guidance, temperature=0.5, top_p=0.97)
+    for result in sample(pipeline.transformer, condition, schedule, params=params, generators=generators):
+        timings[f"scale_{result.k + 1}_s"] = clock.lap()
+    assert result is not None
+    timings["scales_s"] = sum(seconds for name, seconds in timings.items() if name.startswith("scale_"))
+    with torch.inference_mode():
+        pipeline.tokenizer.decode(result.latent)
+    timings["decode_s"] = clock.lap()
+    timings["total_s"] = timings["text_s"] + timings["scales_s"] + timings["decode_s"]
+    return timings
+
+
+class _Clock:
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.last = time.perf_counter()
+
+    def lap(self) -> float:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        seconds, self.last = now - self.last, now
+        return seconds
+
+
+def _peak_memory(pipeline: "InfinityPipeline") -> float:
+    """MB: of the device on CUDA, of the process elsewhere."""
+    import torch
+
+    if pipeline.transformer.device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)

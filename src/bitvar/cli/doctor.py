@@ -1,0 +1,68 @@
+"""`bitvar doctor`: what is here, and what will run. Needs no torch."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+PACKAGES = ("bitvar", "torch", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow")
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """Check the installation, and say what to run next."""
+    facts = _facts()
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        for name, value in facts.items():
+            typer.echo(f"{name:<16} {value}")
+    if facts["embedded model"] != "present" or facts["torch"] == "missing":
+        raise typer.Exit(1 if facts["torch"] == "missing" else 3)
+
+
+def _facts() -> dict[str, Any]:
+    versions = {name: _version(name) for name in PACKAGES}
+    gpu = _gpu()
+    cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    embedded = Path(__file__).parent.parent / "models" / "icons" / "SHA256SUMS.json"
+    mac = sys.platform == "darwin" and platform.machine() == "arm64"
+    device = "cuda" if gpu else "mps" if mac else "cpu"
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "processors": os.cpu_count(),
+        "gpu": gpu or "none seen",
+        "will run on": f"{device}, {'bf16' if gpu else 'fp32'}",
+        "free disk": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB here",
+        "hub cache": str(cache),
+        "hub token": "present" if os.environ.get("HF_TOKEN") or (cache / "token").is_file() else "none (not needed)",
+        "embedded model": "present" if embedded.is_file() else "missing: reinstall bitvar",
+        "next": 'bitvar generate "a red apple, 3D emoji"',
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _gpu() -> str:
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return ""
+    query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.strip().replace("\n", "; ")
