@@ -14,9 +14,7 @@ GRIDS = ((1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (8, 8))
 
 def recipe() -> TokenizerTraining:
     return TokenizerTraining(
-        model=TokenizerConfig(
-            bits=24, base_channels=24, channel_multipliers=(1, 2, 4, 8), res_blocks=1, norm_groups=8
-        ),
+        model=TokenizerConfig(bits=24, base_channels=24, channel_multipliers=(1, 2, 4, 8), res_blocks=1, norm_groups=8),
         grids=GRIDS,
         optimization=OptimizationConfig(
             steps=1600, batch_size=32, learning_rate=1e-3, warmup_steps=100, clip=1.0, ema_decay=0.995

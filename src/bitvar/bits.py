@@ -20,9 +20,7 @@ def quantize(residual: Float[Tensor, "b d h w"]) -> Bool[Tensor, "b d h w"]:
     return residual > 0
 
 
-def straight_through(
-    codes: Float[Tensor, "b d h w"], residual: Float[Tensor, "b d h w"]
-) -> Float[Tensor, "b d h w"]:
+def straight_through(codes: Float[Tensor, "b d h w"], residual: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
     """The value of `codes` with the gradient of the L2-normalised residual."""
     on_sphere = F.normalize(residual, dim=1)
     return on_sphere + (codes - on_sphere).detach()

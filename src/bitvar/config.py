@@ -28,7 +28,7 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            first = error.errors()[0]
+            first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
             where = ".".join(str(part) for part in first["loc"])
             if first["type"] == "extra_forbidden":
                 raise UsageError(unknown(f"key {where!r} in {source}", where.split(".")[-1], _keys(cls))) from None
@@ -57,9 +57,8 @@ class Config(BaseModel):
             *parents, last = key.split(".")
             target: Any = values
             for name in parents:
-                target = target[name] if isinstance(target, dict) and name in target else {}
-            if not isinstance(target, dict) or last not in target:
-                raise UsageError(unknown(f"key {key!r}", last, list(target) or _keys(type(self))))
+                target = _member(target, name, key)[name]
+            _member(target, last, key)
             target[last] = _json_or_text(text)
         return self.parse(values, source="the settings given")
 
@@ -81,6 +80,12 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UsageError(explain(f"Can't read {path}.", f"it is not JSON: {error}", "restore the file")) from None
     if not isinstance(values, dict):
         raise UsageError(explain(f"Can't read {path}.", "it holds no JSON object", "restore the file"))
+    return values
+
+
+def _member(values: Any, name: str, key: str) -> dict[str, Any]:
+    if not isinstance(values, dict) or name not in values:
+        raise UsageError(unknown(f"key {key!r}", name, list(values) if isinstance(values, dict) else []))
     return values
 
 

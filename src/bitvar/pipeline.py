@@ -1,5 +1,6 @@
 """Text to picture: text encoder, sampler, tokenizer, and the only place that makes 8-bit RGB."""
 
+import collections
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor
 
 from bitvar.checkpoints.folder import Components, ModelIndex, load_folder, save_folder
@@ -41,7 +42,7 @@ class GenerationOptions(Config):
         given_bits: for the first scales, `(d, h_k, w_k)` booleans in tokenizer cells, used instead of drawn ones.
     """
 
-    model_config = {**Config.model_config, "arbitrary_types_allowed": True}
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     height: int | None = Field(default=None, gt=0)
     width: int | None = Field(default=None, gt=0)
@@ -193,11 +194,10 @@ class InfinityPipeline:
         """
         forms = ("pil", "np", "pt", "bits")
         if output_type not in forms:
-            raise UsageError(explain(f"Unknown output_type {output_type!r}.", "there is no such form", f"choose from {forms}"))
-        last = None
-        for last in self.stream(prompt, **options):
-            pass
-        assert last is not None
+            raise UsageError(
+                explain(f"Unknown output_type {output_type!r}.", "no such form", f"choose from {forms}")
+            )
+        last = collections.deque(self.stream(prompt, **options), maxlen=1).pop()
         return GenerationOutput(_as_form(last, output_type), last.seeds, last.metadata)
 
     def stream(self, prompt: str | Sequence[str], **options: Any) -> Iterator[ScaleEvent]:
@@ -259,7 +259,9 @@ class InfinityPipeline:
         if height is None and width is None:
             return schedules[0]
         if height is None or width is None:
-            raise UsageError(explain("Only one of height and width was given.", "a size needs both", "give both, or neither"))
+            raise UsageError(
+                explain("Only one of height and width was given.", "a size needs both", "give both, or neither")
+            )
         return nearest_schedule(schedules, height=height, width=width, stride=self.stride)
 
     def params_for(self, options: GenerationOptions) -> SamplingParams:
@@ -279,7 +281,11 @@ class InfinityPipeline:
         """
         if self.text_encoder is None:
             raise WeightsError(
-                explain("The model has no text encoder.", "its folder holds no text_encoder/", "convert it with --text-encoder")
+                explain(
+                    "The model has no text encoder.",
+                    "its folder holds no text_encoder/",
+                    "convert it with --text-encoder",
+                )
             )
         if not prompts:
             raise UsageError(explain("There is no prompt.", "the list is empty", "give at least one"))
@@ -304,7 +310,9 @@ class InfinityPipeline:
         if len(each) != num_prompts:
             raise UsageError(
                 explain(
-                    f"{len(each)} negative prompts for {num_prompts} prompts.", "they go in pairs", "give one, or one a prompt"
+                    f"{len(each)} negative prompts for {num_prompts} prompts.",
+                    "they go in pairs",
+                    "give one, or one a prompt",
                 )
             )
         return [text for text in each for _ in range(copies)]
@@ -344,7 +352,9 @@ def _seeds(seed: int | tuple[int, ...] | None, count: int) -> list[int]:
     if isinstance(seed, int):
         return [(seed + i) % 2**63 for i in range(count)]
     if len(seed) != count:
-        raise UsageError(explain(f"{len(seed)} seeds for {count} pictures.", "each needs one", f"give one seed, or {count}"))
+        raise UsageError(
+            explain(f"{len(seed)} seeds for {count} pictures.", "each needs one", f"give one seed, or {count}")
+        )
     return list(seed)
 
 

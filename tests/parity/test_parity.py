@@ -107,7 +107,7 @@ def test_bit_distribution(case: Case) -> None:
         assert (ours - probability).abs().max() < 1e-6, name
 
 
-def _unpatched(case: Case):  # noqa: ANN202
+def _unpatched(case: Case):
     from bitvar.scales import ScaleSchedule, official_schedules
 
     grids = tuple((h // 2, w // 2) for h, w in case.grids)

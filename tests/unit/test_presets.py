@@ -55,3 +55,40 @@ def test_the_published_transformers_agree_with_their_files(preset: str, official
     assert config.max_text_tokens == entry["config"]["text_maxlen"]
     assert [config.max_scales, config.width] == entry["tensors"]["lvl_embed.weight"]
     assert [config.width, config.bits] == entry["tensors"]["word_embed.weight"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "official"),
+    [
+        ("125M", "infinity_layer12"),
+        ("361M", "infinity_layer16"),
+        ("940M", "infinity_layer24"),
+        ("2.2B", "infinity_layer32"),
+        ("4.7B", "infinity_layer40"),
+        ("8.8B", "infinity_layer48"),
+        ("20B", "infinity_20b"),
+    ],
+)
+def test_the_feed_forward_is_as_wide_as_the_released_one(preset: str, official: str) -> None:
+    shapes = {tuple(shape) for name, shape in OFFICIAL[official]["tensors"].items() if name.endswith("ffn.fc1.weight")}
+    assert shapes == {(PRESETS[preset].ffn_width, PRESETS[preset].width)}
+
+
+TOKENIZERS = {f"d{bits}": f"infinity_vae_d{bits}" for bits in (16, 24, 32, 64)} | {
+    "d56_f8": "infinity_vae_d56_f8_14_patchify"
+}
+
+
+def test_every_published_tokenizer_has_a_preset() -> None:
+    assert set(TOKENIZERS) == set(TOKENIZER_PRESETS)
+    assert set(TOKENIZERS.values()) == {name for name in OFFICIAL if "vae" in name}
+
+
+@pytest.mark.parametrize("preset", TOKENIZERS)
+def test_a_tokenizer_has_exactly_the_published_parameters(preset: str) -> None:
+    entry, config = OFFICIAL[TOKENIZERS[preset]], TOKENIZER_PRESETS[preset]
+    with torch.device("meta"):
+        model = InfinityTokenizer(config)
+    in_file = sum(prod(shape) for name, shape in entry["tensors"].items() if not name.endswith("lfq.mask"))
+    assert count(model) == entry["parameters"] == in_file  # the masks are buffers that carry nothing
+    assert config.stride == entry["config"]["downsample"]

@@ -1,4 +1,4 @@
-"""Models of a few thousand parameters, for tests: a transformer, a tokenizer, a text encoder, and a pipeline of the three."""
+"""Models of a few thousand parameters, for tests: transformer, tokenizer, text encoder, and a pipeline of the three."""
 
 from pathlib import Path
 from typing import Any

@@ -73,6 +73,10 @@ def verify_folder(folder: Path) -> dict[str, str]:
         raise WeightsError(
             explain(f"{folder} has no readable {MANIFEST}.", str(error), "download or convert the model again")
         ) from None
+    if not isinstance(sums, dict):
+        raise WeightsError(
+            explain(f"{folder} has no readable {MANIFEST}.", "it holds no JSON object", "download or convert it again")
+        )
     problems = []
     for name, expected in sums.items():
         path = folder / name

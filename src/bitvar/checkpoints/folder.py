@@ -1,7 +1,7 @@
-"""Model folders: `model_index.json`, `transformer/`, `image_tokenizer/`, `text_encoder/`, `README.md`, `SHA256SUMS.json`.
+"""Model folders: `model_index.json`, `transformer/`, `image_tokenizer/`, `text_encoder/`, `README.md`, digests.
 
-Weights are safetensors, sharded above 5 GB. Classes come from the registry below, never from a name in a file. The index
-names, by digest, the tokenizer that the transformer was trained with, and another is refused.
+Weights are safetensors, sharded above 5 GB. Classes are those written here, never a name in a file. The index names, by
+digest, the tokenizer that the transformer was trained with, and another is refused.
 """
 
 import hashlib
@@ -13,10 +13,12 @@ from typing import TypeVar
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bitvar.checkpoints.files import atomic_folder, load_tensors, verify_folder
+from bitvar.checkpoints.official import OfficialBuffer
 from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.text import TextEncoder, load_text_encoder
@@ -25,6 +27,7 @@ from bitvar.transformer import InfinityTransformer, TransformerConfig
 
 MAX_SHARD_BYTES = 5_000_000_000
 WEIGHTS = "model.safetensors"
+FILE_STEM = r"^\w[\w.-]*$"
 
 M = TypeVar("M", InfinityTransformer, InfinityTokenizer)
 
@@ -37,12 +40,19 @@ class TokenizerIdentity(Config):
 
 
 class OfficialSpelling(Config):
-    """How the official files a model was converted from spell their names, so that it can be converted back."""
+    """How the official files a model was converted from are called and spell their names, to convert it back.
 
-    block_chunks: int = 1
+    Attributes:
+        transformer_file, tokenizer_file: names of the files, without suffix.
+        block_chunks, inner_names, transformer_buffers, tokenizer_buffers: see `OfficialLayout`.
+    """
+
+    transformer_file: str = Field(default="transformer", pattern=FILE_STEM)
+    tokenizer_file: str = Field(default="tokenizer", pattern=FILE_STEM)
+    block_chunks: int = Field(default=1, ge=1)
     inner_names: bool = True
-    transformer_buffers: tuple[str, ...] = ()
-    tokenizer_buffers: tuple[str, ...] = ()
+    transformer_buffers: dict[str, OfficialBuffer] = Field(default_factory=dict)
+    tokenizer_buffers: dict[str, OfficialBuffer] = Field(default_factory=dict)
 
 
 class Defaults(Config):

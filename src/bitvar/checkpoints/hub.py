@@ -18,15 +18,21 @@ def resolve_model(model: str | Path | None, revision: str | None = None) -> Path
     name = str(model)
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UsageError(
-            explain(f"There is no model {name!r}.", "it is neither a folder here nor a hub id owner/name", "check the path")
+            explain(
+                f"There is no model {name!r}.", "it is neither a folder here nor a hub id owner/name", "check the path"
+            )
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt"]))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt"])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
-            explain(f"Can't get the model {name!r} from the hub.", reason, "check the name, the revision and the network")
+            explain(
+                f"Can't get the model {name!r} from the hub.", reason, "check the name, the revision and the network"
+            )
         ) from None

@@ -6,17 +6,34 @@ a missing, unexpected or misshapen tensor stops the conversion, and every one is
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from bitvar.errors import WeightsError, explain
+from bitvar.config import Config
+from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
 Kind = Literal["transformer", "tokenizer"]
+BufferType = Literal["float64", "float32", "float16", "bfloat16", "int64", "int32"]
+
+C = TypeVar("C", bound=Config)
+
+
+class OfficialBuffer(Config):
+    """A buffer of an official file. It adds nothing to the model; it is kept so that the file can be written again.
+
+    Attributes:
+        dtype, shape: of the tensor.
+        values: of a `mask` (`d` numbers); none for a `zero_k_bias`, which is all zeros.
+    """
+
+    dtype: BufferType
+    shape: tuple[int, ...]
+    values: tuple[int | float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -26,12 +43,12 @@ class OfficialLayout:
     Attributes:
         block_chunks: transformer blocks are grouped in so many `block_chunks.I.module.J`; 1 means plain `blocks.I`.
         inner_names: tokenizer convolutions and norms have an inner `.conv.` or `.norm.` in their names.
-        buffers: names of the buffers present, which carry nothing.
+        buffers: the buffers present, by name.
     """
 
     block_chunks: int = 1
     inner_names: bool = True
-    buffers: tuple[str, ...] = ()
+    buffers: Mapping[str, OfficialBuffer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,8 @@ _OFFICIAL_SHAPES: dict[str, Callable[[torch.Size], tuple[int, ...]]] = {
     "modulation": lambda s: (1, 1, *s),
     "self_attention.log_scale": lambda s: (1, *s, 1, 1),
 }
-_BUFFER = re.compile(r"(^|\.)(zero_k_bias|quantizer?\.lfq\.mask)$")
+_MASKS: Final = ("quantizer.lfq.mask", "quantize.lfq.mask")
+_BLOCK_PREFIX = re.compile(r"(?:blocks\.\d+|block_chunks\.(\d+)\.module\.\d+)\.")
 
 
 def from_official(tensors: Mapping[str, Tensor], *, source: str) -> Converted:
@@ -96,25 +114,25 @@ def from_official(tensors: Mapping[str, Tensor], *, source: str) -> Converted:
     """
     if any("lora_" in name for name in tensors):
         raise WeightsError(
-            explain(f"{source} is a LoRA.", "only whole models are converted", "convert the base model it was trained on")
+            explain(
+                f"{source} is a LoRA.", "only whole models are converted", "convert the base model it was trained on"
+            )
         )
-    buffers = tuple(name for name in tensors if _BUFFER.search(name))
-    weights = {name: tensor for name, tensor in tensors.items() if name not in buffers}
-    if "cfg_uncond" in weights:
-        config: TransformerConfig | TokenizerConfig = _transformer_config(weights, source)
-        layout = OfficialLayout(block_chunks=_count_chunks(weights), buffers=buffers)
-    elif any(name.startswith("encoder.conv_in") for name in weights):
-        config = _tokenizer_config(weights, source)
-        layout = OfficialLayout(inner_names="encoder.conv_in.conv.weight" in weights, buffers=buffers)
+    if "cfg_uncond" in tensors:
+        config: TransformerConfig | TokenizerConfig = _transformer_config(tensors, source)
+        layout = OfficialLayout(block_chunks=_count_chunks(tensors))
+    elif any(name.startswith("encoder.conv_in") for name in tensors):
+        config = _tokenizer_config(tensors, source)
+        layout = OfficialLayout(inner_names="encoder.conv_in.conv.weight" in tensors)
     else:
         raise WeightsError(
             explain(
                 f"{source} is neither an Infinity transformer nor its tokenizer.",
-                f"it has no 'cfg_uncond' and no 'encoder.conv_in'; it begins with {sorted(weights)[:3]}",
+                f"it has no 'cfg_uncond' and no 'encoder.conv_in'; it begins with {sorted(tensors)[:3]}",
                 "give an official checkpoint",
             )
         )
-    return _rename(weights, config, layout, source)
+    return _rename(tensors, config, layout, source)
 
 
 def to_official(
@@ -122,20 +140,35 @@ def to_official(
 ) -> dict[str, Tensor]:
     """The inverse of `from_official`: their names, shapes and buffers."""
     renamed = {theirs: tensors[ours].reshape(shape) for ours, theirs, shape in _expected(config, layout)}
-    return renamed | {name: _buffer(name, config) for name in layout.buffers}
+    return renamed | {name: _make_buffer(buffer) for name, buffer in layout.buffers.items()}
 
 
 def _rename(
-    weights: Mapping[str, Tensor], config: TransformerConfig | TokenizerConfig, layout: OfficialLayout, source: str
+    tensors: Mapping[str, Tensor], config: TransformerConfig | TokenizerConfig, layout: OfficialLayout, source: str
 ) -> Converted:
     expected = list(_expected(config, layout))
     shapes = {theirs: shape for _, theirs, shape in expected}
-    problems = [f"missing: {name} {list(shape)}" for name, shape in shapes.items() if name not in weights]
-    problems += [f"unexpected: {name} {list(t.shape)}" for name, t in weights.items() if name not in shapes]
+    buffers = {name: shape for name, shape in _buffer_shapes(config, layout).items() if name in tensors}
+    problems = [f"missing: {name} {list(shape)}" for name, shape in shapes.items() if name not in tensors]
     problems += [
-        f"misshapen: {name} is {list(weights[name].shape)}, expected {list(shape)}"
-        for name, shape in shapes.items()
-        if name in weights and tuple(weights[name].shape) != shape
+        f"unexpected: {name} {list(t.shape)}"
+        for name, t in tensors.items()
+        if name not in shapes and name not in buffers
+    ]
+    problems += [
+        f"misshapen: {name} is {list(tensors[name].shape)}, expected {list(shape)}"
+        for name, shape in (shapes | buffers).items()
+        if name in tensors and tuple(tensors[name].shape) != shape
+    ]
+    problems += [
+        f"no floating-point tensor: {name} is {tensors[name].dtype}"
+        for name in shapes
+        if name in tensors and not tensors[name].is_floating_point()
+    ]
+    problems += [
+        f"not zero: {name}, a bias of keys, which these models don't have"
+        for name in buffers
+        if name not in _MASKS and not tensors[name].is_meta and tensors[name].any()
     ]
     if problems:
         raise WeightsError(
@@ -146,9 +179,10 @@ def _rename(
             )
         )
     ours_shapes = {name: p.shape for name, p in _meta_model(config).state_dict().items()}
-    renamed = {ours: weights[theirs].reshape(ours_shapes[ours]) for ours, theirs, _ in expected}
+    renamed = {ours: tensors[theirs].reshape(ours_shapes[ours]) for ours, theirs, _ in expected}
     kind: Kind = "transformer" if isinstance(config, TransformerConfig) else "tokenizer"
-    return Converted(kind, config, renamed, layout)
+    described = {name: _describe_buffer(name, tensors[name], source) for name in buffers}
+    return Converted(kind, config, renamed, replace(layout, buffers=described))
 
 
 def _meta_model(config: TransformerConfig | TokenizerConfig) -> torch.nn.Module:
@@ -176,9 +210,14 @@ def _transformer_name(name: str, depth: int, chunks: int) -> str:
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     if match is None:
         return _translate(name, _TRANSFORMER)
-    index, per_chunk = int(match[1]), depth // chunks
-    prefix = f"blocks.{index}" if chunks == 1 else f"block_chunks.{index // per_chunk}.module.{index % per_chunk}"
-    return f"{prefix}.{_translate(match[2], _BLOCK)}"
+    return f"{_block_prefix(int(match[1]), depth, chunks)}.{_translate(match[2], _BLOCK)}"
+
+
+def _block_prefix(index: int, depth: int, chunks: int) -> str:
+    if chunks == 1:
+        return f"blocks.{index}"
+    per_chunk = depth // chunks
+    return f"block_chunks.{index // per_chunk}.module.{index % per_chunk}"
 
 
 def _translate(name: str, table: Mapping[str, str]) -> str:
@@ -189,7 +228,7 @@ def _translate(name: str, table: Mapping[str, str]) -> str:
 
 
 def _tokenizer_name(name: str, num_levels: int, inner_names: bool) -> str:
-    half = name.split(".")[0]
+    half = name.split(".", maxsplit=1)[0]
     level = re.match(r"(?:encoder|decoder)\.levels\.(\d+)\.", name)
     if level is not None:
         index = int(level[1]) if half == "encoder" else num_levels - 1 - int(level[1])
@@ -204,59 +243,87 @@ def _tokenizer_name(name: str, num_levels: int, inner_names: bool) -> str:
 
 
 def _transformer_config(weights: Mapping[str, Tensor], source: str) -> TransformerConfig:
-    def shape(name: str) -> torch.Size:
-        return _shape_of(weights, name, source)
+    def shape(name: str, dims: int = 2) -> torch.Size:
+        return _shape_of(weights, name, dims, source)
 
-    depth = len({name.rsplit(".", 1)[0] for name in weights if name.endswith(".ada_gss")})
+    depth = len({match[0] for name in weights if (match := _BLOCK_PREFIX.match(name))})
     scale = next((name for name in weights if name.endswith("sa.scale_mul_1H11")), "blocks.0.sa.scale_mul_1H11")
     width, bits = shape("word_embed.weight")
     max_tokens, text_width = shape("cfg_uncond")
-    return TransformerConfig(
-        depth=depth,
-        width=width,
-        num_heads=shape(scale)[1],
-        bits=bits,
-        patch_size=2 if bits == 56 else 1,
-        text_width=text_width,
-        max_text_tokens=max_tokens,
-        max_scales=shape("lvl_embed.weight")[0],
-    )
+    values = {
+        "depth": depth,
+        "width": width,
+        "num_heads": shape(scale, 4)[1],
+        "bits": bits,
+        "patch_size": 2 if bits == 56 else 1,
+        "text_width": text_width,
+        "max_text_tokens": max_tokens,
+        "max_scales": shape("lvl_embed.weight")[0],
+    }
+    return _parse(TransformerConfig, values, source)
 
 
 def _tokenizer_config(weights: Mapping[str, Tensor], source: str) -> TokenizerConfig:
     inner = ".conv" if "encoder.conv_in.conv.weight" in weights else ""
 
     def channels(name: str) -> torch.Size:
-        return _shape_of(weights, f"{name}{inner}.weight", source)
+        return _shape_of(weights, f"{name}{inner}.weight", 4, source)
 
     num_levels = len({name.split(".")[2] for name in weights if name.startswith("encoder.down.")})
     blocks = len({name.split(".")[4] for name in weights if name.startswith("encoder.down.0.block.")})
     base = channels("encoder.conv_in")[0]
     widths = [channels(f"encoder.down.{level}.block.0.conv2")[0] for level in range(num_levels)]
-    return TokenizerConfig(
-        bits=channels("encoder.conv_out")[0],
-        base_channels=base,
-        channel_multipliers=tuple(width // base for width in widths),
-        res_blocks=max(blocks, 1),
-        image_channels=channels("encoder.conv_in")[1],
-    )
+    values = {
+        "bits": channels("encoder.conv_out")[0],
+        "base_channels": base,
+        "channel_multipliers": tuple(max(1, width // max(1, base)) for width in widths),
+        "res_blocks": max(blocks, 1),
+        "image_channels": channels("encoder.conv_in")[1],
+    }
+    return _parse(TokenizerConfig, values, source)
 
 
-def _shape_of(weights: Mapping[str, Tensor], name: str, source: str) -> torch.Size:
-    if name not in weights:
+def _shape_of(weights: Mapping[str, Tensor], name: str, dims: int, source: str) -> torch.Size:
+    if name not in weights or weights[name].ndim != dims:
+        found = (
+            f"has {name} of shape {list(weights[name].shape)}, not of {dims} axes"
+            if name in weights
+            else f"lacks {name}"
+        )
         raise WeightsError(
-            explain(f"{source} lacks {name}.", "the file is incomplete or of a different model", "download it again")
+            explain(f"{source} {found}.", "the file is incomplete or of a different model", "download it again")
         )
     return weights[name].shape
 
 
+def _parse(cls: type[C], values: Mapping[str, object], source: str) -> C:
+    try:
+        return cls.parse(values, source=f"the shapes of {source}")
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
+
+
 def _count_chunks(weights: Mapping[str, Tensor]) -> int:
-    chunks = {match[1] for name in weights if (match := re.match(r"block_chunks\.(\d+)\.", name))}
-    return len(chunks) or 1
+    return len({match[1] for name in weights if (match := _BLOCK_PREFIX.match(name)) and match[1]}) or 1
 
 
-def _buffer(name: str, config: TransformerConfig | TokenizerConfig) -> Tensor:
-    """A buffer that carries nothing, as the official code makes it."""
-    if isinstance(config, TransformerConfig):
-        return torch.zeros(config.width)
-    return 2 ** torch.arange(config.bits - 1, -1, -1)
+def _buffer_shapes(config: TransformerConfig | TokenizerConfig, layout: OfficialLayout) -> dict[str, tuple[int, ...]]:
+    """Every buffer a file may have; some files have none."""
+    if isinstance(config, TokenizerConfig):
+        return dict.fromkeys(_MASKS, (config.bits,))
+    blocks = [_block_prefix(index, config.depth, layout.block_chunks) for index in range(config.depth)]
+    owners = ["text_proj_for_sos.ca", *(f"{block}.{part}" for block in blocks for part in ("sa", "ca"))]
+    return {f"{owner}.zero_k_bias": (config.width,) for owner in owners}
+
+
+def _describe_buffer(name: str, tensor: Tensor, source: str) -> OfficialBuffer:
+    values = tuple(tensor.tolist()) if name in _MASKS and not tensor.is_meta else ()
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return _parse(
+        OfficialBuffer, {"dtype": dtype, "shape": tuple(tensor.shape), "values": values}, f"{name} in {source}"
+    )
+
+
+def _make_buffer(buffer: OfficialBuffer) -> Tensor:
+    dtype = getattr(torch, buffer.dtype)
+    return torch.tensor(buffer.values, dtype=dtype) if buffer.values else torch.zeros(buffer.shape, dtype=dtype)

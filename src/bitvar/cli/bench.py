@@ -25,7 +25,9 @@ def _callback() -> None:
 @app.command()
 def generate(
     model: Annotated[str | None, typer.Option(help="Folder or hub id. Default: the embedded model.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Instead: this preset with random weights and text, as 125M.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Instead: this preset with random weights and text, as 125M.")
+    ] = None,
     tokenizer: Annotated[str, typer.Option(help="The tokenizer of --preset.")] = "d32",
     n: Annotated[int, typer.Option("--n", min=1, help="Pictures at once.")] = 1,
     guidance: Annotated[float, typer.Option(help="Guidance scale; 1 halves the work.")] = 4.0,

@@ -17,16 +17,24 @@ if TYPE_CHECKING:
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="PNG to write. Default: named by the prompt.")] = None,
-    from_picture: Annotated[Path | None, typer.Option("--from", help="Make a picture again from the settings inside it.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="PNG to write. Default: named by the prompt.")
+    ] = None,
+    from_picture: Annotated[
+        Path | None, typer.Option("--from", help="Make a picture again from the settings inside it.")
+    ] = None,
     n: Annotated[int, typer.Option("--n", min=1, max=64, help="How many pictures.")] = 1,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the first picture; the next count up. Default: random.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of the first picture; the next count up. Default: random.")
+    ] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; the nearest the model knows.")] = None,
     aspect: Annotated[str | None, typer.Option(help="Width to height, as 16:9, at the model's usual area.")] = None,
     guidance: Annotated[str | None, typer.Option(help="Guidance scale; one value, or one a scale: 1,2,3,...")] = None,
     temperature: Annotated[str | None, typer.Option(help="0 is greedy; one value, or one a scale.")] = None,
     top_k: Annotated[int | None, typer.Option(min=0, help="1 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="A bit is certain once it is as likely as this.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0, max=1, help="A bit is certain once it is as likely as this.")
+    ] = None,
     negative: Annotated[str | None, typer.Option(help="What to steer away from.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id. Default: the small one in the package.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
@@ -72,14 +80,20 @@ def _settings(
     chosen = {name: value for name, value in given.items() if value is not None}
     if from_picture is None:
         if prompt is None:
-            raise UsageError(explain("There is no prompt.", "nothing says what to draw", 'try: bitvar generate "a red apple"'))
+            raise UsageError(
+                explain("There is no prompt.", "nothing says what to draw", 'try: bitvar generate "a red apple"')
+            )
         for name in ("guidance_scale", "temperature"):
             if name in chosen:
                 chosen[name] = _numbers(name, chosen[name])
         return {"prompt": prompt, **chosen}, None, n
     if prompt is not None or chosen or n != 1:
         raise UsageError(
-            explain("--from takes its settings from the picture.", "others were given too", "leave out the prompt and the rest")
+            explain(
+                "--from takes its settings from the picture.",
+                "others were given too",
+                "leave out the prompt and the rest",
+            )
         )
     settings = read_settings(from_picture)
     return settings, settings.pop("batch_index"), settings.pop("batch_size")
@@ -92,7 +106,9 @@ def _numbers(name: str, text: str) -> float | tuple[float, ...]:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            explain(f"Can't read --{name.split('_')[0]} {text!r}.", "it is no number or list of numbers", "write 3 or 1,2,3")
+            explain(
+                f"Can't read --{name.split('_', maxsplit=1)[0]} {text!r}.", "it is no number or list of numbers", "write 3 or 1,2,3"
+            )
         ) from None
     return values[0] if len(values) == 1 else values
 
@@ -114,14 +130,18 @@ def _check_writable(output: Path | None, previews: Path | None) -> None:
         while not parent.exists():
             parent = parent.parent
         if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UsageError(explain(f"Can't write {path}.", f"{parent} is not a writable folder", "choose another path"))
+            raise UsageError(
+                explain(f"Can't write {path}.", f"{parent} is not a writable folder", "choose another path")
+            )
 
 
 def _load(model: str | None, revision: str | None, dtype: str, device: str) -> "InfinityPipeline":
     from bitvar.pipeline import InfinityPipeline
 
     if model is None:
-        typer.echo("Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True)
+        typer.echo(
+            "Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True
+        )
     return InfinityPipeline.from_pretrained(model, revision=revision, dtype=dtype, device=device)
 
 
@@ -137,7 +157,9 @@ def _check_same_model(settings: dict[str, Any], pipeline: "InfinityPipeline") ->
     found = _model_name(pipeline)
     if wanted is not None and wanted != found:
         raise UsageError(
-            explain(f"This is not the model that made the picture: {found}.", f"that was {wanted}", "name it with --model")
+            explain(
+                f"This is not the model that made the picture: {found}.", f"that was {wanted}", "name it with --model"
+            )
         )
 
 
@@ -158,7 +180,9 @@ def _apply_size(settings: dict[str, Any], pipeline: "InfinityPipeline") -> None:
         width = height = 0.0
     if not (0 < width < 1e5 and 0 < height < 1e5):
         example = "512x512" if size is not None else "16:9"
-        raise UsageError(explain(f"Can't read the size {text!r}.", f"it is not like {example}", f"write it like {example}"))
+        raise UsageError(
+            explain(f"Can't read the size {text!r}.", f"it is not like {example}", f"write it like {example}")
+        )
     if aspect is not None:
         usual = pipeline.sizes[0]
         side = (usual[0] * usual[1]) ** 0.5

@@ -40,7 +40,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise UsageError(explain(f"Can't read {path}.", str(error), "give a PNG that bitvar wrote")) from None
     if not isinstance(settings, dict) or "prompt" not in settings:
         raise UsageError(
-            explain(f"{path} holds no settings.", "it was not written by bitvar, or was edited since", "give the original")
+            explain(
+                f"{path} holds no settings.", "it was not written by bitvar, or was edited since", "give the original"
+            )
         )
     return settings
 

@@ -30,8 +30,15 @@ def exit_codes() -> Iterator[None]:
         text = str(error)
         if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
             _fail(_memory("the device"), MEMORY)
-        first = text if "\n  why:" in text else explain(text.splitlines()[0] if text else "Failed.", "an unexpected "
-            "failure inside the computation", "run `bitvar doctor`, and report it with the command")
+        first = (
+            text
+            if "\n  why:" in text
+            else explain(
+                text.splitlines()[0] if text else "Failed.",
+                "an unexpected failure inside the computation",
+                "run `bitvar doctor`, and report it with the command",
+            )
+        )
         _fail(first, RUNTIME)
 
 
@@ -44,7 +51,9 @@ def _memory(where: str) -> str:
     from bitvar.errors import explain
 
     return explain(
-        "Out of memory.", f"the model and its activations don't fit {where}", "try --dtype bf16, --n 1, a smaller --size, or --device cpu"
+        "Out of memory.",
+        f"the model and its activations don't fit {where}",
+        "try --dtype bf16, --n 1, a smaller --size, or --device cpu",
     )
 
 

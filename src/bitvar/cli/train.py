@@ -40,7 +40,9 @@ def _read_recipe(path: Path) -> "TokenizerTraining | TransformerTraining":
     from bitvar.training.config import TokenizerTraining, TransformerTraining
 
     if not path.is_file():
-        raise UsageError(explain(f"There is no recipe {path}.", "the file is missing", "see recipes/ for those that ship"))
+        raise UsageError(
+            explain(f"There is no recipe {path}.", "the file is missing", "see recipes/ for those that ship")
+        )
     config = runpy.run_path(str(path)).get("recipe", lambda: None)()
     if not isinstance(config, TokenizerTraining | TransformerTraining):
         raise UsageError(
@@ -52,7 +54,9 @@ def _read_recipe(path: Path) -> "TokenizerTraining | TransformerTraining":
 def _run(config: "TokenizerTraining | TransformerTraining", out: Path) -> "Run":
     from bitvar.training.loop import Run
 
-    return Run(out, config.dump(), config.optimization, config.intervals, report=lambda line: typer.echo(line, err=True))
+    return Run(
+        out, config.dump(), config.optimization, config.intervals, report=lambda line: typer.echo(line, err=True)
+    )
 
 
 def _train_tokenizer(config: "TokenizerTraining", data: Path, out: Path, name: str) -> None:
@@ -107,7 +111,9 @@ def _train_transformer(
         )
     identity = TokenizerIdentity.load(tokenizer / "identity.json")
     image_tokenizer = load_component(InfinityTokenizer, tokenizer)
-    settings = None if (text_encoder / "bitvar.json").is_file() else TextEncoderConfig(kind="minilm", hidden_states=(1, 6))
+    settings = (
+        None if (text_encoder / "bitvar.json").is_file() else TextEncoderConfig(kind="minilm", hidden_states=(1, 6))
+    )
     encoder = load_text_encoder(text_encoder, settings=settings)
     out.mkdir(parents=True, exist_ok=True)
     train_set, validation = (

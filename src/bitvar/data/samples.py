@@ -34,7 +34,9 @@ def read_samples(folder: Path, *, split: str) -> list[Sample]:
     path = folder / "samples.jsonl"
     if not path.is_file():
         raise UsageError(
-            explain(f"{folder} is no captioned set.", "it has no samples.jsonl", f"make one: bitvar data icons {folder}")
+            explain(
+                f"{folder} is no captioned set.", "it has no samples.jsonl", f"make one: bitvar data icons {folder}"
+            )
         )
     samples = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -42,7 +44,9 @@ def read_samples(folder: Path, *, split: str) -> list[Sample]:
             row = json.loads(line)
             sample = Sample(folder / row["image_path"], tuple(row["captions"]), row["split"], row)
         except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(explain(f"Line {number} of {path} is broken.", repr(error), "make the set again")) from None
+            raise UsageError(
+                explain(f"Line {number} of {path} is broken.", repr(error), "make the set again")
+            ) from None
         if sample.split == split:
             samples.append(sample)
     if not samples:

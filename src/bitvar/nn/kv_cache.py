@@ -1,4 +1,4 @@
-"""Keys and values of the scales already generated. Sized once; the last scale, which nobody reads again, is not kept."""
+"""Keys and values of the scales already generated. Sized once; the last scale, which nobody reads, is not kept."""
 
 import torch
 from jaxtyping import Float

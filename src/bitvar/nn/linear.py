@@ -1,14 +1,13 @@
 """Layers that compute in the dtype of what they are given.
 
 Precision is decided once, by whoever makes the first tensor: weights are cast to the activations' dtype, so fp32 master
-weights train in bf16, and fp32 heads stay fp32 in a bf16 model, without any context manager deciding behind our backs.
+weights train in bf16, and the head stays fp32 in a bf16 model, with no context manager deciding behind our backs.
 """
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-
 
 MIN_TOKENS_FOR_CONVOLUTION = 16
 

@@ -20,7 +20,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         chosen = None
     if chosen is None or not available.get(chosen.type, False):
         here = [name for name, present in available.items() if present]
-        raise UsageError(explain(f"There is no device {str(device)!r} here.", f"PyTorch finds {here}", "choose one of these"))
+        raise UsageError(
+            explain(f"There is no device {str(device)!r} here.", f"PyTorch finds {here}", "choose one of these")
+        )
     return chosen
 
 
@@ -31,5 +33,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:
-        raise UsageError(explain(f"Unknown dtype {dtype!r}.", "it names no precision", f"choose from {['auto', *DTYPES]}"))
+        raise UsageError(
+            explain(f"Unknown dtype {dtype!r}.", "it names no precision", f"choose from {['auto', *DTYPES]}")
+        )
     return DTYPES[dtype]

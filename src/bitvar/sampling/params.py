@@ -33,9 +33,7 @@ class SamplingParams:
 
     def per_scale(self, num_scales: int) -> list["SamplingParams"]:
         """One entry a scale. A list must name every scale."""
-        columns = [
-            _spread(name, getattr(self, name), num_scales) for name in ("guidance_scale", "temperature")
-        ]
+        columns = [_spread(name, getattr(self, name), num_scales) for name in ("guidance_scale", "temperature")]
         return [SamplingParams(g, t, self.top_k, self.top_p) for g, t in zip(*columns, strict=True)]
 
 

@@ -110,14 +110,18 @@ def load_text_encoder(
     settings = settings or TextEncoderConfig.load(folder / "bitvar.json")
     if settings.kind not in _REGISTRY:
         raise WeightsError(
-            explain(f"Unknown text encoder {settings.kind!r} in {folder}.", f"known are {list(_REGISTRY)}", "upgrade bitvar")
+            explain(
+                f"Unknown text encoder {settings.kind!r} in {folder}.", f"known are {list(_REGISTRY)}", "upgrade bitvar"
+            )
         )
     try:
         model = _load_model(settings.kind, folder, dtype)
         tokenizer = _load_vocabulary(folder)
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0] if str(error) else repr(error)
-        raise WeightsError(explain(f"Can't read the text encoder {folder}.", first, "download the model again")) from None
+        raise WeightsError(
+            explain(f"Can't read the text encoder {folder}.", first, "download the model again")
+        ) from None
     return _REGISTRY[settings.kind](model, tokenizer, settings.hidden_states)
 
 

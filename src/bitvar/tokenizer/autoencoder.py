@@ -1,5 +1,7 @@
 """The convolutional encoder and decoder around the bits. Knows nothing of scales or of bits."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -48,6 +50,18 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
+class Level(nn.Module):
+    """Residual blocks at one resolution, and the step to the next."""
+
+    def __init__(self, blocks: nn.Sequential, resize: nn.Module) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.resize = resize
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h2 w2"]:
+        return self.resize(self.blocks(x))
+
+
 class Encoder(nn.Module):
     """Picture -> features, `stride` times smaller."""
 
@@ -60,7 +74,7 @@ class Encoder(nn.Module):
         for level, outputs in enumerate(channels):
             blocks = _blocks(width, outputs, config.res_blocks, groups)
             resize = Downsample(outputs) if level < len(channels) - 1 else nn.Identity()
-            self.levels.append(nn.ModuleDict({"blocks": blocks, "resize": resize}))
+            self.levels.append(Level(blocks, resize))
             width = outputs
         self.middle = _blocks(width, width, 2, groups)
         self.norm_out = GroupNorm(width, groups)
@@ -69,7 +83,7 @@ class Encoder(nn.Module):
     def forward(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
         x = self.conv_in(images)
         for level in self.levels:
-            x = level["resize"](level["blocks"](x))
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(self.middle(x))))
 
 
@@ -86,7 +100,7 @@ class Decoder(nn.Module):
         for level, outputs in enumerate(reversed(channels)):
             blocks = _blocks(width, outputs, config.res_blocks + 1, groups)
             resize = Upsample(outputs) if level < len(channels) - 1 else nn.Identity()
-            self.levels.append(nn.ModuleDict({"blocks": blocks, "resize": resize}))
+            self.levels.append(Level(blocks, resize))
             width = outputs
         self.norm_out = GroupNorm(width, groups)
         self.conv_out = Conv2d(width, config.image_channels)
@@ -94,10 +108,10 @@ class Decoder(nn.Module):
     def forward(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         x = self.middle(self.conv_in(latent))
         for level in self.levels:
-            x = level["resize"](level["blocks"](x))
+            x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
 def _blocks(inputs: int, outputs: int, count: int, groups: int) -> nn.Sequential:
     widths = [inputs] + [outputs] * count
-    return nn.Sequential(*(ResidualBlock(i, o, groups) for i, o in zip(widths, widths[1:], strict=False)))
+    return nn.Sequential(*(ResidualBlock(i, o, groups) for i, o in pairwise(widths)))

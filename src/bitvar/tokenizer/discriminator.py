@@ -14,7 +14,11 @@ class PatchDiscriminator(nn.Module):
         layers: list[nn.Module] = [Conv2d(channels, width, kernel=4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for level in range(num_levels):
             inputs, outputs = width * 2**level, width * 2 ** (level + 1)
-            layers += [Conv2d(inputs, outputs, kernel=4, stride=2, padding=1), nn.GroupNorm(8, outputs), nn.LeakyReLU(0.2)]
+            layers += [
+                Conv2d(inputs, outputs, kernel=4, stride=2, padding=1),
+                nn.GroupNorm(8, outputs),
+                nn.LeakyReLU(0.2),
+            ]
         layers.append(Conv2d(width * 2**num_levels, 1))
         self.layers = nn.Sequential(*layers)
 

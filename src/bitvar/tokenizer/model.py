@@ -14,7 +14,10 @@ from bitvar.tokenizer.config import TokenizerConfig
 
 
 class InfinityTokenizer(nn.Module):
-    """Encoder, residual pyramid of bits, decoder. Its parameters' dtype is the dtype it computes in; the pyramid is fp32."""
+    """Encoder, residual pyramid of bits, decoder.
+
+    Its parameters' dtype is the dtype it computes in; the pyramid is fp32.
+    """
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()

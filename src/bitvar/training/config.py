@@ -82,8 +82,8 @@ class TransformerTraining(Config):
         num_corrected_scales: scales whose bits may flip; the last one's are read by nobody.
         condition_dropout: probability that a prompt is dropped, for guidance.
         reweighted: lift the coarse scales' loss.
-        gamma_scale: factor on the released recipe's gammas at initialisation (5e-6 for deep models); small models
-            learn a little faster from larger ones.
+        initial_gamma: what every gamma starts at. None is the released recipe's, near 0, which deep models need; small
+            ones learn a little faster from 1.
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -94,7 +94,7 @@ class TransformerTraining(Config):
     num_corrected_scales: int = Field(default=100, ge=0)
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
     reweighted: bool = False
-    gamma_scale: float = Field(default=1.0, gt=0)
+    initial_gamma: float | None = None
 
     @property
     def schedule(self) -> ScheduleConfig:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,23 +22,25 @@ from bitvar.training.optim import Ema, adamw, learning_rate
 Metrics = dict[str, float]
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDivergedError(RuntimeError):
     """The loss or a gradient is no finite number; the update was not made."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the loop trains."""
 
-    model: nn.Module
-    num_samples: int
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def num_samples(self) -> int: ...
 
     def loss(self, indices: Tensor, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of samples, and what to log of it."""
-        ...
 
     def validate(self, model: nn.Module) -> Metrics:
         """Figures on held-out samples, with the averaged weights."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,11 @@ def run(task: Task, run: Run) -> nn.Module:
     An interrupted run saves before it stops. A finished one is a no-op.
 
     Raises:
-        TrainingDiverged: when loss or gradient is not finite.
+        TrainingDivergedError: when loss or gradient is not finite.
         WeightsError: when the newest checkpoint is altered or of another configuration.
     """
     optimization, intervals = run.optimization, run.intervals
-    state = checkpoints.TrainState(
-        task.model, Ema(task.model, optimization.ema_decay), adamw(task.model, optimization)
-    )
+    state = checkpoints.TrainState(task.model, Ema(task.model, optimization.ema_decay), adamw(task.model, optimization))
     folder = run.folder / "checkpoints"
     newest = checkpoints.latest(folder)
     if newest is not None:
@@ -106,16 +106,14 @@ def run(task: Task, run: Run) -> nn.Module:
     return state.ema.model
 
 
-def _train_step(
-    task: Task, state: checkpoints.TrainState, config: OptimizationConfig
-) -> dict[str, Tensor]:
+def _train_step(task: Task, state: checkpoints.TrainState, config: OptimizationConfig) -> dict[str, Tensor]:
     indices = batch_indices(state.step, task.num_samples, config.batch_size, config.seed)
     loss, logged = task.loss(indices, state.step, step_generator(config.seed, state.step))
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.clip)
     if not torch.isfinite(loss + norm):
-        raise TrainingDiverged(
+        raise TrainingDivergedError(
             f"Loss {loss.item()} and gradient norm {norm.item()} at step {state.step}: not finite.\n"
             "  why: the learning rate is too high, or a sample is broken\n"
             "  do:  lower the learning rate; the update was not made and the last checkpoint is sound"

@@ -19,7 +19,14 @@ Report = Callable[[str], None]
 
 
 def prepare(
-    data: Path, split: str, *, tokenizer: InfinityTokenizer, text_encoder: TextEncoder, cache: Path, key: str, report: Report
+    data: Path,
+    split: str,
+    *,
+    tokenizer: InfinityTokenizer,
+    text_encoder: TextEncoder,
+    cache: Path,
+    key: str,
+    report: Report,
 ) -> FeatureSet:
     """The feature set of one split, from `cache` if that was made with the same `key`.
 

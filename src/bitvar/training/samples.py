@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from PIL import Image, ImageDraw
 
@@ -29,6 +29,7 @@ PROMPTS: Final = (
 )
 
 
+@runtime_checkable
 class Draws(Protocol):
     """What a sheet needs of a pipeline."""
 

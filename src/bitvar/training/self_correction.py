@@ -1,4 +1,4 @@
-"""Bitwise self-correction: training data that holds the model's own kind of mistakes (arXiv 2412.04431, section 3.4)."""
+"""Bitwise self-correction: training data that holds the model's own kind of mistakes (arXiv 2412.04431)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,9 +24,7 @@ class TeacherForcing(NamedTuple):
     target_bits: Tensor
 
 
-def random_flip(
-    *, max_strength: float, num_corrected_scales: int, generator: torch.Generator
-) -> pyramid.Flip:
+def random_flip(*, max_strength: float, num_corrected_scales: int, generator: torch.Generator) -> pyramid.Flip:
     """Flip bits at random: at each scale below `num_corrected_scales`, for each picture, draw a strength from
     {0, 0.01, ..., max_strength} and flip each bit with that probability."""
     levels = round(max_strength * 100)

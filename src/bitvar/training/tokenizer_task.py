@@ -49,7 +49,8 @@ class TokenizerTask:
             raise ValueError("a perceptual weight needs a perceptual network; pass one, or set the weight to 0")
         torch.manual_seed(config.optimization.seed)
         self.config = config
-        self.model = TokenizerModels(config).to(memory_format=torch.channels_last)
+        self.model = TokenizerModels(config)
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.images, self.validation = images, validation
         self.num_samples = len(images)
         self.perceptual = perceptual
@@ -68,9 +69,7 @@ class TokenizerTask:
         terms = {
             "reconstruction": losses.reconstruction_loss(reconstruction, images),
             "commitment": config.commitment * losses.commitment_loss(features, steps[-1].latent),
-            "entropy": config.entropy * losses.entropy_penalty(
-                steps, inverse_temperature=config.entropy_sharpness
-            ),
+            "entropy": config.entropy * losses.entropy_penalty(steps, inverse_temperature=config.entropy_sharpness),
         }
         if self.perceptual is not None and config.perceptual > 0:
             terms["perceptual"] = config.perceptual * self.perceptual(reconstruction, images)

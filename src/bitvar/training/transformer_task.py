@@ -11,7 +11,7 @@ from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.loop import Metrics, step_generator
 from bitvar.training.self_correction import TeacherForcing, random_flip, teacher_forcing
-from bitvar.transformer import InfinityTransformer, bit_losses, token_weights
+from bitvar.transformer import Block, InfinityTransformer, bit_losses, token_weights
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class TransformerTask:
         self.config = config
         self.model = InfinityTransformer(config.model)
         self.model.initialize(step_generator(config.optimization.seed, 2**41))
-        _scale_gammas(self.model, config.gamma_scale)
+        if config.initial_gamma is not None:
+            _set_gammas(self.model, config.initial_gamma)
         self.train, self.validation = train, validation
         self.num_samples = len(train.features)
         self.schedule: ScaleSchedule = config.model.all_schedules()[0]
@@ -119,8 +120,7 @@ def per_scale_metrics(
 
 
 @torch.no_grad()
-def _scale_gammas(model: InfinityTransformer, factor: float) -> None:
+def _set_gammas(model: InfinityTransformer, value: float) -> None:
     for block in model.blocks:
-        block.modulation[:2].mul_(factor)
-    width = model.config.width
-    model.shared_modulation.weight[: 2 * width].mul_(factor)
+        assert isinstance(block, Block)
+        block.modulation[:2] = value

@@ -49,7 +49,9 @@ class SelfAttention(nn.Module):
     ) -> Float[Tensor, "b l c"]:
         """Attend within `x` (`mask` true where allowed), or, with `(cache, block)`, to all scales cached and `x`."""
         q, k, v = rearrange(self.qkv(x), "b l (s n e) -> s b n l e", s=3, n=self.num_heads)
-        q_bias, v_bias = (rearrange(b.to(x.dtype), "(n e) -> n 1 e", n=self.num_heads) for b in (self.q_bias, self.v_bias))
+        q_bias, v_bias = (
+            rearrange(b.to(x.dtype), "(n e) -> n 1 e", n=self.num_heads) for b in (self.q_bias, self.v_bias)
+        )
         sharpness = self.log_scale.float().clamp(max=MAX_LOG_SCALE).exp()
         q = F.normalize((q + q_bias).float(), dim=-1) * sharpness[:, None, None]
         k = F.normalize(k.float(), dim=-1)
@@ -94,8 +96,8 @@ class Block(nn.Module):
         self.self_attention = SelfAttention(config)
         self.cross_norm = LayerNorm(width)
         self.cross_attention = CrossAttention(config)
-        self.fc1 = Linear(width, 4 * width)
-        self.fc2 = Linear(4 * width, width)
+        self.fc1 = Linear(width, config.ffn_width)
+        self.fc2 = Linear(config.ffn_width, width)
 
     def forward(
         self,
@@ -107,7 +109,7 @@ class Block(nn.Module):
         mask: Bool[Tensor, "l l"] | None = None,
         cache: tuple[KVCache, int] | None = None,
     ) -> Float[Tensor, "b l c"]:
-        """One block over all scales (`mask`), or over one scale with the earlier ones in `cache`, as `(cache, block)`."""
+        """One block over all scales (`mask`), or over one with the earlier ones in `cache`, as `(cache, block)`."""
         modulation = (shared_modulation + self.modulation.to(x.dtype))[:, :, None]
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unbind(1)
         x = x + gamma1 * self.self_attention(modulated_norm(x, scale1, shift1), rope, mask, cache)

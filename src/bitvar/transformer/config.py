@@ -61,6 +61,11 @@ class TransformerConfig(Config):
         return self.width // self.num_heads
 
     @property
+    def ffn_width(self) -> int:
+        """Channels inside the feed-forward: 4 c, to the nearest multiple of 256 (2080 and 3360 are not even), as released."""
+        return max(1, round(4 * self.width / 256)) * 256
+
+    @property
     def condition_width(self) -> int:
         """Channels of the text features that the transformer itself sees: after the adapter, if there is one."""
         return self.text_adapter_width or self.text_width

@@ -5,6 +5,7 @@
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +104,9 @@ class InfinityTransformer(nn.Module):
         tokens, limit = condition.features.shape[1], self.config.max_text_tokens
         if tokens > limit:
             raise UsageError(
-                explain(f"The prompt is {tokens} tokens long.", f"this model reads at most {limit}", "shorten the prompt")
+                explain(
+                    f"The prompt is {tokens} tokens long.", f"this model reads at most {limit}", "shorten the prompt"
+                )
             )
         pooled, memory = self.text(condition, dtype or self.dtype)
         active = F.silu(pooled)
@@ -113,7 +116,7 @@ class InfinityTransformer(nn.Module):
             modulation=rearrange(self.shared_modulation(active), "b (s c) -> b s c", s=6),
             head_scale=scale,
             head_shift=shift,
-            text=tuple(block.cross_attention.keys_values(memory, condition.mask) for block in self.blocks),
+            text=tuple(block.cross_attention.keys_values(memory, condition.mask) for block in self._blocks()),
         )
 
     def start_tokens(self, condition: EncodedCondition) -> Float[Tensor, "b 1 c"]:
@@ -181,6 +184,11 @@ class InfinityTransformer(nn.Module):
         state.cache.advance(tokens.shape[1])
         return self._logits(x, state.condition)
 
+    def _blocks(self) -> Iterator[Block]:
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
+
     def _logits(self, x: Float[Tensor, "b l c"], condition: EncodedCondition) -> Float[Tensor, "b l d 2"]:
         hidden = layer_norm(x) * (1 + condition.head_scale.float()) + condition.head_shift.float()
         return rearrange(self.head(hidden), "b l (d v) -> b l d v", v=2)
@@ -203,7 +211,7 @@ class InfinityTransformer(nn.Module):
         shared = rearrange(self.shared_modulation.weight, "(s c) i -> s c i", s=6)
         shared[:2].mul_(5e-6)
         shared[2:].mul_(1e-3)
-        for block in self.blocks:
+        for block in self._blocks():
             nn.init.trunc_normal_(block.modulation, std=std, a=-2 * std, b=2 * std, generator=generator)
             block.modulation[:2].mul_(5e-6)
             block.modulation[2:].mul_(1e-3)

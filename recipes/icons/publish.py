@@ -1,0 +1,162 @@
+"""From a finished run to the embedded model: measure it, write its card, save it in half precision, draw its gallery.
+
+python recipes/icons/publish.py --run runs/icons --data data/icons64 --out src/bitvar/models/icons --gallery docs/images
+
+Everything the card says is measured here or read from the run's own files.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from bitvar.checkpoints.folder import Components, Defaults, ModelIndex
+from bitvar.data.samples import Sample, load_images, read_samples, to_signed
+from bitvar.pipeline import InfinityPipeline
+from bitvar.scales import ScaleSchedule
+from bitvar.training.samples import contact_sheet
+from bitvar.training.self_correction import teacher_forcing
+from bitvar.training.transformer_task import per_scale_metrics
+from bitvar.transformer import bit_losses
+
+GALLERY: Final = (
+    "a cat, Noto emoji",
+    "a pizza, 3D emoji",
+    "a guitar, Twemoji",
+    "a penguin, flat emoji",
+    "a strawberry, 3D emoji",
+    "a rocket, Noto emoji",
+    "a bicycle, flat emoji",
+    "a sunflower, Twemoji",
+    "an octopus, 3D emoji",
+    "a house, Noto emoji",
+    "a robot, 3D emoji",
+    "a fox, Twemoji",
+    "a cactus, flat emoji",
+    "a crown, 3D emoji",
+    "a blue car, Noto emoji",
+    "a green umbrella, Twemoji",
+    "a purple balloon, 3D emoji",
+    "a red fish, flat emoji",
+    "a panda on a pink background, 3D emoji",
+    "a rocket on a black background, Twemoji",
+    "a lemon on a blue background, Noto emoji",
+    "three apples, 3D emoji",
+    "two dogs, Noto emoji",
+    "four stars, Twemoji",
+    "a cat and a dog, Noto emoji",
+    "a crown above a frog, 3D emoji",
+    "a car to the left of a tree, Twemoji",
+    "a red car and a blue balloon, 3D emoji",
+)
+"""Beside these, the gallery shows six held-out artist x concept combinations and six held-out composed prompts."""
+
+NUM_HELD_OUT: Final = 6
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description="Publish a finished icons run as the embedded model.")
+    parser.add_argument("--run", type=Path, required=True, help="OUT of the transformer run")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--gallery", type=Path, required=True)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+
+    torch.set_grad_enabled(False)
+    pipeline = InfinityPipeline.from_pretrained(options.run / "model", dtype="fp32", device="cpu")
+    defaults = Defaults(guidance_scale=options.guidance, temperature=options.temperature)
+    index = ModelIndex(name="icons", tokenizer=pipeline.index.tokenizer, defaults=defaults)
+    parts = pipeline.components
+    measured = {split: measure(pipeline, options.data, split) for split in ("val", "held_out_combination", "held_out_prompt")}
+    card = write_card(measured, json.loads((options.data / "manifest.json").read_text()), options.data, options.run)
+    for part in (parts.transformer, parts.tokenizer, parts.text_encoder.model if parts.text_encoder else None):
+        if part is not None:
+            part.half()
+    half = Components(parts.transformer, parts.tokenizer, parts.text_encoder, index, card)
+    InfinityPipeline(half).save_pretrained(options.out)
+
+    published = InfinityPipeline.from_pretrained(options.out, device="cpu")
+    held_out = [pick_spread(read_samples(options.data, split=split)) for split in ("held_out_combination", "held_out_prompt")]
+    prompts = [*GALLERY, *held_out[0], *held_out[1]]
+    options.gallery.mkdir(parents=True, exist_ok=True)
+    images = [published(prompt, seed=options.seed).images[0] for prompt in prompts]
+    contact_sheet(images, prompts, columns=8, cell=128).save(options.gallery / "gallery.png")
+    contact_sheet(images, [f"{i + 1}" for i in range(len(images))], columns=8, cell=128).save(
+        options.gallery / "gallery-unnamed.png"
+    )
+    (options.gallery / "gallery.json").write_text(json.dumps({"seed": options.seed, "prompts": prompts}, indent=2) + "\n")
+
+
+def pick_spread(samples: list[Sample]) -> list[str]:
+    """First captions of samples spread evenly over a split."""
+    captions = list(dict.fromkeys(sample.captions[0] for sample in samples))
+    step = max(1, len(captions) // NUM_HELD_OUT)
+    return captions[::step][:NUM_HELD_OUT]
+
+
+def measure(pipeline: InfinityPipeline, data: Path, split: str) -> dict[str, Any]:
+    """Per-scale loss, bit accuracy and PSNR of the reconstruction from the first k scales, nothing flipped."""
+    schedule: ScaleSchedule = pipeline.transformer.config.all_schedules()[0]
+    samples = read_samples(data, split=split)
+    sums: dict[str, float] = {}
+    for start in range(0, len(samples), 64):
+        chunk = samples[start : start + 64]
+        images = to_signed(load_images(chunk))
+        features = pipeline.tokenizer.features(images)
+        forcing = teacher_forcing(features, schedule, patch_size=1)
+        condition = pipeline.encode_prompts([sample.captions[0] for sample in chunk])
+        logits = pipeline.transformer(condition, forcing.inputs, schedule)
+        losses = bit_losses(logits, forcing.target_bits)
+        values = {k: v.item() for k, v in per_scale_metrics(logits, losses, forcing.target_bits, schedule).items()}
+        values["loss"] = losses.mean().item()
+        values |= psnr_per_scale(pipeline, images, schedule)
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value * len(chunk) / len(samples)
+    return {"samples": len(samples), **sums}
+
+
+def psnr_per_scale(pipeline: InfinityPipeline, images: torch.Tensor, schedule: ScaleSchedule) -> dict[str, float]:
+    """Mean PSNR in dB when decoded from the first k scales."""
+    from bitvar import pyramid
+
+    values = {}
+    for k, step in enumerate(pyramid.encode(pipeline.tokenizer.features(images), schedule.latent_grids(1))):
+        error = ((pipeline.tokenizer.decode(step.latent) - images) / 2).square().mean(dim=(1, 2, 3))
+        values[f"psnr/scale_{k}"] = (-10 * error.log10()).mean().item()
+    return values
+
+
+def write_card(measured: dict[str, Any], manifest: dict[str, Any], data: Path, run: Path) -> str:
+    """The model card."""
+    train = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = [row for row in train if row["phase"] == "train"][-1]
+    scales = [name for name in measured["val"] if name.startswith("accuracy/")]
+    rows = "\n".join(
+        f"| {k + 1} | " + " | ".join(f"{100 * measured[s][f'accuracy/scale_{k}']:.1f} %" for s in measured)
+        + f" | {measured['val'][f'loss/scale_{k}']:.3f} | {measured['val'][f'psnr/scale_{k}']:.1f} |"
+        for k in range(len(scales))
+    )
+    template = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
+    return template.format(
+        table=rows,
+        steps=last["step"],
+        accuracy={s: f"{100 * m['accuracy']:.1f} %" for s, m in measured.items()},
+        loss={s: f"{m['loss']:.3f}" for s, m in measured.items()},
+        counts={s: m["samples"] for s, m in measured.items()},
+        concepts=", ".join(concept_names(manifest)),
+        attribution=(data / "ATTRIBUTION.md").read_text(encoding="utf-8"),
+    )
+
+
+def concept_names(manifest: dict[str, Any]) -> list[str]:
+    """The names of the set's concepts."""
+    return [entry if isinstance(entry, str) else entry["name"] for entry in manifest["concepts"]]
+
+
+if __name__ == "__main__":
+    main()

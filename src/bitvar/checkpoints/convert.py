@@ -1,0 +1,259 @@
+"""Official checkpoints to a model folder, and back to the same tensors, byte for byte."""
+
+import re
+from pathlib import Path
+from typing import Final, TypeVar
+
+import torch
+from torch import Tensor
+
+from bitvar.checkpoints.files import verify_folder
+from bitvar.checkpoints.folder import (
+    Components,
+    Defaults,
+    ModelIndex,
+    OfficialSpelling,
+    identify,
+    read_tensors,
+    save_folder,
+)
+from bitvar.checkpoints.official import Converted, OfficialLayout, from_official, to_official
+from bitvar.checkpoints.official_files import read_official, write_official
+from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.scales import official_schedules
+from bitvar.text import TextEncoder, TextEncoderConfig, load_text_encoder
+from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
+from bitvar.transformer import InfinityTransformer, TransformerConfig
+
+PAIRS: Final = {
+    "infinity_2b_reg": "infinity_vae_d32reg",
+    "infinity_8b_weights": "infinity_vae_d56_f8_14_patchify",
+    "infinity_8b_512x512_weights": "infinity_vae_d56_f8_14_patchify",
+}
+"""Published transformer -> the tokenizer it was trained with. Another of as many bits loads, and makes bad pictures."""
+
+TOKENIZERS: Final = {
+    *(f"infinity_vae_{name}" for name in ("d16", "d24", "d32", "d32reg", "d64")),
+    "infinity_vae_d56_f8_14_patchify",
+}
+"""The published tokenizers, by file name."""
+
+DEFAULTS: Final = Defaults(guidance_scale=3.0, temperature=0.5, top_p=0.97)
+"""Settings that the official notebooks sample with."""
+
+_BUDGET_512: Final = "0.25M"
+
+M = TypeVar("M", InfinityTransformer, InfinityTokenizer)
+
+
+def convert_to_folder(
+    transformer: Path,
+    tokenizer: Path,
+    destination: Path,
+    *,
+    name: str | None = None,
+    text_encoder: Path | None = None,
+    budget: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Make a model folder of official files, which are only read.
+
+    Args:
+        transformer, tokenizer: anything `read_official` reads.
+        destination: the new folder; must be absent or empty.
+        name: of the model; by default that of the transformer's file.
+        text_encoder: folder of the frozen encoder, `google/flan-t5-xl` for the official models. Without it the folder
+            has none, and can't read prompts until it does.
+        budget: pixel budget the transformer was trained on; by default 1M for the published sizes (0.25M when the file
+            name says 512x512), else 0.06M.
+        dtype: of the weights; None keeps each tensor's own, and only then does `convert_to_official` give equal bytes.
+
+    Raises:
+        UsageError: for a destination in use or an unknown budget.
+        WeightsError: for unreadable or incomplete files, or a pair that doesn't belong together.
+    """
+    _refuse_occupied(destination)
+    check_names(transformer, tokenizer)
+    model = _read(transformer, TransformerConfig)
+    image_tokenizer = _read(tokenizer, TokenizerConfig)
+    config, tokenizer_config = model.config, image_tokenizer.config
+    assert isinstance(config, TransformerConfig)
+    assert isinstance(tokenizer_config, TokenizerConfig)
+    _check_bits(config, tokenizer_config, transformer, tokenizer)
+    budget = budget or _default_budget(config, transformer)
+    official_schedules((budget,))  # speak up before any work
+    encoder = _read_text_encoder(text_encoder, config, dtype) if text_encoder is not None else None
+    name = name or _stem(transformer)
+    index = ModelIndex(
+        name=name,
+        tokenizer=identify(_stem(tokenizer), image_tokenizer.tensors),
+        defaults=DEFAULTS,
+        official=OfficialSpelling(
+            transformer_file=_stem(transformer),
+            tokenizer_file=_stem(tokenizer),
+            block_chunks=model.layout.block_chunks,
+            inner_names=image_tokenizer.layout.inner_names,
+            transformer_buffers=dict(model.layout.buffers),
+            tokenizer_buffers=dict(image_tokenizer.layout.buffers),
+        ),
+    )
+    components = Components(
+        _assemble(InfinityTransformer, config.model_copy(update={"budgets": (budget,)}), model.tensors, dtype),
+        _assemble(InfinityTokenizer, tokenizer_config, image_tokenizer.tensors, dtype),
+        encoder,
+        index,
+        _card(index, transformer, tokenizer, text_encoder),
+    )
+    save_folder(components, destination)
+    return destination
+
+
+def convert_to_official(folder: Path, destination: Path) -> list[Path]:
+    """Write a converted model as official files again: the transformer flat, the tokenizer nested under `vae`.
+
+    Names, shapes and bytes of the tensors are those of the files the folder was made from, unless `dtype` was given.
+
+    Args:
+        folder: made by `convert_to_folder`, every digest verified.
+        destination: a folder, absent or empty.
+
+    Returns:
+        The two files.
+
+    Raises:
+        UsageError: for a destination in use, or a model that no official files describe.
+        WeightsError: for missing or altered files.
+    """
+    _refuse_occupied(destination)
+    if not (folder / "model_index.json").is_file():
+        raise UsageError(
+            explain(f"{folder} is no model folder.", "it has no model_index.json", "give one made by bitvar")
+        )
+    verify_folder(folder)
+    try:
+        spelling = ModelIndex.load(folder / "model_index.json").official
+        config = TransformerConfig.load(folder / "transformer" / "config.json")
+        tokenizer_config = TokenizerConfig.load(folder / "image_tokenizer" / "config.json")
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
+    if spelling is None:
+        raise UsageError(
+            explain(
+                f"{folder} can't become official files.",
+                "it was not converted from any, and its index doesn't say how to spell their names",
+                "give a folder that `bitvar convert` made",
+            )
+        )
+    destination.mkdir(parents=True, exist_ok=True)
+    transformer = destination / f"{spelling.transformer_file}.pth"
+    same = spelling.transformer_file.lower() == spelling.tokenizer_file.lower()
+    tokenizer = destination / f"{spelling.tokenizer_file}{'_tokenizer' if same else ''}.pth"
+    layout = OfficialLayout(spelling.block_chunks, buffers=spelling.transformer_buffers)
+    write_official(to_official(config, read_tensors(folder / "transformer"), layout), transformer)
+    layout = OfficialLayout(inner_names=spelling.inner_names, buffers=spelling.tokenizer_buffers)
+    tensors = to_official(tokenizer_config, read_tensors(folder / "image_tokenizer"), layout)
+    write_official(tensors, tokenizer, nesting=("vae",))
+    return [transformer, tokenizer]
+
+
+def check_names(transformer: Path, tokenizer: Path) -> None:
+    """Refuse a published tokenizer that the published transformer was not trained with, by their file names.
+
+    Raises:
+        WeightsError: naming the right one. Files of other names pass; `convert_to_folder` still compares their bits.
+    """
+    right, given = PAIRS.get(_stem(transformer).lower()), _stem(tokenizer).lower()
+    if right is not None and given in TOKENIZERS and given != right:
+        raise WeightsError(
+            explain(
+                f"The tokenizer {_stem(tokenizer)} does not belong to {_stem(transformer)}.",
+                f"it was trained with {right}; another tokenizer's bits mean something else, and make bad pictures",
+                f"give --tokenizer {right}.pth",
+            )
+        )
+
+
+def _check_bits(config: TransformerConfig, tokenizer: TokenizerConfig, model_path: Path, tokenizer_path: Path) -> None:
+    bits = tokenizer.bits * config.patch_size**2
+    if bits != config.bits:
+        patches = f", {bits} in a patch of {config.patch_size}x{config.patch_size}" if config.patch_size > 1 else ""
+        right = PAIRS.get(_stem(model_path).lower(), f"infinity_vae_d{config.bits // config.patch_size**2}")
+        raise WeightsError(
+            explain(
+                f"The tokenizer {tokenizer_path.name} does not belong to {model_path.name}.",
+                f"the transformer predicts {config.bits} bits a token, the tokenizer has {tokenizer.bits}{patches}",
+                f"give the tokenizer it was trained with, such as {right}",
+            )
+        )
+
+
+def _read(path: Path, wanted: type[TransformerConfig] | type[TokenizerConfig]) -> Converted:
+    converted = from_official(read_official(path), source=str(path))
+    if not isinstance(converted.config, wanted):
+        other = "transformer" if wanted is TransformerConfig else "tokenizer"
+        raise WeightsError(
+            explain(f"{path} is a {converted.kind}.", f"a {other} is expected in its place", "swap the two paths")
+        )
+    return converted
+
+
+def _assemble(
+    cls: type[M],
+    config: TransformerConfig | TokenizerConfig,
+    tensors: dict[str, Tensor],
+    dtype: torch.dtype | None,
+) -> M:
+    with torch.device("meta"):
+        model = cls(config)  # type: ignore[arg-type]
+    model.requires_grad_(False)
+    if dtype is not None:
+        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    model.load_state_dict(tensors, assign=True)
+    return model.eval()
+
+
+def _read_text_encoder(folder: Path, config: TransformerConfig, dtype: torch.dtype | None) -> TextEncoder:
+    if not folder.is_dir():
+        raise UsageError(explain(f"There is no text encoder {folder}.", "it is no folder", "check the path"))
+    settings = None if (folder / "bitvar.json").is_file() else TextEncoderConfig(kind="t5")
+    encoder = load_text_encoder(folder, dtype=dtype or torch.float32, settings=settings)
+    width = encoder.encode(["a picture"]).features.shape[-1]
+    if width != config.text_width:
+        raise WeightsError(
+            explain(
+                f"The text encoder {folder} does not belong to this transformer.",
+                f"its features are {width} wide, the transformer reads {config.text_width}",
+                "give the encoder it was trained with, google/flan-t5-xl for the official models",
+            )
+        )
+    return encoder
+
+
+def _default_budget(config: TransformerConfig, path: Path) -> str:
+    if "512x512" in path.name:
+        return _BUDGET_512
+    return "1M" if config.bits == 56 or (config.width, config.depth) == (2048, 32) else "0.06M"
+
+
+def _stem(path: Path) -> str:
+    """A file's name without its suffix, or a folder's name, in letters that any file system takes."""
+    name = path.stem if path.suffix in (".pth", ".pt", ".bin", ".safetensors") else path.resolve().name
+    return re.sub(r"[^\w.-]", "_", name).lstrip(".-") or "model"
+
+
+def _refuse_occupied(destination: Path) -> None:
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise UsageError(
+            explain(f"{destination} exists already.", "nothing is overwritten", "remove it, or choose another place")
+        )
+
+
+def _card(index: ModelIndex, transformer: Path, tokenizer: Path, text_encoder: Path | None) -> str:
+    text = f"`{text_encoder.name}`" if text_encoder is not None else "none yet; convert again with `--text-encoder`"
+    code = f'from bitvar import InfinityPipeline\n\nInfinityPipeline.from_pretrained("{index.name}")("a cat")'
+    return (
+        f"# {index.name}\n\n"
+        "Infinity (arXiv 2412.04431), converted by `bitvar convert` from the official files.\n\n"
+        f"- transformer: `{transformer.name}`\n- image tokenizer: `{tokenizer.name}`\n- text encoder: {text}\n\n"
+        f"```python\n{code}\n```\n"
+    )

@@ -1,0 +1,224 @@
+"""Official checkpoints on disk, in every guise they come in, to a flat state dict and back.
+
+Knows nothing of what the names mean: that is `official`. Never writes, moves or deletes what it reads, and no pickle
+gets to run code.
+"""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bitvar.checkpoints.files import atomic_path, load_tensors
+from bitvar.config import read_json
+from bitvar.errors import UsageError, WeightsError, explain
+
+_PICKLES: Final = (".pth", ".pt", ".bin")
+_NESTINGS: Final[tuple[tuple[str, ...], ...]] = (("vae",), ("trainer", "gpt_fsdp"))
+_COMPANIONS: Final = {
+    "vae": {"args", "epoch", "iter", "optimizer"},
+    "trainer": {"args", "gpt_training", "arch", "epoch", "iter", "acc_str", "milestones", "optimizer"},
+    "gpt_fsdp": {"config", "vae_local", "gpt_ema_fsdp", "gpt_fsdp_opt", "gpt_opt_scaler"},
+}
+"""What lies beside the tensors in training checkpoints and is no part of the model. Anything else is an error.
+
+Names as written by the official `CKPTSaver` and `InfinityTrainer.state_dict`. The tokenizer in `vae_local` and the
+average in `gpt_ema_fsdp` are left out too: the official code samples with the weights of `gpt_fsdp`.
+"""
+
+
+def read_official(path: Path) -> dict[str, Tensor]:
+    """The tensors of an official checkpoint, under their own names, read lazily where the format allows it.
+
+    Args:
+        path: a `.pth`, `.pt` or `.bin` pickle, flat or nested under `vae` or `trainer` / `gpt_fsdp`; a `.safetensors`
+            file; or a folder of shards with one `*.index.json`.
+
+    Raises:
+        WeightsError: if it is missing, unreadable, truncated, holds anything but tensors, or is no checkpoint.
+    """
+    if path.is_dir():
+        return _read_shards(path)
+    if not path.is_file():
+        raise WeightsError(explain(f"There is no checkpoint {path}.", "the file is missing", "check the path"))
+    return _read_file(path)
+
+
+def write_official(tensors: Mapping[str, Tensor], path: Path, *, nesting: tuple[str, ...] = ()) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        tensors: under official names.
+        path: ends in `.pth` (as `torch.save` makes it) or `.safetensors`.
+        nesting: keys to put the tensors under, outermost first: `("vae",)` in tokenizer files. For `.pth` only.
+
+    Raises:
+        UsageError: for another suffix, or nested safetensors.
+    """
+    if path.suffix not in (".pth", ".safetensors") or (nesting and path.suffix != ".pth"):
+        raise UsageError(
+            explain(
+                f"Can't write {path}.", "official files are .pth, or flat .safetensors", "choose one of these suffixes"
+            )
+        )
+    compact = {name: _compact(tensor) for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file(compact, temporary)
+            return
+        nested: dict[str, Any] = compact
+        for key in reversed(nesting):
+            nested = {key: nested}
+        torch.save(nested, temporary)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    if path.suffix not in _PICKLES:
+        raise WeightsError(
+            explain(
+                f"{path} is no checkpoint.",
+                f"its name ends in {path.suffix or 'nothing'}",
+                f"give a {', '.join(_PICKLES)} or .safetensors file, or a folder with an index",
+            )
+        )
+    return _plain(_unnest(_load_pickle(path), path), path)
+
+
+def _load_pickle(path: Path) -> Any:
+    if not zipfile.is_zipfile(path):
+        raise _unreadable(path, "it is no zip archive, as torch.save makes them: truncated, or no checkpoint")
+    try:
+        return torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except pickle.UnpicklingError:
+        raise WeightsError(
+            explain(
+                f"{path} was not loaded.",
+                "it holds Python objects other than tensors, which could run code when read",
+                "if you trust it, save its state dict alone with torch.save where it was made",
+            )
+        ) from None
+    # A damaged archive fails in as many ways as it has bytes, and torch documents none of them.
+    except Exception as error:
+        raise _unreadable(path, (str(error) or repr(error)).splitlines()[0]) from None
+
+
+def _unreadable(path: Path, why: str) -> WeightsError:
+    return WeightsError(explain(f"Can't read the checkpoint {path}.", why, "download it again"))
+
+
+def _unnest(value: Any, path: Path) -> Any:
+    for nesting in _NESTINGS:
+        if not (isinstance(value, Mapping) and nesting[0] in value):
+            continue
+        for key in nesting:
+            if not (isinstance(value, Mapping) and key in value):
+                raise WeightsError(
+                    explain(
+                        f"{path} holds no model.",
+                        f"there is no {key!r} in it",
+                        f"expected it under {' / '.join(nesting)}",
+                    )
+                )
+            unknown = sorted(str(name) for name in value.keys() - _COMPANIONS[key] - {key})
+            if unknown:
+                raise WeightsError(
+                    explain(
+                        f"{path} holds more than a model.",
+                        f"beside {key!r} there is {', '.join(unknown)}; nothing is dropped in silence",
+                        f"save what lies under {key!r} alone with torch.save",
+                    )
+                )
+            value = value[key]
+    return value
+
+
+def _plain(value: Any, path: Path) -> dict[str, Tensor]:
+    if not isinstance(value, Mapping) or not value:
+        raise WeightsError(
+            explain(
+                f"{path} is no checkpoint.", f"it holds a {type(value).__name__}, not named tensors", "check the file"
+            )
+        )
+    wrong = [str(name) for name, item in value.items() if not _is_plain(name, item)]
+    if wrong:
+        raise WeightsError(
+            explain(
+                f"{path} is no checkpoint.",
+                f"{len(wrong)} entries are no plain tensors: {', '.join(wrong[:10])}",
+                "give a state dict, or a file nested under 'vae' or 'trainer' / 'gpt_fsdp'",
+            )
+        )
+    return {name: tensor.detach() for name, tensor in value.items()}
+
+
+def _is_plain(name: Any, item: Any) -> bool:
+    return isinstance(name, str) and isinstance(item, Tensor) and item.layout == torch.strided and not item.is_quantized
+
+
+def _read_shards(folder: Path) -> dict[str, Tensor]:
+    weight_map = _weight_map(folder)
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        if not (folder / shard).is_file():
+            raise WeightsError(
+                explain(f"{folder} lacks the shard {shard}.", "its index names it", "download the missing file")
+            )
+        found = _read_file(folder / shard)
+        expected = {name for name, file in weight_map.items() if file == shard}
+        if expected != found.keys():
+            wrong = sorted(expected ^ found.keys())
+            raise WeightsError(
+                explain(
+                    f"The shard {folder / shard} is not the one its index describes.",
+                    f"{len(wrong)} tensors are in only one of the two: {', '.join(wrong[:10])}",
+                    "download the folder again",
+                )
+            )
+        tensors |= found
+    return tensors
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    indexes = sorted(folder.glob("*.index.json"))
+    if len(indexes) != 1:
+        raise WeightsError(
+            explain(
+                f"{folder} is no sharded checkpoint.",
+                f"it has {len(indexes)} files *.index.json, where one says which shard holds which tensor",
+                "give the file of a checkpoint, or a folder with its index",
+            )
+        )
+    try:
+        weight_map = read_json(indexes[0]).get("weight_map")
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(_is_bare_name(shard) for shard in weight_map.values())
+    ):
+        raise WeightsError(
+            explain(
+                f"{indexes[0]} is no index of shards.",
+                "it has no 'weight_map' from tensors to files of the same folder",
+                "download it again",
+            )
+        )
+    return weight_map
+
+
+def _is_bare_name(shard: Any) -> bool:
+    return isinstance(shard, str) and bool(shard) and Path(shard).name == shard
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """Contiguous, and alone in its storage: of a view, `torch.save` would write all that lies behind it."""
+    tensor = tensor.detach().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

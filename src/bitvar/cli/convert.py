@@ -1,0 +1,100 @@
+"""`bitvar convert TRANSFORMER DEST --tokenizer FILE`, and `bitvar convert FOLDER DEST --to-official`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitvar.cli.report import exit_codes
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="Official transformer: .pth, .safetensors or folder of shards.")],
+    destination: Annotated[Path, typer.Argument(help="New folder; nothing is overwritten.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="Official tokenizer the transformer was trained with.")] = None,
+    text_encoder: Annotated[Path | None, typer.Option(help="Folder of google/flan-t5-xl, put into the model.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; by default the transformer's file name.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Pixel budget it was trained on: 0.06M, 0.25M, 0.60M or 1M.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; by default as in the files.")] = None,
+    to_official: Annotated[
+        bool, typer.Option("--to-official", help="SOURCE is a model folder; write .pth files.")
+    ] = False,
+) -> None:
+    """Turn official checkpoints into a model folder, or back. The files given are only read."""
+    with exit_codes():
+        if to_official:
+            options = {
+                "--tokenizer": tokenizer,
+                "--text-encoder": text_encoder,
+                "--name": name,
+                "--budget": budget,
+                "--dtype": dtype,
+            }
+            _to_official(source, destination, [option for option, value in options.items() if value is not None])
+        else:
+            _to_folder(source, destination, tokenizer, text_encoder, name=name, budget=budget, dtype=dtype)
+
+
+def _to_official(folder: Path, destination: Path, unused: list[str]) -> None:
+    from bitvar.checkpoints.convert import convert_to_official
+    from bitvar.errors import UsageError, explain
+
+    if unused:
+        raise UsageError(
+            explain(
+                f"{', '.join(unused)} can't go with --to-official.",
+                "the folder says all of it itself",
+                "leave them out",
+            )
+        )
+    for path in convert_to_official(folder, destination):
+        typer.echo(str(path))
+
+
+def _to_folder(
+    transformer: Path,
+    destination: Path,
+    tokenizer: Path | None,
+    text_encoder: Path | None,
+    *,
+    name: str | None,
+    budget: str | None,
+    dtype: str | None,
+) -> None:
+    from bitvar.checkpoints.convert import convert_to_folder
+    from bitvar.config import unknown
+    from bitvar.errors import UsageError, explain
+    from bitvar.runtime.placement import DTYPES
+
+    if (transformer / "model_index.json").is_file():
+        raise UsageError(
+            explain(
+                f"{transformer} is a model folder already.", "it has a model_index.json", "use it, or add --to-official"
+            )
+        )
+    if tokenizer is None:
+        raise UsageError(
+            explain(
+                "A transformer is converted together with its tokenizer.",
+                "another one of as many bits would load, and make bad pictures",
+                "add --tokenizer, infinity_vae_d32reg.pth for infinity_2b_reg.pth",
+            )
+        )
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(unknown("dtype", dtype, list(DTYPES)))
+    convert_to_folder(
+        transformer,
+        tokenizer,
+        destination,
+        name=name,
+        text_encoder=text_encoder,
+        budget=budget,
+        dtype=None if dtype is None else DTYPES[dtype],
+    )
+    if text_encoder is None:
+        typer.echo(
+            "No text encoder inside: add --text-encoder, a folder of google/flan-t5-xl, to read prompts.", err=True
+        )
+    typer.echo(str(destination))

@@ -1,0 +1,204 @@
+"""Who may import whom (docs/architecture.md), and what no file may do."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import bitvar
+
+ROOT = Path(bitvar.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+CORE = {"errors", "scales", "bits", "pyramid", "condition", "config"}
+MODELS = {"tokenizer", "text", "transformer"}
+LOW = CORE | {"nn"} | MODELS
+USERS = {"sampling", "editing", "checkpoints", "runtime"}
+
+# What each room may import besides itself.
+MAY: dict[str, set[str]] = {
+    **dict.fromkeys(CORE, CORE),
+    "nn": CORE,
+    **dict.fromkeys(MODELS, CORE | {"nn"}),
+    "sampling": CORE | {"nn", "transformer"},  # it yields latents: no tokenizer
+    "editing": LOW | {"sampling"},
+    "checkpoints": LOW,
+    "runtime": LOW,
+    "pipeline": LOW | USERS,
+    "data": CORE,
+    "training": LOW | {"checkpoints", "data"},
+    "evaluation": LOW | {"pipeline", "data"},
+    "serving": CORE | {"pipeline"},
+    "models": set(),
+}
+CORE_ORDER = ("errors", "config", "scales", "bits", "condition", "pyramid")
+OPTIONAL = {"fastapi", "uvicorn", "wandb", "peft", "resvg_py", "datasets", "torchvision", "scipy"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every absolute module that a file imports, wherever in it; `from bitvar import x` counts as `bitvar.x`."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)} has a relative import"
+            assert node.module is not None
+            if node.module == "bitvar":
+                yield from (f"bitvar.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Every call with the dotted name of what is called."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def files_of(*rooms: str) -> list[Path]:
+    return [path for path in FILES if room(path) in rooms]
+
+
+def parametrized(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+@parametrized([path for path in FILES if room(path) not in ("cli", "__init__")])
+def test_rooms_import_only_what_they_may(path: Path) -> None:
+    here = room(path)
+    assert here in MAY, f"{name_of(path)} is in no room of the house: add {here!r} to docs/architecture.md and here"
+    wanted = {module.split(".")[1] for module in imports(path) if module.startswith("bitvar.")}
+    assert wanted - MAY[here] - {here} == set()
+
+
+def test_the_contract_has_no_cycle() -> None:
+    order = [*sorted(CORE), "nn", *sorted(MODELS), "sampling", "editing", "checkpoints", "runtime", "pipeline", "data"]
+    for position, name in enumerate(order):
+        assert MAY[name] - CORE <= set(order[:position]), name
+
+
+def test_the_core_has_no_cycle() -> None:
+    for path in files_of(*CORE):
+        wanted = {module.split(".")[1] for module in imports(path) if module.startswith("bitvar.")}
+        assert wanted <= set(CORE_ORDER[: CORE_ORDER.index(room(path))]), name_of(path)
+
+
+@parametrized(files_of(*MODELS))
+def test_models_never_import_each_other(path: Path) -> None:
+    assert {module.split(".")[1] for module in imports(path) if module.startswith("bitvar.")} & (MODELS - {room(path)}) == set()
+
+
+def test_only_the_text_encoders_import_transformers() -> None:
+    users = {name_of(path) for path in FILES if any(m.split(".")[0] == "transformers" for m in imports(path))}
+    assert users == {"text/encoders.py"}
+
+
+@pytest.mark.parametrize("package", sorted(OPTIONAL))
+def test_an_optional_package_has_one_home(package: str) -> None:
+    homes = {name_of(path) for path in FILES if any(m.split(".")[0] == package for m in imports(path))}
+    assert len({home.rsplit("/", 1)[0] for home in homes}) <= 1, homes
+
+
+@parametrized(files_of("nn", "tokenizer", "transformer"))
+def test_model_files_know_no_devices_or_modes(path: Path) -> None:
+    words = {"cuda", "autocast", "compile", "distributed", "mps"}
+    named = {node.id for node in ast.walk(tree(path)) if isinstance(node, ast.Name)}
+    attributes = {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
+    texts = {
+        node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    modules = {part for module in imports(path) for part in module.split(".")}
+    assert (named | attributes | texts | modules) & words == set()
+
+
+@parametrized([path for path in FILES if room(path) != "cli"])
+def test_only_the_command_line_prints(path: Path) -> None:
+    assert [name for name, _ in calls(path) if name in ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write")] == []
+
+
+@parametrized([path for path in FILES if room(path) != "cli"])
+def test_only_the_command_line_reads_the_environment(path: Path) -> None:
+    wanted = [
+        ast.unparse(node)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv", "sys.argv")
+    ]
+    assert wanted == []
+
+
+@parametrized(FILES)
+def test_no_file_executes_what_it_reads(path: Path) -> None:
+    unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+    assert {module.split(".")[0] for module in imports(path)} & unsafe == set()
+    for name, call in calls(path):
+        assert name not in ("eval", "exec", "os.system", "yaml.load"), f"{name} at line {call.lineno}"
+        if name.endswith("torch.load"):
+            safe = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg == "weights_only"}
+            assert safe == {"weights_only": True}, f"torch.load at line {call.lineno}"
+        assert not any(
+            k.arg == "trust_remote_code" and not (isinstance(k.value, ast.Constant) and k.value.value is False)
+            for k in call.keywords
+        ), f"trust_remote_code at line {call.lineno}"
+        assert not any(k.arg == "shell" for k in call.keywords), f"shell at line {call.lineno}"
+
+
+@parametrized(FILES)
+def test_nothing_is_skipped_in_silence(path: Path) -> None:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"bare except at line {node.lineno}"
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            in_load = isinstance(node.value, ast.Constant) and node.value.value is False
+            assert not in_load or "zip(" in ast.unparse(_call_of(tree(path), node.lineno)), f"strict=False at {node.lineno}"
+
+
+def _call_of(module: ast.Module, line: int) -> ast.AST:
+    """The innermost-looking statement that covers a line, good enough to see what is called there."""
+    covering = [n for n in ast.walk(module) if isinstance(n, ast.Call) and n.lineno <= line <= (n.end_lineno or n.lineno)]
+    return covering[-1]
+
+
+@parametrized(FILES)
+def test_every_file_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(tree(path)), name_of(path)
+
+
+@parametrized(FILES)
+def test_sources_are_ascii(path: Path) -> None:
+    assert path.read_bytes().isascii()
+
+
+def _loaded_by(module: str) -> set[str]:
+    code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["bitvar", "bitvar.cli.main"])
+def test_help_needs_no_torch(module: str) -> None:
+    assert _loaded_by(module) & {"torch", "transformers", "numpy", "PIL", "safetensors", "pydantic"} == set()
+
+
+def test_the_public_names_are_sorted_and_all_there() -> None:
+    assert list(bitvar.__all__) == sorted(bitvar.__all__)
+    for name in bitvar.__all__:
+        assert getattr(bitvar, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        getattr(bitvar, "nothing")  # noqa: B009
