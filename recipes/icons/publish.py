@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+
 from bitvar.checkpoints.folder import Components, Defaults, ModelIndex
 from bitvar.data.samples import Sample, load_images, read_samples, to_signed
 from bitvar.pipeline import InfinityPipeline
@@ -72,7 +73,9 @@ def main() -> None:
     defaults = Defaults(guidance_scale=options.guidance, temperature=options.temperature)
     index = ModelIndex(name="icons", tokenizer=pipeline.index.tokenizer, defaults=defaults)
     parts = pipeline.components
-    measured = {split: measure(pipeline, options.data, split) for split in ("val", "held_out_combination", "held_out_prompt")}
+    measured = {
+        split: measure(pipeline, options.data, split) for split in ("val", "held_out_combination", "held_out_prompt")
+    }
     card = write_card(measured, json.loads((options.data / "manifest.json").read_text()), options.data, options.run)
     for part in (parts.transformer, parts.tokenizer, parts.text_encoder.model if parts.text_encoder else None):
         if part is not None:
@@ -81,7 +84,9 @@ def main() -> None:
     InfinityPipeline(half).save_pretrained(options.out)
 
     published = InfinityPipeline.from_pretrained(options.out, device="cpu")
-    held_out = [pick_spread(read_samples(options.data, split=split)) for split in ("held_out_combination", "held_out_prompt")]
+    held_out = [
+        pick_spread(read_samples(options.data, split=split)) for split in ("held_out_combination", "held_out_prompt")
+    ]
     prompts = [*GALLERY, *held_out[0], *held_out[1]]
     options.gallery.mkdir(parents=True, exist_ok=True)
     images = [published(prompt, seed=options.seed).images[0] for prompt in prompts]
@@ -89,7 +94,9 @@ def main() -> None:
     contact_sheet(images, [f"{i + 1}" for i in range(len(images))], columns=8, cell=128).save(
         options.gallery / "gallery-unnamed.png"
     )
-    (options.gallery / "gallery.json").write_text(json.dumps({"seed": options.seed, "prompts": prompts}, indent=2) + "\n")
+    (options.gallery / "gallery.json").write_text(
+        json.dumps({"seed": options.seed, "prompts": prompts}, indent=2) + "\n"
+    )
 
 
 def pick_spread(samples: list[Sample]) -> list[str]:
@@ -137,7 +144,8 @@ def write_card(measured: dict[str, Any], manifest: dict[str, Any], data: Path, r
     last = [row for row in train if row["phase"] == "train"][-1]
     scales = [name for name in measured["val"] if name.startswith("accuracy/")]
     rows = "\n".join(
-        f"| {k + 1} | " + " | ".join(f"{100 * measured[s][f'accuracy/scale_{k}']:.1f} %" for s in measured)
+        f"| {k + 1} | "
+        + " | ".join(f"{100 * measured[s][f'accuracy/scale_{k}']:.1f} %" for s in measured)
         + f" | {measured['val'][f'loss/scale_{k}']:.3f} | {measured['val'][f'psnr/scale_{k}']:.1f} |"
         for k in range(len(scales))
     )

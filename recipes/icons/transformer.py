@@ -26,7 +26,7 @@ def recipe() -> TransformerTraining:
             schedules=(ScheduleConfig(grids=GRIDS, reference=(8, 8)),),
         ),
         optimization=OptimizationConfig(
-            steps=4200, batch_size=32, learning_rate=1e-3, warmup_steps=200, ema_decay=0.998
+            steps=3800, batch_size=32, learning_rate=1e-3, warmup_steps=200, ema_decay=0.998
         ),
         intervals=IntervalConfig(log=20, validation=300, sample=300, save=300),
         initial_gamma=1.0,

@@ -165,6 +165,11 @@ class InfinityPipeline:
         return self.components.index
 
     @property
+    def model_name(self) -> str:
+        """The name, and which one exactly: the first digits of the folder's digest."""
+        return f"{self.index.name}@{self.components.digest[:12]}" if self.components.digest else self.index.name
+
+    @property
     def stride(self) -> int:
         """Pixels per token side."""
         return self.tokenizer.config.stride * self.transformer.config.patch_size
@@ -194,9 +199,7 @@ class InfinityPipeline:
         """
         forms = ("pil", "np", "pt", "bits")
         if output_type not in forms:
-            raise UsageError(
-                explain(f"Unknown output_type {output_type!r}.", "no such form", f"choose from {forms}")
-            )
+            raise UsageError(explain(f"Unknown output_type {output_type!r}.", "no such form", f"choose from {forms}"))
         last = collections.deque(self.stream(prompt, **options), maxlen=1).pop()
         return GenerationOutput(_as_form(last, output_type), last.seeds, last.metadata)
 
@@ -330,7 +333,7 @@ class InfinityPipeline:
             "temperature": params.temperature,
             "top_k": params.top_k,
             "top_p": params.top_p,
-            "model": self.index.name,
+            "model": self.model_name,
             "dtype": str(self.transformer.dtype).removeprefix("torch."),
             "device": self.transformer.device.type,
         }

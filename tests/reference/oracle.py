@@ -50,9 +50,7 @@ def bilinear_resize(cells: Array, grid: Grid) -> Array:
     return out
 
 
-def pyramid(
-    features: Array, grids: Sequence[Grid], flip: Callable[[int, Array], Array] | None = None
-) -> list[Scale]:
+def pyramid(features: Array, grids: Sequence[Grid], flip: Callable[[int, Array], Array] | None = None) -> list[Scale]:
     """The residual pyramid of one picture, `(d, h, w)`; `flip` is self-correction's."""
     features = features.astype(np.float64)
     d = features.shape[0]
@@ -79,10 +77,14 @@ def unshuffle(cells: Array, patch: int) -> Array:
     tokens = []
     for i in range(height // patch):
         for j in range(width // patch):
-            tokens.append([
-                cells[channel, i * patch + r, j * patch + c]
-                for channel in range(d) for r in range(patch) for c in range(patch)
-            ])
+            tokens.append(
+                [
+                    cells[channel, i * patch + r, j * patch + c]
+                    for channel in range(d)
+                    for r in range(patch)
+                    for c in range(patch)
+                ]
+            )
     return np.array(tokens)
 
 

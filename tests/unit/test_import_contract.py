@@ -101,7 +101,9 @@ def test_the_core_has_no_cycle() -> None:
 
 @parametrized(files_of(*MODELS))
 def test_models_never_import_each_other(path: Path) -> None:
-    assert {module.split(".")[1] for module in imports(path) if module.startswith("bitvar.")} & (MODELS - {room(path)}) == set()
+    assert {module.split(".")[1] for module in imports(path) if module.startswith("bitvar.")} & (
+        MODELS - {room(path)}
+    ) == set()
 
 
 def test_only_the_text_encoders_import_transformers() -> None:
@@ -129,7 +131,9 @@ def test_model_files_know_no_devices_or_modes(path: Path) -> None:
 
 @parametrized([path for path in FILES if room(path) != "cli"])
 def test_only_the_command_line_prints(path: Path) -> None:
-    assert [name for name, _ in calls(path) if name in ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write")] == []
+    assert [
+        name for name, _ in calls(path) if name in ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write")
+    ] == []
 
 
 @parametrized([path for path in FILES if room(path) != "cli"])
@@ -144,7 +148,11 @@ def test_only_the_command_line_reads_the_environment(path: Path) -> None:
 
 @parametrized(FILES)
 def test_no_file_executes_what_it_reads(path: Path) -> None:
-    unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+    nodes = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)]
+    assert {ast.unparse(node) for node in nodes if ast.unparse(node.value) == "pickle"} <= {"pickle.UnpicklingError"}
+    froms = {node.module for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom)}
+    assert "pickle" not in froms
+    unsafe = {"cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
     assert {module.split(".")[0] for module in imports(path)} & unsafe == set()
     for name, call in calls(path):
         assert name not in ("eval", "exec", "os.system", "yaml.load"), f"{name} at line {call.lineno}"
@@ -165,12 +173,16 @@ def test_nothing_is_skipped_in_silence(path: Path) -> None:
             assert node.type is not None, f"bare except at line {node.lineno}"
         if isinstance(node, ast.keyword) and node.arg == "strict":
             in_load = isinstance(node.value, ast.Constant) and node.value.value is False
-            assert not in_load or "zip(" in ast.unparse(_call_of(tree(path), node.lineno)), f"strict=False at {node.lineno}"
+            assert not in_load or "zip(" in ast.unparse(_call_of(tree(path), node.lineno)), (
+                f"strict=False at {node.lineno}"
+            )
 
 
 def _call_of(module: ast.Module, line: int) -> ast.AST:
     """The innermost-looking statement that covers a line, good enough to see what is called there."""
-    covering = [n for n in ast.walk(module) if isinstance(n, ast.Call) and n.lineno <= line <= (n.end_lineno or n.lineno)]
+    covering = [
+        n for n in ast.walk(module) if isinstance(n, ast.Call) and n.lineno <= line <= (n.end_lineno or n.lineno)
+    ]
     return covering[-1]
 
 

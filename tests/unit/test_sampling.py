@@ -53,7 +53,10 @@ def same_bits(ours: Sequence[ScaleResult], theirs: Sequence[Tensor]) -> bool:
 
 @torch.no_grad()
 def slow_bits(
-    condition: TextCondition, seed_values: Sequence[int], guidance: Sequence[float], negative: TextCondition | None = None
+    condition: TextCondition,
+    seed_values: Sequence[int],
+    guidance: Sequence[float],
+    negative: TextCondition | None = None,
 ) -> list[Tensor]:
     """No cache, no dropped rows, no joined batch: at every scale the whole model runs over all scales so far, twice."""
     negative = negative or condition.drop(torch.ones(condition.batch, dtype=torch.bool))
@@ -87,7 +90,9 @@ def test_no_work_is_done_for_unguided_scales(
 ) -> None:
     seen: list[int] = []
     decode = MODEL.decode_scale
-    monkeypatch.setattr(MODEL, "decode_scale", lambda tokens, k, state: (seen.append(len(tokens)), decode(tokens, k, state))[1])
+    monkeypatch.setattr(
+        MODEL, "decode_scale", lambda tokens, k, state: (seen.append(len(tokens)), decode(tokens, k, state))[1]
+    )
     sample(texts(3, 5), seeds(1, 2), guidance_scale=guidance)
     assert seen == rows
 
@@ -110,9 +115,7 @@ def test_the_samplers_inputs_equal_the_teacher_forced_ones(patch_size: int, monk
     embed = model.embed
     monkeypatch.setattr(model, "embed", lambda resized, k: (fed.append(resized), embed(resized, k))[1])
     generators = seeds(0, 1)
-    results = list(
-        generate(model, texts(3, 5), TALL, params=SamplingParams(), generators=generators, given_bits=given)
-    )
+    results = list(generate(model, texts(3, 5), TALL, params=SamplingParams(), generators=generators, given_bits=given))
     assert len(fed) == len(expected.inputs)
     for ours, theirs in zip(fed, expected.inputs, strict=True):
         assert torch.equal(ours, theirs)
@@ -185,7 +188,13 @@ def test_a_list_of_one_is_for_every_scale() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"temperature": -0.1}, {"guidance_scale": [3.0, -1.0]}, {"top_k": -1}, {"top_p": 1.1}, {"temperature": float("nan")}],
+    [
+        {"temperature": -0.1},
+        {"guidance_scale": [3.0, -1.0]},
+        {"top_k": -1},
+        {"top_p": 1.1},
+        {"temperature": float("nan")},
+    ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(options))} is .*"):
@@ -219,7 +228,9 @@ def test_the_latent_is_the_sum_of_the_scales_so_far() -> None:
 def test_closing_the_iterator_cancels_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     decode = MODEL.decode_scale
-    monkeypatch.setattr(MODEL, "decode_scale", lambda tokens, k, state: (decoded.append(k), decode(tokens, k, state))[1])
+    monkeypatch.setattr(
+        MODEL, "decode_scale", lambda tokens, k, state: (decoded.append(k), decode(tokens, k, state))[1]
+    )
     results = generate(MODEL, texts(3), TALL, params=SamplingParams(), generators=seeds(1))
     assert decoded == []  # nothing happens before it is asked for
     next(results)

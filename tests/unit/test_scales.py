@@ -46,7 +46,9 @@ def test_square_1M_has_the_published_token_count() -> None:
     assert (len(schedule), schedule.num_tokens) == (13, 10_521)
 
 
-@pytest.mark.parametrize(("ratio", "budget"), [("1.0", "0.25M"), ("0.666", "0.06M"), ("3.0", "0.06M"), ("1.75", "0.25M")])
+@pytest.mark.parametrize(
+    ("ratio", "budget"), [("1.0", "0.25M"), ("0.666", "0.06M"), ("3.0", "0.06M"), ("1.75", "0.25M")]
+)
 def test_positions_equal_a_slow_loop(ratio: str, budget: str) -> None:
     schedule = official_schedule(ratio, budget)
     assert [tuple(row) for row in schedule.positions().tolist()] == oracle.positions(schedule.grids, schedule.reference)
@@ -114,7 +116,9 @@ def test_a_size_out_of_range_is_refused(height: int, width: int) -> None:
         nearest_schedule([official_schedule("1.0", "0.06M")], height=height, width=width, stride=16)
 
 
-@pytest.mark.parametrize(("ratio", "budget", "named"), [("1.1", "1M", "ratio '1.1'"), ("1.0", "2M", "pixel budget '2M'")])
+@pytest.mark.parametrize(
+    ("ratio", "budget", "named"), [("1.1", "1M", "ratio '1.1'"), ("1.0", "2M", "pixel budget '2M'")]
+)
 def test_unknown_names_are_refused(ratio: str, budget: str, named: str) -> None:
     with pytest.raises(UsageError, match=f"Unknown {named}"):
         official_schedule(ratio, budget)

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,13 @@ GRIDS = ((1, 1), (2, 2), (4, 4))
 
 
 def optimization(**changes: Any) -> OptimizationConfig:
-    settings: dict[str, Any] = {"steps": 6, "batch_size": 3, "learning_rate": 1e-3, "warmup_steps": 2, "precision": "fp32"}
+    settings: dict[str, Any] = {
+        "steps": 6,
+        "batch_size": 3,
+        "learning_rate": 1e-3,
+        "warmup_steps": 2,
+        "precision": "fp32",
+    }
     return OptimizationConfig(**(settings | changes))
 
 
@@ -39,7 +46,10 @@ INTERVALS = IntervalConfig(log=1, validation=2, sample=2, save=2, keep=2)
 
 def tokenizer_training(**changes: Any) -> TokenizerTraining:
     model = TokenizerConfig(bits=4, base_channels=8, channel_multipliers=(1, 2), res_blocks=1, norm_groups=4)
-    settings: dict[str, Any] = {"model": model, "grids": GRIDS, "optimization": optimization(), "intervals": INTERVALS}
+    settings: dict[str, Any] = {
+        "model": model, "grids": GRIDS, "optimization": optimization(), "intervals": INTERVALS,
+        "entropy_sharpness": 4.0,
+    }  # fmt: skip
     return TokenizerTraining(**(settings | changes))
 
 
@@ -111,7 +121,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert metrics(one) == metrics(other)
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -145,9 +155,9 @@ def test_a_killed_run_makes_the_lost_steps_again(kind: str, tmp_path: Path) -> N
 
     def die(line: str) -> None:
         if line.startswith("step 5/"):
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(config, tmp_path / "cut", report=die)
     lines: list[str] = []
     train(config, tmp_path / "cut", report=lines.append)
@@ -163,27 +173,13 @@ def test_an_interrupt_in_the_middle_of_an_update_saves_no_half_step(
     update = Ema.update
 
     def interrupted(self: Ema, model: nn.Module, step: int) -> None:
-        if step == 4:
+        if step == 3:
             raise KeyboardInterrupt  # the optimiser has stepped, the average has not
         update(self, model, step)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Ema, "update", interrupted)
         train(config, tmp_path / "cut")
-    train(config, tmp_path / "cut")
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_an_interrupt_before_validation_still_validates(tmp_path: Path) -> None:
-    config = transformer_training()
-    train(config, tmp_path / "whole")
-
-    def interrupt(line: str) -> None:
-        if line.startswith("step 4/"):
-            raise KeyboardInterrupt  # step 4 is logged, its validation is still to come
-
-    with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "cut", report=interrupt)
     train(config, tmp_path / "cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
@@ -248,7 +244,7 @@ def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
     rates = [learning_rate(step, config) for step in range(101)]
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(2.0)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     assert rates[55] == pytest.approx((2.0 + 0.2) / 2)
     assert rates[100] == pytest.approx(0.2)
     assert learning_rate(1000, config) == pytest.approx(0.2)
@@ -293,7 +289,11 @@ def test_a_batch_may_be_larger_than_the_set() -> None:
 
 
 def test_every_step_draws_its_own_numbers() -> None:
-    draws = {(seed, step): torch.rand((), generator=step_generator(seed, step)).item() for seed in (0, 1) for step in range(9)}
+    draws = {
+        (seed, step): torch.rand((), generator=step_generator(seed, step)).item()
+        for seed in (0, 1)
+        for step in range(9)
+    }
     assert len(set(draws.values())) == 18
     assert torch.rand((), generator=step_generator(1, 5)).item() == draws[1, 5]
 
@@ -320,13 +320,13 @@ COMMON = {
 }  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {
     "tokenizer": COMMON | {
-        "grids": [[1, 1], [4, 4]], "commitment": 0.0, "entropy": 0.0, "entropy_sharpness": 5.0, "perceptual": 0.0,
+        "grids": [[1, 1], [4, 4]], "commitment": 0.0, "entropy": 0.0, "entropy_sharpness": 2.0, "perceptual": 0.0,
         "adversarial": 0.0, "adversarial_start": 3, "truncation": 0.0, "model.bits": 5, "model.base_channels": 12,
         "model.channel_multipliers": [1, 1], "model.res_blocks": 2, "model.norm_groups": 2,
     },
     "transformer": COMMON | {
         "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True,
-        "gamma_scale": 100.0, "model.depth": 2, "model.width": 24, "model.num_heads": 1, "model.max_text_tokens": 6,
+        "initial_gamma": 0.5, "model.depth": 2, "model.width": 24, "model.num_heads": 1, "model.max_text_tokens": 6,
         "model.max_scales": 4,
     },
 }  # fmt: skip
@@ -376,9 +376,7 @@ def test_the_same_run_twice_is_the_same(base_fingerprints: dict[str, tuple[Any, 
 # The tokenizer's step
 
 
-def tokenizer_loss(
-    task: TokenizerTask, *, step: int = 0, seed: int = 0
-) -> tuple[Tensor, dict[str, Tensor]]:
+def tokenizer_loss(task: TokenizerTask, *, step: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
     return task.loss(torch.arange(3), step, torch.Generator().manual_seed(seed))
 
 
@@ -395,7 +393,8 @@ def test_the_judge_and_the_decoder_do_not_touch_each_other() -> None:
     assert all(gradient is None for gradient in inward[1:])
     outward = torch.autograd.grad(terms["discriminator"], [fake, *judge.parameters()], allow_unused=True)
     assert outward[0] is None
-    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in outward[1:])
+    assert all(gradient is not None for gradient in outward[1:])
+    assert sum(gradient.abs().max() > 0 for gradient in outward[1:]) >= len(outward) - 2  # the last bias cancels out
     torch.testing.assert_close(terms["generator"], -0.7 * judge(fake).mean())
 
 
@@ -424,9 +423,11 @@ def test_the_perceptual_distance_counts_and_is_felt() -> None:
         calls.append((a, b))
         return blurry(a, b)
 
-    task = TokenizerTask(tokenizer_training(perceptual=2.0), images=pictures(5), validation=pictures(2), perceptual=distance)
+    task = TokenizerTask(
+        tokenizer_training(perceptual=2.0), images=pictures(5), validation=pictures(2), perceptual=distance
+    )
     total, terms = tokenizer_loss(task)
-    (reconstruction, images), = calls
+    ((reconstruction, images),) = calls
     torch.testing.assert_close(terms["perceptual"], 2.0 * blurry(reconstruction, images).detach())
     torch.testing.assert_close(total.detach(), torch.stack(list(terms.values())).sum())
     (gradient,) = torch.autograd.grad(blurry(reconstruction, images), task.model.tokenizer.encoder.conv_in.weight)
@@ -475,6 +476,14 @@ def test_the_entropy_terms_know_certain_and_even_bits() -> None:
     p = 1 / (1 + math.exp(-4 * 0.5 * 1.5 / math.sqrt(d)))
     expected = -(p * math.log2(p) + (1 - p) * math.log2(1 - p))
     assert losses.bit_entropy(one_sided, inverse_temperature=1.5).per_sample.item() == pytest.approx(expected)
+
+
+@pytest.mark.xfail(strict=True, reason="losses._binary_entropy: d xlogy(x, x) at 0 is 0 * inf once a sigmoid saturates")
+def test_certain_bits_have_a_finite_gradient() -> None:
+    residual = torch.tensor([1.0, 0.0, 0.0, 0.0]).reshape(1, 4, 1, 1).requires_grad_()
+    terms = losses.bit_entropy(residual, inverse_temperature=20.0)
+    (gradient,) = torch.autograd.grad(terms.per_sample - terms.of_mean, residual)
+    assert torch.isfinite(gradient).all()
 
 
 def test_the_entropy_penalty_prefers_certain_and_even_bits() -> None:
@@ -566,12 +575,14 @@ def test_validation_neither_flips_nor_drops() -> None:
     assert values[0] == values[1]
 
 
-def test_gamma_scale_widens_the_first_step_of_every_block() -> None:
-    plain, wide = (transformer_task(transformer_training(gamma_scale=s)).model for s in (1.0, 100.0))
-    torch.testing.assert_close(wide.blocks[0].modulation[:2], 100 * plain.blocks[0].modulation[:2])
-    torch.testing.assert_close(wide.shared_modulation.weight[:32], 100 * plain.shared_modulation.weight[:32])
-    assert torch.equal(wide.blocks[0].modulation[2:], plain.blocks[0].modulation[2:])
-    assert torch.equal(wide.shared_modulation.weight[32:], plain.shared_modulation.weight[32:])
+def test_the_gammas_may_start_larger_than_released() -> None:
+    task = transformer_task(transformer_training(initial_gamma=0.7))
+    condition = task.model.encode_condition(task.train.captions.condition(torch.tensor([0, 1])))
+    gammas = condition.modulation[:, :2] + task.model.blocks[0].modulation[:2]
+    torch.testing.assert_close(gammas, torch.full_like(gammas, 0.7), atol=1e-3, rtol=0)
+    released = transformer_task(transformer_training()).model
+    assert released.blocks[0].modulation[:2].abs().max() < 1e-5
+    assert torch.equal(task.model.blocks[0].modulation[2:], released.blocks[0].modulation[2:])
 
 
 # Overfitting: the whole chain, from pictures to pictures
@@ -629,6 +640,7 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
     config = TokenizerTraining(
         model=TokenizerConfig(bits=8, base_channels=16, channel_multipliers=(1, 2, 2), res_blocks=1, norm_groups=8),
         grids=grids,
+        entropy_sharpness=4.0,
         optimization=optimization(
             steps=tokenizer_steps, batch_size=count, learning_rate=4e-3, warmup_steps=20, ema_decay=0.95
         ),
@@ -654,7 +666,7 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
         ),
         intervals=quiet,
         max_flip_strength=0.1,
-        gamma_scale=1e4,
+        initial_gamma=1.0,
     )  # fmt: skip
     run = Run(folder / "transformer", training.dump(), training.optimization, quiet)
     transformer = loop.run(TransformerTask(training, train=data, validation=data), run)
@@ -673,8 +685,8 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
 
 
 def test_eight_pictures_overfit_and_come_back(tmp_path: Path) -> None:
-    images, reconstructions, samples = overfit(tmp_path, count=8, tokenizer_steps=250, transformer_steps=250)
+    images, reconstructions, samples = overfit(tmp_path, count=8, tokenizer_steps=300, transformer_steps=450)
     distances = (samples[:, None] - images[None]).square().mean(dim=(2, 3, 4))
     assert distances.argmin(dim=1).tolist() == list(range(8))
-    assert psnr(reconstructions, images).min() > 15
-    assert psnr(samples, reconstructions).min() > 15
+    assert psnr(reconstructions, images).min() > 18
+    assert psnr(samples, reconstructions).min() > 18

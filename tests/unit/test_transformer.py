@@ -52,7 +52,9 @@ def prompts(*lengths: int, seed: int = 5, width: int = 12) -> list[Tensor]:
     return [torch.randn(length, width, generator=generator) for length in lengths]
 
 
-def picture(model: InfinityTransformer, schedule: ScaleSchedule, batch: int, seed: int = 9) -> tuple[list[Tensor], Tensor]:
+def picture(
+    model: InfinityTransformer, schedule: ScaleSchedule, batch: int, seed: int = 9
+) -> tuple[list[Tensor], Tensor]:
     patch = model.config.patch_size
     shape = (batch, model.config.bits // patch**2, *schedule.latent_grids(patch)[-1])
     features = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -144,7 +146,9 @@ def test_padding_changes_nothing(adapter: int) -> None:
     alone = model(TextCondition.from_list([short]), inputs, SQUARE)
     padded = TextCondition.from_list([short, long])
     features = torch.where(padded.mask[..., None], padded.features, 1e3)  # whatever lies in the padding
-    both = model(TextCondition(features, padded.mask, padded.dropped), [part.repeat(2, 1, 1, 1) for part in inputs], SQUARE)
+    both = model(
+        TextCondition(features, padded.mask, padded.dropped), [part.repeat(2, 1, 1, 1) for part in inputs], SQUARE
+    )
     close(both[:1], alone)
 
 
@@ -191,7 +195,9 @@ def test_the_first_loss_is_near_ln_2() -> None:
         inputs, bits = picture(model, TALL, 4)
         logits = model(TextCondition.from_list(prompts(3, 2, 4, 5)), inputs, TALL)
         for reweighted in (False, True):
-            assert bitwise_loss(logits, bits, TALL, reweighted=reweighted).item() == pytest.approx(math.log(2), abs=5e-3)
+            assert bitwise_loss(logits, bits, TALL, reweighted=reweighted).item() == pytest.approx(
+                math.log(2), abs=5e-3
+            )
 
 
 def test_initialisation_follows_the_released_recipe() -> None:

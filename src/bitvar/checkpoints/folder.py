@@ -17,10 +17,11 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import atomic_folder, load_tensors, verify_folder
+from bitvar.checkpoints.files import atomic_folder, load_tensors, merged_digest, verify_folder
 from bitvar.checkpoints.official import OfficialBuffer
 from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.nn.linear import channels_last
 from bitvar.text import TextEncoder, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
@@ -84,13 +85,18 @@ class ModelIndex(Config):
 
 @dataclass
 class Components:
-    """A model in memory. The text encoder is absent from freshly converted official files until one is given."""
+    """A model in memory.
+
+    The text encoder is absent from freshly converted official files until one is given. The digest is that of the folder
+    it was read from; empty for a model that never was in one.
+    """
 
     transformer: InfinityTransformer
     tokenizer: InfinityTokenizer
     text_encoder: TextEncoder | None
     index: ModelIndex
     card: str
+    digest: str = ""
 
 
 def identify(name: str, tensors: Mapping[str, Tensor]) -> TokenizerIdentity:
@@ -129,7 +135,7 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Co
                 "give a folder made by bitvar; official files are turned into one by `bitvar convert`",
             )
         )
-    verify_folder(folder)
+    sums = verify_folder(folder)
     try:
         index = ModelIndex.load(folder / "model_index.json")
         identity = TokenizerIdentity.load(folder / "image_tokenizer" / "identity.json")
@@ -139,11 +145,11 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Co
         raise WeightsError(str(error)) from None
     check_pair(index.tokenizer, identity)
     transformer = _load(InfinityTransformer, transformer_config, folder / "transformer", dtype, device)
-    tokenizer = _load(InfinityTokenizer, tokenizer_config, folder / "image_tokenizer", dtype, device)
-    tokenizer.to(memory_format=torch.channels_last)  # 1.1 to 1.2 times faster convolutions; same values
+    tokenizer = channels_last(_load(InfinityTokenizer, tokenizer_config, folder / "image_tokenizer", dtype, device))
     text = folder / "text_encoder"
     encoder = load_text_encoder(text, dtype=dtype).to(device) if text.is_dir() else None
-    return Components(transformer, tokenizer, encoder, index, (folder / "README.md").read_text(encoding="utf-8"))
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    return Components(transformer, tokenizer, encoder, index, card, digest=merged_digest(sums))
 
 
 def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:

@@ -74,6 +74,7 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity
     from bitvar.config import unknown
     from bitvar.errors import UsageError
+    from bitvar.nn.linear import channels_last
     from bitvar.pipeline import InfinityPipeline
     from bitvar.runtime.placement import resolve_device, resolve_dtype
     from bitvar.tokenizer import TOKENIZER_PRESETS, InfinityTokenizer
@@ -85,7 +86,7 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     chosen = resolve_device(device)
     with torch.device(chosen):
         transformer = InfinityTransformer(PRESETS[preset])
-        images = InfinityTokenizer(TOKENIZER_PRESETS[tokenizer]).to(memory_format=torch.channels_last)
+        images = channels_last(InfinityTokenizer(TOKENIZER_PRESETS[tokenizer]))
     if chosen.type == "cpu":
         transformer.initialize(torch.Generator().manual_seed(0))
     for part in (transformer, images):

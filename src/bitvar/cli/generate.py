@@ -58,7 +58,7 @@ def generate(
     with exit_codes():
         settings, index, count = _settings(prompt, from_picture, n, given)
         if from_picture is not None:
-            dtype, model = dtype or settings.pop("dtype"), model or settings.pop("model_source")
+            grid, dtype, model = _how_it_was_made(settings, dtype, model)
         _check_writable(output, previews)
         began = time.perf_counter()
         pipeline = _load(model, revision, dtype or "auto", device)
@@ -96,7 +96,15 @@ def _settings(
             )
         )
     settings = read_settings(from_picture)
-    return settings, settings.pop("batch_index"), settings.pop("batch_size")
+    return settings, settings.pop("batch_index", None), settings.pop("batch_size", 1)
+
+
+def _how_it_was_made(settings: dict[str, Any], dtype: str | None, model: str | None) -> tuple[bool, str, str | None]:
+    """Whether it is a sheet, its dtype and its model, taken out of the settings; what is given goes first."""
+    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+    made_with = names.get(str(settings.pop("dtype", "")), "auto")
+    source = settings.pop("model_source", None)
+    return bool(settings.pop("grid", False)), dtype or made_with, model or source
 
 
 def _numbers(name: str, text: str) -> float | tuple[float, ...]:
@@ -107,7 +115,9 @@ def _numbers(name: str, text: str) -> float | tuple[float, ...]:
     except ValueError:
         raise UsageError(
             explain(
-                f"Can't read --{name.split('_', maxsplit=1)[0]} {text!r}.", "it is no number or list of numbers", "write 3 or 1,2,3"
+                f"Can't read --{name.split('_', maxsplit=1)[0]} {text!r}.",
+                "it is no number or list of numbers",
+                "write 3 or 1,2,3",
             )
         ) from None
     return values[0] if len(values) == 1 else values
@@ -150,11 +160,10 @@ def _check_same_model(settings: dict[str, Any], pipeline: "InfinityPipeline") ->
     from bitvar.errors import UsageError, explain
 
     version, wanted = settings.pop("version", __version__), settings.pop("model", None)
-    for unused in ("device", "model_source", "dtype"):
-        settings.pop(unused, None)
+    settings.pop("device", None)
     if version != __version__:
         typer.echo(f"Note: made by bitvar {version}, this is {__version__}; the picture may differ.", err=True)
-    found = _model_name(pipeline)
+    found = pipeline.model_name
     if wanted is not None and wanted != found:
         raise UsageError(
             explain(
@@ -235,7 +244,7 @@ def _write(
     images, count = event.preview(), len(event.seeds)
     first = event.metadata[0]
     path = output or default_name(first["prompt"], first["seed"] if index is None else event.seeds[index])
-    common = {"version": __version__, "model": _model_name(pipeline), "model_source": source, "seed": event.seeds[0]}
+    common = {"version": __version__, "model_source": source, "seed": event.seeds[0]}
     metadata = [{**m, **common, "batch_size": count, "batch_index": i} for i, m in enumerate(event.metadata)]
     if grid:
         save_png(montage(images), path, {**metadata[0], "grid": True})
@@ -253,13 +262,9 @@ def _model_source(model: str | None) -> str | None:
     return model if model is not None and not Path(model).exists() else None
 
 
-def _model_name(pipeline: "InfinityPipeline") -> str:
-    return f"{pipeline.index.name} {pipeline.index.tokenizer.sha256[:12]}"
-
-
 def _report(files: list[dict[str, Any]], pipeline: "InfinityPipeline", seconds: float, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"files": files, "model": _model_name(pipeline), "seconds": round(seconds, 3)}))
+        typer.echo(json.dumps({"files": files, "model": pipeline.model_name, "seconds": round(seconds, 3)}))
         return
     for file in files:
         typer.echo(

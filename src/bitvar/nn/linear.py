@@ -4,6 +4,8 @@ Precision is decided once, by whoever makes the first tensor: weights are cast t
 weights train in bf16, and the head stays fp32 in a bf16 model, with no context manager deciding behind our backs.
 """
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -18,8 +20,7 @@ def project(
     """`x W^T + b`. The reference is `F.linear`; fp32 inference on a CPU takes a 1x1 convolution instead.
 
     The two differ by re-association only. PyTorch's fp32 matrix product reaches half the speed of its convolution on
-    processors that its BLAS has no kernels for (1.9x at 256 tokens on an AVX-512 AMD machine), and the layouts agree, so
-    nothing is copied.
+    processors that its BLAS has no kernels for (docs/performance.md), and the layouts agree, so nothing is copied.
     """
     plain = x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled()
     if plain or x.ndim != 3 or x.shape[1] < MIN_TOKENS_FOR_CONVOLUTION:
@@ -64,3 +65,11 @@ class Conv2d(nn.Module):
     def extra_repr(self) -> str:
         outputs, inputs, kernel, _ = self.weight.shape
         return f"{inputs} -> {outputs}, kernel={kernel}, stride={self.stride}"
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def channels_last(module: M) -> M:
+    """Lay out a module's convolutions channels-last, in place: the same values, 1.1 to 1.2 times faster on CPUs."""
+    return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

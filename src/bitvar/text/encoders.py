@@ -3,9 +3,10 @@
 A closed registry: which class reads a folder is written here, never in the folder.
 """
 
+import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,13 +128,30 @@ def load_text_encoder(
 
 def _load_model(kind: str, folder: Path, dtype: torch.dtype) -> nn.Module:
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
-    if kind == "t5":
-        from transformers.models.t5 import T5EncoderModel
+    with _quiet():
+        if kind == "t5":
+            from transformers.models.t5 import T5EncoderModel
 
-        return T5EncoderModel.from_pretrained(folder, **options)
-    from transformers.models.bert import BertModel
+            return T5EncoderModel.from_pretrained(folder, **options)
+        from transformers.models.bert import BertModel
 
-    return BertModel.from_pretrained(folder, add_pooling_layer=False, **options)
+        return BertModel.from_pretrained(folder, add_pooling_layer=False, **options)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar and no report of the tensors that an encoder rightly leaves unread."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _load_vocabulary(folder: Path) -> "PreTrainedTokenizerFast":

@@ -1,5 +1,6 @@
 """Losses of tokenizer training. Each is a pure function; the training step adds them up."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,9 +34,9 @@ class EntropyTerms(NamedTuple):
 def bit_entropy(residual: Float[Tensor, "b d h w"], *, inverse_temperature: float = 1.0) -> EntropyTerms:
     """BSQ's factorised entropy (Zhao et al., arXiv 2406.07548): O(d), since the bits are independent given z."""
     bits = residual.shape[1]
-    on_sphere = F.normalize(residual.float(), dim=1)
-    one = torch.sigmoid(4 * on_sphere * inverse_temperature * bits**-0.5)
-    return EntropyTerms(_binary_entropy(one).mean(), _binary_entropy(one.mean(dim=(0, 2, 3))).mean())
+    logits = 4 * F.normalize(residual.float(), dim=1) * inverse_temperature * bits**-0.5
+    mean = torch.sigmoid(logits).mean(dim=(0, 2, 3)).clamp(1e-6, 1 - 1e-6)
+    return EntropyTerms(_binary_entropy(logits).mean(), _binary_entropy(torch.logit(mean)).mean())
 
 
 def entropy_penalty(steps: Sequence[Step], *, inverse_temperature: float = 1.0) -> Float[Tensor, ""]:
@@ -59,6 +60,6 @@ def generator_loss(fake: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
     return -fake.mean()
 
 
-def _binary_entropy(one: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    nats = -(torch.xlogy(one, one) + torch.xlogy(1 - one, 1 - one))
-    return nats / torch.log(torch.tensor(2.0, device=one.device))
+def _binary_entropy(logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Entropy in bits of a bit whose log-odds these are; its gradient stays finite however certain the bit is."""
+    return (F.softplus(logits) - logits * torch.sigmoid(logits)) / math.log(2)

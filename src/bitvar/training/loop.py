@@ -38,9 +38,11 @@ class Task(Protocol):
 
     def loss(self, indices: Tensor, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of samples, and what to log of it."""
+        ...
 
     def validate(self, model: nn.Module) -> Metrics:
         """Figures on held-out samples, with the averaged weights."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Run:
 def run(task: Task, run: Run) -> nn.Module:
     """Train to the last step, resuming from the newest checkpoint if there is one. Returns the averaged model.
 
-    An interrupted run saves before it stops. A finished one is a no-op.
+    An interrupted run saves before it stops, unless the update was half done. A finished one is a no-op.
 
     Raises:
         TrainingDivergedError: when loss or gradient is not finite.
@@ -79,11 +81,10 @@ def run(task: Task, run: Run) -> nn.Module:
         checkpoints.restore(state, newest, config=run.config)
         run.report(f"resuming at step {state.step}")
     metrics = MetricsFile(run.folder / "metrics.jsonl", state.step)
-    saved_step, clock = state.step, Clock()
+    saved_step, clock = state.step, Clock(state.step)
     try:
         while state.step < optimization.steps:
             logged = _train_step(task, state, optimization)
-            state.step += 1
             last = state.step == optimization.steps
             if last or state.step % intervals.log == 0:
                 values = {name: value.item() for name, value in logged.items()}
@@ -100,7 +101,7 @@ def run(task: Task, run: Run) -> nn.Module:
                 checkpoints.save(state, folder, config=run.config, keep=intervals.keep)
                 saved_step = state.step
     except KeyboardInterrupt:
-        if saved_step < state.step:
+        if saved_step < state.step and state.whole:
             checkpoints.save(state, folder, config=run.config, keep=intervals.keep)
         raise
     return state.ema.model
@@ -121,8 +122,11 @@ def _train_step(task: Task, state: checkpoints.TrainState, config: OptimizationC
     rate = learning_rate(state.step, config)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
+    state.whole = False
     state.optimizer.step()
     state.ema.update(task.model, state.step)
+    state.step += 1
+    state.whole = True
     return {"loss": loss.detach(), "gradient_norm": norm, "learning_rate": torch.tensor(rate), **logged}
 
 
@@ -147,13 +151,12 @@ def _permutation(num_samples: int, seed: int, epoch: int) -> Tensor:
 class Clock:
     """Steps a second since the last question."""
 
-    def __init__(self) -> None:
-        self.time, self.step = time.perf_counter(), -1
+    def __init__(self, step: int) -> None:
+        self.time, self.step = time.perf_counter(), step
 
     def rate(self, step: int) -> float:
         now = time.perf_counter()
-        steps = step - self.step if self.step >= 0 else 1
-        rate = steps / (now - self.time)
+        rate = (step - self.step) / (now - self.time)
         self.time, self.step = now, step
         return rate
 

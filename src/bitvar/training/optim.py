@@ -37,4 +37,6 @@ class Ema:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards `model` after optimiser step `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+        torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+            list(self.model.parameters()), list(model.parameters()), 1 - decay
+        )

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitvar.checkpoints.files import atomic_path, load_tensors
+from bitvar.checkpoints.files import atomic_path, digest, load_tensors
 from bitvar.data.samples import Sample, load_images, read_samples, to_signed
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
@@ -42,7 +42,7 @@ def prepare(
     captions = sorted({caption for sample in samples for caption in sample.captions})
     index = {caption: i for i, caption in enumerate(captions)}
     choices = [[index[caption] for caption in sample.captions] for sample in samples]
-    key = json.dumps([key, len(samples), captions[0], captions[-1], len(captions)])
+    key = json.dumps([key, digest(data / "samples.jsonl"), split])
     tensors = _cached(cache, key)
     if tensors is None:
         report(f"encoding {len(samples)} pictures and {len(captions)} captions of split {split!r}")

@@ -16,12 +16,17 @@ from bitvar.training.optim import Ema
 
 @dataclass
 class TrainState:
-    """All that a run must not lose. Data order and draws are functions of (seed, step), so they need no saving."""
+    """All that a run must not lose. Data order and draws are functions of (seed, step), so they need no saving.
+
+    Attributes:
+        whole: false while an update is half done: such a state must not be saved.
+    """
 
     model: nn.Module
     ema: Ema
     optimizer: torch.optim.Optimizer
     step: int = 0
+    whole: bool = True
 
 
 def save(state: TrainState, folder: Path, *, config: str, keep: int) -> Path:
@@ -76,8 +81,12 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Averages take their parameter's memory layout: the fused AdamW walks both by address, not by index."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        parameter = parameters[int(index)]
+        laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        state.setdefault(int(index), {})[name] = laid_out
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from bitvar import pyramid
 from bitvar.data.samples import to_signed
+from bitvar.nn.linear import channels_last
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
 from bitvar.training.config import TokenizerTraining
@@ -49,8 +50,7 @@ class TokenizerTask:
             raise ValueError("a perceptual weight needs a perceptual network; pass one, or set the weight to 0")
         torch.manual_seed(config.optimization.seed)
         self.config = config
-        self.model = TokenizerModels(config)
-        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.model = channels_last(TokenizerModels(config))
         self.images, self.validation = images, validation
         self.num_samples = len(images)
         self.perceptual = perceptual
@@ -63,8 +63,8 @@ class TokenizerTask:
         steps = list(pyramid.encode(features, config.grids))
         latent = steps[-1].latent
         if torch.rand((), generator=generator) < config.truncation:
-            stop = int(torch.randint(1, len(steps), (), generator=generator))
-            latent = steps[stop - 1].latent
+            stop = int(torch.randint(len(steps), (), generator=generator))
+            latent = steps[stop].latent
         reconstruction = tokenizer.decoder(latent.to(self.dtype)).float()
         terms = {
             "reconstruction": losses.reconstruction_loss(reconstruction, images),

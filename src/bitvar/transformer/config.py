@@ -62,7 +62,7 @@ class TransformerConfig(Config):
 
     @property
     def ffn_width(self) -> int:
-        """Channels inside the feed-forward: 4 c, to the nearest multiple of 256 (2080 and 3360 are not even), as released."""
+        """Channels of the feed-forward: 4 c, to the nearest multiple of 256 as released (2080 and 3360 differ)."""
         return max(1, round(4 * self.width / 256)) * 256
 
     @property

@@ -1,0 +1,209 @@
+"""The command line: exit codes, messages, settings inside pictures, and nothing half-written."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bitvar.cli import main as cli
+from bitvar.cli import picture
+
+from .tiny import tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipeline(folder).save_pretrained(folder / "tiny")
+    return folder / "tiny"
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str | Path) -> Result:
+        monkeypatch.setattr(sys, "argv", ["bitvar", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Result(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+def test_writes_a_picture_with_its_settings(bitvar: Any, model: Path, tmp_path: Path) -> None:
+    result = bitvar("generate", "a red dog", "-o", tmp_path / "a.png", "--model", model, "--seed", 3, "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert report["files"][0]["path"] == str(tmp_path / "a.png")
+    assert report["files"][0]["seed"] == 3
+    settings = picture.read_settings(tmp_path / "a.png")
+    assert settings["prompt"] == "a red dog"
+    assert "100% of tokens" in result.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--n", 3, "--guidance", "1,2,3", "--temperature", "0.9"),
+        ("--size", "8x16", "--negative", "a cat", "--top-p", "0.9"),
+        ("--n", 4, "--grid", "--dtype", "bf16"),
+        ("--aspect", "1:2", "--top-k", "1"),
+    ],
+    ids=str,
+)
+def test_from_makes_the_same_bytes_again(bitvar: Any, model: Path, tmp_path: Path, options: tuple[Any, ...]) -> None:
+    common = ("generate", "a red dog on a cat", "-o", tmp_path / "a.png", "--model", model, "--seed", 5)
+    assert bitvar(*common, *options).code == 0
+    for made in sorted(tmp_path.glob("a*.png")):
+        result = bitvar("generate", "--from", made, "-o", tmp_path / "again.png", "--model", model)
+        assert result.code == 0, result.err
+        assert (tmp_path / "again.png").read_bytes() == made.read_bytes()
+
+
+def test_previews_show_every_scale(bitvar: Any, model: Path, tmp_path: Path) -> None:
+    result = bitvar("generate", "a dog", "-o", tmp_path / "a.png", "--model", model, "--previews", tmp_path / "steps")
+    assert result.code == 0, result.err
+    steps = sorted((tmp_path / "steps").iterdir())
+    assert [step.name for step in steps] == ["scale-01-1.png", "scale-02-1.png", "scale-03-1.png"]
+    assert Image.open(steps[-1]).tobytes() == Image.open(tmp_path / "a.png").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("generate", " "), 2, "prompt is empty"),
+        (("generate",), 2, "no prompt"),
+        (("generate", "a dog " * 20), 2, "too long"),
+        (("generate", "a dog", "--sead", "3"), 2, "--seed"),
+        (("genrate", "a dog"), 2, "generate"),
+        (("generate", "a dog", "--size", "4096x4096"), 2, "out of this model's range"),
+        (("generate", "a dog", "--size", "big"), 2, "Can't read the size"),
+        (("generate", "a dog", "--size", "16x16", "--aspect", "1:1"), 2, "one decides the other"),
+        (("generate", "a dog", "--guidance", "strong"), 2, "Can't read --guidance"),
+        (("generate", "a dog", "--guidance", "1,2"), 2, "3 scales"),
+        (("generate", "a dog", "--guidance", "-1"), 2, "between"),
+        (("generate", "a dog", "--temperature", "nan"), 2, "temperature"),
+        (("generate", "a dog", "--device", "abacus"), 2, "no device"),
+        (("generate", "a dog", "--dtype", "fp7"), 2, "Unknown dtype"),
+        (("generate", "a dog", "-o", "picture.jpg"), 2, "PNG"),
+        (("generate", "--from", "nowhere.png"), 2, "no nowhere.png"),
+        (("bench", "generate", "--preset", "126M"), 2, "'125M'"),
+        (("train", "nowhere.py", "--data", "x", "--out", "y"), 2, "no recipe"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_bad_input(
+    bitvar: Any,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with_model = ("--model", model) if arguments[0] == "generate" and "--from" not in arguments else ()
+    result = bitvar(*arguments, *with_model)
+    assert result.code == code, result.err
+    assert words in result.err
+    assert "why:" in result.err
+    assert "do:" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_altered_weights_exit_3_naming_file_and_digests(bitvar: Any, model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    path = broken / "transformer" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    result = bitvar("generate", "a dog", "--model", broken, "-o", tmp_path / "a.png")
+    assert result.code == 3
+    assert "transformer/model.safetensors" in result.err
+    assert "sha256" in result.err
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_another_model_is_refused_by_from(bitvar: Any, model: Path, tmp_path: Path) -> None:
+    assert bitvar("generate", "a dog", "--model", model, "-o", tmp_path / "a.png").code == 0
+    other = tmp_path / "other"
+    tiny_pipeline(tmp_path, depth=1).save_pretrained(other)
+    result = bitvar("generate", "--from", tmp_path / "a.png", "--model", other, "-o", tmp_path / "b.png")
+    assert result.code == 2
+    assert "not the model that made the picture" in result.err
+
+
+def test_edited_pictures_are_refused(bitvar: Any, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    for name in ("plain.png", "broken.png"):
+        assert bitvar("generate", "--from", tmp_path / name).code == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied"), 1, "no permission"),
+        (KeyboardInterrupt(), 130, "Cancelled"),
+        (MemoryError(), 4, "--dtype bf16"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), 4, "--dtype bf16"),
+    ],
+    ids=repr,
+)
+def test_failures_while_writing_leave_nothing(
+    bitvar: Any,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+    code: int,
+    words: str,
+) -> None:
+    def fail(self: Image.Image, file: Path, **options: Any) -> None:
+        Path(file).write_bytes(b"half")
+        raise failure
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    (tmp_path / "a.png").write_bytes(b"the old one")
+    result = bitvar("generate", "a dog", "--model", model, "-o", tmp_path / "a.png")
+    assert result.code == code, result.err
+    assert words in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == b"the old one"
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; sys.argv = ['bitvar', '--help']\nfrom bitvar.cli.main import main\n"
+    code += "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+    code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules, 'too much imported'"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_doctor_says_what_to_run(bitvar: Any) -> None:
+    result = bitvar("doctor", "--json")
+    facts = json.loads(result.out)
+    assert facts["next"].startswith("bitvar generate")
+    assert result.code == (0 if facts["embedded model"] == "present" else 3)
+
+
+def test_bench_reports_every_part(bitvar: Any, model: Path) -> None:
+    result = bitvar("bench", "generate", "--model", model, "--runs", 1, "--json")
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert {"load_s", "text_s", "scale_1_s", "scale_3_s", "decode_s", "total_s", "peak_memory_mb"} <= report.keys()
