@@ -35,7 +35,19 @@ _HOMES = {
     "WeightsError": "errors",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "GenerationOutput",
+    "InfinityPipeline",
+    "InfinityTokenizer",
+    "InfinityTransformer",
+    "SamplingParams",
+    "ScaleEvent",
+    "ScaleSchedule",
+    "TokenizerConfig",
+    "TransformerConfig",
+    "UsageError",
+    "WeightsError",
+]
 
 
 def __getattr__(name: str) -> Any:

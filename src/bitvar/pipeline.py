@@ -204,7 +204,7 @@ class InfinityPipeline:
         return GenerationOutput(_as_form(last, output_type), last.seeds, last.metadata)
 
     def stream(self, prompt: str | Sequence[str], **options: Any) -> Iterator[ScaleEvent]:
-        """Generate pictures, yielding after each scale. Leaving the loop cancels the rest. Arguments: see `__call__`."""
+        """Generate pictures, yielding after each scale. Leaving the loop cancels the rest. Arguments: as of a call."""
         settings = GenerationOptions.parse(options, source="the options of this call")
         return self._stream([prompt] if isinstance(prompt, str) else list(prompt), settings)
 

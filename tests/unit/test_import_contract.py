@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md), and what no file may do."""
+"""Who may import whom (docs/structure.md), and what no file may do."""
 
 import ast
 import subprocess
@@ -82,7 +82,7 @@ def parametrized(paths: list[Path]) -> pytest.MarkDecorator:
 @parametrized([path for path in FILES if room(path) not in ("cli", "__init__")])
 def test_rooms_import_only_what_they_may(path: Path) -> None:
     here = room(path)
-    assert here in MAY, f"{name_of(path)} is in no room of the house: add {here!r} to docs/architecture.md and here"
+    assert here in MAY, f"{name_of(path)} is in no room of the house: add {here!r} to docs/structure.md and here"
     wanted = {module.split(".")[1] for module in imports(path) if module.startswith("bitvar.")}
     assert wanted - MAY[here] - {here} == set()
 

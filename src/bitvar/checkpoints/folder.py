@@ -87,8 +87,8 @@ class ModelIndex(Config):
 class Components:
     """A model in memory.
 
-    The text encoder is absent from freshly converted official files until one is given. The digest is that of the folder
-    it was read from; empty for a model that never was in one.
+    The text encoder is absent from freshly converted official files until one is given. The digest is that of the
+    folder it was read from; empty for a model that never was in one.
     """
 
     transformer: InfinityTransformer

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline, ScaleEvent
 
 
-def generate(
+def generate(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
     prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="PNG to write. Default: named by the prompt.")
@@ -181,10 +181,9 @@ def _apply_size(settings: dict[str, Any], pipeline: "InfinityPipeline") -> None:
         raise UsageError(explain("Both --size and --aspect were given.", "one decides the other", "give one of them"))
     if size is None and aspect is None:
         return
-    text, separator = (size.lower(), "x") if size is not None else (aspect, ":")
-    parts = text.split(separator)
+    text, separator = (str(size).lower(), "x") if size is not None else (str(aspect), ":")
     try:
-        width, height = (float(part) for part in parts)
+        width, height = (float(part) for part in text.split(separator))
     except ValueError:
         width = height = 0.0
     if not (0 < width < 1e5 and 0 < height < 1e5):
@@ -222,7 +221,8 @@ def _with_progress(events: Iterator["ScaleEvent"]) -> Iterator["ScaleEvent"]:
     for event in events:
         share = event.tokens_done / event.tokens_total
         bar = "#" * round(20 * share) + "." * (20 - round(20 * share))
-        line = f"scale {event.index + 1}/{event.total}  [{bar}] {share:4.0%} of tokens  {time.perf_counter() - began:.1f} s"
+        seconds = time.perf_counter() - began
+        line = f"scale {event.index + 1}/{event.total}  [{bar}] {share:4.0%} of tokens  {seconds:.1f} s"
         typer.echo(line, err=True, nl=False)
         typer.echo(end, err=True, nl=False)
         yield event
@@ -267,6 +267,5 @@ def _report(files: list[dict[str, Any]], pipeline: "InfinityPipeline", seconds: 
         typer.echo(json.dumps({"files": files, "model": pipeline.model_name, "seconds": round(seconds, 3)}))
         return
     for file in files:
-        typer.echo(
-            f"{file['path']}  {file['width']}x{file['height']}  seed {file['seed']}  {pipeline.index.name}  {seconds:.1f} s"
-        )
+        size = f"{file['width']}x{file['height']}"
+        typer.echo(f"{file['path']}  {size}  seed {file['seed']}  {file['model']}  {seconds:.1f} s")
