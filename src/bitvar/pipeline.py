@@ -228,7 +228,7 @@ class InfinityPipeline:
             params=params,
             generators=[torch.Generator().manual_seed(seed) for seed in seeds],
             negative=self.encode_prompts(negatives) if negatives else None,
-            given_bits={k: bits.expand(len(repeated), *bits.shape) for k, bits in enumerate(options.given_bits)},
+            given_bits=self._given(options.given_bits, schedule, len(repeated)),
         )
         bits: tuple[Tensor, ...] = ()
         for result in results:
@@ -319,6 +319,24 @@ class InfinityPipeline:
                 )
             )
         return [text for text in each for _ in range(copies)]
+
+    def _given(self, given: tuple[Tensor, ...], schedule: ScaleSchedule, batch: int) -> dict[int, Tensor]:
+        """The same first bits for every picture, checked against the schedule."""
+        grids = schedule.latent_grids(self.transformer.config.patch_size)
+        for k, bits in enumerate(given):
+            expected = (self.tokenizer.config.bits, *grids[k]) if k < len(grids) else None
+            if tuple(bits.shape) != expected or bits.dtype != torch.bool:
+                raise UsageError(
+                    explain(
+                        f"given_bits[{k}] is {bits.dtype} of shape {tuple(bits.shape)}.",
+                        f"scale {k} of this size takes torch.bool of shape {expected}"
+                        if expected
+                        else f"this size has {len(grids)} scales",
+                        "give the bits of another picture of the same model and size, coarse to fine, without the batch",
+                    )
+                )
+        device = self.transformer.device
+        return {k: bits.to(device).expand(batch, *bits.shape) for k, bits in enumerate(given)}
 
     def _describe(
         self, prompt: str, seed: int, schedule: ScaleSchedule, params: SamplingParams, negative: str | None

@@ -63,7 +63,8 @@ def _cached(cache: Path, key: str) -> dict[str, Tensor] | None:
 @torch.inference_mode()
 def _encode_images(samples: Sequence[Sample], tokenizer: InfinityTokenizer) -> Tensor:
     chunks = [samples[start : start + 128] for start in range(0, len(samples), 128)]
-    return torch.cat([tokenizer.features(to_signed(load_images(chunk))).half() for chunk in chunks])
+    rows = [tokenizer.features(to_signed(load_images(chunk))).half() for chunk in chunks]
+    return torch.cat(rows).contiguous()  # a tokenizer laid out channels-last gives features laid out so
 
 
 def _encode_captions(captions: Sequence[str], text_encoder: TextEncoder) -> dict[str, Tensor]:
