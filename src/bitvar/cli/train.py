@@ -21,6 +21,7 @@ def train(
     tokenizer: Annotated[Path | None, typer.Option(help="The trained tokenizer: OUT/model of its run.")] = None,
     text_encoder: Annotated[Path | None, typer.Option(help="Folder of a MiniLM-shaped text encoder.")] = None,
     name: Annotated[str, typer.Option(help="Name of the model that comes out.")] = "icons",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
 ) -> None:
     """Train a tokenizer or a transformer by a recipe; rerun the command to resume."""
@@ -30,9 +31,11 @@ def train(
             typer.echo(config.dump())
             return
         if config.kind == "tokenizer":
-            _train_tokenizer(config, data, out, name)
+            _train_tokenizer(config, data, out, name, device)
         else:
-            _train_transformer(config, data, out, tokenizer=tokenizer, text_encoder=text_encoder, name=name)
+            _train_transformer(
+                config, data, out, tokenizer=tokenizer, text_encoder=text_encoder, name=name, device=device
+            )
 
 
 def _read_recipe(path: Path) -> "TokenizerTraining | TransformerTraining":
@@ -59,17 +62,19 @@ def _run(config: "TokenizerTraining | TransformerTraining", out: Path) -> "Run":
     )
 
 
-def _train_tokenizer(config: "TokenizerTraining", data: Path, out: Path, name: str) -> None:
+def _train_tokenizer(config: "TokenizerTraining", data: Path, out: Path, name: str, device: str) -> None:
     from bitvar.checkpoints.files import atomic_folder
     from bitvar.checkpoints.folder import identify, save_tensors
     from bitvar.data.samples import load_images, read_samples
+    from bitvar.runtime.placement import resolve_device
     from bitvar.training.loop import run
     from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
 
     images, validation = (load_images(read_samples(data, split=split)) for split in ("train", "val"))
-    models = run(TokenizerTask(config, images=images, validation=validation), _run(config, out))
+    task = TokenizerTask(config, images=images, validation=validation, device=resolve_device(device))
+    models = run(task, _run(config, out))
     assert isinstance(models, TokenizerModels)
-    tensors = {key: value.half() for key, value in models.tokenizer.state_dict().items()}
+    tensors = {key: value.half().cpu() for key, value in models.tokenizer.state_dict().items()}
     with atomic_folder(out / "model") as folder:
         save_tensors(tensors, folder)
         (folder / "config.json").write_text(config.model.dump(), encoding="utf-8")
@@ -85,6 +90,7 @@ def _train_transformer(
     tokenizer: Path | None,
     text_encoder: Path | None,
     name: str,
+    device: str,
 ) -> None:
     from dataclasses import replace
 
@@ -93,6 +99,7 @@ def _train_transformer(
     from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, load_component
     from bitvar.errors import UsageError, explain
     from bitvar.pipeline import InfinityPipeline
+    from bitvar.runtime.placement import resolve_device
     from bitvar.text import TextEncoderConfig, load_text_encoder
     from bitvar.tokenizer import InfinityTokenizer
     from bitvar.training.loop import run
@@ -110,11 +117,12 @@ def _train_transformer(
             )
         )
     identity = TokenizerIdentity.load(tokenizer / "identity.json")
-    image_tokenizer = load_component(InfinityTokenizer, tokenizer)
+    chosen = resolve_device(device)
+    image_tokenizer = load_component(InfinityTokenizer, tokenizer).to(chosen)
     settings = (
         None if (text_encoder / "bitvar.json").is_file() else TextEncoderConfig(kind="minilm", hidden_states=(1, 6))
     )
-    encoder = load_text_encoder(text_encoder, settings=settings)
+    encoder = load_text_encoder(text_encoder, settings=settings).to(chosen)
     out.mkdir(parents=True, exist_ok=True)
     train_set, validation = (
         prepare(
@@ -134,7 +142,7 @@ def _train_transformer(
         index = ModelIndex(name=name, tokenizer=identity)
         return InfinityPipeline(Components(model, image_tokenizer, encoder, index, f"# {name}\n"))
 
-    task = TransformerTask(config, train=train_set, validation=validation)
+    task = TransformerTask(config, train=train_set, validation=validation, device=chosen)
     model = run(task, replace(_run(config, out), sample=lambda model, path: sample_grid(pipeline(model), path)))
     pipeline(model).save_pretrained(out / "model")
     typer.echo(str(out / "model"))

@@ -29,6 +29,10 @@ class InfinityTokenizer(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.decoder.conv_in.weight.dtype
 
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.conv_in.weight.device
+
     def features(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
         """Encode pictures in [-1, 1] to fp32 features.
 

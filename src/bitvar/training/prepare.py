@@ -63,7 +63,7 @@ def _cached(cache: Path, key: str) -> dict[str, Tensor] | None:
 @torch.inference_mode()
 def _encode_images(samples: Sequence[Sample], tokenizer: InfinityTokenizer) -> Tensor:
     chunks = [samples[start : start + 128] for start in range(0, len(samples), 128)]
-    rows = [tokenizer.features(to_signed(load_images(chunk))).half() for chunk in chunks]
+    rows = [tokenizer.features(to_signed(load_images(chunk).to(tokenizer.device))).half().cpu() for chunk in chunks]
     return torch.cat(rows).contiguous()  # a tokenizer laid out channels-last gives features laid out so
 
 
@@ -72,7 +72,7 @@ def _encode_captions(captions: Sequence[str], text_encoder: TextEncoder) -> dict
     rows: list[Tensor] = [torch.empty(0)] * len(captions)
     for start in range(0, len(by_length), 128):
         chunk = by_length[start : start + 128]
-        condition = text_encoder.encode([captions[i] for i in chunk])
+        condition = text_encoder.encode([captions[i] for i in chunk]).to(torch.device("cpu"))
         for i, features, mask in zip(chunk, condition.features, condition.mask, strict=True):
             rows[i] = features[mask].half()
     offsets = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)

@@ -36,6 +36,7 @@ class TokenizerTask:
         images: the training pictures.
         validation: held-out pictures.
         perceptual: a distance between pictures in [-1, 1], required when its weight is not 0.
+        device: where the model is and computes; pictures stay on the CPU, a batch at a time goes there.
     """
 
     def __init__(
@@ -45,12 +46,13 @@ class TokenizerTask:
         images: UInt8[Tensor, "n c H W"],
         validation: UInt8[Tensor, "m c H W"],
         perceptual: Perceptual | None = None,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (a constant)
     ) -> None:
         if config.perceptual > 0 and perceptual is None:
             raise ValueError("a perceptual weight needs a perceptual network; pass one, or set the weight to 0")
         torch.manual_seed(config.optimization.seed)
         self.config = config
-        self.model = channels_last(TokenizerModels(config))
+        self.model = channels_last(TokenizerModels(config)).to(device)
         self.images, self.validation = images, validation
         self.num_samples = len(images)
         self.perceptual = perceptual
@@ -58,7 +60,8 @@ class TokenizerTask:
 
     def loss(self, indices: Tensor, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         config, tokenizer = self.config, self.model.tokenizer
-        images = to_signed(self.images[indices]).contiguous(memory_format=torch.channels_last)
+        images = self.images[indices].to(self.model.tokenizer.device)
+        images = to_signed(images).contiguous(memory_format=torch.channels_last)
         features = tokenizer.encoder(images.to(self.dtype)).float()
         steps = list(pyramid.encode(features, config.grids))
         latent = steps[-1].latent
@@ -99,11 +102,11 @@ class TokenizerTask:
         errors = torch.zeros(len(self.config.grids))
         ones = [torch.zeros(self.config.model.bits) for _ in self.config.grids]
         for chunk in self.validation.split(64):
-            images = to_signed(chunk)
+            images = to_signed(chunk.to(tokenizer.device))
             for k, scale in enumerate(pyramid.encode(tokenizer.features(images), self.config.grids)):
                 picture = tokenizer.decode(scale.latent)
-                errors[k] += ((picture - images) / 2).square().mean(dim=(1, 2, 3)).log10().sum()
-                ones[k] += scale.bits.float().mean(dim=(2, 3)).sum(dim=0)
+                errors[k] += ((picture - images) / 2).square().mean(dim=(1, 2, 3)).log10().sum().cpu()
+                ones[k] += scale.bits.float().mean(dim=(2, 3)).sum(dim=0).cpu()
         psnr = -10 * errors / len(self.validation)
         metrics = {f"psnr/scale_{k}": value.item() for k, value in enumerate(psnr)} | {"psnr": psnr[-1].item()}
         for k, count in enumerate(ones):

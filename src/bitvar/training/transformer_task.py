@@ -10,7 +10,7 @@ from bitvar.condition import TextCondition
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.loop import Metrics, step_generator
-from bitvar.training.self_correction import TeacherForcing, random_flip, teacher_forcing
+from bitvar.training.self_correction import random_flip, teacher_forcing
 from bitvar.transformer import Block, InfinityTransformer, bit_losses, token_weights
 
 
@@ -53,18 +53,32 @@ class FeatureSet:
 
 
 class TransformerTask:
-    """The step of a transformer run. Implements `loop.Task`."""
+    """The step of a transformer run. Implements `loop.Task`.
 
-    def __init__(self, config: TransformerTraining, *, train: FeatureSet, validation: FeatureSet) -> None:
+    Args:
+        config: sizes and settings.
+        train, validation: what it reads; stays on the CPU, a batch at a time goes to the device.
+        device: where the model is and computes. Weights begin and draws are made on the CPU, so they are the same on all.
+    """
+
+    def __init__(
+        self,
+        config: TransformerTraining,
+        *,
+        train: FeatureSet,
+        validation: FeatureSet,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (a constant)
+    ) -> None:
         self.config = config
         self.model = InfinityTransformer(config.model)
         self.model.initialize(step_generator(config.optimization.seed, 2**41))
         if config.initial_gamma is not None:
             _set_gammas(self.model, config.initial_gamma)
+        self.model.to(device)
         self.train, self.validation = train, validation
         self.num_samples = len(train.features)
         self.schedule: ScaleSchedule = config.model.all_schedules()[0]
-        self.weights = token_weights(self.schedule, reweighted=config.reweighted)
+        self.weights = token_weights(self.schedule, reweighted=config.reweighted).to(device)
         self.dtype = torch.bfloat16 if config.optimization.precision == "bf16" else torch.float32
 
     def loss(self, indices: Tensor, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -74,12 +88,11 @@ class TransformerTask:
             num_corrected_scales=min(config.num_corrected_scales, len(self.schedule) - 1),
             generator=generator,
         )
-        data = teacher_forcing(
-            self.train.features[indices].float(), self.schedule, patch_size=config.model.patch_size, flip=flip
-        )
+        features = self.train.features[indices].to(self.weights.device)
+        data = teacher_forcing(features.float(), self.schedule, patch_size=config.model.patch_size, flip=flip)
         condition = self.train.captions.condition(self.train.pick_captions(indices, generator))
         condition = condition.drop(torch.rand(len(indices), generator=generator) < config.condition_dropout)
-        logits = self.model(condition, data.inputs, self.schedule, dtype=self.dtype)
+        logits = self.model(condition.to(self.weights.device), data.inputs, self.schedule, dtype=self.dtype)
         token_losses = bit_losses(logits, data.target_bits)
         loss = (token_losses @ self.weights).mean()
         return loss, per_scale_metrics(logits.detach(), token_losses.detach(), data.target_bits, self.schedule)
@@ -91,11 +104,11 @@ class TransformerTask:
         sums: dict[str, float] = {}
         count = len(self.validation.features)
         for indices in torch.arange(count).split(64):
-            data: TeacherForcing = teacher_forcing(
-                self.validation.features[indices].float(), self.schedule, patch_size=self.config.model.patch_size
-            )
+            features = self.validation.features[indices].to(self.weights.device)
+            data = teacher_forcing(features.float(), self.schedule, patch_size=self.config.model.patch_size)
             captions = torch.tensor([self.validation.choices[i][0] for i in indices.tolist()])
-            logits = model(self.validation.captions.condition(captions), data.inputs, self.schedule, dtype=self.dtype)
+            condition = self.validation.captions.condition(captions).to(self.weights.device)
+            logits = model(condition, data.inputs, self.schedule, dtype=self.dtype)
             token_losses = bit_losses(logits, data.target_bits)
             values = per_scale_metrics(logits, token_losses, data.target_bits, self.schedule)
             values["loss"] = (token_losses @ self.weights).mean()
