@@ -23,7 +23,7 @@ from bitvar.transformer import bit_losses
 
 GALLERY: Final = (
     "a cat, Noto emoji",
-    "a pizza, 3D emoji",
+    "a slice of pizza, 3D emoji",
     "a guitar, Twemoji",
     "a penguin, flat emoji",
     "a strawberry, 3D emoji",
@@ -36,26 +36,27 @@ GALLERY: Final = (
     "a fox, Twemoji",
     "a cactus, flat emoji",
     "a crown, 3D emoji",
+    "a doughnut, Noto emoji",
+    "an umbrella, Twemoji",
     "a blue car, Noto emoji",
     "a green umbrella, Twemoji",
-    "a purple balloon, 3D emoji",
-    "a red fish, flat emoji",
+    "a red balloon, 3D emoji",
+    "a yellow fish, flat emoji",
     "a panda on a pink background, 3D emoji",
     "a rocket on a black background, Twemoji",
-    "a lemon on a blue background, Noto emoji",
-    "three apples, 3D emoji",
-    "two dogs, Noto emoji",
-    "four stars, Twemoji",
-    "a cat and a dog, Noto emoji",
-    "a crown above a frog, 3D emoji",
-    "a car to the left of a tree, Twemoji",
-    "a red car and a blue balloon, 3D emoji",
+    "a banana on a blue background, Noto emoji",
+    "two apples, 3D emoji",
+    "three cats, Noto emoji",
+    "four hearts, flat emoji",
+    "a cat and a bird, Noto emoji",
+    "a star above a house, Noto emoji",
 )
-"""Beside these, the gallery shows six held-out artist x concept combinations and six held-out composed prompts."""
+"""None of these is held out. Beside them, the gallery shows held-out combinations and held-out composed prompts."""
 
 NUM_HELD_OUT: Final = 6
 
 
+@torch.no_grad()
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description="Publish a finished icons run as the embedded model.")
@@ -68,7 +69,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    torch.set_grad_enabled(False)
     pipeline = InfinityPipeline.from_pretrained(options.run / "model", dtype="fp32", device="cpu")
     defaults = Defaults(guidance_scale=options.guidance, temperature=options.temperature)
     index = ModelIndex(name="icons", tokenizer=pipeline.index.tokenizer, defaults=defaults)

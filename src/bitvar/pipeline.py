@@ -332,7 +332,7 @@ class InfinityPipeline:
                         f"scale {k} of this size takes torch.bool of shape {expected}"
                         if expected
                         else f"this size has {len(grids)} scales",
-                        "give the bits of another picture of the same model and size, coarse to fine, without the batch",
+                        "give the bits of a picture of the same model and size, coarse to fine, without the batch",
                     )
                 )
         device = self.transformer.device

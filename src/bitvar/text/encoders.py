@@ -67,8 +67,9 @@ class TextEncoder(ABC):
 
     def save(self, folder: Path) -> None:
         """Write configuration, vocabulary and weights."""
-        self.model.save_pretrained(folder)  # type: ignore[operator]
-        self.tokenizer.save_pretrained(folder)
+        with _quiet():
+            self.model.save_pretrained(folder)  # type: ignore[operator]
+            self.tokenizer.save_pretrained(folder)
         settings = TextEncoderConfig(kind=self.kind, hidden_states=self.hidden_states)
         (folder / "bitvar.json").write_text(settings.dump(), encoding="utf-8")
 

@@ -14,7 +14,7 @@ PROMPTS: Final = (
     "a cat, Noto emoji",
     "a dog, flat emoji",
     "a car, Twemoji",
-    "a pizza, 3D emoji",
+    "a slice of pizza, 3D emoji",
     "a guitar, Noto emoji",
     "a house, flat emoji",
     "a fish, Twemoji",

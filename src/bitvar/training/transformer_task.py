@@ -58,7 +58,7 @@ class TransformerTask:
     Args:
         config: sizes and settings.
         train, validation: what it reads; stays on the CPU, a batch at a time goes to the device.
-        device: where the model is and computes. Weights begin and draws are made on the CPU, so they are the same on all.
+        device: where the model is and computes. First weights and all draws come from the CPU, so they are the same.
     """
 
     def __init__(

@@ -1,0 +1,80 @@
+"""The icons recipe end to end, at toy size: tokenizer, transformer, publishing, and a picture from what came out."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from bitvar.cli import main as cli
+from bitvar.pipeline import InfinityPipeline
+from bitvar.training.config import TokenizerTraining, TransformerTraining
+from tests.unit.tiny import tiny_text_encoder
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "icons"
+COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220)}
+SPLITS = {"train": 12, "val": 3, "held_out_combination": 8, "held_out_prompt": 8}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for split, count in SPLITS.items():
+        for i in range(count):
+            colour = list(COLOURS)[i % 3]
+            picture = Image.new("RGB", (64, 64), "white")
+            ImageDraw.Draw(picture).ellipse((8 + i, 8, 48 + i, 48), fill=COLOURS[colour])
+            name = f"images/{split}-{i}.png"
+            picture.save(folder / name)
+            captions = [f"a {colour} circle {i}", f"a {colour} circle on a square {i}"]
+            rows.append({"image_path": name, "captions": captions, "split": split})
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "manifest.json").write_text(json.dumps({"concepts": [{"name": "circle"}]}), encoding="utf-8")
+    (folder / "ATTRIBUTION.md").write_text("# Where the pictures come from\n\nDrawn here.\n", encoding="utf-8")
+    return folder
+
+
+def bitvar(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["bitvar", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+
+
+def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text_encoder = tmp_path / "text"
+    text_encoder.mkdir()
+    tiny_text_encoder(tmp_path).save(text_encoder)
+    toy = ("--set", "optimization.steps=2", "--set", "optimization.batch_size=4", "--data", data)
+    small = ("--set", "model.base_channels=8")
+    bitvar(monkeypatch, "train", RECIPES / "tokenizer.py", *toy, *small, "--out", tmp_path / "tokenizer")
+    sizes = ("model.depth=1", "model.width=64", "model.num_heads=2", "model.text_width=64", "model.text_adapter_width=64")
+    settings = [part for size in sizes for part in ("--set", size)]
+    inputs = ("--tokenizer", tmp_path / "tokenizer" / "model", "--text-encoder", text_encoder)
+    bitvar(monkeypatch, "train", RECIPES / "transformer.py", *toy, *settings, *inputs, "--out", tmp_path / "run")
+    assert (tmp_path / "run" / "samples" / "step-00000002.png").is_file()
+    phases = [json.loads(line)["phase"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert phases == ["train", "validation"]
+
+    out, gallery = tmp_path / "published", tmp_path / "gallery"
+    arguments = ("publish.py", "--run", tmp_path / "run", "--data", data, "--out", out, "--gallery", gallery)
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    runpy.run_path(str(RECIPES / "publish.py"), run_name="__main__")
+    assert len(json.loads((gallery / "gallery.json").read_text())["prompts"]) == 40
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "{" not in card
+    assert "Drawn here." in card
+    assert InfinityPipeline.from_pretrained(out)("a red circle", seed=1).images[0].size == (64, 64)
+
+
+def test_recipes_are_configurations() -> None:
+    tokenizer = runpy.run_path(str(RECIPES / "tokenizer.py"))["recipe"]()
+    transformer = runpy.run_path(str(RECIPES / "transformer.py"))["recipe"]()
+    assert isinstance(tokenizer, TokenizerTraining)
+    assert isinstance(transformer, TransformerTraining)
+    assert transformer.model.all_schedules()[0].latent_grids(1) == tokenizer.grids
+    assert transformer.model.bits == tokenizer.model.bits
