@@ -227,7 +227,7 @@ class InfinityPipeline:
             schedule,
             params=params,
             generators=[torch.Generator().manual_seed(seed) for seed in seeds],
-            negative=self.encode_prompts(negatives) if negatives else None,
+            negative=self.encode_prompts(negatives, what="negative prompt") if negatives else None,
             given_bits=self._given(options.given_bits, schedule, len(repeated)),
         )
         bits: tuple[Tensor, ...] = ()
@@ -276,34 +276,24 @@ class InfinityPipeline:
         }
         return SamplingParams(**values)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> TextCondition:
-        """Prompts to a condition on the model's device.
+    def encode_prompts(self, prompts: Sequence[str], *, what: str = "prompt") -> TextCondition:
+        """Prompts to a condition on the model's device; `what` names them in errors.
 
         Raises:
             UsageError: for no prompt, an empty one, or one that is too long.
         """
         if self.text_encoder is None:
-            raise WeightsError(
-                explain(
-                    "The model has no text encoder.",
-                    "its folder holds no text_encoder/",
-                    "convert it with --text-encoder",
-                )
-            )
+            why = "its folder holds no text_encoder/"
+            raise WeightsError(explain("The model has no text encoder.", why, "convert it with --text-encoder"))
         if not prompts:
-            raise UsageError(explain("There is no prompt.", "the list is empty", "give at least one"))
+            raise UsageError(explain(f"There is no {what}.", "the list is empty", "give at least one"))
         limit = self.transformer.config.max_text_tokens
         for prompt in prompts:
-            if not prompt.strip():
-                raise UsageError(explain("The prompt is empty.", "there is nothing to draw", "describe the picture"))
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise UsageError(explain(f"The {what} is empty.", "it has no words", f"describe it, got {prompt!r}"))
             if (length := self.text_encoder.num_tokens(prompt)) > limit:
-                raise UsageError(
-                    explain(
-                        f"The prompt is too long: {length} tokens.",
-                        f"this model reads at most {limit}; nothing is cut off in silence",
-                        "shorten the prompt",
-                    )
-                )
+                why = f"this model reads at most {limit}; nothing is cut off in silence"
+                raise UsageError(explain(f"The {what} is too long: {length} tokens.", why, f"shorten the {what}"))
         return self.text_encoder.encode(prompts)
 
     def _negatives(self, negative: str | tuple[str, ...] | None, num_prompts: int, copies: int) -> list[str] | None:
@@ -393,4 +383,4 @@ def _as_form(event: ScaleEvent, form: str) -> Any:
 
 def _fit(size: tuple[int, int], longer: int) -> tuple[int, int]:
     factor = longer / max(size)
-    return round(size[0] * factor), round(size[1] * factor)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

@@ -52,7 +52,13 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     toy = ("--set", "optimization.steps=2", "--set", "optimization.batch_size=4", "--data", data)
     small = ("--set", "model.base_channels=8")
     bitvar(monkeypatch, "train", RECIPES / "tokenizer.py", *toy, *small, "--out", tmp_path / "tokenizer")
-    sizes = ("model.depth=1", "model.width=64", "model.num_heads=2", "model.text_width=64", "model.text_adapter_width=64")
+    sizes = (
+        "model.depth=1",
+        "model.width=64",
+        "model.num_heads=2",
+        "model.text_width=64",
+        "model.text_adapter_width=64",
+    )
     settings = [part for size in sizes for part in ("--set", size)]
     inputs = ("--tokenizer", tmp_path / "tokenizer" / "model", "--text-encoder", text_encoder)
     bitvar(monkeypatch, "train", RECIPES / "transformer.py", *toy, *settings, *inputs, "--out", tmp_path / "run")

@@ -1,6 +1,7 @@
 """Frozen text encoders: what they compute, that padding changes nothing, and that damaged folders are refused."""
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,14 @@ def makers(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=6
     )
     fast.save_pretrained(folder / "t5")
-    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": len(vocabulary)}
+    sizes: dict[str, Any] = {
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 48,
+        "num_layers": 2,
+        "num_heads": 4,
+        "vocab_size": len(vocabulary),
+    }
     model = T5EncoderModel(T5Config(**sizes))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -193,18 +201,18 @@ def test_loading_and_saving_say_nothing(
 
 
 def test_loading_leaves_transformers_as_talkative_as_it_was(saved: Path) -> None:
-    from transformers.utils import logging
+    from transformers.utils import logging as talk
 
     for bars, level in ((True, logging.INFO), (False, logging.WARNING)):
-        before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        before = talk.get_verbosity(), talk.is_progress_bar_enabled()
         try:
-            logging.set_verbosity(level)
-            (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
+            talk.set_verbosity(level)
+            (talk.enable_progress_bar if bars else talk.disable_progress_bar)()
             load_text_encoder(saved)
-            assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
+            assert (talk.get_verbosity(), talk.is_progress_bar_enabled()) == (level, bars)
         finally:
-            logging.set_verbosity(before[0])
-            (logging.enable_progress_bar if before[1] else logging.disable_progress_bar)()
+            talk.set_verbosity(before[0])
+            (talk.enable_progress_bar if before[1] else talk.disable_progress_bar)()
 
 
 def test_an_unknown_kind(saved: Path) -> None:

@@ -20,6 +20,10 @@ def icons(
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
     size: Annotated[int, typer.Option(min=16, max=512, help="Side of the pictures in pixels.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    still: Annotated[
+        bool,
+        typer.Option("--still", help="Every object of one size, in the middle of its place: easier for small models."),
+    ] = False,
     scenes: Annotated[int, typer.Option(min=0, help="How many composed scenes to make for training.")] = 24000,
 ) -> None:
     """Fetch openly licensed icons by package name and write a captioned set with attribution."""
@@ -33,6 +37,11 @@ def icons(
                 explain("Can't render the icons.", f"the package {error.name} is missing", "install bitvar with [data]")
             ) from None
         summary = build_icon_set(
-            destination, size=size, seed=seed, num_scenes=scenes, progress=lambda line: typer.echo(line, err=True)
+            destination,
+            size=size,
+            seed=seed,
+            num_scenes=scenes,
+            jitter=not still,
+            progress=lambda line: typer.echo(line, err=True),
         )
         typer.echo(summary)

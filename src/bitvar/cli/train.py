@@ -20,6 +20,9 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override: optimization.steps=1000")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="The trained tokenizer: OUT/model of its run.")] = None,
     text_encoder: Annotated[Path | None, typer.Option(help="Folder of a MiniLM-shaped text encoder.")] = None,
+    initial: Annotated[
+        Path | None, typer.Option("--init", help="Begin from these averaged weights: a checkpoint of another run.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the model that comes out.")] = "icons",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
@@ -33,9 +36,8 @@ def train(
         if config.kind == "tokenizer":
             _train_tokenizer(config, data, out, name, device)
         else:
-            _train_transformer(
-                config, data, out, tokenizer=tokenizer, text_encoder=text_encoder, name=name, device=device
-            )
+            inputs = {"tokenizer": tokenizer, "text_encoder": text_encoder, "initial": initial}
+            _train_transformer(config, data, out, **inputs, name=name, device=device)
 
 
 def _read_recipe(path: Path) -> "TokenizerTraining | TransformerTraining":
@@ -89,6 +91,7 @@ def _train_transformer(
     *,
     tokenizer: Path | None,
     text_encoder: Path | None,
+    initial: Path | None,
     name: str,
     device: str,
 ) -> None:
@@ -105,6 +108,7 @@ def _train_transformer(
     from bitvar.training.loop import run
     from bitvar.training.prepare import prepare
     from bitvar.training.samples import sample_grid
+    from bitvar.training.state import load_initial
     from bitvar.training.transformer_task import TransformerTask
     from bitvar.transformer import InfinityTransformer
 
@@ -143,6 +147,8 @@ def _train_transformer(
         return InfinityPipeline(Components(model, image_tokenizer, encoder, index, f"# {name}\n"))
 
     task = TransformerTask(config, train=train_set, validation=validation, device=chosen)
+    if initial is not None:
+        load_initial(task.model, initial)
     model = run(task, replace(_run(config, out), sample=lambda model, path: sample_grid(pipeline(model), path)))
     pipeline(model).save_pretrained(out / "model")
     typer.echo(str(out / "model"))

@@ -28,12 +28,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """A torch dtype; "auto" is bf16 on CUDA, else fp32."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
+    if dtype in DTYPES.values():
+        return dtype  # pyright: ignore[reportReturnType]
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:
         raise UsageError(
             explain(f"Unknown dtype {dtype!r}.", "it names no precision", f"choose from {['auto', *DTYPES]}")
         )
-    return DTYPES[dtype]
+    return DTYPES[str(dtype)]

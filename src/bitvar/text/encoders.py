@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from bitvar.condition import TextCondition
 from bitvar.config import Config
-from bitvar.errors import WeightsError, explain
+from bitvar.errors import UsageError, WeightsError, explain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -53,13 +54,17 @@ class TextEncoder(ABC):
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> TextCondition:
-        """Features of real tokens only, special ones included; padding is masked."""
-        batch = self.tokenizer(list(prompts), padding=True, return_tensors="pt", verbose=False)
+        """Features of real tokens only, special ones included; padding is masked.
+
+        The tokenizer is only read, never set to pad, so calls may run side by side and saving writes what was loaded.
+        """
         device = next(self.model.parameters()).device
-        mask = batch["attention_mask"].to(device)
-        features = self._features(batch["input_ids"].to(device), mask)
-        rows = [row[keep.bool()] for row, keep in zip(features, mask, strict=True)]
-        return TextCondition.from_list(rows)
+        rows = [torch.tensor(self.tokenizer(prompt, verbose=False)["input_ids"]) for prompt in prompts]
+        padding = float(self.tokenizer.pad_token_id or 0)
+        ids = pad_sequence(rows, batch_first=True, padding_value=padding).to(device)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
+        features = self._features(ids, mask)
+        return TextCondition.from_list([row[keep.bool()] for row, keep in zip(features, mask, strict=True)])
 
     def to(self, device: torch.device) -> "TextEncoder":
         self.model.to(device)
@@ -109,7 +114,10 @@ def load_text_encoder(
     Raises:
         WeightsError: for an unknown kind or unreadable files.
     """
-    settings = settings or TextEncoderConfig.load(folder / "bitvar.json")
+    try:
+        settings = settings or TextEncoderConfig.load(folder / "bitvar.json")
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
     if settings.kind not in _REGISTRY:
         raise WeightsError(
             explain(
@@ -117,26 +125,43 @@ def load_text_encoder(
             )
         )
     try:
-        model = _load_model(settings.kind, folder, dtype)
+        model, problems = _load_model(settings, folder, dtype)
         tokenizer = _load_vocabulary(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0] if str(error) else repr(error)
-        raise WeightsError(
-            explain(f"Can't read the text encoder {folder}.", first, "download the model again")
-        ) from None
+    except Exception as error:  # whatever a damaged file makes the parsers of three libraries raise
+        problems = str(error).splitlines()[0] if str(error) else repr(error)
+        raise WeightsError(_unreadable(folder, problems)) from None
+    if problems:
+        raise WeightsError(_unreadable(folder, problems))
     return _REGISTRY[settings.kind](model, tokenizer, settings.hidden_states)
 
 
-def _load_model(kind: str, folder: Path, dtype: torch.dtype) -> nn.Module:
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+def _unreadable(folder: Path, why: str) -> str:
+    return explain(f"Can't read the text encoder {folder}.", why, "download the model again")
+
+
+def _load_model(settings: TextEncoderConfig, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, str]:
+    """The model, and what is wrong with its weights: a tensor that is missing would be made up at random."""
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "local_files_only": True,
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # reported below, by name
+    }
     with _quiet():
-        if kind == "t5":
+        if settings.kind == "t5":
             from transformers.models.t5 import T5EncoderModel
 
-            return T5EncoderModel.from_pretrained(folder, **options)
-        from transformers.models.bert import BertModel
+            model, info = T5EncoderModel.from_pretrained(folder, **options)
+        else:
+            from transformers.models.bert import BertModel
 
-        return BertModel.from_pretrained(folder, add_pooling_layer=False, **options)
+            model, info = BertModel.from_pretrained(folder, add_pooling_layer=False, **options)
+    wrong = [f"{what}: {name}" for what in ("missing", "mismatched") for name in sorted(map(str, info[f"{what}_keys"]))]
+    layers = getattr(model.config, "num_hidden_layers", 0)
+    if settings.kind == "minilm" and not all(0 <= k <= layers for k in settings.hidden_states or (-1,)):
+        wrong.append(f"hidden_states {list(settings.hidden_states)}, of 0 to {layers}")
+    return model, ", ".join(wrong)
 
 
 @contextlib.contextmanager

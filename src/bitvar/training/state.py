@@ -75,6 +75,22 @@ def _parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
 
 
+def load_initial(model: nn.Module, checkpoint: Path) -> None:
+    """Begin a new run from the averaged weights of a checkpoint of another: same sizes, any other settings.
+
+    Raises:
+        WeightsError: if the checkpoint is altered, or its model has other sizes.
+    """
+    verify_folder(checkpoint)
+    try:
+        model.load_state_dict(load_tensors(checkpoint / "ema.safetensors"))
+    except RuntimeError as error:
+        why = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+        raise WeightsError(
+            explain(f"{checkpoint} holds another model.", why, "give a checkpoint of a model of the same sizes")
+        ) from None
+
+
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     entries = optimizer.state_dict()["state"]
     return {f"{index}.{name}": value.contiguous() for index, entry in entries.items() for name, value in entry.items()}

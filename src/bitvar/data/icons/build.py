@@ -55,6 +55,7 @@ def build_icon_set(
     size: int = 64,
     seed: int = 0,
     num_scenes: int = 24000,
+    jitter: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> IconSetSummary:
     """Write a captioned set of emoji scenes to `destination`; no people and no flags are in it.
@@ -62,8 +63,9 @@ def build_icon_set(
     The folder gets `images/NNN/NNNNNN.png` (RGB, `size` x `size`, 32 to 512 pixels), `samples.jsonl` (one sample a
     line, written last), `manifest.json` and `ATTRIBUTION.md`; packages stay in `.downloads`. `num_scenes` sets the
     length of the training split, up to rounding and the single objects, whose number is fixed. The files depend only
-    on `size`, `seed`, `num_scenes` and the installed versions of Pillow and resvg-py. A complete folder of the same
-    arguments is left as it is; a build that was cut short starts over, without fetching again.
+    on the arguments and the installed versions of Pillow and resvg-py. A complete folder of the same arguments is left
+    as it is; a build that was cut short starts over, without fetching again. Without `jitter` every object has one size
+    and sits in the middle of its place, which a small model learns to draw far sooner.
 
     Raises UsageError (a ValueError) on arguments out of range or a folder that holds something else, RuntimeError when
     a package can't be fetched or isn't the pinned one.
@@ -74,7 +76,13 @@ def build_icon_set(
     if num_scenes < 1 or seed < 0:
         why = f"expected num_scenes of at least 1 and seed of at least 0, got {num_scenes} and {seed}"
         raise UsageError(explain("can't build the icon set", why, "choose larger numbers"))
-    arguments = {"format_version": FORMAT_VERSION, "size": size, "seed": seed, "num_scenes": num_scenes}
+    arguments = {
+        "format_version": FORMAT_VERSION,
+        "size": size,
+        "seed": seed,
+        "num_scenes": num_scenes,
+        "jitter": jitter,
+    }
     finished = read_finished(destination, arguments)
     if finished is not None:
         return finished
@@ -90,7 +98,10 @@ def build_icon_set(
         {artist.key: render_sprites(artist, tarballs[artist.key], CONCEPTS, side=side) for artist in ARTISTS}
     )
     samples = []
-    for sample in write_pictures(destination, atlas, CONCEPTS, ARTISTS, size=size, seed=seed, num_scenes=num_scenes):
+    pictures = write_pictures(
+        destination, atlas, CONCEPTS, ARTISTS, size=size, seed=seed, num_scenes=num_scenes, jitter=jitter
+    )
+    for sample in pictures:
         samples.append(sample)
         if len(samples) % 4000 == 0:
             say(f"drew {len(samples)} scenes")
@@ -132,6 +143,7 @@ def write_pictures(
     size: int,
     seed: int,
     num_scenes: int,
+    jitter: bool,
 ) -> Iterator[dict[str, object]]:
     """Draw every split into `destination/images`, yielding each sample's record in the order of the files."""
     by_name = {concept.name: concept for concept in concepts}
@@ -139,7 +151,7 @@ def write_pictures(
     requests = plan_requests(atlas, concepts, tuple(styles), seed=seed, num_scenes=num_scenes)
     rng = np.random.default_rng([seed, len(SPLITS)])
     for index, (split, request) in enumerate(requests):
-        picture, boxes = draw_scene(request, atlas, size=size, rng=rng)
+        picture, boxes = draw_scene(request, atlas, size=size, rng=rng, jitter=jitter)
         path = Path("images") / f"{index // _IMAGES_PER_FOLDER:03d}" / f"{index:06d}.png"
         (destination / path.parent).mkdir(parents=True, exist_ok=True)
         picture.save(destination / path)

@@ -55,31 +55,35 @@ class SpriteAtlas:
 
 
 def draw_scene(
-    request: SceneRequest, atlas: SpriteAtlas, *, size: int, rng: np.random.Generator
+    request: SceneRequest, atlas: SpriteAtlas, *, size: int, rng: np.random.Generator, jitter: bool = True
 ) -> tuple[Image.Image, list[Box]]:
     """The scene as an RGB picture of `size` x `size` pixels, and the box of each object.
 
-    Boxes come in the order of `request.things`, or row by row for a counted object.
+    Boxes come in the order of `request.things`, or row by row for a counted object. Without jitter every object has one
+    size and sits in the middle of its place, so that the same drawing falls on the same pixels in every scene.
     """
     picture = Image.new("RGB", (size, size), BACKGROUNDS[request.background])
     things = request.things * request.count
     sprites = [atlas.sprite(request.artist, thing) for thing in things]
     if len(things) == 1:
-        boxes = [_single_box(sprites[0], request, size, rng)]
+        boxes = [_single_box(sprites[0], request, size, rng, jitter=jitter)]
     else:
-        boxes = _cell_boxes(sprites, _cells(request, size, rng), size, rng, same_scale=request.count > 1)
+        boxes = _cell_boxes(sprites, _cells(request, size, rng), size, rng, same_scale=request.count > 1, jitter=jitter)
     for sprite, (left, top, right, bottom) in zip(sprites, boxes, strict=True):
         scaled = sprite.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
         picture.paste(scaled, (left, top), scaled)
     return picture, boxes
 
 
-def _single_box(sprite: Image.Image, request: SceneRequest, size: int, rng: np.random.Generator) -> Box:
+def _single_box(
+    sprite: Image.Image, request: SceneRequest, size: int, rng: np.random.Generator, *, jitter: bool
+) -> Box:
+    centred = request.centred or not jitter
     scales = _SINGLE_SCALES if request.background == "white" else _BACKGROUND_SCALES
-    scale = _CENTRED_SCALE if request.centred else rng.uniform(*scales)
+    scale = _CENTRED_SCALE if centred else rng.uniform(*scales)
     width, height = _fit(sprite, size * scale, size * scale)
     spare = (size - width, size - height)
-    if request.centred:
+    if centred:
         left, top = spare[0] // 2, spare[1] // 2
     else:
         left, top = (_near_middle(room, size * (1.0 - scale), rng) for room in spare)
@@ -114,17 +118,24 @@ def _cells(request: SceneRequest, size: int, rng: np.random.Generator) -> list[B
 
 
 def _cell_boxes(
-    sprites: Sequence[Image.Image], cells: Sequence[Box], size: int, rng: np.random.Generator, *, same_scale: bool
+    sprites: Sequence[Image.Image],
+    cells: Sequence[Box],
+    size: int,
+    rng: np.random.Generator,
+    *,
+    same_scale: bool,
+    jitter: bool,
 ) -> list[Box]:
-    scales = rng.uniform(*_COMPOSED_SCALES, size=len(cells))
+    scales = rng.uniform(*_COMPOSED_SCALES, size=len(cells)) if jitter else np.ones(len(cells))
     if same_scale:
         scales[:] = scales[0]
     boxes = []
+    spread = 2 * _JITTER_ALONG_CELL * size if jitter else 0.0
     for sprite, (left, top, right, bottom), scale in zip(sprites, cells, scales, strict=True):
         longest = size * _LONGEST_SIDE_IN_CELL
         width, height = _fit(sprite, min(right - left, longest) * scale, min(bottom - top, longest) * scale)
         room = (right - left - width, bottom - top - height)
-        x, y = (_near_middle(spare, min(spare, 2 * _JITTER_ALONG_CELL * size), rng) for spare in room)
+        x, y = (_near_middle(spare, min(spare, spread), rng) for spare in room)
         boxes.append((left + x, top + y, left + x + width, top + y + height))
     return boxes
 
