@@ -1,6 +1,7 @@
-"""From a finished run to the embedded model: measure it, write its card, save it in half precision, draw its gallery.
+r"""From a finished run to the embedded model: measure it, write its card, save it in half precision, draw its gallery.
 
-python recipes/icons/publish.py --run runs/icons --data data/icons64 --out src/bitvar/models/icons --gallery docs/images
+python recipes/icons/publish.py --run runs/icons-still --data data/icons64-still \
+    --out src/bitvar/models/icons --gallery docs/images
 
 Everything the card says is measured here or read from the run's own files.
 """

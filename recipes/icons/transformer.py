@@ -1,4 +1,4 @@
-"""The embedded model's transformer: 8.5 M parameters over 130 tokens, with a text adapter.
+r"""The embedded model's transformer: 8.5 M parameters over 130 tokens, with a text adapter.
 
 bitvar train recipes/icons/transformer.py --data data/icons64 --out runs/icons \
     --tokenizer runs/icons-tokenizer/model --text-encoder MINILM_FOLDER --name icons

@@ -1,4 +1,4 @@
-"""The embedded model's second stage: the same transformer, on scenes whose objects keep their places.
+r"""The embedded model's second stage: the same transformer, on scenes whose objects keep their places.
 
 bitvar data icons data/icons64-still --still --scenes 12000
 bitvar train recipes/icons/transformer_still.py --data data/icons64-still --out runs/icons-still \
@@ -6,7 +6,7 @@ bitvar train recipes/icons/transformer_still.py --data data/icons64-still --out 
     --tokenizer runs/icons-tokenizer/model --text-encoder MINILM_FOLDER --name icons
 
 Stage one (transformer.py) learns what the words mean; with objects anywhere, its drawings stay soft for long. On still
-scenes the same drawing falls on the same tokens, and details come within a thousand steps. Cost and results: docs/log.md.
+scenes the same drawing falls on the same tokens, and details come sooner. Cost and results: docs/log.md.
 """
 
 from pathlib import Path
