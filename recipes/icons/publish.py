@@ -1,6 +1,7 @@
-r"""From a finished run to the embedded model: measure it, write its card, save it in half precision, draw its gallery.
+r"""From a run's newest checkpoint to the embedded model: measure it, write its card, save it in half precision, draw it.
 
 python recipes/icons/publish.py --run runs/icons-still --data data/icons64-still \
+    --tokenizer runs/icons-tokenizer/model --text-encoder MINILM_FOLDER \
     --out src/bitvar/models/icons --gallery docs/images
 
 Everything the card says is measured here or read from the run's own files.
@@ -13,14 +14,18 @@ from typing import Any, Final
 
 import torch
 
-from bitvar.checkpoints.folder import Components, Defaults, ModelIndex
+from bitvar.checkpoints.folder import Components, Defaults, ModelIndex, TokenizerIdentity, load_component
 from bitvar.data.samples import Sample, load_images, read_samples, to_signed
 from bitvar.pipeline import InfinityPipeline
 from bitvar.scales import ScaleSchedule
+from bitvar.text import TextEncoderConfig, load_text_encoder
+from bitvar.tokenizer import InfinityTokenizer
+from bitvar.training.config import TransformerTraining
 from bitvar.training.samples import contact_sheet
 from bitvar.training.self_correction import teacher_forcing
+from bitvar.training.state import latest, load_initial
 from bitvar.training.transformer_task import per_scale_metrics
-from bitvar.transformer import bit_losses
+from bitvar.transformer import InfinityTransformer, bit_losses
 
 GALLERY: Final = (
     "a cat, Noto emoji",
@@ -60,9 +65,11 @@ NUM_HELD_OUT: Final = 6
 @torch.no_grad()
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description="Publish a finished icons run as the embedded model.")
+    parser = argparse.ArgumentParser(description="Publish an icons run as the embedded model.")
     parser.add_argument("--run", type=Path, required=True, help="OUT of the transformer run")
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, required=True, help="OUT/model of the tokenizer run")
+    parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gallery", type=Path, required=True)
     parser.add_argument("--guidance", type=float, default=3.0)
@@ -70,9 +77,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    pipeline = InfinityPipeline.from_pretrained(options.run / "model", dtype="fp32", device="cpu")
-    defaults = Defaults(guidance_scale=options.guidance, temperature=options.temperature)
-    index = ModelIndex(name="icons", tokenizer=pipeline.index.tokenizer, defaults=defaults)
+    pipeline = load_run(options)
     parts = pipeline.components
     measured = {
         split: measure(pipeline, options.data, split) for split in ("val", "held_out_combination", "held_out_prompt")
@@ -81,7 +86,7 @@ def main() -> None:
     for part in (parts.transformer, parts.tokenizer, parts.text_encoder.model if parts.text_encoder else None):
         if part is not None:
             part.half()
-    half = Components(parts.transformer, parts.tokenizer, parts.text_encoder, index, card)
+    half = Components(parts.transformer, parts.tokenizer, parts.text_encoder, parts.index, card)
     InfinityPipeline(half).save_pretrained(options.out)
 
     published = InfinityPipeline.from_pretrained(options.out, device="cpu")
@@ -98,6 +103,22 @@ def main() -> None:
     (options.gallery / "gallery.json").write_text(
         json.dumps({"seed": options.seed, "prompts": prompts}, indent=2) + "\n"
     )
+
+
+def load_run(options: argparse.Namespace) -> InfinityPipeline:
+    """The averaged weights of the newest checkpoint, with the tokenizer and text encoder they were trained with."""
+    checkpoint = latest(options.run / "checkpoints")
+    assert checkpoint is not None, f"{options.run} has no checkpoint"
+    transformer = InfinityTransformer(TransformerTraining.load(checkpoint / "config.json").model)
+    load_initial(transformer, checkpoint)
+    identity = TokenizerIdentity.load(options.tokenizer / "identity.json")
+    made = (options.text_encoder / "bitvar.json").is_file()
+    settings = None if made else TextEncoderConfig(kind="minilm", hidden_states=(1, 6))
+    encoder = load_text_encoder(options.text_encoder, settings=settings)
+    defaults = Defaults(guidance_scale=options.guidance, temperature=options.temperature)
+    index = ModelIndex(name="icons", tokenizer=identity, defaults=defaults)
+    tokenizer = load_component(InfinityTokenizer, options.tokenizer)
+    return InfinityPipeline(Components(transformer.eval(), tokenizer, encoder, index, ""))
 
 
 def pick_spread(samples: list[Sample]) -> list[str]:
@@ -141,8 +162,8 @@ def psnr_per_scale(pipeline: InfinityPipeline, images: torch.Tensor, schedule: S
 
 def write_card(measured: dict[str, Any], manifest: dict[str, Any], data: Path, run: Path) -> str:
     """The model card."""
-    train = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    last = [row for row in train if row["phase"] == "train"][-1]
+    checkpoint = latest(run / "checkpoints")
+    assert checkpoint is not None
     scales = [name for name in measured["val"] if name.startswith("accuracy/")]
     rows = "\n".join(
         f"| {k + 1} | "
@@ -153,7 +174,8 @@ def write_card(measured: dict[str, Any], manifest: dict[str, Any], data: Path, r
     template = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
     return template.format(
         table=rows,
-        steps=last["step"],
+        steps=json.loads((checkpoint / "state.json").read_text())["step"],
+        planned=TransformerTraining.load(checkpoint / "config.json").optimization.steps,
         accuracy={s: f"{100 * m['accuracy']:.1f} %" for s, m in measured.items()},
         loss={s: f"{m['loss']:.3f}" for s, m in measured.items()},
         counts={s: m["samples"] for s, m in measured.items()},

@@ -67,7 +67,7 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     assert phases == ["train", "validation"]
 
     out, gallery = tmp_path / "published", tmp_path / "gallery"
-    arguments = ("publish.py", "--run", tmp_path / "run", "--data", data, "--out", out, "--gallery", gallery)
+    arguments = ("publish.py", "--run", tmp_path / "run", "--data", data, *inputs, "--out", out, "--gallery", gallery)
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     runpy.run_path(str(RECIPES / "publish.py"), run_name="__main__")
     assert len(json.loads((gallery / "gallery.json").read_text())["prompts"]) == 40
