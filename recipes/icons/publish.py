@@ -1,4 +1,4 @@
-r"""From a run's newest checkpoint to the embedded model: measure it, write its card, save it in half precision, draw it.
+r"""From a run's newest checkpoint to the embedded model: measure it, write its card, save it in fp16, draw its gallery.
 
 python recipes/icons/publish.py --run runs/icons-still --data data/icons64-still \
     --tokenizer runs/icons-tokenizer/model --text-encoder MINILM_FOLDER \

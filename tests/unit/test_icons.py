@@ -18,7 +18,7 @@ from bitvar.data.icons.sprites import camouflaged_share, recolour, trim_to_alpha
 from bitvar.errors import UsageError
 
 BY_NAME = {concept.name: concept for concept in CONCEPTS}
-ARGUMENTS = {"format_version": 1, "size": 32, "seed": 3, "num_scenes": 200}
+ARGUMENTS = {"format_version": 1, "size": 32, "seed": 3, "num_scenes": 200, "jitter": True}
 
 
 def disc(colour: tuple[int, int, int], width: int = 40, height: int = 40) -> Image.Image:
@@ -117,6 +117,19 @@ def test_positions_agree_with_boxes(atlas, relation):
             "below": first[1] >= second[3],
         }
         assert [name for name, true in holds.items() if true] == [relation]
+
+
+def test_still_objects_keep_one_size_and_place(atlas):
+    request = SceneRequest("two", "noto", (Thing("cat"), Thing("dog")))
+    still, moved = (
+        {
+            draw_scene(request, atlas, size=64, rng=np.random.default_rng(seed), jitter=jitter)[0].tobytes()
+            for seed in range(9)
+        }
+        for jitter in (False, True)
+    )
+    assert len(still) == 1
+    assert len(moved) > 1
 
 
 def test_two_objects_stand_in_the_order_of_the_caption(atlas):

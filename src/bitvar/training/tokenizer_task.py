@@ -66,7 +66,7 @@ class TokenizerTask:
         steps = list(pyramid.encode(features, config.grids))
         latent = steps[-1].latent
         if torch.rand((), generator=generator) < config.truncation:
-            stop = int(torch.randint(len(steps), (), generator=generator))
+            stop = int(torch.randint(max(1, len(steps) - 1), (), generator=generator))
             latent = steps[stop].latent
         reconstruction = tokenizer.decoder(latent.to(self.dtype)).float()
         terms = {

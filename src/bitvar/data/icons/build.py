@@ -143,7 +143,7 @@ def write_pictures(
     size: int,
     seed: int,
     num_scenes: int,
-    jitter: bool,
+    jitter: bool = True,
 ) -> Iterator[dict[str, object]]:
     """Draw every split into `destination/images`, yielding each sample's record in the order of the files."""
     by_name = {concept.name: concept for concept in concepts}
