@@ -60,8 +60,7 @@ class TextEncoder(ABC):
         """
         device = next(self.model.parameters()).device
         rows = [torch.tensor(self.tokenizer(prompt, verbose=False)["input_ids"]) for prompt in prompts]
-        padding = float(self.tokenizer.pad_token_id or 0)
-        ids = pad_sequence(rows, batch_first=True, padding_value=padding).to(device)
+        ids = pad_sequence(rows, batch_first=True).to(device)  # any padding does, since it is masked
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
         features = self._features(ids, mask)
         return TextCondition.from_list([row[keep.bool()] for row, keep in zip(features, mask, strict=True)])
@@ -152,11 +151,12 @@ def _load_model(settings: TextEncoderConfig, folder: Path, dtype: torch.dtype) -
         if settings.kind == "t5":
             from transformers.models.t5 import T5EncoderModel
 
-            model, info = T5EncoderModel.from_pretrained(folder, **options)
+            loaded: Any = T5EncoderModel.from_pretrained(folder, **options)
         else:
             from transformers.models.bert import BertModel
 
-            model, info = BertModel.from_pretrained(folder, add_pooling_layer=False, **options)
+            loaded = BertModel.from_pretrained(folder, add_pooling_layer=False, **options)
+    model, info = loaded
     wrong = [f"{what}: {name}" for what in ("missing", "mismatched") for name in sorted(map(str, info[f"{what}_keys"]))]
     layers = getattr(model.config, "num_hidden_layers", 0)
     if settings.kind == "minilm" and not all(0 <= k <= layers for k in settings.hidden_states or (-1,)):
