@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 
+from bitvar import pyramid
 from bitvar.checkpoints.folder import Components, Defaults, ModelIndex, TokenizerIdentity, load_component
 from bitvar.data.samples import Sample, load_images, read_samples, to_signed
 from bitvar.pipeline import InfinityPipeline
@@ -143,18 +144,18 @@ def measure(pipeline: InfinityPipeline, data: Path, split: str) -> dict[str, Any
         losses = bit_losses(logits, forcing.target_bits)
         values = {k: v.item() for k, v in per_scale_metrics(logits, losses, forcing.target_bits, schedule).items()}
         values["loss"] = losses.mean().item()
-        values |= psnr_per_scale(pipeline, images, schedule)
+        values |= psnr_per_scale(pipeline, images, features, schedule)
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value * len(chunk) / len(samples)
     return {"samples": len(samples), **sums}
 
 
-def psnr_per_scale(pipeline: InfinityPipeline, images: torch.Tensor, schedule: ScaleSchedule) -> dict[str, float]:
+def psnr_per_scale(
+    pipeline: InfinityPipeline, images: torch.Tensor, features: torch.Tensor, schedule: ScaleSchedule
+) -> dict[str, float]:
     """Mean PSNR in dB when decoded from the first k scales."""
-    from bitvar import pyramid
-
     values = {}
-    for k, step in enumerate(pyramid.encode(pipeline.tokenizer.features(images), schedule.latent_grids(1))):
+    for k, step in enumerate(pyramid.encode(features, schedule.latent_grids(1))):
         error = ((pipeline.tokenizer.decode(step.latent) - images) / 2).square().mean(dim=(1, 2, 3))
         values[f"psnr/scale_{k}"] = (-10 * error.log10()).mean().item()
     return values
