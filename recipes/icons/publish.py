@@ -1,6 +1,6 @@
 r"""From a run's newest checkpoint to the embedded model: measure it, write its card, save it in fp16, draw its gallery.
 
-python recipes/icons/publish.py --run runs/icons-still --data data/icons64-still \
+python recipes/icons/publish.py --run runs/icons --data data/icons64 \
     --tokenizer runs/icons-tokenizer/model --text-encoder MINILM_FOLDER \
     --out src/bitvar/models/icons --gallery docs/images
 
@@ -14,19 +14,19 @@ from typing import Any, Final
 
 import torch
 
-from bitvar import pyramid
 from bitvar.checkpoints.folder import Components, Defaults, ModelIndex, TokenizerIdentity, load_component
-from bitvar.data.samples import Sample, load_images, read_samples, to_signed
+from bitvar.data.samples import Sample, load_images, read_samples
 from bitvar.pipeline import InfinityPipeline
 from bitvar.scales import ScaleSchedule
-from bitvar.text import TextEncoderConfig, load_text_encoder
+from bitvar.text import MINILM, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TransformerTraining
+from bitvar.training.prepare import features_key, prepare
 from bitvar.training.samples import contact_sheet
-from bitvar.training.self_correction import teacher_forcing
 from bitvar.training.state import latest, load_initial
-from bitvar.training.transformer_task import per_scale_metrics
-from bitvar.transformer import InfinityTransformer, bit_losses
+from bitvar.training.tokenizer_task import measure_reconstruction
+from bitvar.training.transformer_task import measure_bits
+from bitvar.transformer import InfinityTransformer, token_weights
 
 GALLERY: Final = (
     "a cat, Noto emoji",
@@ -81,9 +81,9 @@ def main() -> None:
     pipeline = load_run(options)
     parts = pipeline.components
     measured = {
-        split: measure(pipeline, options.data, split) for split in ("val", "held_out_combination", "held_out_prompt")
+        split: measure(pipeline, options, split) for split in ("val", "held_out_combination", "held_out_prompt")
     }
-    card = write_card(measured, json.loads((options.data / "manifest.json").read_text()), options.data, options.run)
+    card = write_card(pipeline, measured, options)
     for part in (parts.transformer, parts.tokenizer, parts.text_encoder.model if parts.text_encoder else None):
         if part is not None:
             part.half()
@@ -113,9 +113,7 @@ def load_run(options: argparse.Namespace) -> InfinityPipeline:
     transformer = InfinityTransformer(TransformerTraining.load(checkpoint / "config.json").model)
     load_initial(transformer, checkpoint)
     identity = TokenizerIdentity.load(options.tokenizer / "identity.json")
-    made = (options.text_encoder / "bitvar.json").is_file()
-    settings = None if made else TextEncoderConfig(kind="minilm", hidden_states=(1, 6))
-    encoder = load_text_encoder(options.text_encoder, settings=settings)
+    encoder = load_text_encoder(options.text_encoder, settings=MINILM)
     defaults = Defaults(guidance_scale=options.guidance, temperature=options.temperature)
     index = ModelIndex(name="icons", tokenizer=identity, defaults=defaults)
     tokenizer = load_component(InfinityTokenizer, options.tokenizer)
@@ -129,42 +127,33 @@ def pick_spread(samples: list[Sample]) -> list[str]:
     return captions[::step][:NUM_HELD_OUT]
 
 
-def measure(pipeline: InfinityPipeline, data: Path, split: str) -> dict[str, Any]:
+def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str) -> dict[str, Any]:
     """Per-scale loss, bit accuracy and PSNR of the reconstruction from the first k scales, nothing flipped."""
     schedule: ScaleSchedule = pipeline.transformer.config.all_schedules()[0]
-    samples = read_samples(data, split=split)
-    sums: dict[str, float] = {}
-    for start in range(0, len(samples), 64):
-        chunk = samples[start : start + 64]
-        images = to_signed(load_images(chunk))
-        features = pipeline.tokenizer.features(images)
-        forcing = teacher_forcing(features, schedule, patch_size=1)
-        condition = pipeline.encode_prompts([sample.captions[0] for sample in chunk])
-        logits = pipeline.transformer(condition, forcing.inputs, schedule)
-        losses = bit_losses(logits, forcing.target_bits)
-        values = {k: v.item() for k, v in per_scale_metrics(logits, losses, forcing.target_bits, schedule).items()}
-        values["loss"] = losses.mean().item()
-        values |= psnr_per_scale(pipeline, images, features, schedule)
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value * len(chunk) / len(samples)
-    return {"samples": len(samples), **sums}
+    encoder = pipeline.text_encoder
+    assert encoder is not None
+    samples = prepare(
+        options.data,
+        split,
+        tokenizer=pipeline.tokenizer,
+        text_encoder=encoder,
+        cache=options.run / f"features-{split}.safetensors",
+        key=features_key(pipeline.index.tokenizer.sha256, encoder, options.text_encoder),
+        report=lambda line: None,
+    )
+    bits = measure_bits(pipeline.transformer, samples, schedule, weights=token_weights(schedule, reweighted=False))
+    pictures = load_images(read_samples(options.data, split=split))
+    reconstruction = measure_reconstruction(pipeline.tokenizer, pictures, schedule.latent_grids(1))
+    return {"samples": len(pictures), **bits, **reconstruction}
 
 
-def psnr_per_scale(
-    pipeline: InfinityPipeline, images: torch.Tensor, features: torch.Tensor, schedule: ScaleSchedule
-) -> dict[str, float]:
-    """Mean PSNR in dB when decoded from the first k scales."""
-    values = {}
-    for k, step in enumerate(pyramid.encode(features, schedule.latent_grids(1))):
-        error = ((pipeline.tokenizer.decode(step.latent) - images) / 2).square().mean(dim=(1, 2, 3))
-        values[f"psnr/scale_{k}"] = (-10 * error.log10()).mean().item()
-    return values
-
-
-def write_card(measured: dict[str, Any], manifest: dict[str, Any], data: Path, run: Path) -> str:
+def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: argparse.Namespace) -> str:
     """The model card."""
-    checkpoint = latest(run / "checkpoints")
+    checkpoint = latest(options.run / "checkpoints")
     assert checkpoint is not None
+    manifest = json.loads((options.data / "manifest.json").read_text())
+    schedule = pipeline.transformer.config.all_schedules()[0]
+    models = {"transformer": pipeline.transformer, "tokenizer": pipeline.tokenizer}
     scales = [name for name in measured["val"] if name.startswith("accuracy/")]
     rows = "\n".join(
         f"| {k + 1} | "
@@ -175,13 +164,20 @@ def write_card(measured: dict[str, Any], manifest: dict[str, Any], data: Path, r
     template = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
     return template.format(
         table=rows,
+        transformer=pipeline.transformer.config,
+        tokenizer=pipeline.tokenizer.config,
+        millions={name: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f}" for name, m in models.items()},
+        tokens=schedule.num_tokens,
+        sides=f"{len(schedule)} ({', '.join(str(grid[0]) for grid in schedule)})",
+        training=TransformerTraining.load(checkpoint / "config.json"),
         steps=json.loads((checkpoint / "state.json").read_text())["step"],
-        planned=TransformerTraining.load(checkpoint / "config.json").optimization.steps,
+        pictures=sum(manifest["counts"]["train"].values()),
+        seed=manifest["seed"],
         accuracy={s: f"{100 * m['accuracy']:.1f} %" for s, m in measured.items()},
         loss={s: f"{m['loss']:.3f}" for s, m in measured.items()},
         counts={s: m["samples"] for s, m in measured.items()},
         concepts=", ".join(concept_names(manifest)),
-        attribution=(data / "ATTRIBUTION.md").read_text(encoding="utf-8"),
+        attribution=(options.data / "ATTRIBUTION.md").read_text(encoding="utf-8"),
     )
 
 

@@ -125,6 +125,11 @@ def ratio_names() -> tuple[str, ...]:
     return (*_SIDES, *_WIDE)
 
 
+def nearest_ratio(ratio: float) -> str:
+    """The name of the official ratio nearest to a picture's height / width."""
+    return min(ratio_names(), key=lambda name: abs(math.log2(ratio / float(name))))
+
+
 def official_schedule(ratio: str, budget: str) -> ScaleSchedule:
     """The official schedule of one ratio and pixel budget.
 

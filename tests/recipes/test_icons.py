@@ -6,36 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageDraw
 
 from bitvar.cli import main as cli
 from bitvar.pipeline import InfinityPipeline
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from tests.unit.tiny import tiny_text_encoder
+from tests.unit.tiny import tiny_text_encoder, toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "icons"
-COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220)}
-SPLITS = {"train": 12, "val": 3, "held_out_combination": 8, "held_out_prompt": 8}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    (folder / "images").mkdir(parents=True)
-    rows = []
-    for split, count in SPLITS.items():
-        for i in range(count):
-            colour = list(COLOURS)[i % 3]
-            picture = Image.new("RGB", (64, 64), "white")
-            ImageDraw.Draw(picture).ellipse((8 + i, 8, 48 + i, 48), fill=COLOURS[colour])
-            name = f"images/{split}-{i}.png"
-            picture.save(folder / name)
-            captions = [f"a {colour} circle {i}", f"a {colour} circle on a square {i}"]
-            rows.append({"image_path": name, "captions": captions, "split": split})
-    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    (folder / "manifest.json").write_text(json.dumps({"concepts": [{"name": "circle"}]}), encoding="utf-8")
-    (folder / "ATTRIBUTION.md").write_text("# Where the pictures come from\n\nDrawn here.\n", encoding="utf-8")
-    return folder
+    return toy_set(tmp_path / "data")
 
 
 def bitvar(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:

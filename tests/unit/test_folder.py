@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitvar.checkpoints import folder as folder_module
-from bitvar.checkpoints.files import MANIFEST, atomic_folder, atomic_path, digest, verify_folder, write_manifest
+from bitvar.checkpoints.files import MANIFEST, atomic_folder, digest, verify_folder, write_manifest
 from bitvar.checkpoints.folder import (
     Components,
     Defaults,
@@ -26,6 +26,7 @@ from bitvar.checkpoints.folder import (
     save_tensors,
 )
 from bitvar.errors import WeightsError
+from bitvar.files import atomic_path
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from bitvar.data import writing
 from bitvar.data.icons import build, build_icon_set
 from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS, named, with_article
 from bitvar.data.icons.held_out import held_out_combinations, held_out_keys, held_out_prompts, is_held_out
@@ -284,14 +285,14 @@ def test_a_complete_folder_is_left_alone_and_another_is_refused(written):
 
 
 def test_without_the_last_file_a_set_is_not_complete(tmp_path, monkeypatch):
-    replace_text = build.replace_text
+    write_text = writing.write_text
 
     def stop_at_the_end(path: Path, text: str) -> None:
         if path.name == "samples.jsonl":
             raise KeyboardInterrupt
-        replace_text(path, text)
+        write_text(path, text)
 
-    monkeypatch.setattr(build, "replace_text", stop_at_the_end)
+    monkeypatch.setattr(writing, "write_text", stop_at_the_end)
     with pytest.raises(KeyboardInterrupt):
         build.prepare_folder(tmp_path)
         build.finish(tmp_path, [], ARGUMENTS, {a.key: Licence("Set", "A", "b", "MIT", "c") for a in ARTISTS})

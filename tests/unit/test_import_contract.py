@@ -13,7 +13,7 @@ import bitvar
 ROOT = Path(bitvar.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-CORE = {"errors", "scales", "bits", "pyramid", "condition", "config"}
+CORE = {"errors", "files", "scales", "bits", "pyramid", "condition", "config"}
 MODELS = {"tokenizer", "text", "transformer"}
 LOW = CORE | {"nn"} | MODELS
 USERS = {"sampling", "editing", "checkpoints", "runtime"}
@@ -34,7 +34,7 @@ MAY: dict[str, set[str]] = {
     "serving": CORE | {"pipeline"},
     "models": set(),
 }
-CORE_ORDER = ("errors", "config", "scales", "bits", "condition", "pyramid")
+CORE_ORDER = ("errors", "files", "config", "scales", "bits", "condition", "pyramid")
 OPTIONAL = {"fastapi", "uvicorn", "wandb", "peft", "resvg_py", "datasets", "torchvision", "scipy"}
 
 

@@ -21,7 +21,7 @@ from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig, losses
 from bitvar.training import loop
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining, TransformerTraining
 from bitvar.training.loop import Run, Task, TrainingDivergedError, batch_indices, step_generator
-from bitvar.training.optim import Ema, adamw, learning_rate
+from bitvar.training.optim import Ema, build_optimizer, learning_rate
 from bitvar.training.self_correction import random_flip, teacher_forcing
 from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
@@ -90,6 +90,7 @@ def transformer_task(config: TransformerTraining) -> TransformerTask:
 MAKERS: dict[str, Callable[..., Any]] = {
     "tokenizer": lambda **changes: tokenizer_training(adversarial=0.1, truncation=0.5, adversarial_start=1, **changes),
     "transformer": transformer_training,
+    "muon": lambda: tokenizer_training(adversarial=0.1, optimization=optimization(optimizer="muon")),
 }
 
 
@@ -267,7 +268,7 @@ def test_the_average_follows_in_fp32_and_young_ones_forget_faster() -> None:
 
 def test_weight_decay_touches_matrices_only() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3))
-    groups = adamw(model, optimization(weight_decay=0.1)).param_groups
+    groups = build_optimizer(model, optimization(weight_decay=0.1)).param_groups
     assert [(group["weight_decay"], {p.ndim for p in group["params"]}) for group in groups] == [(0.1, {2}), (0.0, {1})]
 
 
@@ -312,6 +313,7 @@ def fingerprint(config: Any, folder: Path) -> tuple[Any, ...]:
 
 
 COMMON = {
+    "optimization.optimizer": "adamw", "optimization.momentum": 0.5,
     "optimization.steps": 5, "optimization.batch_size": 2, "optimization.learning_rate": 2e-3,
     "optimization.warmup_steps": 3, "optimization.final_learning_rate": 0.5, "optimization.betas": [0.8, 0.9],
     "optimization.weight_decay": 0.1, "optimization.clip": 1e-3, "optimization.ema_decay": 0.0,
@@ -337,7 +339,7 @@ ELSEWHERE = {  # must fit the data, so a run can't change them alone: see test_t
 
 
 def base_run(kind: str) -> Any:
-    steps = optimization(steps=4, warmup_steps=1)
+    steps = optimization(optimizer="muon", steps=4, warmup_steps=1)
     if kind == "transformer":
         return transformer_training(optimization=steps)
     return tokenizer_training(optimization=steps, adversarial=0.1, perceptual=0.5, truncation=0.5)

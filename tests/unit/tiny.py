@@ -1,9 +1,11 @@
 """Models of a few thousand parameters, for tests: transformer, tokenizer, text encoder, and a pipeline of the three."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, ImageDraw
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
@@ -108,3 +110,25 @@ def _vocabulary() -> PreTrainedTokenizerFast:
         sep_token="[SEP]",
         mask_token="[MASK]",
     )
+
+
+def toy_set(folder: Path) -> Path:
+    """A captioned set of circles, 64 pixels, in every split the icons recipe uses."""
+    splits = {"train": 12, "val": 3, "held_out_combination": 8, "held_out_prompt": 8}
+    colours = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220)}
+    (folder / "images").mkdir(parents=True)
+    rows = []
+    for split, count in splits.items():
+        for i in range(count):
+            colour = list(colours)[i % 3]
+            picture = Image.new("RGB", (64, 64), "white")
+            ImageDraw.Draw(picture).ellipse((8 + i, 8, 48 + i, 48), fill=colours[colour])
+            name = f"images/{split}-{i}.png"
+            picture.save(folder / name)
+            captions = [f"a {colour} circle {i}", f"a {colour} circle on a square {i}"]
+            rows.append({"image_path": name, "captions": captions, "split": split})
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    manifest = {"concepts": [{"name": "circle"}], "counts": {"train": {"single": 12}}, "seed": 0}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (folder / "ATTRIBUTION.md").write_text("# Where the pictures come from\n\nDrawn here.\n", encoding="utf-8")
+    return folder

@@ -21,7 +21,7 @@ from bitvar.checkpoints.official import Converted, OfficialLayout, from_official
 from bitvar.checkpoints.official_files import read_official, write_official
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.scales import official_schedules
-from bitvar.text import TextEncoder, TextEncoderConfig, load_text_encoder
+from bitvar.text import T5, TextEncoder, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
@@ -215,8 +215,7 @@ def _assemble(
 def _read_text_encoder(folder: Path, config: TransformerConfig, dtype: torch.dtype | None) -> TextEncoder:
     if not folder.is_dir():
         raise UsageError(explain(f"There is no text encoder {folder}.", "it is no folder", "check the path"))
-    settings = None if (folder / "bitvar.json").is_file() else TextEncoderConfig(kind="t5")
-    encoder = load_text_encoder(folder, dtype=dtype or torch.float32, settings=settings)
+    encoder = load_text_encoder(folder, dtype=dtype or torch.float32, settings=T5)
     width = encoder.encode(["a picture"]).features.shape[-1]
     if width != config.text_width:
         raise WeightsError(

@@ -1,9 +1,8 @@
-"""Files that are whole or absent: atomic writes, digests, and folders that know both."""
+"""Folders that are whole or absent and know the digests of their files."""
 
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,24 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bitvar.errors import WeightsError, explain
+from bitvar.files import atomic_path, flush
 
 MANIFEST = "SHA256SUMS.json"
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; on success flushed and renamed to it, on failure removed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield temporary
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -43,7 +27,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         yield temporary
         write_manifest(temporary)
         for path in temporary.rglob("*"):
-            _flush(path)
+            flush(path)
         if folder.exists():
             shutil.rmtree(folder)
 
@@ -115,11 +99,3 @@ def merged_digest(sums: Mapping[str, str]) -> str:
     """One digest for all the files of a manifest."""
     lines = "".join(f"{name} {value}\n" for name, value in sorted(sums.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

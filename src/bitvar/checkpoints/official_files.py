@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitvar.checkpoints.files import atomic_path, load_tensors
+from bitvar.checkpoints.files import load_tensors
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.files import atomic_path
 
 _PICKLES: Final = (".pth", ".pt", ".bin")
 _NESTINGS: Final[tuple[tuple[str, ...], ...]] = (("vae",), ("trainer", "gpt_fsdp"))

@@ -199,7 +199,7 @@ def _apply_size(settings: dict[str, Any], pipeline: "InfinityPipeline") -> None:
 
 
 def _draw(pipeline: "InfinityPipeline", settings: dict[str, Any], count: int, previews: Path | None) -> "ScaleEvent":
-    from bitvar.checkpoints.files import atomic_path
+    from bitvar.files import atomic_path
 
     options = {key: value for key, value in settings.items() if key != "prompt" and value is not None}
     events = pipeline.stream(settings["prompt"], num_images_per_prompt=count, **options)

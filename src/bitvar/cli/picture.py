@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from bitvar.checkpoints.files import atomic_path
 from bitvar.errors import UsageError, explain
+from bitvar.files import atomic_path
 
 KEY: Final = "bitvar"
 """The PNG text chunk that holds the settings, as JSON."""

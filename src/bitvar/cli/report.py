@@ -1,4 +1,4 @@
-"""Errors to exit codes: 1 runtime, 2 usage, 3 corrupt or missing weights, 4 out of memory, 130 cancelled."""
+"""Errors to exit codes: 1 runtime, 2 usage, 3 corrupt or missing weights, 4 out of memory, 130 and 143 stopped."""
 
 import contextlib
 import errno
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import typer
 
-OK, RUNTIME, USAGE, WEIGHTS, MEMORY, CANCELLED = 0, 1, 2, 3, 4, 130
+OK, RUNTIME, USAGE, WEIGHTS, MEMORY, CANCELLED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 
 
 @contextlib.contextmanager
@@ -16,6 +16,8 @@ def exit_codes() -> Iterator[None]:
 
     try:
         yield
+    except typer.Exit:  # a RuntimeError to Python
+        raise
     except UsageError as error:
         _fail(str(error), USAGE)
     except WeightsError as error:

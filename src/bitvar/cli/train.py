@@ -1,12 +1,16 @@
 """`bitvar train RECIPE`."""
 
+import contextlib
 import runpy
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitvar.cli.report import exit_codes
+from bitvar.cli.report import TERMINATED, exit_codes
 
 if TYPE_CHECKING:
     from bitvar.training.config import TokenizerTraining, TransformerTraining
@@ -18,26 +22,53 @@ def train(
     data: Annotated[Path, typer.Option(help="A captioned set, such as `bitvar data icons` makes.")],
     out: Annotated[Path, typer.Option(help="Folder of the run. The same command again resumes it.")],
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override: optimization.steps=1000")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="The trained tokenizer: OUT/model of its run.")] = None,
-    text_encoder: Annotated[Path | None, typer.Option(help="Folder of a MiniLM-shaped text encoder.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The trained tokenizer: OUT/model of its run. Default: the one of --init.")
+    ] = None,
+    text_encoder: Annotated[
+        Path | None, typer.Option(help="Folder of a MiniLM-shaped text encoder. Default: the one of --init.")
+    ] = None,
     initial: Annotated[
-        Path | None, typer.Option("--init", help="Begin from these averaged weights: a checkpoint of another run.")
+        str | None,
+        typer.Option("--init", help="Begin from this model (a folder, a hub id, or icons) or checkpoint of a run."),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model that comes out.")] = "icons",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
 ) -> None:
     """Train a tokenizer or a transformer by a recipe; rerun the command to resume."""
-    with exit_codes():
+    with exit_codes(), _stoppable() as stop:
         config = _read_recipe(recipe).override(settings or [])
         if dry_run:
             typer.echo(config.dump())
             return
+        planned = _plan(config, out, stop)
         if config.kind == "tokenizer":
-            _train_tokenizer(config, data, out, name, device)
+            _train_tokenizer(config, planned, data, name, device)
         else:
             inputs = {"tokenizer": tokenizer, "text_encoder": text_encoder, "initial": initial}
-            _train_transformer(config, data, out, **inputs, name=name, device=device)
+            _train_transformer(config, planned, data, **inputs, name=name, device=device)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """On SIGTERM finish the step, save, and exit with 143, as clusters expect; a second SIGTERM kills at once."""
+    from bitvar.training.loop import TrainingStoppedError
+
+    terminated = threading.Event()
+
+    def terminate(number: int, frame: object) -> None:
+        terminated.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield terminated.is_set
+    except TrainingStoppedError as stopped:
+        typer.echo(str(stopped), err=True)
+        raise typer.Exit(TERMINATED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _read_recipe(path: Path) -> "TokenizerTraining | TransformerTraining":
@@ -56,15 +87,20 @@ def _read_recipe(path: Path) -> "TokenizerTraining | TransformerTraining":
     return config
 
 
-def _run(config: "TokenizerTraining | TransformerTraining", out: Path) -> "Run":
+def _plan(config: "TokenizerTraining | TransformerTraining", out: Path, stop: Callable[[], bool]) -> "Run":
     from bitvar.training.loop import Run
 
     return Run(
-        out, config.dump(), config.optimization, config.intervals, report=lambda line: typer.echo(line, err=True)
+        out,
+        config.dump(),
+        config.optimization,
+        config.intervals,
+        stop=stop,
+        report=lambda line: typer.echo(line, err=True),
     )
 
 
-def _train_tokenizer(config: "TokenizerTraining", data: Path, out: Path, name: str, device: str) -> None:
+def _train_tokenizer(config: "TokenizerTraining", planned: "Run", data: Path, name: str, device: str) -> None:
     from bitvar.checkpoints.files import atomic_folder
     from bitvar.checkpoints.folder import identify, save_tensors
     from bitvar.data.samples import load_images, read_samples
@@ -74,24 +110,24 @@ def _train_tokenizer(config: "TokenizerTraining", data: Path, out: Path, name: s
 
     images, validation = (load_images(read_samples(data, split=split)) for split in ("train", "val"))
     task = TokenizerTask(config, images=images, validation=validation, device=resolve_device(device))
-    models = run(task, _run(config, out))
+    models = run(task, planned)
     assert isinstance(models, TokenizerModels)
     tensors = {key: value.half().cpu() for key, value in models.tokenizer.state_dict().items()}
-    with atomic_folder(out / "model") as folder:
+    with atomic_folder(planned.folder / "model") as folder:
         save_tensors(tensors, folder)
         (folder / "config.json").write_text(config.model.dump(), encoding="utf-8")
         (folder / "identity.json").write_text(identify(f"{name}-tokenizer", tensors).dump(), encoding="utf-8")
-    typer.echo(str(out / "model"))
+    typer.echo(str(planned.folder / "model"))
 
 
 def _train_transformer(
     config: "TransformerTraining",
+    planned: "Run",
     data: Path,
-    out: Path,
     *,
     tokenizer: Path | None,
     text_encoder: Path | None,
-    initial: Path | None,
+    initial: str | None,
     name: str,
     device: str,
 ) -> None:
@@ -99,43 +135,47 @@ def _train_transformer(
 
     import torch
 
-    from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, load_component
+    from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, check_pair, load_component
+    from bitvar.checkpoints.hub import resolve_model
     from bitvar.errors import UsageError, explain
     from bitvar.pipeline import InfinityPipeline
     from bitvar.runtime.placement import resolve_device
-    from bitvar.text import TextEncoderConfig, load_text_encoder
+    from bitvar.text import MINILM, load_text_encoder
     from bitvar.tokenizer import InfinityTokenizer
     from bitvar.training.loop import run
-    from bitvar.training.prepare import prepare
+    from bitvar.training.prepare import features_key, prepare
     from bitvar.training.samples import sample_grid
-    from bitvar.training.state import load_initial
+    from bitvar.training.state import is_checkpoint, load_initial
     from bitvar.training.transformer_task import TransformerTask
     from bitvar.transformer import InfinityTransformer
 
+    start = None if initial is None else resolve_model(None if initial == "icons" else initial)
+    if start is not None and not is_checkpoint(start):
+        tokenizer, text_encoder = tokenizer or start / "image_tokenizer", text_encoder or start / "text_encoder"
     if tokenizer is None or text_encoder is None:
         raise UsageError(
             explain(
-                "A transformer run needs --tokenizer and --text-encoder.",
+                "A transformer run needs --tokenizer and --text-encoder, or a model to --init from.",
                 "it learns to predict that tokenizer's bits from that encoder's features",
                 "train the tokenizer first, and give its OUT/model",
             )
         )
     identity = TokenizerIdentity.load(tokenizer / "identity.json")
+    if start is not None and not is_checkpoint(start):
+        check_pair(ModelIndex.load(start / "model_index.json").tokenizer, identity)
     chosen = resolve_device(device)
     image_tokenizer = load_component(InfinityTokenizer, tokenizer).to(chosen)
-    settings = (
-        None if (text_encoder / "bitvar.json").is_file() else TextEncoderConfig(kind="minilm", hidden_states=(1, 6))
-    )
-    encoder = load_text_encoder(text_encoder, settings=settings).to(chosen)
-    out.mkdir(parents=True, exist_ok=True)
+    encoder = load_text_encoder(text_encoder, settings=MINILM).to(chosen)
+    key = features_key(identity.sha256, encoder, text_encoder)
+    planned.folder.mkdir(parents=True, exist_ok=True)
     train_set, validation = (
         prepare(
             data,
             split,
             tokenizer=image_tokenizer,
             text_encoder=encoder,
-            cache=out / f"features-{split}.safetensors",
-            key=f"{identity.sha256} {encoder.hidden_states}",
+            cache=planned.folder / f"features-{split}.safetensors",
+            key=key,
             report=lambda line: typer.echo(line, err=True),
         )
         for split in ("train", "val")
@@ -147,8 +187,8 @@ def _train_transformer(
         return InfinityPipeline(Components(model, image_tokenizer, encoder, index, f"# {name}\n"))
 
     task = TransformerTask(config, train=train_set, validation=validation, device=chosen)
-    if initial is not None:
-        load_initial(task.model, initial)
-    model = run(task, replace(_run(config, out), sample=lambda model, path: sample_grid(pipeline(model), path)))
-    pipeline(model).save_pretrained(out / "model")
-    typer.echo(str(out / "model"))
+    if start is not None:
+        load_initial(task.model, start)
+    model = run(task, replace(planned, sample=lambda model, path: sample_grid(pipeline(model), path)))
+    pipeline(model).save_pretrained(planned.folder / "model")
+    typer.echo(str(planned.folder / "model"))

@@ -1,5 +1,21 @@
 """Frozen text encoders."""
 
-from bitvar.text.encoders import MiniLMEncoder, T5Encoder, TextEncoder, TextEncoderConfig, load_text_encoder
+from bitvar.text.encoders import (
+    MINILM,
+    T5,
+    MiniLMEncoder,
+    T5Encoder,
+    TextEncoder,
+    TextEncoderConfig,
+    load_text_encoder,
+)
 
-__all__ = ["MiniLMEncoder", "T5Encoder", "TextEncoder", "TextEncoderConfig", "load_text_encoder"]
+__all__ = [
+    "MINILM",
+    "T5",
+    "MiniLMEncoder",
+    "T5Encoder",
+    "TextEncoder",
+    "TextEncoderConfig",
+    "load_text_encoder",
+]

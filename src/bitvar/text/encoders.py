@@ -35,6 +35,11 @@ class TextEncoderConfig(Config):
     hidden_states: tuple[int, ...] = ()
 
 
+T5: Final = TextEncoderConfig(kind="t5")
+MINILM: Final = TextEncoderConfig(kind="minilm", hidden_states=(1, 6))
+"""How a folder as its makers publish it is read: flan-t5-xl and its like, and all-MiniLM-L6-v2."""
+
+
 class TextEncoder(ABC):
     """A frozen encoder with its vocabulary."""
 
@@ -108,13 +113,14 @@ def load_text_encoder(
     Args:
         folder: configuration, vocabulary and safetensors weights.
         dtype: of the weights and the computation.
-        settings: for a makers' folder, which has no `bitvar.json`.
+        settings: for a folder as its makers publish it (`T5`, `MINILM`); where there is a `bitvar.json`, that counts.
 
     Raises:
         WeightsError: for an unknown kind or unreadable files.
     """
     try:
-        settings = settings or TextEncoderConfig.load(folder / "bitvar.json")
+        if settings is None or (folder / "bitvar.json").is_file():
+            settings = TextEncoderConfig.load(folder / "bitvar.json")
     except UsageError as error:
         raise WeightsError(str(error)) from None
     if settings.kind not in _REGISTRY:

@@ -13,25 +13,29 @@ class OptimizationConfig(Config):
     """How the weights move.
 
     Attributes:
+        optimizer: "adamw", or "muon", which learns more from each step of a small model, at the same rates.
         steps: optimiser steps of the whole run.
         batch_size: samples a step.
         learning_rate: the peak, as it is used: nothing scales it.
         warmup_steps: linear rise from 0.
         final_learning_rate: fraction of the peak at the last step, reached along a cosine.
         betas: AdamW's.
-        weight_decay: AdamW's, on matrices only.
+        momentum: Muon's.
+        weight_decay: decoupled, on matrices only.
         clip: largest gradient norm.
         ema_decay: of the averaged weights, which are what is exported.
         precision: dtype of activations; weights and optimiser stay fp32.
         seed: of data order and every draw.
     """
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
     steps: int = Field(gt=0)
     batch_size: int = Field(gt=0)
     learning_rate: float = Field(gt=0)
     warmup_steps: int = Field(default=100, ge=0)
     final_learning_rate: float = Field(default=0.02, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.97)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=5.0, gt=0)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)

@@ -13,17 +13,23 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from bitvar.errors import UsageError, explain
 from bitvar.training import state as checkpoints
 from bitvar.training.config import IntervalConfig, OptimizationConfig
-from bitvar.training.optim import Ema, adamw, learning_rate
+from bitvar.training.optim import Ema, build_optimizer, learning_rate
 
 Metrics = dict[str, float]
 
 
 class TrainingDivergedError(RuntimeError):
     """The loss or a gradient is no finite number; the update was not made."""
+
+
+class TrainingStoppedError(RuntimeError):
+    """The run was asked to stop, and has saved where it was."""
 
 
 @runtime_checkable
@@ -53,6 +59,7 @@ class Run:
         folder: gets `checkpoints/`, `metrics.jsonl` and `samples/`.
         config: JSON of the whole configuration, kept with every checkpoint.
         sample: writes pictures of the averaged model to a PNG; None for no samples.
+        stop: asked after every step; once true, the run saves and stops.
         report: receives a line of text for people.
     """
 
@@ -61,6 +68,7 @@ class Run:
     optimization: OptimizationConfig
     intervals: IntervalConfig
     sample: Callable[[nn.Module, Path], None] | None = None
+    stop: Callable[[], bool] = lambda: False
     report: Callable[[str], None] = lambda line: None
 
 
@@ -71,12 +79,31 @@ def run(task: Task, run: Run) -> nn.Module:
 
     Raises:
         TrainingDivergedError: when loss or gradient is not finite.
-        WeightsError: when the newest checkpoint is altered or of another configuration.
+        TrainingStoppedError: when `run.stop` asked for it; the state is saved.
+        UsageError: when another process trains in the same folder.
+        WeightsError: when every checkpoint is altered, or the newest is of another configuration.
     """
+    run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run.folder / ".lock", timeout=0):
+            return _run(task, run)
+    except Timeout:
+        raise UsageError(
+            explain(
+                f"Another process is training in {run.folder}.",
+                "two runs in one folder would overwrite each other's checkpoints",
+                "wait for it, stop it, or choose another --out",
+            )
+        ) from None
+
+
+def _run(task: Task, run: Run) -> nn.Module:
     optimization, intervals = run.optimization, run.intervals
-    state = checkpoints.TrainState(task.model, Ema(task.model, optimization.ema_decay), adamw(task.model, optimization))
     folder = run.folder / "checkpoints"
-    newest = checkpoints.latest(folder)
+    newest = checkpoints.latest(folder, report=run.report)
+    checkpoints.clear_partial(folder)
+    optimizer = build_optimizer(task.model, optimization)
+    state = checkpoints.TrainState(task.model, Ema(task.model, optimization.ema_decay), optimizer)
     if newest is not None:
         checkpoints.restore(state, newest, config=run.config)
         run.report(f"resuming at step {state.step}")
@@ -100,6 +127,10 @@ def run(task: Task, run: Run) -> nn.Module:
             if last or state.step % intervals.save == 0:
                 checkpoints.save(state, folder, config=run.config, keep=intervals.keep)
                 saved_step = state.step
+            elif run.stop():
+                checkpoints.save(state, folder, config=run.config, keep=intervals.keep)
+            if run.stop() and not last:
+                raise TrainingStoppedError(f"Stopped at step {state.step}; the same command goes on from there.")
     except KeyboardInterrupt:
         if saved_step < state.step and state.whole:
             checkpoints.save(state, folder, config=run.config, keep=intervals.keep)

@@ -6,15 +6,45 @@ import math
 import torch
 from torch import nn
 
+from bitvar.nn.linear import Conv2d, Linear
 from bitvar.training.config import OptimizationConfig
+from bitvar.training.muon import Muon
+
+EDGES = frozenset({"conv_in", "conv_out", "word_embedding", "head", "shared_modulation", "head_modulation"})
+"""Layers at the models' ends, by name: what they map from or to is no hidden space, so Muon leaves them to AdamW."""
 
 
-def adamw(model: nn.Module, config: OptimizationConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay touches matrices only, not norms, biases or scales."""
+STACKED = {"qkv": 3, "kv": 2}
+"""Layers whose weight is several matrices, one above the other."""
+
+
+def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
+    """The optimiser that the configuration names; weight decay touches matrices only, not norms, biases or scales."""
+    if config.optimizer == "muon":
+        matrices = hidden_matrices(model)
+        hidden = {id(p) for same in matrices.values() for p in same}
+        return Muon(
+            matrices,
+            [p for p in model.parameters() if id(p) not in hidden],
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def hidden_matrices(model: nn.Module) -> dict[int, list[nn.Parameter]]:
+    """Weights of the linear layers and convolutions between hidden spaces, by how many matrices each stacks."""
+    found: dict[int, list[nn.Parameter]] = {}
+    for path, module in model.named_modules():
+        name = path.rsplit(".", 1)[-1]
+        if isinstance(module, Linear | Conv2d) and name not in EDGES:
+            found.setdefault(STACKED.get(name, 1), []).append(module.weight)
+    return found
 
 
 def learning_rate(step: int, config: OptimizationConfig) -> float:

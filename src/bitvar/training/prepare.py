@@ -9,13 +9,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitvar.checkpoints.files import atomic_path, digest, load_tensors
+from bitvar.checkpoints.files import digest, load_tensors, merged_digest
 from bitvar.data.samples import Sample, load_images, read_samples, to_signed
+from bitvar.files import atomic_path
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet
 
 Report = Callable[[str], None]
+
+
+def features_key(tokenizer_sha256: str, text_encoder: TextEncoder, folder: Path) -> str:
+    """What the features of a set depend on beside the set: the two encoders, by digest; `folder` is the text one's."""
+    weights = merged_digest({path.name: digest(path) for path in folder.glob("*.safetensors")})
+    return f"{tokenizer_sha256} {weights} {text_encoder.hidden_states}"
 
 
 def prepare(
@@ -35,7 +42,7 @@ def prepare(
         split: of the set.
         tokenizer, text_encoder: frozen.
         cache: a safetensors file.
-        key: names everything the features depend on.
+        key: from `features_key`.
         report: receives progress.
     """
     samples = read_samples(data, split=split)

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from PIL import Image, ImageDraw
 
-from bitvar.checkpoints.files import atomic_path
+from bitvar.files import atomic_path
 
 PROMPTS: Final = (
     "a red apple, 3D emoji",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bitvar.checkpoints.files import atomic_folder, load_tensors, verify_folder
+from bitvar.checkpoints.folder import read_tensors
 from bitvar.errors import WeightsError, explain
 from bitvar.training.optim import Ema
+
+_AVERAGED = "ema.safetensors"
 
 
 @dataclass
@@ -34,7 +38,7 @@ def save(state: TrainState, folder: Path, *, config: str, keep: int) -> Path:
     target = folder / f"step-{state.step:08d}"
     with atomic_folder(target) as temporary:
         save_file(_parameters(state.model), temporary / "model.safetensors")
-        save_file(_parameters(state.ema.model), temporary / "ema.safetensors")
+        save_file(_parameters(state.ema.model), temporary / _AVERAGED)
         save_file(_optimizer_tensors(state.optimizer), temporary / "optimizer.safetensors")
         (temporary / "config.json").write_text(config, encoding="utf-8")
         (temporary / "state.json").write_text(json.dumps({"step": state.step}), encoding="utf-8")
@@ -43,19 +47,46 @@ def save(state: TrainState, folder: Path, *, config: str, keep: int) -> Path:
     return target
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest checkpoint, or None when there is none at all."""
-    found = sorted(folder.glob("step-*"))
-    return found[-1] if found else None
+def latest(folder: Path, *, report: Callable[[str], None] = lambda line: None) -> Path | None:
+    """The newest checkpoint whose every digest is right, or None when there is none at all.
+
+    A damaged one is passed over aloud: the steps since the one before are made again, and it is written anew.
+
+    Raises:
+        WeightsError: if there are checkpoints and all are damaged; a run never starts over in silence.
+    """
+    damaged = []
+    for checkpoint in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            verify_folder(checkpoint)
+        except WeightsError as error:
+            damaged.append(str(error))
+            report(f"{error}\n  so:  looking for the checkpoint before it")
+            continue
+        return checkpoint
+    if damaged:
+        raise WeightsError(
+            explain(
+                f"No checkpoint in {folder} is whole.\n{damaged[0]}",
+                f"all {len(damaged)} were altered, and the run must not start over in silence",
+                "restore one of them, or choose another --out for a new run",
+            )
+        )
+    return None
+
+
+def clear_partial(folder: Path) -> None:
+    """Remove what a killed process left half-written; only while no other one writes there."""
+    for left in folder.glob(".step-*.partial"):
+        shutil.rmtree(left)
 
 
 def restore(state: TrainState, checkpoint: Path, *, config: str) -> None:
-    """Load a checkpoint into `state`, after verifying every digest.
+    """Load a checkpoint that `latest` found into `state`.
 
     Raises:
-        WeightsError: if it is altered, or was made by a run of another configuration.
+        WeightsError: if it was made by a run of another configuration.
     """
-    verify_folder(checkpoint)
     saved = (checkpoint / "config.json").read_text(encoding="utf-8")
     if json.loads(saved) != json.loads(config):
         raise WeightsError(
@@ -66,7 +97,7 @@ def restore(state: TrainState, checkpoint: Path, *, config: str) -> None:
             )
         )
     state.model.load_state_dict(load_tensors(checkpoint / "model.safetensors"))
-    state.ema.model.load_state_dict(load_tensors(checkpoint / "ema.safetensors"))
+    state.ema.model.load_state_dict(load_tensors(checkpoint / _AVERAGED))
     _load_optimizer(state.optimizer, load_tensors(checkpoint / "optimizer.safetensors"))
     state.step = int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"])
 
@@ -75,19 +106,25 @@ def _parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
 
 
-def load_initial(model: nn.Module, checkpoint: Path) -> None:
-    """Begin a new run from the averaged weights of a checkpoint of another: same sizes, any other settings.
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of a run, rather than a model folder."""
+    return (folder / _AVERAGED).is_file()
+
+
+def load_initial(model: nn.Module, source: Path) -> None:
+    """Begin a new run from the averaged weights of a checkpoint, or a model folder's transformer, of the same sizes.
 
     Raises:
-        WeightsError: if the checkpoint is altered, or its model has other sizes.
+        WeightsError: if the files are altered, or the model in them has other sizes.
     """
-    verify_folder(checkpoint)
+    verify_folder(source)
+    tensors = load_tensors(source / _AVERAGED) if is_checkpoint(source) else read_tensors(source / "transformer")
     try:
-        model.load_state_dict(load_tensors(checkpoint / "ema.safetensors"))
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         why = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
         raise WeightsError(
-            explain(f"{checkpoint} holds another model.", why, "give a checkpoint of a model of the same sizes")
+            explain(f"{source} holds another model.", why, "give one of the same sizes, or set the recipe's to its own")
         ) from None
 
 

@@ -1,6 +1,6 @@
 """Training the tokenizer: reconstruction, and what keeps its bits alive."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, UInt8
@@ -10,6 +10,7 @@ from torch.func import functional_call
 from bitvar import pyramid
 from bitvar.data.samples import to_signed
 from bitvar.nn.linear import channels_last
+from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
 from bitvar.training.config import TokenizerTraining
@@ -99,18 +100,26 @@ class TokenizerTask:
         """PSNR in dB when decoded from the first k scales, and how evenly each scale uses its bits."""
         tokenizer = model.tokenizer
         assert isinstance(tokenizer, InfinityTokenizer)
-        errors = torch.zeros(len(self.config.grids))
-        ones = [torch.zeros(self.config.model.bits) for _ in self.config.grids]
-        for chunk in self.validation.split(64):
-            images = to_signed(chunk.to(tokenizer.device))
-            for k, scale in enumerate(pyramid.encode(tokenizer.features(images), self.config.grids)):
-                picture = tokenizer.decode(scale.latent)
-                errors[k] += ((picture - images) / 2).square().mean(dim=(1, 2, 3)).log10().sum().cpu()
-                ones[k] += scale.bits.float().mean(dim=(2, 3)).sum(dim=0).cpu()
-        psnr = -10 * errors / len(self.validation)
-        metrics = {f"psnr/scale_{k}": value.item() for k, value in enumerate(psnr)} | {"psnr": psnr[-1].item()}
-        for k, count in enumerate(ones):
-            p = (count / len(self.validation)).clamp(1e-6, 1 - 1e-6)
-            entropy = -(p * p.log2() + (1 - p) * (1 - p).log2())
-            metrics[f"bit_entropy/scale_{k}"] = entropy.mean().item()
-        return metrics
+        return measure_reconstruction(tokenizer, self.validation, self.config.grids)
+
+
+@torch.no_grad()
+def measure_reconstruction(
+    tokenizer: InfinityTokenizer, pictures: UInt8[Tensor, "m c H W"], grids: Sequence[Grid]
+) -> Metrics:
+    """Mean PSNR in dB when decoded from the first k scales, and how evenly each scale uses its bits (1: evenly)."""
+    errors = torch.zeros(len(grids))
+    ones = [torch.zeros(tokenizer.config.bits) for _ in grids]
+    for chunk in pictures.split(64):
+        images = to_signed(chunk.to(tokenizer.device))
+        for k, scale in enumerate(pyramid.encode(tokenizer.features(images), grids)):
+            picture = tokenizer.decode(scale.latent)
+            errors[k] += ((picture - images) / 2).square().mean(dim=(1, 2, 3)).log10().sum().cpu()
+            ones[k] += scale.bits.float().mean(dim=(2, 3)).sum(dim=0).cpu()
+    psnr = -10 * errors / len(pictures)
+    metrics = {f"psnr/scale_{k}": value.item() for k, value in enumerate(psnr)} | {"psnr": psnr[-1].item()}
+    for k, count in enumerate(ones):
+        p = (count / len(pictures)).clamp(1e-6, 1 - 1e-6)
+        entropy = -(p * p.log2() + (1 - p) * (1 - p).log2())
+        metrics[f"bit_entropy/scale_{k}"] = entropy.mean().item()
+    return metrics

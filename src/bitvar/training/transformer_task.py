@@ -101,20 +101,33 @@ class TransformerTask:
     def validate(self, model: nn.Module) -> Metrics:
         """Loss and bit accuracy on held-out samples, nothing flipped, nothing dropped."""
         assert isinstance(model, InfinityTransformer)
-        sums: dict[str, float] = {}
-        count = len(self.validation.features)
-        for indices in torch.arange(count).split(64):
-            features = self.validation.features[indices].to(self.weights.device)
-            data = teacher_forcing(features.float(), self.schedule, patch_size=self.config.model.patch_size)
-            captions = torch.tensor([self.validation.choices[i][0] for i in indices.tolist()])
-            condition = self.validation.captions.condition(captions).to(self.weights.device)
-            logits = model(condition, data.inputs, self.schedule, dtype=self.dtype)
-            token_losses = bit_losses(logits, data.target_bits)
-            values = per_scale_metrics(logits, token_losses, data.target_bits, self.schedule)
-            values["loss"] = (token_losses @ self.weights).mean()
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value.item() * len(indices) / count
-        return sums
+        return measure_bits(model, self.validation, self.schedule, weights=self.weights, dtype=self.dtype)
+
+
+@torch.no_grad()
+def measure_bits(
+    model: InfinityTransformer,
+    samples: FeatureSet,
+    schedule: ScaleSchedule,
+    *,
+    weights: Float[Tensor, " l"],
+    dtype: torch.dtype = torch.float32,
+) -> Metrics:
+    """Mean loss (tokens weighted by `weights`) and bit accuracy, teacher-forced by each sample's first caption."""
+    sums: dict[str, float] = {}
+    count = len(samples.features)
+    for indices in torch.arange(count).split(64):
+        features = samples.features[indices].to(weights.device)
+        data = teacher_forcing(features.float(), schedule, patch_size=model.config.patch_size)
+        captions = torch.tensor([samples.choices[i][0] for i in indices.tolist()])
+        condition = samples.captions.condition(captions).to(weights.device)
+        logits = model(condition, data.inputs, schedule, dtype=dtype)
+        token_losses = bit_losses(logits, data.target_bits)
+        values = per_scale_metrics(logits, token_losses, data.target_bits, schedule)
+        values["loss"] = (token_losses @ weights).mean()
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value.item() * len(indices) / count
+    return sums
 
 
 def per_scale_metrics(

@@ -6,8 +6,6 @@ This file knows the folder's layout; what is drawn is decided in `mix`, and how 
 import hashlib
 import io
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -27,7 +25,9 @@ from bitvar.data.icons.mix import (
 from bitvar.data.icons.requests import SceneRequest, write_captions
 from bitvar.data.icons.scenes import Box, SpriteAtlas, draw_scene
 from bitvar.data.icons.sources import ARTISTS, Artist, Licence, fetch_package, read_licence, render_sprites
+from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
 from bitvar.errors import UsageError, explain
+from bitvar.files import write_text
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val", "held_out_combination", "held_out_prompt")
@@ -35,8 +35,6 @@ SPLITS = ("train", "val", "held_out_combination", "held_out_prompt")
 _NUM_VALIDATION_SCENES = 600
 _SIZES = (32, 512)
 _LARGEST_SPRITE = 1024
-_IMAGES_PER_FOLDER = 1000
-_INCOMPLETE = ".incomplete"
 
 
 @dataclass(frozen=True)
@@ -122,18 +120,6 @@ def read_finished(destination: Path, arguments: dict[str, int]) -> IconSetSummar
     return IconSetSummary(destination, sum(sum(kinds.values()) for kinds in counts.values()), counts, True)
 
 
-def prepare_folder(destination: Path) -> None:
-    """Make the folder, and clear the pictures of a build that was cut short; UsageError if they are somebody else's."""
-    marker, images = destination / _INCOMPLETE, destination / "images"
-    if images.exists():
-        if not marker.exists():
-            why = f"{images} exists and was not written by an unfinished build"
-            raise UsageError(explain("can't build the icon set", why, "choose an empty folder"))
-        shutil.rmtree(images)
-    destination.mkdir(parents=True, exist_ok=True)
-    marker.touch()
-
-
 def write_pictures(
     destination: Path,
     atlas: SpriteAtlas,
@@ -152,7 +138,7 @@ def write_pictures(
     rng = np.random.default_rng([seed, len(SPLITS)])
     for index, (split, request) in enumerate(requests):
         picture, boxes = draw_scene(request, atlas, size=size, rng=rng, jitter=jitter)
-        path = Path("images") / f"{index // _IMAGES_PER_FOLDER:03d}" / f"{index:06d}.png"
+        path = picture_path(index)
         (destination / path.parent).mkdir(parents=True, exist_ok=True)
         picture.save(destination / path)
         style = styles[request.artist]
@@ -207,7 +193,6 @@ def finish(
     destination: Path, samples: list[dict], arguments: dict[str, int], licences: dict[str, Licence]
 ) -> IconSetSummary:
     """Write the attribution and the manifest, then, last, `samples.jsonl`."""
-    lines = "".join(json.dumps(sample, ensure_ascii=True) + "\n" for sample in samples)
     counts: dict[str, dict[str, int]] = {}
     for (split, kind), number in Counter((sample["split"], sample["kind"]) for sample in samples).items():
         counts.setdefault(split, {})[kind] = number
@@ -215,7 +200,7 @@ def finish(
     manifest = {
         **arguments,
         "counts": counts,
-        "samples_sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        "samples_sha256": hashlib.sha256(json_lines(samples).encode()).hexdigest(),
         "packages": [
             {**asdict(artist), **asdict(licences[artist.key]), "num_pictures": used[artist.key]} for artist in ARTISTS
         ],
@@ -223,10 +208,8 @@ def finish(
         "backgrounds": BACKGROUNDS,
         "concepts": [asdict(concept) for concept in CONCEPTS],
     }
-    replace_text(destination / "ATTRIBUTION.md", _attribution(licences, used))
-    replace_text(destination / "manifest.json", json.dumps(manifest, indent=1) + "\n")
-    replace_text(destination / "samples.jsonl", lines)
-    (destination / _INCOMPLETE).unlink()
+    write_text(destination / "ATTRIBUTION.md", _attribution(licences, used))
+    finish_folder(destination, samples, manifest)
     return IconSetSummary(destination, len(samples), counts, False)
 
 
@@ -244,13 +227,3 @@ def _attribution(licences: dict[str, Licence], used: Counter[str]) -> str:
         text.write(f"- Package: {artist.package} {artist.version}\n")
         text.write(f'- Pictures: {used[artist.key]}, captioned "{artist.style}"\n')
     return text.getvalue()
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    arriving = path.with_name(f"{path.name}.partial")
-    with arriving.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    arriving.replace(path)

@@ -1,0 +1,93 @@
+"""Anybody's captioned pictures to a set that trains: decoded, cut to one size, split, written whole or not at all."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bitvar.data.check import Good, Summary, go_through
+from bitvar.data.layouts import Candidate, Refusal, read_entries
+from bitvar.data.pictures import PictureLimits, fit_picture
+from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
+from bitvar.errors import UsageError, explain
+from bitvar.files import write_text
+
+
+def import_set(
+    source: Path,
+    destination: Path,
+    *,
+    size: tuple[int, int],
+    validation: float = 0.05,
+    max_bad_fraction: float = 0.01,
+    limits: PictureLimits | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Summary:
+    """Write the captioned set `destination` from any layout that `layouts.read_entries` knows.
+
+    Pictures are scaled to cover `size` and cut around the middle. Samples keep the split their source names; of the
+    others, `validation` of all (at least one), chosen by name alone, go to "val". `refused.jsonl` names every sample
+    left out, with its reason. `samples.jsonl` is written last.
+
+    Args:
+        source: a folder or file.
+        destination: a new folder.
+        size: width and height in pixels, multiples of the tokenizer's stride.
+        validation: share of the samples, 0 to 1.
+        max_bad_fraction: largest share of refused samples, 0 to 1.
+        limits: what a picture may be.
+        progress: receives a line of text now and then.
+
+    Raises:
+        UsageError: when too many samples are refused, fewer than two are good, or `destination` holds something else.
+    """
+    if (destination / "samples.jsonl").exists():
+        why = "it already holds a captioned set"
+        raise UsageError(explain(f"Can't import into {destination}.", why, "choose another folder, or delete this one"))
+    entries = read_entries(source)  # speaks up before anything is written
+    prepare_folder(destination)
+    summary, rows, refused = Summary(), list[dict[str, Any]](), list[Refusal]()
+    made = go_through(entries, lambda image: (image.size, fit_picture(image, size)), limits=limits or PictureLimits())
+    for sample in made:
+        if isinstance(sample, Refusal):
+            summary.add(sample)
+            refused.append(sample)
+            continue
+        original, picture = sample.made
+        summary.add(Good(sample.candidate, original))
+        path = picture_path(len(rows))
+        (destination / path).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(destination / path)
+        rows.append(_row(path, sample.candidate, size))
+        if len(rows) % 1000 == 0:
+            progress(f"imported {len(rows):,} pictures, refused {len(refused):,}")
+    write_text(destination / "refused.jsonl", json_lines(vars(refusal) for refusal in refused))
+    summary.require(max_bad_fraction)
+    if len(rows) < 2:
+        why = "one picture is too few: training needs some, and validation at least one"
+        raise UsageError(explain(f"{source} has {len(rows)} usable samples.", why, "add pictures"))
+    _split(rows, validation)
+    manifest = {"size": list(size), "samples": len(rows), "refused": dict(summary.refused)}
+    finish_folder(destination, rows, manifest)
+    return summary
+
+
+def _row(path: Path, candidate: Candidate, size: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "image_path": path.as_posix(),
+        "h_div_w": size[1] / size[0],
+        "captions": list(candidate.captions),
+        "split": candidate.split,
+        "source": candidate.name,
+    }
+
+
+def _split(rows: list[dict[str, Any]], validation: float) -> None:
+    """Give every row without a split one: which ones are "val" depends on their names alone, not on their order."""
+    free = [row for row in rows if row["split"] is None]
+    given = sum(row["split"] == "val" for row in rows)
+    wanted = max(0 if given else 1, math.ceil(validation * len(rows)) - given)
+    by_hash = sorted(free, key=lambda row: hashlib.sha256(row["source"].encode()).digest())
+    for index, row in enumerate(by_hash):
+        row["split"] = "val" if index < wanted else "train"

@@ -1,0 +1,143 @@
+"""Opening strangers' pictures: every limit is checked on the header, before a pixel is decoded.
+
+Knows nothing of captions or folders. A picture that can't be used raises `RefusedError`, whose reason
+reports count by.
+"""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP")
+_UNREADABLE: Final = (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error)
+
+
+class RefusedError(ValueError):
+    """A sample that can't be used: `reason` is one of a fixed set of words, `detail` says what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class PictureLimits:
+    """What a picture may be.
+
+    Attributes:
+        max_bytes: of the file.
+        max_pixels: width times height; a small file can unpack to gigabytes.
+        min_side: pixels of the shorter side.
+        max_ratio: longer side over shorter.
+    """
+
+    max_bytes: int = 64 << 20
+    max_pixels: int = 50_000_000
+    min_side: int = 16
+    max_ratio: float = 4.0
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a picture's bytes are: a file, or a part of one (a tar's member)."""
+
+    file: Path
+    offset: int = 0
+    size: int | None = None
+
+    def read(self, *, max_bytes: int) -> bytes:
+        """The bytes.
+
+        Raises:
+            RefusedError: if there is no such file, it can't be read, is empty, or is larger than `max_bytes`.
+        """
+        try:
+            with self.file.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(max_bytes + 1 if self.size is None else min(self.size, max_bytes + 1))
+        except FileNotFoundError:
+            raise RefusedError("missing-picture", f"there is no {self.file}") from None
+        except OSError as error:
+            raise RefusedError("unreadable-file", error.strerror or str(error)) from None
+        if len(data) > max_bytes:
+            raise RefusedError("too-many-bytes", f"larger than {max_bytes} bytes")
+        if not data:
+            raise RefusedError("empty-file", "it has no bytes")
+        if self.size is not None and len(data) < self.size:
+            raise RefusedError("broken-picture", f"cut off after {len(data)} of {self.size} bytes")
+        return data
+
+
+def open_picture(data: bytes, limits: PictureLimits) -> Image.Image:
+    """The picture as its header describes it; no pixel is decoded yet.
+
+    Raises:
+        RefusedError: for another format, an animation, or sides out of the limits.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise RefusedError("too-many-pixels", str(error)) from None
+    except _UNREADABLE as error:
+        raise RefusedError("not-a-picture", f"no readable {', '.join(FORMATS)}: {_first_line(error)}") from None
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise RefusedError("too-many-pixels", f"{width}x{height} is over {limits.max_pixels} pixels")
+    if min(width, height) < limits.min_side:
+        raise RefusedError("too-small", f"{width}x{height}; the shorter side needs {limits.min_side} pixels")
+    if max(width, height) > limits.max_ratio * min(width, height):
+        raise RefusedError("extreme-ratio", f"{width}x{height} is longer than {limits.max_ratio:g} to 1")
+    if getattr(image, "is_animated", False):
+        raise RefusedError("animated", f"it has {getattr(image, 'n_frames', 'several')} frames")
+    return image
+
+
+def decode_picture(data: bytes, limits: PictureLimits) -> Image.Image:
+    """The picture as people see it: turned by its orientation tag, in sRGB, on white where it is transparent.
+
+    A colour profile is applied where it can be read; one that can't be counts as sRGB, as viewers have it.
+
+    Raises:
+        RefusedError: as `open_picture`, and for pixels that can't be decoded.
+    """
+    image = open_picture(data, limits)
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I") or image.mode == "F":  # 16 bits: keep the upper 8
+            image = image.point(lambda value: value / 257).convert("L") if image.mode != "F" else image.convert("L")
+        profile = image.info.get("icc_profile")
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        rgb = _to_srgb(image, profile) if profile else image.convert("RGB")
+    except (*_UNREADABLE, EOFError, zlib.error, Image.DecompressionBombError) as error:
+        raise RefusedError("broken-picture", _first_line(error)) from None
+    if alpha is None:
+        return rgb
+    white = Image.new("RGB", rgb.size, "white")
+    white.paste(rgb, mask=alpha)
+    return white
+
+
+def fit_picture(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture at `size` (width, height): scaled to cover it, and cut to it around the middle."""
+    return ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    plain = image if image.mode in ("RGB", "L", "CMYK") else image.convert("RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(plain, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image.convert("RGB")
+    assert converted is not None, "only in-place conversion returns nothing"
+    return converted
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,116 @@
+"""Muon (Jordan et al., 2024), with AdamW for what is no hidden matrix.
+
+It knows parameters and their groups, not models: who is hidden is decided in `optim`. `torch.optim.Muon` takes no
+convolution and computes in bf16, which processors without bf16 instructions emulate slowly.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw as adamw_update
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic iteration: they lift small singular values fast, and leave every one between 0.7 and 1.2 or so."""
+
+NUM_ITERATIONS = 5
+ADAMW_RMS = 0.2
+"""Root mean square of AdamW's updates; ours are scaled to it, so learning rates carry over (arXiv 2502.16982)."""
+
+
+def orthogonalize(matrix: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
+    """Nearly `U V^T` of the matrix's `U S V^T`, in fp32: every direction counts alike. Zero stays zero."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.float()
+    x = x.T if tall else x
+    x = x / x.norm().clamp(min=1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(NUM_ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(Optimizer):
+    """Hidden matrices step along their orthogonalised momentum, everything else along AdamW's.
+
+    Args:
+        matrices: weights of hidden layers, by how many matrices are stacked in each: 3 for one that makes q, k and v,
+            which are orthogonalised apart. A convolution's counts as a matrix of one row an output channel.
+        others: embeddings, heads, biases, norms and scales.
+        lr: of both.
+        momentum: of the matrices' averaged gradient, Nesterov's way.
+        betas, weight_decay: AdamW's; the decay is decoupled, on parameters of two or more axes, in both parts.
+    """
+
+    def __init__(
+        self,
+        matrices: Mapping[int, Sequence[Tensor]],
+        others: Sequence[Tensor],
+        *,
+        lr: float,
+        momentum: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+    ) -> None:
+        vectors = [p for p in others if p.ndim < 2]
+        tables = [p for p in others if p.ndim >= 2]
+        groups = [
+            *({"params": list(p), "parts": parts, "weight_decay": weight_decay} for parts, p in matrices.items()),
+            {"params": tables, "parts": 0, "weight_decay": weight_decay},
+            {"params": vectors, "parts": 0, "weight_decay": 0.0},
+        ]
+        super().__init__([g for g in groups if g["params"]], {"lr": lr, "momentum": momentum, "betas": betas})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update of every parameter that has a gradient."""
+        assert closure is None, "closures are for optimisers that evaluate the loss themselves"
+        for group in self.param_groups:
+            present = [p for p in group["params"] if p.grad is not None]
+            if group["parts"]:
+                for parameter in present:
+                    self._step_matrix(parameter, group)
+            else:
+                self._step_adamw(present, group)
+
+    def _step_matrix(self, parameter: Tensor, group: dict) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        direction = gradient.lerp(momentum, group["momentum"]).flatten(1)
+        parts = direction.chunk(group["parts"])
+        update = torch.cat([orthogonalize(part) for part in parts]).reshape(parameter.shape)
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update, alpha=-group["lr"] * ADAMW_RMS * math.sqrt(max(parts[0].shape)))
+
+    def _step_adamw(self, parameters: list[Tensor], group: dict) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        states = [self.state[p] for p in parameters]
+        adamw_update(
+            parameters,
+            [p.grad for p in parameters if p.grad is not None],
+            [s["exp_avg"] for s in states],
+            [s["exp_avg_sq"] for s in states],
+            [],
+            [s["step"] for s in states],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=1e-8,
+            maximize=False,
+        )
