@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bitvar.cli import main as cli
 from bitvar.pipeline import InfinityPipeline
@@ -20,11 +21,11 @@ def data(tmp_path: Path) -> Path:
     return toy_set(tmp_path / "data")
 
 
-def bitvar(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+def bitvar(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path, code: int = 0) -> None:
     monkeypatch.setattr(sys, "argv", ["bitvar", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert not stop.value.code
+    assert (stop.value.code or 0) == code
 
 
 def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +59,17 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     assert "Drawn here." in card
     assert InfinityPipeline.from_pretrained(out)("a red circle", seed=1).images[0].size == (64, 64)
 
+    tune = ("train", RECIPES / "finetune.py", *toy, "--init", out, "--out")
+    bitvar(monkeypatch, *tune, tmp_path / "tuned", *settings)
+    tuned, before = (InfinityPipeline.from_pretrained(f) for f in (tmp_path / "tuned" / "model", out))
+    assert tuned.index.tokenizer == before.index.tokenizer
+    assert not torch.equal(tuned.transformer.head.weight, before.transformer.head.weight)
+    torch.testing.assert_close(tuned.transformer.head.weight, before.transformer.head.weight, atol=0.01, rtol=0)
+    bitvar(monkeypatch, *tune, tmp_path / "other sizes", code=3)
+    (tmp_path / "tokenizer" / "model" / "identity.json").write_text('{"name": "other", "sha256": "0"}')
+    foreign = ("--tokenizer", tmp_path / "tokenizer" / "model")
+    bitvar(monkeypatch, *tune, tmp_path / "other tokenizer", *settings, *foreign, code=3)
+
 
 def test_recipes_are_configurations() -> None:
     tokenizer = runpy.run_path(str(RECIPES / "tokenizer.py"))["recipe"]()
@@ -66,3 +78,4 @@ def test_recipes_are_configurations() -> None:
     assert isinstance(transformer, TransformerTraining)
     assert transformer.model.all_schedules()[0].latent_grids(1) == tokenizer.grids
     assert transformer.model.bits == tokenizer.model.bits
+    assert runpy.run_path(str(RECIPES / "finetune.py"))["recipe"]().model == transformer.model

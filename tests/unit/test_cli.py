@@ -60,6 +60,7 @@ def test_writes_a_picture_with_its_settings(bitvar: Any, model: Path, tmp_path: 
         ("--size", "8x16", "--negative", "a cat", "--top-p", "0.9"),
         ("--n", 4, "--grid", "--dtype", "bf16"),
         ("--aspect", "1:2", "--top-k", "1"),
+        ("--n", 2, "--enlarge", 3),
     ],
     ids=str,
 )
@@ -70,6 +71,15 @@ def test_from_makes_the_same_bytes_again(bitvar: Any, model: Path, tmp_path: Pat
         result = bitvar("generate", "--from", made, "-o", tmp_path / "again.png", "--model", model)
         assert result.code == 0, result.err
         assert (tmp_path / "again.png").read_bytes() == made.read_bytes()
+
+
+def test_enlarge_writes_the_same_picture_larger(bitvar: Any, model: Path, tmp_path: Path) -> None:
+    for name, options in (("small", ()), ("large", ("--enlarge", 4, "--json"))):
+        result = bitvar("generate", "a dog", "-o", tmp_path / f"{name}.png", "--model", model, "--seed", 3, *options)
+        assert result.code == 0, result.err
+    small, large = (Image.open(tmp_path / f"{name}.png") for name in ("small", "large"))
+    assert large.size == (4 * small.width, 4 * small.height)
+    assert large.tobytes() == small.resize(large.size, Image.Resampling.LANCZOS).tobytes()
 
 
 def test_previews_show_every_scale(bitvar: Any, model: Path, tmp_path: Path) -> None:
@@ -207,3 +217,81 @@ def test_bench_reports_every_part(bitvar: Any, model: Path) -> None:
     assert result.code == 0, result.err
     report = json.loads(result.out)
     assert {"load_s", "text_s", "scale_1_s", "scale_3_s", "decode_s", "total_s", "peak_memory_mb"} <= report.keys()
+
+
+# bitvar data
+
+
+@pytest.fixture
+def own_pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for i in range(20):
+        Image.new("RGB", (40, 30), (10 * i, 0, 0)).save(folder / f"{i:02d}.png")
+        (folder / f"{i:02d}.txt").write_text(f"a red square {i}")
+    return folder
+
+
+def test_data_check_counts_what_is_there(bitvar: Any, own_pictures: Path) -> None:
+    result = bitvar("data", "check", own_pictures)
+    assert result.code == 0, result.err
+    assert "20 samples are good, 0 can't be used (0.0%)" in result.out
+    assert "shorter side, pixels: min 30, median 30, p99 30, max 30" in result.out
+    assert "words a caption: min 4" in result.out
+    assert "0.75 20" in result.out
+
+
+def test_data_check_names_what_is_bad(bitvar: Any, own_pictures: Path, tmp_path: Path) -> None:
+    for i in range(5):
+        (own_pictures / f"{i:02d}.png").write_bytes(b"not a picture")
+    (own_pictures / "19.txt").unlink()
+    before = sorted(own_pictures.iterdir())
+    report = tmp_path / "report.jsonl"
+    result = bitvar("data", "check", own_pictures, "--report", report)
+    assert result.code == 2
+    assert "14 samples are good, 6 can't be used (30.0%)" in result.out
+    assert "not-a-picture: 5" in result.out
+    assert result.out.count("it is none of PNG, JPEG, WEBP") == 3
+    assert "why: not-a-picture 5, no-caption 1" in result.err
+    rows = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [row["name"] for row in rows] == ["00.png", "01.png", "02.png", "03.png", "04.png", "19.png"]
+    assert sorted(own_pictures.iterdir()) == before
+    result = bitvar("data", "check", own_pictures, "--max-bad-fraction", "0.5", "--json")
+    assert result.code == 0
+    found = json.loads(result.out)
+    assert (found["good"], found["refused"]) == (14, {"not-a-picture": 5, "no-caption": 1})
+    assert found["samples"] == rows
+    assert found["ratios"] == {"0.75": 14}
+
+
+def test_data_import_makes_a_set(bitvar: Any, own_pictures: Path, tmp_path: Path) -> None:
+    (own_pictures / "07.png").unlink()
+    result = bitvar("data", "import", own_pictures, tmp_path / "set", "--size", "32x24", "--max-bad-fraction", "0.1")
+    assert result.code == 0, result.err
+    assert "refused 1: see" in result.err
+    assert "19 pictures of 32x24 pixels" in result.out
+    with Image.open(tmp_path / "set" / "images" / "000" / "000000.png") as first:
+        assert first.size == (32, 24)
+    assert bitvar("data", "check", tmp_path / "set").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("check", "nowhere"), "no such file"),
+        (("import", "nowhere", "set"), "no such file"),
+        (("import", "mine", "set", "--size", "4"), "8 to 4096"),
+        (("import", "mine", "set", "--size", "64x"), "Can't read the size"),
+        (("import", "mine", "set", "--validation", "2"), "--validation"),
+        (("check", "mine", "--max-bad", "2"), "--max-bad-fraction"),
+    ],
+    ids=str,
+)
+def test_data_bad_input(
+    bitvar: Any, own_pictures: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(own_pictures.parent)
+    result = bitvar("data", *arguments)
+    assert result.code == 2
+    assert words in result.err
+    assert [path.name for path in own_pictures.parent.iterdir()] == ["mine"]

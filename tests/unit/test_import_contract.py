@@ -35,7 +35,7 @@ MAY: dict[str, set[str]] = {
     "models": set(),
 }
 CORE_ORDER = ("errors", "files", "config", "scales", "bits", "condition", "pyramid")
-OPTIONAL = {"fastapi", "uvicorn", "wandb", "peft", "resvg_py", "datasets", "torchvision", "scipy"}
+OPTIONAL = {"fastapi", "uvicorn", "wandb", "peft", "resvg_py", "matplotlib", "datasets", "torchvision", "scipy"}
 
 
 def name_of(path: Path) -> str:

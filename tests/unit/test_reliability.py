@@ -27,7 +27,7 @@ from .test_training import assert_same_run, metrics, optimization, saved, train,
 from .tiny import toy_set
 
 ROOT = Path(__file__).parents[2]
-STEPS = 40
+STEPS, SAVE = 40, 3
 
 # B: integrity
 
@@ -248,8 +248,8 @@ def test_a_failing_disk_leaves_the_last_good_checkpoint(
 
 
 def long_config() -> Any:
-    """A run of milliseconds a step that saves every third one."""
-    intervals = IntervalConfig(log=1, validation=10, sample=100, save=3, keep=2)
+    """A run of milliseconds a step that saves every `SAVE`th one."""
+    intervals = IntervalConfig(log=1, validation=10, sample=100, save=SAVE, keep=2)
     return transformer_training(optimization=optimization(steps=STEPS), intervals=intervals)
 
 
@@ -269,36 +269,44 @@ def spawn(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def kill_after(folder: Path, step: int, delay: float) -> None:
-    """Start or resume the run, and SIGKILL it `delay` seconds after it reports `step`, or let it end."""
+def kill_after(folder: Path, num_steps: int, delay: float, *, at_save: bool) -> bool:
+    """Start or resume the run and SIGKILL it `delay` seconds after `num_steps` steps, or at the next step that saves.
+
+    Returns whether it was killed about a save.
+    """
     process = spawn(folder)
     assert process.stdout is not None
+    seen = 0
     for line in process.stdout:
-        if line.startswith(f"step {step}/"):
-            time.sleep(delay)
-            process.send_signal(signal.SIGKILL)
-            break
-    process.wait(timeout=120)
+        if line.startswith("step "):
+            seen += 1
+            step = int(line.split()[1].split("/")[0])
+            if seen >= num_steps and (step % SAVE == 0 or not at_save):
+                time.sleep(delay)
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.wait(timeout=120) == -signal.SIGKILL, "it ended before it could be killed"
     process.stdout.close()
+    return at_save
 
 
 @pytest.mark.slow
 def test_killed_at_random_a_run_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
-    """25 SIGKILLs in five runs, at least eight of them near a save: every final tensor and every metric is the same."""
+    """25 SIGKILLs in five runs, ten of them during a save: every final tensor and every metric is the same."""
     long_run(tmp_path / "whole")
     rng = random.Random(0)
-    near_a_save = 0
+    about_a_save = 0
     for case in range(5):
         folder = tmp_path / f"run-{case}"
-        for _ in range(5):
-            step = rng.randrange(1, STEPS)
-            near_a_save += step % 3 == 0
-            kill_after(folder, step, rng.random() * 0.02)
+        for kill in range(5):
+            # A save takes some milliseconds and begins right after its step is reported.
+            about_a_save += kill_after(folder, rng.randint(1, 4), rng.random() * 0.02, at_save=kill % 2 == 1)
         long_run(folder)
         ours, theirs = (saved(f, STEPS) for f in (folder, tmp_path / "whole"))
+        assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
         assert metrics(folder) == metrics(tmp_path / "whole")
-    assert near_a_save >= 8
+    assert about_a_save == 10
 
 
 CRASHING = """

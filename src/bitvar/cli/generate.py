@@ -42,6 +42,9 @@ def generate(  # noqa: PLR0913, PLR0917  (a command's options are its parameters
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     previews: Annotated[Path | None, typer.Option(help="Folder for the picture after each scale.")] = None,
     grid: Annotated[bool, typer.Option("--grid", help="One sheet of all pictures instead of a file each.")] = False,
+    enlarge: Annotated[
+        int, typer.Option(min=1, max=16, help="Write the picture so many times as large, smoothly; adds no detail.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a prompt into a picture. The PNG carries its settings: `bitvar generate --from out.png` makes it again."""
@@ -58,7 +61,7 @@ def generate(  # noqa: PLR0913, PLR0917  (a command's options are its parameters
     with exit_codes():
         settings, index, count = _settings(prompt, from_picture, n, given)
         if from_picture is not None:
-            grid, dtype, model = _how_it_was_made(settings, dtype, model)
+            grid, enlarge, dtype, model = _how_it_was_made(settings, dtype, model)
         _check_writable(output, previews)
         began = time.perf_counter()
         pipeline = _load(model, revision, dtype or "auto", device)
@@ -66,7 +69,7 @@ def generate(  # noqa: PLR0913, PLR0917  (a command's options are its parameters
         _apply_size(settings, pipeline)
         event = _draw(pipeline, settings, count, previews)
         source = _model_source(model)
-        files = _write(event, index, output, grid, source, pipeline)
+        files = _write(event, index, output, source, grid=grid, enlarge=enlarge)
         _report(files, pipeline, time.perf_counter() - began, as_json)
 
 
@@ -99,12 +102,14 @@ def _settings(
     return settings, settings.pop("batch_index", None), settings.pop("batch_size", 1)
 
 
-def _how_it_was_made(settings: dict[str, Any], dtype: str | None, model: str | None) -> tuple[bool, str, str | None]:
-    """Whether it is a sheet, its dtype and its model, taken out of the settings; what is given goes first."""
+def _how_it_was_made(
+    settings: dict[str, Any], dtype: str | None, model: str | None
+) -> tuple[bool, int, str, str | None]:
+    """Whether it is a sheet, how enlarged, its dtype and model, taken out of the settings; what is given goes first."""
     names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
     made_with = names.get(str(settings.pop("dtype", "")), "auto")
     source = settings.pop("model_source", None)
-    return bool(settings.pop("grid", False)), dtype or made_with, model or source
+    return bool(settings.pop("grid", False)), int(settings.pop("enlarge", 1)), dtype or made_with, model or source
 
 
 def _numbers(name: str, text: str) -> float | tuple[float, ...]:
@@ -234,26 +239,28 @@ def _write(
     event: "ScaleEvent",
     index: int | None,
     output: Path | None,
-    grid: bool,
     source: str | None,
-    pipeline: "InfinityPipeline",
+    *,
+    grid: bool,
+    enlarge: int,
 ) -> list[dict[str, Any]]:
     from bitvar import __version__
     from bitvar.cli.picture import default_name, montage, numbered, save_png
 
-    images, count = event.preview(), len(event.seeds)
+    count = len(event.seeds)
+    images = event.preview(max(event.pixels.shape[-2:]) * enlarge if enlarge > 1 else None)
     first = event.metadata[0]
     path = output or default_name(first["prompt"], first["seed"] if index is None else event.seeds[index])
-    common = {"version": __version__, "model_source": source, "seed": event.seeds[0]}
+    common = {"version": __version__, "model_source": source, "seed": event.seeds[0], "enlarge": enlarge}
     metadata = [{**m, **common, "batch_size": count, "batch_index": i} for i, m in enumerate(event.metadata)]
     if grid:
         save_png(montage(images), path, {**metadata[0], "grid": True})
-        return [{"path": str(path), **event.metadata[0]}]
+        return [{"path": str(path), **event.metadata[0], "enlarge": enlarge}]
     files = []
     for i in range(count) if index is None else (index,):
         target = path if index is not None else numbered(path, i, count)
         save_png(images[i], target, metadata[i])
-        files.append({"path": str(target), **event.metadata[i]})
+        files.append({"path": str(target), **event.metadata[i], "enlarge": enlarge})
     return files
 
 
@@ -267,5 +274,5 @@ def _report(files: list[dict[str, Any]], pipeline: "InfinityPipeline", seconds: 
         typer.echo(json.dumps({"files": files, "model": pipeline.model_name, "seconds": round(seconds, 3)}))
         return
     for file in files:
-        size = f"{file['width']}x{file['height']}"
+        size = "x".join(str(file[side] * file["enlarge"]) for side in ("width", "height"))
         typer.echo(f"{file['path']}  {size}  seed {file['seed']}  {file['model']}  {seconds:.1f} s")

@@ -9,6 +9,7 @@ from bitvar.cli.convert import convert
 from bitvar.cli.doctor import doctor
 from bitvar.cli.generate import generate
 from bitvar.cli.report import CANCELLED, OK, USAGE
+from bitvar.cli.run_report import report
 from bitvar.cli.train import train
 
 app = typer.Typer(
@@ -19,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for verb in (generate, train, convert, doctor):
+for verb in (generate, train, report, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -14,7 +14,7 @@ from typing import Final
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP")
-_UNREADABLE: Final = (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error)
+_UNREADABLE: Final = (OSError, ValueError, SyntaxError, struct.error)
 
 
 class RefusedError(ValueError):
@@ -83,8 +83,10 @@ def open_picture(data: bytes, limits: PictureLimits) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise RefusedError("too-many-pixels", str(error)) from None
+    except UnidentifiedImageError:  # its text names a Python object
+        raise RefusedError("not-a-picture", f"it is none of {', '.join(FORMATS)}") from None
     except _UNREADABLE as error:
-        raise RefusedError("not-a-picture", f"no readable {', '.join(FORMATS)}: {_first_line(error)}") from None
+        raise RefusedError("not-a-picture", _first_line(error)) from None
     width, height = image.size
     if width * height > limits.max_pixels:
         raise RefusedError("too-many-pixels", f"{width}x{height} is over {limits.max_pixels} pixels")

@@ -1,0 +1,23 @@
+"""`bitvar report RUN`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitvar.cli.report import exit_codes
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out of `bitvar train`, finished or not.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: RUN/report.html.")] = None,
+) -> None:
+    """Write one HTML page about a run: curves, sample sheets over time, and signs of trouble with what to try."""
+    with exit_codes():
+        from bitvar.files import write_text
+        from bitvar.training.report import build_report
+
+        page = build_report(run)
+        path = output or run / "report.html"
+        write_text(path, page)
+        typer.echo(str(path))

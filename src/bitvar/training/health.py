@@ -1,0 +1,114 @@
+"""What is wrong with a run, read off its metrics: known ways in which training fails while the loss looks fine.
+
+Knows metrics by name (docs/training.md), not models or tasks.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+Series: TypeAlias = Sequence[tuple[int, float]]
+"""(step, value), in the order of the steps."""
+
+Metrics: TypeAlias = Mapping[str, Mapping[str, Series]]
+"""By phase (`train`, `validation`), then by name."""
+
+COIN_TOSS: Final = 0.53
+"""Bit accuracy up to which nothing has been learnt."""
+
+PATIENCE: Final = 500
+"""Steps before accuracy near a coin toss is a sign of trouble rather than of youth."""
+
+SPIKE: Final = 10.0
+"""How many times its median a gradient norm must be to count as a spike."""
+
+DEAD: Final = 0.3
+"""Entropy of the mean bit, of 1, under which a tokenizer's scale says little."""
+
+MIN_POINTS: Final = 6
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A sign of trouble: what was seen, and what to try."""
+
+    what: str
+    todo: str
+
+
+def find_trouble(metrics: Metrics) -> list[Trouble]:
+    """Every sign of trouble in a run's metrics, the gravest first; none for a healthy or very young run."""
+    train, validation = metrics.get("train", {}), metrics.get("validation", {})
+    found = [*_stuck(train), *_overfit(train, validation), *_dead_bits(validation)]
+    return [*found, *_stalled_scales(validation), *_spikes(train)]
+
+
+def _stuck(train: Mapping[str, Series]) -> list[Trouble]:
+    accuracy = train.get("accuracy", ())
+    if not accuracy or accuracy[-1][0] < PATIENCE or accuracy[-1][1] > COIN_TOSS:
+        return []
+    return [
+        Trouble(
+            f"Bit accuracy is {accuracy[-1][1]:.1%} at step {accuracy[-1][0]:,}: a coin toss.",
+            "check that the tokenizer is the run's own and captions fit the pictures; try another learning rate",
+        )
+    ]
+
+
+def _overfit(train: Mapping[str, Series], validation: Mapping[str, Series]) -> list[Trouble]:
+    losses, trained = validation.get("loss", ()), train.get("loss", ())
+    if len(losses) < 4 or len(trained) < MIN_POINTS:
+        return []
+    best_step, best = min(losses, key=lambda point: point[1])
+    last_step, last = losses[-1]
+    rising = last > 1.02 * best and sum(step > best_step for step, _ in losses) >= 2
+    if not rising or trained[-1][1] > statistics.median(value for _, value in trained):
+        return []
+    return [
+        Trouble(
+            f"Validation loss rose from {best:.4g} at step {best_step:,} to {last:.4g} at step {last_step:,}.",
+            "stop at its lowest (optimization.steps), or use more pictures, a lower rate or a smaller model",
+        )
+    ]
+
+
+def _dead_bits(validation: Mapping[str, Series]) -> list[Trouble]:
+    dead = {
+        name.rpartition("_")[2]: series[-1][1]
+        for name, series in validation.items()
+        if name.startswith("bit_entropy/") and series and series[-1][1] < DEAD
+    }
+    if not dead:
+        return []
+    scales = ", ".join(f"{scale} ({value:.2f} of 1)" for scale, value in dead.items())
+    return [Trouble(f"Bits of scale {scales} hardly vary.", "raise entropy, or truncation so that early scales count")]
+
+
+def _stalled_scales(validation: Mapping[str, Series]) -> list[Trouble]:
+    """Scales whose loss stayed where it was over the second half of the run, while another's fell by 2 % or more."""
+    change = {}
+    for name, series in validation.items():
+        if name.startswith("loss/scale_") and len(series) >= MIN_POINTS:
+            half = series[len(series) // 2 :]
+            change[name.rpartition("_")[2]] = 1 - half[-1][1] / half[0][1] if half[0][1] > 0 else 0.0
+    if not change or max(change.values()) < 0.02:
+        return []
+    stalled = [scale for scale, fell in change.items() if fell < 0.002]
+    if not stalled:
+        return []
+    todo = "if its loss is far below ln 2 times its bit entropy it may be done; else try reweighted=true"
+    return [Trouble(f"Scale {', '.join(stalled)} no longer learns while others do.", todo)]
+
+
+def _spikes(train: Mapping[str, Series]) -> list[Trouble]:
+    norms = train.get("gradient_norm", ())
+    if len(norms) < MIN_POINTS:
+        return []
+    usual = statistics.median(value for _, value in norms)
+    spikes = [step for step, value in norms if value > SPIKE * usual]
+    if not spikes:
+        return []
+    what = f"{len(spikes)} gradient spikes over {SPIKE:g} times the median {usual:.3g}, last at step {spikes[-1]:,}."
+    todo = "harmless if rare, since gradients are clipped; else lower the learning rate or raise warmup_steps"
+    return [Trouble(what, todo)]

@@ -1,0 +1,171 @@
+"""A run as one HTML page that needs nothing else: curves, sample sheets over time, and signs of trouble.
+
+Reads only what every run writes (`metrics.jsonl`, `samples/`), so it works on a run that is going on, or was killed.
+"""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bitvar.errors import UsageError, explain
+from bitvar.training.health import Metrics, Series, find_trouble
+
+CURVES: Final = (
+    ("Loss", ("loss",), False),
+    ("Reconstruction, PSNR in dB from the first k scales", ("psnr/",), False),
+    ("Loss of each scale, nats a bit (validation)", ("loss/",), False),
+    ("Bit accuracy of each scale (validation)", ("accuracy/",), False),
+    ("Entropy of the mean bit, of 1 (validation)", ("bit_entropy/",), False),
+    ("Gradient norm, before clipping", ("gradient_norm",), True),
+    ("Learning rate", ("learning_rate",), False),
+    ("Samples a second", ("samples_per_second",), False),
+)
+"""Title, metric name or prefix, and whether the axis is logarithmic."""
+
+NUM_SHEETS: Final = 4
+
+STYLE: Final = """
+:root { color-scheme: light dark; --line: #8883; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+h3 { font-size: .95rem; margin: 0 0 .3rem; }
+p { margin: .2rem 0; } .dim { opacity: .7; }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(28rem, 1fr)); gap: 1.2rem; }
+figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .8rem; background: #fff; color: #222; }
+figure img, figure svg { width: 100%; height: auto; display: block; }
+.trouble { border-left: 4px solid #d97706; padding: .3rem .8rem; margin: .5rem 0; }
+.well { border-left: 4px solid #16a34a; padding: .3rem .8rem; margin: .5rem 0; }
+pre { overflow: auto; border: 1px solid var(--line); border-radius: 8px; padding: .8rem; font-size: 13px; }
+"""
+
+
+def read_metrics(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """The series of a run's `metrics.jsonl`, by phase and name. A last line that is still being written is left out.
+
+    Raises:
+        UsageError: when the folder holds no metrics.
+    """
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        todo = "give the --out of `bitvar train`"
+        raise UsageError(explain(f"{run} is no run.", "it has no metrics.jsonl", todo))
+    metrics: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            row = json.loads(line)
+            step, phase = row.pop("step"), metrics.setdefault(row.pop("phase"), {})
+            for name, value in row.items():
+                phase.setdefault(name, []).append((step, value))
+    if not metrics:
+        raise UsageError(explain(f"{run} has no figures yet.", "metrics.jsonl is empty", "wait for the first steps"))
+    return metrics
+
+
+def build_report(run: Path) -> str:
+    """The page, as text."""
+    metrics = read_metrics(run)
+    curves = [
+        f"<figure><h3>{html.escape(title)}</h3>{_chart(series, logarithmic)}</figure>"
+        for title, names, logarithmic in CURVES
+        if (series := _pick(metrics, names))
+    ]
+    return "\n".join(
+        (
+            f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(run.name)}</title>",
+            f"<style>{STYLE}</style><h1>{html.escape(run.name)}</h1>",
+            _summary(metrics),
+            "<h2>Health</h2>",
+            _health(metrics),
+            "<h2>Curves</h2>",
+            f"<div class=curves>{''.join(curves)}</div>",
+            _sheets(sorted((run / "samples").glob("step-*.png"))),
+            _configuration(run),
+            "</html>",
+        )
+    )
+
+
+def _summary(metrics: Metrics) -> str:
+    rows = []
+    for phase, series in metrics.items():
+        if loss := series.get("loss") or series.get("psnr"):
+            name = "loss" if series.get("loss") else "PSNR"
+            rows.append(f"{phase}: step {loss[-1][0]:,}, {name} {loss[-1][1]:.4g}")
+    times = [value for series in metrics.values() for _, value in series.get("time", ())]
+    rows.append(f"{(max(times) - min(times)) / 60:.0f} minutes from the first figure to the last")
+    return f"<p class=dim>{'<br>'.join(map(html.escape, rows))}</p>"
+
+
+def _health(metrics: Metrics) -> str:
+    trouble = find_trouble(metrics)
+    if not trouble:
+        return "<p class=well>No known sign of trouble.</p>"
+    return "".join(
+        f"<div class=trouble><p>{html.escape(w.what)}</p><p class=dim>Try: {html.escape(w.todo)}.</p></div>"
+        for w in trouble
+    )
+
+
+def _pick(metrics: Metrics, names: Sequence[str]) -> dict[str, Series]:
+    """Series to draw together: a name from both phases, or every scale of a prefix from validation."""
+    picked: dict[str, Series] = {}
+    for wanted in names:
+        if wanted.endswith("/"):
+            found = metrics.get("validation", {})
+            picked |= {n.removeprefix(wanted).replace("_", " "): s for n, s in found.items() if n.startswith(wanted)}
+        else:
+            picked |= {phase: series[wanted] for phase, series in metrics.items() if wanted in series}
+    return picked
+
+
+def _chart(series: dict[str, Series], logarithmic: bool) -> str:
+    """Lines over steps, as SVG."""
+    try:
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        todo = "pip install 'bitvar[report]'"
+        raise UsageError(explain("Can't draw the curves.", "the package matplotlib is missing", todo)) from None
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes: Any = figure.add_subplot()
+    for name, points in series.items():
+        few = len(points) < 40
+        axes.plot(*zip(*points, strict=True), label=name, linewidth=1.4, marker="o" if few else None, markersize=3)
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if logarithmic:
+        axes.set_yscale("log")
+    axes.legend(frameon=False, fontsize="small")
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    text = file.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _sheets(paths: Sequence[Path]) -> str:
+    """Sample sheets from early to late, the last one always."""
+    if not paths:
+        return ""
+    count = min(NUM_SHEETS, len(paths))
+    shown = [paths[round(i * (len(paths) - 1) / max(1, count - 1))] if count > 1 else paths[-1] for i in range(count)]
+    figures = []
+    for path in dict.fromkeys(shown):
+        data = base64.b64encode(path.read_bytes()).decode()
+        step = int(path.stem.partition("-")[2])
+        figures.append(
+            f'<figure><h3>step {step:,}</h3><img alt="samples" src="data:image/png;base64,{data}"></figure><br>'
+        )
+    return f"<h2>Samples</h2>{''.join(figures)}"
+
+
+def _configuration(run: Path) -> str:
+    configs = sorted(run.glob("checkpoints/step-*/config.json"))
+    if not configs:
+        return ""
+    return f"<h2>Configuration</h2><pre>{html.escape(configs[-1].read_text(encoding='utf-8'))}</pre>"
