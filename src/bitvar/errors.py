@@ -1,6 +1,6 @@
 """The errors users meet. Each message says what happened, why, and what to do, a line each.
 
-This file knows nothing of the command line; `cli.report` turns these into exit codes.
+This file knows nothing of the command line; `cli.exit_codes` turns these into exit codes.
 """
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitvar.cli.report import exit_codes
+from bitvar.cli.exit_codes import exit_codes
 
 
 def convert(

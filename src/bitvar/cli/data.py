@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitvar.cli.report import exit_codes
+from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
     from bitvar.data.check import Summary

@@ -7,9 +7,9 @@ import typer
 from bitvar.cli import bench, data
 from bitvar.cli.convert import convert
 from bitvar.cli.doctor import doctor
+from bitvar.cli.exit_codes import CANCELLED, OK, USAGE
 from bitvar.cli.generate import generate
-from bitvar.cli.report import CANCELLED, OK, USAGE
-from bitvar.cli.run_report import report
+from bitvar.cli.report import report
 from bitvar.cli.train import train
 
 app = typer.Typer(

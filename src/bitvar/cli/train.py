@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitvar.cli.report import TERMINATED, exit_codes
+from bitvar.cli.exit_codes import TERMINATED, exit_codes
 
 if TYPE_CHECKING:
     from bitvar.training.config import TokenizerTraining, TransformerTraining
