@@ -14,19 +14,17 @@ from typing import Any, Final
 
 import torch
 
-from bitvar.checkpoints.folder import Components, Defaults, ModelIndex, TokenizerIdentity, load_component
+from bitvar.checkpoints.folder import Components, Defaults
 from bitvar.data.samples import Sample, load_images, read_samples
 from bitvar.pipeline import InfinityPipeline
 from bitvar.scales import ScaleSchedule
-from bitvar.text import MINILM, load_text_encoder
-from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TransformerTraining
+from bitvar.training.export import assemble, model_index, pick_checkpoint, read_config
 from bitvar.training.prepare import features_key, prepare
 from bitvar.training.samples import contact_sheet
-from bitvar.training.state import latest, load_initial
 from bitvar.training.tokenizer_task import measure_reconstruction
 from bitvar.training.transformer_task import measure_bits
-from bitvar.transformer import InfinityTransformer, token_weights
+from bitvar.transformer import token_weights
 
 GALLERY: Final = (
     "a cat, Noto emoji",
@@ -108,16 +106,13 @@ def main() -> None:
 
 def load_run(options: argparse.Namespace) -> InfinityPipeline:
     """The averaged weights of the newest checkpoint, with the tokenizer and text encoder they were trained with."""
-    checkpoint = latest(options.run / "checkpoints")
-    assert checkpoint is not None, f"{options.run} has no checkpoint"
-    transformer = InfinityTransformer(TransformerTraining.load(checkpoint / "config.json").model)
-    load_initial(transformer, checkpoint)
-    identity = TokenizerIdentity.load(options.tokenizer / "identity.json")
-    encoder = load_text_encoder(options.text_encoder, settings=MINILM)
+    checkpoint = pick_checkpoint(options.run)
+    config = read_config(checkpoint)
+    assert isinstance(config, TransformerTraining), f"{options.run} is a tokenizer run"
     defaults = Defaults(guidance_scale=options.guidance, temperature=options.temperature)
-    index = ModelIndex(name="icons", tokenizer=identity, defaults=defaults)
-    tokenizer = load_component(InfinityTokenizer, options.tokenizer)
-    return InfinityPipeline(Components(transformer.eval(), tokenizer, encoder, index, ""))
+    index = model_index("icons", options.tokenizer, defaults)
+    parts = {"tokenizer": options.tokenizer, "text_encoder": options.text_encoder}
+    return InfinityPipeline(assemble(checkpoint, config, **parts, index=index, card=""))
 
 
 def pick_spread(samples: list[Sample]) -> list[str]:
@@ -149,8 +144,7 @@ def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str)
 
 def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: argparse.Namespace) -> str:
     """The model card."""
-    checkpoint = latest(options.run / "checkpoints")
-    assert checkpoint is not None
+    checkpoint = pick_checkpoint(options.run)
     manifest = json.loads((options.data / "manifest.json").read_text())
     schedule = pipeline.transformer.config.all_schedules()[0]
     models = {"transformer": pipeline.transformer, "tokenizer": pipeline.tokenizer}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bitvar.cli import main as cli
 from bitvar.pipeline import InfinityPipeline
@@ -59,6 +60,19 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     assert "Drawn here." in card
     assert InfinityPipeline.from_pretrained(out)("a red circle", seed=1).images[0].size == (64, 64)
 
+    exported = tmp_path / "exported"
+    bitvar(monkeypatch, "export", tmp_path / "run", exported, *inputs, "--step", "2")
+    averaged = load_file(tmp_path / "run" / "checkpoints" / "step-00000002" / "ema.safetensors")
+    assert all(torch.equal(p, averaged[n]) for n, p in load_folder_transformer(exported).named_parameters())
+    bitvar(monkeypatch, "export", tmp_path / "tokenizer", tmp_path / "exported tokenizer")
+    for name in ("model.safetensors", "config.json", "identity.json", "SHA256SUMS.json"):
+        again, made = (tmp_path / folder / name for folder in ("exported tokenizer", "tokenizer/model"))
+        assert again.read_bytes() == made.read_bytes()
+    bitvar(monkeypatch, "export", tmp_path / "run", exported, *inputs, code=2)  # it exists
+    bitvar(monkeypatch, "export", tmp_path / "run", tmp_path / "e", code=2)  # without its frozen parts
+    bitvar(monkeypatch, "export", tmp_path / "run", tmp_path / "e", *inputs, "--step", "1", code=2)
+    bitvar(monkeypatch, "export", tmp_path / "nowhere", tmp_path / "e", *inputs, code=2)
+
     tune = ("train", RECIPES / "finetune.py", *toy, "--init", out, "--out")
     bitvar(monkeypatch, *tune, tmp_path / "tuned", *settings)
     tuned, before = (InfinityPipeline.from_pretrained(f) for f in (tmp_path / "tuned" / "model", out))
@@ -69,6 +83,10 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     (tmp_path / "tokenizer" / "model" / "identity.json").write_text('{"name": "other", "sha256": "0"}')
     foreign = ("--tokenizer", tmp_path / "tokenizer" / "model")
     bitvar(monkeypatch, *tune, tmp_path / "other tokenizer", *settings, *foreign, code=3)
+
+
+def load_folder_transformer(folder: Path) -> torch.nn.Module:
+    return InfinityPipeline.from_pretrained(folder, device="cpu").transformer
 
 
 def test_recipes_are_configurations() -> None:

@@ -8,6 +8,7 @@ from bitvar.cli import bench, data
 from bitvar.cli.convert import convert
 from bitvar.cli.doctor import doctor
 from bitvar.cli.exit_codes import CANCELLED, OK, USAGE
+from bitvar.cli.export import export
 from bitvar.cli.generate import generate
 from bitvar.cli.report import report
 from bitvar.cli.train import train
@@ -20,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for verb in (generate, train, report, convert, doctor):
+for verb in (generate, train, report, export, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(bench.app, name="bench")

@@ -101,10 +101,9 @@ def _plan(config: "TokenizerTraining | TransformerTraining", out: Path, stop: Ca
 
 
 def _train_tokenizer(config: "TokenizerTraining", planned: "Run", data: Path, name: str, device: str) -> None:
-    from bitvar.checkpoints.files import atomic_folder
-    from bitvar.checkpoints.folder import identify, save_tensors
     from bitvar.data.samples import load_images, read_samples
     from bitvar.runtime.placement import resolve_device
+    from bitvar.training.export import save_tokenizer
     from bitvar.training.loop import run
     from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
 
@@ -112,11 +111,7 @@ def _train_tokenizer(config: "TokenizerTraining", planned: "Run", data: Path, na
     task = TokenizerTask(config, images=images, validation=validation, device=resolve_device(device))
     models = run(task, planned)
     assert isinstance(models, TokenizerModels)
-    tensors = {key: value.half().cpu() for key, value in models.tokenizer.state_dict().items()}
-    with atomic_folder(planned.folder / "model") as folder:
-        save_tensors(tensors, folder)
-        (folder / "config.json").write_text(config.model.dump(), encoding="utf-8")
-        (folder / "identity.json").write_text(identify(f"{name}-tokenizer", tensors).dump(), encoding="utf-8")
+    save_tokenizer(models.tokenizer, planned.folder / "model", name=name)
     typer.echo(str(planned.folder / "model"))
 
 

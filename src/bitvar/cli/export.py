@@ -1,0 +1,48 @@
+"""`bitvar export RUN DEST`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitvar.cli.exit_codes import exit_codes
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out of `bitvar train`, finished or not.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
+    step: Annotated[int | None, typer.Option(min=0, help="Of the checkpoint. Default: the newest.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
+    text_encoder: Annotated[Path | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the model.")] = "icons",
+) -> None:
+    """Turn a checkpoint's averaged weights into a model folder, or a tokenizer run's into a tokenizer folder."""
+    with exit_codes():
+        from bitvar.checkpoints.folder import save_folder
+        from bitvar.errors import UsageError, explain
+        from bitvar.training.config import TokenizerTraining
+        from bitvar.training.export import (
+            assemble,
+            load_tokenizer,
+            model_index,
+            pick_checkpoint,
+            read_config,
+            save_tokenizer,
+        )
+
+        if destination.exists():
+            raise UsageError(explain(f"{destination} exists.", "nothing is overwritten", "choose another folder"))
+        checkpoint = pick_checkpoint(run, step)
+        config = read_config(checkpoint)
+        if isinstance(config, TokenizerTraining):
+            save_tokenizer(load_tokenizer(checkpoint, config), destination, name=name)
+        elif tokenizer is None or text_encoder is None:
+            todo = "add --tokenizer and --text-encoder as in the run's own command"
+            raise UsageError(explain("A model needs its frozen parts.", "a checkpoint holds no others", todo))
+        else:
+            index, card = model_index(name, tokenizer), f"# {name}\n\nStep {int(checkpoint.name[5:]):,} of a run.\n"
+            save_folder(
+                assemble(checkpoint, config, tokenizer=tokenizer, text_encoder=text_encoder, index=index, card=card),
+                destination,
+            )
+        typer.echo(str(destination))

@@ -1,0 +1,82 @@
+"""From a checkpoint of a run to what others load: a model folder, or a tokenizer folder. Averaged weights only."""
+
+import json
+from pathlib import Path
+
+from bitvar.checkpoints.files import atomic_folder, verify_folder
+from bitvar.checkpoints.folder import (
+    Components,
+    Defaults,
+    ModelIndex,
+    TokenizerIdentity,
+    identify,
+    load_component,
+    save_tensors,
+)
+from bitvar.errors import UsageError, explain
+from bitvar.text import MINILM, load_text_encoder
+from bitvar.tokenizer import InfinityTokenizer
+from bitvar.training.config import TokenizerTraining, TransformerTraining
+from bitvar.training.state import latest, load_initial
+from bitvar.training.tokenizer_task import TokenizerModels
+from bitvar.transformer import InfinityTransformer
+
+
+def pick_checkpoint(run: Path, step: int | None = None) -> Path:
+    """The checkpoint of a step, or the newest whole one.
+
+    Raises:
+        UsageError: when the run has none, or none of that step.
+        WeightsError: when it is damaged.
+    """
+    folder = run / "checkpoints"
+    known = sorted(folder.glob("step-*"))
+    if step is not None:
+        chosen = folder / f"step-{step:08d}"
+        if chosen not in known:
+            steps = ", ".join(str(int(path.name.partition("-")[2])) for path in known) or "none"
+            raise UsageError(explain(f"{run} has no checkpoint of step {step}.", f"it has: {steps}", "choose one"))
+        verify_folder(chosen)
+        return chosen
+    newest = latest(folder)
+    if newest is None:
+        raise UsageError(explain(f"{run} has no checkpoint.", "it saved none yet", "give the --out of `bitvar train`"))
+    return newest
+
+
+def read_config(checkpoint: Path) -> TokenizerTraining | TransformerTraining:
+    """The configuration that a checkpoint was made with."""
+    kind = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("kind")
+    return (TokenizerTraining if kind == "tokenizer" else TransformerTraining).load(checkpoint / "config.json")
+
+
+def assemble(
+    checkpoint: Path, config: TransformerTraining, *, tokenizer: Path, text_encoder: Path, index: ModelIndex, card: str
+) -> Components:
+    """A model of a checkpoint's averaged weights and the two frozen parts that its run was given."""
+    transformer = InfinityTransformer(config.model)
+    load_initial(transformer, checkpoint)
+    parts = load_component(InfinityTokenizer, tokenizer), load_text_encoder(text_encoder, settings=MINILM)
+    return Components(transformer.eval().requires_grad_(False), *parts, index, card)
+
+
+def model_index(name: str, tokenizer: Path, defaults: Defaults | None = None) -> ModelIndex:
+    """The index of a model that was trained with the tokenizer in a folder."""
+    identity = TokenizerIdentity.load(tokenizer / "identity.json")
+    return ModelIndex(name=name, tokenizer=identity, defaults=defaults or Defaults())
+
+
+def load_tokenizer(checkpoint: Path, config: TokenizerTraining) -> InfinityTokenizer:
+    """The averaged tokenizer of a checkpoint."""
+    models = TokenizerModels(config)
+    load_initial(models, checkpoint)
+    return models.tokenizer
+
+
+def save_tokenizer(tokenizer: InfinityTokenizer, folder: Path, *, name: str) -> None:
+    """Write a tokenizer folder in half precision, whole or not at all, with the identity that models know it by."""
+    tensors = {key: value.half().cpu() for key, value in tokenizer.state_dict().items()}
+    with atomic_folder(folder) as temporary:
+        save_tensors(tensors, temporary)
+        (temporary / "config.json").write_text(tokenizer.config.dump(), encoding="utf-8")
+        (temporary / "identity.json").write_text(identify(f"{name}-tokenizer", tensors).dump(), encoding="utf-8")
