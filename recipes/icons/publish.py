@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--gallery", type=Path, required=True)
+    parser.add_argument("--begun-from", type=Path, help="the checkpoint that the run began from (--init), for the card")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--temperature", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=0)
@@ -162,9 +163,11 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
         tokenizer=pipeline.tokenizer.config,
         millions={name: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f}" for name, m in models.items()},
         tokens=schedule.num_tokens,
-        sides=f"{len(schedule)} ({', '.join(str(grid[0]) for grid in schedule)})",
+        num_scales=len(schedule),
+        sides=", ".join(str(grid[0]) for grid in schedule),
         training=TransformerTraining.load(checkpoint / "config.json"),
-        steps=json.loads((checkpoint / "state.json").read_text())["step"],
+        steps=step_of(checkpoint),
+        earlier=describe_earlier(options.begun_from),
         pictures=sum(manifest["counts"]["train"].values()),
         seed=manifest["seed"],
         accuracy={s: f"{100 * m['accuracy']:.1f} %" for s, m in measured.items()},
@@ -173,6 +176,20 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
         concepts=", ".join(concept_names(manifest)),
         attribution=(options.data / "ATTRIBUTION.md").read_text(encoding="utf-8"),
     )
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was saved."""
+    return json.loads((checkpoint / "state.json").read_text())["step"]
+
+
+def describe_earlier(checkpoint: Path | None) -> str:
+    """What the card says of the run before this one."""
+    if checkpoint is None:
+        return ""
+    planned = TransformerTraining.load(checkpoint / "config.json").optimization
+    done = f"step {step_of(checkpoint):,} of {planned.steps:,} (batches of {planned.batch_size})"
+    return f", begun from the averaged weights of an earlier run at {done}"
 
 
 def concept_names(manifest: dict[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from bitvar.data.icons.sprites import camouflaged_share, recolour, trim_to_alpha
 from bitvar.errors import UsageError
 
 BY_NAME = {concept.name: concept for concept in CONCEPTS}
-ARGUMENTS = {"format_version": 1, "size": 32, "seed": 3, "num_scenes": 200, "jitter": True}
+ARGUMENTS = {"format_version": 2, "size": 32, "seed": 3, "num_scenes": 200, "jitter": True}
 
 
 def disc(colour: tuple[int, int, int], width: int = 40, height: int = 40) -> Image.Image:
@@ -120,8 +120,10 @@ def test_positions_agree_with_boxes(atlas, relation):
         assert [name for name, true in holds.items() if true] == [relation]
 
 
-def test_still_objects_keep_one_size_and_place(atlas):
-    request = SceneRequest("two", "noto", (Thing("cat"), Thing("dog")))
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_still_objects_keep_one_size_and_place(atlas, count):
+    things = (Thing("cat"), Thing("dog")) if count == 1 else (Thing("cat"),)
+    request = SceneRequest("two" if count == 1 else "count", "noto", things, count=count)
     still, moved = (
         {
             draw_scene(request, atlas, size=64, rng=np.random.default_rng(seed), jitter=jitter)[0].tobytes()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitvar import pyramid
+from bitvar.checkpoints.files import verify_folder
 from bitvar.errors import WeightsError
 from bitvar.sampling import SamplingParams, generate
 from bitvar.scales import ScaleSchedule
@@ -197,14 +198,17 @@ def test_a_finished_run_is_a_no_op(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model", "ema", "optimizer"])
-def test_an_altered_checkpoint_is_refused(name: str, tmp_path: Path) -> None:
+def test_an_altered_checkpoint_is_never_loaded(name: str, tmp_path: Path) -> None:
     config = transformer_training()
     train(config, tmp_path)
-    path = tmp_path / "checkpoints" / "step-00000006" / f"{name}.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(bytes(data))
-    with pytest.raises(WeightsError, match=f"{name}.safetensors: sha256"):
+    for step in (6, 4):
+        path = tmp_path / "checkpoints" / f"step-{step:08d}" / f"{name}.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(bytes(data))
+        with pytest.raises(WeightsError, match=f"{name}.safetensors: sha256"):
+            verify_folder(path.parent)
+    with pytest.raises(WeightsError, match=f"{name}.safetensors: sha256"):  # none is whole: nothing to fall back to
         train(config, tmp_path)
 
 

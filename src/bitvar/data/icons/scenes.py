@@ -68,7 +68,8 @@ def draw_scene(
     if len(things) == 1:
         boxes = [_single_box(sprites[0], request, size, rng, jitter=jitter)]
     else:
-        boxes = _cell_boxes(sprites, _cells(request, size, rng), size, rng, same_scale=request.count > 1, jitter=jitter)
+        cells = _cells(request, size, rng, jitter=jitter)
+        boxes = _cell_boxes(sprites, cells, size, rng, same_scale=request.count > 1, jitter=jitter)
     for sprite, (left, top, right, bottom) in zip(sprites, boxes, strict=True):
         scaled = sprite.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
         picture.paste(scaled, (left, top), scaled)
@@ -95,8 +96,11 @@ def _near_middle(room: int, spread: float, rng: np.random.Generator) -> int:
     return int(np.clip(round(room / 2 + rng.uniform(-0.5, 0.5) * spread), 0, room))
 
 
-def _cells(request: SceneRequest, size: int, rng: np.random.Generator) -> list[Box]:
-    """Disjoint cells for the objects of a composed scene, in the order of the objects."""
+def _cells(request: SceneRequest, size: int, rng: np.random.Generator, *, jitter: bool) -> list[Box]:
+    """Disjoint cells for the objects of a composed scene, in the order of the objects.
+
+    Of three, the lone one sits above or below the pair, by chance; without jitter always above.
+    """
     margin, gap = max(1, size // 64), max(2, size // 32)
     middle_low, middle_high = (size - gap) // 2, (size - gap) // 2 + gap
     low, high = (margin, middle_low), (middle_high, size - margin)
@@ -106,7 +110,7 @@ def _cells(request: SceneRequest, size: int, rng: np.random.Generator) -> list[B
     if request.count == 3:
         quarter = (size - (low[1] - low[0])) // 2
         centre = (quarter, quarter + low[1] - low[0])
-        lone_row, pair_row = (low, high) if rng.random() < 0.5 else (high, low)
+        lone_row, pair_row = (low, high) if not jitter or rng.random() < 0.5 else (high, low)
         trio = [(centre, lone_row), (low, pair_row), (high, pair_row)]
         return sorted(((x[0], y[0], x[1], y[1]) for x, y in trio), key=lambda cell: (cell[1], cell[0]))
     relation = request.relation or "left"
