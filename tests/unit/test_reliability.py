@@ -173,6 +173,26 @@ def test_a_request_to_stop_saves_where_it_is(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_request_that_comes_while_a_step_ends_loses_nothing(tmp_path: Path) -> None:
+    """Whichever question is the first to be answered with yes, the step that the message names is saved."""
+    config = transformer_training()
+    for first_yes in range(1, 6):
+        asked = 0
+
+        def stop(first_yes: int = first_yes) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked >= first_yes
+
+        folder = tmp_path / str(first_yes)
+        run = Run(folder, config.dump(), config.optimization, config.intervals, stop=stop)
+        with pytest.raises(TrainingStoppedError) as stopped:
+            loop.run(transformer_task(config), run)
+        newest = state.latest(folder / "checkpoints")
+        assert newest is not None
+        assert str(stopped.value).startswith(f"Stopped at step {int(newest.name[5:])};")
+
+
 def test_a_request_to_stop_at_the_last_step_finds_the_run_finished(tmp_path: Path) -> None:
     config = transformer_training()
     seen: list[str] = []

@@ -124,12 +124,11 @@ def _run(task: Task, run: Run) -> nn.Module:
                 run.report(_describe(state.step, optimization.steps, values, prefix="validation "))
             if run.sample is not None and (last or state.step % intervals.sample == 0):
                 run.sample(state.ema.model, run.folder / "samples" / f"step-{state.step:08d}.png")
-            if last or state.step % intervals.save == 0:
+            stopping = run.stop()  # asked once: the answer may change while we save
+            if last or stopping or state.step % intervals.save == 0:
                 checkpoints.save(state, folder, config=run.config, keep=intervals.keep)
                 saved_step = state.step
-            elif run.stop():
-                checkpoints.save(state, folder, config=run.config, keep=intervals.keep)
-            if run.stop() and not last:
+            if stopping and not last:
                 raise TrainingStoppedError(f"Stopped at step {state.step}; the same command goes on from there.")
     except KeyboardInterrupt:
         if saved_step < state.step and state.whole:
