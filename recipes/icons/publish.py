@@ -22,6 +22,7 @@ from bitvar.training.config import TransformerTraining
 from bitvar.training.export import assemble, model_index, pick_checkpoint, read_config
 from bitvar.training.prepare import features_key, prepare
 from bitvar.training.samples import contact_sheet
+from bitvar.training.state import step_of
 from bitvar.training.tokenizer_task import measure_reconstruction
 from bitvar.training.transformer_task import measure_bits
 from bitvar.transformer import token_weights
@@ -176,11 +177,6 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
         concepts=", ".join(concept_names(manifest)),
         attribution=(options.data / "ATTRIBUTION.md").read_text(encoding="utf-8"),
     )
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step at which a checkpoint was saved."""
-    return json.loads((checkpoint / "state.json").read_text())["step"]
 
 
 def describe_earlier(checkpoint: Path | None) -> str:

@@ -29,6 +29,7 @@ def export(
             read_config,
             save_tokenizer,
         )
+        from bitvar.training.state import step_of
 
         if destination.exists():
             raise UsageError(explain(f"{destination} exists.", "nothing is overwritten", "choose another folder"))
@@ -40,7 +41,7 @@ def export(
             todo = "add --tokenizer and --text-encoder as in the run's own command"
             raise UsageError(explain("A model needs its frozen parts.", "a checkpoint holds no others", todo))
         else:
-            index, card = model_index(name, tokenizer), f"# {name}\n\nStep {int(checkpoint.name[5:]):,} of a run.\n"
+            index, card = model_index(name, tokenizer), f"# {name}\n\nStep {step_of(checkpoint):,} of a run.\n"
             save_folder(
                 assemble(checkpoint, config, tokenizer=tokenizer, text_encoder=text_encoder, index=index, card=card),
                 destination,

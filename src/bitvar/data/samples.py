@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from bitvar.data.pictures import FORMATS
 from bitvar.errors import UsageError, explain
 
 
@@ -58,7 +59,7 @@ def load_images(samples: Sequence[Sample]) -> UInt8[Tensor, "n 3 H W"]:
     """Every picture of the samples, in memory; they must be of one size."""
     arrays = []
     for sample in samples:
-        with Image.open(sample.path, formats=("PNG", "JPEG", "WEBP")) as image:
+        with Image.open(sample.path, formats=FORMATS) as image:
             arrays.append(np.asarray(image.convert("RGB")))
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 

@@ -99,11 +99,16 @@ def restore(state: TrainState, checkpoint: Path, *, config: str) -> None:
     state.model.load_state_dict(load_tensors(checkpoint / "model.safetensors"))
     state.ema.model.load_state_dict(load_tensors(checkpoint / _AVERAGED))
     _load_optimizer(state.optimizer, load_tensors(checkpoint / "optimizer.safetensors"))
-    state.step = int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"])
+    state.step = step_of(checkpoint)
 
 
 def _parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was saved."""
+    return int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"])
 
 
 def is_checkpoint(folder: Path) -> bool:
