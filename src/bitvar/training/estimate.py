@@ -1,0 +1,253 @@
+"""How much memory a transformer run needs on each rank, by arithmetic, and what to change when that is too much.
+
+Sizes are bytes. Counted are the tensors that the run itself makes; what a device's driver and its allocator take on top
+(about a gigabyte on a GPU, and some per cent) is not. Knows the model's layers, but neither devices nor the loop.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Final, Literal
+
+from bitvar.scales import ScaleSchedule
+from bitvar.transformer.config import TransformerConfig
+from bitvar.transformer.cost import count_parameters, num_parameters
+
+FP32: Final = 4
+GIB: Final = 2**30
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """A run, as far as its memory goes.
+
+    Attributes:
+        model: sizes of the transformer.
+        schedule: the largest schedule in use.
+        batch_size: samples of one forward pass on one rank.
+        precision: of the activations; weights and optimiser are fp32.
+        optimizer: "adamw", or "muon".
+        ema: whether averaged weights are kept.
+        text_tokens: of the longest prompt of a batch.
+        shards: ranks over which weights, gradients, optimiser and averaged weights are spread; 1 for none of that.
+        recompute: whether the backward pass makes each block's activations again.
+        lora_rank: of the adapters of every linear layer of the blocks, which alone are trained; None to train all.
+        frozen: bytes of whatever else stays on the device, such as the frozen encoders when they do.
+    """
+
+    model: TransformerConfig
+    schedule: ScaleSchedule
+    batch_size: int
+    precision: Literal["fp32", "bf16"] = "bf16"
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    ema: bool = True
+    text_tokens: int = 128
+    shards: int = 1
+    recompute: bool = False
+    lora_rank: int | None = None
+    frozen: int = 0
+
+    @property
+    def item(self) -> int:
+        """Bytes of one number of the activations."""
+        return FP32 if self.precision == "fp32" else 2
+
+    @property
+    def rows(self) -> int:
+        """Image tokens of the batch."""
+        return self.batch_size * self.schedule.num_tokens
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on one rank at the peak of a step, which is early in the backward pass.
+
+    Attributes:
+        parameters: fp32 weights, adapters included; this rank's share of them.
+        gradients: fp32, of what is trained.
+        optimizer: its moments.
+        ema: averaged weights, fp32.
+        compute_weights: weights in the activations' precision: copies that the backward pass needs, or, with shards,
+            what is gathered while a block computes, and its gradients before they are spread.
+        activations: what autograd keeps for the backward pass.
+        loss: logits, their gradient, and the batch itself.
+        workspace: what the backward pass holds for a moment.
+        frozen: as planned.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    ema: int
+    compute_weights: int
+    activations: int
+    loss: int
+    workspace: int
+    frozen: int
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def estimate_memory(plan: MemoryPlan) -> MemoryEstimate:
+    """The memory of one rank: that of the tensors on a CPU within some per cent (`tests/unit/test_estimate.py`).
+
+    Kernels of other devices differ a little. With LoRA, averaged weights and moments are those of the adapters. With
+    shards, everything kept in fp32 is spread evenly, and blocks are gathered one by one, the next while one computes.
+    """
+    config, every = plan.model, num_parameters(plan.model)
+    adapters = 0 if plan.lora_rank is None else config.depth * sum(sum(s) for s in _linears(config)) * plan.lora_rank
+    trained = every if plan.lora_rank is None else adapters
+    moments = 2 * trained
+    if plan.optimizer == "muon" and plan.lora_rank is None:
+        moments -= _hidden(config)  # these have one
+    return MemoryEstimate(
+        parameters=_share((every + adapters) * FP32, plan.shards),
+        gradients=_share(trained * FP32, plan.shards),
+        optimizer=_share(moments * FP32, plan.shards),
+        ema=_share(trained * FP32, plan.shards) if plan.ema else 0,
+        compute_weights=_compute_weights(plan),
+        activations=_activations(plan),
+        loss=plan.rows * config.bits * (2 * 2 * FP32 + FP32 + 1),
+        workspace=2 * plan.rows * config.width * FP32,
+        frozen=plan.frozen,
+    )
+
+
+def _share(size: int, shards: int) -> int:
+    return -(-size // shards)
+
+
+def _linears(config: TransformerConfig) -> list[tuple[int, int]]:
+    """Inputs and outputs of a block's linear layers."""
+    c, f = config.width, config.ffn_width
+    return [(c, 3 * c), (c, c), (c, c), (c, 2 * c), (c, c), (c, f), (f, c)]
+
+
+def _hidden(config: TransformerConfig) -> int:
+    """Numbers in the matrices that Muon moves by their momentum alone (`optim.hidden_matrices`)."""
+    c, w = config.width, config.condition_width
+    adapter = config.text_width * w + config.text_adapter_depth * 8 * w * w if config.text_adapter_depth else 0
+    blocks = config.depth * sum(inputs * outputs for inputs, outputs in _linears(config))
+    return blocks + adapter + 3 * w * c + 2 * c * c
+
+
+def _compute_weights(plan: MemoryPlan) -> int:
+    config, counted = plan.model, count_parameters(plan.model)
+    block = counted.blocks // config.depth
+    if plan.shards > 1:
+        rest = counted.total - counted.blocks
+        return (rest + min(2, config.depth) * block) * plan.item + block * FP32
+    if plan.precision == "fp32":
+        return 0
+    c = config.width
+    of_text = 2 * c * c  # keys and values of the text are made before the blocks, so they aren't made again
+    of_block = sum(inputs * outputs for inputs, outputs in _linears(config)) - of_text
+    elsewhere = counted.text - config.max_text_tokens * config.condition_width + 8 * c * c
+    return plan.item * (elsewhere + config.depth * of_text + (1 if plan.recompute else config.depth) * of_block)
+
+
+def _activations(plan: MemoryPlan) -> int:
+    config, item, rows, depth = plan.model, plan.item, plan.rows, plan.model.depth
+    c, w, l = config.width, config.condition_width, plan.schedule.num_tokens  # noqa: E741  (the axis)
+    text = plan.batch_size * plan.text_tokens
+    embedding = text * (w * (2 * FP32 + item) + 6 * c * item) + _adapter(plan)
+    keys_values = depth * 3 * text * c * item
+    inputs = rows * config.bits * item + l * config.head_dim * FP32 + l * l
+    head = rows * (3 * c + 2 * config.bits) * FP32  # normalised, modulated, and the loss's margins and targets
+    blocks = depth * rows * c * item + _block(plan) if plan.recompute else depth * _block(plan)
+    return embedding + keys_values + inputs + head + blocks
+
+
+def _block(plan: MemoryPlan) -> int:
+    """What autograd keeps of one block, in the order of `transformer/block.py`."""
+    config, item, rows = plan.model, plan.item, plan.rows
+    c, n = config.width, config.num_heads
+    norms = 5 * c  # three inputs, and two outputs before modulation
+    unit_vectors = 3 * c if plan.precision == "bf16" else 5 * c  # q, k, q / |q|; in fp32, k is a view of q, k and v
+    attention = 7 * c  # qkv's input; q, k, v, the result as the kernel and as the projection has it; the projection
+    cross_attention = 3 * c  # its input, q, result
+    feed_forward = 2 * c + 2 * config.ffn_width
+    statistics = 6 + 6 * n  # of norms, lengths and softmaxes
+    adapters = 0 if plan.lora_rank is None else len(_linears(config)) * plan.lora_rank
+    per_token = (norms + unit_vectors + statistics) * FP32
+    per_token += (attention + cross_attention + feed_forward + adapters) * item
+    per_sample = c * (6 * item + 6 * FP32)  # modulation
+    mask = plan.schedule.num_tokens**2 * item  # attention adds it to its scores, so it is made numbers
+    return rows * per_token + plan.batch_size * per_sample + mask
+
+
+def _adapter(plan: MemoryPlan) -> int:
+    """What autograd keeps of the text adapter."""
+    config, item = plan.model, plan.item
+    if not config.text_adapter_depth:
+        return 0
+    layer = config.condition_width * (2 * FP32 + 11 * item)
+    per_token = config.text_width * (FP32 + item) + config.text_adapter_depth * layer
+    return plan.batch_size * plan.text_tokens * per_token
+
+
+def largest_batch(plan: MemoryPlan, available_bytes: int) -> int:
+    """The most samples of one forward pass that fit, whatever the plan's own; 0 when not even one does."""
+    empty, one = (estimate_memory(replace(plan, batch_size=b)).total for b in (0, 1))
+    return max(0, (available_bytes - empty) // (one - empty))
+
+
+def advice(plan: MemoryPlan, available_bytes: int) -> list[str]:
+    """What to change so that a run fits.
+
+    Args:
+        plan: the run.
+        available_bytes: memory of the device that tensors may take.
+
+    Returns:
+        One line a change, with the total that it leaves and whether that fits: none if the plan fits as it is. First
+        come changes that leave what is learnt as it is, each on top of those before, up to the one that fits. When they
+        don't do, others follow, each by itself on top of them.
+    """
+    lines: list[str] = []
+    if estimate_memory(plan).total <= available_bytes:
+        return lines
+    reduced = plan
+    for change, reduced in _same_training(plan, available_bytes):
+        lines.append(_verdict(change, reduced, available_bytes))
+        if estimate_memory(reduced).total <= available_bytes:
+            return lines
+    return lines + [_verdict(change, other, available_bytes) for change, other in _ways_out(reduced, available_bytes)]
+
+
+def _verdict(change: str, plan: MemoryPlan, available_bytes: int) -> str:
+    total = estimate_memory(plan).total
+    verdict = "fits" if total <= available_bytes else "still too much"
+    return f"{change}: {total / GIB:.1f} of {available_bytes / GIB:.1f} GiB, {verdict}"
+
+
+def _same_training(plan: MemoryPlan, available_bytes: int) -> Iterator[tuple[str, MemoryPlan]]:
+    if not plan.recompute:
+        plan = replace(plan, recompute=True)
+        yield "compute activations again in the backward pass, a third more work", plan
+    if plan.batch_size > 1:
+        most = max(1, largest_batch(plan, available_bytes))
+        parts = next(
+            d for d in range(2, plan.batch_size + 1) if plan.batch_size % d == 0 and plan.batch_size // d <= most
+        )
+        plan = replace(plan, batch_size=plan.batch_size // parts)
+        yield f"accumulate {parts} batches of {plan.batch_size}", plan
+
+
+def _ways_out(plan: MemoryPlan, available_bytes: int) -> Iterator[tuple[str, MemoryPlan]]:
+    sharded = [replace(plan, shards=plan.shards * 2**i) for i in range(1, 11)]
+    enough = [p for p in sharded if estimate_memory(p).total <= available_bytes]
+    spread = enough[0] if enough else sharded[-1]
+    yield f"or spread weights and optimiser over {spread.shards} ranks", spread
+    if plan.precision == "fp32":
+        yield "or keep activations in bf16", replace(plan, precision="bf16")
+    if plan.lora_rank is None:
+        yield "or train adapters of rank 16 (LoRA) in place of all weights", replace(plan, lora_rank=16)
+
+
+def describe(estimate: MemoryEstimate) -> str:
+    """A table of the parts that take memory, in GiB, and their sum."""
+    sizes = {field.name.replace("_", " "): getattr(estimate, field.name) for field in fields(estimate)}
+    rows = [*((name, size) for name, size in sizes.items() if size), ("total", estimate.total)]
+    return "\n".join(f"{name:16} {size / GIB:8.2f} GiB" for name, size in rows)
