@@ -35,7 +35,18 @@ MAY: dict[str, set[str]] = {
     "models": set(),
 }
 CORE_ORDER = ("errors", "files", "config", "scales", "bits", "condition", "pyramid")
-OPTIONAL = {"fastapi", "uvicorn", "wandb", "peft", "resvg_py", "matplotlib", "datasets", "torchvision", "scipy"}
+OPTIONAL = {
+    "fastapi",
+    "uvicorn",
+    "wandb",
+    "peft",
+    "resvg_py",
+    "matplotlib",
+    "datasets",
+    "torchvision",
+    "scipy",
+    "trackio",
+}
 
 
 def name_of(path: Path) -> str:
