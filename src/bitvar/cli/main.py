@@ -57,3 +57,7 @@ def _usage(error: Exception) -> int:
     path = context.command_path if context is not None else "bitvar"
     typer.echo(explain(message, "the command line is off", f"see `{path} --help`"), err=True)
     return USAGE
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+r"""The paper's text-to-image runs (arXiv 2412.04431): nine sizes, three stages of growing pictures.
+
+bitvar train recipes/paper.py --with size=2B --with pixels=256 --data DATA \
+    --tokenizer TOKENIZER --text-encoder ENCODER --out runs/2b-256
+bitvar train recipes/paper.py --with size=2B --with pixels=512 --data DATA \
+    --tokenizer TOKENIZER --text-encoder ENCODER --init runs/2b-256/model --out runs/2b-512
+
+Each stage begins from the one before it. 1024 px begins from 512 px, on the best of the pictures.
+
+Given by the paper: steps of each stage, batch and learning rate at 256 and 1024 px, AdamW's betas, the clip, prompt
+dropout, self-correction. At 512 px, batch and rate are NOT the paper's but between its two: 3072, and 3.5e-5, the
+geometric mean. The rate is constant, as in the authors' script. The paper names no weight decay and no averaging; here
+there is none of the one, and the other is long enough to smooth some ten thousand steps.
+
+What to expect: a first loss of ln 2 = 0.693, about 80 % of the bits right in a healthy run, and at the end of the
+256 px stage the validation losses of `VALIDATION_LOSS`, read off the paper's plot. They depend on the data, so compare
+the order and the distances of sizes rather than the values. Cost: `expected_hours`, and the table of docs/recipes.md.
+No run of this recipe has been made here.
+"""
+
+from typing import Final
+
+from bitvar.config import unknown
+from bitvar.errors import UsageError
+from bitvar.scales import official_schedule
+from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
+from bitvar.transformer import PRESETS
+from bitvar.transformer.cost import PEAK_TFLOPS, training_flops
+
+BUDGETS: Final = {256: "0.06M", 512: "0.25M", 1024: "1M"}
+"""Pixels of a square picture's side -> pixel budget."""
+
+STEPS: Final = {256: 150_000, 512: 110_000, 1024: 60_000}
+BATCH_SIZES: Final = {256: 4096, 512: 3072, 1024: 2048}
+LEARNING_RATES: Final = {256: 6e-5, 512: 3.5e-5, 1024: 2e-5}
+
+VALIDATION_LOSS: Final = {"125M": 0.471, "361M": 0.451, "940M": 0.437, "2.2B": 0.427, "4.7B": 0.419}
+"""Nats a bit at the end of the 256 px stage, from the paper's plot."""
+
+UTILIZATION: Final = 0.40
+"""The share of the H100's peak that `expected_hours` counts on. An assumption, not a measurement."""
+
+TEXT_TOKENS: Final = 128
+"""Of a prompt, as `expected_hours` counts it."""
+
+
+def recipe(size: str = "125M", pixels: int = 256) -> TransformerTraining:
+    """One stage of one size.
+
+    Args:
+        size: one of `transformer/config.py:PRESETS`; "2B" and "8B" are the published models' sizes.
+        pixels: 256, 512 or 1024, the side of a square picture; other ratios have as many pixels.
+    """
+    if size not in PRESETS:
+        raise UsageError(unknown(f"size {size!r}", size, list(PRESETS)))
+    if pixels not in BUDGETS:
+        raise UsageError(unknown(f"pixels {pixels}", str(pixels), [str(known) for known in BUDGETS]))
+    return TransformerTraining(
+        model=PRESETS[size].model_copy(update={"budgets": (BUDGETS[pixels],)}),
+        optimization=OptimizationConfig(
+            optimizer="adamw",
+            steps=STEPS[pixels],
+            batch_size=BATCH_SIZES[pixels],
+            learning_rate=LEARNING_RATES[pixels],
+            warmup_steps=0,
+            final_learning_rate=1.0,
+            betas=(0.9, 0.97),
+            weight_decay=0.0,
+            clip=5.0,
+            ema_decay=0.9999,
+            precision="bf16",
+        ),
+        intervals=IntervalConfig(log=100, validation=5000, sample=5000, save=2500),
+        max_flip_strength=0.3,
+        condition_dropout=0.1,
+    )
+
+
+def expected_hours(size: str, pixels: int) -> float:
+    """H100-hours of a stage: its operations, at `UTILIZATION` of the card's peak. Frozen encoders are not counted."""
+    config = recipe(size, pixels)
+    flops = training_flops(config.model, official_schedule("1.0", BUDGETS[pixels]), text_tokens=TEXT_TOKENS)
+    samples = config.optimization.steps * config.optimization.batch_size
+    return flops * samples / (UTILIZATION * PEAK_TFLOPS["H100"] * 1e12) / 3600
