@@ -1,11 +1,9 @@
 """Data in: every layout is read alike, every bad sample is named with its reason, and nothing else is lost."""
 
-import io
 import json
+import os
 import random
-import struct
 import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,96 +15,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw
 
-from bitvar.data.check import Good, Summary, go_through, quantiles
+from bitvar.data.check import Good, SeenSet, Summary, quantiles
 from bitvar.data.importing import import_set
-from bitvar.data.layouts import MAX_CAPTION, Candidate, Refusal, read_entries
+from bitvar.data.layouts import Candidate, Refusal, read_entries
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture, fit_picture, open_picture
 from bitvar.data.samples import load_images, read_samples
 from bitvar.errors import UsageError
 from bitvar.scales import nearest_ratio, ratio_names
 
-LIMITS = PictureLimits(max_bytes=200_000, max_pixels=200_000)
-
-
-def picture(width: int = 40, height: int = 30, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(noise).convert(mode)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def bomb(width: int = 9000, height: int = 9000) -> bytes:
-    """A PNG of 81 megapixels in a few bytes: its header says so, its pixels are missing."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+from .captioned import (
+    BAD_LINES,
+    BAD_PICTURES,
+    LIMITS,
+    bomb,
+    encoded,
+    lines,
+    outcome,
+    picture,
+    row,
+    sidecars,
+    table,
+    tar,
+)
 
 
 def names(source: Path) -> list[tuple[str, tuple[str, ...]]]:
     return [(e.name, e.captions) for e in read_entries(source) if isinstance(e, Candidate)]
 
 
-def outcome(source: Path, limits: PictureLimits = LIMITS) -> tuple[list[str], dict[str, str]]:
-    """Names of the good samples, and the reason of every refused one."""
-    good, refused = [], {}
-    for sample in go_through(read_entries(source), lambda image: image.size, limits=limits):
-        if isinstance(sample, Good):
-            good.append(sample.candidate.name)
-        else:
-            assert sample.detail
-            refused[sample.name] = sample.reason
-    return good, refused
-
-
 # Layouts
-
-
-def sidecars(folder: Path) -> Path:
-    (folder / "deep").mkdir(parents=True)
-    (folder / "a.png").write_bytes(encoded(picture(seed=1)))
-    (folder / "a.txt").write_text("a cat\n  a  small cat \n\na cat\n", encoding="utf-8")
-    (folder / "deep" / "b.JPG").write_bytes(encoded(picture(seed=2), "JPEG"))
-    (folder / "deep" / "b.json").write_text(json.dumps({"caption": "a dog", "long_caption": "a dog that sits"}))
-    return folder
-
-
-def table(folder: Path, name: str = "set.csv") -> Path:
-    sidecars(folder)
-    comma = "\t" if name.endswith(".tsv") else ","
-    lines = [comma.join(("file_name", "text", "split")), comma.join(("a.png", '"a cat, sitting"', "val"))]
-    (folder / name).write_text("\n".join([*lines, comma.join(("deep/b.JPG", "a dog", ""))]) + "\n", encoding="utf-8")
-    return folder / name
-
-
-def lines(folder: Path, name: str = "1.000_000000002.jsonl") -> Path:
-    sidecars(folder)
-    rows = [
-        {"image_path": "a.png", "h_div_w": 0.75, "long_caption": "a long cat", "text": "a cat"},
-        {"image_path": str(folder / "deep" / "b.JPG"), "h_div_w": "0.75", "long_caption": "a dog"},
-    ]
-    (folder / name).write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
-    return folder / name
-
-
-def tar(folder: Path, members: dict[str, bytes] | None = None) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    members = members or {
-        "x/1.png": encoded(picture(seed=1)), "x/1.txt": b"a cat", "x/2.more.txt": b"ignored",
-        "x/2.jpg": encoded(picture(seed=2), "JPEG"), "x/2.json": b'{"text": "a dog"}', "x/2.txt": b"a dog\na hound",
-    }  # fmt: skip
-    with tarfile.open(folder / "shard-000.tar", "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return folder / "shard-000.tar"
 
 
 def test_pictures_with_sidecars(tmp_path: Path) -> None:
@@ -187,58 +124,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
         list(read_entries(tmp_path / "empty"))
 
 
-# Bad samples: one maker a reason
-
-GOOD_ROW = {"image_path": "p.png", "caption": "a cat"}
-
-
-def row(**changes: Any) -> bytes:
-    return json.dumps({**GOOD_ROW, **changes}).encode()
-
-
-BAD_LINES: dict[str, tuple[str, bytes]] = {
-    "no JSON": ("broken-line", b"{"),
-    "no object": ("broken-line", b"[1]"),
-    "deep": ("broken-line", b"[" * 100_000),
-    "huge": ("broken-line", b'"' + b"x" * (3 << 20) + b'"'),
-    "latin-1": ("not-utf8", '{"image_path": "p.png", "caption": "caf\xe9"}'.encode("latin-1")),
-    "no path": ("missing-field", b'{"caption": "a cat"}'),
-    "path is a number": ("wrong-type", row(image_path=3)),
-    "path has a zero byte": ("wrong-type", row(image_path="a\0.png")),
-    "no caption": ("no-caption", b'{"image_path": "p.png"}'),
-    "no captions": ("no-caption", row(captions=[])),
-    "blank caption": ("empty-caption", row(caption=" \t")),
-    "caption is a list": ("wrong-type", row(caption=["a"])),
-    "captions hold a number": ("wrong-type", row(captions=["a", 1])),
-    "long caption": ("long-caption", row(caption="x" * (MAX_CAPTION + 1))),
-    "control characters": ("bad-caption", row(caption="a \x1b[31m cat")),
-    "lone surrogate": ("bad-caption", rb'{"image_path": "p.png", "caption": "a \ud800"}'),
-    "split is a number": ("wrong-type", row(split=1)),
-    "ratio is text": ("wrong-type", row(h_div_w="wide")),
-    "ratio is nought": ("wrong-type", row(h_div_w=0)),
-    "ratio is NaN": ("wrong-type", row(h_div_w=float("nan"))),
-    "wrong ratio": ("wrong-ratio", row(h_div_w=2.0)),
-    "missing picture": ("missing-picture", row(image_path="gone.png")),
-    "a folder": ("unreadable-file", row(image_path=".")),
-}
-
-BAD_PICTURES: dict[str, tuple[str, bytes]] = {
-    "empty": ("empty-file", b""),
-    "text": ("not-a-picture", b"not a picture"),
-    "GIF": ("not-a-picture", encoded(picture(), "GIF")),
-    "TIFF": ("not-a-picture", encoded(picture(), "TIFF")),
-    "bomb": ("too-many-pixels", bomb()),
-    "giant": ("too-many-pixels", bomb(60_000, 60_000)),
-    "many bytes": ("too-many-bytes", encoded(picture()) + bytes(200_000)),
-    "tiny": ("too-small", encoded(picture(8, 8))),
-    "ribbon": ("extreme-ratio", encoded(picture(200, 20))),
-    "cut PNG": ("broken-picture", encoded(picture())[:1500]),
-    "cut JPEG": ("broken-picture", encoded(picture(seed=3), "JPEG")[:-300]),
-    "cut WebP": ("not-a-picture", encoded(picture(seed=4), "WEBP")[:-300]),
-    "broken PNG data": ("broken-picture", encoded(picture())[:60] + bytes(200) + encoded(picture())[260:]),
-    "APNG": ("animated", encoded(picture(), save_all=True, append_images=[picture(seed=9)])),
-    "animated WebP": ("animated", encoded(picture(), "WEBP", save_all=True, append_images=[picture(seed=9)])),
-}  # fmt: skip
+# Bad samples
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
@@ -294,10 +180,153 @@ def test_bad_tars(tmp_path: Path) -> None:
     assert outcome(path) == ([], {"shard-000.tar": "broken-tar"})
 
 
+# Sixty lines, each malformed in a way of its own
+
+_GOOD = None
+"""What is expected of a line that is fine after all."""
+
+SIXTY_LINES: dict[str, tuple[str | None, bytes]] = {
+    # encoding
+    "UTF-16": ("not-utf8", row(caption="cat").decode().encode("utf-16").replace(b"\n", b"")),
+    "latin-1": ("not-utf8", '{"image_path": "p.png", "caption": "caf\xe9"}'.encode("latin-1")),
+    "overlong UTF-8": ("not-utf8", row(caption="@").replace(b"@", b"\xc0\xaf")),
+    "a surrogate in UTF-8": ("not-utf8", row(caption="@").replace(b"@", b"\xed\xa0\x80")),
+    "half a character": ("not-utf8", row()[:-2] + b"\xf0\x9f"),
+    "byte order mark": (_GOOD, b"\xef\xbb\xbf" + row()),
+    "two byte order marks": ("broken-line", b"\xef\xbb\xbf\xef\xbb\xbf" + row()),
+    "zero bytes only": ("broken-line", bytes(64)),
+    "a zero byte in a text": ("broken-line", row(caption="@").replace(b"@", b"\0")),
+    "a zero byte after": ("broken-line", row() + b"\0"),
+    "carriage return": (_GOOD, row() + b"\r"),
+    "two rows by carriage return": ("broken-line", row() + b"\r" + row()),
+    "no-break space only": ("broken-line", "\xa0".encode()),
+    # JSON
+    "bare word": ("broken-line", b"cat"),
+    "null": ("broken-line", b"null"),
+    "a number": ("broken-line", b"7"),
+    "a text": ("broken-line", b'"p.png"'),
+    "an array": ("broken-line", b'["p.png", "a cat"]'),
+    "an empty array": ("broken-line", b"[]"),
+    "an empty object": ("missing-field", b"{}"),
+    "cut in a text": ("broken-line", row()[:-5]),
+    "cut before the brace": ("broken-line", row()[:-1]),
+    "two objects": ("broken-line", row() + row()),
+    "a comma after": ("broken-line", row() + b","),
+    "a comma before the brace": ("broken-line", row()[:-1] + b",}"),
+    "single quotes": ("broken-line", row().replace(b'"', b"'")),
+    "a comment": ("broken-line", b"// " + row()),
+    "CSV": ("broken-line", b"p.png,a cat"),
+    "deep arrays": ("broken-line", b"[" * 100_000),
+    "deep objects": ("broken-line", b'{"a":' * 100_000),
+    "a deep label": ("broken-line", row()[:-1] + b', "label": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"),
+    "a deep caption": ("wrong-type", row(caption="@").replace(b'"@"', b"[" * 900 + b"]" * 900)),
+    "a caption twice": ("broken-line", row()[:-1] + b', "caption": "a dog"}'),
+    "a bad escape": ("broken-line", row(caption="@").replace(b"@", rb"\x41")),
+    "a number of 5,000 digits": ("broken-line", row()[:-1] + b', "label": ' + b"9" * 5000 + b"}"),
+    "2 MB": ("broken-line", row(label="x" * (2 << 20))),
+    # the picture's path
+    "path null": ("missing-field", row(image_path=None)),
+    "path empty": ("missing-field", row(image_path="")),
+    "path true": ("wrong-type", row(image_path=True)),
+    "path a list": ("wrong-type", row(image_path=["p.png"])),
+    "path with a lone surrogate": ("wrong-type", row(image_path="@").replace(b"@", rb"\ud800.png")),
+    "path with a zero byte": ("wrong-type", row(image_path="p.png\0.txt")),
+    "path of 100,000 characters": ("unreadable-file", row(image_path="p" * 100_000)),
+    "path of a folder": ("unreadable-file", row(image_path="/")),
+    "path below a file": ("unreadable-file", row(image_path="q.png/p.png")),
+    "path of a device": ("unreadable-file", row(image_path="/dev/zero")),
+    "path of a pipe": ("unreadable-file", row(image_path="pipe")),
+    "path in a link that is a loop": ("unreadable-file", row(image_path="loop")),
+    "path of a page": ("missing-picture", row(image_path="https://example.org/p.png")),
+    "path that leads out": (_GOOD, row(image_path="../out.png")),
+    # captions
+    "captions a number": ("wrong-type", row(captions=3)),
+    "captions an object": ("wrong-type", row(captions={"en": "a cat"})),
+    "captions hold null": ("wrong-type", row(captions=[None])),
+    "captions a text": (_GOOD, row(captions="a cat")),
+    "a caption that turns the line": ("bad-caption", row(caption="a \u202e cat")),
+    "a caption with a lone surrogate": ("bad-caption", row(caption="@").replace(b"@", rb"\udfff")),
+    # other fields
+    "split that leads out": ("bad-split", row(split="../val")),
+    "ratio NaN": ("wrong-type", row(h_div_w=float("nan"))),
+    "ratio of 400 digits": ("wrong-type", row(h_div_w=10**400)),
+    "ratio true": ("wrong-type", row(h_div_w=True)),
+}
+
+
+def test_there_are_sixty_and_no_two_alike() -> None:
+    assert len(SIXTY_LINES) == len({line for _, line in SIXTY_LINES.values()}) == 60
+
+
+@pytest.fixture(scope="module")
+def around(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the sixty lines point to."""
+    folder = tmp_path_factory.mktemp("around") / "set"
+    folder.mkdir()
+    for number, path in enumerate(("p.png", "before.png", "after.png", "q.png", "../out.png")):
+        (folder / path).write_bytes(encoded(picture(seed=number)))
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    return folder
+
+
+@pytest.mark.parametrize("name", SIXTY_LINES)
+def test_sixty_malformed_lines(around: Path, name: str) -> None:
+    reason, line = SIXTY_LINES[name]
+    source = around / "s.jsonl"
+    source.write_bytes(b"\n".join((row(image_path="before.png"), line, row(image_path="after.png"))))
+    good, refused = outcome(source)
+    if reason is _GOOD:
+        assert (good, refused) == (["s.jsonl:1", "s.jsonl:2", "s.jsonl:3"], {})
+    else:
+        assert (good, refused) == (["s.jsonl:1", "s.jsonl:3"], {"s.jsonl:2": reason})
+
+
+def test_joiners_that_writing_needs_are_printable(tmp_path: Path) -> None:
+    family, persian = "\U0001f468\u200d\U0001f469\u200d\U0001f467 a family", "\u0645\u06cc\u200c\u062f\u0648"
+    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    (tmp_path / "a.txt").write_text(f"\ufeff{family}\n{persian}\n", encoding="utf-8")
+    assert names(tmp_path) == [("a.png", (family, persian))]
+
+
+def test_sidecars_that_never_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "set" / f"{name}.png").write_bytes(encoded(picture(seed=ord(name))))
+    os.mkfifo(tmp_path / "set" / "a.txt")
+    (tmp_path / "set" / "b.txt").symlink_to("nowhere")
+    (tmp_path / "set" / "c.txt").write_text("a cat " * 200_000)
+    (tmp_path / "set" / "more").symlink_to(tmp_path)
+    assert outcome(tmp_path / "set") == (
+        [], {"a.png": "unreadable-file", "b.png": "unreadable-file", "c.png": "broken-line", "more": "unreadable-file"}
+    )  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = sidecars(tmp_path / "set")
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert outcome(folder) == (["a.png"], {"deep": "unreadable-file"})
+
+
 def test_the_same_picture_twice_is_named(tmp_path: Path) -> None:
     (tmp_path / "p.png").write_bytes(encoded(picture()))
-    (tmp_path / "s.jsonl").write_bytes(row() + b"\n" + row(caption="again"))
+    (tmp_path / "x").mkdir()
+    (tmp_path / "s.jsonl").write_bytes(row() + b"\n" + row(image_path="./x/../p.png"))
     assert outcome(tmp_path) == (["s.jsonl:1"], {"s.jsonl:2": "duplicate"})
+
+
+def test_seen_texts_are_known_again() -> None:
+    seen = SeenSet()
+    texts = [f"picture {i}" for i in range(20_000)] + ["\udcff"]
+    assert all(seen.add(text) for text in texts)
+    assert not any(seen.add(text) for text in texts)
 
 
 def test_of_a_thousand_samples_exactly_the_good_ones_pass(tmp_path: Path) -> None:
@@ -432,6 +461,7 @@ def test_quantiles_and_fractions() -> None:
     with pytest.raises(UsageError, match=r"1 of 4 samples[\s\S]*too-small 1[\s\S]*max-bad-fraction"):
         summary.require(0.2)
     assert summary.captions == {2: 3, 1: 3}
+    assert (summary.sides, summary.ratios, summary.splits) == ({30: 3}, {"0.75": 3}, {"": 3})
 
 
 # Importing
@@ -470,6 +500,20 @@ def test_which_samples_validate_depends_on_names_alone(own_pictures: Path, tmp_p
     assert len(before & after) >= len(before) - 1
 
 
+def test_which_samples_validate_does_not_depend_on_the_lines(own_pictures: Path, tmp_path: Path) -> None:
+    paths = [f"{i:02d}.png" for i in range(40)]
+
+    def validated(folder: Path) -> set[str]:
+        (own_pictures / "s.jsonl").write_bytes(b"\n".join(row(image_path=path, caption=path) for path in paths))
+        import_set(own_pictures / "s.jsonl", folder, size=(16, 16), validation=0.2)
+        return {s.captions[0] for s in read_samples(folder, split="val")}
+
+    before = validated(tmp_path / "one")
+    random.Random(0).shuffle(paths)
+    assert validated(tmp_path / "two") == before
+    assert len(before) == 8
+
+
 def test_a_split_that_is_given_is_kept(tmp_path: Path) -> None:
     path = table(tmp_path / "set")
     import_set(path, tmp_path / "out", size=(16, 16), validation=0.0)
@@ -493,5 +537,5 @@ def test_one_picture_is_too_few(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(encoded(picture()))
     (tmp_path / "in" / "a.txt").write_text("a cat")
-    with pytest.raises(UsageError, match="1 usable"):
+    with pytest.raises(UsageError, match="are 1 usable"):
         import_set(tmp_path / "in", tmp_path / "out", size=(16, 16))

@@ -1,17 +1,13 @@
 """`bitvar data`: captioned sets."""
 
 import json
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from bitvar.cli import data_report
 from bitvar.cli.exit_codes import exit_codes
-
-if TYPE_CHECKING:
-    from bitvar.data.check import Summary
-    from bitvar.data.layouts import Refusal
 
 app = typer.Typer(help="Captioned picture sets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -53,11 +49,15 @@ def icons(
         typer.echo(summary)
 
 
-Source = Annotated[
-    Path,
-    typer.Argument(metavar="SRC", help="Folder of pictures with captions beside them, or .jsonl, .csv, .tsv, .tar."),
-]
+SOURCE_HELP = "Folder of pictures with captions beside them, or .jsonl, .csv, .tsv, .tar."
+Source = Annotated[Path, typer.Argument(metavar="SRC", help=SOURCE_HELP)]
+Validation = Annotated[float, typer.Option(min=0, max=0.5, help="Share of the samples kept for validation.")]
 MaxBad = Annotated[float, typer.Option(min=0, max=1, help="Largest share of samples that may be unusable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 @app.command()
@@ -65,7 +65,7 @@ def check(
     source: Source,
     report: Annotated[Path | None, typer.Option(help="Write every refused sample here, as JSON lines.")] = None,
     max_bad_fraction: MaxBad = 0.01,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Open every sample, name every one that can't be used, and say how many there are of what."""
     with exit_codes():
@@ -81,10 +81,13 @@ def check(
             if isinstance(sample, Refusal):
                 refused.append(sample)
             if (done := summary.good + summary.num_refused) % 10_000 == 0:
-                typer.echo(f"checked {done:,} samples, refused {summary.num_refused:,}", err=True)
+                _say(f"checked {done:,} samples, refused {summary.num_refused:,}")
         if report is not None:
             write_text(report, json_lines(vars(refusal) for refusal in refused))
-        typer.echo(json.dumps(_as_json(summary, refused)) if as_json else _as_text(summary, refused, report))
+        if as_json:
+            typer.echo(json.dumps(data_report.as_json(summary) | {"samples": [vars(refusal) for refusal in refused]}))
+        else:
+            typer.echo(data_report.found_text(summary, refused, everything_is_reported=report is not None))
         summary.require(max_bad_fraction)
 
 
@@ -93,7 +96,7 @@ def import_(
     source: Source,
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
     size: Annotated[str, typer.Option(help="Side of the pictures in pixels, or WIDTHxHEIGHT.")] = "64",
-    validation: Annotated[float, typer.Option(min=0, max=0.5, help="Share of the samples kept for validation.")] = 0.05,
+    validation: Validation = 0.05,
     max_bad_fraction: MaxBad = 0.01,
 ) -> None:
     """Turn your own captioned pictures into a set that trains: all of one size, with a validation split."""
@@ -106,10 +109,10 @@ def import_(
             size=_read_size(size),
             validation=validation,
             max_bad_fraction=max_bad_fraction,
-            progress=lambda line: typer.echo(line, err=True),
+            progress=_say,
         )
         if summary.num_refused:
-            typer.echo(f"refused {summary.num_refused:,}: see {destination / 'refused.jsonl'}", err=True)
+            _say(f"refused {summary.num_refused:,}: see {destination / 'refused.jsonl'}")
         typer.echo(f"{destination}  {summary.good:,} pictures of {size} pixels")
 
 
@@ -120,51 +123,3 @@ def _read_size(text: str) -> tuple[int, int]:
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() and 8 <= int(part) <= 4096 for part in parts):
         raise UsageError(explain(f"Can't read the size {text!r}.", "sides are 8 to 4096 pixels", "write 64 or 96x64"))
     return int(parts[0]), int(parts[-1])
-
-
-def _as_json(summary: "Summary", refused: "list[Refusal]") -> dict[str, Any]:
-    from bitvar.data.check import quantiles
-
-    return {
-        "good": summary.good,
-        "refused": dict(summary.refused.most_common()),
-        "ratios": _ratios(summary),
-        "shorter_side": quantiles(_sides(summary)),
-        "caption_words": quantiles(summary.captions),
-        "samples": [vars(refusal) for refusal in refused],
-    }
-
-
-def _as_text(summary: "Summary", refused: "list[Refusal]", report: Path | None) -> str:
-    from bitvar.data.check import quantiles
-
-    lines = [f"{summary.good:,} samples are good, {summary.num_refused:,} can't be used ({summary.bad_fraction:.1%})"]
-    for reason, count in summary.refused.most_common():
-        lines.append(f"  {reason}: {count:,}")
-        examples = [refusal for refusal in refused if refusal.reason == reason]
-        lines += [f"    {refusal.name}: {refusal.detail}" for refusal in examples[:3]]
-    if any(count > 3 for count in summary.refused.values()) and report is None:
-        lines.append("  all of them: --report FILE")
-    for title, counts in (("shorter side, pixels", _sides(summary)), ("words a caption", summary.captions)):
-        if counts:
-            lines.append(f"{title}: " + ", ".join(f"{name} {value}" for name, value in quantiles(counts).items()))
-    if ratios := _ratios(summary):
-        lines.append("nearest ratio (height / width): " + ", ".join(f"{r} {count:,}" for r, count in ratios.items()))
-    return "\n".join(lines)
-
-
-def _sides(summary: "Summary") -> Counter[int]:
-    counts: Counter[int] = Counter()
-    for size, count in summary.sizes.items():
-        counts[min(size)] += count
-    return counts
-
-
-def _ratios(summary: "Summary") -> dict[str, int]:
-    """Pictures by the official ratio nearest to theirs, most common first."""
-    from bitvar.scales import nearest_ratio
-
-    counts: Counter[str] = Counter()
-    for (width, height), count in summary.sizes.items():
-        counts[nearest_ratio(height / width)] += count
-    return dict(counts.most_common())

@@ -3,8 +3,11 @@
 Knows nothing of layouts (`layouts`) or formats (`pictures`), only that some samples are good and some are not.
 """
 
+import hashlib
 import itertools
-from collections import Counter
+from array import array
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,8 +16,9 @@ from typing import Generic, TypeAlias, TypeVar
 from PIL import Image
 
 from bitvar.data.layouts import Candidate, Entry, Refusal
-from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture
+from bitvar.data.pictures import PictureLimits, RefusedError, decode_picture
 from bitvar.errors import UsageError, explain
+from bitvar.scales import nearest_ratio
 
 _WORKERS = 4
 _CHUNK = 256
@@ -25,40 +29,69 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Good(Generic[T]):
-    """A sound sample, and what was made of its picture."""
+    """A sound sample, what was made of its picture, and the sha256 of the picture's bytes if it was asked for."""
 
     candidate: Candidate
     made: T
+    digest: bytes | None = None
+
+
+class SeenSet:
+    """Which texts there have been: 76 bits of each one's digest, of which 12 say in which sorted bucket 64 lie.
+
+    Of a hundred million texts, two are taken for one with a probability of 7e-8.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: defaultdict[int, array[int]] = defaultdict(lambda: array("Q"))
+
+    def add(self, text: str) -> bool:
+        """Whether the text is new; from now on it isn't."""
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=10).digest()
+        bucket, value = self._buckets[int.from_bytes(digest[:2]) >> 4], int.from_bytes(digest[2:])
+        at = bisect_left(bucket, value)
+        if at < len(bucket) and bucket[at] == value:
+            return False
+        bucket.insert(at, value)
+        return True
 
 
 def go_through(
-    entries: Iterable[Entry], make: Callable[[Image.Image], T], *, limits: PictureLimits
+    entries: Iterable[Entry], make: Callable[[Image.Image], T], *, limits: PictureLimits, content_hash: bool = False
 ) -> Iterator[Good[T] | Refusal]:
     """Decode every picture, in order, several at a time; `make` runs on each decoded RGB picture.
 
-    Refused besides: a sample whose claimed ratio is not the picture's, and one whose picture a good one has had.
+    Refused besides: a sample whose claimed ratio is not the picture's, one whose picture's bytes are not what its
+    source knows, and one whose picture a good one has had.
+
+    Args:
+        entries: of any number: only some are held at a time.
+        make: what is wanted of each picture.
+        limits: what a picture may be.
+        content_hash: have the sha256 of each picture's bytes in `Good.digest`.
     """
-    seen: set[Location] = set()
+    seen = SeenSet()
 
     def work(entry: Entry) -> Good[T] | Refusal:
         if isinstance(entry, Refusal):
             return entry
         try:
-            image = decode_picture(entry.picture.read(max_bytes=limits.max_bytes), limits)
+            data = entry.picture.read(max_bytes=limits.max_bytes)
+            digest = hashlib.sha256(data).digest() if content_hash or entry.digest is not None else None
+            if entry.digest not in (None, digest):
+                raise RefusedError("altered", "the picture's bytes are not those that were indexed")
+            image = decode_picture(data, limits)
             ratio = image.height / image.width
             if entry.ratio is not None and abs(entry.ratio / ratio - 1) > _RATIO_TOLERANCE:
                 raise RefusedError("wrong-ratio", f"h_div_w is {entry.ratio:.4g}, the picture's is {ratio:.4g}")
-            return Good(entry, make(image))
+            return Good(entry, make(image), digest)
         except RefusedError as error:
             return Refusal(entry.name, error.reason, error.detail)
 
     def once(sample: Good[T] | Refusal) -> Good[T] | Refusal:
-        if isinstance(sample, Refusal):
-            return sample
-        name, place = sample.candidate.name, sample.candidate.picture
-        if place in seen:
-            return Refusal(name, "duplicate", f"{place.file.name} is another good sample's picture too")
-        seen.add(place)
+        if isinstance(sample, Good) and not seen.add(sample.candidate.picture.place):
+            name, place = sample.candidate.name, sample.candidate.picture.place
+            return Refusal(name, "duplicate", f"{place} is another good sample's picture too")
         return sample
 
     waiting = iter(entries)
@@ -68,22 +101,27 @@ def go_through(
 
 
 Size: TypeAlias = tuple[int, int]
+"""Width and height in pixels."""
 
 
 @dataclass
 class Summary:
-    """What going through a source found.
+    """What going through a source found. It stays small however many samples there are.
 
     Attributes:
         good: sound samples.
         refused: by reason.
-        sizes: pictures by (width, height).
+        splits: samples by split; those that have none by "".
+        ratios: samples by the official ratio nearest to the picture's height / width.
+        sides: pictures by their shorter side in pixels.
         captions: captions by number of words.
     """
 
     good: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    sizes: Counter[Size] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    ratios: Counter[str] = field(default_factory=Counter)
+    sides: Counter[int] = field(default_factory=Counter)
     captions: Counter[int] = field(default_factory=Counter)
 
     @property
@@ -100,8 +138,11 @@ class Summary:
         if isinstance(sample, Refusal):
             self.refused[sample.reason] += 1
             return
+        width, height = sample.made
         self.good += 1
-        self.sizes[sample.made] += 1
+        self.splits[sample.candidate.split or ""] += 1
+        self.ratios[nearest_ratio(height / width)] += 1
+        self.sides[min(width, height)] += 1
         self.captions.update(len(caption.split()) for caption in sample.candidate.captions)
 
     def require(self, max_bad_fraction: float) -> None:

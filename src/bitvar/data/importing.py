@@ -2,12 +2,12 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from bitvar.data.check import Good, Summary, go_through
-from bitvar.data.layouts import Candidate, Refusal, read_entries
+from bitvar.data.layouts import Candidate, Entry, Refusal, read_entries
 from bitvar.data.pictures import PictureLimits, fit_picture
 from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
 from bitvar.errors import UsageError, explain
@@ -15,7 +15,7 @@ from bitvar.files import write_text
 
 
 def import_set(
-    source: Path,
+    source: Path | Iterable[Entry],
     destination: Path,
     *,
     size: tuple[int, int],
@@ -24,14 +24,14 @@ def import_set(
     limits: PictureLimits | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Write the captioned set `destination` from any layout that `layouts.read_entries` knows.
+    """Write the captioned set `destination` from any layout that `layouts.read_entries` knows, or entries.
 
     Pictures are scaled to cover `size` and cut around the middle. Samples keep the split their source names; of the
-    others, `validation` of all (at least one), chosen by name alone, go to "val". `refused.jsonl` names every sample
-    left out, with its reason. `samples.jsonl` is written last.
+    others, `validation` of all (at least one), chosen by `Candidate.key` alone, go to "val". `refused.jsonl` names
+    every sample left out, with its reason. `samples.jsonl` is written last.
 
     Args:
-        source: a folder or file.
+        source: a folder or file, or what a reader yields.
         destination: a new folder.
         size: width and height in pixels, multiples of the tokenizer's stride.
         validation: share of the samples, 0 to 1.
@@ -45,9 +45,9 @@ def import_set(
     if (destination / "samples.jsonl").exists():
         why = "it already holds a captioned set"
         raise UsageError(explain(f"Can't import into {destination}.", why, "choose another folder, or delete this one"))
-    entries = read_entries(source)  # speaks up before anything is written
+    entries = read_entries(source) if isinstance(source, Path) else source  # speaks up before anything is written
     prepare_folder(destination)
-    summary, rows, refused = Summary(), list[dict[str, Any]](), list[Refusal]()
+    summary, rows, keys, refused = Summary(), list[dict[str, Any]](), list[str](), list[Refusal]()
     made = go_through(entries, lambda image: (image.size, fit_picture(image, size)), limits=limits or PictureLimits())
     for sample in made:
         if isinstance(sample, Refusal):
@@ -60,14 +60,15 @@ def import_set(
         (destination / path).parent.mkdir(parents=True, exist_ok=True)
         picture.save(destination / path)
         rows.append(_row(path, sample.candidate, size))
+        keys.append(sample.candidate.key)
         if len(rows) % 1000 == 0:
             progress(f"imported {len(rows):,} pictures, refused {len(refused):,}")
     write_text(destination / "refused.jsonl", json_lines(vars(refusal) for refusal in refused))
     summary.require(max_bad_fraction)
     if len(rows) < 2:
         why = "one picture is too few: training needs some, and validation at least one"
-        raise UsageError(explain(f"{source} has {len(rows)} usable samples.", why, "add pictures"))
-    _split(rows, validation)
+        raise UsageError(explain(f"There are {len(rows)} usable samples.", why, "add pictures"))
+    _split(rows, keys, validation)
     manifest = {"size": list(size), "samples": len(rows), "refused": dict(summary.refused)}
     finish_folder(destination, rows, manifest)
     return summary
@@ -83,11 +84,11 @@ def _row(path: Path, candidate: Candidate, size: tuple[int, int]) -> dict[str, A
     }
 
 
-def _split(rows: list[dict[str, Any]], validation: float) -> None:
-    """Give every row without a split one: which ones are "val" depends on their names alone, not on their order."""
-    free = [row for row in rows if row["split"] is None]
+def _split(rows: list[dict[str, Any]], keys: list[str], validation: float) -> None:
+    """Give every row without a split one: which ones are "val" depends on their keys alone, not on their order."""
+    free = [(key, row) for key, row in zip(keys, rows, strict=True) if row["split"] is None]
     given = sum(row["split"] == "val" for row in rows)
     wanted = max(0 if given else 1, math.ceil(validation * len(rows)) - given)
-    by_hash = sorted(free, key=lambda row: hashlib.sha256(row["source"].encode()).digest())
-    for index, row in enumerate(by_hash):
+    by_hash = sorted(free, key=lambda pair: hashlib.sha256(pair[0].encode("utf-8", "surrogatepass")).digest())
+    for index, (_, row) in enumerate(by_hash):
         row["split"] = "val" if index < wanted else "train"

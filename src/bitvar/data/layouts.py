@@ -7,14 +7,16 @@ none opens a picture. Whether a picture is sound is `check`'s business.
 import csv
 import json
 import math
+import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from reprlib import repr as short
 from typing import Any, BinaryIO, Final, TypeAlias
 
-from bitvar.data.pictures import Location, RefusedError
+from bitvar.data.pictures import Location, Readable, RefusedError, open_plain
 from bitvar.errors import UsageError, explain
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
@@ -23,6 +25,10 @@ CAPTION_FIELDS: Final = ("long_caption", "caption", "text", "short_caption", "pr
 MAX_CAPTION: Final = 4000
 """Characters; a longer one is a mistake in the table, not a caption."""
 
+_JOINERS: Final = "\u200c\u200d"
+"""Not printable to Python, but Persian, Hindi and emoji are spelt with them."""
+
+_SPLIT = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 _OFFICIAL_NAME = re.compile(r"\d+(?:\.\d+)?_(?P<count>\d+)\.jsonl")
 _MAX_LINE = 1 << 20
 
@@ -37,13 +43,17 @@ class Candidate:
         captions: one or more, each true of the picture, the longest kind first.
         split: the split its source puts it in, if any.
         ratio: height / width as its source claims, if it does.
+        key: what it is known by wherever it stands in its source: the picture's path as a table writes it, else `name`.
+        digest: the sha256 that the picture's bytes must have, if the source knows one.
     """
 
     name: str
-    picture: Location
+    picture: Readable
     captions: tuple[str, ...]
     split: str | None = None
     ratio: float | None = None
+    key: str = ""
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,15 @@ class Refusal:
 
 
 Entry: TypeAlias = Candidate | Refusal
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a layout has of a sample, before anything in `fields` is checked."""
+
+    picture: Readable
+    fields: Mapping[str, Any]
+    key: str
 
 
 def read_entries(source: Path) -> Iterator[Entry]:
@@ -76,9 +95,14 @@ def read_entries(source: Path) -> Iterator[Entry]:
         return reader(source)
     if not source.is_dir():
         raise UsageError(explain(f"There is no {source}.", "no such file or folder", "check the path"))
-    files = sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith("."))
+    with os.scandir(source) as found:
+        listings = sorted(
+            Path(item.path)
+            for item in found
+            if not item.name.startswith(".") and Path(item.name).suffix.lower() in _READERS and item.is_file()
+        )
     own = source / "samples.jsonl"  # what bitvar writes; its other files are no samples
-    listings = [own] if own in files else [path for path in files if path.suffix.lower() in _READERS]
+    listings = [own] if own in listings else listings
     kinds = sorted({path.suffix.lower() for path in listings})
     if len(kinds) > 1:
         why = f"it holds {' and '.join(kinds)} files, and they may list the same pictures"
@@ -89,43 +113,61 @@ def read_entries(source: Path) -> Iterator[Entry]:
 
 
 def _read_sidecars(folder: Path) -> Iterator[Entry]:
-    """Pictures with a text beside each: `cat.jpg` and `cat.txt` (a caption a line), or `cat.json`."""
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and not path.is_dir()
-    ]
-    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-    texts = {path for path in files if path.suffix.lower() in (".txt", ".json")}
-    if not pictures and not texts:
+    """Pictures with a text beside each: `cat.jpg` and `cat.txt` (a caption a line), or `cat.json`.
+
+    Goes folder by folder, and holds the names of one at a time.
+    """
+    problems: list[OSError] = []
+    empty = True
+    for parent, folders, files in os.walk(folder, onerror=problems.append):
+        here = Path(parent)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if (here / name).is_symlink():
+                empty = False
+                where = (here / name).relative_to(folder).as_posix()
+                yield Refusal(where, "unreadable-file", "a link to a folder is not followed")
+        for entry in _pair(folder, here, sorted(name for name in files if not name.startswith("."))):
+            empty = False
+            yield entry
+    for problem in problems:
+        yield Refusal(os.path.relpath(problem.filename, folder), "unreadable-file", problem.strerror or str(problem))
+    if empty and not problems:
         why = f"it has no {', '.join(SUFFIXES)} in it, and no table"
         raise UsageError(explain(f"{folder} holds no pictures.", why, "check the path"))
-    stems: dict[Path, Path] = {}
-    for path in pictures:
-        name, stem = path.relative_to(folder).as_posix(), path.with_suffix("")
-        if stem in stems:
-            yield Refusal(name, "duplicate", f"{stems[stem].name} has the same name, so the same captions")
+
+
+def _pair(folder: Path, here: Path, names: Sequence[str]) -> Iterator[Entry]:
+    """The samples among the files `names` of the folder `here`, called by their paths from `folder`."""
+    parent = here.relative_to(folder)
+    texts = {name for name in names if Path(name).suffix.lower() in (".txt", ".json")}
+    stems: dict[str, str] = {}
+    for picture in names:
+        if Path(picture).suffix.lower() not in SUFFIXES:
             continue
-        stems[stem] = path
-        sidecars = [path.with_suffix(suffix) for suffix in (".txt", ".json") if path.with_suffix(suffix) in texts]
+        name, stem = (parent / picture).as_posix(), Path(picture).stem
+        if stem in stems:
+            yield Refusal(name, "duplicate", f"{stems[stem]} has the same name, so the same captions")
+            continue
+        stems[stem] = picture
+        sidecars = [stem + suffix for suffix in (".txt", ".json") if stem + suffix in texts]
         if not sidecars:
-            yield Refusal(name, "no-caption", f"there is no {path.stem}.txt or {path.stem}.json beside it")
+            yield Refusal(name, "no-caption", f"there is no {stem}.txt or {stem}.json beside it")
         else:
-            yield _entry(name, lambda path=path, sidecar=sidecars[0]: _beside(path, sidecar))
+            place, sidecar = Location(here / picture), here / sidecars[0]
+            yield _entry(name, lambda n=name, p=place, s=sidecar: _Found(p, _beside(s), n))
     for text in sorted(texts):
-        if text.with_suffix("") not in stems:
-            yield Refusal(text.relative_to(folder).as_posix(), "missing-picture", "no picture has its name")
+        if Path(text).stem not in stems:
+            yield Refusal((parent / text).as_posix(), "missing-picture", "no picture has its name")
 
 
-def _beside(picture: Path, sidecar: Path) -> tuple[Location, Mapping[str, Any]]:
+def _beside(sidecar: Path) -> Mapping[str, Any]:
     try:
-        text = sidecar.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise RefusedError("not-utf8", f"{sidecar.name} is no UTF-8 text") from None
+        with open_plain(sidecar) as file:
+            text = _decode(file.read(_MAX_LINE))
     except OSError as error:
         raise RefusedError("unreadable-file", f"{sidecar.name}: {error.strerror}") from None
-    fields = _parse(text) if sidecar.suffix.lower() == ".json" else {"captions": text.splitlines() or [""]}
-    return Location(picture), fields
+    return _parse(text) if sidecar.suffix.lower() == ".json" else {"captions": text.splitlines() or [""]}
 
 
 def _read_lines(path: Path) -> Iterator[Entry]:
@@ -156,7 +198,7 @@ def _read_table(path: Path) -> Iterator[Entry]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
             header = [name for name in rows.fieldnames or () if name]
-            for what, known in (("picture", PICTURE_FIELDS), ("caption", CAPTION_FIELDS)):
+            for what, known in (("picture", PICTURE_FIELDS), ("caption", ("captions", *CAPTION_FIELDS))):
                 if not set(header) & set(known):
                     why = f"its header is {header or 'empty'}; a {what} column is one of {', '.join(known)}"
                     raise UsageError(explain(f"{path} has no {what} column.", why, "rename the column"))
@@ -173,7 +215,8 @@ def _read_tar(path: Path) -> Iterator[Entry]:
     try:
         with tarfile.open(path, mode="r:") as archive:
             key, members = "", dict[str, tarfile.TarInfo]()
-            for member in archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - it keeps every header it has read
                 if not member.isreg():
                     if not member.isdir():
                         yield Refusal(f"{path.name}:{member.name}", "bad-member", "it is no plain file")
@@ -192,7 +235,9 @@ def _read_tar(path: Path) -> Iterator[Entry]:
 
 
 def _from_members(path: Path, archive: tarfile.TarFile, key: str, members: Mapping[str, tarfile.TarInfo]) -> Entry:
-    def found() -> tuple[Location, Mapping[str, Any]]:
+    name = f"{path.name}:{PurePosixPath(key)}"
+
+    def found() -> _Found:
         picture = next((members[s[1:]] for s in SUFFIXES if s[1:] in members), None)
         if picture is None:
             raise RefusedError("missing-picture", f"its members are {', '.join(members)}")
@@ -205,47 +250,63 @@ def _from_members(path: Path, archive: tarfile.TarFile, key: str, members: Mappi
                 assert file is not None, "a regular member has content"
                 text = _decode(file.read())
                 fields |= _parse(text) if suffix == "json" else {"captions": text.splitlines() or [""]}
-        return Location(path, picture.offset_data, picture.size), fields
+        return _Found(Location(path, picture.offset_data, picture.size), fields, name)
 
-    return _entry(f"{path.name}:{PurePosixPath(key)}", found)
+    return _entry(name, found)
 
 
-def _from_row(path: Path, row: Mapping[str, Any]) -> tuple[Location, Mapping[str, Any]]:
+def _from_row(path: Path, row: Mapping[str, Any]) -> _Found:
+    """A row's path may be absolute or lead out of the table's folder: official tables do so, and it is only read."""
     field = next((name for name in PICTURE_FIELDS if row.get(name)), None)
     if field is None:
         raise RefusedError("missing-field", f"it has none of {', '.join(PICTURE_FIELDS)}")
-    if not isinstance(row[field], str) or "\0" in row[field]:
-        raise RefusedError("wrong-type", f"{field} is no path: {row[field]!r:.80}")
-    return Location(path.parent / row[field]), row
+    text = row[field]
+    if not isinstance(text, str) or "\0" in text:
+        raise RefusedError("wrong-type", f"{field} is no path: {short(text)}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise RefusedError("wrong-type", f"{field} can't be the name of a file: {short(text)}") from None
+    return _Found(Location(path.parent / text), row, text)
 
 
-def _entry(name: str, find: Callable[[], tuple[Location, Mapping[str, Any]]]) -> Entry:
+def _entry(name: str, find: Callable[[], _Found]) -> Entry:
     """A candidate of what `find` finds, or the refusal it raises."""
     try:
-        location, fields = find()
-        split = fields.get("split")
-        if split is not None and not isinstance(split, str):
-            raise RefusedError("wrong-type", f"split is no text: {split!r:.80}")
-        return Candidate(name, location, _captions(fields), split or None, _ratio(fields.get("h_div_w")))
+        found = find()
+        split, ratio = _split(found.fields.get("split")), _ratio(found.fields.get("h_div_w"))
+        return Candidate(name, found.picture, _captions(found.fields), split, ratio, found.key)
     except RefusedError as error:
         return Refusal(name, error.reason, error.detail)
 
 
 def _captions(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Every caption, white space folded, none twice. One empty among others is no caption; none at all is refused."""
     given = fields.get("captions")
-    if not isinstance(given, list):
+    if given is None or given == "":
         given = [fields[name] for name in CAPTION_FIELDS if fields.get(name) is not None]
+    elif isinstance(given, str):
+        given = [given]
+    elif not isinstance(given, list):
+        raise RefusedError("wrong-type", f"captions is no list of texts: {short(given)}")
     if not given:
         raise RefusedError("no-caption", f"it has none of captions, {', '.join(CAPTION_FIELDS)}")
+    return fold_captions(given)
+
+
+def fold_captions(given: Sequence[Any]) -> tuple[str, ...]:
+    """Every caption, white space folded, none twice. An empty one among others is no caption.
+
+    Raises:
+        RefusedError: if one is no text, too long or can't be shown, or all are empty.
+    """
     captions: dict[str, None] = {}
     for caption in given:
         if not isinstance(caption, str):
-            raise RefusedError("wrong-type", f"a caption is no text: {caption!r:.80}")
+            raise RefusedError("wrong-type", f"a caption is no text: {short(caption)}")
         folded = " ".join(caption.split())
         if len(folded) > MAX_CAPTION:
             raise RefusedError("long-caption", f"{len(folded)} characters; at most {MAX_CAPTION}")
-        if any(not character.isprintable() for character in folded):
+        if any(not (character.isprintable() or character in _JOINERS) for character in folded):
             raise RefusedError("bad-caption", f"it has characters that can't be shown: {folded[:60]!r}")
         if folded:
             captions[folded] = None
@@ -254,34 +315,55 @@ def _captions(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(captions)
 
 
+def _split(value: Any) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise RefusedError("wrong-type", f"split is no text: {short(value)}")
+    if not _SPLIT.fullmatch(value):
+        raise RefusedError("bad-split", f"a split is called by letters, digits, '_', '-' and '.': {short(value)}")
+    return value
+
+
 def _ratio(value: Any) -> float | None:
     if value is None or value == "":
         return None
     try:
-        ratio = float(value)
-    except (TypeError, ValueError):
+        ratio = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         ratio = math.nan
     if not 0 < ratio < math.inf:
-        raise RefusedError("wrong-type", f"h_div_w is no ratio: {value!r:.80}")
+        raise RefusedError("wrong-type", f"h_div_w is no ratio: {short(value)}")
     return ratio
 
 
 def _decode(line: bytes) -> str:
+    """A text without its byte order mark."""
     if len(line) >= _MAX_LINE:
         raise RefusedError("broken-line", f"longer than {_MAX_LINE} bytes")
     try:
-        return line.decode("utf-8")
+        return line.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RefusedError("not-utf8", f"byte {error.start}") from None
 
 
 def _parse(text: str) -> Mapping[str, Any]:
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise RefusedError("broken-line", f"no JSON: {str(error)[:100]}") from None
     if not isinstance(row, dict):
         raise RefusedError("broken-line", f"no JSON object but {type(row).__name__}")
+    return row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of which every key is there once: of two captions, nobody could say which one is meant."""
+    row: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in row:
+            raise RefusedError("broken-line", f"the key {short(key)} is there twice")
+        row[key] = value
     return row
 
 

@@ -4,12 +4,17 @@ Knows nothing of captions or folders. A picture that can't be used raises `Refus
 reports count by.
 """
 
+import contextlib
+import errno
 import io
+import os
+import stat
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, Protocol, runtime_checkable
 
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
@@ -42,6 +47,20 @@ class PictureLimits:
     max_ratio: float = 4.0
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """Where a picture's bytes can be had."""
+
+    @property
+    def place(self) -> str:
+        """A text that is equal for equal bytes' places only."""
+        ...
+
+    def read(self, *, max_bytes: int) -> bytes:
+        """The bytes, or RefusedError."""
+        ...
+
+
 @dataclass(frozen=True)
 class Location:
     """Where a picture's bytes are: a file, or a part of one (a tar's member)."""
@@ -50,6 +69,12 @@ class Location:
     offset: int = 0
     size: int | None = None
 
+    @property
+    def place(self) -> str:
+        """File and offset; "./a.png" and "b/../a.png" are one place."""
+        file = os.path.normpath(self.file)
+        return f"{file} at byte {self.offset}" if self.size is not None else file
+
     def read(self, *, max_bytes: int) -> bytes:
         """The bytes.
 
@@ -57,7 +82,7 @@ class Location:
             RefusedError: if there is no such file, it can't be read, is empty, or is larger than `max_bytes`.
         """
         try:
-            with self.file.open("rb") as file:
+            with open_plain(self.file) as file:
                 file.seek(self.offset)
                 data = file.read(max_bytes + 1 if self.size is None else min(self.size, max_bytes + 1))
         except FileNotFoundError:
@@ -71,6 +96,20 @@ class Location:
         if self.size is not None and len(data) < self.size:
             raise RefusedError("broken-picture", f"cut off after {len(data)} of {self.size} bytes")
         return data
+
+
+@contextlib.contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """A file to read; a pipe or a device, which might never answer or never end, is an OSError."""
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "It is a pipe or a device")
+        yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Without waiting for a pipe's other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def open_picture(data: bytes, limits: PictureLimits) -> Image.Image:

@@ -1,0 +1,66 @@
+"""What going through captioned pictures found, as text for people and as JSON for programs."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitvar.data.check import Summary
+    from bitvar.data.layouts import Refusal
+
+_EXAMPLES = 3
+
+
+def as_json(summary: "Summary") -> dict[str, Any]:
+    """Counts by split, ratio and reason, and quantiles of sizes and captions."""
+    from bitvar.data.check import quantiles
+
+    return {
+        "good": summary.good,
+        "refused": dict(summary.refused.most_common()),
+        "splits": dict(summary.splits.most_common()),
+        "ratios": dict(summary.ratios.most_common()),
+        "shorter_side": quantiles(summary.sides),
+        "caption_words": quantiles(summary.captions),
+    }
+
+
+def as_text(summary: "Summary") -> str:
+    """The same for people, without the reasons."""
+    total = f"{summary.good:,} samples are good, {summary.num_refused:,} can't be used ({summary.bad_fraction:.1%})"
+    return "\n".join([total, *_counts(summary)])
+
+
+def found_text(summary: "Summary", refused: "Sequence[Refusal]", *, everything_is_reported: bool) -> str:
+    """The same for people, with the first few refused samples of every reason."""
+    first, *rest = as_text(summary).splitlines()
+    lines = [first]
+    for reason, count in summary.refused.most_common():
+        lines.append(f"  {reason}: {count:,}")
+        examples = [refusal for refusal in refused if refusal.reason == reason][:_EXAMPLES]
+        lines += [f"    {_shown(refusal.name)}: {_shown(refusal.detail)}" for refusal in examples]
+    if any(count > _EXAMPLES for count in summary.refused.values()) and not everything_is_reported:
+        lines.append("  all of them: --report FILE")
+    return "\n".join([*lines, *rest])
+
+
+def _counts(summary: "Summary") -> list[str]:
+    from bitvar.data.check import quantiles
+
+    lines = []
+    for title, counts in (("shorter side, pixels", summary.sides), ("words a caption", summary.captions)):
+        if counts:
+            lines.append(f"{title}: " + ", ".join(f"{name} {value}" for name, value in quantiles(counts).items()))
+    for title, named in (("nearest ratio (height / width)", summary.ratios), ("split", _named(summary.splits))):
+        if named:
+            lines.append(f"{title}: " + ", ".join(f"{name} {count:,}" for name, count in named.most_common()))
+    return lines
+
+
+def _named(splits: Counter[str]) -> Counter[str]:
+    return Counter({name or "none given": count for name, count in splits.items()})
+
+
+def _shown(text: str) -> str:
+    """A stranger's text as one line of characters that any terminal shows."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
