@@ -275,10 +275,71 @@ def test_data_import_makes_a_set(bitvar: Any, own_pictures: Path, tmp_path: Path
     assert bitvar("data", "check", tmp_path / "set").code == 0
 
 
+def test_data_index_answers_without_its_pictures(bitvar: Any, own_pictures: Path, tmp_path: Path) -> None:
+    (own_pictures / "07.png").write_bytes(b"not a picture")
+    common = ("--max-bad-fraction", "0.1", "--validation", "0.2")
+    result = bitvar("data", "index", own_pictures, tmp_path / "index", *common)
+    assert result.code == 0, result.err
+    assert f"refused 1: see {tmp_path / 'index' / 'refused.jsonl'}" in result.err
+    assert "19 samples are good, 1 can't be used (5.0%)" in result.out
+    before = bitvar("data", "stats", own_pictures, "--json")
+    facts = json.loads(before.out)
+    assert (facts["good"], facts["splits"]) == (19, {"": 19})
+    for path in own_pictures.iterdir():
+        path.unlink()
+    result = bitvar("data", "stats", tmp_path / "index", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found.pop("splits").keys() == {"train", "val"}
+    assert found == {name: value for name, value in facts.items() if name != "splits"}
+    text = bitvar("data", "stats", tmp_path / "index").out
+    assert "words a caption: min 4" in text
+    assert "nearest ratio (height / width): 0.75 19" in text
+    assert "split: train" in text
+
+
+def test_data_check_verifies_an_index(bitvar: Any, own_pictures: Path, tmp_path: Path) -> None:
+    result = bitvar("data", "index", own_pictures, tmp_path / "index", "--content-hash", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["good"] == 20
+    assert bitvar("data", "check", tmp_path / "index").code == 0
+    Image.new("RGB", (40, 30), "blue").save(own_pictures / "03.png")
+    Image.new("RGB", (40, 30), "blue").save(own_pictures / "04.png")
+    result = bitvar("data", "check", tmp_path / "index", "--json")
+    assert result.code == 2
+    assert {sample["name"]: sample["reason"] for sample in json.loads(result.out)["samples"]} == {
+        "03.png": "altered", "04.png": "altered",
+    }  # fmt: skip
+    texts = tmp_path / "index" / "texts.bin"
+    texts.write_bytes(texts.read_bytes().replace(b"red", b"hot"))
+    result = bitvar("data", "check", tmp_path / "index")
+    assert result.code == 2
+    assert "texts.bin has been altered" in result.err
+
+
+def test_data_check_shows_names_of_any_bytes(bitvar: Any, own_pictures: Path) -> None:
+    (own_pictures / "caf\udce9\x1b.png").write_bytes(b"")
+    result = bitvar("data", "check", own_pictures)
+    assert result.code == 2
+    assert r"caf\udce9\x1b.png: there is no" in result.out
+
+
+def test_data_import_reads_an_index(bitvar: Any, own_pictures: Path, tmp_path: Path) -> None:
+    assert bitvar("data", "index", own_pictures, tmp_path / "index", "--validation", "0.2").code == 0
+    splits = json.loads(bitvar("data", "stats", tmp_path / "index", "--json").out)["splits"]
+    assert bitvar("data", "import", tmp_path / "index", tmp_path / "set", "--size", "32").code == 0
+    assert json.loads(bitvar("data", "stats", tmp_path / "set", "--json").out)["splits"] == splits
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("check", "nowhere"), "no such file"),
+        (("stats", "nowhere"), "no such file"),
+        (("index", "nowhere", "set"), "no such file"),
+        (("index", "mine", "mine"), "it is inside"),
+        (("index", "mine", "mine/index"), "it is inside"),
+        (("index", "mine", "set", "--content-hsah"), "--content-hash"),
         (("import", "nowhere", "set"), "no such file"),
         (("import", "mine", "set", "--size", "4"), "8 to 4096"),
         (("import", "mine", "set", "--size", "64x"), "Can't read the size"),

@@ -1,4 +1,4 @@
-"""`bitvar data`: captioned sets."""
+"""`bitvar data`: captioned sets, indexes of them, and what is in either."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def icons(
         typer.echo(summary)
 
 
-SOURCE_HELP = "Folder of pictures with captions beside them, or .jsonl, .csv, .tsv, .tar."
+SOURCE_HELP = "Folder of pictures with captions beside them, or .jsonl, .csv, .tsv, .tar, or an index."
 Source = Annotated[Path, typer.Argument(metavar="SRC", help=SOURCE_HELP)]
 Validation = Annotated[float, typer.Option(min=0, max=0.5, help="Share of the samples kept for validation.")]
 MaxBad = Annotated[float, typer.Option(min=0, max=1, help="Largest share of samples that may be unusable.")]
@@ -67,16 +67,22 @@ def check(
     max_bad_fraction: MaxBad = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Open every sample, name every one that can't be used, and say how many there are of what."""
+    """Open every sample, name every one that can't be used, and say how many there are of what.
+
+    Of an index, its own files are checked first, and the sha256 of every picture if it has them.
+    """
     with exit_codes():
         from bitvar.data.check import Summary, go_through
-        from bitvar.data.layouts import Refusal, read_entries
+        from bitvar.data.index import SampleIndex, is_index, read_source
+        from bitvar.data.layouts import Refusal
         from bitvar.data.pictures import PictureLimits
         from bitvar.data.writing import json_lines
         from bitvar.files import write_text
 
+        if is_index(source):
+            SampleIndex.open(source).verify_files()
         summary, refused = Summary(), list[Refusal]()
-        for sample in go_through(read_entries(source), lambda image: image.size, limits=PictureLimits()):
+        for sample in go_through(read_source(source), lambda image: image.size, limits=PictureLimits()):
             summary.add(sample)
             if isinstance(sample, Refusal):
                 refused.append(sample)
@@ -114,6 +120,52 @@ def import_(
         if summary.num_refused:
             _say(f"refused {summary.num_refused:,}: see {destination / 'refused.jsonl'}")
         typer.echo(f"{destination}  {summary.good:,} pictures of {size} pixels")
+
+
+@app.command()
+def index(
+    source: Source,
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
+    content_hash: Annotated[
+        bool, typer.Option("--content-hash", help="Keep the sha256 of every picture, so that a changed one is found.")
+    ] = False,
+    validation: Validation = 0.05,
+    max_bad_fraction: MaxBad = 0.01,
+    as_json: AsJson = False,
+) -> None:
+    """Open every sample once, and write where the good ones are: any number of them, grouped by split and ratio."""
+    with exit_codes():
+        from bitvar.data.index_writing import build_index
+
+        summary = build_index(
+            source,
+            destination,
+            content_hash=content_hash,
+            validation=validation,
+            max_bad_fraction=max_bad_fraction,
+            progress=_say,
+        )
+        if summary.num_refused:
+            _say(f"refused {summary.num_refused:,}: see {destination / 'refused.jsonl'}")
+        typer.echo(json.dumps(data_report.as_json(summary)) if as_json else data_report.as_text(summary))
+
+
+@app.command()
+def stats(source: Source, as_json: AsJson = False) -> None:
+    """Splits, ratios, sizes and caption lengths of the good samples. An index answers without opening a picture."""
+    with exit_codes():
+        from bitvar.data.check import Summary, go_through
+        from bitvar.data.index import SampleIndex, is_index
+        from bitvar.data.layouts import read_entries
+        from bitvar.data.pictures import PictureLimits
+
+        if is_index(source):
+            summary = SampleIndex.open(source).summary()
+        else:
+            summary = Summary()
+            for sample in go_through(read_entries(source), lambda image: image.size, limits=PictureLimits()):
+                summary.add(sample)
+        typer.echo(json.dumps(data_report.as_json(summary)) if as_json else data_report.as_text(summary))
 
 
 def _read_size(text: str) -> tuple[int, int]:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bitvar.data.check import Good, Summary, go_through
-from bitvar.data.layouts import Candidate, Entry, Refusal, read_entries
+from bitvar.data.index import read_source
+from bitvar.data.layouts import Candidate, Entry, Refusal
 from bitvar.data.pictures import PictureLimits, fit_picture
 from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
 from bitvar.errors import UsageError, explain
@@ -24,7 +25,7 @@ def import_set(
     limits: PictureLimits | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Write the captioned set `destination` from any layout that `layouts.read_entries` knows, or entries.
+    """Write the captioned set `destination` from an index, any layout that `layouts.read_entries` knows, or entries.
 
     Pictures are scaled to cover `size` and cut around the middle. Samples keep the split their source names; of the
     others, `validation` of all (at least one), chosen by `Candidate.key` alone, go to "val". `refused.jsonl` names
@@ -45,7 +46,7 @@ def import_set(
     if (destination / "samples.jsonl").exists():
         why = "it already holds a captioned set"
         raise UsageError(explain(f"Can't import into {destination}.", why, "choose another folder, or delete this one"))
-    entries = read_entries(source) if isinstance(source, Path) else source  # speaks up before anything is written
+    entries = read_source(source) if isinstance(source, Path) else source  # speaks up before anything is written
     prepare_folder(destination)
     summary, rows, keys, refused = Summary(), list[dict[str, Any]](), list[str](), list[Refusal]()
     made = go_through(entries, lambda image: (image.size, fit_picture(image, size)), limits=limits or PictureLimits())

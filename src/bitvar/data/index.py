@@ -1,0 +1,274 @@
+"""An index of captioned pictures: a hundred million samples addressable from a few mapped files.
+
+Samples of one split and one official ratio lie side by side. The index holds where a picture's bytes are and what is
+true of them, never the bytes. `index_writing` makes it.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from pydantic import Field
+
+from bitvar.config import Config, read_json
+from bitvar.data.check import Summary
+from bitvar.data.layouts import Candidate, Entry, read_entries
+from bitvar.data.pictures import Location, RefusedError
+from bitvar.errors import UsageError, explain
+
+FORMAT: Final = "bitvar sample index"
+VERSION: Final = 1
+MANIFEST: Final = "index.json"
+
+RECORD: Final = np.dtype(
+    [
+        ("path", "<u4"),  # number of the file among the paths
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("text_size", "<u4"),  # bytes of the text
+        ("offset", "<u8"),  # of the picture in its file
+        ("size", "<u8"),  # bytes of the picture; 0: the whole file
+        ("text", "<u8"),  # offset among the texts: captions by line, a zero byte, a tar member's name
+    ]
+)
+PATH_END: Final = np.dtype("<u8")
+DIGEST: Final = np.dtype("V32")
+RECORDS, TEXTS, PATHS, PATH_ENDS, DIGESTS = "records.npy", "texts.bin", "paths.bin", "path_ends.npy", "digests.npy"
+
+_BLOCK = 1 << 20
+
+
+class Group(Config):
+    """Samples `start` to `start + count` of the index: those of one split and of one nearest official ratio."""
+
+    split: str
+    ratio: str
+    start: int = Field(ge=0)
+    count: int = Field(ge=1)
+
+
+class FileEntry(Config):
+    """What a file of the index must be."""
+
+    bytes: int = Field(ge=1)
+    sha256: str
+
+
+class IndexManifest(Config):
+    """`index.json`.
+
+    Attributes:
+        format, version: what wrote it; another version is not read.
+        samples, paths: how many.
+        content_hash: whether the sha256 of every picture's bytes is there.
+        source: the folder that relative paths start from, absolute.
+        source_from_index: the same from the index's folder, for when both were moved together.
+        groups: in order, without a gap.
+        refused: samples left out, by reason; `refused.jsonl` names them.
+        caption_words: captions by number of words.
+        files: the other files.
+    """
+
+    format: str
+    version: int
+    samples: int = Field(ge=1)
+    paths: int = Field(ge=1)
+    content_hash: bool
+    source: str
+    source_from_index: str
+    groups: tuple[Group, ...]
+    refused: dict[str, int]
+    caption_words: dict[int, int]
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class IndexedSample:
+    """A sound sample.
+
+    Attributes:
+        picture: where its bytes are.
+        captions: one or more, each true of the picture.
+        width, height: of the picture as people see it, in pixels.
+        digest: sha256 of the picture's bytes, if the index has it.
+        name: how reports call it: its path, or its tar and key.
+    """
+
+    picture: Location
+    captions: tuple[str, ...]
+    width: int
+    height: int
+    digest: bytes | None
+    name: str
+
+
+class SampleIndex:
+    """An index that is open: its arrays are mapped, not read. Workers that are sent one open it anew."""
+
+    def __init__(self, folder: Path, source: Path | None, manifest: IndexManifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._given = source
+        self.source = source or _source_of(folder, manifest)
+        self._records = self._array(RECORDS, RECORD, manifest.samples)
+        self._ends = self._array(PATH_ENDS, PATH_END, manifest.paths)
+        self._digests = self._array(DIGESTS, DIGEST, manifest.samples) if manifest.content_hash else None
+        self._texts = np.asarray(np.memmap(folder / TEXTS, mode="r", dtype=np.uint8))
+        self._paths = np.asarray(np.memmap(folder / PATHS, mode="r", dtype=np.uint8))
+
+    @classmethod
+    def open(cls, folder: Path, source: Path | None = None) -> "SampleIndex":
+        """Map the index in `folder`.
+
+        Args:
+            folder: what `bitvar data index` wrote.
+            source: where the pictures are now, if neither they nor they and the index together are where they were.
+
+        Raises:
+            UsageError: if it is no index, one of a newer version, or a file of it is missing, cut short or of another
+                form. Whether bytes in the middle have changed, `verify_files` finds.
+        """
+        folder = folder.absolute()
+        manifest = _read_manifest(folder)
+        wanted = {RECORDS, TEXTS, PATHS, PATH_ENDS} | ({DIGESTS} if manifest.content_hash else set())
+        if set(manifest.files) != wanted:
+            raise _damaged(folder, f"{MANIFEST} lists {sorted(manifest.files)}, not {sorted(wanted)}")
+        for name, entry in manifest.files.items():
+            size = (folder / name).stat().st_size if (folder / name).is_file() else None
+            if size != entry.bytes:
+                found = "it is missing" if size is None else f"it has {size:,} of {entry.bytes:,} bytes"
+                raise _damaged(folder, f"{name}: {found}")
+        starts = [0, *accumulate(group.count for group in manifest.groups)]
+        if starts != [*(group.start for group in manifest.groups), manifest.samples]:
+            raise _damaged(folder, f"the groups of {MANIFEST} don't make up its {manifest.samples:,} samples")
+        return cls(folder, source, manifest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SampleIndex.open, (self.folder, self._given)
+
+    def __len__(self) -> int:
+        return self.manifest.samples
+
+    def __getitem__(self, i: int) -> IndexedSample:
+        if not 0 <= i < len(self):
+            raise IndexError(f"sample {i} of {len(self)}")
+        path, width, height, text_size, offset, size, text = self._records[i].item()
+        if path >= len(self._ends) or text + text_size > len(self._texts) or not width * height:
+            raise _damaged(self.folder, f"record {i:,} points out of it")
+        where = self._path(path)
+        captions, _, member = _decode(self._texts[text : text + text_size]).partition("\0")
+        return IndexedSample(
+            picture=Location(self.source / where, offset, size or None),
+            captions=tuple(captions.split("\n")),
+            width=width,
+            height=height,
+            digest=None if self._digests is None else self._digests[i].tobytes(),
+            name=member or where,
+        )
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups, by split and then by ratio."""
+        return self.manifest.groups
+
+    def verified(self, i: int, data: bytes) -> bytes:
+        """`data`, the bytes of the picture of sample `i`.
+
+        Raises:
+            RefusedError: "altered", if the index has their digest and it is another.
+        """
+        if self._digests is not None and hashlib.sha256(data).digest() != self._digests[i].tobytes():
+            raise RefusedError("altered", f"{self[i].name} is not the picture that was indexed")
+        return data
+
+    def verify_files(self) -> None:
+        """Read all of the index's own files; UsageError for the first whose sha256 is another."""
+        for name, entry in self.manifest.files.items():
+            with (self.folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                    raise _damaged(self.folder, f"{name} has been altered")
+
+    def entries(self) -> Iterator[Candidate]:
+        """Every sample in order, as a reader of layouts would yield it."""
+        for group in self.groups:
+            for i in range(group.start, group.start + group.count):
+                sample = self[i]
+                ratio = sample.height / sample.width
+                yield Candidate(
+                    sample.name, sample.picture, sample.captions, group.split, ratio, sample.name, sample.digest
+                )
+
+    def summary(self) -> Summary:
+        """What is in it, from its arrays alone."""
+        manifest = self.manifest
+        summary = Summary(good=len(self))
+        summary.refused.update(manifest.refused)
+        summary.captions.update(manifest.caption_words)
+        for group in self.groups:
+            summary.splits[group.split] += group.count
+            summary.ratios[group.ratio] += group.count
+        for start in range(0, len(self), _BLOCK):
+            block = self._records[start : start + _BLOCK]
+            sides, counts = np.unique(np.minimum(block["width"], block["height"]), return_counts=True)
+            summary.sides.update(dict(zip(sides.tolist(), counts.tolist(), strict=True)))
+        return summary
+
+    def _path(self, number: int) -> str:
+        start, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
+        if not start < end <= len(self._paths):
+            raise _damaged(self.folder, f"path {number:,} points out of it")
+        return _decode(self._paths[start:end])
+
+    def _array(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
+        try:
+            array = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise _damaged(self.folder, f"{name}: {error}") from None
+        if array.dtype != dtype or array.shape != (length,):
+            raise _damaged(self.folder, f"{name} has {array.shape} of {array.dtype}, not ({length},) of {dtype}")
+        return np.asarray(array)
+
+
+def is_index(folder: Path) -> bool:
+    """Whether `folder` says that it is an index, sound or not."""
+    path = folder / MANIFEST
+    try:
+        return path.is_file() and str(read_json(path).get("format", "")).startswith(FORMAT)
+    except UsageError:
+        return False
+
+
+def read_source(source: Path) -> Iterator[Entry]:
+    """Every sample of an index, or of any layout that `layouts.read_entries` knows."""
+    return SampleIndex.open(source).entries() if is_index(source) else read_entries(source)
+
+
+def _read_manifest(folder: Path) -> IndexManifest:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UsageError(explain(f"{folder} is no index.", f"it has no {MANIFEST}", "make one: bitvar data index"))
+    values = read_json(path)
+    if values.get("format") != FORMAT:
+        raise UsageError(explain(f"{folder} is no index.", f"its {MANIFEST} is something else's", "check the path"))
+    if values.get("version") != VERSION:
+        why = f"it has version {values.get('version')!r}, this bitvar reads {VERSION}"
+        raise UsageError(explain(f"Can't read the index {folder}.", why, "upgrade bitvar, or make the index again"))
+    return IndexManifest.parse(values, source=str(path))
+
+
+def _source_of(folder: Path, manifest: IndexManifest) -> Path:
+    """Where relative paths start: as seen from the index, or else where it was at first."""
+    moved = Path(os.path.normpath(folder / manifest.source_from_index))
+    return moved if moved.is_dir() else Path(manifest.source)
+
+
+def _decode(data: np.ndarray) -> str:
+    return data.tobytes().decode("utf-8", "surrogateescape")
+
+
+def _damaged(folder: Path, why: str) -> UsageError:
+    return UsageError(explain(f"The index {folder} is damaged.", why, "make it again: bitvar data index"))

@@ -1,0 +1,331 @@
+"""Making an index in one pass over its source, in memory that doesn't grow with it.
+
+Records are spooled in the order they come in. At the end, one pass over the spool sorts them into their groups.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+
+from bitvar.data.check import Good, Size, Summary, go_through
+from bitvar.data.index import (
+    DIGEST,
+    DIGESTS,
+    FORMAT,
+    MANIFEST,
+    PATH_END,
+    PATH_ENDS,
+    PATHS,
+    RECORD,
+    RECORDS,
+    TEXTS,
+    VERSION,
+    FileEntry,
+    Group,
+    IndexManifest,
+    is_index,
+)
+from bitvar.data.layouts import Candidate, Refusal, read_entries
+from bitvar.data.pictures import Location, PictureLimits, RefusedError
+from bitvar.data.writing import json_lines
+from bitvar.errors import UsageError, explain
+from bitvar.files import atomic_path, flush, write_text
+from bitvar.scales import nearest_ratio
+
+MAX_SPLITS: Final = 64
+"""A source with more has something else in that field."""
+
+_REFUSED = "refused.jsonl"
+_BUFFER = 1 << 16
+_SPOOLED: Final = {RECORDS: "records.spool", DIGESTS: "digests.spool", PATH_ENDS: "path_ends.spool"}
+_GROUPS = "groups.spool"
+_GROUP: Final = np.dtype("<u2")
+
+
+def build_index(
+    source: Path,
+    destination: Path,
+    *,
+    content_hash: bool = False,
+    validation: float = 0.05,
+    max_bad_fraction: float = 0.01,
+    limits: PictureLimits | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Summary:
+    """Write an index over `source`, of any layout that `layouts.read_entries` knows; its pictures stay where they are.
+
+    Every picture is decoded once, and none is kept. Samples keep the split their source names; of the others,
+    `validation`, drawn by `Candidate.key` alone, go to "val", and at least one where otherwise none would.
+    `refused.jsonl` names every sample left out, with its reason. The folder is there whole or not at all; when too many
+    samples are refused, the report is left beside it as `<destination>.refused.jsonl`.
+
+    Args:
+        source: a folder or file.
+        destination: a new folder, not inside `source`.
+        content_hash: keep the sha256 of every picture's bytes, 32 bytes a sample.
+        validation: share of the samples without a split, 0 to 1.
+        max_bad_fraction: largest share of refused samples, 0 to 1.
+        limits: what a picture may be.
+        progress: receives a line of text now and then.
+
+    Raises:
+        UsageError: when too many samples are refused, none is good, or `destination` is taken.
+    """
+    source, destination = source.absolute(), destination.absolute()
+    _require_free(source, destination)
+    entries = read_entries(source)  # speaks up before anything is written
+    summary, report = Summary(), destination.with_name(f"{destination.name}.{_REFUSED}")
+    made = go_through(entries, lambda image: image.size, limits=limits or PictureLimits(), content_hash=content_hash)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(destination) as folder, contextlib.ExitStack() as stack:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        base = source if source.is_dir() else source.parent
+        writer = stack.enter_context(IndexWriter(folder, base, content_hash=content_hash))
+        with (folder / _REFUSED).open("w", encoding="ascii", newline="\n") as refused:
+            for sample in _append_all(writer, choose_splits(made, validation)):
+                summary.add(sample)
+                if isinstance(sample, Refusal):
+                    refused.write(json_lines([vars(sample)]))
+                if (done := summary.good + summary.num_refused) % 10_000 == 0:
+                    progress(f"went through {done:,} samples, refused {summary.num_refused:,}")
+        try:
+            summary.require(max_bad_fraction)
+        except UsageError:
+            if summary.num_refused:
+                (folder / _REFUSED).replace(report)
+                progress(f"every refused sample is in {report}")
+            raise
+        progress(f"sorting {summary.good:,} samples")
+        writer.finish(summary, final=destination)
+        flush(folder / _REFUSED)
+    report.unlink(missing_ok=True)
+    return summary
+
+
+def _require_free(source: Path, destination: Path) -> None:
+    what, elsewhere = f"Can't write an index to {destination}.", "choose another folder"
+    if is_index(source):
+        raise UsageError(explain(what, f"{source} is an index already", "name the pictures' folder or table"))
+    if source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
+        raise UsageError(explain(what, f"it is inside {source}, whose files are samples", elsewhere))
+    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+        raise UsageError(explain(what, "something is there already", f"{elsewhere}, or delete this one"))
+
+
+def split_rank(key: str) -> float:
+    """A number in [0, 1) that depends on `key` alone, as good as drawn at random."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:6]) / (1 << 48)
+
+
+def choose_splits(samples: Iterable[Good[Size] | Refusal], validation: float) -> Iterator[Good[Size] | Refusal]:
+    """The same samples, each with a split.
+
+    One that has none is "val" if its rank is below `validation`. So that there is a "val" at all, the lowest one is
+    held back to the end, and put there if no other was and it isn't alone.
+    """
+    held: Good[Size] | None = None
+    settled, others = validation == 0, 0
+    for sample in samples:
+        if isinstance(sample, Refusal):
+            yield sample
+            continue
+        given = sample.candidate.split
+        split = given or ("val" if split_rank(sample.candidate.key) < validation else "train")
+        settled = settled or split == "val"
+        if given is None and not settled:
+            if held is None:
+                held = sample
+                continue
+            held, sample = sorted((held, sample), key=lambda good: split_rank(good.candidate.key))  # noqa: PLW2901
+        others += 1
+        yield _with_split(sample, split)
+    if held is not None:
+        yield _with_split(held, "train" if settled or not others else "val")
+
+
+def _with_split(sample: Good[Size], split: str) -> Good[Size]:
+    return replace(sample, candidate=replace(sample.candidate, split=split))
+
+
+def _append_all(writer: "IndexWriter", samples: Iterable[Good[Size] | Refusal]) -> Iterator[Good[Size] | Refusal]:
+    for sample in samples:
+        if isinstance(sample, Good):
+            try:
+                writer.append(sample.candidate, size=sample.made, digest=sample.digest)
+            except RefusedError as error:
+                yield Refusal(sample.candidate.name, error.reason, error.detail)
+                continue
+        yield sample
+
+
+class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
+    """Writes an index into an empty folder: `append` every sample, then `finish`."""
+
+    def __init__(self, folder: Path, base: Path, *, content_hash: bool = False) -> None:
+        """Begin.
+
+        Args:
+            folder: exists, and is empty but for other files.
+            base: the folder that pictures' paths are kept relative to, absolute.
+            content_hash: whether every sample comes with a digest.
+        """
+        self._folder, self._base, self._content_hash = folder, base, content_hash
+        self._stack = contextlib.ExitStack()
+        names = [TEXTS, PATHS, _GROUPS, _SPOOLED[RECORDS], _SPOOLED[PATH_ENDS]]
+        names += [_SPOOLED[DIGESTS]] if content_hash else []
+        self._files = {name: self._stack.enter_context((folder / name).open("wb")) for name in names}
+        self._rows, self._filled = np.zeros(_BUFFER, RECORD), 0
+        self._row_groups = array("H")
+        self._groups: dict[tuple[str, str], int] = {}
+        self._counts: list[int] = []
+        self._last: Path | None = None
+        self._num_paths = 0
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def append(self, candidate: Candidate, *, size: tuple[int, int], digest: bytes | None = None) -> None:
+        """Add a sample.
+
+        Args:
+            candidate: its split is set, and its picture is a `Location`.
+            size: width and height in pixels.
+            digest: sha256 of the picture's bytes, if the index keeps it.
+
+        Raises:
+            RefusedError: "bad-split", for one split more than `MAX_SPLITS`. Nothing is added.
+        """
+        picture, split = candidate.picture, candidate.split
+        assert isinstance(picture, Location), "what an index points to lies in files"
+        assert split is not None
+        assert (digest is not None) == self._content_hash
+        group = self._group(split, nearest_ratio(size[1] / size[0]))
+        member = candidate.name if picture.size is not None else ""
+        text = _encode("\n".join(candidate.captions) + "\0" + member)
+        path = self._path(picture.file)
+        at = self._files[TEXTS].tell()
+        self._files[TEXTS].write(text)
+        self._rows[self._filled] = (path, *size, len(text), picture.offset, picture.size or 0, at)
+        self._row_groups.append(group)
+        self._counts[group] += 1
+        if digest is not None:
+            self._files[_SPOOLED[DIGESTS]].write(digest)
+        self._filled += 1
+        if self._filled == _BUFFER:
+            self._spool()
+
+    def finish(self, summary: Summary, *, final: Path | None = None) -> IndexManifest:
+        """Sort the records into their groups, and write `index.json` last.
+
+        Args:
+            summary: for the captions' lengths and the refused samples' reasons.
+            final: the folder the index will be in, if not the one it is written in.
+        """
+        assert self._counts, "an index of nothing"
+        self._spool()
+        self._stack.close()
+        groups, starts = self._sort_groups()
+        num_samples = sum(self._counts)
+        self._regroup(RECORDS, RECORD, starts)
+        if self._content_hash:
+            self._regroup(DIGESTS, DIGEST, starts)
+        with (self._folder / PATH_ENDS).open("wb") as out, (self._folder / _SPOOLED[PATH_ENDS]).open("rb") as spool:
+            _write_header(out, PATH_END, self._num_paths)
+            shutil.copyfileobj(spool, out)
+        for name in (_GROUPS, *_SPOOLED.values()):
+            (self._folder / name).unlink(missing_ok=True)
+        names = [RECORDS, TEXTS, PATHS, PATH_ENDS, *([DIGESTS] if self._content_hash else [])]
+        manifest = IndexManifest(
+            format=FORMAT,
+            version=VERSION,
+            samples=num_samples,
+            paths=self._num_paths,
+            content_hash=self._content_hash,
+            source=str(self._base),
+            source_from_index=os.path.relpath(self._base.resolve(), (final or self._folder).resolve()),
+            groups=groups,
+            refused=dict(summary.refused.most_common()),
+            caption_words=dict(sorted(summary.captions.items())),
+            files={name: _describe(self._folder / name) for name in names},
+        )
+        write_text(self._folder / MANIFEST, manifest.dump())
+        return manifest
+
+    def _group(self, split: str, ratio: str) -> int:
+        if (split, ratio) not in self._groups:
+            splits = {known for known, _ in self._groups}
+            if split not in splits and len(splits) == MAX_SPLITS:
+                raise RefusedError("bad-split", f"{split!r} would be one split more than {MAX_SPLITS}")
+            self._groups[split, ratio] = len(self._groups)
+            self._counts.append(0)
+        return self._groups[split, ratio]
+
+    def _path(self, file: Path) -> int:
+        """The file's number. Pictures of one tar come one after the other, so comparing with the last is enough."""
+        if file != self._last:
+            self._last = file
+            try:
+                text = file.relative_to(self._base).as_posix()
+            except ValueError:  # it is elsewhere
+                text = str(file)
+            self._files[PATHS].write(_encode(text))
+            self._files[_SPOOLED[PATH_ENDS]].write(self._files[PATHS].tell().to_bytes(PATH_END.itemsize, "little"))
+            self._num_paths += 1
+        return self._num_paths - 1
+
+    def _spool(self) -> None:
+        self._files[_SPOOLED[RECORDS]].write(self._rows[: self._filled].tobytes())
+        self._files[_GROUPS].write(np.asarray(self._row_groups, _GROUP).tobytes())
+        self._filled, self._row_groups = 0, array("H")
+
+    def _sort_groups(self) -> tuple[tuple[Group, ...], Sequence[int]]:
+        """The groups in order, and the first place of each by its number in the spool."""
+        starts, groups, start = [0] * len(self._counts), list[Group](), 0
+        for (split, ratio), number in sorted(self._groups.items(), key=lambda item: (item[0][0], float(item[0][1]))):
+            starts[number] = start
+            groups.append(Group(split=split, ratio=ratio, start=start, count=self._counts[number]))
+            start += self._counts[number]
+        return tuple(groups), starts
+
+    def _regroup(self, name: str, dtype: np.dtype, starts: Sequence[int]) -> None:
+        """Write the spooled items to the array `name`, each group's from its start on, in the order they came in."""
+        next_place = list(starts)
+        with contextlib.ExitStack() as stack:
+            items, groups = (
+                stack.enter_context((self._folder / spool).open("rb")) for spool in (_SPOOLED[name], _GROUPS)
+            )
+            out = stack.enter_context((self._folder / name).open("wb"))
+            _write_header(out, dtype, sum(self._counts))
+            first_byte = out.tell()
+            while (numbers := np.fromfile(groups, _GROUP, _BUFFER)).size:
+                rows = np.fromfile(items, dtype, numbers.size)[np.argsort(numbers, kind="stable")]
+                at = 0
+                for number, count in zip(*np.unique(numbers, return_counts=True), strict=True):
+                    out.seek(first_byte + next_place[number] * dtype.itemsize)
+                    out.write(rows[at : at + count].tobytes())
+                    at += count
+                    next_place[number] += int(count)
+
+
+def _write_header(out: BinaryIO, dtype: np.dtype, length: int) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (length,)}
+    np.lib.format.write_array_header_1_0(out, header)
+
+
+def _describe(path: Path) -> FileEntry:
+    flush(path)
+    with path.open("rb") as file:
+        return FileEntry(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
