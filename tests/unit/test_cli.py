@@ -336,6 +336,8 @@ def test_data_import_reads_an_index(bitvar: Any, own_pictures: Path, tmp_path: P
     [
         (("check", "nowhere"), "no such file"),
         (("stats", "nowhere"), "no such file"),
+        (("import", "mine", "set", "--split", "train"), "--split can't be used here"),
+        (("import", "mine", "set", "--caption-column", "text"), "no hf:NAME"),
         (("index", "nowhere", "set"), "no such file"),
         (("index", "mine", "mine"), "it is inside"),
         (("index", "mine", "mine/index"), "it is inside"),

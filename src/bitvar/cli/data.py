@@ -1,13 +1,17 @@
 """`bitvar data`: captioned sets, indexes of them, and what is in either."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitvar.cli import data_report
 from bitvar.cli.exit_codes import exit_codes
+
+if TYPE_CHECKING:
+    from bitvar.data.layouts import Entry
 
 app = typer.Typer(help="Captioned picture sets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -99,18 +103,23 @@ def check(
 
 @app.command("import")
 def import_(
-    source: Source,
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help=f"{SOURCE_HELP} Or hf:NAME, a data set of the Hugging Face hub.")
+    ],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
     size: Annotated[str, typer.Option(help="Side of the pictures in pixels, or WIDTHxHEIGHT.")] = "64",
     validation: Validation = 0.05,
     max_bad_fraction: MaxBad = 0.01,
+    split: Annotated[str | None, typer.Option(help="Of hf:NAME, the split to read [default: train].")] = None,
+    picture_column: Annotated[str | None, typer.Option(help="Of hf:NAME [default: image].")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Of hf:NAME [default: text].")] = None,
 ) -> None:
     """Turn your own captioned pictures into a set that trains: all of one size, with a validation split."""
     with exit_codes():
         from bitvar.data.importing import import_set
 
         summary = import_set(
-            source,
+            _read_source(source, split, picture_column, caption_column),
             destination,
             size=_read_size(size),
             validation=validation,
@@ -166,6 +175,26 @@ def stats(source: Source, as_json: AsJson = False) -> None:
             for sample in go_through(read_entries(source), lambda image: image.size, limits=PictureLimits()):
                 summary.add(sample)
         typer.echo(json.dumps(data_report.as_json(summary)) if as_json else data_report.as_text(summary))
+
+
+def _read_source(
+    source: str, split: str | None, picture_column: str | None, caption_column: str | None
+) -> "Path | Iterable[Entry]":
+    from bitvar.data.huggingface import read_dataset
+    from bitvar.errors import UsageError, explain
+
+    if source.startswith("hf:"):
+        return read_dataset(
+            source.removeprefix("hf:"),
+            split=split or "train",
+            picture_column=picture_column or "image",
+            caption_column=caption_column or "text",
+        )
+    given = {"--split": split, "--picture-column": picture_column, "--caption-column": caption_column}
+    if names := [name for name, value in given.items() if value is not None]:
+        todo = "leave it out, or name the source hf:NAME"
+        raise UsageError(explain(f"{names[0]} can't be used here.", f"{source} is no hf:NAME", todo))
+    return Path(source)
 
 
 def _read_size(text: str) -> tuple[int, int]:

@@ -1,0 +1,93 @@
+"""Data sets of the Hugging Face hub, or on disk in its layouts, as captioned samples. Needs the package `datasets`.
+
+Its own decoding would stop at the first bad picture, so pictures are taken as bytes and opened like any others.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitvar.data.layouts import Candidate, Entry, Refusal, fold_captions
+from bitvar.data.pictures import Location, RefusedError
+from bitvar.errors import UsageError, explain
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture in a row of a data set's table."""
+
+    name: str
+    table: Any
+    row: int
+    column: str
+
+    @property
+    def place(self) -> str:
+        """The row."""
+        return self.name
+
+    def read(self, *, max_bytes: int) -> bytes:
+        """The bytes in the cell, or in the file that it names.
+
+        Raises:
+            RefusedError: if there are none, or more than `max_bytes`.
+        """
+        cell = self.table[self.row][self.column]
+        if not isinstance(cell, Mapping) or not (cell.get("bytes") or cell.get("path")):
+            raise RefusedError("missing-picture", f"its {self.column} is empty")
+        data = cell.get("bytes")
+        if data is None:
+            return Location(Path(cell["path"])).read(max_bytes=max_bytes)
+        if len(data) > max_bytes:
+            raise RefusedError("too-many-bytes", f"larger than {max_bytes} bytes")
+        return data
+
+
+def read_dataset(name: str, *, split: str, picture_column: str, caption_column: str) -> Iterator[Entry]:
+    """The samples of one split of a data set, named `SPLIT:ROW`.
+
+    Args:
+        name: a data set's name on the hub, which is fetched, or a folder that `datasets` reads.
+        split: the split of the data set.
+        picture_column: pictures, their bytes or their paths.
+        caption_column: texts, or lists of them.
+
+    Raises:
+        UsageError: if `datasets` is missing, or there is no such data set, split or column.
+    """
+    try:
+        import datasets  # pyright: ignore[reportMissingImports] - an extra
+    except ModuleNotFoundError:
+        why = "the package datasets is missing"
+        raise UsageError(explain(f"Can't read hf:{name}.", why, "install bitvar with [huggingface]")) from None
+    try:
+        table = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(explain(f"Can't read hf:{name}.", why, "check the name and --split")) from None
+    for option, column in (("--picture-column", picture_column), ("--caption-column", caption_column)):
+        if column not in table.column_names:
+            why = f"its columns are {', '.join(table.column_names)}"
+            raise UsageError(explain(f"hf:{name} has no column {column!r}.", why, f"name one of them with {option}"))
+    captions = table.select_columns([caption_column])
+    pictures = table.select_columns([picture_column])
+    try:
+        pictures = pictures.cast_column(picture_column, datasets.Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        why = str(error).splitlines()[0][:200]
+        what = f"The column {picture_column!r} of hf:{name} holds no pictures."
+        raise UsageError(explain(what, why, "name another with --picture-column")) from None
+    return (
+        _entry(Cell(f"{split}:{row}", pictures, row, picture_column), values[caption_column])
+        for row, values in enumerate(captions)
+    )
+
+
+def _entry(cell: Cell, given: Any) -> Entry:
+    try:
+        if given is None or given == []:
+            raise RefusedError("no-caption", "its caption is empty")
+        return Candidate(cell.name, cell, fold_captions(given if isinstance(given, list) else [given]), key=cell.name)
+    except RefusedError as error:
+        return Refusal(cell.name, error.reason, error.detail)
