@@ -237,7 +237,7 @@ def is_index(folder: Path) -> bool:
     """Whether `folder` says that it is an index, sound or not."""
     path = folder / MANIFEST
     try:
-        return path.is_file() and str(read_json(path).get("format", "")).startswith(FORMAT)
+        return path.is_file() and read_json(path).get("format") == FORMAT
     except UsageError:
         return False
 
