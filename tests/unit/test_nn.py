@@ -131,3 +131,20 @@ def test_a_linear_layer_may_have_no_bias() -> None:
     assert Linear(2, 3, bias=False).bias is None
     assert "2 -> 3" in repr(Linear(2, 3))
     assert "2 -> 3" in repr(Conv2d(2, 3))
+
+
+def test_a_linear_layer_is_one_to_pytorch_too() -> None:
+    layer = Linear(6, 3)
+    assert isinstance(layer, torch.nn.Linear)
+    assert (layer.in_features, layer.out_features) == (6, 3)
+    assert list(layer.state_dict()) == ["weight", "bias"]
+    assert not layer.bias.any()
+
+
+def test_a_linear_layer_draws_its_weights_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    layer, after = Linear(6, 3), torch.rand(1)
+    torch.manual_seed(0)
+    expected = torch.nn.init.trunc_normal_(torch.empty(3, 6), std=6**-0.5)
+    assert torch.equal(layer.weight, expected)
+    assert torch.equal(after, torch.rand(1))

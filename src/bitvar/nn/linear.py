@@ -28,20 +28,23 @@ def project(
     return F.conv2d(x.transpose(1, 2)[..., None], weight[:, :, None, None], bias)[..., 0].transpose(1, 2)
 
 
-class Linear(nn.Module):
-    """`x W^T + b` in the dtype of `x`."""
+class Linear(nn.Linear):
+    """`x W^T + b` in the dtype of `x`. PyTorch's own layer by type, so that adapters know it for one."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        nn.init.trunc_normal_(self.weight, std=inputs**-0.5)
+        super().__init__(inputs, outputs, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Weights of variance 1 / inputs, no bias."""
+        nn.init.trunc_normal_(self.weight, std=self.in_features**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
         return project(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[1]} -> {self.weight.shape[0]}, bias={self.bias is not None}"
+        return f"{self.in_features} -> {self.out_features}, bias={self.bias is not None}"
 
 
 class Conv2d(nn.Module):
