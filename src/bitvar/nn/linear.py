@@ -31,6 +31,8 @@ def project(
 class Linear(nn.Linear):
     """`x W^T + b` in the dtype of `x`. PyTorch's own layer by type, so that adapters know it for one."""
 
+    weight: nn.Parameter  # pyright: ignore[reportIncompatibleVariableOverride]
+
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, bias=bias)
 
@@ -40,7 +42,7 @@ class Linear(nn.Linear):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+    def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return project(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
     def extra_repr(self) -> str:
