@@ -1,67 +1,26 @@
 """Text to picture: text encoder, sampler, tokenizer, and the only place that makes 8-bit RGB."""
 
 import collections
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor
 
 from bitvar.checkpoints.folder import Components, ModelIndex, load_folder, save_folder
 from bitvar.checkpoints.hub import resolve_model
 from bitvar.condition import TextCondition
-from bitvar.config import Config
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.sampling import SamplingParams, ScaleResult, generate
+from bitvar.sampling.options import GenerationOptions
 from bitvar.scales import Grid, ScaleSchedule, nearest_schedule
-
-PerScale: TypeAlias = float | tuple[float, ...]
-
-
-class GenerationOptions(Config):
-    """Settings of one call; what is None comes from the model.
-
-    Attributes:
-        height, width: wanted pixels, both or neither; the nearest size the model knows is used.
-        guidance_scale: 1 is off; one value or one a scale.
-        temperature: 0 is greedy; one value or one a scale.
-        top_k: 1 is greedy; 0 or more than 1 keeps both values of a bit.
-        top_p: a bit is certain once its likelier value reaches this; 0 is off.
-        negative_prompt: what guidance steers away from: one, or one a prompt.
-        num_images_per_prompt: pictures of each prompt.
-        seed: of the first picture, the next ones count up; or one a picture. None draws one.
-        given_bits: for the first scales, `(d, h_k, w_k)` booleans in tokenizer cells, used instead of drawn ones.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    height: int | None = Field(default=None, gt=0)
-    width: int | None = Field(default=None, gt=0)
-    guidance_scale: PerScale | None = None
-    temperature: PerScale | None = None
-    top_k: int | None = Field(default=None, ge=0)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-    negative_prompt: str | tuple[str, ...] | None = None
-    num_images_per_prompt: int = Field(default=1, ge=1)
-    seed: int | tuple[int, ...] | None = None
-    given_bits: tuple[Tensor, ...] = ()
-
-    @field_validator("seed")
-    @classmethod
-    def _seed_in_range(cls, seed: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
-        for value in (seed,) if isinstance(seed, int) else seed or ():
-            if not 0 <= value < 2**63:
-                raise ValueError(f"a seed lies between 0 and 2^63 - 1, got {value}")
-        return seed
 
 
 @dataclass(frozen=True)
@@ -214,9 +173,9 @@ class InfinityPipeline:
         params.per_scale(len(schedule))  # speak up before any work
         copies = options.num_images_per_prompt
         repeated = [prompt for prompt in prompts for _ in range(copies)]
-        seeds = _seeds(options.seed, len(repeated))
+        seeds = options.seeds(len(repeated))
         condition = self.encode_prompts(repeated)
-        negatives = self._negatives(options.negative_prompt, len(prompts), copies)
+        negatives = options.negatives(len(prompts))
         metadata = [
             self._describe(prompt, seed, schedule, params, negatives[i] if negatives else None)
             for i, (prompt, seed) in enumerate(zip(repeated, seeds, strict=True))
@@ -296,20 +255,6 @@ class InfinityPipeline:
                 raise UsageError(explain(f"The {what} is too long: {length} tokens.", why, f"shorten the {what}"))
         return self.text_encoder.encode(prompts)
 
-    def _negatives(self, negative: str | tuple[str, ...] | None, num_prompts: int, copies: int) -> list[str] | None:
-        if negative is None:
-            return None
-        each = (negative,) * num_prompts if isinstance(negative, str) else negative
-        if len(each) != num_prompts:
-            raise UsageError(
-                explain(
-                    f"{len(each)} negative prompts for {num_prompts} prompts.",
-                    "they go in pairs",
-                    "give one, or one a prompt",
-                )
-            )
-        return [text for text in each for _ in range(copies)]
-
     def _given(self, given: tuple[Tensor, ...], schedule: ScaleSchedule, batch: int) -> dict[int, Tensor]:
         """The same first bits for every picture, checked against the schedule."""
         grids = schedule.latent_grids(self.transformer.config.patch_size)
@@ -355,18 +300,6 @@ def to_uint8(pixels: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b c H W"]:
 def to_pil(pixels: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
     """[-1, 1] to RGB images."""
     return [Image.fromarray(array) for array in _to_numpy(pixels)]
-
-
-def _seeds(seed: int | tuple[int, ...] | None, count: int) -> list[int]:
-    if seed is None:
-        seed = secrets.randbelow(2**32)
-    if isinstance(seed, int):
-        return [(seed + i) % 2**63 for i in range(count)]
-    if len(seed) != count:
-        raise UsageError(
-            explain(f"{len(seed)} seeds for {count} pictures.", "each needs one", f"give one seed, or {count}")
-        )
-    return list(seed)
 
 
 def _to_numpy(pixels: Float[Tensor, "b 3 H W"]) -> np.ndarray:
