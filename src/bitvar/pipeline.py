@@ -1,6 +1,7 @@
 """Text to picture: text encoder, sampler, tokenizer, and the only place that makes 8-bit RGB."""
 
 import collections
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from bitvar.checkpoints.folder import Components, ModelIndex, load_folder, save_folder
 from bitvar.checkpoints.hub import resolve_model
+from bitvar.checkpoints.lora_file import LoraBase
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.runtime.adapters import Adapters
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.sampling import SamplingParams, ScaleResult, generate
 from bitvar.sampling.options import GenerationOptions
@@ -89,6 +92,7 @@ class InfinityPipeline:
         self.transformer = components.transformer
         self.tokenizer = components.tokenizer
         self.text_encoder = components.text_encoder
+        self._adapters = Adapters(components.transformer)
 
     @classmethod
     def from_pretrained(
@@ -116,8 +120,66 @@ class InfinityPipeline:
         return cls(load_folder(folder, dtype=resolve_dtype(dtype, chosen), device=chosen))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a model folder, whole or not at all."""
+        """Write a model folder, whole or not at all: without adapters, but with those that are fused."""
         save_folder(self.components, Path(folder))
+
+    def load_lora_weights(
+        self, source: str | Path, adapter_name: str = "default", *, revision: str | None = None
+    ) -> None:
+        """Load an adapter and let it alone count, at weight 1; earlier ones stay loaded.
+
+        Args:
+            source: a safetensors file, a folder with one, or a hub id `owner/name`.
+            adapter_name: what to call it.
+            revision: of a hub id: branch, tag or commit.
+
+        Raises:
+            UsageError: for a source that is not there, a name in use or unfit, or if PEFT is missing.
+            WeightsError: for a damaged file, another format, or tensors that don't fit the model.
+
+        Warns:
+            UserWarning: if the adapter was made for another model of the same sizes.
+        """
+        made_for = self._adapters.load(source, name=adapter_name, revision=revision).base
+        here = LoraBase(name=self.index.name, transformer=self.components.transformer_digest)
+        if made_for and made_for.transformer and here.transformer not in ("", made_for.transformer):
+            why = f"it fits, but was made for {made_for}, and this is {here}"
+            text = explain(f"The adapter {adapter_name!r} was made for another model.", why, "expect less of it")
+            warnings.warn(text, UserWarning, stacklevel=2)
+
+    def set_adapters(self, adapter_names: str | Sequence[str], weights: float | Sequence[float] | None = None) -> None:
+        """Let these adapters count, together, and no others; each as much as its weight, 1 if none is given."""
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+        each = 1.0 if weights is None else weights
+        self._adapters.choose(names, [each] * len(names) if isinstance(each, int | float) else list(each))
+
+    def get_active_adapters(self) -> list[str]:
+        """The adapters chosen."""
+        return self._adapters.active
+
+    def get_list_adapters(self) -> dict[str, list[str]]:
+        """The adapters loaded, by the part of the model they change; empty without any."""
+        return {"transformer": self._adapters.names} if self._adapters.names else {}
+
+    def disable_lora(self) -> None:
+        """Let no adapter count until `enable_lora`."""
+        self._adapters.enable(False)
+
+    def enable_lora(self) -> None:
+        """Let the adapters chosen count again."""
+        self._adapters.enable(True)
+
+    def fuse_lora(self, *, lora_scale: float = 1.0) -> None:
+        """Add the adapters chosen, `lora_scale` times, to the model's weights: no slower than without."""
+        self._adapters.fuse(lora_scale)
+
+    def unfuse_lora(self) -> None:
+        """Undo `fuse_lora`, to the bit."""
+        self._adapters.unfuse()
+
+    def unload_lora_weights(self) -> None:
+        """Take all adapters off: the model is as it was before, to the bit."""
+        self._adapters.unload()
 
     @property
     def index(self) -> ModelIndex:
@@ -276,6 +338,7 @@ class InfinityPipeline:
     def _describe(
         self, prompt: str, seed: int, schedule: ScaleSchedule, params: SamplingParams, negative: str | None
     ) -> dict[str, Any]:
+        adapters = [adapter.model_dump() for adapter in self._adapters.used()]
         return {
             "prompt": prompt,
             "negative_prompt": negative,
@@ -289,6 +352,7 @@ class InfinityPipeline:
             "model": self.model_name,
             "dtype": str(self.transformer.dtype).removeprefix("torch."),
             "device": self.transformer.device.type,
+            **({"lora": adapters} if adapters else {}),
         }
 
 

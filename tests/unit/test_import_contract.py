@@ -26,7 +26,7 @@ MAY: dict[str, set[str]] = {
     "sampling": CORE | {"nn", "transformer"},  # it yields latents: no tokenizer
     "editing": LOW | {"sampling"},
     "checkpoints": LOW,
-    "runtime": LOW,
+    "runtime": LOW | {"checkpoints"},
     "pipeline": LOW | USERS,
     "data": CORE,
     "training": LOW | {"checkpoints", "data"},
@@ -126,6 +126,15 @@ def test_only_the_text_encoders_import_transformers() -> None:
 def test_an_optional_package_has_one_home(package: str) -> None:
     homes = {name_of(path) for path in FILES if any(m.split(".")[0] == package for m in imports(path))}
     assert len({home.rsplit("/", 1)[0] for home in homes}) <= 1, homes
+
+
+def test_only_the_adapters_import_peft() -> None:
+    users = {name_of(path) for path in FILES if any(m.split(".")[0] == "peft" for m in imports(path))}
+    assert users == {"checkpoints/lora.py"}
+    first = [node for node in tree(ROOT / "checkpoints/lora.py").body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "peft" not in " ".join(
+        map(ast.unparse, first)
+    )  # it takes seconds to load, and may be missing: only where it is used
 
 
 @parametrized(files_of("nn", "tokenizer", "transformer"))

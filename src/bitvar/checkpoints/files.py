@@ -95,7 +95,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def merged_digest(sums: Mapping[str, str]) -> str:
-    """One digest for all the files of a manifest."""
-    lines = "".join(f"{name} {value}\n" for name, value in sorted(sums.items()))
+def merged_digest(sums: Mapping[str, str], prefix: str = "") -> str:
+    """One digest for all the files of a manifest, or for those whose names begin with `prefix`."""
+    lines = "".join(f"{name} {value}\n" for name, value in sorted(sums.items()) if name.startswith(prefix))
     return hashlib.sha256(lines.encode()).hexdigest()

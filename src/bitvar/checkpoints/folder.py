@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bitvar.checkpoints.files import atomic_folder, load_tensors, merged_digest, verify_folder
+from bitvar.checkpoints.lora import base_tensors
 from bitvar.checkpoints.official import OfficialBuffer
 from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError, explain
@@ -88,7 +89,7 @@ class Components:
     """A model in memory.
 
     The text encoder is absent from freshly converted official files until one is given. The digest is that of the
-    folder it was read from; empty for a model that never was in one.
+    folder it was read from, and the other that of its `transformer/`; empty for a model that never was in one.
     """
 
     transformer: InfinityTransformer
@@ -97,6 +98,7 @@ class Components:
     index: ModelIndex
     card: str
     digest: str = ""
+    transformer_digest: str = ""
 
 
 def identify(name: str, tensors: Mapping[str, Tensor]) -> TokenizerIdentity:
@@ -149,7 +151,8 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Co
     text = folder / "text_encoder"
     encoder = load_text_encoder(text, dtype=dtype).to(device) if text.is_dir() else None
     card = (folder / "README.md").read_text(encoding="utf-8")
-    return Components(transformer, tokenizer, encoder, index, card, digest=merged_digest(sums))
+    digests = merged_digest(sums), merged_digest(sums, "transformer/")
+    return Components(transformer, tokenizer, encoder, index, card, *digests)
 
 
 def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:
@@ -171,12 +174,12 @@ def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:
 def save_component(
     model: InfinityTransformer | InfinityTokenizer, folder: Path, *, identity: TokenizerIdentity | None = None
 ) -> None:
-    """Write a model's configuration and weights, in shards of at most 5 GB, into a new folder."""
+    """Write a model's configuration and weights, without adapters, in shards of at most 5 GB, into a new folder."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(model.config.dump(), encoding="utf-8")
     if identity is not None:
         (folder / "identity.json").write_text(identity.dump(), encoding="utf-8")
-    save_tensors({name: tensor.detach() for name, tensor in model.state_dict().items()}, folder)
+    save_tensors(base_tensors(model), folder)
 
 
 def save_tensors(tensors: dict[str, Tensor], folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:

@@ -8,8 +8,18 @@ from bitvar.errors import UsageError, WeightsError, explain
 EMBEDDED_MODEL: Final = Path(__file__).parent.parent / "models" / "icons"
 
 
-def resolve_model(model: str | Path | None, revision: str | None = None) -> Path:
-    """The folder of a model: the embedded one, one on disk, or one from the hub (through its cache)."""
+def resolve_model(model: str | Path | None, revision: str | None = None, *, what: str = "model") -> Path:
+    """The folder of a model: the embedded one, one on disk, or one from the hub (through its cache).
+
+    Args:
+        model: None for the embedded one, a folder, or a hub id `owner/name`.
+        revision: of a hub id.
+        what: names it in errors.
+
+    Raises:
+        UsageError: if there is none of that name.
+        WeightsError: if the hub does not give it.
+    """
     if model is None:
         return EMBEDDED_MODEL
     folder = Path(model)
@@ -19,7 +29,7 @@ def resolve_model(model: str | Path | None, revision: str | None = None) -> Path
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise UsageError(
             explain(
-                f"There is no model {name!r}.", "it is neither a folder here nor a hub id owner/name", "check the path"
+                f"There is no {what} {name!r}.", "it is neither a folder here nor a hub id owner/name", "check the path"
             )
         )
     from huggingface_hub import snapshot_download
@@ -33,6 +43,6 @@ def resolve_model(model: str | Path | None, revision: str | None = None) -> Path
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise WeightsError(
             explain(
-                f"Can't get the model {name!r} from the hub.", reason, "check the name, the revision and the network"
+                f"Can't get the {what} {name!r} from the hub.", reason, "check the name, the revision and the network"
             )
         ) from None

@@ -1,0 +1,205 @@
+"""Low-rank adapters (Hu et al., arXiv 2106.09685) in a model: made, saved and loaded, by means of PEFT.
+
+An adapted layer computes `x W^T + (alpha / rank) x A^T B^T` with `A` of shape (rank, inputs) and `B` of shape (outputs,
+rank). Knows nothing of switching between adapters: `runtime/adapters.py` does.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bitvar.checkpoints.lora_file import PREFIX, AdapterFile, LoraBase, find_adapter, read_adapter, write_adapter
+from bitvar.config import Config, unknown
+from bitvar.errors import UsageError, explain
+from bitvar.nn.linear import Linear
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import Linear as AdaptedLinear
+
+__all__ = [
+    "LoraBase",
+    "LoraSettings",
+    "adapter_tensors",
+    "add_adapter",
+    "base_tensors",
+    "load_adapter",
+    "lora_layers",
+    "save_adapter",
+    "valid_name",
+]
+
+
+class LoraSettings(Config):
+    """What an adapter is made of.
+
+    Attributes:
+        rank: of the two matrices.
+        alpha: the adapter counts `alpha / rank` times.
+        targets: layers of every block that get one, by their names within the block.
+    """
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=16.0, gt=0, allow_inf_nan=False)
+    targets: tuple[str, ...] = Field(
+        default=(
+            "self_attention.qkv",
+            "self_attention.proj",
+            "cross_attention.q",
+            "cross_attention.kv",
+            "cross_attention.proj",
+            "fc1",
+            "fc2",
+        ),
+        min_length=1,
+    )
+
+
+def add_adapter(model: nn.Module, settings: LoraSettings, *, name: str = "default", generator: torch.Generator) -> None:
+    """Add a new adapter that changes nothing yet (`B` is zero), to be trained: all but it is frozen.
+
+    Its tensors are fp32 on the layers' device; they are used in the dtype of the activations.
+
+    Args:
+        model: with blocks, as `InfinityTransformer`.
+        generator: of the CPU; draws `A`, uniformly within 1 / sqrt(inputs), layer by layer in the model's order.
+
+    Raises:
+        UsageError: for a target that no block has, a name in use or unfit, or if PEFT is missing.
+    """
+    _check_name(model, name)
+    inside = {layer: re.fullmatch(r"blocks\.\d+\.(.+)", layer) for layer in _linear_layers(model)}
+    known = sorted({found[1] for found in inside.values() if found})
+    for target in settings.targets:
+        if target not in known:
+            raise UsageError(unknown("target of a LoRA", target, known))
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer, linear in _linear_layers(model).items():
+        found = inside[layer]
+        if found and found[1] in settings.targets:
+            bound, device = linear.in_features**-0.5, linear.weight.device
+            a = torch.empty(settings.rank, linear.in_features).uniform_(-bound, bound, generator=generator)
+            pairs[layer] = a.to(device), torch.zeros(linear.out_features, settings.rank, device=device)
+    _inject(model, pairs, dict.fromkeys(pairs, settings.alpha), name=name)
+    for parameter in adapter_tensors(model, name).values():
+        parameter.requires_grad_(True)
+
+
+def adapter_tensors(model: nn.Module, name: str = "default") -> dict[str, nn.Parameter]:
+    """An adapter's own parameters, not copies, by their names in a file; empty if there is no such adapter."""
+    tensors: dict[str, nn.Parameter] = {}
+    for layer, adapted in lora_layers(model).items():
+        if name in adapted.lora_A:
+            for part, module in (("A", adapted.lora_A[name]), ("B", adapted.lora_B[name])):
+                assert isinstance(module, Linear)
+                tensors[f"{PREFIX}.{layer}.lora_{part}.weight"] = module.weight
+    return tensors
+
+
+def base_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """A model's tensors, detached, by their plain names: without its adapters, but with those fused into it."""
+    tensors = {key: tensor.detach() for key, tensor in model.state_dict().items() if ".lora_" not in key}
+    return {key.replace(".base_layer.", "."): tensor for key, tensor in tensors.items()}
+
+
+def lora_layers(model: nn.Module) -> "dict[str, AdaptedLinear]":
+    """The layers that carry an adapter, by their names in the plain model."""
+    return {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}  # type: ignore[misc]
+
+
+def valid_name(name: str) -> bool:
+    """Whether PEFT can keep an adapter of this name: it becomes that of a submodule."""
+    return bool(re.fullmatch(r"[A-Za-z0-9_-]+", name)) and "lora_" not in name and not hasattr(nn.ModuleDict(), name)
+
+
+def save_adapter(
+    model: nn.Module, folder: Path, *, name: str = "default", settings: LoraSettings, base: LoraBase | None
+) -> None:
+    """Write an adapter as a folder of one safetensors file and its digest, whole or not at all.
+
+    Args:
+        settings: those it was added with.
+        base: the model it was made for; None if that has no name.
+    """
+    tensors = adapter_tensors(model, name)
+    assert tensors, f"the model has no adapter {name!r}"
+    write_adapter(tensors, folder, rank=settings.rank, alpha=settings.alpha, base=base)
+
+
+def load_adapter(
+    model: nn.Module, source: str | Path, *, name: str = "default", revision: str | None = None
+) -> AdapterFile:
+    """Add an adapter from a file, for inference: frozen, in the layers' dtype, the only active one; all or nothing.
+
+    Args:
+        source: a safetensors file, a folder with one, or a hub id `owner/name`.
+        revision: of a hub id: branch, tag or commit.
+
+    Raises:
+        UsageError: for a source that is not there, a name in use or unfit, or if PEFT is missing.
+        WeightsError: for a damaged file, another format, or tensors that don't fit the model; each is named.
+    """
+    _check_name(model, name)
+    layers = _linear_layers(model)
+    file = read_adapter(find_adapter(source, revision), layers)
+    pairs = {layer: (a.to(layers[layer].weight), b.to(layers[layer].weight)) for layer, (a, b) in file.pairs.items()}
+    _inject(model, pairs, file.alphas, name=name)
+    return file
+
+
+def _linear_layers(model: nn.Module) -> dict[str, Linear]:
+    """The model's own linear layers, adapted or not, by their names in the plain model."""
+    return {
+        name.removesuffix(".base_layer"): layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, Linear) and ".lora_" not in name
+    }
+
+
+def _check_name(model: nn.Module, name: str) -> None:
+    if not valid_name(name):
+        why = "it may hold letters, digits, - and _, not lora_, and be no word that PyTorch's modules use"
+        raise UsageError(explain(f"An adapter can't be called {name!r}.", why, "choose another name, such as style"))
+    if adapter_tensors(model, name):
+        why = "the model already has an adapter of that name"
+        raise UsageError(explain(f"The adapter name {name!r} is in use.", why, "choose another, or unload that one"))
+
+
+def _inject(
+    model: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]], alphas: Mapping[str, float], *, name: str
+) -> None:
+    """Have PEFT wrap each layer and give it these `A` and `B`, all frozen, as the only active adapter.
+
+    PEFT sees the model inside a container, since it would take `model.config` for one of its own kind. It makes no
+    tensors itself (`low_cpu_mem_usage`), so nothing is drawn from the global generator.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise UsageError(
+            explain("Adapters need PEFT.", "the package peft is not installed", 'run: pip install "bitvar[lora]"')
+        ) from None
+    names = {layer: re.escape(f"{PREFIX}.{layer}") for layer in pairs}
+    config = LoraConfig(
+        target_modules="|".join(names.values()),
+        rank_pattern={f"^{names[layer]}": len(a) for layer, (a, _) in pairs.items()},
+        alpha_pattern={f"^{names[layer]}": alpha for layer, alpha in alphas.items()},  # type: ignore[misc]
+    )
+    inject_adapter_in_model(config, nn.ModuleDict({PREFIX: model}), adapter_name=name, low_cpu_mem_usage=True)
+    for layer, adapted in lora_layers(model).items():
+        if layer in pairs:
+            adapted.lora_A[name], adapted.lora_B[name] = (_linear(weight) for weight in pairs[layer])
+            adapted.cast_input_dtype_enabled = False  # these compute in the dtype of what they are given
+        adapted.set_adapter([name])
+    model.requires_grad_(False)
+
+
+def _linear(weight: Tensor) -> Linear:
+    with torch.device("meta"):  # so that nothing is drawn
+        linear = Linear(weight.shape[1], weight.shape[0], bias=False)
+    linear.weight = nn.Parameter(weight)
+    return linear

@@ -1,0 +1,232 @@
+"""The file of a low-rank adapter, named and described as diffusers does: found, read, and checked against a model.
+
+Two tensors a layer, `transformer.LAYER.lora_A.weight` of shape (rank, inputs) and `transformer.LAYER.lora_B.weight` of
+shape (outputs, rank), and PEFT's settings as JSON in the header. Knows nothing of PEFT itself.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ConfigDict, Field, FiniteFloat
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bitvar.checkpoints.files import MANIFEST, atomic_folder, digest, load_tensors, merged_digest, verify_folder
+from bitvar.checkpoints.hub import resolve_model
+from bitvar.config import Config, read_json
+from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.nn.linear import Linear
+
+WEIGHTS: Final = "pytorch_lora_weights.safetensors"
+PREFIX: Final = "transformer"
+SETTINGS_KEY: Final = "lora_adapter_metadata"
+BASE_KEY: Final = "bitvar_base"
+TENSOR: Final = re.compile(rf"{PREFIX}\.(.+)\.lora_([AB])\.weight")
+PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+WITHOUT_EFFECT: Final = (
+    *("auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode", "layers_pattern"),
+    *("layers_to_transform", "lora_dropout", "megatron_core", "peft_type", "peft_version", "qalora_group_size"),
+    *("revision", "target_modules", "task_type"),
+)
+"""PEFT's settings that change nothing about what the tensors mean."""
+
+
+class LoraBase(Config):
+    """The model that an adapter was made for.
+
+    Attributes:
+        name: of the model, as in its index.
+        transformer: one digest of all files of its `transformer/`; empty if it never was in a folder.
+    """
+
+    name: str
+    transformer: str = ""
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "LoraBase":
+        """The identity of a model folder.
+
+        Raises:
+            UsageError: if it has no index.
+            WeightsError: for missing or altered files.
+        """
+        name = read_json(folder / "model_index.json")["name"]
+        return cls(name=name, transformer=merged_digest(verify_folder(folder), "transformer/"))
+
+    def __str__(self) -> str:
+        return f"{self.name} (transformer {self.transformer[:12] or 'of no folder'})"
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """What a file holds, checked against a model.
+
+    Attributes:
+        pairs: `A` and `B` of each layer.
+        alphas: of each layer.
+        base: the model it was made for, if it says so.
+        sha256: of the file.
+    """
+
+    pairs: dict[str, tuple[Tensor, Tensor]]
+    alphas: dict[str, float]
+    base: LoraBase | None
+    sha256: str
+
+
+class _Settings(Config):
+    """PEFT's settings as a file carries them; patterns give some layers a value of their own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    r: int = Field(ge=1)
+    lora_alpha: FiniteFloat
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    alpha_pattern: dict[str, FiniteFloat] = Field(default_factory=dict)
+
+
+def write_adapter(
+    tensors: Mapping[str, Tensor], folder: Path, *, rank: int, alpha: float, base: LoraBase | None
+) -> None:
+    """Write a folder of the file and its digest, whole or not at all. `tensors` go by their names in a file."""
+    layers = sorted({found[1] for key in tensors if (found := TENSOR.fullmatch(key))})
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": layers}
+    header = {"format": "pt", SETTINGS_KEY: json.dumps({f"{PREFIX}.{key}": settings[key] for key in settings})}
+    if base is not None:
+        header[BASE_KEY] = base.model_dump_json()
+    with atomic_folder(folder) as temporary:
+        plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        save_file(plain, temporary / WEIGHTS, metadata=header)
+
+
+def find_adapter(source: str | Path, revision: str | None = None) -> Path:
+    """The safetensors file of an adapter: itself, the one of a folder (digests verified, if it lists any), or a hub's.
+
+    Raises:
+        UsageError: if there is no such source.
+        WeightsError: for a folder without such a file or with altered ones, or another format.
+    """
+    path = Path(source)
+    if path.suffix in PICKLES:
+        why = "only .safetensors is read; pickles could run code"
+        raise WeightsError(explain(f"{path} is refused.", why, "get the adapter as safetensors"))
+    if path.suffix == ".safetensors" and not path.is_dir():
+        if not path.is_file():
+            raise UsageError(explain(f"There is no adapter {str(path)!r}.", "the file is missing", "check the path"))
+        return path
+    folder = resolve_model(source, revision, what="adapter")
+    if (folder / MANIFEST).is_file():
+        verify_folder(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    path = files[0] if len(files) == 1 else folder / WEIGHTS
+    if not path.is_file():
+        found = ", ".join(file.name for file in files) or "no .safetensors file; other formats are not read"
+        raise WeightsError(explain(f"{folder} holds no {WEIGHTS}.", f"it has: {found}", "name the file itself"))
+    return path
+
+
+def read_adapter(path: Path, layers: Mapping[str, Linear]) -> AdapterFile:
+    """Read a file for a model of these linear layers.
+
+    Raises:
+        WeightsError: for a damaged file, tensors that don't fit, each named, or settings of more than plain LoRA.
+    """
+    tensors = load_tensors(path)
+    settings, base = _read_header(path)
+    pairs, problems = _match(tensors, layers)
+    if problems or not pairs:
+        listed = "\n    ".join(problems[:40] or ["it holds no tensors"])
+        why = f"{len(problems)} entries are off; it was made for {base or 'a model that it does not name'}"
+        raise WeightsError(
+            explain(f"The adapter {path} doesn't fit this model:\n    {listed}", why, "use it with its own model")
+        )
+    alphas = _alphas({layer: len(a) for layer, (a, _) in pairs.items()}, settings, path)
+    return AdapterFile(pairs, alphas, base, digest(path))
+
+
+def _read_header(path: Path) -> tuple[_Settings | None, LoraBase | None]:
+    """What a file says of its settings and of the model it was made for; None where it says nothing."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        settings, base = (json.loads(header.get(key, "null")) for key in (SETTINGS_KEY, BASE_KEY))
+        if settings is not None:
+            own = {key.removeprefix(f"{PREFIX}."): value for key, value in settings.items()}
+            settings = _Settings.parse(own, source=f"{SETTINGS_KEY} of {path}")
+        return settings, None if base is None else LoraBase.parse(base, source=f"{BASE_KEY} of {path}")
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
+    except (SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        why = f"its header holds no JSON object: {error}"
+        raise WeightsError(explain(f"Can't read the settings of {path}.", why, "get the adapter again")) from None
+
+
+def _match(
+    tensors: Mapping[str, Tensor], layers: Mapping[str, Linear]
+) -> tuple[dict[str, tuple[Tensor, Tensor]], list[str]]:
+    """Each layer's `A` and `B`, and all that is wrong with names, values and shapes."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    problems = []
+    for key, tensor in sorted(tensors.items()):
+        found = TENSOR.fullmatch(key)
+        if found is None:
+            problems.append(f"{key}: not a name like {PREFIX}.LAYER.lora_A.weight")
+        elif found[1] not in layers:
+            problems.append(f"{key}: the model has no such layer")
+        elif not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+            problems.append(f"{key}: it holds what is no finite number")
+        else:
+            parts.setdefault(found[1], {})[found[2]] = tensor
+    pairs: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer, part in parts.items():
+        inputs, outputs = layers[layer].in_features, layers[layer].out_features
+        missing = [name for name in "AB" if name not in part]
+        problems += [f"{PREFIX}.{layer}.lora_{name}.weight: missing" for name in missing]
+        if missing:
+            continue
+        a, b = tuple(part["A"].shape), tuple(part["B"].shape)
+        if len(a) != 2 or a[0] == 0 or a[1] != inputs or b != (outputs, a[0]):
+            wanted = f"(rank, {inputs}) and ({outputs}, rank)"
+            problems.append(f"{PREFIX}.{layer}: lora_A is of shape {a} and lora_B of {b}, expected {wanted}")
+        pairs[layer] = part["A"], part["B"]
+    return pairs, problems
+
+
+def _alphas(ranks: Mapping[str, int], settings: _Settings | None, path: Path) -> dict[str, float]:
+    """Each layer's alpha: as the settings say, or else its rank."""
+    if settings is None:
+        return {layer: float(rank) for layer, rank in ranks.items()}
+    patterns = [*settings.rank_pattern, *settings.alpha_pattern]
+    strange = [f"{key}={value!r}" for key, value in (settings.model_extra or {}).items() if _means_more(key, value)]
+    strange += [f"the pattern {each!r}" for each in patterns if not any(_names(each, layer) for layer in ranks)]
+    if strange:
+        why = f"its settings ask for what is not known here: {', '.join(sorted(strange))}"
+        raise WeightsError(explain(f"The adapter {path} is no plain LoRA.", why, "get or train it as one"))
+    for layer, rank in ranks.items():
+        said = _of_layer(layer, settings.rank_pattern, settings.r)
+        if said != rank:
+            why = f"{layer} has rank {rank}, its settings say {said}"
+            raise WeightsError(explain(f"The adapter {path} contradicts itself.", why, "get the adapter again"))
+    return {layer: _of_layer(layer, settings.alpha_pattern, settings.lora_alpha) for layer in ranks}
+
+
+def _means_more(key: str, value: Any) -> bool:
+    if key == "init_lora_weights":  # other ways to begin also changed the model's own weights
+        return value not in (True, False, "gaussian")
+    return key not in WITHOUT_EFFECT and value not in (None, False, "none", [], {})
+
+
+def _of_layer(layer: str, pattern: Mapping[str, float], otherwise: float) -> float:
+    return next((value for key, value in pattern.items() if _names(key, layer)), otherwise)
+
+
+def _names(pattern: str, layer: str) -> bool:
+    """Whether a pattern is the layer's name or the end of it. PEFT's regular expressions are not run."""
+    literal = pattern.replace("\\.", ".")
+    return layer == literal.removeprefix("^") or layer.endswith(f".{literal}")
