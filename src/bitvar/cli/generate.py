@@ -38,6 +38,9 @@ def generate(  # noqa: PLR0913, PLR0917  (a command's options are its parameters
     negative: Annotated[str | None, typer.Option(help="What to steer away from.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id. Default: the small one in the package.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(help="PATH_OR_ID[:WEIGHT] of an adapter; may be given several times.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     previews: Annotated[Path | None, typer.Option(help="Folder for the picture after each scale.")] = None,
@@ -66,6 +69,7 @@ def generate(  # noqa: PLR0913, PLR0917  (a command's options are its parameters
         began = time.perf_counter()
         pipeline = _load(model, revision, dtype or "auto", device)
         _check_same_model(settings, pipeline)
+        _load_adapters(pipeline, lora or [], settings.pop("lora", []), again=from_picture is not None)
         _apply_size(settings, pipeline)
         event = _draw(pipeline, settings, count, previews)
         source = _model_source(model)
@@ -158,6 +162,18 @@ def _load(model: str | None, revision: str | None, dtype: str, device: str) -> "
             "Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True
         )
     return InfinityPipeline.from_pretrained(model, revision=revision, dtype=dtype, device=device)
+
+
+def _load_adapters(pipeline: "InfinityPipeline", options: list[str], entries: Any, *, again: bool) -> None:
+    """Those of the picture that is made again, or those asked for."""
+    if not options and not entries:
+        return
+    from bitvar.cli.lora import load_adapters, load_adapters_of_picture
+
+    if again:
+        load_adapters_of_picture(pipeline, options, entries)
+    else:
+        load_adapters(pipeline, options)
 
 
 def _check_same_model(settings: dict[str, Any], pipeline: "InfinityPipeline") -> None:

@@ -1,0 +1,85 @@
+"""`--lora PATH_OR_ID[:WEIGHT]`: adapters for a pipeline, as asked for or as a picture says."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from bitvar.checkpoints.files import digest
+from bitvar.checkpoints.lora import valid_name
+from bitvar.checkpoints.lora_file import find_adapter
+from bitvar.errors import UsageError, explain
+from bitvar.pipeline import InfinityPipeline
+from bitvar.runtime.adapters import UsedAdapter
+
+
+def read_option(text: str) -> tuple[str, float | None]:
+    """The source and the weight, None if there is none; a path that exists is a source whatever it holds."""
+    source, separator, weight = text.rpartition(":")
+    if not separator or Path(text).exists():
+        return text, None
+    try:
+        return source, float(weight)
+    except ValueError:
+        why = f"{weight!r} after the last colon is no number"
+        raise UsageError(explain(f"Can't read --lora {text!r}.", why, "write PATH_OR_ID:0.8, or no colon")) from None
+
+
+def load_adapters(pipeline: InfinityPipeline, options: Sequence[str]) -> None:
+    """Load adapters under names of their own and let all of them count."""
+    weights: dict[str, float] = {}
+    for source, weight in map(read_option, options):
+        name = _name(source, taken=weights)
+        _load(pipeline, source, name)
+        weights[name] = 1.0 if weight is None else weight
+    pipeline.set_adapters(list(weights), list(weights.values()))
+
+
+def load_adapters_of_picture(pipeline: InfinityPipeline, options: Sequence[str], entries: Any) -> None:
+    """Load the very adapters that a picture was made with: from where it says, or from the files in `options`.
+
+    Raises:
+        UsageError: for another number of them, other files, weights of one's own, or adapters that had been fused.
+    """
+    listed = entries if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries) else [{}]
+    wanted = [UsedAdapter.parse(entry, source="the adapters of the picture") for entry in listed]
+    needed = "; ".join(f"{adapter.name} (sha256 {adapter.sha256})" for adapter in wanted) or "none"
+    if any(adapter.fused for adapter in wanted):
+        why = f"fused weights can't be had from a command: {needed}"
+        raise UsageError(explain("The picture was made with fused adapters.", why, "make it again in Python"))
+    given = [read_option(option) for option in options] or [(adapter.source, None) for adapter in wanted]
+    sources = [source for source, _ in given if source is not None]
+    if len(sources) != len(wanted):
+        why = f"the picture was made with: {needed}"
+        raise UsageError(explain("The adapters aren't those of the picture.", why, "name them with --lora, in order"))
+    for source, adapter in zip(sources, wanted, strict=True):
+        if (found := digest(find_adapter(source))) != adapter.sha256:
+            why = f"{source} is sha256 {found}; the picture was made with: {needed}"
+            raise UsageError(
+                explain(f"This is not the adapter {adapter.name!r}.", why, "name them with --lora, in order")
+            )
+    if any(weight is not None for _, weight in given):
+        why = "--from takes them from the picture"
+        raise UsageError(explain("An adapter was given a weight.", why, "leave out the colon and the number"))
+    for source, adapter in zip(sources, wanted, strict=True):
+        _load(pipeline, source, adapter.name)
+    if wanted:
+        pipeline.set_adapters([adapter.name for adapter in wanted], [adapter.weight for adapter in wanted])
+
+
+def _load(pipeline: InfinityPipeline, source: str, name: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        pipeline.load_lora_weights(source, adapter_name=name)
+    for warning in caught:
+        typer.echo(f"Note: {warning.message}", err=True)
+
+
+def _name(source: str, *, taken: Sequence[str] | dict[str, float]) -> str:
+    """A name from that of the file, folder or repository; numbered if taken."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).name.removesuffix(".safetensors")).replace("lora_", "lora-")
+    name = plain if valid_name(plain) else f"{plain}-lora"
+    return name if name not in taken else next(n for i in range(2, 1000) if (n := f"{name}-{i}") not in taken)
