@@ -233,6 +233,14 @@ def test_an_adapter_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
+def test_the_adapter_loaded_last_is_the_only_active_one_on_every_layer(adapters: Path) -> None:
+    model = rough()
+    for name in ("one", "two"):  # two has no part in fc2
+        load_adapter(model, adapters / name, name=name)
+    x = torch.randn(3, 256)
+    assert torch.equal(model.get_submodule("blocks.0.fc2")(x), rough().get_submodule("blocks.0.fc2")(x))
+
+
 def test_the_computation_is_the_one_of_the_paper(adapters: Path) -> None:
     model = rough()
     load_adapter(model, adapters / "one")
@@ -465,6 +473,7 @@ def test_a_loaded_adapter_counts_alone_and_more_can_be_chosen(pipe: InfinityPipe
         both[tuple(names)] = delta(pipe, "blocks.0.fc1")
     torch.testing.assert_close(both["one", "two"], both["one",] + both["two",])
     pipe.set_adapters("one")
+    assert not any(parameter.requires_grad for parameter in pipe.transformer.parameters())
     assert same(bits(pipe), results[1])
     pipe.set_adapters([])
     assert same(bits(pipe), results[0])
