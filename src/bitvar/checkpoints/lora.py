@@ -190,11 +190,10 @@ def _inject(
         alpha_pattern={f"^{names[layer]}": alpha for layer, alpha in alphas.items()},  # type: ignore[misc]
     )
     inject_adapter_in_model(config, nn.ModuleDict({PREFIX: model}), adapter_name=name, low_cpu_mem_usage=True)
-    for layer, adapted in lora_layers(model).items():
-        if layer in pairs:
-            adapted.lora_A[name], adapted.lora_B[name] = (_linear(weight) for weight in pairs[layer])
-            adapted.cast_input_dtype_enabled = False  # these compute in the dtype of what they are given
-        adapted.set_adapter([name])
+    adapted = lora_layers(model)
+    for layer, pair in pairs.items():
+        adapted[layer].lora_A[name], adapted[layer].lora_B[name] = (_linear(weight) for weight in pair)
+        adapted[layer].cast_input_dtype_enabled = False  # these compute in the dtype of what they are given
     model.requires_grad_(False)
 
 
