@@ -25,7 +25,6 @@ from bitvar.training.samples import contact_sheet
 from bitvar.training.state import step_of
 from bitvar.training.tokenizer_task import measure_reconstruction
 from bitvar.training.transformer_task import measure_bits
-from bitvar.transformer import token_weights
 
 GALLERY: Final = (
     "a cat, Noto emoji",
@@ -138,7 +137,7 @@ def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str)
         key=features_key(pipeline.index.tokenizer.sha256, encoder, options.text_encoder),
         report=lambda line: None,
     )
-    bits = measure_bits(pipeline.transformer, samples, schedule, weights=token_weights(schedule, reweighted=False))
+    bits = measure_bits(pipeline.transformer, samples, [schedule])
     pictures = load_images(read_samples(options.data, split=split))
     reconstruction = measure_reconstruction(pipeline.tokenizer, pictures, schedule.latent_grids(1))
     return {"samples": len(pictures), **bits, **reconstruction}

@@ -41,6 +41,10 @@ class TextCondition:
     def to(self, device: torch.device) -> "TextCondition":
         return TextCondition(self.features.to(device), self.mask.to(device), self.dropped.to(device))
 
+    def clone(self) -> "TextCondition":
+        """A copy."""
+        return TextCondition(self.features.clone(), self.mask.clone(), self.dropped.clone())
+
     def drop(self, dropped: Bool[Tensor, " b"]) -> "TextCondition":
         """Mark prompts as dropped. Their lengths stay, so "no text" is as long as the prompt was."""
         return TextCondition(self.features, self.mask, dropped)

@@ -99,6 +99,10 @@ class ScaleSchedule:
         """Where scale `k` lies among all tokens."""
         return slice(self.offsets[k], self.offsets[k + 1])
 
+    def first(self, num_scales: int | None) -> "ScaleSchedule":
+        """Its first scales only, at the same positions; all of them for None."""
+        return self if num_scales is None else ScaleSchedule(self.grids[:num_scales], self.reference)
+
     def latent_grids(self, patch_size: int) -> tuple[Grid, ...]:
         """The grids in tokenizer cells, of which a token covers `patch_size` x `patch_size`."""
         return tuple((h * patch_size, w * patch_size) for h, w in self.grids)

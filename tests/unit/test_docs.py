@@ -159,12 +159,13 @@ def test_recipes_that_commands_name_exist(page: Path) -> None:
 
 @each_page
 def test_settings_that_commands_give_are_accepted(page: Path) -> None:
-    from bitvar.cli.train import _read_recipe
+    from bitvar.cli.training_setup import read_recipe
 
     for words in commands(page):
         if words[:2] == ["bitvar", "train"]:
             settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-            _read_recipe(ROOT / words[2]).override(settings)
+            given = [words[i + 1] for i, word in enumerate(words) if word == "--with"]
+            read_recipe(ROOT / words[2], given).override(settings)
 
 
 @each_page

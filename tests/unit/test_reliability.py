@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from bitvar.checkpoints.files import MANIFEST, verify_folder, write_manifest
 from bitvar.errors import UsageError, WeightsError
-from bitvar.training import loop, state
+from bitvar.training import loop, shards, state
 from bitvar.training.config import IntervalConfig
 from bitvar.training.loop import Run, TrainingStoppedError
 
@@ -227,7 +227,7 @@ def test_a_failing_disk_leaves_the_last_good_checkpoint(
     """The disk fails at each of the save's writes in turn; the checkpoint before stays, whole and unpruned."""
     config = transformer_training()
     train(config, tmp_path / "whole")
-    calls = {"save_file": state, "write_text": Path, "fsync": os, "replace": Path, "mkdir": Path}
+    calls = {"save_file": shards, "write_text": Path, "fsync": os, "replace": Path, "mkdir": Path}
     failed = 0
     for fail_at in range(1, 25):
         folder = tmp_path / f"run-{fail_at}"
@@ -255,7 +255,7 @@ def test_a_failing_disk_leaves_the_last_good_checkpoint(
             for name, owner in calls.items():
                 patch.setattr(owner, name, failing(getattr(owner, name)))
             try:
-                state.save(training, checkpoints, config=config.dump(), keep=1)
+                save(training, checkpoints, keep=1)
             except OSError as error:
                 assert error.errno == code
                 failed += 1
@@ -265,6 +265,15 @@ def test_a_failing_disk_leaves_the_last_good_checkpoint(
         assert not list(checkpoints.glob(".*.partial"))
         shutil.rmtree(folder)
     assert failed >= 15
+
+
+def save(training: state.TrainState, folder: Path, *, keep: int) -> None:
+    """Write a checkpoint, and wait for it."""
+    saver = state.Saver(folder, config=transformer_training().dump(), keep=keep)
+    try:
+        saver.save(training)
+    finally:
+        saver.close()
 
 
 def long_config() -> Any:
@@ -334,8 +343,11 @@ import os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
+from bitvar.data.order import SampleOrder
 from bitvar.training import loop, state
-from tests.unit.test_reliability import long_config
+from bitvar.training.parts import parts_of
+from bitvar.training.update import Updater
+from tests.unit.test_reliability import long_config, save
 from tests.unit.test_training import transformer_task
 
 folder = Path(sys.argv[1])
@@ -343,10 +355,11 @@ config = long_config()
 task = transformer_task(config)
 optimizer = loop.build_optimizer(task.model, config.optimization)
 training = state.TrainState(task.model, loop.Ema(task.model, 0.9), optimizer)
-loop._train_step(task, training, config.optimization)
+batches = task.batches(parts_of(SampleOrder(task.counts, 2, 0), range(1)))
+Updater(training, task.loss, config.optimization).step(batches)
 for step in (3, 6):
     training.step = step
-    state.save(training, folder / "base", config=config.dump(), keep=2)
+    save(training, folder / "base", keep=2)
 
 writing = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "shutil.rmtree")
 
@@ -374,7 +387,7 @@ for number in range(1, 200):
         shutil.copytree(folder / "base", copy)
         training.step = 9
         crash_at(number)
-        state.save(training, copy, config=config.dump(), keep=2)
+        save(training, copy, keep=2)
         os._exit(0)
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
         print(number - 1)

@@ -15,14 +15,17 @@ from torch import Tensor, nn
 
 from bitvar import pyramid
 from bitvar.checkpoints.files import verify_folder
+from bitvar.data.order import SampleOrder
 from bitvar.errors import WeightsError
 from bitvar.sampling import SamplingParams, generate
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig, losses
 from bitvar.training import loop
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining, TransformerTraining
-from bitvar.training.loop import Run, Task, TrainingDivergedError, batch_indices, step_generator
+from bitvar.training.loop import Run, Task, TrainingDivergedError
 from bitvar.training.optim import Ema, build_optimizer, learning_rate
+from bitvar.training.parallel import Ranks
+from bitvar.training.parts import Part, Purpose, make_generator, parts_of
 from bitvar.training.self_correction import random_flip, teacher_forcing
 from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
@@ -101,7 +104,9 @@ def task_for(config: TokenizerTraining | TransformerTraining) -> Task:
 
 def train(config: Any, folder: Path, *, report: Callable[[str], None] = lambda line: None, **options: Any) -> nn.Module:
     run = Run(folder, config.dump(), config.optimization, config.intervals, report=report, **options)
-    return loop.run(task_for(config), run)
+    model = loop.run(task_for(config), run)
+    assert model is not None
+    return model
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
@@ -225,9 +230,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(broken: str, tmp_path
     plain = task.loss
     before: list[Tensor] = []
 
-    def loss(indices: Tensor, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        value, logged = plain(indices, step, generator)
-        if step < 3:
+    def loss(batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        value, logged = plain(batch)
+        if batch.part.step < 3:
             return value, logged
         before.extend(p.detach().clone() for p in task.model.parameters())
         if broken == "loss":
@@ -259,15 +264,15 @@ def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine() -> None:
 def test_the_average_follows_in_fp32_and_young_ones_forget_faster() -> None:
     model = nn.Linear(2, 2, bias=False)
     ema = Ema(model, 0.9)
-    assert not any(p.requires_grad for p in ema.model.parameters())
+    assert not any(tensor.requires_grad for tensor in ema.tensors.values())
     old = model.weight.detach().clone()
     with torch.no_grad():
         model.weight.fill_(1.0)
     ema.update(model, 0)
-    torch.testing.assert_close(ema.model.weight, 0.1 * old + 0.9)  # decay 1/10 at step 0
-    before = ema.model.weight.clone()
+    torch.testing.assert_close(ema.tensors["weight"], 0.1 * old + 0.9)  # decay 1/10 at step 0
+    before = ema.tensors["weight"].clone()
     ema.update(model, 10_000)
-    torch.testing.assert_close(ema.model.weight, 0.9 * before + 0.1)
+    torch.testing.assert_close(ema.tensors["weight"], 0.9 * before + 0.1)
 
 
 def test_weight_decay_touches_matrices_only() -> None:
@@ -276,31 +281,28 @@ def test_weight_decay_touches_matrices_only() -> None:
     assert [(group["weight_decay"], {p.ndim for p in group["params"]}) for group in groups] == [(0.1, {2}), (0.0, {1})]
 
 
-def test_every_epoch_is_a_new_permutation() -> None:
-    drawn = torch.cat([batch_indices(step, 10, 4, seed=3) for step in range(10)])
-    epochs = drawn.split(10)
-    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)
-    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 4
-
-
-def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    backward = {step: batch_indices(step, 7, 3, seed=1) for step in reversed(range(20))}
-    assert all(torch.equal(backward[step], batch_indices(step, 7, 3, seed=1)) for step in range(20))
-    assert not all(torch.equal(backward[step], batch_indices(step, 7, 3, seed=2)) for step in range(20))
-
-
-def test_a_batch_may_be_larger_than_the_set() -> None:
-    assert sorted(batch_indices(0, 2, 6, seed=0).tolist()) == [0, 0, 0, 1, 1, 1]
+def test_swapping_the_average_twice_changes_nothing() -> None:
+    model = nn.Linear(2, 2)
+    ema = Ema(model, 0.9)
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    averages = {name: tensor.clone() for name, tensor in ema.tensors.items()}
+    ema.swap(model)
+    assert all(torch.equal(p, averages[name]) for name, p in model.named_parameters())
+    ema.swap(model)
+    assert model.weight.unique().tolist() == [1.0]
+    assert all(torch.equal(ema.tensors[name], averages[name]) for name in averages)
 
 
 def test_every_step_draws_its_own_numbers() -> None:
     draws = {
-        (seed, step): torch.rand((), generator=step_generator(seed, step)).item()
+        (seed, number, purpose): torch.rand((), generator=make_generator(seed, number, purpose)).item()
         for seed in (0, 1)
-        for step in range(9)
+        for number in range(9)
+        for purpose in Purpose
     }
-    assert len(set(draws.values())) == 18
-    assert torch.rand((), generator=step_generator(1, 5)).item() == draws[1, 5]
+    assert len(set(draws.values())) == len(draws)
+    assert torch.rand((), generator=make_generator(1, 5, Purpose.FLIP)).item() == draws[1, 5, Purpose.FLIP]
 
 
 # Every setting changes a run
@@ -321,7 +323,7 @@ COMMON = {
     "optimization.steps": 5, "optimization.batch_size": 2, "optimization.learning_rate": 2e-3,
     "optimization.warmup_steps": 3, "optimization.final_learning_rate": 0.5, "optimization.betas": [0.8, 0.9],
     "optimization.weight_decay": 0.1, "optimization.clip": 1e-3, "optimization.ema_decay": 0.0,
-    "optimization.precision": "bf16", "optimization.seed": 1,
+    "optimization.precision": "bf16", "optimization.seed": 1, "optimization.not_finite": "skip",
     "intervals.log": 2, "intervals.validation": 3, "intervals.sample": 3, "intervals.save": 3, "intervals.keep": 1,
 }  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {
@@ -332,13 +334,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "transformer": COMMON | {
         "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True,
-        "initial_gamma": 0.5, "model.depth": 2, "model.width": 24, "model.num_heads": 1, "model.max_text_tokens": 6,
+        "initial_gamma": 0.5, "num_scales": 2,
+        "first_caption": 1.0, "model.depth": 2, "model.width": 24, "model.num_heads": 1, "model.max_text_tokens": 6,
         "model.max_scales": 4,
     },
 }  # fmt: skip
 ELSEWHERE = {  # must fit the data, so a run can't change them alone: see test_transformer and the tokenizer's own tests
     "kind", "model.image_channels", "model.bits", "model.patch_size", "model.text_width", "model.schedules",
-    "model.budgets", "model.text_adapter_depth", "model.text_adapter_width",
+    "model.budgets", "cut_caption", "lora", "model.text_adapter_depth", "model.text_adapter_width",
 }  # fmt: skip
 
 
@@ -383,7 +386,7 @@ def test_the_same_run_twice_is_the_same(base_fingerprints: dict[str, tuple[Any, 
 
 
 def tokenizer_loss(task: TokenizerTask, *, step: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    return task.loss(torch.arange(3), step, torch.Generator().manual_seed(seed))
+    return task.loss(Part(step, 0, torch.arange(3), 0, seed))
 
 
 def test_the_judge_and_the_decoder_do_not_touch_each_other() -> None:
@@ -530,13 +533,13 @@ def test_a_flipped_scale_keeps_its_target_and_finer_ones_are_made_again() -> Non
 
 
 def flips(**options: Any) -> list[Tensor]:
-    flip = random_flip(generator=torch.Generator().manual_seed(0), **options)
+    flip = random_flip(generators=[torch.Generator().manual_seed(i) for i in range(50)], **options)
     return [flip(k, torch.zeros(50, 16, 8, 8, dtype=torch.bool)) for k in range(3)]
 
 
 def test_strength_zero_is_plain_training() -> None:
     plain = teacher_forcing(FEATURES, SCHEDULE, patch_size=1)
-    flip = random_flip(max_strength=0.0, num_corrected_scales=9, generator=torch.Generator().manual_seed(0))
+    flip = random_flip(max_strength=0.0, num_corrected_scales=9, generators=[torch.Generator() for _ in range(3)])
     ours = teacher_forcing(FEATURES, SCHEDULE, patch_size=1, flip=flip)
     assert torch.equal(ours.target_bits, plain.target_bits)
     assert all(torch.equal(a, b) for a, b in zip(ours.inputs, plain.inputs, strict=True))
@@ -559,30 +562,54 @@ def test_each_picture_draws_its_own_strength_up_to_the_largest() -> None:
 
 def test_captions_are_cut_out_of_the_long_table() -> None:
     data = feature_set(5, 0)
-    condition = data.captions.condition(torch.tensor([1, 2]))
+    condition = data.captions.condition([1, 2])
     assert condition.mask.sum(dim=1).tolist() == [4, 2]
     assert torch.equal(condition.features[0], data.captions.tokens[3:7])
-    picked = data.pick_captions(torch.arange(5).repeat(40), torch.Generator().manual_seed(0)).reshape(40, 5)
-    assert [sorted(set(column.tolist())) for column in picked.T] == [sorted(choices) for choices in data.choices]
+
+
+def test_a_sample_draws_the_same_in_any_batch() -> None:
+    """Captions, dropped prompts and flips depend on the sample's place in the run, not on who else is in the batch."""
+    task = transformer_task(transformer_training(condition_dropout=0.5, max_flip_strength=1.0))
+    order = SampleOrder(task.counts, 4, 0)
+    whole = list(task.batches(parts_of(order, range(3))))
+    pieces = list(task.batches(part for rank in range(2) for part in parts_of(order, range(3), rank=rank, ranks=2)))
+    for step, batch in enumerate(whole):
+        halves = [pieces[step], pieces[3 + step]]
+        assert torch.equal(torch.cat([half.features for half in halves]), batch.features)
+        losses = torch.stack([task.loss(half)[0] for half in halves])
+        torch.testing.assert_close(losses.mean(), task.loss(batch)[0], atol=1e-6, rtol=0)
+
+
+def test_training_on_the_first_scales_asks_for_the_same_bits() -> None:
+    some = transformer_task(transformer_training(num_scales=2))
+    batch = next(some.batches(parts_of(SampleOrder(some.counts, 3, 0), range(1))))
+    value, logged = some.loss(batch)
+    everything = transformer_task(transformer_training()).loss(batch)[1]
+    assert {name for name in logged if "/" in name} == {
+        name for name in everything if "/" in name and not name.endswith("scale_2")
+    }
+    for name in ("loss/scale_0", "loss/scale_1"):
+        torch.testing.assert_close(logged[name], everything[name])
+    assert value.item() == pytest.approx((logged["loss/scale_0"] + 4 * logged["loss/scale_1"]).item() / 5)
 
 
 def test_the_last_scale_is_never_flipped() -> None:
     config = transformer_training(max_flip_strength=1.0, condition_dropout=0.0)
     task = transformer_task(config)
-    value, logged = task.loss(torch.arange(3), 0, torch.Generator().manual_seed(0))
+    value, logged = task.loss(next(task.batches([Part(0, 0, torch.arange(3), 0, 0)])))
     assert value.item() == pytest.approx(math.log(2), abs=0.01)
     assert {f"loss/scale_{k}" for k in range(3)} | {"accuracy"} <= set(logged)
 
 
 def test_validation_neither_flips_nor_drops() -> None:
     configs = (transformer_training(max_flip_strength=1.0, condition_dropout=1.0), transformer_training())
-    values = [transformer_task(config).validate(transformer_task(config).model) for config in configs]
+    values = [transformer_task(config).validate(transformer_task(config).model, Ranks()) for config in configs]
     assert values[0] == values[1]
 
 
 def test_the_gammas_may_start_larger_than_released() -> None:
     task = transformer_task(transformer_training(initial_gamma=0.7))
-    condition = task.model.encode_condition(task.train.captions.condition(torch.tensor([0, 1])))
+    condition = task.model.encode_condition(task.train.captions.condition([0, 1]))
     gammas = condition.modulation[:, :2] + task.model.blocks[0].modulation[:2]
     torch.testing.assert_close(gammas, torch.full_like(gammas, 0.7), atol=1e-3, rtol=0)
     released = transformer_task(transformer_training()).model
@@ -679,7 +706,7 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
     generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
     results = generate(
         transformer,
-        captions.condition(torch.arange(count)),
+        captions.condition(range(count)),
         training.model.all_schedules()[0],
         params=SamplingParams(guidance_scale=2.0, temperature=0.5),
         generators=generators,

@@ -11,6 +11,7 @@ from torch import Tensor
 from bitvar import pyramid
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
+from bitvar.nn.attention import BlockCausal, attend
 from bitvar.nn.rope import rope_table
 from bitvar.scales import ScaleSchedule, official_schedule
 from bitvar.training.self_correction import teacher_forcing
@@ -20,7 +21,6 @@ from bitvar.transformer import (
     TransformerConfig,
     bit_losses,
     bitwise_loss,
-    block_causal_mask,
     token_weights,
 )
 
@@ -106,10 +106,27 @@ def test_tokens_of_one_scale_see_each_other_and_the_coarser_ones() -> None:
     assert (moved[TALL.offsets[2] :] > 0).all()
 
 
-def test_the_mask_is_block_causal() -> None:
-    mask = block_causal_mask(SQUARE)
-    scale_of = [0] + [1] * 4 + [2] * 16
-    assert mask.tolist() == [[key <= query for key in scale_of] for query in scale_of]
+def dense_mask(schedule: ScaleSchedule) -> Tensor:
+    scale = schedule.scale_index()
+    return scale[:, None] >= scale[None, :]
+
+
+@pytest.mark.parametrize(
+    "schedule", [SQUARE, TALL, official_schedule("1.0", "0.06M"), official_schedule("2.0", "0.25M")]
+)
+def test_attention_in_pieces_equals_the_block_causal_mask(schedule: ScaleSchedule) -> None:
+    """Forwards and backwards, whether coarse scales are put together or not."""
+    q, k, v = torch.randn(3, 2, 2, schedule.num_tokens, 8, dtype=torch.float64, requires_grad=True).unbind()
+    ours = attend(q, k, v, scale=1.0, mask=BlockCausal(schedule.offsets))
+    dense = attend(q, k, v, scale=1.0, mask=dense_mask(schedule)[None, None])
+    torch.testing.assert_close(ours, dense)
+    weight = torch.randn_like(ours)
+    for one, other in zip(
+        torch.autograd.grad((ours * weight).sum(), (q, k, v), retain_graph=True),
+        torch.autograd.grad((dense * weight).sum(), (q, k, v)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
 
 
 @torch.no_grad()
@@ -118,7 +135,7 @@ def test_self_attention_equals_the_oracle() -> None:
     attention = model.blocks[0].self_attention
     attention.log_scale.copy_(torch.tensor([math.log(4), 9.0]))  # the second is clamped to ln 100
     x = 0.3 * torch.randn(1, TALL.num_tokens, 32, generator=torch.Generator().manual_seed(1))
-    ours = attention(x, rope_table(TALL.positions(), 16), block_causal_mask(TALL), None)
+    ours = attention(x, rope_table(TALL.positions(), 16), BlockCausal(TALL.offsets), None)
     weights = oracle.AttentionWeights(
         *(
             tensor.double().numpy()

@@ -1,20 +1,24 @@
 """`bitvar bench`: where the time goes. Benchmarks are commands, never assertions."""
 
 import json
-import resource
 import statistics
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitvar.cli import bench_training
+from bitvar.cli.bench_clock import Clock, peak_memory
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
 
 app = typer.Typer(help="Benchmarks.", no_args_is_help=True, rich_markup_mode=None)
+
+
+for verb in (bench_training.train, bench_training.loader, bench_training.save):
+    app.command()(verb)
 
 
 @app.callback()
@@ -62,7 +66,7 @@ def generate(
             "import_s": round(imported, 3),
             "load_s": round(loaded, 3),
             **{name: round(statistics.median(run[name] for run in timings), 4) for name in timings[0]},
-            "peak_memory_mb": _peak_memory(pipeline),
+            "peak_memory_mb": peak_memory(pipeline.transformer.device),
         }
         typer.echo(json.dumps(result) if as_json else "\n".join(f"{key:<16} {value}" for key, value in result.items()))
 
@@ -104,7 +108,7 @@ def _one_run(pipeline: "InfinityPipeline", n: int, guidance: float, seed: int) -
     from bitvar.sampling import generate as sample
 
     config = pipeline.transformer.config
-    clock = _Clock(pipeline.transformer.device)
+    clock = Clock(pipeline.transformer.device)
     if pipeline.text_encoder is None:
         generator = torch.Generator().manual_seed(seed)
         condition = TextCondition.from_list([torch.randn(20, config.text_width, generator=generator) for _ in range(n)])
@@ -124,28 +128,3 @@ def _one_run(pipeline: "InfinityPipeline", n: int, guidance: float, seed: int) -
     timings["decode_s"] = clock.lap()
     timings["total_s"] = timings["text_s"] + timings["scales_s"] + timings["decode_s"]
     return timings
-
-
-class _Clock:
-    def __init__(self, device: Any) -> None:
-        self.device = device
-        self.last = time.perf_counter()
-
-    def lap(self) -> float:
-        import torch
-
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        seconds, self.last = now - self.last, now
-        return seconds
-
-
-def _peak_memory(pipeline: "InfinityPipeline") -> float:
-    """MB: of the device on CUDA, of the process elsewhere."""
-    import torch
-
-    if pipeline.transformer.device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)

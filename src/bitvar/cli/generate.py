@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline, ScaleEvent
 
 
-def generate(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
+def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="PNG to write. Default: named by the prompt.")

@@ -1,10 +1,12 @@
-"""`bitvar train RECIPE`."""
+"""`bitvar train RECIPE`: the command. What it puts together is in `training_setup`."""
 
 import contextlib
-import runpy
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,19 +16,42 @@ from bitvar.cli.exit_codes import TERMINATED, exit_codes
 
 if TYPE_CHECKING:
     from bitvar.training.config import TokenizerTraining, TransformerTraining
-    from bitvar.training.loop import Run
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is given beside its configuration: how it runs, not what it learns, and where things are."""
+
+    data: Path
+    out: Path
+    name: str
+    device: str
+    tokenizer: Path | None
+    text_encoder: Path | None
+    initial: str | None
+    shards: int | None
+    per_part: int | None
+    recompute: bool
+    compiled: bool
+    attention: str
+    workers: int
+    max_bad_fraction: float
+    tracker: str | None
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A Python file whose function `recipe()` returns the configuration.")],
-    data: Annotated[Path, typer.Option(help="A captioned set, such as `bitvar data icons` makes.")],
+    data: Annotated[
+        Path, typer.Option(help="A captioned set (`bitvar data icons | import`), or a `bitvar data index`.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run. The same command again resumes it.")],
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override: optimization.steps=1000")] = None,
+    arguments: Annotated[list[str] | None, typer.Option("--with", help="Argument of recipe(): size=2B")] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="The trained tokenizer: OUT/model of its run. Default: the one of --init.")
     ] = None,
     text_encoder: Annotated[
-        Path | None, typer.Option(help="Folder of a MiniLM-shaped text encoder. Default: the one of --init.")
+        Path | None, typer.Option(help="Folder of a MiniLM or T5 text encoder. Default: the one of --init.")
     ] = None,
     initial: Annotated[
         str | None,
@@ -35,19 +60,79 @@ def train(
     name: Annotated[str, typer.Option(help="Name of the model that comes out.")] = "icons",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Print the memory and work it needs, what to change, and stop.")
+    ] = False,
+    device_gib: Annotated[
+        float | None, typer.Option("--device-gib", min=0, help="For --fit: memory of the device it will run on.")
+    ] = None,
+    processes: Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one a device.")] = 1,
+    supervised: Annotated[
+        bool, typer.Option("--supervise", help="Start again from the last checkpoint on failure.")
+    ] = False,
+    hang_seconds: Annotated[
+        float, typer.Option(min=1, help="Without progress, a supervised run counts as hung.")
+    ] = 600,
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that share one copy of the model. Default: all.")
+    ] = None,
+    per_part: Annotated[
+        int | None, typer.Option(min=1, help="Samples at once on a rank. Default: its whole share.")
+    ] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Less memory: make activations again when needed.")
+    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile, block by block.")] = False,
+    attention: Annotated[str, typer.Option(help="sdpa, or flex: FlexAttention, for CUDA.")] = "sdpa",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead, from an index.")] = 2,
+    max_bad_fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Of samples that can't be read, from an index.")
+    ] = 0.01,
+    tracker: Annotated[str | None, typer.Option(help="tensorboard, wandb or trackio, beside metrics.jsonl.")] = None,
 ) -> None:
     """Train a tokenizer or a transformer by a recipe; rerun the command to resume."""
     with exit_codes(), _stoppable() as stop:
-        config = _read_recipe(recipe).override(settings or [])
+        from bitvar.cli import training_setup
+
+        config = training_setup.read_recipe(recipe, arguments or []).override(settings or [])
+        inputs = Inputs(
+            data, out, name, device, tokenizer, text_encoder, initial, shards, per_part, recompute, compiled, attention,
+            workers, max_bad_fraction, tracker,
+        )  # fmt: skip
         if dry_run:
             typer.echo(config.dump())
-            return
-        planned = _plan(config, out, stop)
-        if config.kind == "tokenizer":
-            _train_tokenizer(config, planned, data, name, device)
+        elif fit:
+            from bitvar.cli.training_fit import describe_fit
+
+            typer.echo(describe_fit(config, inputs, processes, device_gib))
+        elif (supervised or processes > 1) and not training_setup.is_child():
+            _supervise(out, processes, stop, hang_seconds=hang_seconds, restarts=supervised)
         else:
-            inputs = {"tokenizer": tokenizer, "text_encoder": text_encoder, "initial": initial}
-            _train_transformer(config, planned, data, **inputs, name=name, device=device)
+            _train(config, inputs, stop)
+
+
+def _train(config: "TokenizerTraining | TransformerTraining", inputs: Inputs, stop: Callable[[], bool]) -> None:
+    from bitvar.cli import training_setup
+    from bitvar.training import parallel
+
+    try:
+        made = training_setup.train(config, inputs, stop)
+    finally:
+        parallel.disconnect()
+    if made is not None:
+        typer.echo(str(made))
+
+
+def _supervise(out: Path, processes: int, stop: Callable[[], bool], *, hang_seconds: float, restarts: bool) -> None:
+    """Run this very command in processes of its own, and keep them alive."""
+    from bitvar.training.supervisor import Plan, supervise
+
+    command = [sys.executable, "-m", "bitvar.cli.main", *sys.argv[1:]]
+    failures = 3 if restarts else 1
+    plan = Plan(command, processes, out, dict(os.environ), hang_seconds=hang_seconds, max_failures=failures)
+    code = supervise(plan, stop=stop, report=lambda line: typer.echo(line, err=True))
+    if code:
+        raise typer.Exit(code)
 
 
 @contextlib.contextmanager
@@ -56,134 +141,20 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
     from bitvar.training.loop import TrainingStoppedError
 
     terminated = threading.Event()
+    signals = [signal.SIGTERM]
+    if "RANK" in os.environ:  # Ctrl-C reaches every rank: they must stop at the same step
+        signals.append(signal.SIGINT)
 
     def terminate(number: int, frame: object) -> None:
         terminated.set()
         signal.signal(number, signal.SIG_DFL)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.signal(number, terminate) for number in signals}
     try:
         yield terminated.is_set
     except TrainingStoppedError as stopped:
         typer.echo(str(stopped), err=True)
         raise typer.Exit(TERMINATED) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _read_recipe(path: Path) -> "TokenizerTraining | TransformerTraining":
-    from bitvar.errors import UsageError, explain
-    from bitvar.training.config import TokenizerTraining, TransformerTraining
-
-    if not path.is_file():
-        raise UsageError(
-            explain(f"There is no recipe {path}.", "the file is missing", "see recipes/ for those that ship")
-        )
-    config = runpy.run_path(str(path)).get("recipe", lambda: None)()
-    if not isinstance(config, TokenizerTraining | TransformerTraining):
-        raise UsageError(
-            explain(f"{path} is no recipe.", "it has no function recipe() that returns a configuration", "write one")
-        )
-    return config
-
-
-def _plan(config: "TokenizerTraining | TransformerTraining", out: Path, stop: Callable[[], bool]) -> "Run":
-    from bitvar.training.loop import Run
-
-    return Run(
-        out,
-        config.dump(),
-        config.optimization,
-        config.intervals,
-        stop=stop,
-        report=lambda line: typer.echo(line, err=True),
-    )
-
-
-def _train_tokenizer(config: "TokenizerTraining", planned: "Run", data: Path, name: str, device: str) -> None:
-    from bitvar.data.samples import load_images, read_samples
-    from bitvar.runtime.placement import resolve_device
-    from bitvar.training.export import save_tokenizer
-    from bitvar.training.loop import run
-    from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
-
-    images, validation = (load_images(read_samples(data, split=split)) for split in ("train", "val"))
-    task = TokenizerTask(config, images=images, validation=validation, device=resolve_device(device))
-    models = run(task, planned)
-    assert isinstance(models, TokenizerModels)
-    save_tokenizer(models.tokenizer, planned.folder / "model", name=name)
-    typer.echo(str(planned.folder / "model"))
-
-
-def _train_transformer(
-    config: "TransformerTraining",
-    planned: "Run",
-    data: Path,
-    *,
-    tokenizer: Path | None,
-    text_encoder: Path | None,
-    initial: str | None,
-    name: str,
-    device: str,
-) -> None:
-    from dataclasses import replace
-
-    import torch
-
-    from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, check_pair, load_component
-    from bitvar.checkpoints.hub import resolve_model
-    from bitvar.errors import UsageError, explain
-    from bitvar.pipeline import InfinityPipeline
-    from bitvar.runtime.placement import resolve_device
-    from bitvar.text import MINILM, load_text_encoder
-    from bitvar.tokenizer import InfinityTokenizer
-    from bitvar.training.loop import run
-    from bitvar.training.prepare import features_key, prepare
-    from bitvar.training.samples import sample_grid
-    from bitvar.training.state import is_checkpoint, load_initial
-    from bitvar.training.transformer_task import TransformerTask
-    from bitvar.transformer import InfinityTransformer
-
-    start = None if initial is None else resolve_model(None if initial == "icons" else initial)
-    if start is not None and not is_checkpoint(start):
-        tokenizer, text_encoder = tokenizer or start / "image_tokenizer", text_encoder or start / "text_encoder"
-    if tokenizer is None or text_encoder is None:
-        raise UsageError(
-            explain(
-                "A transformer run needs --tokenizer and --text-encoder, or a model to --init from.",
-                "it learns to predict that tokenizer's bits from that encoder's features",
-                "train the tokenizer first, and give its OUT/model",
-            )
-        )
-    identity = TokenizerIdentity.load(tokenizer / "identity.json")
-    if start is not None and not is_checkpoint(start):
-        check_pair(ModelIndex.load(start / "model_index.json").tokenizer, identity)
-    chosen = resolve_device(device)
-    image_tokenizer = load_component(InfinityTokenizer, tokenizer).to(chosen)
-    encoder = load_text_encoder(text_encoder, settings=MINILM).to(chosen)
-    key = features_key(identity.sha256, encoder, text_encoder)
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    train_set, validation = (
-        prepare(
-            data,
-            split,
-            tokenizer=image_tokenizer,
-            text_encoder=encoder,
-            cache=planned.folder / f"features-{split}.safetensors",
-            key=key,
-            report=lambda line: typer.echo(line, err=True),
-        )
-        for split in ("train", "val")
-    )
-
-    def pipeline(model: torch.nn.Module) -> InfinityPipeline:
-        assert isinstance(model, InfinityTransformer)
-        index = ModelIndex(name=name, tokenizer=identity)
-        return InfinityPipeline(Components(model, image_tokenizer, encoder, index, f"# {name}\n"))
-
-    task = TransformerTask(config, train=train_set, validation=validation, device=chosen)
-    if start is not None:
-        load_initial(task.model, start)
-    model = run(task, replace(planned, sample=lambda model, path: sample_grid(pipeline(model), path)))
-    pipeline(model).save_pretrained(planned.folder / "model")
-    typer.echo(str(planned.folder / "model"))
+        for number, handler in before.items():
+            signal.signal(number, handler)

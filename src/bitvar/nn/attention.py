@@ -1,8 +1,27 @@
 """The one place where attention is computed: `attend`, in plain PyTorch."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+_MIN_QUERIES = 64
+
+
+@runtime_checkable
+class Pattern(Protocol):
+    """Attention of all tokens of a picture to those that each may see, computed in whatever way."""
+
+    def __call__(
+        self, q: Float[Tensor, "b n l e"], k: Float[Tensor, "b n l e"], v: Float[Tensor, "b n l e"], *, scale: float
+    ) -> Float[Tensor, "b n l e"]: ...
+
+
+Mask: TypeAlias = Bool[Tensor, "#b #n #q k"]
 
 
 def attend(
@@ -11,7 +30,49 @@ def attend(
     v: Float[Tensor, "b n k e"],
     *,
     scale: float,
-    mask: Bool[Tensor, "#b #n #q k"] | None = None,
+    mask: Mask | Pattern | None = None,
 ) -> Float[Tensor, "b n q e"]:
-    """Softmax attention; `mask` is true where a query may look."""
+    """Softmax attention; `mask` is true where a query may look, or a pattern that knows."""
+    if mask is not None and not isinstance(mask, Tensor):
+        return mask(q, k, v, scale=scale)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+class BlockCausal:
+    """Each token sees its own scale and the coarser ones.
+
+    A fine scale's queries attend to a prefix of the keys, with no mask: fast kernels apply, and nothing is computed in
+    vain. The few tokens of the coarse scales go together, under a small mask.
+
+    Args:
+        offsets: index of each scale's first token, and after them the number of all tokens.
+
+    Attributes:
+        parts: first query and end of each piece, whose keys are all up to the end; its mask if it has several scales.
+    """
+
+    def __init__(self, offsets: Sequence[int]) -> None:
+        self.parts: list[tuple[int, int, Tensor | None]] = []
+        first = 0
+        for index in range(1, len(offsets)):
+            start, end = offsets[first], offsets[index]
+            if end - start < _MIN_QUERIES and index + 1 < len(offsets):
+                continue
+            self.parts.append((start, end, _staircase(offsets[first : index + 1]) if index - first > 1 else None))
+            first = index
+
+    def __call__(
+        self, q: Float[Tensor, "b n l e"], k: Float[Tensor, "b n l e"], v: Float[Tensor, "b n l e"], *, scale: float
+    ) -> Float[Tensor, "b n l e"]:
+        parts = []
+        for start, end, mask in self.parts:
+            here = None if mask is None else mask.to(q.device)[None, None]
+            parts.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale=scale, mask=here))
+        return torch.cat(parts, dim=2)
+
+
+def _staircase(offsets: Sequence[int]) -> Bool[Tensor, "q k"]:
+    """The mask of consecutive scales' queries over all keys up to their end."""
+    lengths = [end - start for start, end in pairwise(offsets)]
+    last_seen = torch.repeat_interleave(torch.tensor(offsets[1:]), torch.tensor(lengths))
+    return torch.arange(offsets[-1]) < last_seen[:, None]

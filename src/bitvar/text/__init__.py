@@ -8,6 +8,7 @@ from bitvar.text.encoders import (
     TextEncoder,
     TextEncoderConfig,
     load_text_encoder,
+    published_settings,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "TextEncoder",
     "TextEncoderConfig",
     "load_text_encoder",
+    "published_settings",
 ]

@@ -140,6 +140,15 @@ def load_text_encoder(
     return _REGISTRY[settings.kind](model, tokenizer, settings.hidden_states)
 
 
+def published_settings(folder: Path) -> TextEncoderConfig | None:
+    """How to read a folder that its makers published, by the model its `config.json` names; None if by none known."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None  # `load_text_encoder` says what is wrong with it
+    return {"t5": T5, "bert": MINILM}.get(kind)
+
+
 def _unreadable(folder: Path, why: str) -> str:
     return explain(f"Can't read the text encoder {folder}.", why, "download the model again")
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from bitvar.checkpoints.lora import LoraSettings
 from bitvar.config import Config
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import ScheduleConfig, TransformerConfig
@@ -26,6 +27,8 @@ class OptimizationConfig(Config):
         ema_decay: of the averaged weights, which are what is exported.
         precision: dtype of activations; weights and optimiser stay fp32.
         seed: of data order and every draw.
+        not_finite: what a loss or gradient that is no finite number does: "stop" the run, or "skip" that update, and
+            stop after several in a row.
     """
 
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -40,7 +43,8 @@ class OptimizationConfig(Config):
     clip: float = Field(default=5.0, gt=0)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "bf16"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
+    not_finite: Literal["stop", "skip"] = "stop"
 
 
 class IntervalConfig(Config):
@@ -86,6 +90,10 @@ class TransformerTraining(Config):
         num_corrected_scales: scales whose bits may flip; the last one's are read by nobody.
         condition_dropout: probability that a prompt is dropped, for guidance.
         reweighted: lift the coarse scales' loss.
+        num_scales: train on the first scales only; all of them if None. Their inputs and targets stay the same.
+        first_caption: probability of a sample's first caption, the longest kind; each is as likely if None.
+        cut_caption: probability that a caption ends after one of its sentences, drawn at random.
+        lora: train adapters of a finished model in place of all weights.
         initial_gamma: what every gamma starts at. None is the released recipe's, near 0, which deep models need; small
             ones learn a little faster from 1.
     """
@@ -98,6 +106,10 @@ class TransformerTraining(Config):
     num_corrected_scales: int = Field(default=100, ge=0)
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
     reweighted: bool = False
+    num_scales: int | None = Field(default=None, gt=0)
+    first_caption: float | None = Field(default=None, ge=0, le=1)
+    cut_caption: float = Field(default=0.0, ge=0, le=1)
+    lora: LoraSettings | None = None
     initial_gamma: float | None = None
 
     @property

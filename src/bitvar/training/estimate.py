@@ -141,10 +141,9 @@ def _compute_weights(plan: MemoryPlan) -> int:
     if plan.precision == "fp32":
         return 0
     c = config.width
-    of_text = 2 * c * c  # keys and values of the text are made before the blocks, so they aren't made again
-    of_block = sum(inputs * outputs for inputs, outputs in _linears(config)) - of_text
+    of_block = sum(inputs * outputs for inputs, outputs in _linears(config))
     elsewhere = counted.text - config.max_text_tokens * config.condition_width + 8 * c * c
-    return plan.item * (elsewhere + config.depth * of_text + (1 if plan.recompute else config.depth) * of_block)
+    return plan.item * (elsewhere + (1 if plan.recompute else config.depth) * of_block)
 
 
 def _activations(plan: MemoryPlan) -> int:
@@ -152,11 +151,10 @@ def _activations(plan: MemoryPlan) -> int:
     c, w, l = config.width, config.condition_width, plan.schedule.num_tokens  # noqa: E741  (the axis)
     text = plan.batch_size * plan.text_tokens
     embedding = text * (w * (2 * FP32 + item) + 6 * c * item) + _adapter(plan)
-    keys_values = depth * 3 * text * c * item
-    inputs = rows * config.bits * item + l * config.head_dim * FP32 + l * l
+    inputs = rows * config.bits * item + l * config.head_dim * FP32
     head = rows * (3 * c + 2 * config.bits) * FP32  # normalised, modulated, and the loss's margins and targets
     blocks = depth * rows * c * item + _block(plan) if plan.recompute else depth * _block(plan)
-    return embedding + keys_values + inputs + head + blocks
+    return embedding + inputs + head + blocks
 
 
 def _block(plan: MemoryPlan) -> int:
@@ -173,8 +171,8 @@ def _block(plan: MemoryPlan) -> int:
     per_token = (norms + unit_vectors + statistics) * FP32
     per_token += (attention + cross_attention + feed_forward + adapters) * item
     per_sample = c * (6 * item + 6 * FP32)  # modulation
-    mask = plan.schedule.num_tokens**2 * item  # attention adds it to its scores, so it is made numbers
-    return rows * per_token + plan.batch_size * per_sample + mask
+    keys_values = 3 * plan.batch_size * plan.text_tokens * c * item
+    return rows * per_token + plan.batch_size * per_sample + keys_values
 
 
 def _adapter(plan: MemoryPlan) -> int:
@@ -225,25 +223,25 @@ def _verdict(change: str, plan: MemoryPlan, available_bytes: int) -> str:
 def _same_training(plan: MemoryPlan, available_bytes: int) -> Iterator[tuple[str, MemoryPlan]]:
     if not plan.recompute:
         plan = replace(plan, recompute=True)
-        yield "compute activations again in the backward pass, a third more work", plan
+        yield "--recompute, a third more work", plan
     if plan.batch_size > 1:
         most = max(1, largest_batch(plan, available_bytes))
         parts = next(
             d for d in range(2, plan.batch_size + 1) if plan.batch_size % d == 0 and plan.batch_size // d <= most
         )
         plan = replace(plan, batch_size=plan.batch_size // parts)
-        yield f"accumulate {parts} batches of {plan.batch_size}", plan
+        yield f"--per-part {plan.batch_size}, {parts} parts a step", plan
 
 
 def _ways_out(plan: MemoryPlan, available_bytes: int) -> Iterator[tuple[str, MemoryPlan]]:
     sharded = [replace(plan, shards=plan.shards * 2**i) for i in range(1, 11)]
     enough = [p for p in sharded if estimate_memory(p).total <= available_bytes]
     spread = enough[0] if enough else sharded[-1]
-    yield f"or spread weights and optimiser over {spread.shards} ranks", spread
+    yield f"or weights and optimiser over {spread.shards} ranks (--nproc, --shards)", spread
     if plan.precision == "fp32":
-        yield "or keep activations in bf16", replace(plan, precision="bf16")
+        yield "or --set optimization.precision=bf16", replace(plan, precision="bf16")
     if plan.lora_rank is None:
-        yield "or train adapters of rank 16 (LoRA) in place of all weights", replace(plan, lora_rank=16)
+        yield "or adapters of rank 16 (LoRA) in place of all weights", replace(plan, lora_rank=16)
 
 
 def describe(estimate: MemoryEstimate) -> str:

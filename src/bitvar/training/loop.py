@@ -1,31 +1,35 @@
 """The one training loop. It owns time, logs and checkpoints; what a step computes is the task's business.
 
-Every draw is a function of (seed, step), so a run that was killed and restarted makes the very same steps.
+Order and draws are functions of the seed (`data/order.py`, `parts.py`), so a run that was killed and restarted, on more
+ranks or fewer, makes the very same steps.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
+from bitvar.data.order import SampleOrder
 from bitvar.errors import UsageError, explain
+from bitvar.training import parallel
 from bitvar.training import state as checkpoints
 from bitvar.training.config import IntervalConfig, OptimizationConfig
-from bitvar.training.optim import Ema, build_optimizer, learning_rate
+from bitvar.training.optim import Ema, build_optimizer, trained_parameters
+from bitvar.training.parallel import Ranks
+from bitvar.training.parts import Part, parts_of
+from bitvar.training.update import TrainingDivergedError, Updater
 
 Metrics = dict[str, float]
 
-
-class TrainingDivergedError(RuntimeError):
-    """The loss or a gradient is no finite number; the update was not made."""
+__all__ = ["Metrics", "Run", "Task", "TrainingDivergedError", "TrainingStoppedError", "run"]
 
 
 class TrainingStoppedError(RuntimeError):
@@ -40,14 +44,38 @@ class Task(Protocol):
     def model(self) -> nn.Module: ...
 
     @property
-    def num_samples(self) -> int: ...
-
-    def loss(self, indices: Tensor, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch of samples, and what to log of it."""
+    def units(self) -> Sequence[nn.Module]:
+        """What is gathered apart when the model is in shards; none if every rank has to hold all of it."""
         ...
 
-    def validate(self, model: nn.Module) -> Metrics:
-        """Figures on held-out samples, with the averaged weights."""
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Samples of each bucket."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the activations."""
+        ...
+
+    def fresh(self) -> nn.Module:
+        """A model of the same sizes, whose weights will be overwritten."""
+        ...
+
+    def batches(self, parts: Iterable[Part]) -> Iterator[Any]:
+        """What `loss` needs of each part, in order; may read ahead."""
+        ...
+
+    def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of a part, and what to log of it."""
+        ...
+
+    def validate(self, model: nn.Module, ranks: Ranks) -> Metrics:
+        """Figures on held-out samples, shared by the ranks. `model` has the averaged weights."""
+        ...
+
+    def operations(self, bucket: int) -> float:
+        """Floating-point operations of one sample's step; 0 if unknown."""
         ...
 
 
@@ -58,34 +86,52 @@ class Run:
     Attributes:
         folder: gets `checkpoints/`, `metrics.jsonl` and `samples/`.
         config: JSON of the whole configuration, kept with every checkpoint.
+        begun_from: digest of the frozen weights that the trained ones belong to, if there are any.
+        per_part: samples that a rank passes through the model at once; all of its share if None.
+        ranks: who trains together; their number may change between restarts.
+        peak: floating-point operations a second that the device could do, to report the share that is used.
         sample: writes pictures of the averaged model to a PNG; None for no samples.
         stop: asked after every step; once true, the run saves and stops.
+        beat: called while there is progress.
         report: receives a line of text for people.
+        track: receives (step, phase, figures), as `metrics.jsonl` does.
+        show: receives (step, picture file) of samples.
     """
 
     folder: Path
     config: str
     optimization: OptimizationConfig
     intervals: IntervalConfig
+    begun_from: str | None = None
+    per_part: int | None = None
+    ranks: Ranks = field(default_factory=Ranks)
+    peak: float | None = None
     sample: Callable[[nn.Module, Path], None] | None = None
     stop: Callable[[], bool] = lambda: False
+    beat: Callable[[], None] = lambda: None
     report: Callable[[str], None] = lambda line: None
+    track: Callable[[int, str, Metrics], None] = lambda step, phase, values: None
+    show: Callable[[int, Path], None] = lambda step, path: None
 
 
-def run(task: Task, run: Run) -> nn.Module:
-    """Train to the last step, resuming from the newest checkpoint if there is one. Returns the averaged model.
+def run(task: Task, run: Run) -> nn.Module | None:
+    """Train to the last step, resuming from the newest checkpoint if there is one.
 
     An interrupted run saves before it stops, unless the update was half done. A finished one is a no-op.
+
+    Returns:
+        The model with its averaged weights, whole; None on every rank but the main one.
 
     Raises:
         TrainingDivergedError: when loss or gradient is not finite.
         TrainingStoppedError: when `run.stop` asked for it; the state is saved.
-        UsageError: when another process trains in the same folder.
+        UsageError: when another process trains in the same folder, or the ranks can't share a batch.
         WeightsError: when every checkpoint is altered, or the newest is of another configuration.
     """
+    _check_shares(run)
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run.folder / ".lock", timeout=0):
+        with FileLock(run.folder / ".lock", timeout=0) if run.ranks.is_main else nullcontext():
             return _run(task, run)
     except Timeout:
         raise UsageError(
@@ -97,98 +143,150 @@ def run(task: Task, run: Run) -> nn.Module:
         ) from None
 
 
-def _run(task: Task, run: Run) -> nn.Module:
-    optimization, intervals = run.optimization, run.intervals
-    folder = run.folder / "checkpoints"
-    newest = checkpoints.latest(folder, report=run.report)
-    checkpoints.clear_partial(folder)
-    optimizer = build_optimizer(task.model, optimization)
-    state = checkpoints.TrainState(task.model, Ema(task.model, optimization.ema_decay), optimizer)
-    if newest is not None:
-        checkpoints.restore(state, newest, config=run.config)
-        run.report(f"resuming at step {state.step}")
-    metrics = MetricsFile(run.folder / "metrics.jsonl", state.step)
-    saved_step, clock = state.step, Clock(state.step)
+def _check_shares(run: Run) -> None:
+    size, world = run.optimization.batch_size, run.ranks.world
+    if size % world or (run.per_part is not None and (size // world) % run.per_part):
+        whom = f"{world} ranks" + (f" in parts of {run.per_part}" if run.per_part else "")
+        why = "every rank and every part takes as many samples"
+        todo = "change the ranks, --per-part or optimization.batch_size so that they divide"
+        raise UsageError(explain(f"{whom} can't share a batch of {size}.", why, todo))
+
+
+def _run(task: Task, run: Run) -> nn.Module | None:
+    state = _prepare(task, run)
+    loop = _Loop(task, run, state)
     try:
+        loop.train()
+    except KeyboardInterrupt:
+        loop.save_if_whole()
+        raise
+    finally:
+        loop.saver.close()
+    state.ema.swap(task.model)
+    model = parallel.gather(task.model, task.fresh, run.ranks)
+    return None if model is None else model.requires_grad_(False).eval()
+
+
+def _prepare(task: Task, run: Run) -> checkpoints.TrainState:
+    """Spread the model, make the optimiser and the averages, and load the newest checkpoint into them."""
+    folder, report = run.folder / "checkpoints", run.report
+    newest = ""
+    if run.ranks.is_main:
+        newest = str(checkpoints.latest(folder, report=report) or "")
+        checkpoints.clear_partial(folder)
+    newest = run.ranks.first(newest)
+    parallel.distribute(task.model, task.units, run.ranks, precision=task.dtype)
+    optimizer = build_optimizer(task.model, run.optimization)
+    state = checkpoints.TrainState(task.model, Ema(task.model, run.optimization.ema_decay), optimizer)
+    if newest:
+        checkpoints.restore(state, Path(newest), config=run.config, begun_from=run.begun_from)
+        report(f"resuming at step {state.step}")
+    return state
+
+
+class _Loop:
+    """One stretch of a run, from where it begins or resumes."""
+
+    def __init__(self, task: Task, run: Run, state: checkpoints.TrainState) -> None:
+        self.task, self.run, self.state = task, run, state
+        optimization, ranks = run.optimization, run.ranks
+        self.saver = checkpoints.Saver(
+            run.folder / "checkpoints",
+            config=run.config, keep=run.intervals.keep, begun_from=run.begun_from, ranks=ranks,
+        )  # fmt: skip
+        self.saved_step = state.step
+        self.metrics = MetricsFile(run.folder / "metrics.jsonl", state.step) if ranks.is_main else None
+        self.throughput = Throughput()
+        order = SampleOrder(task.counts, optimization.batch_size, optimization.seed)
+        per_part = run.per_part or optimization.batch_size // ranks.world
+        num_parts = optimization.batch_size // ranks.world // per_part
+        steps = range(state.step, optimization.steps)
+        parts = parts_of(order, steps, rank=ranks.rank, ranks=ranks.world, per_part=per_part)
+        self.batches = self._counted(task.batches(parts))
+        self.updater = Updater(state, task.loss, optimization, num_parts=num_parts, ranks=ranks, report=run.report)
+
+    def train(self) -> None:
+        run, state = self.run, self.state
+        optimization, intervals = run.optimization, run.intervals
         while state.step < optimization.steps:
-            logged = _train_step(task, state, optimization)
+            logged = self.updater.step(self.batches)
+            run.beat()
             last = state.step == optimization.steps
             if last or state.step % intervals.log == 0:
-                values = {name: value.item() for name, value in logged.items()}
-                values["samples_per_second"] = clock.rate(state.step) * optimization.batch_size
-                metrics.write(state.step, "train", values)
-                run.report(_describe(state.step, optimization.steps, values))
+                self._check_copies()
+                values = run.ranks.mean(logged)
+                self._log("train", values | self.throughput.read(run.ranks.world, run.peak))
             if last or state.step % intervals.validation == 0:
-                values = task.validate(state.ema.model)
-                metrics.write(state.step, "validation", values)
-                run.report(_describe(state.step, optimization.steps, values, prefix="validation "))
+                with state.averaged() as model:
+                    self._log("validation", self.task.validate(model, run.ranks))
             if run.sample is not None and (last or state.step % intervals.sample == 0):
-                run.sample(state.ema.model, run.folder / "samples" / f"step-{state.step:08d}.png")
-            stopping = run.stop()  # asked once: the answer may change while we save
+                self._sample(run.sample)
+            stopping = run.ranks.any(run.stop())  # asked once: the answer may change while we save
             if last or stopping or state.step % intervals.save == 0:
-                checkpoints.save(state, folder, config=run.config, keep=intervals.keep)
-                saved_step = state.step
+                self._save()
             if stopping and not last:
+                self.saver.wait()
                 raise TrainingStoppedError(f"Stopped at step {state.step}; the same command goes on from there.")
-    except KeyboardInterrupt:
-        if saved_step < state.step and state.whole:
-            checkpoints.save(state, folder, config=run.config, keep=intervals.keep)
-        raise
-    return state.ema.model
+
+    def save_if_whole(self) -> None:
+        """Save what an interrupt left, if it is a state that the run passes through."""
+        if self.saved_step < self.state.step and self.state.whole and self.run.ranks.world == 1:
+            self._save()
+
+    def _save(self) -> None:
+        self._check_copies()
+        self.saver.save(self.state)
+        self.saved_step = self.state.step
+
+    def _check_copies(self) -> None:
+        tensors = [*trained_parameters(self.task.model).values(), *self.state.ema.tensors.values()]
+        parallel.require_equal_copies(tensors, self.run.ranks)
+
+    def _sample(self, sample: Callable[[nn.Module, Path], None]) -> None:
+        with self.state.averaged():
+            model = parallel.gather(self.task.model, self.task.fresh, self.run.ranks)
+            if model is not None:
+                path = self.run.folder / "samples" / f"step-{self.state.step:08d}.png"
+                sample(model, path)
+                self.run.show(self.state.step, path)
+
+    def _log(self, phase: str, values: Metrics) -> None:
+        run, step = self.run, self.state.step
+        if self.metrics is not None:
+            self.metrics.write(step, phase, values)
+            run.track(step, phase, values)
+            prefix = "" if phase == "train" else f"{phase} "
+            run.report(_describe(step, run.optimization.steps, values, prefix=prefix))
+
+    def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self.throughput.add(batch, self.task)
+            yield batch
 
 
-def _train_step(task: Task, state: checkpoints.TrainState, config: OptimizationConfig) -> dict[str, Tensor]:
-    indices = batch_indices(state.step, task.num_samples, config.batch_size, config.seed)
-    loss, logged = task.loss(indices, state.step, step_generator(config.seed, state.step))
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.clip)
-    if not torch.isfinite(loss + norm):
-        raise TrainingDivergedError(
-            f"Loss {loss.item()} and gradient norm {norm.item()} at step {state.step}: not finite.\n"
-            "  why: the learning rate is too high, or a sample is broken\n"
-            "  do:  lower the learning rate; the update was not made and the last checkpoint is sound"
-        )
-    rate = learning_rate(state.step, config)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.whole = False
-    state.optimizer.step()
-    state.ema.update(task.model, state.step)
-    state.step += 1
-    state.whole = True
-    return {"loss": loss.detach(), "gradient_norm": norm, "learning_rate": torch.tensor(rate), **logged}
+class Throughput:
+    """What one rank did since the last question, and how fast."""
 
+    def __init__(self) -> None:
+        self.time, self.samples, self.operations = time.perf_counter(), 0, 0.0
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The generator of every draw of one step."""
-    word = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(word >> np.uint64(1)))
+    def add(self, batch: Any, task: Task) -> None:
+        """Count a part: a `Part`, or what has one as `part`."""
+        part: Part = getattr(batch, "part", batch)
+        self.samples += len(part)
+        self.operations += len(part) * task.operations(part.bucket)
 
-
-def batch_indices(step: int, num_samples: int, batch_size: int, seed: int) -> Tensor:
-    """Samples of a step: every epoch a new permutation, every sample once an epoch."""
-    positions = torch.arange(step * batch_size, (step + 1) * batch_size)
-    picked = [_permutation(num_samples, seed, int(p) // num_samples)[int(p) % num_samples] for p in positions]
-    return torch.stack(picked)
-
-
-@lru_cache(maxsize=2)
-def _permutation(num_samples: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(num_samples, generator=step_generator(seed, 2**40 + epoch))
-
-
-class Clock:
-    """Steps a second since the last question."""
-
-    def __init__(self, step: int) -> None:
-        self.time, self.step = time.perf_counter(), step
-
-    def rate(self, step: int) -> float:
+    def read(self, ranks: int, peak: float | None) -> Metrics:
+        """Figures of all ranks together, as if they were as fast as this one; and begin anew."""
         now = time.perf_counter()
-        rate = (step - self.step) / (now - self.time)
-        self.time, self.step = now, step
-        return rate
+        took = now - self.time
+        values = {"samples_per_second": self.samples * ranks / took}
+        if self.operations:
+            values["teraflops"] = self.operations * ranks / took / 1e12
+            if peak:
+                values["utilization"] = self.operations / took / peak
+        self.time, self.samples, self.operations = now, 0, 0.0
+        return values
 
 
 class MetricsFile:
@@ -206,7 +304,8 @@ class MetricsFile:
 
     def write(self, step: int, phase: str, values: Metrics) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "phase": phase, "time": time.time(), **values}) + "\n")
+            known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            file.write(json.dumps({"step": step, "phase": phase, "time": time.time(), **known}) + "\n")
 
 
 def _describe(step: int, steps: int, values: Metrics, *, prefix: str = "") -> str:

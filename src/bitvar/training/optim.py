@@ -1,6 +1,5 @@
 """The optimiser, its learning rate, and the averaged weights."""
 
-import copy
 import math
 
 import torch
@@ -20,21 +19,24 @@ STACKED = {"qkv": 3, "kv": 2}
 
 def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
     """The optimiser that the configuration names; weight decay touches matrices only, not norms, biases or scales."""
+    trained = list(trained_parameters(model).values())
     if config.optimizer == "muon":
         matrices = hidden_matrices(model)
         hidden = {id(p) for same in matrices.values() for p in same}
         return Muon(
             matrices,
-            [p for p in model.parameters() if id(p) not in hidden],
+            [p for p in trained if id(p) not in hidden],
             lr=config.learning_rate,
             momentum=config.momentum,
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    matrices = [p for p in trained if p.ndim >= 2]
+    vectors = [p for p in trained if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True
+    )
 
 
 def hidden_matrices(model: nn.Module) -> dict[int, list[nn.Parameter]]:
@@ -42,7 +44,7 @@ def hidden_matrices(model: nn.Module) -> dict[int, list[nn.Parameter]]:
     found: dict[int, list[nn.Parameter]] = {}
     for path, module in model.named_modules():
         name = path.rsplit(".", 1)[-1]
-        if isinstance(module, Linear | Conv2d) and name not in EDGES:
+        if isinstance(module, Linear | Conv2d) and name not in EDGES and module.weight.requires_grad:
             found.setdefault(STACKED.get(name, 1), []).append(module.weight)
     return found
 
@@ -57,16 +59,32 @@ def learning_rate(step: int, config: OptimizationConfig) -> float:
 
 
 class Ema:
-    """A model whose weights are an exponential moving average, in fp32, of another's. Young averages forget faster."""
+    """Exponential moving averages, in fp32, of a model's trained parameters, in whatever shards these are.
+
+    Young averages forget faster.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.tensors = {name: p.detach().clone() for name, p in trained_parameters(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards `model` after optimiser step `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-            list(self.model.parameters()), list(model.parameters()), 1 - decay
+            list(self.tensors.values()), list(trained_parameters(model).values()), 1 - decay
         )
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the averages with the model's own weights; a second time puts both back."""
+        for name, parameter in trained_parameters(model).items():
+            own = parameter.detach().clone()
+            parameter.copy_(self.tensors[name])
+            self.tensors[name].copy_(own)
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

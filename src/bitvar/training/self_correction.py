@@ -1,6 +1,6 @@
 """Bitwise self-correction: training data that holds the model's own kind of mistakes (arXiv 2412.04431)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from bitvar import pyramid
 from bitvar.bits import to_tokens
 from bitvar.scales import ScaleSchedule
+from bitvar.training.parts import draw_uniform
 
 
 class TeacherForcing(NamedTuple):
@@ -24,16 +25,18 @@ class TeacherForcing(NamedTuple):
     target_bits: Tensor
 
 
-def random_flip(*, max_strength: float, num_corrected_scales: int, generator: torch.Generator) -> pyramid.Flip:
+def random_flip(
+    *, max_strength: float, num_corrected_scales: int, generators: Sequence[torch.Generator]
+) -> pyramid.Flip:
     """Flip bits at random: at each scale below `num_corrected_scales`, for each picture, draw a strength from
-    {0, 0.01, ..., max_strength} and flip each bit with that probability."""
+    {0, 0.01, ..., max_strength} and flip each bit with that probability. Every picture has its own generator."""
     levels = round(max_strength * 100)
 
     def flip(k: int, bits: Bool[Tensor, "b d h w"]) -> Bool[Tensor, "b d h w"]:
         if k >= num_corrected_scales:
             return bits
-        strength = torch.randint(levels + 1, (len(bits), 1, 1, 1), generator=generator) / 100
-        noise = torch.rand(bits.shape, generator=generator) < strength
+        strength = (draw_uniform(generators, 1, 1, 1) * (levels + 1)).floor() / 100
+        noise = draw_uniform(generators, *bits.shape[1:]) < strength
         return bits ^ noise.to(bits.device)
 
     return flip

@@ -1,21 +1,29 @@
-"""Checkpoints of a run: safetensors only, whole or absent, verified before they are believed."""
+"""Checkpoints of a run: safetensors only, whole or absent, verified before they are believed; written meanwhile."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import atomic_folder, load_tensors, verify_folder
+from bitvar.checkpoints.files import MANIFEST, digest, verify_folder
 from bitvar.checkpoints.folder import read_tensors
 from bitvar.errors import WeightsError, explain
-from bitvar.training.optim import Ema
+from bitvar.files import flush
+from bitvar.training.optim import Ema, trained_parameters
+from bitvar.training.parallel import Ranks
+from bitvar.training.shards import Rows, ShardedTensors, local_rows, shard_name, write_rows
 
-_AVERAGED = "ema.safetensors"
+GROUPS = ("model", "ema", "optimizer")
+
+Snapshot: TypeAlias = Mapping[str, Mapping[str, Rows]]
+"""Copies, in memory, of what this rank has to write: group, tensor, rows."""
 
 
 @dataclass
@@ -32,19 +40,159 @@ class TrainState:
     step: int = 0
     whole: bool = True
 
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The model with its averaged weights, for as long as the block lasts."""
+        self.whole = False
+        self.ema.swap(self.model)
+        try:
+            yield self.model
+        finally:
+            self.ema.swap(self.model)
+            self.whole = True
 
-def save(state: TrainState, folder: Path, *, config: str, keep: int) -> Path:
-    """Write `folder/step-N`, then remove all but the newest `keep`."""
-    target = folder / f"step-{state.step:08d}"
-    with atomic_folder(target) as temporary:
-        save_file(_parameters(state.model), temporary / "model.safetensors")
-        save_file(_parameters(state.ema.model), temporary / _AVERAGED)
-        save_file(_optimizer_tensors(state.optimizer), temporary / "optimizer.safetensors")
-        (temporary / "config.json").write_text(config, encoding="utf-8")
-        (temporary / "state.json").write_text(json.dumps({"step": state.step}), encoding="utf-8")
-    for old in sorted(folder.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
-    return target
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Everything to save, by group and name."""
+        parameters = trained_parameters(self.model)
+        moments = {
+            f"{name}:{key}": value
+            for name, parameter in parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        return {"model": dict(parameters), "ema": self.ema.tensors, "optimizer": moments}
+
+
+class Saver:
+    """Writes checkpoints while training goes on; a second one waits for the first.
+
+    Args:
+        folder: gets `step-N`.
+        config: JSON of the run's whole configuration.
+        keep: how many to keep.
+        begun_from: digest of the frozen weights that the saved ones belong to, if there are any.
+        ranks: each writes its own part; the main one makes the folder whole.
+    """
+
+    def __init__(
+        self, folder: Path, *, config: str, keep: int, begun_from: str | None = None, ranks: Ranks | None = None
+    ) -> None:
+        self.folder, self.config, self.keep, self.begun_from = folder, config, keep, begun_from
+        self.ranks = ranks or Ranks()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._pending: Future[None] | None = None
+
+    def save(self, state: TrainState) -> None:
+        """Copy the state and begin to write it as `step-N`.
+
+        Raises:
+            OSError: of the save before this one.
+        """
+        self.wait()
+        taken, step = take_snapshot(state, self.ranks), state.step
+        self._pending = self._pool.submit(self._write, taken, step)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole, or its error."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+    def _write(self, taken: Snapshot, step: int) -> None:
+        target, temporary = self.folder / f"step-{step:08d}", self.folder / f".step-{step:08d}.partial"
+        try:
+            self._together(lambda: self._prepare(temporary))
+            self._together(lambda: self._write_own(temporary, taken))
+            self._together(lambda: self._finish(temporary, target, step))
+        finally:
+            if self.ranks.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _together(self, act: Callable[[], None]) -> None:
+        """Do something on every rank, and wait for all; if one fails, all do."""
+        failure: Exception | None = None
+        try:
+            act()
+        except Exception as error:  # it is raised below, once the others know
+            failure = error
+        failed_anywhere = self.ranks.any(failure is not None, background=True)
+        if failure is not None:
+            raise failure
+        if failed_anywhere:
+            raise OSError("another rank could not write its part of the checkpoint")
+
+    def _prepare(self, temporary: Path) -> None:
+        if self.ranks.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+
+    def _write_own(self, temporary: Path, taken: Snapshot) -> None:
+        sums = {}
+        for group, tensors in taken.items():
+            if not tensors:
+                continue
+            path = temporary / shard_name(group, _shard_of(self.ranks), _num_shards(tensors, self.ranks))
+            write_rows(path, tensors)
+            flush(path)
+            sums[path.name] = digest(path)
+        if sums:
+            (temporary / f".{self.ranks.rank}.sums").write_text(json.dumps(sums), encoding="utf-8")
+
+    def _finish(self, temporary: Path, target: Path, step: int) -> None:
+        if not self.ranks.is_main:
+            return
+        sums: dict[str, str] = {}
+        for path in temporary.glob(".*.sums"):
+            sums |= json.loads(path.read_text(encoding="utf-8"))
+            path.unlink()
+        state = {"step": step, "begun_from": self.begun_from}
+        for name, text in (("config.json", self.config), ("state.json", json.dumps(state))):
+            (temporary / name).write_text(text, encoding="utf-8")
+            sums[name] = digest(temporary / name)
+        (temporary / MANIFEST).write_text(json.dumps(dict(sorted(sums.items())), indent=2) + "\n", encoding="utf-8")
+        for name in ("config.json", "state.json", MANIFEST):
+            flush(temporary / name)
+        flush(temporary)
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.replace(target)
+        flush(self.folder)
+        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
+            shutil.rmtree(old)
+
+
+def take_snapshot(state: TrainState, ranks: Ranks) -> Snapshot:
+    """Copies of what this rank writes: its shards if it is of the first copy; whole tensors on the main rank only."""
+    taken: dict[str, dict[str, Rows]] = {}
+    for group, tensors in state.tensors().items():
+        kept = {}
+        for name, tensor in tensors.items():
+            rows = local_rows(tensor)
+            partial = rows.values.shape != tensor.shape
+            if ranks.is_main or (partial and _is_first_copy(ranks)):
+                kept[name] = Rows(rows.values.to("cpu", copy=True), rows.start, rows.total)
+        taken[group] = kept
+    return taken
+
+
+def _is_first_copy(ranks: Ranks) -> bool:
+    return ranks.mesh is None or ranks.mesh.get_local_rank(0) == 0
+
+
+def _shard_of(ranks: Ranks) -> int:
+    return 0 if ranks.mesh is None else ranks.mesh.get_local_rank(1)
+
+
+def _num_shards(tensors: Mapping[str, Rows], ranks: Ranks) -> int:
+    """As many files as shards; one if the tensors are whole."""
+    partial = any(rows.values.ndim and rows.values.shape[0] != rows.total for rows in tensors.values())
+    return ranks.mesh.size(1) if partial and ranks.mesh is not None else 1
 
 
 def latest(folder: Path, *, report: Callable[[str], None] = lambda line: None) -> Path | None:
@@ -81,39 +229,79 @@ def clear_partial(folder: Path) -> None:
         shutil.rmtree(left)
 
 
-def restore(state: TrainState, checkpoint: Path, *, config: str) -> None:
-    """Load a checkpoint that `latest` found into `state`.
+def restore(state: TrainState, checkpoint: Path, *, config: str, begun_from: str | None = None) -> None:
+    """Load a checkpoint that `latest` found into `state`, whatever number of ranks it was saved by.
 
     Raises:
-        WeightsError: if it was made by a run of another configuration.
+        WeightsError: if it was made by a run of another configuration, or on other frozen weights.
     """
-    saved = (checkpoint / "config.json").read_text(encoding="utf-8")
-    if json.loads(saved) != json.loads(config):
+    saved = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    if saved != json.loads(config):
+        differing = ", ".join(sorted(_differences(saved, json.loads(config))))
         raise WeightsError(
             explain(
                 f"{checkpoint} was made with another configuration.",
-                "a run can only go on as it began",
+                f"a run can only go on as it began; changed: {differing}",
                 "choose another --out for the new run, or use the old settings",
             )
         )
-    state.model.load_state_dict(load_tensors(checkpoint / "model.safetensors"))
-    state.ema.model.load_state_dict(load_tensors(checkpoint / _AVERAGED))
-    _load_optimizer(state.optimizer, load_tensors(checkpoint / "optimizer.safetensors"))
+    if _read_state(checkpoint).get("begun_from") != begun_from:
+        why = "its weights belong to another model than the one of --init"
+        raise WeightsError(explain(f"{checkpoint} can't go on from here.", why, "give the --init that it began from"))
+    parameters = trained_parameters(state.model)
+    for group, tensors in (("model", parameters), ("ema", state.ema.tensors)):
+        stored = ShardedTensors(checkpoint, group)
+        for name, tensor in tensors.items():
+            stored.read_into(name, tensor)
+    _restore_optimizer(state.optimizer, parameters, ShardedTensors(checkpoint, "optimizer"))
     state.step = step_of(checkpoint)
 
 
-def _parameters(model: nn.Module) -> dict[str, Tensor]:
-    return {name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}
+@torch.no_grad()
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], stored: ShardedTensors
+) -> None:
+    """Moments take their parameter's memory layout: the fused AdamW walks both by address, not by index."""
+    for entry in stored.names:
+        name, key = entry.rsplit(":", 1)
+        parameter = parameters[name]
+        moment = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
+        stored.read_into(entry, moment)
+        optimizer.state[parameter][key] = moment
+
+
+def _differences(saved: Mapping[str, object], wanted: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    for name in saved.keys() | wanted.keys():
+        one, other = saved.get(name), wanted.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{prefix}{name}.")
+        elif one != other:
+            yield prefix + name
+
+
+def _read_state(checkpoint: Path) -> dict[str, object]:
+    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
+def step_reached(run: Path) -> int:
+    """The step of a run's newest checkpoint, whole or not; 0 for none."""
+    return max((int(path.name[5:]) for path in (run / "checkpoints").glob("step-*")), default=0)
 
 
 def step_of(checkpoint: Path) -> int:
     """The step at which a checkpoint was saved."""
-    return int(json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["step"])
+    return int(str(_read_state(checkpoint)["step"]))
 
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder is a checkpoint of a run, rather than a model folder."""
-    return (folder / _AVERAGED).is_file()
+    return (folder / "state.json").is_file()
+
+
+def averaged_tensors(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint, in one piece."""
+    stored = ShardedTensors(checkpoint, "ema")
+    return {name: stored.whole(name) for name in stored.names}
 
 
 def load_initial(model: nn.Module, source: Path) -> None:
@@ -123,7 +311,7 @@ def load_initial(model: nn.Module, source: Path) -> None:
         WeightsError: if the files are altered, or the model in them has other sizes.
     """
     verify_folder(source)
-    tensors = load_tensors(source / _AVERAGED) if is_checkpoint(source) else read_tensors(source / "transformer")
+    tensors = averaged_tensors(source) if is_checkpoint(source) else read_tensors(source / "transformer")
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
@@ -131,20 +319,3 @@ def load_initial(model: nn.Module, source: Path) -> None:
         raise WeightsError(
             explain(f"{source} holds another model.", why, "give one of the same sizes, or set the recipe's to its own")
         ) from None
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    entries = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": value.contiguous() for index, entry in entries.items() for name, value in entry.items()}
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Averages take their parameter's memory layout: the fused AdamW walks both by address, not by index."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        parameter = parameters[int(index)]
-        laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-        state.setdefault(int(index), {})[name] = laid_out
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

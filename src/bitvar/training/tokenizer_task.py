@@ -1,6 +1,6 @@
 """Training the tokenizer: reconstruction, and what keeps its bits alive."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, UInt8
@@ -15,6 +15,8 @@ from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
 from bitvar.training.config import TokenizerTraining
 from bitvar.training.loop import Metrics
+from bitvar.training.parallel import Ranks
+from bitvar.training.parts import Part
 
 Perceptual = Callable[[Float[Tensor, "b c H W"], Float[Tensor, "b c H W"]], Float[Tensor, ""]]
 
@@ -55,13 +57,24 @@ class TokenizerTask:
         self.config = config
         self.model = channels_last(TokenizerModels(config)).to(device)
         self.images, self.validation = images, validation
-        self.num_samples = len(images)
+        self.counts = (len(images),)
+        self.units: Sequence[nn.Module] = ()  # small enough to be whole on every rank, and called in pieces
         self.perceptual = perceptual
         self.dtype = torch.bfloat16 if config.optimization.precision == "bf16" else torch.float32
 
-    def loss(self, indices: Tensor, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def fresh(self) -> nn.Module:
+        return TokenizerModels(self.config)
+
+    def batches(self, parts: Iterable[Part]) -> Iterator[Part]:
+        return iter(parts)
+
+    def operations(self, bucket: int) -> float:
+        return 0.0
+
+    def loss(self, batch: Part) -> tuple[Tensor, dict[str, Tensor]]:
         config, tokenizer = self.config, self.model.tokenizer
-        images = self.images[indices].to(self.model.tokenizer.device)
+        generator = batch.shared_generator()
+        images = self.images[batch.samples].to(self.model.tokenizer.device)
         images = to_signed(images).contiguous(memory_format=torch.channels_last)
         features = tokenizer.encoder(images.to(self.dtype)).float()
         steps = list(pyramid.encode(features, config.grids))
@@ -77,7 +90,7 @@ class TokenizerTask:
         }
         if self.perceptual is not None and config.perceptual > 0:
             terms["perceptual"] = config.perceptual * self.perceptual(reconstruction, images)
-        if self.model.discriminator is not None and step >= config.adversarial_start:
+        if self.model.discriminator is not None and batch.step >= config.adversarial_start:
             terms |= self._adversarial(reconstruction, images)
         total = torch.stack(list(terms.values())).sum()
         return total, {name: term.detach() for name, term in terms.items()}
@@ -96,7 +109,7 @@ class TokenizerTask:
         }
 
     @torch.no_grad()
-    def validate(self, model: nn.Module) -> Metrics:
+    def validate(self, model: nn.Module, ranks: Ranks) -> Metrics:
         """PSNR in dB when decoded from the first k scales, and how evenly each scale uses its bits."""
         tokenizer = model.tokenizer
         assert isinstance(tokenizer, InfinityTokenizer)

@@ -1,17 +1,61 @@
 """Training the transformer: frozen features and texts in, bitwise self-correction, cross-entropy of every bit."""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from bitvar.checkpoints.lora import add_adapter
 from bitvar.condition import TextCondition
+from bitvar.data.captions import NUM_DRAWS, CaptionChoice
+from bitvar.errors import UsageError, explain
+from bitvar.nn.attention import Pattern
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
-from bitvar.training.loop import Metrics, step_generator
+from bitvar.training.loop import Metrics
+from bitvar.training.parallel import Ranks
+from bitvar.training.parts import Part, Purpose, draw_uniform, make_generator
 from bitvar.training.self_correction import random_flip, teacher_forcing
 from bitvar.transformer import Block, InfinityTransformer, bit_losses, token_weights
+
+VALIDATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step reads of a part.
+
+    Attributes:
+        part: which samples these are.
+        features: `(b, d, h, w)`, the tokenizer's.
+        condition: of one caption a sample.
+    """
+
+    part: Part
+    features: Float[Tensor, "b d h w"]
+    condition: TextCondition
+
+
+@runtime_checkable
+class TransformerData(Protocol):
+    """Where batches come from. Pictures of a bucket are all of one schedule."""
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Samples of each bucket."""
+        ...
+
+    @property
+    def schedules(self) -> tuple[int, ...]:
+        """Which of the model's schedules each bucket's pictures are on."""
+        ...
+
+    def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
+        """A batch for each part, in order; without a choice, each sample's first caption."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,14 +70,14 @@ class CaptionFeatures:
     tokens: Float[Tensor, "tokens w"]
     offsets: Int[Tensor, " captions1"]
 
-    def condition(self, captions: Int[Tensor, " b"]) -> TextCondition:
+    def condition(self, captions: Sequence[int]) -> TextCondition:
         """The condition of some captions."""
-        return TextCondition.from_list([self.tokens[self.offsets[c] : self.offsets[c + 1]] for c in captions.tolist()])
+        return TextCondition.from_list([self.tokens[self.offsets[c] : self.offsets[c + 1]] for c in captions])
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """What a transformer run reads: pictures and captions, already through the frozen encoders.
+    """Pictures and captions of one size, already through the frozen encoders. Implements `TransformerData`.
 
     Attributes:
         features: `(n, d, h, w)`, the tokenizer's.
@@ -45,11 +89,26 @@ class FeatureSet:
     captions: CaptionFeatures
     choices: list[list[int]]
 
-    def pick_captions(self, indices: Int[Tensor, " b"], generator: torch.Generator) -> Int[Tensor, " b"]:
-        """One caption of each sample, at random."""
-        draws = torch.rand(len(indices), generator=generator).tolist()
-        picked = [self.choices[i][int(u * len(self.choices[i]))] for i, u in zip(indices.tolist(), draws, strict=True)]
-        return torch.tensor(picked)
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return (len(self.features),)
+
+    @property
+    def schedules(self) -> tuple[int, ...]:
+        return (0,)
+
+    def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
+        if captions is not None and captions.cut > 0:
+            why = "their features are stored whole"
+            raise UsageError(explain("These captions can't be cut.", why, "set cut_caption=0, or train from an index"))
+        for part in parts:
+            choices = [self.choices[i] for i in part.samples.tolist()]
+            if captions is None:
+                picked = [choice[0] for choice in choices]
+            else:
+                draws = draw_uniform(part.generators(Purpose.CAPTION), NUM_DRAWS).tolist()
+                picked = [c[captions.pick(len(c), draw)] for c, draw in zip(choices, draws, strict=True)]
+            yield Batch(part, self.features[part.samples], self.captions.condition(picked))
 
 
 class TransformerTask:
@@ -59,75 +118,133 @@ class TransformerTask:
         config: sizes and settings.
         train, validation: what it reads; stays on the CPU, a batch at a time goes to the device.
         device: where the model is and computes. First weights and all draws come from the CPU, so they are the same.
+        patterns: how to compute attention on each of the model's schedules, if not the ordinary way.
+        operations: of one sample's step on each of the model's schedules, for reports of speed.
     """
 
     def __init__(
         self,
         config: TransformerTraining,
         *,
-        train: FeatureSet,
-        validation: FeatureSet,
+        train: TransformerData,
+        validation: TransformerData,
         device: torch.device = torch.device("cpu"),  # noqa: B008  (a constant)
+        patterns: Mapping[int, Pattern] | None = None,
+        operations: Sequence[float] = (),
     ) -> None:
         self.config = config
         self.model = InfinityTransformer(config.model)
-        self.model.initialize(step_generator(config.optimization.seed, 2**41))
+        self.model.initialize(make_generator(config.optimization.seed, 0, Purpose.WEIGHTS))
         if config.initial_gamma is not None:
             _set_gammas(self.model, config.initial_gamma)
         self.model.to(device)
+        self.device = device
         self.train, self.validation = train, validation
-        self.num_samples = len(train.features)
-        self.schedule: ScaleSchedule = config.model.all_schedules()[0]
-        self.weights = token_weights(self.schedule, reweighted=config.reweighted).to(device)
+        self.schedules = [schedule.first(config.num_scales) for schedule in config.model.all_schedules()]
+        self.weights = [token_weights(s, reweighted=config.reweighted).to(device) for s in self.schedules]
         self.dtype = torch.bfloat16 if config.optimization.precision == "bf16" else torch.float32
+        self.patterns, self._operations = patterns or {}, operations
 
-    def loss(self, indices: Tensor, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        config = self.config
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.train.counts
+
+    @property
+    def units(self) -> Sequence[nn.Module]:
+        return list(self.model.blocks)
+
+    def adapt(self) -> None:
+        """Add the adapters that the configuration asks for, and freeze the rest; after the weights are loaded."""
+        if self.config.lora is not None:
+            generator = make_generator(self.config.optimization.seed, 0, Purpose.ADAPTER)
+            add_adapter(self.model, self.config.lora, generator=generator)
+
+    def fresh(self) -> nn.Module:
+        model = InfinityTransformer(self.config.model)
+        if self.config.lora is not None:
+            add_adapter(model, self.config.lora, generator=torch.Generator())
+        return model.to(self.device)
+
+    def batches(self, parts: Iterable[Part]) -> Iterator[Batch]:
+        return self.train.batches(parts, CaptionChoice(self.config.first_caption, self.config.cut_caption))
+
+    def operations(self, bucket: int) -> float:
+        return self._operations[self.train.schedules[bucket]] if self._operations else 0.0
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        config, part = self.config, batch.part
+        which = self.train.schedules[part.bucket]
+        schedule = self.schedules[which]
         flip = random_flip(
             max_strength=config.max_flip_strength,
-            num_corrected_scales=min(config.num_corrected_scales, len(self.schedule) - 1),
-            generator=generator,
+            num_corrected_scales=min(config.num_corrected_scales, len(schedule) - 1),
+            generators=part.generators(Purpose.FLIP),
         )
-        features = self.train.features[indices].to(self.weights.device)
-        data = teacher_forcing(features.float(), self.schedule, patch_size=config.model.patch_size, flip=flip)
-        condition = self.train.captions.condition(self.train.pick_captions(indices, generator))
-        condition = condition.drop(torch.rand(len(indices), generator=generator) < config.condition_dropout)
-        logits = self.model(condition.to(self.weights.device), data.inputs, self.schedule, dtype=self.dtype)
+        features = batch.features.to(self.device).float()
+        data = teacher_forcing(features, schedule, patch_size=config.model.patch_size, flip=flip)
+        dropped = draw_uniform(part.generators(Purpose.DROPOUT)) < config.condition_dropout
+        condition = batch.condition.drop(dropped).to(self.device)
+        pattern = self.patterns.get(which)
+        logits = self.model(condition, data.inputs, schedule, dtype=self.dtype, pattern=pattern)
         token_losses = bit_losses(logits, data.target_bits)
-        loss = (token_losses @ self.weights).mean()
-        return loss, per_scale_metrics(logits.detach(), token_losses.detach(), data.target_bits, self.schedule)
+        loss = (token_losses @ self.weights[which]).mean()
+        return loss, per_scale_metrics(logits.detach(), token_losses.detach(), data.target_bits, schedule)
 
     @torch.no_grad()
-    def validate(self, model: nn.Module) -> Metrics:
+    def validate(self, model: nn.Module, ranks: Ranks) -> Metrics:
         """Loss and bit accuracy on held-out samples, nothing flipped, nothing dropped."""
         assert isinstance(model, InfinityTransformer)
-        return measure_bits(model, self.validation, self.schedule, weights=self.weights, dtype=self.dtype)
+        return measure_bits(
+            model, self.validation, self.schedules, dtype=self.dtype, reweighted=self.config.reweighted, ranks=ranks
+        )
 
 
 @torch.no_grad()
 def measure_bits(
     model: InfinityTransformer,
-    samples: FeatureSet,
-    schedule: ScaleSchedule,
+    data: TransformerData,
+    schedules: Sequence[ScaleSchedule],
     *,
-    weights: Float[Tensor, " l"],
+    reweighted: bool = False,
     dtype: torch.dtype = torch.float32,
+    ranks: Ranks | None = None,
 ) -> Metrics:
-    """Mean loss (tokens weighted by `weights`) and bit accuracy, teacher-forced by each sample's first caption."""
-    sums: dict[str, float] = {}
-    count = len(samples.features)
-    for indices in torch.arange(count).split(64):
-        features = samples.features[indices].to(weights.device)
-        data = teacher_forcing(features.float(), schedule, patch_size=model.config.patch_size)
-        captions = torch.tensor([samples.choices[i][0] for i in indices.tolist()])
-        condition = samples.captions.condition(captions).to(weights.device)
-        logits = model(condition, data.inputs, schedule, dtype=dtype)
-        token_losses = bit_losses(logits, data.target_bits)
-        values = per_scale_metrics(logits, token_losses, data.target_bits, schedule)
+    """Mean loss and bit accuracy over all samples, teacher-forced by each one's first caption.
+
+    Args:
+        model: called by all ranks alike, so it may be in shards.
+        data: every sample counts once.
+        schedules: the model's.
+        reweighted: weigh the loss as a training with that setting does.
+        dtype: of the activations.
+        ranks: who share the work; one if None.
+    """
+    ranks = ranks or Ranks()
+    parts, counted = _validation_parts(data.counts, ranks)
+    sums: dict[str, Tensor] = {}
+    for batch, weight in zip(data.batches(parts, None), counted, strict=True):
+        schedule = schedules[data.schedules[batch.part.bucket]]
+        features = batch.features.to(model.device).float()
+        forced = teacher_forcing(features, schedule, patch_size=model.config.patch_size)
+        logits = model(batch.condition.to(model.device), forced.inputs, schedule, dtype=dtype)
+        token_losses = bit_losses(logits, forced.target_bits)
+        values = per_scale_metrics(logits, token_losses, forced.target_bits, schedule)
+        weights = token_weights(schedule, reweighted=reweighted).to(model.device)
         values["loss"] = (token_losses @ weights).mean()
         for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value.item() * len(indices) / count
-    return sums
+            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * weight
+    return {name: value / sum(data.counts) for name, value in ranks.sum(sums).items()}
+
+
+def _validation_parts(counts: Sequence[int], ranks: Ranks) -> tuple[list[Part], list[int]]:
+    """A rank's parts of all samples in order, and how many of each count: one without work repeats what counts not."""
+    parts, counted = [], []
+    for bucket, count in enumerate(counts):
+        for chunk in torch.arange(count).split(VALIDATION_BATCH * ranks.world):
+            mine = chunk.tensor_split(ranks.world)[ranks.rank]
+            counted.append(len(mine))
+            parts.append(Part(0, bucket, mine if len(mine) else chunk[:1], 0, 0))
+    return parts, counted
 
 
 def per_scale_metrics(

@@ -3,7 +3,7 @@
 from bitvar.transformer.block import Block
 from bitvar.transformer.config import PRESETS, ScheduleConfig, TransformerConfig
 from bitvar.transformer.loss import bit_losses, bitwise_loss, token_weights
-from bitvar.transformer.model import DecodeState, EncodedCondition, InfinityTransformer, block_causal_mask
+from bitvar.transformer.model import DecodeState, EncodedCondition, InfinityTransformer
 
 __all__ = [
     "PRESETS",
@@ -15,6 +15,5 @@ __all__ = [
     "TransformerConfig",
     "bit_losses",
     "bitwise_loss",
-    "block_causal_mask",
     "token_weights",
 ]

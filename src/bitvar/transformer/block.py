@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from bitvar.nn.attention import attend
+from bitvar.nn.attention import Pattern, attend
 from bitvar.nn.kv_cache import KVCache
 from bitvar.nn.linear import Linear
 from bitvar.nn.norms import LayerNorm, modulated_norm
@@ -24,6 +24,13 @@ class TextKV(NamedTuple):
 
     k: Tensor
     v: Tensor
+    mask: Tensor
+
+
+class TextMemory(NamedTuple):
+    """The text, before a block's own projection: `(b, t, c)`, and the `(b, t)` mask. What training passes."""
+
+    features: Tensor
     mask: Tensor
 
 
@@ -44,10 +51,10 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Tensor, "b l c"],
         rope: Float[Tensor, "l pairs 2"],
-        mask: Bool[Tensor, "l l"] | None,
+        pattern: Pattern | None,
         cache: tuple[KVCache, int] | None,
     ) -> Float[Tensor, "b l c"]:
-        """Attend within `x` (`mask` true where allowed), or, with `(cache, block)`, to all scales cached and `x`."""
+        """Attend within `x` by a pattern, or, with `(cache, block)`, to all scales cached and `x`."""
         q, k, v = rearrange(self.qkv(x), "b l (s n e) -> s b n l e", s=3, n=self.num_heads)
         q_bias, v_bias = (
             rearrange(b.to(x.dtype), "(n e) -> n 1 e", n=self.num_heads) for b in (self.q_bias, self.v_bias)
@@ -58,7 +65,7 @@ class SelfAttention(nn.Module):
         q, k, v = apply_rope(q, rope).to(x.dtype), apply_rope(k, rope).to(x.dtype), v + v_bias
         if cache is not None:
             k, v = cache[0].extend(cache[1], k, v)
-        attended = attend(q, k, v, scale=1.0, mask=None if mask is None else mask[None, None])
+        attended = attend(q, k, v, scale=1.0, mask=pattern)
         return self.proj(rearrange(attended, "b n l e -> b l (n e)"))
 
 
@@ -80,7 +87,9 @@ class CrossAttention(nn.Module):
         k, v = (rearrange(part, "b t (n e) -> b n t e", n=self.num_heads) for part in (k, v))
         return TextKV(k, v, mask)
 
-    def forward(self, x: Float[Tensor, "b l c"], text: TextKV) -> Float[Tensor, "b l c"]:
+    def forward(self, x: Float[Tensor, "b l c"], text: TextKV | TextMemory) -> Float[Tensor, "b l c"]:
+        if isinstance(text, TextMemory):
+            text = self.keys_values(text.features, text.mask)
         q = rearrange(self.q(x), "b l (n e) -> b n l e", n=self.num_heads)
         attended = attend(q, text.k, text.v, scale=q.shape[-1] ** -0.5, mask=text.mask[:, None, None])
         return self.proj(rearrange(attended, "b n l e -> b l (n e)"))
@@ -103,16 +112,16 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "b l c"],
         shared_modulation: Float[Tensor, "b 6 c"],
-        text: TextKV,
+        text: TextKV | TextMemory,
         rope: Float[Tensor, "l pairs 2"],
         *,
-        mask: Bool[Tensor, "l l"] | None = None,
+        pattern: Pattern | None = None,
         cache: tuple[KVCache, int] | None = None,
     ) -> Float[Tensor, "b l c"]:
-        """One block over all scales (`mask`), or over one with the earlier ones in `cache`, as `(cache, block)`."""
+        """One block over all scales (`pattern`), or over one with the earlier ones in `cache`, as `(cache, block)`."""
         modulation = (shared_modulation + self.modulation.to(x.dtype))[:, :, None]
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unbind(1)
-        x = x + gamma1 * self.self_attention(modulated_norm(x, scale1, shift1), rope, mask, cache)
+        x = x + gamma1 * self.self_attention(modulated_norm(x, scale1, shift1), rope, pattern, cache)
         x = x + self.cross_attention(self.cross_norm(x), text)
         hidden = F.gelu(self.fc1(modulated_norm(x, scale2, shift2)), approximate="tanh")
         return x + gamma2 * self.fc2(hidden)

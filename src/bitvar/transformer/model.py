@@ -11,18 +11,19 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from bitvar.bits import to_cells, to_tokens
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, explain
+from bitvar.nn.attention import BlockCausal, Pattern
 from bitvar.nn.kv_cache import KVCache
 from bitvar.nn.linear import Linear
 from bitvar.nn.norms import layer_norm
 from bitvar.nn.rope import rope_table
 from bitvar.scales import Grid, ScaleSchedule
-from bitvar.transformer.block import Block, TextKV
+from bitvar.transformer.block import Block, TextKV, TextMemory
 from bitvar.transformer.config import TransformerConfig
 from bitvar.transformer.embed import TextEmbedding
 
@@ -35,18 +36,18 @@ class EncodedCondition:
         pooled: `(b, c)`, `cond` in the paper: start token and source of every modulation.
         modulation: `(b, 6, c)`, shared by the blocks.
         head_scale, head_shift: `(b, 1, c)`, the head's own modulation.
-        text: each block's keys and values of the text.
+        text: the cross-attention memory: the same for all blocks, or each block's keys and values of it.
     """
 
     pooled: Tensor
     modulation: Tensor
     head_scale: Tensor
     head_shift: Tensor
-    text: tuple[TextKV, ...]
+    text: tuple[TextKV | TextMemory, ...]
 
     def rows(self, count: int) -> "EncodedCondition":
         """The first `count` of the batch."""
-        text = tuple(TextKV(kv.k[:count], kv.v[:count], kv.mask[:count]) for kv in self.text)
+        text = tuple(type(part)(*(tensor[:count] for tensor in part)) for part in self.text)
         return EncodedCondition(
             self.pooled[:count], self.modulation[:count], self.head_scale[:count], self.head_shift[:count], text
         )
@@ -91,11 +92,15 @@ class InfinityTransformer(nn.Module):
     def device(self) -> torch.device:
         return self.start.device
 
-    def encode_condition(self, condition: TextCondition, *, dtype: torch.dtype | None = None) -> EncodedCondition:
+    def encode_condition(
+        self, condition: TextCondition, *, dtype: torch.dtype | None = None, projected: bool = True
+    ) -> EncodedCondition:
         """The text side, once a prompt.
 
         Args:
             condition: features `(b, t, text_width)`.
+            projected: with every block's keys and values made already, which sampling needs again at each scale. Else
+                each block makes its own when it runs, so that its weights need to be there only then.
             dtype: what everything after is computed in; the parameters' own unless training in mixed precision.
 
         Raises:
@@ -108,7 +113,8 @@ class InfinityTransformer(nn.Module):
                     f"The prompt is {tokens} tokens long.", f"this model reads at most {limit}", "shorten the prompt"
                 )
             )
-        pooled, memory = self.text(condition, dtype or self.dtype)
+        pooled, features = self.text(condition, dtype or self.dtype)
+        memory = TextMemory(features, condition.mask)
         active = F.silu(pooled)
         scale, shift = self.head_modulation(active)[:, None].chunk(2, dim=-1)
         return EncodedCondition(
@@ -116,7 +122,7 @@ class InfinityTransformer(nn.Module):
             modulation=rearrange(self.shared_modulation(active), "b (s c) -> b s c", s=6),
             head_scale=scale,
             head_shift=shift,
-            text=tuple(block.cross_attention.keys_values(memory, condition.mask) for block in self._blocks()),
+            text=tuple(block.cross_attention.keys_values(*memory) if projected else memory for block in self._blocks()),
         )
 
     def start_tokens(self, condition: EncodedCondition) -> Float[Tensor, "b 1 c"]:
@@ -146,6 +152,7 @@ class InfinityTransformer(nn.Module):
         schedule: ScaleSchedule,
         *,
         dtype: torch.dtype | None = None,
+        pattern: Pattern | None = None,
     ) -> Float[Tensor, "b l d 2"]:
         """Logits of every bit of every scale, each scale seeing itself and the coarser ones.
 
@@ -154,14 +161,15 @@ class InfinityTransformer(nn.Module):
             inputs: for scales 1 and up, the latent so far at that scale's grid (`pyramid.next_input`).
             schedule: as many scales as inputs, and one more.
             dtype: what the blocks compute in; the parameters' own unless training in mixed precision.
+            pattern: another way to compute `BlockCausal`, for this schedule.
         """
-        encoded = self.encode_condition(condition, dtype=dtype)
+        encoded = self.encode_condition(condition, dtype=dtype, projected=False)
         embedded = [self.embed(resized, k, dtype) for k, resized in enumerate(inputs, start=1)]
         x = torch.cat([self.start_tokens(encoded), *embedded], dim=1)
-        mask = block_causal_mask(schedule).to(x.device)
+        pattern = pattern or BlockCausal(schedule.offsets)
         rope = self.rope(schedule)
         for block, text in zip(self.blocks, encoded.text, strict=True):
-            x = block(x, encoded.modulation, text, rope, mask=mask)
+            x = block(x, encoded.modulation, text, rope, pattern=pattern)
         return self._logits(x, encoded)
 
     def begin(self, condition: TextCondition, schedule: ScaleSchedule) -> DecodeState:
@@ -217,9 +225,3 @@ class InfinityTransformer(nn.Module):
             block.modulation[2:].mul_(1e-3)
             for projection in (block.self_attention.proj, block.cross_attention.proj, block.fc2):
                 projection.weight.div_(math.sqrt(2 * self.config.depth))
-
-
-def block_causal_mask(schedule: ScaleSchedule) -> Bool[Tensor, "l l"]:
-    """True where a query's scale is the key's or finer."""
-    scale = schedule.scale_index()
-    return scale[:, None] >= scale[None, :]

@@ -1,0 +1,32 @@
+r"""A new style for the embedded model, as an adapter of some megabytes that is loaded beside it.
+
+bitvar data import my_style/ data/style --size 64
+bitvar train recipes/icons/lora.py --data data/style --init icons --out runs/style
+bitvar generate "a prompt of yours" --lora runs/style/lora
+
+A few hundred pictures in one style, whose captions all name it. What it did for one style: docs/lora.md.
+"""
+
+from pathlib import Path
+from runpy import run_path
+
+from bitvar.checkpoints.lora import LoraSettings
+from bitvar.training.config import IntervalConfig, TransformerTraining
+
+
+def recipe() -> TransformerTraining:
+    first = run_path(str(Path(__file__).with_name("transformer.py")))["recipe"]()
+    changes = {
+        "optimizer": "adamw",
+        "steps": 300,
+        "learning_rate": 2e-3,
+        "warmup_steps": 20,
+        "ema_decay": 0.97,
+    }
+    return first.model_copy(
+        update={
+            "optimization": first.optimization.model_copy(update=changes),
+            "intervals": IntervalConfig(log=10, validation=50, sample=100, save=50),
+            "lora": LoraSettings(rank=16, alpha=16.0),
+        }
+    )

@@ -1,0 +1,233 @@
+"""`bitvar bench train | loader | save`: what training does in a second."""
+
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bitvar.cli.bench_clock import Clock, peak_memory
+from bitvar.cli.exit_codes import exit_codes
+
+if TYPE_CHECKING:
+    from bitvar.scales import ScaleSchedule
+    from bitvar.training.transformer_task import TransformerTask
+    from bitvar.transformer import TransformerConfig
+
+TEXT_TOKENS = 64
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+def train(
+    recipe: Annotated[Path | None, typer.Option(help="Of a transformer; its sizes and settings.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Instead: this preset, with AdamW, as 125M.")] = None,
+    pixels: Annotated[int, typer.Option(help="Side of the square pictures of --preset: 256, 512 or 1024.")] = 256,
+    batch: Annotated[int | None, typer.Option(min=1, help="Samples a step. Default: the recipe's; 8.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="fp32 or bf16, of activations. Default: the recipe's; bf16.")
+    ] = None,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Make activations again when needed.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile, block by block.")] = False,
+    attention: Annotated[str, typer.Option(help="sdpa, or flex: FlexAttention, for CUDA.")] = "sdpa",
+    runs: Annotated[int, typer.Option(min=1, help="Counted steps, after two to warm up.")] = 10,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Time whole training steps on random features: loss, gradients, optimiser and averages; the median."""
+    with exit_codes():
+        from bitvar.data.order import SampleOrder
+        from bitvar.training.optim import Ema, build_optimizer
+        from bitvar.training.parts import parts_of
+        from bitvar.training.state import TrainState
+        from bitvar.training.update import Updater
+        from bitvar.transformer.cost import num_parameters, training_flops
+
+        task, schedule = _random_task(recipe, preset, pixels, batch, dtype, device, attention)
+        _lighten(task, recompute, compiled)
+        optimization = task.config.optimization
+        model = task.model
+        state = TrainState(model, Ema(model, optimization.ema_decay), build_optimizer(model, optimization))
+        order = SampleOrder(task.counts, optimization.batch_size, 0)
+        batches = task.batches(parts_of(order, range(runs + 2)))
+        updater = Updater(state, task.loss, optimization)
+        clock, seconds = Clock(task.device), list[float]()
+        for _ in range(runs + 2):
+            updater.step(batches)
+            seconds.append(clock.lap())
+        step = statistics.median(seconds[2:])
+        operations = training_flops(task.config.model, schedule, text_tokens=TEXT_TOKENS) * optimization.batch_size
+        result = {
+            "parameters": num_parameters(task.config.model),
+            "tokens": schedule.num_tokens,
+            "batch": optimization.batch_size,
+            "precision": optimization.precision,
+            "optimizer": optimization.optimizer,
+            **_where(task, {"attention": attention, "recompute": recompute, "compile": compiled, "runs": runs}),
+            "step_s": round(step, 4),
+            "samples_per_second": round(optimization.batch_size / step, 3),
+            "tokens_per_second": round(optimization.batch_size * schedule.num_tokens / step, 1),
+            "teraflops": round(operations / step / 1e12, 4),
+            "utilization": _utilization(task, operations / step),
+            "peak_memory_mb": peak_memory(task.device),
+        }
+        _print(result, as_json)
+
+
+def loader(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="What `bitvar data index` wrote.")],
+    size: Annotated[int, typer.Option(min=8, help="Side of the square to which pictures are cut, in pixels.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 32,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read; 0 for none.")] = 2,
+    runs: Annotated[int, typer.Option(min=1, help="Counted batches, after four to warm up.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Time reading, decoding and cutting pictures of an index, with nothing else going on."""
+    with exit_codes():
+        from bitvar.data.captions import CaptionChoice
+        from bitvar.data.index import SampleIndex
+        from bitvar.data.order import SampleOrder
+        from bitvar.training.online import PartReader, read_parts
+        from bitvar.training.parts import parts_of
+
+        opened = SampleIndex.open(index)
+        reader = PartReader(opened, opened.groups, [(size, size)] * len(opened.groups), CaptionChoice())
+        order = SampleOrder(tuple(group.count for group in opened.groups), batch, 0)
+        loaded = read_parts(reader, parts_of(order, range(runs + 4)), workers=workers)
+        for _ in range(4):
+            next(loaded)
+        began = time.perf_counter()
+        refused = sum(len(part.refused) for part in loaded)
+        took = time.perf_counter() - began
+        result = {"samples": len(opened), "size": size, "batch": batch, "workers": workers, "runs": runs}
+        _print(result | {"refused": refused, "samples_per_second": round(runs * batch / took, 1)}, as_json)
+
+
+def save(
+    megabytes: Annotated[int, typer.Option(min=1, help="Size of the checkpoint.")] = 500,
+    folder: Annotated[Path, typer.Option(help="On the disk to measure.")] = Path(),
+    runs: Annotated[int, typer.Option(min=1, help="Counted saves, after one to warm up.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Time the parts of a checkpoint's writing: copying the state, writing and flushing it, its digests; medians."""
+    with exit_codes():
+        import torch
+        from safetensors.torch import save_file
+
+        from bitvar.checkpoints.files import digest
+        from bitvar.files import flush
+
+        tensor = torch.randn(megabytes * 250_000)
+        lines: list[dict[str, float]] = []
+        clock = Clock(tensor.device)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            path = Path(temporary) / "model.safetensors"
+            for _ in range(runs + 1):
+                clock.lap()
+                copy = tensor.clone()
+                copied = clock.lap()
+                save_file({"model": copy}, path)
+                written = clock.lap()
+                flush(path)
+                flushed = clock.lap()
+                digest(path)
+                lines.append({"copy_s": copied, "write_s": written, "flush_s": flushed, "digest_s": clock.lap()})
+                path.unlink()
+        medians = {name: round(statistics.median(line[name] for line in lines[1:]), 4) for name in lines[0]}
+        share = statistics.median(line["digest_s"] / sum(line.values()) for line in lines[1:])
+        _print({"megabytes": megabytes, "runs": runs, **medians, "digest_share": round(share, 3)}, as_json)
+
+
+def _print(result: dict[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(result) if as_json else "\n".join(f"{key:<20} {value}" for key, value in result.items()))
+
+
+def _random_task(
+    recipe: Path | None,
+    preset: str | None,
+    pixels: int,
+    batch: int | None,
+    dtype: str | None,
+    device: str,
+    attention: str,
+) -> "tuple[TransformerTask, ScaleSchedule]":
+    """A task on random features and texts, on the largest of its schedules."""
+    import torch
+
+    from bitvar.cli.training_setup import attention_patterns, read_recipe
+    from bitvar.config import unknown
+    from bitvar.errors import UsageError, explain
+    from bitvar.runtime.placement import resolve_device
+    from bitvar.training.config import OptimizationConfig, TransformerTraining
+    from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
+    from bitvar.transformer import PRESETS, ScheduleConfig
+
+    if (recipe is None) == (preset is None):
+        raise UsageError(explain("What shall be timed?", "one of --recipe and --preset is needed", "give one"))
+    if recipe is not None:
+        config = read_recipe(recipe, [])
+        if not isinstance(config, TransformerTraining):
+            raise UsageError(explain(f"{recipe} trains a tokenizer.", "this times transformers", "give another"))
+    else:
+        if preset not in PRESETS:
+            raise UsageError(unknown(f"preset {preset!r}", str(preset), list(PRESETS)))
+        optimization = OptimizationConfig(steps=10**6, batch_size=8, learning_rate=1e-4)
+        config = TransformerTraining(model=_on_square(PRESETS[preset], pixels), optimization=optimization)
+    changes = {"batch_size": batch, "precision": dtype}
+    given = [f"optimization.{name}={value}" for name, value in changes.items() if value is not None]
+    largest = max(config.model.all_schedules(), key=lambda schedule: schedule.num_tokens)
+    own = ScheduleConfig(grids=largest.grids, reference=largest.reference)
+    model = config.model.model_copy(update={"budgets": (), "schedules": (own,)})
+    config = config.override(given).model_copy(update={"model": model})
+    generator = torch.Generator().manual_seed(0)
+    h, w = largest.latent_grids(model.patch_size)[-1]
+    count = config.optimization.batch_size
+    features = torch.randn(count, model.bits // model.patch_size**2, h, w, generator=generator)
+    tokens = min(TEXT_TOKENS, model.max_text_tokens)
+    texts = CaptionFeatures(torch.randn(tokens, model.text_width, generator=generator), torch.tensor([0, tokens]))
+    data = FeatureSet(features, texts, [[0]] * count)
+    chosen = resolve_device(device)
+    patterns = attention_patterns(config, attention, chosen)
+    return TransformerTask(config, train=data, validation=data, device=chosen, patterns=patterns), largest
+
+
+def _on_square(model: "TransformerConfig", pixels: int) -> "TransformerConfig":
+    from bitvar.errors import UsageError, explain
+    from bitvar.scales import official_schedule
+    from bitvar.transformer import ScheduleConfig
+
+    budgets = {256: "0.06M", 512: "0.25M", 1024: "1M"}
+    if pixels not in budgets:
+        raise UsageError(explain(f"There is no schedule of {pixels} px.", f"known: {list(budgets)}", "choose one"))
+    schedule = official_schedule("1.0", budgets[pixels])
+    own = ScheduleConfig(grids=schedule.grids, reference=schedule.reference)
+    return model.model_copy(update={"budgets": (), "schedules": (own,)})
+
+
+def _lighten(task: "TransformerTask", recompute: bool, compiled: bool) -> None:
+    from bitvar.training.parallel import lighten
+
+    lighten(task.units, recompute=recompute, compiled=compiled)
+
+
+def _where(task: "TransformerTask", rest: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    cuda = task.device.type == "cuda"
+    device = torch.cuda.get_device_name(task.device) if cuda else task.device.type
+    return {**rest, "device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def _utilization(task: "TransformerTask", operations: float) -> float | None:
+    import torch
+
+    from bitvar.transformer.cost import model_flops_utilization
+
+    if task.device.type != "cuda":
+        return None
+    share = model_flops_utilization(operations, torch.cuda.get_device_name(task.device))
+    return None if share is None else round(share, 4)

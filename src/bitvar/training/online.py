@@ -1,0 +1,232 @@
+"""Batches straight from an index of pictures: decoded by workers ahead of time, encoded here by the frozen encoders.
+
+A picture that was sound when the index was made and can't be used now is replaced by another of its bucket, and
+reported; too many of them stop the run.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bitvar.data.captions import NUM_DRAWS, CaptionChoice
+from bitvar.data.index import Group, SampleIndex
+from bitvar.data.layouts import Refusal
+from bitvar.data.pictures import PictureLimits, RefusedError, decode_picture, fit_picture
+from bitvar.data.samples import to_signed
+from bitvar.errors import UsageError, explain
+from bitvar.scales import ScaleSchedule
+from bitvar.text import TextEncoder
+from bitvar.tokenizer import InfinityTokenizer
+from bitvar.training.parts import Part, Purpose, draw_uniform
+from bitvar.training.transformer_task import Batch
+
+_MAX_TRIES = 20
+_MIN_SEEN = 200
+"""Samples before the share of bad ones means anything."""
+
+Size = tuple[int, int]
+
+
+class LoadedPart(NamedTuple):
+    """What a worker makes of a part.
+
+    Attributes:
+        part: which samples.
+        images: `(b, 3, H, W)`, bytes.
+        captions: one each.
+        refused: samples that another one replaces.
+    """
+
+    part: Part
+    images: Tensor
+    captions: list[str]
+    refused: list[Refusal]
+
+
+class PartReader(Dataset[LoadedPart]):
+    """Reads and decodes the samples of a part. Runs in workers, so it holds nothing large.
+
+    Args:
+        index: of the pictures.
+        groups: the index's group of each bucket.
+        sizes: width and height in pixels to which a bucket's pictures are scaled and cut.
+        captions: how one is drawn; the first if None.
+        limits: what a picture may be.
+    """
+
+    def __init__(
+        self,
+        index: SampleIndex,
+        groups: Sequence[Group],
+        sizes: Sequence[Size],
+        captions: CaptionChoice | None,
+        limits: PictureLimits | None = None,
+    ) -> None:
+        self.index, self.groups, self.sizes = index, groups, sizes
+        self.captions, self.limits = captions, limits or PictureLimits()
+
+    def __getitem__(self, part: Part) -> LoadedPart:
+        draws = draw_uniform(part.generators(Purpose.CAPTION), NUM_DRAWS).tolist()
+        refused: list[Refusal] = []
+        read = [self._read(part.bucket, int(i), draw, refused) for i, draw in zip(part.samples, draws, strict=True)]
+        return LoadedPart(part, torch.stack([image for image, _ in read]), [text for _, text in read], refused)
+
+    def _read(
+        self, bucket: int, number: int, draws: Sequence[float], refused: list[Refusal]
+    ) -> tuple[UInt8[Tensor, "3 H W"], str]:
+        """A sample of the bucket, or the next one after it that can be read."""
+        group = self.groups[bucket]
+        for step in range(min(_MAX_TRIES, group.count)):
+            place = group.start + (number + step) % group.count
+            sample = self.index[place]
+            try:
+                data = self.index.verified(place, sample.picture.read(max_bytes=self.limits.max_bytes))
+                image = fit_picture(decode_picture(data, self.limits), self.sizes[bucket])
+            except RefusedError as error:
+                refused.append(Refusal(sample.name, error.reason, error.detail))
+                continue
+            captions = sample.captions
+            text = captions[0] if self.captions is None else self.captions.text(captions, draws)
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1), text
+        last = refused[-1]
+        raise UsageError(
+            explain(
+                f"{_MAX_TRIES} samples in a row can't be read, the last one {last.name}.",
+                f"{last.reason}: {last.detail}",
+                "is the data still where the index says? `bitvar data check` the index, or make it anew",
+            )
+        )
+
+
+@dataclass
+class BadSamples:
+    """The budget of samples that can't be used, each named once in a report.
+
+    Attributes:
+        report: gets a JSON line a sample; only this rank's.
+        max_fraction: of the samples seen.
+    """
+
+    report: Path
+    max_fraction: float
+    seen: int = 0
+    bad: int = 0
+    named: set[str] = field(default_factory=set)
+
+    def count(self, samples: int, refused: Sequence[Refusal]) -> None:
+        """Count a part.
+
+        Raises:
+            UsageError: when the budget is spent.
+        """
+        self.seen += samples
+        self.bad += len(refused)
+        new = [refusal for refusal in refused if refusal.name not in self.named]
+        if new:
+            self.named |= {refusal.name for refusal in new}
+            with self.report.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(vars(refusal)) + "\n" for refusal in new)
+        if self.seen >= _MIN_SEEN and self.bad > self.max_fraction * self.seen:
+            raise UsageError(
+                explain(
+                    f"{self.bad} of {self.seen} samples could not be used.",
+                    f"more than --max-bad-fraction {self.max_fraction:g}; {self.report} names them",
+                    "mend the data and make the index anew, or allow more",
+                )
+            )
+
+
+class IndexData:
+    """Batches of one split of an index. Implements `transformer_task.TransformerData`.
+
+    Args:
+        index: of pictures and captions.
+        split: of the index.
+        schedules: the model's; each ratio's pictures are on the nearest one.
+        stride: pixels per token side.
+        tokenizer, text_encoder: frozen, on the device where they compute.
+        bad: the budget of samples that can't be used.
+        workers: processes that read ahead; 0 to read here.
+        most: samples of each group to use; all if None.
+
+    Raises:
+        UsageError: if the split has no samples.
+    """
+
+    def __init__(
+        self,
+        index: SampleIndex,
+        split: str,
+        *,
+        schedules: Sequence[ScaleSchedule],
+        stride: int,
+        tokenizer: InfinityTokenizer,
+        text_encoder: TextEncoder,
+        bad: BadSamples,
+        workers: int = 0,
+        most: int | None = None,
+    ) -> None:
+        self.index = index
+        self.groups = [
+            group.model_copy(update={"count": min(group.count, most or group.count)})
+            for group in index.groups
+            if group.split == split
+        ]
+        if not self.groups:
+            known = ", ".join(sorted({group.split for group in index.groups}))
+            raise UsageError(explain(f"The index has no split {split!r}.", f"it has: {known}", "make it anew"))
+        self.counts = tuple(group.count for group in self.groups)
+        self.schedules = tuple(_nearest(schedules, float(group.ratio)) for group in self.groups)
+        grids = [schedules[which][-1] for which in self.schedules]
+        self.sizes = [(w * stride, h * stride) for h, w in grids]
+        self.tokenizer, self.text_encoder = tokenizer, text_encoder
+        self.bad, self.workers = bad, workers
+
+    def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
+        for loaded in self.read(parts, captions):
+            self.bad.count(len(loaded.part), loaded.refused)
+            with torch.inference_mode():
+                features = self.tokenizer.features(to_signed(loaded.images.to(self.tokenizer.device)))
+                condition = self.text_encoder.encode(loaded.captions)
+            # Cloned, because tensors of inference mode can't take part in a training step.
+            yield Batch(loaded.part, features.clone(), condition.clone())
+
+    def read(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[LoadedPart]:
+        """The decoded pictures and chosen captions of each part, in order."""
+        reader = PartReader(self.index, self.groups, self.sizes, captions)
+        return read_parts(reader, parts, workers=self.workers, pinned=self.tokenizer.device.type == "cuda")
+
+
+def read_parts(
+    reader: PartReader, parts: Iterable[Part], *, workers: int = 0, pinned: bool = False
+) -> Iterator[LoadedPart]:
+    """Read parts in order, `workers` of them at a time and ahead of whoever takes them; `pinned` for faster copying."""
+    if workers == 0:
+        return (reader[part] for part in parts)
+    sampler, as_it_is = cast("Any", parts), cast("Any", _as_it_is)
+    loader = DataLoader(
+        reader, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=as_it_is, pin_memory=pinned
+    )
+    return iter(loader)
+
+
+def _as_it_is(loaded: LoadedPart) -> LoadedPart:
+    return loaded
+
+
+def _nearest(schedules: Sequence[ScaleSchedule], ratio: float) -> int:
+    """The schedule whose last grid is nearest to a height / width; of equal ones the largest."""
+
+    def distance(which: int) -> tuple[float, int]:
+        h, w = schedules[which][-1]
+        return round(abs(float(np.log(h / w / ratio))), 2), -h * w
+
+    return min(range(len(schedules)), key=distance)

@@ -1,0 +1,219 @@
+"""Several ranks: a model in shards (FSDP2), in copies, or in shards of which there are copies. Only this file knows.
+
+A run on one rank without a launcher never comes here: `Ranks()` is one rank, and every function leaves it alone.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from bitvar.errors import UsageError, explain
+
+_TIMEOUT = timedelta(minutes=30)
+
+
+class ReplicasDifferError(RuntimeError):
+    """Two copies of the same weights are no longer equal: a fault of memory or of a computation."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together.
+
+    Attributes:
+        rank, world: which one, of how many.
+        mesh: (copies, shards), or None for a single process.
+        background: a group for what runs beside training, such as saving.
+    """
+
+    rank: int = 0
+    world: int = 1
+    mesh: DeviceMesh | None = None
+    background: Any = field(default=None, repr=False)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def num_copies(self) -> int:
+        return 1 if self.mesh is None else self.mesh.size(0)
+
+    def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """The mean over ranks of named numbers."""
+        return {name: value / self.world for name, value in self.sum(values).items()}
+
+    def sum(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """The sum over ranks of named numbers; every rank must have the same names in the same order."""
+        if not values:
+            return {}
+        stacked = torch.stack([value.detach().double() for value in values.values()])
+        if self.world > 1:
+            dist.all_reduce(stacked)
+        return dict(zip(values, stacked.tolist(), strict=True))
+
+    def any(self, answer: bool, *, background: bool = False) -> bool:
+        """Whether any rank says yes. All must ask, and none goes on before all have.
+
+        Args:
+            answer: of this rank.
+            background: ask beside training, from another thread.
+        """
+        if self.world == 1:
+            return answer
+        total = torch.tensor(int(answer))
+        dist.all_reduce(total, group=self.background if background else None)
+        return int(total) > 0
+
+    def first(self, text: str) -> str:
+        """What the main rank says, on every rank."""
+        if self.world == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+
+def connect(device: torch.device, *, rank: int, world: int, shards: int | None = None) -> Ranks:
+    """Join the processes that a launcher started; MASTER_ADDR and MASTER_PORT say where they meet.
+
+    Args:
+        device: where this process computes.
+        rank, world: which one, of how many.
+        shards: over how many ranks a copy of the model is spread; all of them if None, 1 for a full copy on each.
+
+    Raises:
+        UsageError: if the ranks can't be divided so.
+    """
+    wanted = shards or world
+    if world % wanted:
+        why = f"each copy would be spread over {wanted} ranks, and {world} is no multiple of that"
+        raise UsageError(explain(f"{world} ranks can't hold whole copies.", why, "choose a divisor for --shards"))
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=_TIMEOUT)
+    mesh = init_device_mesh(device.type, (world // wanted, wanted), mesh_dim_names=("copy", "shard"))
+    return Ranks(rank, world, mesh, dist.new_group(backend="gloo", timeout=_TIMEOUT))
+
+
+def disconnect() -> None:
+    """Leave, if joined."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def lighten(units: Sequence[nn.Module], *, recompute: bool, compiled: bool) -> None:
+    """Change how units run, not what they compute; before `distribute`.
+
+    Args:
+        units: e.g. the blocks.
+        recompute: keep only their inputs, and compute the rest again in the backward pass.
+        compiled: through torch.compile, each on its own.
+    """
+    for unit in units:
+        if recompute:
+            forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
+            unit.forward = forward  # type: ignore[method-assign]  # checkpoint() hides the unit's own type
+        if compiled:
+            unit.compile()
+
+
+def distribute(model: nn.Module, units: Sequence[nn.Module], ranks: Ranks, *, precision: torch.dtype) -> None:
+    """Spread a model over the ranks, in place: each unit is gathered when it computes, and let go after.
+
+    A model without units stays whole on every rank, and `average_gradients` keeps the copies alike. Units travel in
+    `precision`; what lies outside them, the head among it, in fp32. Gradients are summed in fp32, weights stay fp32.
+    """
+    if ranks.mesh is None or not units:
+        return
+    # Logits are a view of what the head gives; nobody changes them in place, which is what PyTorch warns of.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    mesh = ranks.mesh if ranks.num_copies > 1 else ranks.mesh["shard"]
+    low = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    full = MixedPrecisionPolicy(cast_forward_inputs=False)
+    for unit in units:
+        fully_shard(unit, mesh=mesh, mp_policy=full if precision == torch.float32 else low)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True, mp_policy=full)
+
+
+def average_gradients(parameters: Sequence[nn.Parameter], ranks: Ranks) -> None:
+    """The mean of the gradients over ranks, where the model is whole on each; shards have theirs already."""
+    if ranks.world == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p, DTensor)]
+    if not gradients:
+        return
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= ranks.world
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which other ranks may hold parts, in one piece. All ranks must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def gather(model: nn.Module, fresh: Callable[[], nn.Module], ranks: Ranks) -> nn.Module | None:
+    """The model as an ordinary one, on the main rank; None on others. All ranks must ask.
+
+    Args:
+        model: may be in shards; if it is not, it is returned as it is.
+        fresh: makes an ordinary model of the same sizes.
+    """
+    if not any(isinstance(p, DTensor) for p in model.parameters()):
+        return model if ranks.is_main else None
+    target = fresh() if ranks.is_main else None
+    into = dict(target.named_parameters()) if target is not None else {}
+    for name, parameter in model.named_parameters():
+        full = whole(parameter)
+        if target is not None:
+            into[name].copy_(full)
+    return target
+
+
+@torch.no_grad()
+def require_equal_copies(tensors: Sequence[Tensor], ranks: Ranks) -> None:
+    """Compare all bits of tensors of which several ranks hold the same part.
+
+    Raises:
+        ReplicasDifferError: naming the ranks; the run can go on from its last checkpoint.
+    """
+    if ranks.mesh is None or ranks.world == 1:
+        return
+    sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
+    if sharded and ranks.num_copies == 1:
+        return
+    sums = torch.stack([_checksum(t.to_local() if isinstance(t, DTensor) else t) for t in tensors])
+    everyone = [torch.empty_like(sums) for _ in range(ranks.num_copies if sharded else ranks.world)]
+    dist.all_gather(everyone, sums, group=ranks.mesh.get_group(0) if sharded else None)
+    counts = [sum(torch.equal(one, other) for other in everyone) for one in everyone]
+    # Groups see different parts, so one may be sound where another is not: all stop together.
+    if ranks.any(min(counts) < len(everyone)):
+        odd = [str(i) for i, count in enumerate(counts) if count < max(counts) or max(counts) == 1]
+        found = f"copies {', '.join(odd)} of {len(everyone)} are the odd ones" if odd else "in another group of ranks"
+        raise ReplicasDifferError(
+            explain(
+                "Copies of the same weights differ.",
+                f"{found}: a memory or computing fault, or a kernel that is not deterministic",
+                "start again: the last checkpoint was compared before it was written; if it returns, test that machine",
+            )
+        )
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    """A number that changes when any single bit of an fp32 tensor does: the sum of its words."""
+    return tensor.contiguous().view(torch.int32).sum(dtype=torch.int64)

@@ -1,0 +1,88 @@
+"""What one rank computes at once, and the random numbers that go with it.
+
+Every draw is a function of (seed, place of the sample in the run, purpose), or of (seed, step) where a whole batch
+shares it. So a restarted run, another number of ranks and smaller pieces of a batch all make the very same draws.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bitvar.data.order import SampleOrder, share
+
+
+class Purpose(IntEnum):
+    """What a draw is for; each has numbers of its own."""
+
+    SHARED = 0
+    CAPTION = 1
+    DROPOUT = 2
+    FLIP = 3
+    WEIGHTS = 4
+    ADAPTER = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of one step that one rank passes through the model together.
+
+    Attributes:
+        step: counted from 0.
+        bucket: which all samples are of.
+        samples: their numbers in the bucket.
+        first_place: place in the run of the first; the others follow.
+        seed: of the run.
+    """
+
+    step: int
+    bucket: int
+    samples: Int[Tensor, " b"]
+    first_place: int
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def generators(self, purpose: Purpose) -> list[torch.Generator]:
+        """A generator for each sample."""
+        return [make_generator(self.seed, self.first_place + i, purpose) for i in range(len(self))]
+
+    def shared_generator(self) -> torch.Generator:
+        """The generator of what the whole batch shares, alike on every rank."""
+        return make_generator(self.seed, self.step, Purpose.SHARED)
+
+
+def parts_of(
+    order: SampleOrder, steps: range, *, rank: int = 0, ranks: int = 1, per_part: int | None = None
+) -> Iterator[Part]:
+    """A rank's parts of some steps, in order.
+
+    Args:
+        order: of the whole run.
+        steps: which to make.
+        rank, ranks: whose part.
+        per_part: samples that go through the model at once; all of the rank's if None.
+    """
+    for step in steps:
+        drawn = order.at(step)
+        mine = share(drawn.samples, rank, ranks)
+        size = per_part or mine.stop - mine.start
+        for start in range(mine.start, mine.stop, size):
+            samples = torch.from_numpy(drawn.samples[start : min(start + size, mine.stop)])
+            yield Part(step, drawn.bucket, samples, drawn.first_place + start, order.seed)
+
+
+def make_generator(seed: int, number: int, purpose: Purpose) -> torch.Generator:
+    """A generator on the CPU, the same on every machine."""
+    word = np.random.SeedSequence([seed, number, purpose]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(word >> np.uint64(1)))
+
+
+def draw_uniform(generators: Sequence[torch.Generator], *shape: int) -> Float[Tensor, "b ..."]:
+    """Uniform numbers in [0, 1) of one shape, each sample's from its own generator."""
+    return torch.stack([torch.rand(shape, generator=generator) for generator in generators])

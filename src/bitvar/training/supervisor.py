@@ -1,0 +1,165 @@
+"""Keeping a run alive: its processes are started, watched, and started again from the last checkpoint when one fails.
+
+Every attempt meets anew, at a port of its own: processes that join a meeting some have left are known to hang. Knows
+nothing of models; a process is a command, and progress is a newer checkpoint.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bitvar.errors import explain
+from bitvar.training.state import step_reached
+
+FINAL: Final = frozenset({0, 2, 3, 130, 143})
+"""Exit codes that another attempt would not change: done, wrong usage, damaged weights, interrupted, asked to stop."""
+
+BEAT: Final = "BITVAR_BEAT"
+"""Environment variable that tells a process which file to touch while it makes progress."""
+
+_POLL_SECONDS = 0.1
+
+
+class NoProgressError(RuntimeError):
+    """Attempt after attempt failed without a newer checkpoint."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to keep alive.
+
+    Attributes:
+        command: of every process alike.
+        processes: how many there are on this machine.
+        folder: of the run.
+        environment: of the processes, beside what says which one each is.
+        hang_seconds: without any progress, once there was some, a run counts as hung.
+        max_failures: attempts in a row that may fail without a newer checkpoint.
+        grace_seconds: to save in, when asked to stop.
+    """
+
+    command: Sequence[str]
+    processes: int
+    folder: Path
+    environment: Mapping[str, str]
+    hang_seconds: float = 600.0
+    max_failures: int = 3
+    grace_seconds: float = 120.0
+
+
+@dataclass
+class _Attempt:
+    """Processes that run together, and the file they touch."""
+
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    beat: Path = Path()
+
+    def wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while any(process.poll() is None for process in self.processes) and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+        for process in self.processes:
+            process.wait()
+
+
+def supervise(plan: Plan, *, stop: Callable[[], bool], report: Callable[[str], None]) -> int:
+    """Run the processes to their end, restarting all of them when one dies or none makes progress.
+
+    Args:
+        plan: what to run.
+        stop: asked all the time; once true, the processes are asked to save and stop.
+        report: receives a line of text for people.
+
+    Returns:
+        The exit code of the run: 0, or what a process ended with that no restart would change.
+
+    Raises:
+        NoProgressError: after too many attempts that brought nothing; it names the last cause.
+    """
+    failures, reached = 0, step_reached(plan.folder)
+    while True:
+        attempt = _start(plan)
+        try:
+            code, cause = _watch(attempt, plan, stop)
+        except KeyboardInterrupt:  # the processes got it too, and save what they have
+            attempt.wait(plan.grace_seconds)
+            raise
+        finally:
+            attempt.kill()
+            attempt.beat.unlink(missing_ok=True)
+        if code in FINAL:
+            return code
+        step = step_reached(plan.folder)
+        failures = 0 if step > reached else failures + 1
+        if failures >= plan.max_failures:
+            where = f"step {step}" if step else "the first checkpoint"
+            todo = "mend the cause, and give the same command again: the last checkpoint is sound"
+            raise NoProgressError(explain(f"{failures} attempts in a row did not get past {where}.", cause, todo))
+        reached = max(step, reached)
+        report(f"{cause}; starting again from {f'step {step}' if step else 'the beginning'}")
+
+
+def _start(plan: Plan) -> _Attempt:
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    attempt = _Attempt(beat=plan.folder / f".beat.{os.getpid()}")
+    attempt.beat.unlink(missing_ok=True)
+    shared = {**plan.environment, BEAT: str(attempt.beat)}
+    if plan.processes > 1:
+        shared |= {"WORLD_SIZE": str(plan.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    for rank in range(plan.processes):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if plan.processes > 1 else {}
+        attempt.processes.append(subprocess.Popen(list(plan.command), env={**shared, **own}))
+    return attempt
+
+
+def _watch(attempt: _Attempt, plan: Plan, stop: Callable[[], bool]) -> tuple[int, str]:
+    """Wait for the attempt's end. Returns its exit code and, if it failed, why."""
+    asked_at: float | None = None
+    while True:
+        codes = [process.poll() for process in attempt.processes]
+        ended = [(rank, code) for rank, code in enumerate(codes) if code is not None]
+        failed = [(rank, code) for rank, code in ended if code not in (0, 143)]
+        if failed:
+            rank, code = failed[0]
+            return code, f"process {rank} {_describe(code)}"
+        if len(ended) == len(codes):
+            return max(code for _, code in ended), ""
+        if asked_at is None and stop():
+            asked_at = time.monotonic()
+            for process in attempt.processes:
+                process.send_signal(signal.SIGTERM)
+        if asked_at is not None and time.monotonic() - asked_at > plan.grace_seconds:
+            return 143, ""
+        if _age(attempt.beat) > plan.hang_seconds:
+            return 1, f"no progress for {plan.hang_seconds:.0f} seconds"
+        time.sleep(_POLL_SECONDS)
+
+
+def _age(beat: Path) -> float:
+    """Seconds since the last progress; 0 before the first."""
+    try:
+        return time.time() - beat.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _describe(code: int) -> str:
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]

@@ -1,0 +1,104 @@
+"""One update of the weights: all parts of a step, the gradient's norm, the optimiser, the averages."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bitvar.errors import explain
+from bitvar.training import parallel
+from bitvar.training.config import OptimizationConfig
+from bitvar.training.optim import learning_rate, trained_parameters
+from bitvar.training.parallel import Ranks
+from bitvar.training.state import TrainState
+
+MAX_SKIPPED = 10
+"""Updates left out one after another before a run that skips them stops all the same."""
+
+Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss or a gradient is no finite number; the update was not made."""
+
+
+class Updater:
+    """Makes the steps of a run, one after another.
+
+    Args:
+        state: what is moved.
+        loss: the mean loss of a batch, and what to log of it.
+        config: of the optimisation.
+        num_parts: batches a step, on this rank.
+        ranks: who make the step together.
+        report: receives a line of text for people.
+    """
+
+    def __init__(
+        self,
+        state: TrainState,
+        loss: Loss,
+        config: OptimizationConfig,
+        *,
+        num_parts: int = 1,
+        ranks: Ranks | None = None,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.state, self.loss, self.config = state, loss, config
+        self.num_parts, self.ranks, self.report = num_parts, ranks or Ranks(), report
+        self.skipped = 0
+
+    def step(self, batches: Iterator[Any]) -> dict[str, Tensor]:
+        """Take this rank's batches of one step and move the weights.
+
+        Returns:
+            What to log, as means over the batches.
+
+        Raises:
+            TrainingDivergedError: when loss or gradient is not finite on any rank; no rank has moved.
+        """
+        state, config = self.state, self.config
+        state.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for _ in range(self.num_parts):
+            loss, logged = self.loss(next(batches))
+            (loss / self.num_parts).backward()
+            for name, value in {"loss": loss.detach(), **logged}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value / self.num_parts
+        parameters = list(trained_parameters(state.model).values())
+        parallel.average_gradients(parameters, self.ranks)
+        norm = parallel.whole(nn.utils.clip_grad_norm_(parameters, config.clip))
+        rate = learning_rate(state.step, config)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        if self._may_move(sums["loss"], norm):
+            state.whole = False
+            state.optimizer.step()
+            state.ema.update(state.model, state.step)
+        state.step += 1
+        state.whole = True
+        sums |= {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
+        if config.not_finite == "skip":
+            sums["skipped"] = torch.tensor(float(self.skipped > 0))
+        return sums
+
+    def _may_move(self, loss: Tensor, norm: Tensor) -> bool:
+        """Whether every rank may make the update; if not, the run stops or leaves it out, as it was told."""
+        config, step = self.config, self.state.step
+        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
+        if not self.ranks.any(not finite):
+            self.skipped = 0
+            return True
+        self.skipped += 1
+        found = f"Loss {loss.item()} and gradient norm {norm.item()} at step {step}: not finite."
+        if config.not_finite == "stop" or self.skipped > MAX_SKIPPED:
+            raise TrainingDivergedError(
+                explain(
+                    found if config.not_finite == "stop" else f"{found} {MAX_SKIPPED} updates before it were left out.",
+                    "the learning rate is too high, or a sample is broken",
+                    "lower the learning rate; the update was not made and the last checkpoint is sound",
+                )
+            )
+        self.report(f"{found} The update was left out.")
+        return False
