@@ -61,16 +61,22 @@ def work(rank: int, world: int, name: str, arguments: list[str]) -> None:
     parallel.disconnect()
 
 
-def config(steps: int = 20, **changes: Any) -> Any:
+def config(**changes: Any) -> Any:
     intervals = IntervalConfig(log=1, validation=10, sample=10, save=5, keep=9)
     return transformer_training(
         optimization=optimization(steps=20, batch_size=8, **changes), intervals=intervals, condition_dropout=0.3
     )
 
 
-def train_alone(rank: int, world: int, folder: str, per_part: str = "0") -> None:
+def train_alone(rank: int, world: int, folder: str, per_part: str = "0", optimizer: str = "adamw") -> None:
     """Train the toy transformer as a plain process does."""
-    train(config(), Path(folder), Ranks(), per_part=int(per_part) or None)
+    train(config(optimizer=optimizer), Path(folder), Ranks(), per_part=int(per_part) or None)
+
+
+def train_muon(rank: int, world: int, folder: str) -> None:
+    """Train it in shards with Muon."""
+    ranks = parallel.connect(torch.device("cpu"), rank=rank, world=world)
+    train(config(optimizer="muon"), Path(folder), ranks)
 
 
 def train_shards(rank: int, world: int, folder: str, shards: str = "0", until: str = "20", per_part: str = "0") -> None:

@@ -104,6 +104,13 @@ def test_resuming_with_as_many_ranks_is_exact(pair: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_muon_in_shards_is_muon(tmp_path: Path) -> None:
+    together(1, "train_alone", tmp_path / "1", 0, "muon")
+    together(2, "train_muon", tmp_path / "2")
+    assert_close(tmp_path / "2", tmp_path / "1")
+
+
+@pytest.mark.slow
 def test_a_tokenizer_trains_on_two_ranks(tmp_path: Path) -> None:
     for world in (1, 2):
         together(world, "train_copies", tmp_path / str(world))

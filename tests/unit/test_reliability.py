@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,40 @@ def test_a_run_whose_every_checkpoint_is_damaged_does_not_start_over(tmp_path: P
     with pytest.raises(WeightsError, match=r"No checkpoint[\s\S]*in silence"):
         train(config, tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == before
+
+
+def test_training_goes_on_while_a_checkpoint_s_digests_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B3: a step waits for the copy of the state alone. Here no digest is done before two more steps are."""
+    config = transformer_training(intervals=IntervalConfig(log=1, save=3))
+    ahead, lines = threading.Event(), list[str]()
+    plain = state.digest
+
+    def report(line: str) -> None:
+        lines.append(line)
+        if line.startswith("step 5/"):
+            ahead.set()
+
+    def slow(path: Path) -> str:
+        assert ahead.wait(60), "training waits for the digest"
+        return plain(path)
+
+    monkeypatch.setattr(state, "digest", slow)
+    train(config, tmp_path, report=report)
+    for step in (3, 6):
+        verify_folder(tmp_path / "checkpoints" / f"step-{step:08d}")
+    assert saved(tmp_path, 3)["model/start"].isfinite().all()
+
+
+def test_a_save_that_fails_in_the_background_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(state, "digest", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(transformer_training(), tmp_path)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 # A: crashes

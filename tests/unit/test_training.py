@@ -20,7 +20,7 @@ from bitvar.errors import WeightsError
 from bitvar.sampling import SamplingParams, generate
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig, losses
-from bitvar.training import loop
+from bitvar.training import loop, parallel
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining, TransformerTraining
 from bitvar.training.loop import Run, Task, TrainingDivergedError
 from bitvar.training.optim import Ema, build_optimizer, learning_rate
@@ -112,7 +112,10 @@ def train(config: Any, folder: Path, *, report: Callable[[str], None] = lambda l
 def metrics(folder: Path) -> list[dict[str, Any]]:
     """Every line, without what the clock says."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("time", "samples_per_second")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "samples_per_second", "tokens_per_second")}
+        for line in lines
+    ]
 
 
 def saved(folder: Path, step: int = 6) -> dict[str, Tensor]:
@@ -244,6 +247,89 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(broken: str, tmp_path
         loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals))
     assert all(torch.equal(a, b) for a, b in zip(before, task.model.parameters(), strict=True))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def spoil(task: Any, steps: set[int], value: float = float("nan")) -> None:
+    """Make the loss of some steps no finite number."""
+    plain = task.loss
+
+    def loss(batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        made, logged = plain(batch)
+        return made * value if batch.part.step in steps else made, logged
+
+    task.loss = loss
+
+
+def many_steps(**changes: Any) -> Any:
+    return transformer_training(
+        optimization=optimization(steps=24, **changes), intervals=IntervalConfig(log=1, save=1, keep=99)
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_updates_that_are_not_finite_are_left_out_when_told_so(tmp_path: Path, value: float) -> None:
+    """D7: at ten steps, three of them in a row; each is reported, and no checkpoint ever holds one."""
+    config, bad, lines = many_steps(not_finite="skip"), {2, 3, 4, 7, 9, 11, 13, 15, 17, 23}, list[str]()
+    task = transformer_task(config)
+    spoil(task, bad, value)
+    run = Run(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
+    loop.run(task, run)
+    left_out = [line for line in lines if "The update was left out." in line]
+    assert [int(line.split("step ")[1].split(":")[0]) for line in left_out] == sorted(bad)
+    before = {name: tensor.clone() for name, tensor in saved(tmp_path, 1).items()}
+    for step in range(2, 25):
+        now = saved(tmp_path, step)
+        assert all(tensor.isfinite().all() for tensor in now.values()), step
+        moved = any(not torch.equal(now[name], before[name]) for name in now)
+        assert moved == (step - 1 not in bad), step
+        before = now
+    logged = [line["skipped"] for line in metrics(tmp_path) if line["phase"] == "train"]
+    assert [step for step, skipped in enumerate(logged) if skipped] == sorted(bad)
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 5, 8, 11, 14, 17, 20, 23])
+def test_an_update_that_is_not_finite_stops_the_run(tmp_path: Path, step: int) -> None:
+    """D7 with the other policy, at ten steps."""
+    config = many_steps()
+    task = transformer_task(config)
+    spoil(task, {step})
+    with pytest.raises(TrainingDivergedError, match=f"at step {step}: not finite"):
+        loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals))
+    made = sorted((tmp_path / "checkpoints").glob("step-*"))
+    assert len(made) == step
+    assert all(tensor.isfinite().all() for s in range(1, step + 1) for tensor in saved(tmp_path, s).values())
+
+
+def test_too_many_bad_updates_in_a_row_stop_a_run_that_skips(tmp_path: Path) -> None:
+    config = many_steps(not_finite="skip")
+    task = transformer_task(config)
+    spoil(task, set(range(3, 24)))
+    with pytest.raises(TrainingDivergedError, match=r"at step 13: not finite. 10 updates before it were left out"):
+        loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_computing_activations_again_changes_nothing(precision: str) -> None:
+    config = transformer_training(optimization=optimization(precision=precision))
+    gradients = []
+    for recompute in (False, True):
+        task = transformer_task(config)
+        _set_all(task.model)
+        parallel.lighten(task.units, recompute=recompute, compiled=False)
+        batch = next(task.batches(parts_of(SampleOrder(task.counts, 3, 0), range(1))))
+        task.loss(batch)[0].backward()
+        gradients.append({name: p.grad for name, p in task.model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None
+        assert torch.equal(gradient, gradients[1][name]), name
+
+
+def _set_all(model: nn.Module) -> None:
+    """Weights that make every part of the model count."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
 
 
 # The parts of the loop

@@ -129,6 +129,19 @@ def test_attention_in_pieces_equals_the_block_causal_mask(schedule: ScaleSchedul
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:.*script_method. is deprecated", "ignore:flex_attention called without")
+@pytest.mark.parametrize("schedule", [SQUARE, official_schedule("2.0", "0.06M")])
+@torch.no_grad()
+def test_flex_attention_computes_the_same(schedule: ScaleSchedule) -> None:
+    """Without its fused kernel, which needs CUDA; whole logits, through a model."""
+    from bitvar.runtime.flex import FlexBlockCausal
+
+    model, condition = rough_model(), TextCondition.from_list(prompts(3))
+    inputs, _ = picture(model, schedule, 1)
+    pattern = FlexBlockCausal(schedule.offsets, torch.device("cpu"))
+    torch.testing.assert_close(model(condition, inputs, schedule, pattern=pattern), model(condition, inputs, schedule))
+
+
 @torch.no_grad()
 def test_self_attention_equals_the_oracle() -> None:
     model = rough_model()

@@ -14,14 +14,20 @@ def export(
     step: Annotated[int | None, typer.Option(min=0, help="Of the checkpoint. Default: the newest.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
     text_encoder: Annotated[Path | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
+    initial: Annotated[
+        str | None, typer.Option("--init", help="As given to `bitvar train`; runs of adapters, which become a LoRA.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the model.")] = "icons",
 ) -> None:
     """Turn a checkpoint's averaged weights into a model folder, or a tokenizer run's into a tokenizer folder."""
     with exit_codes():
         from bitvar.checkpoints.folder import save_folder
+        from bitvar.checkpoints.hub import resolve_model
+        from bitvar.checkpoints.lora import LoraBase, save_adapter
         from bitvar.errors import UsageError, explain
         from bitvar.training.config import TokenizerTraining
         from bitvar.training.export import (
+            adapted,
             assemble,
             load_tokenizer,
             model_index,
@@ -37,6 +43,13 @@ def export(
         config = read_config(checkpoint)
         if isinstance(config, TokenizerTraining):
             save_tokenizer(load_tokenizer(checkpoint, config), destination, name=name)
+        elif config.lora is not None:
+            if initial is None:
+                todo = "add --init as in the run's own command"
+                raise UsageError(explain("Adapters belong to a model.", "the checkpoint holds none", todo))
+            base = resolve_model(None if initial == "icons" else initial)
+            model = adapted(checkpoint, config, base)
+            save_adapter(model, destination, settings=config.lora, base=LoraBase.of_folder(base))
         elif tokenizer is None or text_encoder is None:
             todo = "add --tokenizer and --text-encoder as in the run's own command"
             raise UsageError(explain("A model needs its frozen parts.", "a checkpoint holds no others", todo))

@@ -192,8 +192,9 @@ def _train_transformer(
     encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)
     planned.folder.mkdir(parents=True, exist_ok=True)
     key = features_key(identity.sha256, encoder, encoder_folder)
+    bad = BadSamples(planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction)
     train_data, validation = (
-        _data(config, inputs, planned, split, tokenizer=tokenizer, encoder=encoder, key=key)
+        _data(config, inputs, planned, split, tokenizer=tokenizer, encoder=encoder, key=key, bad=bad)
         for split in ("train", "val")
     )
     if config.lora is not None and (start is None or is_checkpoint(start)):
@@ -255,6 +256,7 @@ def _data(
     tokenizer: InfinityTokenizer,
     encoder: TextEncoder,
     key: str,
+    bad: BadSamples,
 ) -> TransformerData:
     """A captioned set's features, made once and kept; or an index, encoded as it is read."""
     if is_index(inputs.data):
@@ -266,7 +268,7 @@ def _data(
             stride=tokenizer.config.stride * config.model.patch_size,
             tokenizer=tokenizer,
             text_encoder=encoder,
-            bad=BadSamples(planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction),
+            bad=bad,
             workers=inputs.workers if train_split else 0,
             most=None if train_split else VALIDATION_SAMPLES,
         )
@@ -288,6 +290,9 @@ def attention_patterns(config: TransformerTraining, attention: str, device: torc
         raise UsageError(unknown(f"attention {attention!r}", attention, ["sdpa", "flex"]))
     if attention == "sdpa":
         return {}
+    if device.type != "cuda":
+        why = "PyTorch computes its gradients on CUDA only"
+        raise UsageError(explain(f"FlexAttention can't train on {device.type}.", why, "leave --attention flex out"))
     from bitvar.runtime.flex import FlexBlockCausal
 
     schedules = [schedule.first(config.num_scales) for schedule in config.model.all_schedules()]

@@ -13,7 +13,7 @@ _compiled = torch.compile(flex_attention, dynamic=False)
 class FlexBlockCausal:
     """What `nn.attention.BlockCausal` computes, by FlexAttention. Implements `nn.attention.Pattern`.
 
-    On the CPU it runs without a fused kernel, slowly: for tests.
+    On the CPU it runs without a fused kernel and without gradients: for tests.
 
     Args:
         offsets: index of each scale's first token, and after them the number of all tokens.
@@ -24,11 +24,10 @@ class FlexBlockCausal:
         lengths = torch.tensor(offsets).diff()
         scale = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(device)
 
-        def visible(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return scale[query] >= scale[key]
-
         total = offsets[-1]
-        self._mask = create_block_mask(visible, None, None, total, total, device=device.type)
+        self._mask = create_block_mask(
+            lambda b, h, query, key: scale[query] >= scale[key], None, None, total, total, device=device.type
+        )
         self._attend = _compiled if device.type == "cuda" else flex_attention
 
     def __call__(

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import torch
+
 from bitvar.checkpoints.files import atomic_folder, verify_folder
 from bitvar.checkpoints.folder import (
     Components,
@@ -13,11 +15,12 @@ from bitvar.checkpoints.folder import (
     load_component,
     save_tensors,
 )
-from bitvar.errors import UsageError, explain
+from bitvar.checkpoints.lora import LoraBase, add_adapter
+from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.text import MINILM, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.state import latest, load_initial
+from bitvar.training.state import averaged_tensors, begun_from, latest, load_initial
 from bitvar.training.tokenizer_task import TokenizerModels
 from bitvar.transformer import InfinityTransformer
 
@@ -58,6 +61,23 @@ def assemble(
     load_initial(transformer, checkpoint)
     parts = load_component(InfinityTokenizer, tokenizer), load_text_encoder(text_encoder, settings=MINILM)
     return Components(transformer.eval().requires_grad_(False), *parts, index, card)
+
+
+def adapted(checkpoint: Path, config: TransformerTraining, base: Path) -> InfinityTransformer:
+    """The model of a folder with the averaged adapters that a checkpoint holds for it.
+
+    Raises:
+        WeightsError: if they were trained for another model.
+    """
+    assert config.lora is not None
+    if LoraBase.of_folder(base).transformer != begun_from(checkpoint):
+        why = "its adapters were trained for other weights"
+        raise WeightsError(explain(f"{checkpoint} does not belong to {base}.", why, "give the --init of its run"))
+    model = InfinityTransformer(config.model)
+    load_initial(model, base)
+    add_adapter(model, config.lora, generator=torch.Generator())
+    model.load_state_dict(model.state_dict() | averaged_tensors(checkpoint))
+    return model
 
 
 def model_index(name: str, tokenizer: Path, defaults: Defaults | None = None) -> ModelIndex:

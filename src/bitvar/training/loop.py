@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from filelock import FileLock, Timeout
@@ -29,7 +29,14 @@ from bitvar.training.update import TrainingDivergedError, Updater
 
 Metrics = dict[str, float]
 
-__all__ = ["Metrics", "Run", "Task", "TrainingDivergedError", "TrainingStoppedError", "run"]
+__all__ = ["Metrics", "Run", "Task", "TrainingDivergedError", "TrainingStoppedError", "Work", "run"]
+
+
+class Work(NamedTuple):
+    """What a sample is to a step: tokens, and floating-point operations if they are known, else 0."""
+
+    tokens: int
+    operations: float
 
 
 class TrainingStoppedError(RuntimeError):
@@ -74,8 +81,8 @@ class Task(Protocol):
         """Figures on held-out samples, shared by the ranks. `model` has the averaged weights."""
         ...
 
-    def operations(self, bucket: int) -> float:
-        """Floating-point operations of one sample's step; 0 if unknown."""
+    def work(self, bucket: int) -> Work:
+        """What one sample of a bucket is."""
         ...
 
 
@@ -179,7 +186,7 @@ def _prepare(task: Task, run: Run) -> checkpoints.TrainState:
     optimizer = build_optimizer(task.model, run.optimization)
     state = checkpoints.TrainState(task.model, Ema(task.model, run.optimization.ema_decay), optimizer)
     if newest:
-        checkpoints.restore(state, Path(newest), config=run.config, begun_from=run.begun_from)
+        checkpoints.restore(state, Path(newest), config=run.config, base=run.begun_from)
         report(f"resuming at step {state.step}")
     return state
 
@@ -268,24 +275,28 @@ class Throughput:
     """What one rank did since the last question, and how fast."""
 
     def __init__(self) -> None:
-        self.time, self.samples, self.operations = time.perf_counter(), 0, 0.0
+        self.time, self.samples, self.tokens, self.operations = time.perf_counter(), 0, 0, 0.0
 
     def add(self, batch: Any, task: Task) -> None:
         """Count a part: a `Part`, or what has one as `part`."""
         part: Part = getattr(batch, "part", batch)
         self.samples += len(part)
-        self.operations += len(part) * task.operations(part.bucket)
+        tokens, operations = task.work(part.bucket)
+        self.tokens += len(part) * tokens
+        self.operations += len(part) * operations
 
     def read(self, ranks: int, peak: float | None) -> Metrics:
         """Figures of all ranks together, as if they were as fast as this one; and begin anew."""
         now = time.perf_counter()
         took = now - self.time
         values = {"samples_per_second": self.samples * ranks / took}
+        if self.tokens:
+            values["tokens_per_second"] = self.tokens * ranks / took
         if self.operations:
             values["teraflops"] = self.operations * ranks / took / 1e12
             if peak:
                 values["utilization"] = self.operations / took / peak
-        self.time, self.samples, self.operations = now, 0, 0.0
+        self.time, self.samples, self.tokens, self.operations = now, 0, 0, 0.0
         return values
 
 

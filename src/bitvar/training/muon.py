@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw as adamw_update
 
@@ -36,6 +37,8 @@ def orthogonalize(matrix: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
 
 class Muon(Optimizer):
     """Hidden matrices step along their orthogonalised momentum, everything else along AdamW's.
+
+    A matrix that ranks hold in shards is gathered and orthogonalised by each of them.
 
     Args:
         matrices: weights of hidden layers, by how many matrices are stacked in each: 3 for one that makes q, k and v,
@@ -84,9 +87,12 @@ class Muon(Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        direction = gradient.lerp(momentum, group["momentum"]).flatten(1)
-        parts = direction.chunk(group["parts"])
+        direction = gradient.lerp(momentum, group["momentum"])
+        whole = direction.full_tensor() if isinstance(direction, DTensor) else direction
+        parts = whole.flatten(1).chunk(group["parts"])
         update = torch.cat([orthogonalize(part) for part in parts]).reshape(parameter.shape)
+        if isinstance(direction, DTensor):  # every rank has made all of it, and keeps its rows
+            update = distribute_tensor(update, direction.device_mesh, direction.placements, src_data_rank=None)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update, alpha=-group["lr"] * ADAMW_RMS * math.sqrt(max(parts[0].shape)))
 

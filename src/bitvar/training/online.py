@@ -121,6 +121,11 @@ class BadSamples:
     bad: int = 0
     named: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        if self.report.is_file():  # the run goes on
+            lines = self.report.read_text(encoding="utf-8").splitlines()
+            self.named |= {json.loads(line)["name"] for line in lines}
+
     def count(self, samples: int, refused: Sequence[Refusal]) -> None:
         """Count a part.
 
@@ -129,11 +134,11 @@ class BadSamples:
         """
         self.seen += samples
         self.bad += len(refused)
-        new = [refusal for refusal in refused if refusal.name not in self.named]
+        new = {refusal.name: refusal for refusal in refused if refusal.name not in self.named}
         if new:
-            self.named |= {refusal.name for refusal in new}
+            self.named |= set(new)
             with self.report.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(vars(refusal)) + "\n" for refusal in new)
+                file.writelines(json.dumps(vars(refusal)) + "\n" for refusal in new.values())
         if self.seen >= _MIN_SEEN and self.bad > self.max_fraction * self.seen:
             raise UsageError(
                 explain(

@@ -229,7 +229,7 @@ def clear_partial(folder: Path) -> None:
         shutil.rmtree(left)
 
 
-def restore(state: TrainState, checkpoint: Path, *, config: str, begun_from: str | None = None) -> None:
+def restore(state: TrainState, checkpoint: Path, *, config: str, base: str | None = None) -> None:
     """Load a checkpoint that `latest` found into `state`, whatever number of ranks it was saved by.
 
     Raises:
@@ -245,7 +245,7 @@ def restore(state: TrainState, checkpoint: Path, *, config: str, begun_from: str
                 "choose another --out for the new run, or use the old settings",
             )
         )
-    if _read_state(checkpoint).get("begun_from") != begun_from:
+    if _read_state(checkpoint).get("begun_from") != base:
         why = "its weights belong to another model than the one of --init"
         raise WeightsError(explain(f"{checkpoint} can't go on from here.", why, "give the --init that it began from"))
     parameters = trained_parameters(state.model)
@@ -291,6 +291,12 @@ def step_reached(run: Path) -> int:
 def step_of(checkpoint: Path) -> int:
     """The step at which a checkpoint was saved."""
     return int(str(_read_state(checkpoint)["step"]))
+
+
+def begun_from(checkpoint: Path) -> str | None:
+    """The digest of the frozen weights that a checkpoint's own belong to."""
+    digest = _read_state(checkpoint).get("begun_from")
+    return digest if isinstance(digest, str) else None
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
 from bitvar.training.config import TokenizerTraining
-from bitvar.training.loop import Metrics
+from bitvar.training.loop import Metrics, Work
 from bitvar.training.parallel import Ranks
 from bitvar.training.parts import Part
 
@@ -68,8 +68,8 @@ class TokenizerTask:
     def batches(self, parts: Iterable[Part]) -> Iterator[Part]:
         return iter(parts)
 
-    def operations(self, bucket: int) -> float:
-        return 0.0
+    def work(self, bucket: int) -> Work:
+        return Work(0, 0.0)
 
     def loss(self, batch: Part) -> tuple[Tensor, dict[str, Tensor]]:
         config, tokenizer = self.config, self.model.tokenizer

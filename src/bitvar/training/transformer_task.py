@@ -15,7 +15,7 @@ from bitvar.errors import UsageError, explain
 from bitvar.nn.attention import Pattern
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
-from bitvar.training.loop import Metrics
+from bitvar.training.loop import Metrics, Work
 from bitvar.training.parallel import Ranks
 from bitvar.training.parts import Part, Purpose, draw_uniform, make_generator
 from bitvar.training.self_correction import random_flip, teacher_forcing
@@ -168,8 +168,9 @@ class TransformerTask:
     def batches(self, parts: Iterable[Part]) -> Iterator[Batch]:
         return self.train.batches(parts, CaptionChoice(self.config.first_caption, self.config.cut_caption))
 
-    def operations(self, bucket: int) -> float:
-        return self._operations[self.train.schedules[bucket]] if self._operations else 0.0
+    def work(self, bucket: int) -> Work:
+        which = self.train.schedules[bucket]
+        return Work(self.schedules[which].num_tokens, self._operations[which] if self._operations else 0.0)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         config, part = self.config, batch.part
