@@ -1,13 +1,12 @@
 r"""A style that the embedded model never saw, as a folder of captioned pictures: what a LoRA is shown.
 
-python recipes/icons/style.py styles/line
-bitvar data import styles/line data/line --size 64
-bitvar train recipes/icons/lora.py --data data/line --init icons --out runs/line
-bitvar generate "a fox, line icon" --lora runs/line/lora --seed 0
+python recipes/icons/style.py styles/blueprint
+bitvar data import styles/blueprint data/blueprint --size 64
+bitvar train recipes/icons/lora.py --data data/blueprint --init icons --out runs/blueprint
+bitvar generate "a fox, blueprint" --lora runs/blueprint/lora --seed 0
 
-The drawings are Fluent Emoji High Contrast (Microsoft, MIT licence): black lines on white. Every fifth thing is left
-out, and named in `HELD_OUT.md`, so that its line icon can be asked for and was never seen. Needs the `data` extra and
-npm.
+Noto's drawings in white on blue, as on a blueprint. Every fifth thing is left out and named in `HELD_OUT.md`, so that
+its blueprint can be asked for and was never seen. Needs the `data` extra and npm.
 """
 
 import argparse
@@ -16,24 +15,23 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from bitvar.data.icons.concepts import CONCEPTS, Concept, named
 from bitvar.data.icons.requests import SceneRequest, Thing, write_captions
 from bitvar.data.icons.scenes import SpriteAtlas, draw_scene
-from bitvar.data.icons.sources import Artist, fetch_package, read_licence, render_sprites
+from bitvar.data.icons.sources import ARTISTS, fetch_package, read_licence, render_sprites
 
-LINE: Final = Artist(
-    "line",
-    "line icon",
-    "@iconify-json/fluent-emoji-high-contrast",
-    "1.2.6",
-    "0b92d48c90d2200bd499e3cdd09a127ca6a8c8ddefd34c35eb5a1e4994012ae0",
-    vector=True,
-)
+STYLE: Final = "blueprint"
+PAPER: Final = (28, 78, 156)
+DARKEST: Final = (92, 134, 196)
+"""What black becomes; white stays white."""
+
+ARTIST: Final = next(artist for artist in ARTISTS if artist.key == "noto")
 SIZE: Final = 64
 EVERY: Final = 5
 SEED: Final = 0
-PAIRS_EACH: Final = 2
+PAIRS_EACH: Final = 1
 
 
 def main() -> None:
@@ -41,26 +39,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Draw a style for a LoRA.")
     parser.add_argument("destination", type=Path)
     destination: Path = parser.parse_args().destination
-    destination.mkdir(parents=True)
     downloads = destination / ".downloads"
-    downloads.mkdir()
-    tarball = fetch_package(LINE, downloads)
-    licence = read_licence(LINE, tarball)
+    downloads.mkdir(parents=True)
+    tarball = fetch_package(ARTIST, downloads)
+    licence = read_licence(ARTIST, tarball)
     shown, held_out = split_concepts()
-    atlas = SpriteAtlas({LINE.key: render_sprites(LINE, tarball, shown, side=4 * SIZE)})
+    drawings = render_sprites(ARTIST, tarball, shown, side=4 * SIZE)
+    atlas = SpriteAtlas({ARTIST.key: {name: tint(drawing) for name, drawing in drawings.items()}})
     concepts = {concept.name: concept for concept in shown}
     rng = np.random.default_rng(SEED)
     for number, request in enumerate(requests(shown, rng)):
-        picture, _ = draw_scene(request, atlas, size=SIZE, rng=rng, jitter=False)
-        picture.save(destination / f"{number:04d}.png")
-        captions = [caption for caption in write_captions(request, concepts, style=LINE.style) if LINE.style in caption]
+        _, boxes = draw_scene(request, atlas, size=SIZE, rng=rng, jitter=False)
+        on_paper(request, atlas, boxes).save(destination / f"{number:04d}.png")
+        captions = [caption for caption in write_captions(request, concepts, style=STYLE) if STYLE in caption]
         (destination / f"{number:04d}.txt").write_text("\n".join(captions) + "\n", encoding="utf-8")
-    prompts = [f"{named(concept)}, {LINE.style}" for concept in held_out]
+    prompts = [f"- {named(concept)}, {STYLE}" for concept in held_out]
     (destination / "HELD_OUT.md").write_text("\n".join(prompts) + "\n", encoding="utf-8")
     (destination / "ATTRIBUTION.md").write_text(
-        f"{licence.set_name} by {licence.authors} ({licence.authors_url}), {licence.title}: {licence.url}\n",
+        f"After {licence.set_name} by {licence.authors} ({licence.authors_url}), {licence.title}: {licence.url}\n",
         encoding="utf-8",
     )
+
+
+def tint(drawing: Image.Image) -> Image.Image:
+    """A drawing's light and shade, between `DARKEST` and white."""
+    grey = ImageOps.autocontrast(ImageOps.grayscale(drawing.convert("RGB")), cutoff=1)
+    tinted = ImageOps.colorize(grey, black=DARKEST, white=(255, 255, 255))
+    tinted.putalpha(drawing.getchannel("A"))
+    return tinted
+
+
+def on_paper(request: SceneRequest, atlas: SpriteAtlas, boxes: list[tuple[int, int, int, int]]) -> Image.Image:
+    """The scene's objects on blue paper."""
+    paper = Image.new("RGB", (SIZE, SIZE), PAPER)
+    for thing, (left, top, right, bottom) in zip(request.things * request.count, boxes, strict=True):
+        sprite = atlas.sprite(request.artist, thing).resize((right - left, bottom - top), Image.Resampling.LANCZOS)
+        paper.paste(sprite, (left, top), sprite)
+    return paper
 
 
 def split_concepts() -> tuple[list[Concept], list[Concept]]:
@@ -70,11 +85,11 @@ def split_concepts() -> tuple[list[Concept], list[Concept]]:
 
 
 def requests(concepts: list[Concept], rng: np.random.Generator) -> Iterator[SceneRequest]:
-    """Each thing alone, and with others."""
+    """Each thing alone, and with another."""
     for concept in concepts:
-        yield SceneRequest("single", LINE.key, (Thing(concept.name),))
+        yield SceneRequest("single", ARTIST.key, (Thing(concept.name),))
         for other in rng.choice([c.name for c in concepts if c != concept], PAIRS_EACH, replace=False):
-            yield SceneRequest("two", LINE.key, (Thing(concept.name), Thing(str(other))))
+            yield SceneRequest("two", ARTIST.key, (Thing(concept.name), Thing(str(other))))
 
 
 if __name__ == "__main__":

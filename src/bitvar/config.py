@@ -16,7 +16,7 @@ C = TypeVar("C", bound="Config")
 class Config(BaseModel):
     """Base of every configuration: frozen, and no key that it doesn't know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls: type[C], values: Mapping[str, Any], *, source: str) -> C:
@@ -76,7 +76,7 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(explain(f"There is no {path}.", "the file is missing", "check the path")) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(explain(f"Can't read {path}.", f"it is not JSON: {error}", "restore the file")) from None
     if not isinstance(values, dict):
         raise UsageError(explain(f"Can't read {path}.", "it holds no JSON object", "restore the file"))

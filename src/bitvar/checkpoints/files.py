@@ -5,13 +5,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitvar.errors import WeightsError, explain
+from bitvar.config import read_json
+from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import atomic_path, flush
 
 MANIFEST = "SHA256SUMS.json"
@@ -53,7 +54,7 @@ def verify_folder(folder: Path) -> dict[str, str]:
     """
     try:
         sums: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
             explain(f"{folder} has no readable {MANIFEST}.", str(error), "download or convert the model again")
         ) from None
@@ -64,7 +65,9 @@ def verify_folder(folder: Path) -> dict[str, str]:
     problems = []
     for name, expected in sums.items():
         path = folder / name
-        if not path.is_file():
+        if not is_inside(name):
+            problems.append(f"{name[:100]}: not the name of a file in the folder")
+        elif not path.is_file():
             problems.append(f"{name}: missing")
         elif (found := digest(path)) != expected:
             problems.append(f"{name}: sha256 {found}, expected {expected}")
@@ -83,6 +86,33 @@ def verify_folder(folder: Path) -> dict[str, str]:
             )
         )
     return sums
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path stays in its folder, and every part of it can be a file's name."""
+    parts = PurePosixPath(name).parts
+    fits = all(len(part.encode("utf-8", "surrogatepass")) <= 255 for part in parts)
+    return bool(parts) and fits and ".." not in parts and not name.startswith("/") and "\0" not in name
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Which file of the index's own folder holds which tensor.
+
+    Raises:
+        WeightsError: for an index that is damaged, or leads out of the folder.
+    """
+    try:
+        weight_map = read_json(index).get("weight_map")
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
+    if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_bare_name, weight_map.values())):
+        why = "it has no 'weight_map' from tensors to files of the same folder"
+        raise WeightsError(explain(f"{index} is no index of shards.", why, "download it again"))
+    return weight_map
+
+
+def _is_bare_name(shard: object) -> bool:
+    return isinstance(shard, str) and is_inside(shard) and Path(shard).name == shard
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -17,10 +17,10 @@ from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import atomic_folder, load_tensors, merged_digest, verify_folder
+from bitvar.checkpoints.files import atomic_folder, load_tensors, merged_digest, read_weight_map, verify_folder
 from bitvar.checkpoints.lora import base_tensors
 from bitvar.checkpoints.official import OfficialBuffer
-from bitvar.config import Config, read_json
+from bitvar.config import Config
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.nn.linear import channels_last
 from bitvar.text import TextEncoder, load_text_encoder
@@ -150,7 +150,12 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Co
     tokenizer = channels_last(_load(InfinityTokenizer, tokenizer_config, folder / "image_tokenizer", dtype, device))
     text = folder / "text_encoder"
     encoder = load_text_encoder(text, dtype=dtype).to(device) if text.is_dir() else None
-    card = (folder / "README.md").read_text(encoding="utf-8")
+    try:
+        card = (folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(
+            explain(f"Can't read the card of {folder}, README.md.", str(error), "download or convert the model again")
+        ) from None
     digests = merged_digest(sums), merged_digest(sums, "transformer/")
     return Components(transformer, tokenizer, encoder, index, card, *digests)
 
@@ -197,7 +202,7 @@ def save_tensors(tensors: dict[str, Tensor], folder: Path, *, max_shard_bytes: i
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """The inverse of `save_tensors`."""
     index = folder / f"{WEIGHTS}.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
+    names = sorted(set(read_weight_map(index).values())) if index.is_file() else [WEIGHTS]
     tensors: dict[str, Tensor] = {}
     for name in names:
         tensors |= load_tensors(folder / name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from pydantic import ConfigDict, Field, FiniteFloat
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -27,6 +28,7 @@ PREFIX: Final = "transformer"
 SETTINGS_KEY: Final = "lora_adapter_metadata"
 BASE_KEY: Final = "bitvar_base"
 TENSOR: Final = re.compile(rf"{PREFIX}\.(.+)\.lora_([AB])\.weight")
+FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 WITHOUT_EFFECT: Final = (
@@ -179,7 +181,7 @@ def _match(
             problems.append(f"{key}: not a name like {PREFIX}.LAYER.lora_A.weight")
         elif found[1] not in layers:
             problems.append(f"{key}: the model has no such layer")
-        elif not tensor.is_floating_point() or not bool(tensor.isfinite().all()):
+        elif tensor.dtype not in FLOATS or not bool(tensor.isfinite().all()):
             problems.append(f"{key}: it holds what is no finite number")
         else:
             parts.setdefault(found[1], {})[found[2]] = tensor

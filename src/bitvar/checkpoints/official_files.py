@@ -5,6 +5,7 @@ gets to run code.
 """
 
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import Any, Final
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from bitvar.checkpoints.files import load_tensors
-from bitvar.config import read_json
+from bitvar.checkpoints.files import load_tensors, read_weight_map
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import atomic_path
 
 _PICKLES: Final = (".pth", ".pt", ".bin")
 _NESTINGS: Final[tuple[tuple[str, ...], ...]] = (("vae",), ("trainer", "gpt_fsdp"))
+_MAX_TUPLES: Final = 50_000
+"""Four or five a tensor; the largest official file has 6,200."""
+
 _COMPANIONS: Final = {
     "vae": {"args", "epoch", "iter", "optimizer"},
     "trainer": {"args", "gpt_training", "arch", "epoch", "iter", "acc_str", "milestones", "optimizer"},
@@ -96,6 +99,12 @@ def _load_pickle(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise _unreadable(path, "it is no zip archive, as torch.save makes them: truncated, or no checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+        if packed or unpacked > path.stat().st_size:
+            raise ValueError("its members are compressed or overlap, which torch.save never does")
+        _check_nesting(path)
         return torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except pickle.UnpicklingError:
         raise WeightsError(
@@ -108,6 +117,17 @@ def _load_pickle(path: Path) -> Any:
     # A damaged archive fails in as many ways as it has bytes, and torch documents none of them.
     except Exception as error:
         raise _unreadable(path, (str(error) or repr(error)).splitlines()[0]) from None
+
+
+def _check_nesting(path: Path) -> None:
+    """Refuse a pickle that could nest tuples 100,000 deep: Python hashes them by recursion in C, and would crash."""
+    with zipfile.ZipFile(path) as archive:
+        pickled = [archive.read(member) for member in archive.infolist() if member.filename.endswith("/data.pkl")]
+    count = 0
+    for opcode, _, _ in pickletools.genops(b"".join(pickled)):
+        count += opcode.name.startswith("TUPLE")
+        if count > _MAX_TUPLES:
+            raise ValueError(f"its pickle makes more than {_MAX_TUPLES:,} tuples")
 
 
 def _unreadable(path: Path, why: str) -> WeightsError:
@@ -156,11 +176,18 @@ def _plain(value: Any, path: Path) -> dict[str, Tensor]:
                 "give a state dict, or a file nested under 'vae' or 'trainer' / 'gpt_fsdp'",
             )
         )
+    size, held = sum(tensor.nbytes for tensor in value.values()), path.stat().st_size
+    if size > held:
+        why = f"its tensors take {size:,} bytes, and the file has {held:,}: they are views of one another"
+        raise WeightsError(explain(f"{path} is no checkpoint.", why, "save a clone of each tensor"))
     return {name: tensor.detach() for name, tensor in value.items()}
 
 
 def _is_plain(name: Any, item: Any) -> bool:
-    return isinstance(name, str) and isinstance(item, Tensor) and item.layout == torch.strided and not item.is_quantized
+    if not (isinstance(name, str) and type(item) in (Tensor, nn.Parameter)):
+        return False
+    plain = item.layout == torch.strided and item.device.type == "cpu"
+    return plain and not item.is_quantized and not item.is_nested
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:
@@ -196,27 +223,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
                 "give the file of a checkpoint, or a folder with its index",
             )
         )
-    try:
-        weight_map = read_json(indexes[0]).get("weight_map")
-    except UsageError as error:
-        raise WeightsError(str(error)) from None
-    if (
-        not isinstance(weight_map, dict)
-        or not weight_map
-        or not all(_is_bare_name(shard) for shard in weight_map.values())
-    ):
-        raise WeightsError(
-            explain(
-                f"{indexes[0]} is no index of shards.",
-                "it has no 'weight_map' from tensors to files of the same folder",
-                "download it again",
-            )
-        )
-    return weight_map
-
-
-def _is_bare_name(shard: Any) -> bool:
-    return isinstance(shard, str) and bool(shard) and Path(shard).name == shard
+    return read_weight_map(indexes[0])
 
 
 def _compact(tensor: Tensor) -> Tensor:

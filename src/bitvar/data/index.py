@@ -225,9 +225,10 @@ class SampleIndex:
 
     def _array(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
         try:
-            array = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise _damaged(self.folder, f"{name}: {error}") from None
+            array = np.lib.format.open_memmap(self.folder / name, mode="r")
+        # A header that lies fails in as many ways as numpy has steps to read it, and it documents none of them.
+        except Exception as error:
+            raise _damaged(self.folder, f"{name}: {str(error) or repr(error)}") from None
         if array.dtype != dtype or array.shape != (length,):
             raise _damaged(self.folder, f"{name} has {array.shape} of {array.dtype}, not ({length},) of {dtype}")
         return np.asarray(array)

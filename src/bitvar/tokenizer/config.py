@@ -1,5 +1,7 @@
 """What a tokenizer is made of."""
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from bitvar.config import Config
@@ -18,9 +20,9 @@ class TokenizerConfig(Config):
     """
 
     bits: int = Field(gt=0, le=128)
-    base_channels: int = Field(gt=0)
-    channel_multipliers: tuple[int, ...] = Field(min_length=1)
-    res_blocks: int = Field(default=2, ge=1)
+    base_channels: int = Field(gt=0, le=1 << 12)
+    channel_multipliers: tuple[Annotated[int, Field(gt=0, le=64)], ...] = Field(min_length=1, max_length=12)
+    res_blocks: int = Field(default=2, ge=1, le=64)
     norm_groups: int = Field(default=32, ge=1)
     image_channels: int = Field(default=3, ge=1, le=16)
 

@@ -73,7 +73,7 @@ class ShardedTensors:
         try:
             for path in paths:
                 self._index(safe_open(path, "pt"))
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise WeightsError(explain(f"Can't read {group!r} in {folder}.", str(error), "restore the files")) from None
 
     def _index(self, file: Any) -> None:
@@ -81,7 +81,10 @@ class ShardedTensors:
         for name in file.keys():  # noqa: SIM118  (a file of tensors, not a dict)
             shape = file.get_slice(name).get_shape()
             start, total = places.get(name, [0, shape[0] if shape else 0])
-            self._pieces.setdefault(name, []).append((file, start, shape[0] if shape else 0))
+            count = shape[0] if shape else 0
+            if type(start) is not int or type(total) is not int or not 0 <= start <= start + count <= total:
+                raise ValueError(f"{name} has {count} rows from {start!r} of {total!r}")
+            self._pieces.setdefault(name, []).append((file, start, count))
             self._totals[name] = total
 
     @property
@@ -102,7 +105,11 @@ class ShardedTensors:
                 explain(f"{self.folder} holds another model.", f"{name} has {found} rows there", "use the same sizes")
             )
         if length or not target.total:
-            target.values.copy_(self._rows(name, target.start, target.start + length).view_as(target.values))
+            rows = self._rows(name, target.start, target.start + length)
+            if rows.shape != target.values.shape:
+                why = f"{name} is of shape {list(rows.shape)} there, not {list(target.values.shape)}"
+                raise WeightsError(explain(f"{self.folder} holds another model.", why, "use the same sizes"))
+            target.values.copy_(rows)
 
     def _rows(self, name: str, start: int, stop: int) -> Tensor:
         if self._totals[name] == 0:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bitvar.checkpoints.files import MANIFEST, digest, verify_folder
 from bitvar.checkpoints.folder import read_tensors
-from bitvar.errors import WeightsError, explain
+from bitvar.config import read_json
+from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import flush
 from bitvar.training.optim import Ema, trained_parameters
 from bitvar.training.parallel import Ranks
@@ -226,7 +227,10 @@ def latest(folder: Path, *, report: Callable[[str], None] = lambda line: None) -
 def clear_partial(folder: Path) -> None:
     """Remove what a killed process left half-written; only while no other one writes there."""
     for left in folder.glob(".step-*.partial"):
-        shutil.rmtree(left)
+        if left.is_symlink() or not left.is_dir():
+            left.unlink()
+        else:
+            shutil.rmtree(left)
 
 
 def restore(state: TrainState, checkpoint: Path, *, config: str, base: str | None = None) -> None:
@@ -235,7 +239,7 @@ def restore(state: TrainState, checkpoint: Path, *, config: str, base: str | Non
     Raises:
         WeightsError: if it was made by a run of another configuration, or on other frozen weights.
     """
-    saved = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    saved = _read_object(checkpoint / "config.json")
     if saved != json.loads(config):
         differing = ", ".join(sorted(_differences(saved, json.loads(config))))
         raise WeightsError(
@@ -263,7 +267,10 @@ def _restore_optimizer(
 ) -> None:
     """Moments take their parameter's memory layout: the fused AdamW walks both by address, not by index."""
     for entry in stored.names:
-        name, key = entry.rsplit(":", 1)
+        name, _, key = entry.rpartition(":")
+        if name not in parameters:
+            why = f"its optimizer knows {entry!r}, which the model has not"
+            raise WeightsError(explain(f"{stored.folder} holds another model.", why, "use the same sizes"))
         parameter = parameters[name]
         moment = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
         stored.read_into(entry, moment)
@@ -280,17 +287,28 @@ def _differences(saved: Mapping[str, object], wanted: Mapping[str, object], pref
 
 
 def _read_state(checkpoint: Path) -> dict[str, object]:
-    return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    return _read_object(checkpoint / "state.json")
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    try:
+        return read_json(path)
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
 
 
 def step_reached(run: Path) -> int:
     """The step of a run's newest checkpoint, whole or not; 0 for none."""
-    return max((int(path.name[5:]) for path in (run / "checkpoints").glob("step-*")), default=0)
+    names = [path.name[5:] for path in (run / "checkpoints").glob("step-*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def step_of(checkpoint: Path) -> int:
     """The step at which a checkpoint was saved."""
-    return int(str(_read_state(checkpoint)["step"]))
+    step = _read_state(checkpoint).get("step")
+    if type(step) is not int or step < 0:
+        raise WeightsError(explain(f"{checkpoint} is damaged.", f"its step is {step!r}", "restore the files"))
+    return step
 
 
 def begun_from(checkpoint: Path) -> str | None:

@@ -33,16 +33,16 @@ class TransformerConfig(Config):
         schedules: the model's own schedules, when it uses no official one.
     """
 
-    depth: int = Field(gt=0)
-    width: int = Field(gt=0)
+    depth: int = Field(gt=0, le=256)
+    width: int = Field(gt=0, le=1 << 16)
     num_heads: int = Field(gt=0)
-    bits: int = Field(gt=0)
+    bits: int = Field(gt=0, le=512)
     patch_size: int = Field(default=1, ge=1, le=2)
-    text_width: int = Field(default=2048, gt=0)
-    max_text_tokens: int = Field(default=512, gt=0)
-    max_scales: int = Field(default=15, gt=0)
-    text_adapter_depth: int = Field(default=0, ge=0)
-    text_adapter_width: int | None = None
+    text_width: int = Field(default=2048, gt=0, le=1 << 16)
+    max_text_tokens: int = Field(default=512, gt=0, le=1 << 16)
+    max_scales: int = Field(default=15, gt=0, le=1 << 10)
+    text_adapter_depth: int = Field(default=0, ge=0, le=256)
+    text_adapter_width: int | None = Field(default=None, gt=0, le=1 << 16)
     budgets: tuple[str, ...] = ()
     schedules: tuple[ScheduleConfig, ...] = ()
 
