@@ -204,6 +204,10 @@ def test_fit_says_what_a_run_needs_and_starts_nothing(
     assert "--recompute" in small
     assert "--per-part 1" in small
     assert not (tmp_path / "run").exists()
+    recipe = str(work / "recipe.py")
+    assert "hours of one H100" in run(monkeypatch, capsys, ["bitvar", "train", recipe, "--fit"])[0]
+    _, err = run(monkeypatch, capsys, ["bitvar", "train", recipe, "--data", "x"], code=2)
+    assert "--out is missing" in err
 
 
 def test_pictures_gone_bad_stop_a_run_with_a_report(

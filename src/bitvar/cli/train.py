@@ -42,9 +42,9 @@ class Inputs:
 def train(
     recipe: Annotated[Path, typer.Argument(help="A Python file whose function `recipe()` returns the configuration.")],
     data: Annotated[
-        Path, typer.Option(help="A captioned set (`bitvar data icons | import`), or a `bitvar data index`.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the run. The same command again resumes it.")],
+        Path | None, typer.Option(help="A captioned set (`bitvar data icons | import`), or a `bitvar data index`.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. The same command again resumes it.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override: optimization.steps=1000")] = None,
     arguments: Annotated[list[str] | None, typer.Option("--with", help="Argument of recipe(): size=2B")] = None,
     tokenizer: Annotated[
@@ -94,6 +94,7 @@ def train(
     with exit_codes(), _stoppable() as stop:
         from bitvar.cli import training_setup
 
+        data, out = _required(data, out, needed=not (dry_run or fit))
         config = training_setup.read_recipe(recipe, arguments or []).override(settings or [])
         inputs = Inputs(
             data, out, name, device, tokenizer, text_encoder, initial, shards, per_part, recompute, compiled, attention,
@@ -109,6 +110,17 @@ def train(
             _supervise(out, processes, stop, hang_seconds=hang_seconds, restarts=supervised)
         else:
             _train(config, inputs, stop)
+
+
+def _required(data: Path | None, out: Path | None, *, needed: bool) -> tuple[Path, Path]:
+    """Both, or a complaint if they are needed and missing."""
+    from bitvar.errors import UsageError, explain
+
+    missing = [name for name, value in (("--data", data), ("--out", out)) if value is None]
+    if missing and needed:
+        why = f"{' and '.join(missing)} is missing"
+        raise UsageError(explain("A run needs --data and --out.", why, "add it, or ask with --fit or --dry-run first"))
+    return data or Path(), out or Path()
 
 
 def _train(config: "TokenizerTraining | TransformerTraining", inputs: Inputs, stop: Callable[[], bool]) -> None:
