@@ -1,9 +1,11 @@
 r"""The paper's text-to-image runs (arXiv 2412.04431): nine sizes, three stages of growing pictures.
 
-bitvar train recipes/paper.py --with size=2B --with pixels=256 --data DATA \
-    --tokenizer TOKENIZER --text-encoder ENCODER --out runs/2b-256
-bitvar train recipes/paper.py --with size=2B --with pixels=512 --data DATA \
-    --tokenizer TOKENIZER --text-encoder ENCODER --init runs/2b-256/model --out runs/2b-512
+torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --with size=2B --with pixels=256 --data INDEX \
+    --tokenizer TOKENIZER --text-encoder ENCODER --recompute --per-part 128 --out runs/2b-256
+torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --with size=2B --with pixels=512 --data INDEX \
+    --tokenizer TOKENIZER --text-encoder ENCODER --recompute --per-part 64 --init runs/2b-256/model --out runs/2b-512
+
+`--fit` says how large a part may be; launch scripts for several machines are in recipes/launch.
 
 Each stage begins from the one before it. 1024 px begins from 512 px, on the best of the pictures.
 

@@ -115,7 +115,7 @@ def flip_a_bit(rank: int, world: int, folder: str) -> None:
     """Ten times: one bit of one copy flips, and the next comparison says so on every rank."""
     ranks = parallel.connect(torch.device("cpu"), rank=rank, world=world, shards=1)
     task = task_for(config())
-    parallel.distribute(task.model, task.units, ranks, precision=torch.float32)
+    parallel.distribute(task.model, task.units, ranks, precision=torch.float32, device=torch.device("cpu"))
     parameters = list(task.model.parameters())
     parallel.require_equal_copies(parameters, ranks)
     generator = torch.Generator().manual_seed(0)

@@ -209,9 +209,10 @@ def _on_square(model: "TransformerConfig", pixels: int) -> "TransformerConfig":
 
 
 def _lighten(task: "TransformerTask", recompute: bool, compiled: bool) -> None:
-    from bitvar.training.parallel import lighten
+    from bitvar.training.parallel import Ranks, distribute, lighten
 
     lighten(task.units, recompute=recompute, compiled=compiled)
+    distribute(task.model, task.units, Ranks(), precision=task.dtype, device=task.device)
 
 
 def _where(task: "TransformerTask", rest: dict[str, Any]) -> dict[str, Any]:

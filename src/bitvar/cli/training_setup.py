@@ -220,7 +220,12 @@ def _train_transformer(
         return InfinityPipeline(Components(model, tokenizer, encoder, index, f"# {inputs.name}\n"))
 
     begun_from = base.transformer if base else None
-    sample = lambda model, path: sample_grid(pipeline(model), path)  # noqa: E731
+
+    def sample(model: torch.nn.Module, path: Path) -> None:
+        if model is not task.model:  # gathered on the CPU
+            model.to(device, task.dtype)
+        sample_grid(pipeline(model), path)
+
     model = run(task, replace(planned, begun_from=begun_from, sample=sample))
     if model is None:
         return None

@@ -65,8 +65,13 @@ class Task(Protocol):
         """Of the activations."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model shall compute."""
+        ...
+
     def fresh(self) -> nn.Module:
-        """A model of the same sizes, whose weights will be overwritten."""
+        """A model of the same sizes on the CPU, whose weights will be overwritten."""
         ...
 
     def batches(self, parts: Iterable[Part]) -> Iterator[Any]:
@@ -182,7 +187,7 @@ def _prepare(task: Task, run: Run) -> checkpoints.TrainState:
         newest = str(checkpoints.latest(folder, report=report) or "")
         checkpoints.clear_partial(folder)
     newest = run.ranks.first(newest)
-    parallel.distribute(task.model, task.units, run.ranks, precision=task.dtype)
+    parallel.distribute(task.model, task.units, run.ranks, precision=task.dtype, device=task.device)
     optimizer = build_optimizer(task.model, run.optimization)
     state = checkpoints.TrainState(task.model, Ema(task.model, run.optimization.ema_decay), optimizer)
     if newest:

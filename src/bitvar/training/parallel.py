@@ -129,13 +129,18 @@ def lighten(units: Sequence[nn.Module], *, recompute: bool, compiled: bool) -> N
             unit.compile()
 
 
-def distribute(model: nn.Module, units: Sequence[nn.Module], ranks: Ranks, *, precision: torch.dtype) -> None:
-    """Spread a model over the ranks, in place: each unit is gathered when it computes, and let go after.
+def distribute(
+    model: nn.Module, units: Sequence[nn.Module], ranks: Ranks, *, precision: torch.dtype, device: torch.device
+) -> None:
+    """Put a model on the device or spread it over the ranks' devices, in place, one unit after the other.
+
+    In shards, each unit is gathered when it computes, and let go after.
 
     A model without units stays whole on every rank, and `average_gradients` keeps the copies alike. Units travel in
     `precision`; what lies outside them, the head among it, in fp32. Gradients are summed in fp32, weights stay fp32.
     """
     if ranks.mesh is None or not units:
+        model.to(device)
         return
     # Logits are a view of what the head gives; nobody changes them in place, which is what PyTorch warns of.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")

@@ -54,7 +54,7 @@ class TokenizerTask:
         if config.perceptual > 0 and perceptual is None:
             raise ValueError("a perceptual weight needs a perceptual network; pass one, or set the weight to 0")
         torch.manual_seed(config.optimization.seed)
-        self.config = config
+        self.config, self.device = config, device
         self.model = channels_last(TokenizerModels(config)).to(device)
         self.images, self.validation = images, validation
         self.counts = (len(images),)

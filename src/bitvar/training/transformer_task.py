@@ -117,7 +117,8 @@ class TransformerTask:
     Args:
         config: sizes and settings.
         train, validation: what it reads; stays on the CPU, a batch at a time goes to the device.
-        device: where the model is and computes. First weights and all draws come from the CPU, so they are the same.
+        device: where the model will be, once `parallel.distribute` has put it there. First weights and all draws come
+            from the CPU, so they are the same.
         patterns: how to compute attention on each of the model's schedules, if not the ordinary way.
         operations: of one sample's step on each of the model's schedules, for reports of speed.
     """
@@ -137,7 +138,6 @@ class TransformerTask:
         self.model.initialize(make_generator(config.optimization.seed, 0, Purpose.WEIGHTS))
         if config.initial_gamma is not None:
             _set_gammas(self.model, config.initial_gamma)
-        self.model.to(device)
         self.device = device
         self.train, self.validation = train, validation
         self.schedules = [schedule.first(config.num_scales) for schedule in config.model.all_schedules()]
@@ -163,7 +163,7 @@ class TransformerTask:
         model = InfinityTransformer(self.config.model)
         if self.config.lora is not None:
             add_adapter(model, self.config.lora, generator=torch.Generator())
-        return model.to(self.device)
+        return model
 
     def batches(self, parts: Iterable[Part]) -> Iterator[Batch]:
         return self.train.batches(parts, CaptionChoice(self.config.first_caption, self.config.cut_caption))
