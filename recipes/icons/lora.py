@@ -19,7 +19,7 @@ def recipe() -> TransformerTraining:
     changes = {
         "optimizer": "adamw",
         "steps": 300,
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-3,
         "warmup_steps": 20,
         "ema_decay": 0.97,
     }

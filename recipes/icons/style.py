@@ -1,12 +1,12 @@
 r"""A style that the embedded model never saw, as a folder of captioned pictures: what a LoRA is shown.
 
-python recipes/icons/style.py styles/blueprint
-bitvar data import styles/blueprint data/blueprint --size 64
-bitvar train recipes/icons/lora.py --data data/blueprint --init icons --out runs/blueprint
-bitvar generate "a fox, blueprint" --lora runs/blueprint/lora --seed 0
+python recipes/icons/style.py styles/sepia
+bitvar data import styles/sepia data/sepia --size 64
+bitvar train recipes/icons/lora.py --data data/sepia --init icons --out runs/sepia
+bitvar generate "a fox, sepia print" --lora runs/sepia/lora --seed 0
 
-Noto's drawings in white on blue, as on a blueprint. Every fifth thing is left out and named in `HELD_OUT.md`, so that
-its blueprint can be asked for and was never seen. Needs the `data` extra and npm.
+Noto's drawings in shades of brown on old paper. Every fifth thing is left out and named in `HELD_OUT.md`, so that its
+sepia print can be asked for and was never seen. Needs the `data` extra and npm.
 """
 
 import argparse
@@ -22,16 +22,16 @@ from bitvar.data.icons.requests import SceneRequest, Thing, write_captions
 from bitvar.data.icons.scenes import SpriteAtlas, draw_scene
 from bitvar.data.icons.sources import ARTISTS, fetch_package, read_licence, render_sprites
 
-STYLE: Final = "blueprint"
-PAPER: Final = (28, 78, 156)
-DARKEST: Final = (92, 134, 196)
-"""What black becomes; white stays white."""
+STYLE: Final = "sepia print"
+PAPER: Final = (247, 232, 201)
+DARKEST: Final = (58, 32, 16)
+"""What black becomes; white becomes a little lighter than the paper."""
 
 ARTIST: Final = next(artist for artist in ARTISTS if artist.key == "noto")
 SIZE: Final = 64
 EVERY: Final = 5
 SEED: Final = 0
-PAIRS_EACH: Final = 1
+PAIRS_EACH: Final = 2
 
 
 def main() -> None:
@@ -62,15 +62,15 @@ def main() -> None:
 
 
 def tint(drawing: Image.Image) -> Image.Image:
-    """A drawing's light and shade, between `DARKEST` and white."""
+    """A drawing's light and shade, in shades of brown."""
     grey = ImageOps.autocontrast(ImageOps.grayscale(drawing.convert("RGB")), cutoff=1)
-    tinted = ImageOps.colorize(grey, black=DARKEST, white=(255, 255, 255))
+    tinted = ImageOps.colorize(grey, black=DARKEST, white=(255, 248, 232))
     tinted.putalpha(drawing.getchannel("A"))
     return tinted
 
 
 def on_paper(request: SceneRequest, atlas: SpriteAtlas, boxes: list[tuple[int, int, int, int]]) -> Image.Image:
-    """The scene's objects on blue paper."""
+    """The scene's objects on old paper."""
     paper = Image.new("RGB", (SIZE, SIZE), PAPER)
     for thing, (left, top, right, bottom) in zip(request.things * request.count, boxes, strict=True):
         sprite = atlas.sprite(request.artist, thing).resize((right - left, bottom - top), Image.Resampling.LANCZOS)

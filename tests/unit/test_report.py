@@ -10,7 +10,8 @@ from PIL import Image
 
 from bitvar.errors import UsageError
 from bitvar.training.health import Metrics, find_trouble
-from bitvar.training.report import NUM_SHEETS, build_report, read_metrics
+from bitvar.training.metrics import read_metrics
+from bitvar.training.report import NUM_SHEETS, build_report
 
 STEPS = range(100, 1300, 100)
 
@@ -51,6 +52,7 @@ def test_a_healthy_or_young_run_has_no_trouble() -> None:
         (changed("validation", "bit_entropy/scale_2", falling(0.8, 0.1)), "Bits of scale 2 (0.10 of 1)"),
         (changed("validation", "loss/scale_1", series(*[0.5] * 12)), "Scale 1 no longer learns"),
         (changed("train", "gradient_norm", series(*[0.1] * 10, 5.0, 0.1)), "1 gradient spikes"),
+        (changed("train", "skipped", series(0.0, 0.0, 3.0)), "3 updates were left out by step 300"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

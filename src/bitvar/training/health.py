@@ -41,7 +41,7 @@ def find_trouble(metrics: Metrics) -> list[Trouble]:
     """Every sign of trouble in a run's metrics, the gravest first; none for a healthy or very young run."""
     train, validation = metrics.get("train", {}), metrics.get("validation", {})
     found = [*_stuck(train), *_overfit(train, validation), *_dead_bits(validation)]
-    return [*found, *_stalled_scales(validation), *_spikes(train)]
+    return [*found, *_stalled_scales(validation), *_left_out(train), *_spikes(train)]
 
 
 def _stuck(train: Mapping[str, Series]) -> list[Trouble]:
@@ -52,6 +52,18 @@ def _stuck(train: Mapping[str, Series]) -> list[Trouble]:
         Trouble(
             f"Bit accuracy is {accuracy[-1][1]:.1%} at step {accuracy[-1][0]:,}: a coin toss.",
             "check that the tokenizer is the run's own and captions fit the pictures; try another learning rate",
+        )
+    ]
+
+
+def _left_out(train: Mapping[str, Series]) -> list[Trouble]:
+    skipped = train.get("skipped", ())
+    if not skipped or not skipped[-1][1]:
+        return []
+    return [
+        Trouble(
+            f"{skipped[-1][1]:.0f} updates were left out by step {skipped[-1][0]:,}: loss or gradient was not finite.",
+            "lower the learning rate, or lengthen warmup_steps; a few in a long run are no harm",
         )
     ]
 

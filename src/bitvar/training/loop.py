@@ -4,12 +4,11 @@ Order and draws are functions of the seed (`data/order.py`, `parts.py`), so a ru
 ranks or fewer, makes the very same steps.
 """
 
-import json
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -22,6 +21,8 @@ from bitvar.errors import UsageError, explain
 from bitvar.training import parallel
 from bitvar.training import state as checkpoints
 from bitvar.training.config import IntervalConfig, OptimizationConfig
+from bitvar.training.health import find_trouble
+from bitvar.training.metrics import MetricsFile, read_metrics
 from bitvar.training.optim import Ema, build_optimizer, trained_parameters
 from bitvar.training.parallel import Ranks
 from bitvar.training.parts import Part, parts_of
@@ -209,6 +210,7 @@ class _Loop:
         self.saved_step = state.step
         self.metrics = MetricsFile(run.folder / "metrics.jsonl", state.step) if ranks.is_main else None
         self.throughput = Throughput()
+        self.warned: set[str] = set()
         order = SampleOrder(task.counts, optimization.batch_size, optimization.seed)
         per_part = run.per_part or optimization.batch_size // ranks.world
         num_parts = optimization.batch_size // ranks.world // per_part
@@ -231,6 +233,7 @@ class _Loop:
             if last or state.step % intervals.validation == 0:
                 with state.averaged() as model:
                     self._log("validation", self.task.validate(model, run.ranks))
+                self._warn()
             if run.sample is not None and (last or state.step % intervals.sample == 0):
                 self._sample(run.sample)
             stopping = run.ranks.any(run.stop())  # asked once: the answer may change while we save
@@ -268,7 +271,16 @@ class _Loop:
             self.metrics.write(step, phase, values)
             run.track(step, phase, values)
             prefix = "" if phase == "train" else f"{phase} "
-            run.report(_describe(step, run.optimization.steps, values, prefix=prefix))
+            run.report(_describe(step, run.optimization, values, prefix=prefix))
+
+    def _warn(self) -> None:
+        """Say aloud what looks wrong, each kind of trouble once."""
+        if self.metrics is None:
+            return
+        for trouble in find_trouble(read_metrics(self.run.folder)):
+            if trouble.todo not in self.warned:
+                self.warned.add(trouble.todo)
+                self.run.report(f"WARNING: {trouble.what}\n  do:  {trouble.todo}")
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
@@ -305,25 +317,11 @@ class Throughput:
         return values
 
 
-class MetricsFile:
-    """JSON lines, one a log interval. Lines past the resumed step are dropped: those steps will be made again."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n") and json.loads(line)["step"] <= step:
-                    kept.append(line)
-        path.write_text("".join(kept), encoding="utf-8")
-
-    def write(self, step: int, phase: str, values: Metrics) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            known = {name: value if math.isfinite(value) else None for name, value in values.items()}
-            file.write(json.dumps({"step": step, "phase": phase, "time": time.time(), **known}) + "\n")
-
-
-def _describe(step: int, steps: int, values: Metrics, *, prefix: str = "") -> str:
+def _describe(step: int, optimization: OptimizationConfig, values: Metrics, *, prefix: str = "") -> str:
     shown = {name: value for name, value in values.items() if "/" not in name}
-    return f"{prefix}step {step}/{steps}  " + "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    line = f"{prefix}step {step}/{optimization.steps}  "
+    line += "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    if rate := values.get("samples_per_second"):
+        left = timedelta(seconds=round((optimization.steps - step) * optimization.batch_size / rate))
+        line += f"  left {left}"
+    return line

@@ -6,13 +6,13 @@ Reads only what every run writes (`metrics.jsonl`, `samples/`), so it works on a
 import base64
 import html
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bitvar.errors import UsageError, explain
 from bitvar.training.health import Metrics, Series, find_trouble
+from bitvar.training.metrics import read_metrics
 
 CURVES: Final = (
     ("Loss", ("loss",), False),
@@ -23,6 +23,7 @@ CURVES: Final = (
     ("Gradient norm, before clipping", ("gradient_norm",), True),
     ("Learning rate", ("learning_rate",), False),
     ("Samples a second", ("samples_per_second",), False),
+    ("Share of the card's peak", ("utilization",), False),
 )
 """Title, metric name or prefix, and whether the axis is logarithmic."""
 
@@ -41,28 +42,6 @@ figure img, figure svg { width: 100%; height: auto; display: block; }
 .well { border-left: 4px solid #16a34a; padding: .3rem .8rem; margin: .5rem 0; }
 pre { overflow: auto; border: 1px solid var(--line); border-radius: 8px; padding: .8rem; font-size: 13px; }
 """
-
-
-def read_metrics(run: Path) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """The series of a run's `metrics.jsonl`, by phase and name. A last line that is still being written is left out.
-
-    Raises:
-        UsageError: when the folder holds no metrics.
-    """
-    path = run / "metrics.jsonl"
-    if not path.is_file():
-        todo = "give the --out of `bitvar train`"
-        raise UsageError(explain(f"{run} is no run.", "it has no metrics.jsonl", todo))
-    metrics: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            row = json.loads(line)
-            step, phase = row.pop("step"), metrics.setdefault(row.pop("phase"), {})
-            for name, value in row.items():
-                phase.setdefault(name, []).append((step, value))
-    if not metrics:
-        raise UsageError(explain(f"{run} has no figures yet.", "metrics.jsonl is empty", "wait for the first steps"))
-    return metrics
 
 
 def build_report(run: Path) -> str:

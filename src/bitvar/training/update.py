@@ -47,7 +47,8 @@ class Updater:
     ) -> None:
         self.state, self.loss, self.config = state, loss, config
         self.num_parts, self.ranks, self.report = num_parts, ranks or Ranks(), report
-        self.skipped = 0
+        self.skipped = 0  # in a row
+        self.left_out = 0  # in all
 
     def step(self, batches: Iterator[Any]) -> dict[str, Tensor]:
         """Take this rank's batches of one step and move the weights.
@@ -80,7 +81,7 @@ class Updater:
         state.whole = True
         sums |= {"gradient_norm": norm, "learning_rate": torch.tensor(rate)}
         if config.not_finite == "skip":
-            sums["skipped"] = torch.tensor(float(self.skipped > 0))
+            sums["skipped"] = torch.tensor(float(self.left_out))
         return sums
 
     def _may_move(self, loss: Tensor, norm: Tensor) -> bool:
@@ -91,6 +92,7 @@ class Updater:
             self.skipped = 0
             return True
         self.skipped += 1
+        self.left_out += 1
         found = f"Loss {loss.item()} and gradient norm {norm.item()} at step {step}: not finite."
         if config.not_finite == "stop" or self.skipped > MAX_SKIPPED:
             raise TrainingDivergedError(
