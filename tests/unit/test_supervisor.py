@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitvar.training.supervisor import NoProgressError, Plan, supervise
+from bitvar.training.supervisor import NoProgressError, Plan, RunFailedError, supervise
 
 from .ranks import ROOT
 from .test_parallel import tensors
@@ -56,6 +56,12 @@ def test_three_attempts_without_progress_are_enough(tmp_path: Path) -> None:
         )
     assert "process 0 was killed by SIGKILL" in str(error.value)
     assert len(lines) == 2
+
+
+def test_nothing_is_started_again_unless_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match=r"process 0 ended with exit code 7[\s\S]*--supervise"):
+        supervise(plan(tmp_path, FAKE, restart=False), stop=never, report=print)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
 @pytest.mark.parametrize("code", [2, 3, 143])

@@ -129,6 +129,16 @@ def test_attention_in_pieces_equals_the_block_causal_mask(schedule: ScaleSchedul
         torch.testing.assert_close(one, other)
 
 
+def test_what_inference_has_used_can_be_trained_on() -> None:
+    offsets = (0, 1, 5, 12, 90)
+    q, k, v = torch.randn(3, 1, 1, 90, 4).unbind()
+    with torch.inference_mode():
+        attend(q, k, v, scale=1.0, mask=BlockCausal(offsets))
+    q.requires_grad_()
+    attend(q, k, v, scale=1.0, mask=BlockCausal(offsets)).sum().backward()
+    assert q.grad is not None
+
+
 @pytest.mark.filterwarnings("ignore:.*script_method. is deprecated", "ignore:flex_attention called without")
 @pytest.mark.parametrize("schedule", [SQUARE, official_schedule("2.0", "0.06M")])
 @torch.no_grad()

@@ -107,6 +107,59 @@ def loader(
         _print(result | {"refused": refused, "samples_per_second": round(runs * batch / took, 1)}, as_json)
 
 
+def index(
+    samples: Annotated[int, typer.Option(min=1000, help="How many the index has.")] = 10_000_000,
+    folder: Annotated[Path, typer.Option(help="Where to write it for the while: 130 bytes a sample.")] = Path(),
+    as_json: AsJson = False,
+) -> None:
+    """Write an index of made-up samples, then open it in a new process and go on from the middle of a run."""
+    with exit_codes():
+        import subprocess
+        import sys
+
+        from bitvar.data.check import Summary
+        from bitvar.data.index_writing import IndexWriter
+        from bitvar.data.layouts import Candidate
+        from bitvar.data.pictures import Location
+
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            began = time.perf_counter()
+            written = Path(temporary) / "index"
+            written.mkdir()
+            with IndexWriter(written, written, content_hash=True) as writer:
+                for i in range(samples):
+                    place = Location(written / f"{i // 10_000:05d}.tar", i % 10_000 * 512, 512)
+                    split = "val" if i % 100 == 0 else "train"
+                    candidate = Candidate(f"{i}", place, (f"made-up picture {i}",), split)
+                    writer.append(candidate, size=(640, 480) if i % 2 else (480, 640), digest=bytes(32))
+                writer.finish(Summary())
+            took = time.perf_counter() - began
+            command = [sys.executable, "-c", _RESUME, str(written)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        _print({"samples": samples, "write_s": round(took, 1)} | json.loads(done.stdout), as_json)
+
+
+_RESUME = """
+import json, pathlib, resource, sys, time
+import torch
+began = time.perf_counter()
+from bitvar.data.index import SampleIndex
+from bitvar.data.order import SampleOrder
+from bitvar.training.parts import parts_of
+imported = time.perf_counter()
+index = SampleIndex.open(pathlib.Path(sys.argv[1]))
+groups = [group for group in index.groups if group.split == "train"]
+order = SampleOrder(tuple(group.count for group in groups), 256, 0)
+(part,) = parts_of(order, range(123_456, 123_457))
+first = [index[groups[part.bucket].start + int(i)] for i in part.samples]
+ready = time.perf_counter()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+times = {"import_s": round(imported - began, 3), "resume_s": round(ready - imported, 4)}
+print(json.dumps(times | {"peak_memory_mb": round(peak, 1)}))
+"""
+"""Resuming at step 123,456, up to the records of the first batch; only `import torch` is not counted."""
+
+
 def save(
     megabytes: Annotated[int, typer.Option(min=1, help="Size of the checkpoint.")] = 500,
     folder: Annotated[Path, typer.Option(help="On the disk to measure.")] = Path(),

@@ -140,8 +140,7 @@ def _supervise(out: Path, processes: int, stop: Callable[[], bool], *, hang_seco
     from bitvar.training.supervisor import Plan, supervise
 
     command = [sys.executable, "-m", "bitvar.cli.main", *sys.argv[1:]]
-    failures = 3 if restarts else 1
-    plan = Plan(command, processes, out, dict(os.environ), hang_seconds=hang_seconds, max_failures=failures)
+    plan = Plan(command, processes, out, dict(os.environ), hang_seconds=hang_seconds, restart=restarts)
     code = supervise(plan, stop=stop, report=lambda line: typer.echo(line, err=True))
     if code:
         raise typer.Exit(code)

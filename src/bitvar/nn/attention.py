@@ -1,6 +1,7 @@
 """The one place where attention is computed: `attend`, in plain PyTorch."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -48,31 +49,33 @@ class BlockCausal:
         offsets: index of each scale's first token, and after them the number of all tokens.
 
     Attributes:
-        parts: first query and end of each piece, whose keys are all up to the end; its mask if it has several scales.
+        parts: first query and end of each piece, whose keys are all up to the end; the offsets inside it.
     """
 
     def __init__(self, offsets: Sequence[int]) -> None:
-        self.parts: list[tuple[int, int, Tensor | None]] = []
+        self.parts: list[tuple[int, int, tuple[int, ...]]] = []
         first = 0
         for index in range(1, len(offsets)):
             start, end = offsets[first], offsets[index]
             if end - start < _MIN_QUERIES and index + 1 < len(offsets):
                 continue
-            self.parts.append((start, end, _staircase(offsets[first : index + 1]) if index - first > 1 else None))
+            self.parts.append((start, end, tuple(offsets[first : index + 1])))
             first = index
 
     def __call__(
         self, q: Float[Tensor, "b n l e"], k: Float[Tensor, "b n l e"], v: Float[Tensor, "b n l e"], *, scale: float
     ) -> Float[Tensor, "b n l e"]:
         parts = []
-        for start, end, mask in self.parts:
-            here = None if mask is None else mask.to(q.device)[None, None]
-            parts.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale=scale, mask=here))
+        for start, end, inside in self.parts:
+            mask = _staircase(inside, q.device)[None, None] if len(inside) > 2 else None
+            parts.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale=scale, mask=mask))
         return torch.cat(parts, dim=2)
 
 
-def _staircase(offsets: Sequence[int]) -> Bool[Tensor, "q k"]:
+@lru_cache(maxsize=256)
+def _staircase(offsets: tuple[int, ...], device: torch.device) -> Bool[Tensor, "q k"]:
     """The mask of consecutive scales' queries over all keys up to their end."""
     lengths = [end - start for start, end in pairwise(offsets)]
-    last_seen = torch.repeat_interleave(torch.tensor(offsets[1:]), torch.tensor(lengths))
-    return torch.arange(offsets[-1]) < last_seen[:, None]
+    with torch.inference_mode(False):  # it is kept, and may be used in training next
+        last_seen = torch.repeat_interleave(torch.tensor(offsets[1:]), torch.tensor(lengths))
+        return (torch.arange(offsets[-1]) < last_seen[:, None]).to(device)

@@ -58,7 +58,7 @@ class Ranks:
         """The sum over ranks of named numbers; every rank must have the same names in the same order."""
         if not values:
             return {}
-        stacked = torch.stack([value.detach().double() for value in values.values()])
+        stacked = torch.stack([value.detach().cpu().double() for value in values.values()])
         if self.world > 1:
             dist.all_reduce(stacked)
         return dict(zip(values, stacked.tolist(), strict=True))

@@ -26,6 +26,10 @@ BEAT: Final = "BITVAR_BEAT"
 _POLL_SECONDS = 0.1
 
 
+class RunFailedError(RuntimeError):
+    """A process of a run failed, and nobody asked for another attempt."""
+
+
 class NoProgressError(RuntimeError):
     """Attempt after attempt failed without a newer checkpoint."""
 
@@ -40,6 +44,7 @@ class Plan:
         folder: of the run.
         environment: of the processes, beside what says which one each is.
         hang_seconds: without any progress, once there was some, a run counts as hung.
+        restart: whether to start again after a failure at all.
         max_failures: attempts in a row that may fail without a newer checkpoint.
         grace_seconds: to save in, when asked to stop.
     """
@@ -49,6 +54,7 @@ class Plan:
     folder: Path
     environment: Mapping[str, str]
     hang_seconds: float = 600.0
+    restart: bool = True
     max_failures: int = 3
     grace_seconds: float = 120.0
 
@@ -85,6 +91,7 @@ def supervise(plan: Plan, *, stop: Callable[[], bool], report: Callable[[str], N
 
     Raises:
         NoProgressError: after too many attempts that brought nothing; it names the last cause.
+        RunFailedError: at the first failure, if the plan is not to restart.
     """
     failures, reached = 0, step_reached(plan.folder)
     while True:
@@ -100,6 +107,9 @@ def supervise(plan: Plan, *, stop: Callable[[], bool], report: Callable[[str], N
         if code in FINAL:
             return code
         step = step_reached(plan.folder)
+        if not plan.restart:
+            todo = "give the same command again; --supervise would have done so"
+            raise RunFailedError(explain("The run failed.", cause, todo))
         failures = 0 if step > reached else failures + 1
         if failures >= plan.max_failures:
             where = f"step {step}" if step else "the first checkpoint"

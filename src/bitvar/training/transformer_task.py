@@ -233,7 +233,7 @@ def measure_bits(
         weights = token_weights(schedule, reweighted=reweighted).to(model.device)
         values["loss"] = (token_losses @ weights).mean()
         for name, value in values.items():
-            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu() * weight
+            sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.cpu().double() * weight
     return {name: value / sum(data.counts) for name, value in ranks.sum(sums).items()}
 
 
