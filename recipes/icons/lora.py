@@ -18,8 +18,8 @@ def recipe() -> TransformerTraining:
     first = run_path(str(Path(__file__).with_name("transformer.py")))["recipe"]()
     changes = {
         "optimizer": "adamw",
-        "steps": 300,
-        "learning_rate": 1e-3,
+        "steps": 400,
+        "learning_rate": 2e-3,
         "warmup_steps": 20,
         "ema_decay": 0.97,
     }

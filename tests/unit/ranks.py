@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from bitvar.checkpoints.lora import LoraSettings, adapter_tensors
 from bitvar.training import loop, parallel
 from bitvar.training.config import IntervalConfig
 from bitvar.training.loop import Run
@@ -83,6 +84,19 @@ def train_shards(rank: int, world: int, folder: str, shards: str = "0", until: s
     """Train the toy transformer; stop after step `until`, as a cluster that takes its machines back does."""
     ranks = parallel.connect(torch.device("cpu"), rank=rank, world=world, shards=int(shards) or None)
     train(config(), Path(folder), ranks, until=int(until), per_part=int(per_part) or None)
+
+
+def train_adapters(rank: int, world: int, folder: str) -> None:
+    """Train adapters of a toy transformer, in shards if there are several ranks."""
+    ranks = parallel.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else Ranks()
+    made = config().model_copy(update={"lora": LoraSettings(rank=2)})
+    task = task_for(made)
+    task.adapt()
+    run = Run(Path(folder), made.dump(), made.optimization, made.intervals, begun_from="base", ranks=ranks)
+    model = loop.run(task, run)
+    assert (model is not None) == ranks.is_main
+    if model is not None:
+        assert set(adapter_tensors(model))
 
 
 def train_copies(rank: int, world: int, folder: str) -> None:

@@ -111,6 +111,14 @@ def test_muon_in_shards_is_muon(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_adapters_train_in_shards(tmp_path: Path) -> None:
+    for world in (1, 2):
+        together(world, "train_adapters", tmp_path / str(world))
+    assert_close(tmp_path / "2", tmp_path / "1")
+    assert all(".lora_" in name for name in tensors(tmp_path / "2"))
+
+
+@pytest.mark.slow
 def test_a_tokenizer_trains_on_two_ranks(tmp_path: Path) -> None:
     for world in (1, 2):
         together(world, "train_copies", tmp_path / str(world))
