@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -157,6 +158,20 @@ def test_an_interrupted_run_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> No
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
     averaged = {f"ema/{name}": p for name, p in model.named_parameters()}
     assert all(torch.equal(p, saved(tmp_path / "cut")[name]) for name, p in averaged.items())
+
+
+def test_changed_data_are_spoken_of(tmp_path: Path) -> None:
+    config = transformer_training()
+    train(config, tmp_path)
+    for checkpoint in (tmp_path / "checkpoints").glob("step-00000006"):
+        shutil.rmtree(checkpoint)
+    lines: list[str] = []
+    task = TransformerTask(config, train=feature_set(7, 0), validation=feature_set(2, 1))
+    loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append))
+    assert lines[:2] == [
+        "resuming at step 4",
+        "WARNING: the data have changed, from [5] samples to [7]: other ones come next",
+    ]
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -194,6 +194,9 @@ def _prepare(task: Task, run: Run) -> checkpoints.TrainState:
     if newest:
         checkpoints.restore(state, Path(newest), config=run.config, base=run.begun_from)
         report(f"resuming at step {state.step}")
+        had = checkpoints.counts_of(Path(newest))
+        if had and had != list(task.counts):
+            report(f"WARNING: the data have changed, from {had} samples to {list(task.counts)}: other ones come next")
     return state
 
 
@@ -205,7 +208,7 @@ class _Loop:
         optimization, ranks = run.optimization, run.ranks
         self.saver = checkpoints.Saver(
             run.folder / "checkpoints",
-            config=run.config, keep=run.intervals.keep, begun_from=run.begun_from, ranks=ranks,
+            config=run.config, keep=run.intervals.keep, begun_from=run.begun_from, counts=task.counts, ranks=ranks,
         )  # fmt: skip
         self.saved_step = state.step
         self.metrics = MetricsFile(run.folder / "metrics.jsonl", state.step) if ranks.is_main else None
@@ -234,8 +237,10 @@ class _Loop:
                 with state.averaged() as model:
                     self._log("validation", self.task.validate(model, run.ranks))
                 self._warn()
+                run.beat()
             if run.sample is not None and (last or state.step % intervals.sample == 0):
                 self._sample(run.sample)
+                run.beat()
             stopping = run.ranks.any(run.stop())  # asked once: the answer may change while we save
             if last or stopping or state.step % intervals.save == 0:
                 self._save()

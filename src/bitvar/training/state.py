@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,13 +71,22 @@ class Saver:
         config: JSON of the run's whole configuration.
         keep: how many to keep.
         begun_from: digest of the frozen weights that the saved ones belong to, if there are any.
+        counts: samples of each bucket, to tell when the data have changed.
         ranks: each writes its own part; the main one makes the folder whole.
     """
 
     def __init__(
-        self, folder: Path, *, config: str, keep: int, begun_from: str | None = None, ranks: Ranks | None = None
+        self,
+        folder: Path,
+        *,
+        config: str,
+        keep: int,
+        begun_from: str | None = None,
+        counts: Sequence[int] = (),
+        ranks: Ranks | None = None,
     ) -> None:
         self.folder, self.config, self.keep, self.begun_from = folder, config, keep, begun_from
+        self.counts = list(counts)
         self.ranks = ranks or Ranks()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._pending: Future[None] | None = None
@@ -152,7 +161,7 @@ class Saver:
         for path in temporary.glob(".*.sums"):
             sums |= json.loads(path.read_text(encoding="utf-8"))
             path.unlink()
-        state = {"step": step, "begun_from": self.begun_from}
+        state = {"step": step, "begun_from": self.begun_from, "counts": self.counts}
         for name, text in (("config.json", self.config), ("state.json", json.dumps(state))):
             (temporary / name).write_text(text, encoding="utf-8")
             sums[name] = digest(temporary / name)
@@ -309,6 +318,12 @@ def step_of(checkpoint: Path) -> int:
     if type(step) is not int or step < 0:
         raise WeightsError(explain(f"{checkpoint} is damaged.", f"its step is {step!r}", "restore the files"))
     return step
+
+
+def counts_of(checkpoint: Path) -> list[object]:
+    """Samples of each bucket that the run had; empty if it isn't known."""
+    counts = _read_state(checkpoint).get("counts")
+    return counts if isinstance(counts, list) else []
 
 
 def begun_from(checkpoint: Path) -> str | None:
