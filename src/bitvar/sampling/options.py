@@ -27,7 +27,8 @@ class GenerationOptions(Config):
         given_bits: for the first scales, `(d, h_k, w_k)` booleans in tokenizer cells, used instead of drawn ones.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    # `SamplingParams` names a value that is not finite better than pydantic does.
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=True)
 
     height: int | None = Field(default=None, gt=0)
     width: int | None = Field(default=None, gt=0)
