@@ -4,6 +4,8 @@ A cell of a scale is a vector of `d` bits. As numbers, its codes are +-1/sqrt(d)
 Knows nothing of scales: `pyramid` walks those.
 """
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -35,3 +37,21 @@ def to_cells(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
     """The inverse of `to_tokens` for a token grid `(h, w)`."""
     cells = rearrange(tokens, "b (h w) d -> b d h w", h=grid[0], w=grid[1])
     return F.pixel_shuffle(cells, patch_size) if patch_size > 1 else cells
+
+
+def packed_length(bits: int, grid: tuple[int, int]) -> int:
+    """Bytes that `pack` makes of a grid whose cells have so many bits."""
+    return -(-bits * grid[0] * grid[1] // 8)
+
+
+def pack(bits: Bool[Tensor, "d h w"]) -> bytes:
+    """Eight bits a byte, the first one highest: cell by cell, row by row, `d` bits a cell; zeros at the end."""
+    return np.packbits(rearrange(bits, "d h w -> (h w d)").cpu().numpy()).tobytes()
+
+
+def unpack(data: bytes, bits: int, grid: tuple[int, int]) -> Bool[Tensor, "d h w"]:
+    """The inverse of `pack`, for data of `packed_length(bits, grid)` bytes."""
+    assert len(data) == packed_length(bits, grid)
+    count = bits * grid[0] * grid[1]
+    flat = np.unpackbits(np.frombuffer(data, np.uint8), count=count).astype(bool)
+    return rearrange(torch.from_numpy(flat), "(h w d) -> d h w", h=grid[0], w=grid[1])

@@ -188,3 +188,29 @@ def nearest_schedule(
             )
         )
     return schedule
+
+
+def fitted_grids(last: Grid, known: Sequence[Sequence[Grid]] = ()) -> tuple[Grid, ...]:
+    """Grids for a picture of any size: the known list nearest in ratio, then in area, stretched to end at `last`.
+
+    A list that ends at `last` is returned as it is. Else each grid is scaled by what the last one is, rounded up, equal
+    neighbours are merged, and halves are put before the first until it is (1, 1). With no list, halves all the way.
+
+    Args:
+        last: rows and columns of the picture's finest grid.
+        known: grids of schedules, coarse to fine, in the same unit as `last`.
+    """
+
+    def distance(grids: Sequence[Grid]) -> tuple[float, float]:
+        h, w = grids[-1]
+        ratio = abs(math.log2(h / w) - math.log2(last[0] / last[1]))
+        return round(ratio, 3), abs(math.log2(h * w / (last[0] * last[1])))
+
+    nearest = min(known, key=distance, default=(last,))
+    h, w = nearest[-1]
+    if known and (h, w) == last:
+        return tuple(nearest)
+    grids = list(dict.fromkeys((-(-i * last[0] // h), -(-j * last[1] // w)) for i, j in nearest))
+    while grids[0] != (1, 1):
+        grids.insert(0, (-(-grids[0][0] // 2), -(-grids[0][1] // 2)))
+    return tuple(grids)

@@ -126,6 +126,16 @@ def open_picture(data: bytes, limits: PictureLimits) -> Image.Image:
         raise RefusedError("not-a-picture", f"it is none of {', '.join(FORMATS)}") from None
     except _UNREADABLE as error:
         raise RefusedError("not-a-picture", _first_line(error)) from None
+    check_picture(image, limits)
+    return image
+
+
+def check_picture(image: Image.Image, limits: PictureLimits) -> None:
+    """Refuse an opened picture by what its header says.
+
+    Raises:
+        RefusedError: for an animation, or sides out of the limits.
+    """
     width, height = image.size
     if width * height > limits.max_pixels:
         raise RefusedError("too-many-pixels", f"{width}x{height} is over {limits.max_pixels} pixels")
@@ -135,7 +145,6 @@ def open_picture(data: bytes, limits: PictureLimits) -> Image.Image:
         raise RefusedError("extreme-ratio", f"{width}x{height} is longer than {limits.max_ratio:g} to 1")
     if getattr(image, "is_animated", False):
         raise RefusedError("animated", f"it has {getattr(image, 'n_frames', 'several')} frames")
-    return image
 
 
 def decode_picture(data: bytes, limits: PictureLimits) -> Image.Image:
@@ -146,7 +155,15 @@ def decode_picture(data: bytes, limits: PictureLimits) -> Image.Image:
     Raises:
         RefusedError: as `open_picture`, and for pixels that can't be decoded.
     """
-    image = open_picture(data, limits)
+    return as_rgb(open_picture(data, limits))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """What `decode_picture` makes of an opened picture, whatever its mode.
+
+    Raises:
+        RefusedError: for pixels that can't be decoded.
+    """
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
