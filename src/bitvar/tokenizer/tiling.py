@@ -1,0 +1,223 @@
+"""Pictures too large to pass at once: the same result, piece by piece, in a fraction of the memory.
+
+But for its group norms the tokenizer is local. So it runs stage by stage (one stage a resolution), and each stage tile
+by tile: once for every norm in it, to gather that norm's statistics over the whole picture, and once more for the
+result. Tiles have a margin as wide as the stage looks, which is cut off. Nothing is blended, since nothing differs: the
+result is that of one pass, to rounding. Whole activations exist only between stages, where they are smallest.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bitvar.nn.linear import Conv2d
+from bitvar.nn.norms import EPSILON, GroupNorm
+from bitvar.scales import Grid
+from bitvar.tokenizer.autoencoder import Level
+from bitvar.tokenizer.model import InfinityTokenizer
+
+Crop = Callable[[slice, slice], Float[Tensor, "1 c H W"]]
+"""(rows, columns) -> those of a whole; the picture's are pixels in [-1, 1]."""
+
+
+class Tile(NamedTuple):
+    """Rows and columns of one tile, and of what has to be read for it, in units of the stage's input."""
+
+    rows: slice
+    columns: slice
+    wide_rows: slice
+    wide_columns: slice
+
+    def inner(self, wide: Tensor) -> Tensor:
+        """The tile's own part of something computed from the wide one, at whatever resolution."""
+        rows = _inside(self.rows, self.wide_rows, wide.shape[-2])
+        return wide[..., rows, _inside(self.columns, self.wide_columns, wide.shape[-1])]
+
+
+class _Gathered(Exception):  # noqa: N818 - no error: the rest of a pass is not needed
+    """A norm has seen its input, and can't go on before it has seen the other tiles'."""
+
+
+class WholeNorm(nn.Module):
+    """A group norm of a whole picture that comes in tiles: it first gathers statistics, then applies them."""
+
+    def __init__(self, norm: GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+        self.count = 0
+        self.mean = torch.zeros(norm.groups, dtype=torch.float64)
+        self.squares = torch.zeros(norm.groups, dtype=torch.float64)
+        self.affine: tuple[Tensor, Tensor] | None = None
+        self.tile: Tile | None = None
+
+    def forward(self, x: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c h w"]:
+        if self.affine is None:
+            assert self.tile is not None
+            self._gather(self.tile.inner(x))
+            raise _Gathered
+        scale, shift = self.affine
+        return torch.addcmul(shift, x.float(), scale).to(x.dtype)
+
+    def _gather(self, x: Float[Tensor, "1 c h w"]) -> None:
+        """Merge the statistics of one more tile into the picture's (Chan et al. 1979)."""
+        grouped = x.float().reshape(self.norm.groups, -1)
+        variance, mean = (each.cpu().double() for each in torch.var_mean(grouped, dim=1, correction=0))
+        more = grouped.shape[1]
+        total, delta = self.count + more, mean - self.mean
+        self.squares += variance * more + delta**2 * (self.count * more / total)
+        self.mean += delta * (more / total)
+        self.count = total
+
+    def settle(self) -> None:
+        """Every tile has been seen: from now on, normalise."""
+        weight, bias = self.norm.weight.float(), self.norm.bias.float()
+        per_group = len(weight) // self.norm.groups
+        mean, squares = (each.repeat_interleave(per_group) for each in (self.mean, self.squares))
+        scale = weight * (squares / self.count + EPSILON).rsqrt().float().to(weight.device)
+        shift = bias - mean.float().to(weight.device) * scale
+        self.affine = scale[:, None, None], shift[:, None, None]
+
+
+class Stage:
+    """Part of the network that runs tile by tile. It shares the parameters of the modules given, and changes none.
+
+    Args:
+        modules: run one after the other.
+        factor: sides of the output over those of the input: 1/2, 1 or 2.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], *, factor: float) -> None:
+        plain = nn.Sequential(*modules)
+        self.module = copy.deepcopy(plain, {id(parameter): parameter for parameter in plain.parameters()})
+        self.factor = factor
+        self.norms: list[WholeNorm] = []
+        for parent in list(self.module.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, GroupNorm):
+                    whole = WholeNorm(child)
+                    setattr(parent, name, whole)
+                    self.norms.append(whole)
+        reach = sum(isinstance(child, Conv2d) and child.weight.shape[-1] > 1 for child in self.module.modules())
+        self.margin = 2 * -(-(reach + 1) // 2)  # a convolution of stride 2 looks one further; even, to stay aligned
+
+    def run(self, crop: Crop, size: Grid, side: int) -> Iterator[tuple[slice, slice, Tensor]]:
+        """The output, tile by tile, each with its rows and columns.
+
+        Args:
+            crop: reads the input.
+            size: rows and columns of the input.
+            side: of a tile, without its margins, in units of the input.
+        """
+        tiles = _tiles(size, max(2, side // 2 * 2), self.margin)
+        for _ in self.norms:  # each pass gets to the first norm that has no statistics yet
+            for tile in tiles:
+                self._gather(crop(tile.wide_rows, tile.wide_columns), tile)
+            next(norm for norm in self.norms if norm.affine is None and norm.count).settle()
+        for tile in tiles:
+            out = tile.inner(self.module(crop(tile.wide_rows, tile.wide_columns)))
+            yield self._scaled(tile.rows), self._scaled(tile.columns), out
+
+    def whole(self, crop: Crop, size: Grid, side: int) -> Float[Tensor, "1 c h w"]:
+        """The output, put together."""
+        output: Tensor | None = None
+        for rows, columns, out in self.run(crop, size, side):
+            if output is None:
+                output = out.new_empty(1, out.shape[1], *(int(length * self.factor) for length in size))
+            output[..., rows, columns] = out
+        assert output is not None
+        return output
+
+    def _gather(self, x: Tensor, tile: Tile) -> None:
+        for norm in self.norms:
+            norm.tile = tile
+        try:
+            self.module(x)
+        except _Gathered:
+            return
+        raise AssertionError("every norm has its statistics")
+
+    def _scaled(self, part: slice) -> slice:
+        return slice(int(part.start * self.factor), int(part.stop * self.factor))
+
+
+def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile: int) -> Float[Tensor, "1 d h w"]:
+    """`InfinityTokenizer.features` of one large picture.
+
+    Args:
+        tokenizer: whose encoder to use.
+        crop: reads the picture.
+        size: its rows and columns in pixels, multiples of the stride.
+        tile: side of the tiles in pixels, without margins.
+    """
+    encoder = tokenizer.encoder
+    levels = [level for level in encoder.levels if isinstance(level, Level)]
+    parts: list[list[nn.Module]] = [[level.blocks, level.resize] for level in levels]
+    parts[0].insert(0, encoder.conv_in)
+    parts[-1] += [encoder.middle, encoder.norm_out, nn.SiLU(), encoder.conv_out]
+    features: Tensor | None = None
+
+    def read(rows: slice, columns: slice) -> Tensor:
+        part = (crop if features is None else _reader(features))(rows, columns)
+        return part.to(tokenizer.device, tokenizer.dtype)
+
+    for level, part in enumerate(parts):
+        stage = Stage(part, factor=0.5 if level < len(parts) - 1 else 1)
+        features = stage.whole(read, size, tile)
+        size, tile = (features.shape[-2], features.shape[-1]), int(tile * stage.factor)
+    assert features is not None
+    return features.float()
+
+
+def tiled_pixels(
+    tokenizer: InfinityTokenizer, latent: Float[Tensor, "1 d h w"], *, tile: int
+) -> Iterator[tuple[slice, slice, Float[Tensor, "1 c _ _"]]]:
+    """`InfinityTokenizer.decode` of one large latent, a tile at a time.
+
+    Args:
+        tokenizer: whose decoder to use.
+        latent: whole, or of the first scales only.
+        tile: side of the tiles in pixels, without margins.
+
+    Yields rows and columns of pixels, and the pixels there, fp32 in [-1, 1].
+    """
+    decoder, stride = tokenizer.decoder, tokenizer.config.stride
+    levels = [level for level in decoder.levels if isinstance(level, Level)]
+    parts: list[list[nn.Module]] = [[decoder.conv_in, decoder.middle, levels[0].blocks]]
+    parts += [[before.resize, after.blocks] for before, after in pairwise(levels)]
+    parts[-1] += [decoder.norm_out, nn.SiLU(), decoder.conv_out]
+    whole, side = latent.to(tokenizer.dtype), max(2, tile // stride)
+    for level, part in enumerate(parts):
+        stage = Stage(part, factor=2 if level else 1)
+        size = (whole.shape[-2], whole.shape[-1])
+        if level == len(parts) - 1:
+            for rows, columns, pixels in stage.run(_reader(whole), size, side):
+                yield rows, columns, pixels.float().clamp(-1, 1)
+        else:
+            whole, side = stage.whole(_reader(whole), size, side), int(side * stage.factor)
+
+
+def _reader(whole: Float[Tensor, "1 c h w"]) -> Crop:
+    return lambda rows, columns: whole[..., rows, columns]
+
+
+def _tiles(size: Grid, side: int, margin: int) -> list[Tile]:
+    def spans(length: int) -> list[tuple[slice, slice]]:
+        parts = [slice(start, min(start + side, length)) for start in range(0, length, side)]
+        return [(part, slice(max(0, part.start - margin), min(length, part.stop + margin))) for part in parts]
+
+    return [
+        Tile(rows, columns, wide_rows, wide_columns)
+        for rows, wide_rows in spans(size[0])
+        for columns, wide_columns in spans(size[1])
+    ]
+
+
+def _inside(part: slice, wide: slice, length: int) -> slice:
+    """Where a part lies in something of `length` that stands for the wide one."""
+    scale = length / (wide.stop - wide.start)
+    return slice(round((part.start - wide.start) * scale), round((part.stop - wide.start) * scale))
