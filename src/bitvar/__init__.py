@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bitvar.codec import BitFile as BitFile
+    from bitvar.codec import PictureCodec as PictureCodec
     from bitvar.errors import UsageError as UsageError
     from bitvar.errors import WeightsError as WeightsError
     from bitvar.pipeline import GenerationOutput as GenerationOutput
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BitFile": "codec",
     "GenerationOutput": "pipeline",
     "InfinityPipeline": "pipeline",
     "InfinityTokenizer": "tokenizer",
     "InfinityTransformer": "transformer",
+    "PictureCodec": "codec",
     "SamplingParams": "sampling",
     "ScaleEvent": "pipeline",
     "ScaleSchedule": "scales",
@@ -36,10 +40,12 @@ _HOMES = {
 }
 
 __all__ = [
+    "BitFile",
     "GenerationOutput",
     "InfinityPipeline",
     "InfinityTokenizer",
     "InfinityTransformer",
+    "PictureCodec",
     "SamplingParams",
     "ScaleEvent",
     "ScaleSchedule",

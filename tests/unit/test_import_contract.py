@@ -29,6 +29,7 @@ MAY: dict[str, set[str]] = {
     "runtime": LOW | {"checkpoints"},
     "pipeline": LOW | USERS,
     "data": CORE,
+    "codec": LOW | {"checkpoints", "runtime", "pipeline", "data"},
     "training": LOW | {"checkpoints", "data"},
     "evaluation": LOW | {"pipeline", "data"},
     "serving": CORE | {"pipeline"},

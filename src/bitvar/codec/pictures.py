@@ -1,0 +1,267 @@
+"""The tokenizer as a tool: pictures of any size to bit files, and bit files to pictures."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from bitvar import pyramid
+from bitvar.bits import pack, unpack
+from bitvar.checkpoints.files import verify_folder
+from bitvar.checkpoints.folder import TokenizerIdentity, load_component
+from bitvar.checkpoints.hub import resolve_model
+from bitvar.codec.bitfile import MAX_PIXELS, MAX_SCALES, BitFile, BitHeader
+from bitvar.data.pictures import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
+from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.pipeline import to_uint8
+from bitvar.runtime.placement import resolve_device, resolve_dtype
+from bitvar.scales import Grid, fitted_grids
+from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer.tiling import tiled_features, tiled_pixels
+from bitvar.transformer import TransformerConfig
+
+Picture = Image.Image | str | Path
+"""A picture, or the PNG, JPEG or WebP file of one."""
+
+TILE: Final = 1024
+MAX_RATIO: Final = 64.0
+MAX_FILE_BYTES: Final = 1 << 31
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class PictureCodec:
+    """Encodes and decodes with one tokenizer. Holds no state of a call.
+
+    Args:
+        tokenizer: of three channels.
+        identity: its own; bit files name it, and those of another are refused.
+        known: grids of the schedules it was trained with, in cells; other sizes get stretched ones
+            (`scales.fitted_grids`).
+        tile: pictures of more than `tile` x `tile` pixels pass in tiles of that side.
+
+    Raises:
+        UsageError: for a tokenizer of other channels.
+    """
+
+    def __init__(
+        self,
+        tokenizer: InfinityTokenizer,
+        identity: TokenizerIdentity,
+        *,
+        known: Sequence[Sequence[Grid]] = (),
+        tile: int = TILE,
+    ) -> None:
+        if tokenizer.config.image_channels != 3:
+            why = f"it takes {tokenizer.config.image_channels} channels"
+            raise UsageError(explain("This tokenizer can't take RGB pictures.", why, "choose one of 3 channels"))
+        self.tokenizer, self.identity, self.known, self.tile = tokenizer, identity, tuple(known), tile
+        # a norm of one cell has nothing to compare: two cells a side, at least
+        self.limits = PictureLimits(max_pixels=MAX_PIXELS, min_side=tokenizer.config.stride + 1, max_ratio=MAX_RATIO)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        dtype: str | torch.dtype = "fp32",
+        device: str | torch.device = "auto",
+        tile: int = TILE,
+    ) -> "PictureCodec":
+        """Load a tokenizer, every digest of its folder verified.
+
+        Args:
+            model: a model folder, a tokenizer folder, or a hub id `owner/name`; None is the model in the package.
+            revision: of a hub id.
+            dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
+            device: "cpu", "cuda", "mps", or "auto": the best there is.
+            tile: as for the class.
+
+        Raises:
+            UsageError: for an unknown device or dtype, or a folder that can't be found.
+            WeightsError: for missing or altered files.
+        """
+        chosen = resolve_device(device)
+        folder = resolve_model(model, revision, what="tokenizer")
+        verify_folder(folder)
+        of_model = (folder / "model_index.json").is_file()
+        own = folder / "image_tokenizer" if of_model else folder
+        try:
+            identity = TokenizerIdentity.load(own / "identity.json")
+            tokenizer = load_component(InfinityTokenizer, own).to(chosen, resolve_dtype(dtype, chosen))
+            config = TransformerConfig.load(folder / "transformer" / "config.json") if of_model else None
+        except UsageError as error:
+            raise WeightsError(str(error)) from None
+        schedules = config.all_schedules() if config else []
+        known = [schedule.latent_grids(config.patch_size) for schedule in schedules] if config else []
+        return cls(tokenizer, identity, known=known, tile=tile)
+
+    def encode(self, picture: Picture, *, scales: int | None = None) -> BitFile:
+        """A picture to bits.
+
+        Args:
+            picture: turned by its orientation tag, converted to sRGB, on white where it is transparent.
+            scales: keep the first ones only.
+
+        Raises:
+            UsageError: for a picture that can't be used, or as `BitFile.first`.
+        """
+        return next(self.encode_many([picture], scales=scales))
+
+    def encode_many(
+        self, pictures: Iterable[Picture], *, scales: int | None = None, batch_size: int = 1
+    ) -> Iterator[BitFile]:
+        """Pictures to bits, in order, `batch_size` read at a time; neighbours of one size pass together.
+
+        Raises:
+            UsageError: as `encode`, once it comes to such a picture, or for a `batch_size` below 1.
+        """
+        if batch_size < 1:
+            raise UsageError(
+                explain(f"Can't take {batch_size} pictures at a time.", "one is the least", "give 1 or more")
+            )
+        remaining = iter(pictures)
+        while group := list(islice(remaining, batch_size)):
+            read = [self._read(picture) for picture in group]
+            for _, alike in groupby(read, key=lambda pixels: pixels.shape):
+                for file in self._encode_alike(list(alike)):
+                    yield file.first(scales)
+
+    def decode(self, file: BitFile | bytes | str | Path, *, scales: int | None = None) -> Image.Image:
+        """Bits to an RGB picture of the size that was encoded; coarser when scales are missing.
+
+        Args:
+            file: a bit file, its content, or its path.
+            scales: use the first ones only.
+
+        Raises:
+            UsageError: for a file that is missing, damaged, foreign or newer, or as `BitFile.first`.
+            WeightsError: if another tokenizer made it.
+        """
+        return next(self.decode_many([file], scales=scales))
+
+    def decode_many(
+        self, files: Iterable[BitFile | bytes | str | Path], *, scales: int | None = None
+    ) -> Iterator[Image.Image]:
+        """Bits to pictures, in order, one at a time."""
+        for file in files:
+            yield self._decode(read_bitfile(file).first(scales))
+
+    def header_for(self, width: int, height: int) -> BitHeader:
+        """The header of a bit file of a picture of that many pixels."""
+        config = self.tokenizer.config
+        last = (-(-height // config.stride), -(-width // config.stride))
+        grids = fitted_grids(last, self.known)
+        assert len(grids) <= MAX_SCALES
+        return BitHeader(
+            width=width,
+            height=height,
+            bits=config.bits,
+            stride=config.stride,
+            channels=config.image_channels,
+            tokenizer=self.identity.name,
+            sha256=self.identity.sha256,
+            grids=grids,
+        )
+
+    def _read(self, picture: Picture) -> UInt8[np.ndarray, "H W c"]:
+        """Pixels, refused by size before any is decoded."""
+        name = f"The picture {picture}" if isinstance(picture, str | Path) else "The picture"
+        try:
+            if isinstance(picture, Image.Image):
+                check_picture(picture, self.limits)
+                image = as_rgb(picture)
+            else:
+                image = decode_picture(Location(Path(picture)).read(max_bytes=self.limits.max_bytes), self.limits)
+        except RefusedError as error:
+            todo = "convert or resize it: PNG, JPEG or WebP, of at most 50 megapixels"
+            raise UsageError(explain(f"{name} can't be used.", str(error), todo)) from None
+        return np.asarray(image)
+
+    def _encode_alike(self, pictures: Sequence[UInt8[np.ndarray, "H W c"]]) -> list[BitFile]:
+        height, width = pictures[0].shape[:2]
+        header = self.header_for(width, height)
+        rows, columns = (side * header.stride for side in header.grids[-1])
+        margins = ((0, rows - height), (0, columns - width), (0, 0))
+        padded = [np.pad(picture, margins, mode="reflect") for picture in pictures]
+        with torch.inference_mode():
+            if rows * columns > self.tile**2:
+                features = torch.cat([self._tiled_features(picture) for picture in padded])
+            else:
+                features = self.tokenizer.features(torch.cat([_to_floats(p) for p in padded]).to(self.tokenizer.device))
+            scales = [step.bits for step in pyramid.encode(features, header.grids)]
+            return [BitFile(header, tuple(pack(bits[i]) for bits in scales)) for i in range(len(pictures))]
+
+    def _tiled_features(self, picture: UInt8[np.ndarray, "H W c"]) -> Float[Tensor, "1 d h w"]:
+        size = (picture.shape[0], picture.shape[1])
+        return tiled_features(self.tokenizer, lambda r, c: _to_floats(picture[r, c]), size, tile=self.tile)
+
+    def _decode(self, file: BitFile) -> Image.Image:
+        header = file.header
+        self._require_own(header)
+        rows, columns = (side * header.stride for side in header.grids[-1])
+        with torch.inference_mode():
+            bits = [
+                unpack(payload, header.bits, grid)[None].to(self.tokenizer.device)
+                for payload, grid in zip(file.payloads, header.grids, strict=False)
+            ]
+            latent = pyramid.latent_of(bits, header.grids[-1])
+            if rows * columns <= self.tile**2:
+                picture = _to_array(self.tokenizer.decode(latent))
+            else:
+                picture = np.empty((rows, columns, header.channels), np.uint8)
+                for tile_rows, tile_columns, pixels in tiled_pixels(self.tokenizer, latent, tile=self.tile):
+                    picture[tile_rows, tile_columns] = _to_array(pixels)
+        return Image.fromarray(np.ascontiguousarray(picture[: header.height, : header.width]))
+
+    def _require_own(self, header: BitHeader) -> None:
+        config = self.tokenizer.config
+        found = (header.sha256, header.bits, header.stride, header.channels)
+        if found != (self.identity.sha256, config.bits, config.stride, config.image_channels):
+            made, here = f"{header.tokenizer!r} (sha256 {header.sha256})", f"{self.identity.name!r}"
+            raise WeightsError(
+                explain(
+                    f"The tokenizer {here} did not make these bits.",
+                    f"they are of {made}, this one is sha256 {self.identity.sha256}",
+                    f"decode them with {header.tokenizer!r}",
+                )
+            )
+
+
+def read_bitfile(file: BitFile | bytes | str | Path) -> BitFile:
+    """A bit file from its content or its path.
+
+    Raises:
+        UsageError: for one that is missing, damaged, foreign or newer.
+    """
+    if isinstance(file, BitFile):
+        return file
+    if isinstance(file, bytes):
+        return BitFile.from_bytes(file)
+    try:
+        data = Location(Path(file)).read(max_bytes=MAX_FILE_BYTES)
+    except RefusedError as error:
+        raise UsageError(explain(f"Can't read {file}.", error.detail, "give a bit file")) from None
+    return BitFile.from_bytes(data, source=str(file))
+
+
+def picture_files(folder: Path) -> tuple[list[Path], int]:
+    """The pictures that lie in a folder, in the order of their names, and how many other files do."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    return pictures, len(files) - len(pictures)
+
+
+def _to_floats(picture: UInt8[np.ndarray, "H W c"]) -> Float[Tensor, "1 c H W"]:
+    """0..255 to [-1, 1]."""
+    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def _to_array(pixels: Float[Tensor, "1 c H W"]) -> UInt8[np.ndarray, "H W c"]:
+    return to_uint8(pixels)[0].permute(1, 2, 0).cpu().numpy()
