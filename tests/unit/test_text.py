@@ -19,7 +19,16 @@ from transformers.models.bert import BertConfig, BertModel
 from transformers.models.t5 import T5Config, T5EncoderModel
 
 from bitvar.errors import WeightsError
-from bitvar.text import MiniLMEncoder, T5Encoder, TextEncoder, TextEncoderConfig, load_text_encoder
+from bitvar.text import (
+    MINILM,
+    T5,
+    MiniLMEncoder,
+    T5Encoder,
+    TextEncoder,
+    TextEncoderConfig,
+    load_text_encoder,
+    published_settings,
+)
 
 from .tiny import TEXT_WIDTH, WORDS, tiny_text_encoder
 
@@ -312,3 +321,22 @@ def test_features_carry_no_gradient(encoder: TextEncoder) -> None:
 def test_positions_end_where_the_makers_say(minilm: TextEncoder) -> None:
     assert isinstance(minilm.model.config, BertConfig)
     assert minilm.encode(["a " * 30]).features.shape[1] == minilm.model.config.max_position_embeddings
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"model_type": "t5"}', T5),
+        ('{"model_type": "bert"}', MINILM),
+        ('{"model_type": "gpt2"}', None),
+        ("[]", None),
+        ("{", None),
+        (None, None),
+    ],
+)
+def test_a_makers_folder_says_how_to_read_it(
+    tmp_path: Path, content: str | None, expected: TextEncoderConfig | None
+) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert published_settings(tmp_path) == expected
