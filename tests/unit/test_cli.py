@@ -358,3 +358,17 @@ def test_data_bad_input(
     assert result.code == 2
     assert words in result.err
     assert [path.name for path in own_pictures.parent.iterdir()] == ["mine"]
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    """As in `bitvar ... | head -1`."""
+    command = [sys.executable, "-m", "bitvar.cli.main", "train", "recipes/icons/transformer.py", "--dry-run"]
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 0
+    process.stderr.close()

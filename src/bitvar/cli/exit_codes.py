@@ -2,7 +2,10 @@
 
 import contextlib
 import errno
+import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import typer
 
@@ -26,6 +29,9 @@ def exit_codes() -> Iterator[None]:
         _fail("Cancelled.", CANCELLED)
     except MemoryError:
         _fail(_memory("this machine"), MEMORY)
+    except BrokenPipeError:  # whoever reads our output, such as `head`, has enough
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (for what is left of the process)
+        raise typer.Exit(OK) from None
     except OSError as error:
         _fail(_describe_os_error(error), RUNTIME)
     except RuntimeError as error:
