@@ -60,6 +60,8 @@ def work(rank: int, world: int, name: str, arguments: list[str]) -> None:
     torch.set_num_threads(1)
     globals()[name](rank, world, *arguments)
     parallel.disconnect()
+    sys.stdout.flush()
+    os._exit(0)  # as the command does
 
 
 def config(**changes: Any) -> Any:
@@ -164,3 +166,4 @@ def supervised(folder: str) -> None:
     )  # fmt: skip
     loop.run(task_for(made), run)
     parallel.disconnect()
+    os._exit(0)  # as the command does

@@ -117,6 +117,17 @@ time.sleep(100)
     assert supervise(plan(tmp_path, code, processes=2), stop=stop, report=print) == 143
 
 
+def test_a_process_that_dies_of_being_stopped_is_not_started_again(tmp_path: Path) -> None:
+    code = """
+import os, signal, time
+signal.signal(signal.SIGTERM, lambda number, frame: os.abort())
+time.sleep(100)
+"""
+    begun = time.monotonic()
+    stop = lambda: time.monotonic() - begun > 1  # noqa: E731
+    assert supervise(plan(tmp_path, code, processes=2), stop=stop, report=print) == 143
+
+
 # Real runs
 
 

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from bitvar.cli.exit_codes import TERMINATED, exit_codes
+from bitvar.cli.exit_codes import OK, TERMINATED, exit_codes
 
 if TYPE_CHECKING:
     from bitvar.training.config import TokenizerTraining, TransformerTraining
@@ -127,12 +127,24 @@ def _train(config: "TokenizerTraining | TransformerTraining", inputs: Inputs, st
     from bitvar.cli import training_setup
     from bitvar.training import parallel
 
-    try:
-        made = training_setup.train(config, inputs, stop)
-    finally:
-        parallel.disconnect()
+    made = training_setup.train(config, inputs, stop)
     if made is not None:
         typer.echo(str(made))
+    parallel.disconnect()
+    if _is_rank():
+        _leave(OK)
+
+
+def _is_rank() -> bool:
+    """Whether this is one of several processes."""
+    return "RANK" in os.environ
+
+
+def _leave(code: int) -> NoReturn:
+    """End a rank at once: the threads it talked to the others with sometimes abort a process that ends otherwise."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _supervise(out: Path, processes: int, stop: Callable[[], bool], *, hang_seconds: float, restarts: bool) -> None:
@@ -153,7 +165,7 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
 
     terminated = threading.Event()
     signals = [signal.SIGTERM]
-    if "RANK" in os.environ:  # Ctrl-C reaches every rank: they must stop at the same step
+    if _is_rank():  # Ctrl-C reaches every rank: they must stop at the same step
         signals.append(signal.SIGINT)
 
     def terminate(number: int, frame: object) -> None:
@@ -165,6 +177,8 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
         yield terminated.is_set
     except TrainingStoppedError as stopped:
         typer.echo(str(stopped), err=True)
+        if _is_rank():
+            _leave(TERMINATED)
         raise typer.Exit(TERMINATED) from None
     finally:
         for number, handler in before.items():

@@ -108,8 +108,9 @@ def connect(device: torch.device, *, rank: int, world: int, shards: int | None =
 
 
 def disconnect() -> None:
-    """Leave, if joined."""
+    """Leave together, if joined; not after a failure, when others may be gone."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 

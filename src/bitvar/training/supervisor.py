@@ -139,7 +139,9 @@ def _watch(attempt: _Attempt, plan: Plan, stop: Callable[[], bool]) -> tuple[int
         codes = [process.poll() for process in attempt.processes]
         ended = [(rank, code) for rank, code in enumerate(codes) if code is not None]
         failed = [(rank, code) for rank, code in ended if code not in (0, 143)]
-        if failed:
+        if asked_at is not None and len(ended) == len(codes):
+            return 143 if any(code for _, code in ended) else 0, ""
+        if failed and asked_at is None:
             rank, code = failed[0]
             return code, f"process {rank} {_describe(code)}"
         if len(ended) == len(codes):
