@@ -24,13 +24,10 @@ from typing import Final
 
 from bitvar.config import unknown
 from bitvar.errors import UsageError
-from bitvar.scales import official_schedule
+from bitvar.scales import SQUARES, official_schedule
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
 from bitvar.transformer import PRESETS
 from bitvar.transformer.cost import PEAK_TFLOPS, training_flops
-
-BUDGETS: Final = {256: "0.06M", 512: "0.25M", 1024: "1M"}
-"""Pixels of a square picture's side -> pixel budget."""
 
 STEPS: Final = {256: 150_000, 512: 110_000, 1024: 60_000}
 BATCH_SIZES: Final = {256: 4096, 512: 3072, 1024: 2048}
@@ -55,10 +52,10 @@ def recipe(size: str = "125M", pixels: int = 256) -> TransformerTraining:
     """
     if size not in PRESETS:
         raise UsageError(unknown(f"size {size!r}", size, list(PRESETS)))
-    if pixels not in BUDGETS:
-        raise UsageError(unknown(f"pixels {pixels}", str(pixels), [str(known) for known in BUDGETS]))
+    if pixels not in SQUARES:
+        raise UsageError(unknown(f"pixels {pixels}", str(pixels), [str(known) for known in SQUARES]))
     return TransformerTraining(
-        model=PRESETS[size].model_copy(update={"budgets": (BUDGETS[pixels],)}),
+        model=PRESETS[size].model_copy(update={"budgets": (SQUARES[pixels],)}),
         optimization=OptimizationConfig(
             optimizer="adamw",
             steps=STEPS[pixels],
@@ -81,6 +78,6 @@ def recipe(size: str = "125M", pixels: int = 256) -> TransformerTraining:
 def expected_hours(size: str, pixels: int) -> float:
     """H100-hours of a stage: its operations, at `UTILIZATION` of the card's peak. Frozen encoders are not counted."""
     config = recipe(size, pixels)
-    flops = training_flops(config.model, official_schedule("1.0", BUDGETS[pixels]), text_tokens=TEXT_TOKENS)
+    flops = training_flops(config.model, official_schedule("1.0", SQUARES[pixels]), text_tokens=TEXT_TOKENS)
     samples = config.optimization.steps * config.optimization.batch_size
     return flops * samples / (UTILIZATION * PEAK_TFLOPS["H100"] * 1e12) / 3600

@@ -25,6 +25,9 @@ OFFICIAL_STRIDE: Final = 16
 BUDGETS: Final[dict[str, int]] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
 """Pixel budget -> how many grids of the table it uses."""
 
+SQUARES: Final[dict[int, str]] = {256: "0.06M", 512: "0.25M", 1024: "1M"}
+"""Pixels of a square picture's side -> pixel budget, for those that the paper trains on."""
+
 _SIDES: Final[dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
     "1.0": ((1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64), (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)),
     "1.25": ((1, 2, 3, 5, 10, 15, 20, 25, 30, 35, 45, 55, 70), (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 36, 44, 56)),
@@ -171,13 +174,7 @@ def nearest_schedule(
         UsageError: when the nearest one is further away than `tolerance`.
     """
     sizes = [(schedule, schedule[-1][0] * stride, schedule[-1][1] * stride) for schedule in schedules]
-    wanted = math.log2(height / width)
-
-    def distance(entry: tuple[ScaleSchedule, int, int]) -> tuple[float, float]:
-        _, h, w = entry
-        return round(abs(math.log2(h / w) - wanted), 3), abs(math.log2(h * w / (height * width)))
-
-    schedule, h, w = min(sizes, key=distance)
+    schedule, h, w = min(sizes, key=lambda entry: _distance(entry[1:], (height, width)))
     if not all(1 / tolerance <= got / asked <= tolerance for got, asked in ((h, height), (w, width))):
         known = ", ".join(f"{w}x{h}" for _, h, w in sizes[:8]) + (", ..." if len(sizes) > 8 else "")
         raise UsageError(
@@ -190,6 +187,23 @@ def nearest_schedule(
     return schedule
 
 
+def schedule_of_ratio(schedules: Sequence[ScaleSchedule], ratio: float) -> int:
+    """Which schedule has the last grid nearest to a height / width; of equal ones the largest."""
+
+    def distance(which: int) -> tuple[float, int]:
+        h, w = schedules[which][-1]
+        return round(abs(math.log(h / w / ratio)), 2), -h * w
+
+    return min(range(len(schedules)), key=distance)
+
+
+def _distance(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float]:
+    """How far (height, width) is from what is wanted: first in aspect ratio, then in area."""
+    (h, w), (height, width) = size, wanted
+    ratio = abs(math.log2(h / w) - math.log2(height / width))
+    return round(ratio, 3), abs(math.log2(h * w / (height * width)))
+
+
 def fitted_grids(last: Grid, known: Sequence[Sequence[Grid]] = ()) -> tuple[Grid, ...]:
     """Grids for a picture of any size: the known list nearest in ratio, then in area, stretched to end at `last`.
 
@@ -200,13 +214,7 @@ def fitted_grids(last: Grid, known: Sequence[Sequence[Grid]] = ()) -> tuple[Grid
         last: rows and columns of the picture's finest grid.
         known: grids of schedules, coarse to fine, in the same unit as `last`.
     """
-
-    def distance(grids: Sequence[Grid]) -> tuple[float, float]:
-        h, w = grids[-1]
-        ratio = abs(math.log2(h / w) - math.log2(last[0] / last[1]))
-        return round(ratio, 3), abs(math.log2(h * w / (last[0] * last[1])))
-
-    nearest = min(known, key=distance, default=(last,))
+    nearest = min(known, key=lambda grids: _distance(grids[-1], last), default=(last,))
     h, w = nearest[-1]
     if known and (h, w) == last:
         return tuple(nearest)

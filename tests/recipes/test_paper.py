@@ -108,7 +108,7 @@ def test_the_table_of_costs_is_up_to_date() -> None:
 
 def test_the_table_of_samples_a_rank_is_up_to_date() -> None:
     def most(size: str, pixels: int) -> int:
-        schedule = official_schedule("1.0", PAPER["BUDGETS"][pixels])
+        schedule = official_schedule("1.0", PAPER["SQUARES"][pixels])
         return largest_batch(MemoryPlan(PRESETS[size], schedule, 1, recompute=True, shards=64), 72 * GIB)
 
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")

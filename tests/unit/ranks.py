@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,18 +15,12 @@ from bitvar.training import loop, parallel
 from bitvar.training.config import IntervalConfig
 from bitvar.training.loop import Run
 from bitvar.training.parallel import Ranks, ReplicasDifferError
-from bitvar.training.supervisor import BEAT
+from bitvar.training.supervisor import BEAT, free_port
 
 from .test_training import optimization, task_for, tokenizer_training, transformer_training
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 240
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
 
 
 def launch(world: int, name: str, *arguments: Any) -> list[subprocess.Popen[str]]:

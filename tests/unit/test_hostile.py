@@ -8,6 +8,7 @@ import contextlib
 import functools
 import gc
 import json
+import logging
 import os
 import resource
 import shutil
@@ -39,6 +40,8 @@ from .hostile import (
     plain,
     system,
 )
+
+LOG = logging.getLogger(__name__)
 
 # One process makes them, another forks for each and offers it
 
@@ -102,7 +105,11 @@ def outcomes(root: Path) -> dict[str, Outcome]:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return {name: Outcome(*values) for name, values in json.loads((root / "outcomes.json").read_text()).items()}
+    found = {name: Outcome(*values) for name, values in json.loads((root / "outcomes.json").read_text()).items()}
+    hostile = [found[name] for name in CASES]
+    slowest, largest = max(o.seconds for o in hostile), max(o.growth for o in hostile) / 1e6
+    LOG.info("%d hostile files: at most %.2f s and %.0f MB each", len(hostile), slowest, largest)
+    return found
 
 
 def serve(root: str) -> None:

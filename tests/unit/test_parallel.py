@@ -1,5 +1,6 @@
 """Several ranks make the model that one makes (docs/reliability.md, D). Processes on this machine, over gloo."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from bitvar.training.shards import ShardedTensors
 from .ranks import config, together
 from .test_training import metrics, task_for
 
+LOG = logging.getLogger(__name__)
 LOSS, WEIGHTS = 1e-6, 1e-5
 """How far ranks may be apart: in every step's loss, and in any weight, average or moment after 20 steps."""
 
@@ -30,10 +32,12 @@ def assert_close(one: Path, other: Path, *, loss: float = LOSS, weights: float =
     ours, theirs = tensors(one), tensors(other)
     assert ours.keys() == theirs.keys()
     apart = {name: (ours[name] - theirs[name]).abs().max().item() for name in ours}
-    assert max(apart.values()) <= weights, max(apart.items(), key=lambda item: item[1])
     lines = list(zip(metrics(one), metrics(other), strict=True))
+    losses = max(abs(a["loss"] - b["loss"]) for a, b in lines)
+    LOG.info("apart: %.1e in loss, %.1e in weights, averages and moments", losses, max(apart.values()))
+    assert max(apart.values()) <= weights, max(apart.items(), key=lambda item: item[1])
     assert all(a["step"] == b["step"] and a["phase"] == b["phase"] for a, b in lines)
-    assert max(abs(a["loss"] - b["loss"]) for a, b in lines) <= loss
+    assert losses <= loss
 
 
 @pytest.fixture(scope="module")

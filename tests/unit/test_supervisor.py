@@ -1,12 +1,12 @@
 """Runs that are kept alive (docs/reliability.md, E): killed, hung, and hopeless ones."""
 
+import logging
 import os
 import random
 import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from bitvar.training.supervisor import NoProgressError, Plan, RunFailedError, su
 from .ranks import ROOT
 from .test_parallel import tensors
 
+LOG = logging.getLogger(__name__)
 WORKER = "import sys; from tests.unit import ranks; ranks.supervised(sys.argv[1])"
 
 
@@ -170,7 +171,6 @@ def test_a_run_killed_twice_ends_where_an_undisturbed_one_does(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default:seconds of each run")
 def test_four_kills_of_random_ranks_change_nothing(tmp_path: Path) -> None:
     """E1: two ranks, four SIGKILLs in 40 steps, five times; and E2: a rank that is stopped, found within 30 s."""
     whole, took = tmp_path / "whole", list[float]()
@@ -187,6 +187,6 @@ def test_four_kills_of_random_ranks_change_nothing(tmp_path: Path) -> None:
     hung = plan(folder, WORKER, processes=2, hang_seconds=10.0)
     assert supervise(hung, stop=never, report=lines.append) == 0
     took.append(time.monotonic() - begun)
-    warnings.warn(f"seconds of each run: {took}", stacklevel=1)
+    LOG.info("seconds of each run: %s", [round(seconds) for seconds in took])
     assert [line.partition(";")[0] for line in lines] == ["no progress for 10 seconds"]
     assert_same(folder, whole)

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -101,14 +102,19 @@ def read_weight_map(index: Path) -> dict[str, str]:
     Raises:
         WeightsError: for an index that is damaged, or leads out of the folder.
     """
-    try:
-        weight_map = read_json(index).get("weight_map")
-    except UsageError as error:
-        raise WeightsError(str(error)) from None
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_bare_name, weight_map.values())):
         why = "it has no 'weight_map' from tensors to files of the same folder"
         raise WeightsError(explain(f"{index} is no index of shards.", why, "download it again"))
     return weight_map
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that belongs to weights; what is wrong with it as a `WeightsError`."""
+    try:
+        return read_json(path)
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
 
 
 def _is_bare_name(shard: object) -> bool:

@@ -51,15 +51,15 @@ class LoraBase(Config):
     transformer: str = ""
 
     @classmethod
-    def of_folder(cls, folder: Path) -> "LoraBase":
-        """The identity of a model folder.
+    def of_folder(cls, folder: Path, sums: Mapping[str, str] | None = None) -> "LoraBase":
+        """The identity of a model folder; `sums` is its manifest, if it has been verified already.
 
         Raises:
             UsageError: if it has no index.
             WeightsError: for missing or altered files.
         """
         name = read_json(folder / "model_index.json")["name"]
-        return cls(name=name, transformer=merged_digest(verify_folder(folder), "transformer/"))
+        return cls(name=name, transformer=merged_digest(sums or verify_folder(folder), "transformer/"))
 
     def __str__(self) -> str:
         return f"{self.name} (transformer {self.transformer[:12] or 'of no folder'})"

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Benchmarks.", no_args_is_help=True, rich_markup_mode=None)
 
 
-for verb in (bench_training.train, bench_training.loader, bench_training.index, bench_training.save):
+for verb in (
+    bench_training.train,
+    bench_training.attention,
+    bench_training.loader,
+    bench_training.index,
+    bench_training.save,
+):
     app.command()(verb)
 
 

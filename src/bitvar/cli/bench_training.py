@@ -1,4 +1,4 @@
-"""`bitvar bench train | loader | save`: what training does in a second."""
+"""`bitvar bench train | attention | loader | index | save`: what training does in a second."""
 
 import json
 import statistics
@@ -15,9 +15,6 @@ from bitvar.cli.exit_codes import exit_codes
 if TYPE_CHECKING:
     from bitvar.scales import ScaleSchedule
     from bitvar.training.transformer_task import TransformerTask
-    from bitvar.transformer import TransformerConfig
-
-TEXT_TOKENS = 64
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -40,12 +37,13 @@ def train(
 ) -> None:
     """Time whole training steps on random features: loss, gradients, optimiser and averages; the median."""
     with exit_codes():
+        from bitvar.cli.training_setup import operations_of
         from bitvar.data.order import SampleOrder
         from bitvar.training.optim import Ema, build_optimizer
         from bitvar.training.parts import parts_of
         from bitvar.training.state import TrainState
         from bitvar.training.update import Updater
-        from bitvar.transformer.cost import num_parameters, training_flops
+        from bitvar.transformer.cost import num_parameters
 
         task, schedule = _random_task(recipe, preset, pixels, batch, dtype, device, attention)
         _lighten(task, recompute, compiled)
@@ -60,7 +58,7 @@ def train(
             updater.step(batches)
             seconds.append(clock.lap())
         step = statistics.median(seconds[2:])
-        operations = training_flops(task.config.model, schedule, text_tokens=TEXT_TOKENS) * optimization.batch_size
+        operations = operations_of(task.config, schedule) * optimization.batch_size
         result = {
             "parameters": num_parameters(task.config.model),
             "tokens": schedule.num_tokens,
@@ -76,6 +74,39 @@ def train(
             "peak_memory_mb": peak_memory(task.device),
         }
         _print(result, as_json)
+
+
+def attention(
+    pixels: Annotated[int, typer.Option(help="Side of the square picture: 256, 512 or 1024.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Rows.")] = 2,
+    dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    runs: Annotated[int, typer.Option(min=1, help="Counted runs, after one to warm up.")] = 8,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Time block-causal attention forwards and backwards, scale by scale and under one dense mask; medians."""
+    with exit_codes():
+        import torch
+
+        from bitvar.nn.attention import BlockCausal, attend
+        from bitvar.runtime.placement import resolve_device, resolve_dtype
+        from bitvar.scales import official_schedule
+
+        schedule, chosen = official_schedule("1.0", _budget(pixels)), resolve_device(device)
+        scale = schedule.scale_index().to(chosen)
+        ways = {"scales_s": BlockCausal(schedule.offsets), "dense_s": (scale[:, None] >= scale[None, :])[None, None]}
+        shape = (3, batch, 8, schedule.num_tokens, 96)
+        q, k, v = torch.randn(shape, dtype=resolve_dtype(dtype, chosen), device=chosen, requires_grad=True).unbind()
+        clock, seconds = Clock(chosen), {name: list[float]() for name in ways}
+        for _ in range(runs + 1):
+            for name, mask in ways.items():
+                clock.lap()
+                attend(q, k, v, scale=1.0, mask=mask).float().sum().backward(retain_graph=True)
+                seconds[name].append(clock.lap())
+        medians = {name: round(statistics.median(taken[1:]), 5) for name, taken in seconds.items()}
+        result = {"tokens": schedule.num_tokens, "batch": batch, "dtype": dtype, "device": chosen.type}
+        result |= {"threads": torch.get_num_threads(), "runs": runs, **medians}
+        _print(result | {"ratio": round(medians["dense_s"] / medians["scales_s"], 2)}, as_json)
 
 
 def loader(
@@ -211,10 +242,11 @@ def _random_task(
     """A task on random features and texts, on the largest of its schedules."""
     import torch
 
-    from bitvar.cli.training_setup import attention_patterns, read_recipe
+    from bitvar.cli.training_setup import attention_patterns, read_recipe, text_length
     from bitvar.config import unknown
     from bitvar.errors import UsageError, explain
     from bitvar.runtime.placement import resolve_device
+    from bitvar.scales import official_schedule
     from bitvar.training.config import OptimizationConfig, TransformerTraining
     from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
     from bitvar.transformer import PRESETS, ScheduleConfig
@@ -229,36 +261,34 @@ def _random_task(
         if preset not in PRESETS:
             raise UsageError(unknown(f"preset {preset!r}", str(preset), list(PRESETS)))
         optimization = OptimizationConfig(steps=10**6, batch_size=8, learning_rate=1e-4)
-        config = TransformerTraining(model=_on_square(PRESETS[preset], pixels), optimization=optimization)
+        config = TransformerTraining(model=PRESETS[preset], optimization=optimization)
     changes = {"batch_size": batch, "precision": dtype}
     given = [f"optimization.{name}={value}" for name, value in changes.items() if value is not None]
-    largest = max(config.model.all_schedules(), key=lambda schedule: schedule.num_tokens)
-    own = ScheduleConfig(grids=largest.grids, reference=largest.reference)
+    square = official_schedule("1.0", _budget(pixels))
+    schedule = square if preset else max(config.schedules, key=lambda schedule: schedule.num_tokens)
+    own = ScheduleConfig(grids=schedule.grids, reference=schedule.reference)
     model = config.model.model_copy(update={"budgets": (), "schedules": (own,)})
     config = config.override(given).model_copy(update={"model": model})
     generator = torch.Generator().manual_seed(0)
-    h, w = largest.latent_grids(model.patch_size)[-1]
+    h, w = schedule.latent_grids(model.patch_size)[-1]
     count = config.optimization.batch_size
     features = torch.randn(count, model.bits // model.patch_size**2, h, w, generator=generator)
-    tokens = min(TEXT_TOKENS, model.max_text_tokens)
+    tokens = text_length(config)
     texts = CaptionFeatures(torch.randn(tokens, model.text_width, generator=generator), torch.tensor([0, tokens]))
     data = FeatureSet(features, texts, [[0]] * count)
     chosen = resolve_device(device)
     patterns = attention_patterns(config, attention, chosen)
-    return TransformerTask(config, train=data, validation=data, device=chosen, patterns=patterns), largest
+    return TransformerTask(config, train=data, validation=data, device=chosen, patterns=patterns), schedule
 
 
-def _on_square(model: "TransformerConfig", pixels: int) -> "TransformerConfig":
+def _budget(pixels: int) -> str:
+    """The pixel budget of a square picture."""
     from bitvar.errors import UsageError, explain
-    from bitvar.scales import official_schedule
-    from bitvar.transformer import ScheduleConfig
+    from bitvar.scales import SQUARES
 
-    budgets = {256: "0.06M", 512: "0.25M", 1024: "1M"}
-    if pixels not in budgets:
-        raise UsageError(explain(f"There is no schedule of {pixels} px.", f"known: {list(budgets)}", "choose one"))
-    schedule = official_schedule("1.0", budgets[pixels])
-    own = ScheduleConfig(grids=schedule.grids, reference=schedule.reference)
-    return model.model_copy(update={"budgets": (), "schedules": (own,)})
+    if pixels not in SQUARES:
+        raise UsageError(explain(f"There is no schedule of {pixels} px.", f"known: {list(SQUARES)}", "choose one"))
+    return SQUARES[pixels]
 
 
 def _lighten(task: "TransformerTask", recompute: bool, compiled: bool) -> None:

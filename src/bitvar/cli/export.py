@@ -23,7 +23,7 @@ def export(
     with exit_codes():
         from bitvar.checkpoints.folder import save_folder
         from bitvar.checkpoints.hub import resolve_model
-        from bitvar.checkpoints.lora import LoraBase, save_adapter
+        from bitvar.checkpoints.lora import save_adapter
         from bitvar.errors import UsageError, explain
         from bitvar.training.config import TokenizerTraining
         from bitvar.training.export import (
@@ -47,9 +47,8 @@ def export(
             if initial is None:
                 todo = "add --init as in the run's own command"
                 raise UsageError(explain("Adapters belong to a model.", "the checkpoint holds none", todo))
-            base = resolve_model(None if initial == "icons" else initial)
-            model = adapted(checkpoint, config, base)
-            save_adapter(model, destination, settings=config.lora, base=LoraBase.of_folder(base))
+            model, base = adapted(checkpoint, config, resolve_model(None if initial == "icons" else initial))
+            save_adapter(model, destination, settings=config.lora, base=base)
         elif tokenizer is None or text_encoder is None:
             todo = "add --tokenizer and --text-encoder as in the run's own command"
             raise UsageError(explain("A model needs its frozen parts.", "a checkpoint holds no others", todo))

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from bitvar.cli.training_setup import operations_of
 from bitvar.errors import UsageError, explain
 from bitvar.runtime.placement import resolve_device
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.estimate import GIB, MemoryPlan, advice, describe, estimate_memory
-from bitvar.transformer.cost import num_parameters, training_flops
+from bitvar.transformer.cost import num_parameters
 
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs
@@ -44,11 +45,10 @@ def describe_fit(
 
 def make_plan(config: TransformerTraining, inputs: "Inputs", world: int) -> MemoryPlan:
     """The run as far as its memory goes, on its largest schedule."""
-    schedules = [schedule.first(config.num_scales) for schedule in config.model.all_schedules()]
     optimization = config.optimization
     return MemoryPlan(
         model=config.model,
-        schedule=max(schedules, key=lambda schedule: schedule.num_tokens),
+        schedule=max(config.schedules, key=lambda schedule: schedule.num_tokens),
         batch_size=inputs.per_part or max(1, optimization.batch_size // world),
         precision=optimization.precision,
         optimizer=optimization.optimizer,
@@ -73,7 +73,7 @@ def _device_bytes(name: str) -> float:
 
 def _describe_work(config: TransformerTraining, plan: MemoryPlan) -> str:
     """Operations of the run, and how long one known card would take."""
-    per_sample = training_flops(config.model, plan.schedule, text_tokens=min(64, config.model.max_text_tokens))
+    per_sample = operations_of(config, plan.schedule)
     samples = config.optimization.steps * config.optimization.batch_size
     hours = per_sample * samples / (H100_TFLOPS * 1e12 * UTILIZATION) / 3600
     return (

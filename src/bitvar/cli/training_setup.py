@@ -20,6 +20,7 @@ from bitvar.data.samples import load_images, read_samples
 from bitvar.errors import UsageError, explain
 from bitvar.pipeline import InfinityPipeline
 from bitvar.runtime.placement import resolve_device
+from bitvar.scales import ScaleSchedule
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training import parallel
@@ -185,11 +186,15 @@ def _train_transformer(
 ) -> Path | None:
     start = None if inputs.initial is None else resolve_model(None if inputs.initial == "icons" else inputs.initial)
     tokenizer_folder, encoder_folder = _frozen_parts(inputs, start)
+    if config.lora is not None and (start is None or is_checkpoint(start)):
+        todo = "add --init, such as --init icons"
+        raise UsageError(explain("Adapters need a model to --init from.", "they change one that is finished", todo))
     identity = TokenizerIdentity.load(tokenizer_folder / "identity.json")
     if start is not None and not is_checkpoint(start):
         check_pair(ModelIndex.load(start / "model_index.json").tokenizer, identity)
     tokenizer = load_component(InfinityTokenizer, tokenizer_folder).to(device)
     encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)
+    patterns = attention_patterns(config, inputs.attention, device)
     planned.folder.mkdir(parents=True, exist_ok=True)
     key = features_key(identity.sha256, encoder, encoder_folder)
     bad = BadSamples(planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction)
@@ -197,20 +202,16 @@ def _train_transformer(
         _data(config, inputs, planned, split, tokenizer=tokenizer, encoder=encoder, key=key, bad=bad)
         for split in ("train", "val")
     )
-    if config.lora is not None and (start is None or is_checkpoint(start)):
-        todo = "add --init, such as --init icons"
-        raise UsageError(explain("Adapters need a model to --init from.", "they change one that is finished", todo))
-    base = None if config.lora is None or start is None else LoraBase.of_folder(start)
     task = TransformerTask(
         config,
         train=train_data,
         validation=validation,
         device=device,
-        patterns=attention_patterns(config, inputs.attention, device),
-        operations=_operations(config),
+        patterns=patterns,
+        operations=[operations_of(config, schedule) for schedule in config.schedules],
     )
-    if start is not None:
-        load_initial(task.model, start)
+    sums = {} if start is None else load_initial(task.model, start)
+    base = None if config.lora is None or start is None else LoraBase.of_folder(start, sums)
     task.adapt()
     parallel.lighten(task.units, recompute=inputs.recompute, compiled=inputs.compiled)
 
@@ -300,12 +301,14 @@ def attention_patterns(config: TransformerTraining, attention: str, device: torc
         raise UsageError(explain(f"FlexAttention can't train on {device.type}.", why, "leave --attention flex out"))
     from bitvar.runtime.flex import FlexBlockCausal
 
-    schedules = [schedule.first(config.num_scales) for schedule in config.model.all_schedules()]
-    return {which: FlexBlockCausal(schedule.offsets, device) for which, schedule in enumerate(schedules)}
+    return {which: FlexBlockCausal(schedule.offsets, device) for which, schedule in enumerate(config.schedules)}
 
 
-def _operations(config: TransformerTraining) -> list[float]:
-    """Of one sample's step on each schedule, with a text of middling length."""
-    schedules = [schedule.first(config.num_scales) for schedule in config.model.all_schedules()]
-    tokens = min(64, config.model.max_text_tokens)
-    return [training_flops(config.model, schedule, text_tokens=tokens) for schedule in schedules]
+def operations_of(config: TransformerTraining, schedule: ScaleSchedule) -> float:
+    """Of one sample's step on a schedule, with a text of middling length."""
+    return training_flops(config.model, schedule, text_tokens=text_length(config))
+
+
+def text_length(config: TransformerTraining) -> int:
+    """Tokens of a text of middling length, where figures need one."""
+    return min(64, config.model.max_text_tokens)

@@ -17,6 +17,7 @@ from bitvar.checkpoints.files import verify_folder
 from bitvar.checkpoints.folder import TokenizerIdentity, load_component
 from bitvar.checkpoints.hub import resolve_model
 from bitvar.codec.bitfile import MAX_PIXELS, MAX_SCALES, BitFile, BitHeader
+from bitvar.data.layouts import SUFFIXES
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.pipeline import to_uint8
@@ -32,7 +33,6 @@ Picture = Image.Image | str | Path
 TILE: Final = 1024
 MAX_RATIO: Final = 64.0
 MAX_FILE_BYTES: Final = 1 << 31
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class PictureCodec:

@@ -6,8 +6,9 @@ from pydantic import Field
 
 from bitvar.checkpoints.lora import LoraSettings
 from bitvar.config import Config
+from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import TokenizerConfig
-from bitvar.transformer import ScheduleConfig, TransformerConfig
+from bitvar.transformer import TransformerConfig
 
 
 class OptimizationConfig(Config):
@@ -113,5 +114,6 @@ class TransformerTraining(Config):
     initial_gamma: float | None = None
 
     @property
-    def schedule(self) -> ScheduleConfig:
-        return self.model.schedules[0]
+    def schedules(self) -> list[ScaleSchedule]:
+        """The model's schedules, as far as this run trains on them."""
+        return [schedule.first(self.num_scales) for schedule in self.model.all_schedules()]

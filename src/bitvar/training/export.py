@@ -17,7 +17,7 @@ from bitvar.checkpoints.folder import (
 )
 from bitvar.checkpoints.lora import LoraBase, add_adapter
 from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.text import MINILM, load_text_encoder
+from bitvar.text import load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.state import averaged_tensors, begun_from, latest, load_initial
@@ -59,25 +59,28 @@ def assemble(
     """A model of a checkpoint's averaged weights and the two frozen parts that its run was given."""
     transformer = InfinityTransformer(config.model)
     load_initial(transformer, checkpoint)
-    parts = load_component(InfinityTokenizer, tokenizer), load_text_encoder(text_encoder, settings=MINILM)
+    parts = (
+        load_component(InfinityTokenizer, tokenizer),
+        load_text_encoder(text_encoder, settings=published_settings(text_encoder)),
+    )
     return Components(transformer.eval().requires_grad_(False), *parts, index, card)
 
 
-def adapted(checkpoint: Path, config: TransformerTraining, base: Path) -> InfinityTransformer:
-    """The model of a folder with the averaged adapters that a checkpoint holds for it.
+def adapted(checkpoint: Path, config: TransformerTraining, folder: Path) -> tuple[InfinityTransformer, LoraBase]:
+    """The model of a folder with the averaged adapters that a checkpoint holds for it, and which model that is.
 
     Raises:
         WeightsError: if they were trained for another model.
     """
     assert config.lora is not None
-    if LoraBase.of_folder(base).transformer != begun_from(checkpoint):
-        why = "its adapters were trained for other weights"
-        raise WeightsError(explain(f"{checkpoint} does not belong to {base}.", why, "give the --init of its run"))
     model = InfinityTransformer(config.model)
-    load_initial(model, base)
+    base = LoraBase.of_folder(folder, load_initial(model, folder))
+    if base.transformer != begun_from(checkpoint):
+        why = "its adapters were trained for other weights"
+        raise WeightsError(explain(f"{checkpoint} does not belong to {folder}.", why, "give the --init of its run"))
     add_adapter(model, config.lora, generator=torch.Generator())
     model.load_state_dict(model.state_dict() | averaged_tensors(checkpoint))
-    return model
+    return model, base
 
 
 def model_index(name: str, tokenizer: Path, defaults: Defaults | None = None) -> ModelIndex:

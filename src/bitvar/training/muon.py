@@ -6,6 +6,7 @@ convolution and computes in bf16, which processors without bf16 instructions emu
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -35,6 +36,13 @@ def orthogonalize(matrix: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
     return x.T if tall else x
 
 
+def decay_groups(parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters by whether weight decay touches them: those of two or more axes, and the others; no empty group."""
+    matrices, vectors = ([p for p in parameters if (p.ndim >= 2) == decayed] for decayed in (True, False))
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
 class Muon(Optimizer):
     """Hidden matrices step along their orthogonalised momentum, everything else along AdamW's.
 
@@ -59,14 +67,11 @@ class Muon(Optimizer):
         betas: tuple[float, float],
         weight_decay: float,
     ) -> None:
-        vectors = [p for p in others if p.ndim < 2]
-        tables = [p for p in others if p.ndim >= 2]
         groups = [
-            *({"params": list(p), "parts": parts, "weight_decay": weight_decay} for parts, p in matrices.items()),
-            {"params": tables, "parts": 0, "weight_decay": weight_decay},
-            {"params": vectors, "parts": 0, "weight_decay": 0.0},
+            *({"params": list(p), "parts": parts, "weight_decay": weight_decay} for parts, p in matrices.items() if p),
+            *(group | {"parts": 0} for group in decay_groups(others, weight_decay)),
         ]
-        super().__init__([g for g in groups if g["params"]], {"lr": lr, "momentum": momentum, "betas": betas})
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "betas": betas})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -21,8 +21,9 @@ from bitvar.data.index import Group, SampleIndex
 from bitvar.data.layouts import Refusal
 from bitvar.data.pictures import PictureLimits, RefusedError, decode_picture, fit_picture
 from bitvar.data.samples import to_signed
+from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
-from bitvar.scales import ScaleSchedule
+from bitvar.scales import ScaleSchedule, schedule_of_ratio
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.parts import Part, Purpose, draw_uniform
@@ -138,7 +139,7 @@ class BadSamples:
         if new:
             self.named |= set(new)
             with self.report.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(vars(refusal)) + "\n" for refusal in new.values())
+                file.write(json_lines(vars(refusal) for refusal in new.values()))
         if self.seen >= _MIN_SEEN and self.bad > self.max_fraction * self.seen:
             raise UsageError(
                 explain(
@@ -189,7 +190,7 @@ class IndexData:
             known = ", ".join(sorted({group.split for group in index.groups}))
             raise UsageError(explain(f"The index has no split {split!r}.", f"it has: {known}", "make it anew"))
         self.counts = tuple(group.count for group in self.groups)
-        self.schedules = tuple(_nearest(schedules, float(group.ratio)) for group in self.groups)
+        self.schedules = tuple(schedule_of_ratio(schedules, float(group.ratio)) for group in self.groups)
         grids = [schedules[which][-1] for which in self.schedules]
         self.sizes = [(w * stride, h * stride) for h, w in grids]
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
@@ -225,13 +226,3 @@ def read_parts(
 
 def _as_it_is(loaded: LoadedPart) -> LoadedPart:
     return loaded
-
-
-def _nearest(schedules: Sequence[ScaleSchedule], ratio: float) -> int:
-    """The schedule whose last grid is nearest to a height / width; of equal ones the largest."""
-
-    def distance(which: int) -> tuple[float, int]:
-        h, w = schedules[which][-1]
-        return round(abs(float(np.log(h / w / ratio))), 2), -h * w
-
-    return min(range(len(schedules)), key=distance)

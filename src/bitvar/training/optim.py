@@ -7,7 +7,7 @@ from torch import nn
 
 from bitvar.nn.linear import Conv2d, Linear
 from bitvar.training.config import OptimizationConfig
-from bitvar.training.muon import Muon
+from bitvar.training.muon import Muon, decay_groups
 
 EDGES = frozenset({"conv_in", "conv_out", "word_embedding", "head", "shared_modulation", "head_modulation"})
 """Layers at the models' ends, by name: what they map from or to is no hidden space, so Muon leaves them to AdamW."""
@@ -31,12 +31,8 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
-    matrices = [p for p in trained if p.ndim >= 2]
-    vectors = [p for p in trained if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True
-    )
+    groups = decay_groups(trained, config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 def hidden_matrices(model: nn.Module) -> dict[int, list[nn.Parameter]]:

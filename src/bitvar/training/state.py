@@ -12,10 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import MANIFEST, digest, verify_folder
+from bitvar.checkpoints.files import MANIFEST, digest, read_object, verify_folder
 from bitvar.checkpoints.folder import read_tensors
-from bitvar.config import read_json
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import WeightsError, explain
 from bitvar.files import flush
 from bitvar.training.optim import Ema, trained_parameters
 from bitvar.training.parallel import Ranks
@@ -248,7 +247,7 @@ def restore(state: TrainState, checkpoint: Path, *, config: str, base: str | Non
     Raises:
         WeightsError: if it was made by a run of another configuration, or on other frozen weights.
     """
-    saved = _read_object(checkpoint / "config.json")
+    saved = read_object(checkpoint / "config.json")
     if saved != json.loads(config):
         differing = ", ".join(sorted(_differences(saved, json.loads(config))))
         raise WeightsError(
@@ -296,14 +295,7 @@ def _differences(saved: Mapping[str, object], wanted: Mapping[str, object], pref
 
 
 def _read_state(checkpoint: Path) -> dict[str, object]:
-    return _read_object(checkpoint / "state.json")
-
-
-def _read_object(path: Path) -> dict[str, object]:
-    try:
-        return read_json(path)
-    except UsageError as error:
-        raise WeightsError(str(error)) from None
+    return read_object(checkpoint / "state.json")
 
 
 def step_reached(run: Path) -> int:
@@ -343,13 +335,16 @@ def averaged_tensors(checkpoint: Path) -> dict[str, Tensor]:
     return {name: stored.whole(name) for name in stored.names}
 
 
-def load_initial(model: nn.Module, source: Path) -> None:
+def load_initial(model: nn.Module, source: Path) -> dict[str, str]:
     """Begin a new run from the averaged weights of a checkpoint, or a model folder's transformer, of the same sizes.
+
+    Returns:
+        The manifest of `source`, which has been verified.
 
     Raises:
         WeightsError: if the files are altered, or the model in them has other sizes.
     """
-    verify_folder(source)
+    sums = verify_folder(source)
     tensors = averaged_tensors(source) if is_checkpoint(source) else read_tensors(source / "transformer")
     try:
         model.load_state_dict(tensors)
@@ -358,3 +353,4 @@ def load_initial(model: nn.Module, source: Path) -> None:
         raise WeightsError(
             explain(f"{source} holds another model.", why, "give one of the same sizes, or set the recipe's to its own")
         ) from None
+    return sums

@@ -125,7 +125,7 @@ def _start(plan: Plan) -> _Attempt:
     attempt.beat.unlink(missing_ok=True)
     shared = {**plan.environment, BEAT: str(attempt.beat)}
     if plan.processes > 1:
-        shared |= {"WORLD_SIZE": str(plan.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+        shared |= {"WORLD_SIZE": str(plan.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     for rank in range(plan.processes):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if plan.processes > 1 else {}
         attempt.processes.append(subprocess.Popen(list(plan.command), env={**shared, **own}))
@@ -171,7 +171,8 @@ def _describe(code: int) -> str:
     return f"ended with exit code {code}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody uses now."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         return held.getsockname()[1]

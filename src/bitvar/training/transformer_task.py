@@ -140,7 +140,7 @@ class TransformerTask:
             _set_gammas(self.model, config.initial_gamma)
         self.device = device
         self.train, self.validation = train, validation
-        self.schedules = [schedule.first(config.num_scales) for schedule in config.model.all_schedules()]
+        self.schedules = config.schedules
         self.weights = [token_weights(s, reweighted=config.reweighted).to(device) for s in self.schedules]
         self.dtype = torch.bfloat16 if config.optimization.precision == "bf16" else torch.float32
         self.patterns, self._operations = patterns or {}, operations
