@@ -1,4 +1,4 @@
-"""Frozen text encoders: prompts in, `TextCondition` out. The only file that imports transformers.
+"""Frozen text encoders: prompts in, `TextCondition` out. No other model file imports transformers.
 
 A closed registry: which class reads a folder is written here, never in the folder.
 """

@@ -1,0 +1,135 @@
+"""How far a picture is from its original, each picture by itself: PSNR, SSIM, and distances that networks see.
+
+Pictures are in [-1, 1]. 8-bit ones mapped there (`v / 127.5 - 1`) have the PSNR of their 8 bits.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar, Final, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bitvar.config import unknown
+from bitvar.errors import UsageError, explain
+from bitvar.metrics.networks import MobileNet, three_channels
+
+MAX_PSNR: Final = 100.0
+"""dB of equal pictures, and of any that are nearer to each other than that: means stay finite."""
+
+
+@runtime_checkable
+class Distance(Protocol):
+    """A perceptual distance between pictures in [-1, 1]: 0 for equal ones, differentiable in both."""
+
+    title: ClassVar[str]
+    """Its name for reports."""
+
+    min_side: ClassVar[int]
+    """Pixels of the shorter side that it needs."""
+
+    def __call__(
+        self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
+    ) -> Float[Tensor, " b"]: ...
+
+
+def psnr(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
+    """Peak signal-to-noise ratio in dB of each picture, the peak being the whole range of [-1, 1]; at most 100."""
+    error = ((reconstruction.double() - images.double()) / 2).square().mean(dim=(1, 2, 3))
+    return (-10 * error.clamp(min=10 ** (-MAX_PSNR / 10)).log10()).float()
+
+
+def ssim(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
+    """Structural similarity of each picture (Wang et al. 2004): 11 x 11 Gaussian of sigma 1.5, mean over channels.
+
+    Args:
+        reconstruction: sides of 6 pixels at least.
+        images: as `reconstruction`.
+
+    Raises:
+        UsageError: without torchmetrics.
+    """
+    try:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+    except ImportError:
+        raise UsageError(_missing("SSIM needs torchmetrics.", "it is not installed", "")) from None
+    unit, original = ((pictures.float() + 1) / 2 for pictures in (reconstruction, images))
+    values = structural_similarity_index_measure(unit, original, data_range=1.0, reduction="none")
+    assert isinstance(values, Tensor)
+    return values.reshape(len(images))
+
+
+class PerceptualDistance(nn.Module):
+    """The MobileNetV2 feature distance. It is built like LPIPS but has no learnt weights, and its values are its own.
+
+    At each of the five stages (`MobileNet.stages`), a cell's channels are scaled to length 1; the squared distance of
+    two such vectors, between 0 and 4, is averaged over the cells. The distance is the sum over the stages.
+
+    Args:
+        network: what sees; a new one if none is given.
+    """
+
+    title: ClassVar[str] = "MobileNetV2 feature distance"
+    min_side: ClassVar[int] = 1
+
+    def __init__(self, network: MobileNet | None = None) -> None:
+        super().__init__()
+        self.network = MobileNet() if network is None else network
+
+    def forward(
+        self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
+    ) -> Float[Tensor, " b"]:
+        """Of each picture, at its own size."""
+        pairs = zip(self.network.stages(reconstruction), self.network.stages(images), strict=True)
+        stages = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1) for a, b in pairs]
+        return torch.stack([stage.mean(dim=(1, 2)) for stage in stages]).sum(dim=0)
+
+
+class Lpips(nn.Module):
+    """LPIPS (Zhang et al., arXiv 1801.03924) with AlexNet, by torchmetrics and torchvision, which downloads AlexNet.
+
+    Raises:
+        UsageError: without these packages, or when AlexNet can't be downloaded.
+    """
+
+    title: ClassVar[str] = "LPIPS (AlexNet)"
+    min_side: ClassVar[int] = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+            self.network = LearnedPerceptualImagePatchSimilarity(net_type="alex").net
+        except ImportError:
+            what, why = "LPIPS needs torchmetrics and torchvision.", "one of them is not installed"
+            raise UsageError(_missing(what, why, " torchvision")) from None
+        except (OSError, RuntimeError) as error:
+            todo = "check the connection, or use the mobilenet distance, which needs no download"
+            raise UsageError(explain("Can't download AlexNet for LPIPS.", str(error), todo)) from None
+
+    def forward(
+        self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
+    ) -> Float[Tensor, " b"]:
+        """Of each picture, at its own size; 32 pixels a side at least."""
+        return self.network(three_channels(reconstruction), three_channels(images)).flatten()
+
+
+DISTANCES: Final[dict[str, Callable[[], Distance]]] = {"mobilenet": PerceptualDistance, "lpips": Lpips}
+
+
+def perceptual_distance(name: str, device: torch.device | str = "cpu") -> Distance:
+    """A perceptual distance by its name in `DISTANCES`, on a device.
+
+    Raises:
+        UsageError: for an unknown name, or one whose packages or weights can't be had.
+    """
+    if name not in DISTANCES:
+        raise UsageError(unknown("distance", name, list(DISTANCES)))
+    distance = DISTANCES[name]()
+    return distance.to(device) if isinstance(distance, nn.Module) else distance
+
+
+def _missing(what: str, why: str, more: str) -> str:
+    return explain(what, why, f'run: pip install "bitvar[evaluate]"{more}')

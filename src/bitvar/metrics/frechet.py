@@ -1,0 +1,163 @@
+"""The Frechet distance between two sets of pictures, as a feature network sees them; its moments add up in a stream.
+
+Fewer than some 2,000 pictures a set make it too large, the more so the fewer; a figure means something only with its
+network's name and the number of pictures.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitvar.config import unknown
+from bitvar.errors import UsageError, explain
+from bitvar.metrics.networks import WIDTH, MobileNet, three_channels
+
+
+class Moments:
+    """Count, sum and sum of outer products of feature vectors, fp64 on the CPU: enough for mean and covariance.
+
+    Args:
+        width: of a feature vector.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self.sum = torch.zeros(width, dtype=torch.float64)
+        self.outer = torch.zeros(width, width, dtype=torch.float64)
+
+    def add(self, features: Float[Tensor, "b f"]) -> None:
+        """Count a batch of feature vectors in."""
+        features = features.detach().cpu().double()
+        self.count += len(features)
+        self.sum += features.sum(dim=0)
+        self.outer += features.T @ features
+
+    def merge(self, other: "Moments") -> None:
+        """Count in what `other` has counted."""
+        self.count += other.count
+        self.sum += other.sum
+        self.outer += other.outer
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `from_tensors` takes: a copy of `count`, `sum` and `outer`."""
+        return {"count": torch.tensor(self.count), "sum": self.sum.clone(), "outer": self.outer.clone()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Moments":
+        """The moments whose `tensors()` these are."""
+        moments = cls(len(tensors["sum"]))
+        moments.count = int(tensors["count"])
+        moments.sum += tensors["sum"]
+        moments.outer += tensors["outer"]
+        return moments
+
+    def mean(self) -> Float[Tensor, " f"]:
+        """Mean of the vectors."""
+        return self.sum / self.count
+
+    def covariance(self) -> Float[Tensor, "f f"]:
+        """Unbiased covariance of the vectors; needs two of them."""
+        assert self.count > 1
+        mean = self.mean()
+        return (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+
+
+def frechet_distance(first: Moments, second: Moments) -> float:
+    """Between the Gaussians of two sets (Heusel et al., arXiv 1706.08500), in fp64.
+
+    `|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))`, where the last trace is the sum of the singular values of
+    `C1^(1/2) C2^(1/2)`: real and not negative whatever the rank, so fewer pictures than features do no harm to it.
+
+    Raises:
+        UsageError: if a set has fewer than two pictures.
+    """
+    if min(first.count, second.count) < 2:
+        why = f"the sets have {first.count} and {second.count} pictures"
+        raise UsageError(explain("There is no Frechet distance.", why, "give two pictures at least"))
+    covariances = first.covariance(), second.covariance()
+    overlap = torch.linalg.svdvals(_square_root(covariances[0]) @ _square_root(covariances[1])).sum()
+    spread = covariances[0].trace() + covariances[1].trace() - 2 * overlap
+    return ((first.mean() - second.mean()).square().sum() + spread).clamp(min=0).item()
+
+
+def _square_root(matrix: Float[Tensor, "f f"]) -> Float[Tensor, "f f"]:
+    """Of a covariance; eigenvalues that are rounding, of either sign, count as 0."""
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    rounding = len(values) * torch.finfo(values.dtype).eps * values.abs().max()
+    return (vectors * values.where(values > rounding, 0).sqrt()) @ vectors.T
+
+
+@runtime_checkable
+class FeatureNetwork(Protocol):
+    """Pictures to feature vectors."""
+
+    title: ClassVar[str]
+    """Its name for reports."""
+
+    width: ClassVar[int]
+    """Of a vector."""
+
+    def __call__(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b f"]:
+        """Of pictures in [-1, 1], of any size."""
+        ...
+
+
+class MobileNetFeatures:
+    """The 1280 features of `MobileNet`, at 224 x 224."""
+
+    title: ClassVar[str] = "MobileNetV2 (torchvision's ImageNet weights)"
+    width: ClassVar[int] = WIDTH
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.network = MobileNet().to(device)
+
+    def __call__(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b f"]:
+        return self.network.features(images)
+
+
+class InceptionFeatures:
+    """The 2048 features of the Inception v3 that published FIDs use, by torchmetrics and torch-fidelity, downloaded.
+
+    Raises:
+        UsageError: without these packages, or when the network can't be downloaded.
+    """
+
+    title: ClassVar[str] = "Inception v3 (torch-fidelity's FID weights)"
+    width: ClassVar[int] = 2048
+
+    def __init__(self, device: torch.device | str) -> None:
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+
+            network: Any = NoTrainInceptionV3("inception-v3-compat", [str(self.width)])
+        except ImportError:
+            what, why = "Inception needs torchmetrics and torch-fidelity.", "one of them is not installed"
+            raise UsageError(explain(what, why, 'run: pip install "bitvar[evaluate]" torch-fidelity')) from None
+        except (OSError, RuntimeError) as error:
+            todo = "check the connection, or use mobilenet, which needs no download"
+            raise UsageError(explain("Can't download the Inception network.", str(error), todo)) from None
+        self.network = network.to(device)
+
+    def __call__(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b f"]:
+        pixels = ((three_channels(images).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return self.network(pixels)
+
+
+FEATURE_NETWORKS: Final[dict[str, Callable[[torch.device | str], FeatureNetwork]]] = {
+    "mobilenet": MobileNetFeatures,
+    "inception": InceptionFeatures,
+}
+
+
+def feature_network(name: str, device: torch.device | str = "cpu") -> FeatureNetwork:
+    """A feature network by its name in `FEATURE_NETWORKS`, on a device.
+
+    Raises:
+        UsageError: for an unknown name, or one whose packages or weights can't be had.
+    """
+    if name not in FEATURE_NETWORKS:
+        raise UsageError(unknown("feature network", name, list(FEATURE_NETWORKS)))
+    return FEATURE_NETWORKS[name](device)
