@@ -12,8 +12,9 @@ from pathlib import Path
 
 from bitvar.data.samples import load_images, read_samples
 from bitvar.pipeline import InfinityPipeline
+from bitvar.training.picture_data import PictureSet
+from bitvar.training.reconstruction import measure_reconstruction
 from bitvar.training.samples import contact_sheet
-from bitvar.training.tokenizer_task import measure_reconstruction
 
 EVERY, MOST = 4, 8
 WEIGHTS = (0.5, 1.0)
@@ -33,7 +34,7 @@ def main() -> None:
     if options.data is not None:
         pictures = load_images(read_samples(options.data, split="val"))
         grids = pipe.transformer.config.all_schedules()[0].latent_grids(1)
-        psnr = measure_reconstruction(pipe.tokenizer, pictures, grids)["psnr"]
+        psnr = measure_reconstruction(pipe.tokenizer, PictureSet(pictures), [grids])["psnr"]
         print(f"the tokenizer reconstructs {len(pictures)} validation pictures at {psnr:.1f} dB")  # noqa: T201
     prompts = [line.removeprefix("- ") for line in options.held_out.read_text(encoding="utf-8").splitlines()]
     picked = prompts[1::EVERY][:MOST]

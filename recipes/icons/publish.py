@@ -20,10 +20,11 @@ from bitvar.pipeline import InfinityPipeline
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.export import assemble, model_index, pick_checkpoint, read_config
+from bitvar.training.picture_data import PictureSet
 from bitvar.training.prepare import features_key, prepare
+from bitvar.training.reconstruction import measure_reconstruction
 from bitvar.training.samples import contact_sheet
 from bitvar.training.state import step_of
-from bitvar.training.tokenizer_task import measure_reconstruction
 from bitvar.training.transformer_task import measure_bits
 
 GALLERY: Final = (
@@ -134,12 +135,12 @@ def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str)
         tokenizer=pipeline.tokenizer,
         text_encoder=encoder,
         cache=options.run / f"features-{split}.safetensors",
-        key=features_key(pipeline.index.tokenizer.sha256, encoder, options.text_encoder),
+        key=features_key(pipeline.index.tokenizer.bits_sha256, encoder, options.text_encoder),
         report=lambda line: None,
     )
     bits = measure_bits(pipeline.transformer, samples, [schedule])
     pictures = load_images(read_samples(options.data, split=split))
-    reconstruction = measure_reconstruction(pipeline.tokenizer, pictures, schedule.latent_grids(1))
+    reconstruction = measure_reconstruction(pipeline.tokenizer, PictureSet(pictures), [schedule.latent_grids(1)])
     return {"samples": len(pictures), **bits, **reconstruction}
 
 

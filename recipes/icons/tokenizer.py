@@ -15,7 +15,7 @@ GRIDS = ((1, 1), (2, 2), (4, 4), (8, 8))
 def recipe() -> TokenizerTraining:
     return TokenizerTraining(
         model=TokenizerConfig(bits=32, base_channels=16, channel_multipliers=(1, 2, 4, 8), res_blocks=1, norm_groups=8),
-        grids=GRIDS,
+        schedules=(GRIDS,),
         optimization=OptimizationConfig(
             optimizer="muon",
             steps=5600,

@@ -100,6 +100,7 @@ class InfinityPipeline:
         model: str | Path | None = None,
         *,
         revision: str | None = None,
+        tokenizer: str | Path | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
     ) -> "InfinityPipeline":
@@ -108,6 +109,8 @@ class InfinityPipeline:
         Args:
             model: a folder, or a hub id `owner/name`; None is the small model that comes with the package.
             revision: of a hub id: branch, tag or commit.
+            tokenizer: a folder or hub id of another tokenizer than the model's own, whose decoder was trained further:
+                it makes the same bits.
             dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
             device: "cpu", "cuda", "mps", or "auto": the best there is.
 
@@ -117,7 +120,8 @@ class InfinityPipeline:
         """
         chosen = resolve_device(device)
         folder = resolve_model(model, revision)
-        return cls(load_folder(folder, dtype=resolve_dtype(dtype, chosen), device=chosen))
+        other = None if tokenizer is None else resolve_model(tokenizer, what="tokenizer")
+        return cls(load_folder(folder, dtype=resolve_dtype(dtype, chosen), device=chosen, tokenizer=other))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model folder, whole or not at all: without adapters, but with those that are fused."""

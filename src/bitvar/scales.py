@@ -189,12 +189,14 @@ def nearest_schedule(
 
 def schedule_of_ratio(schedules: Sequence[ScaleSchedule], ratio: float) -> int:
     """Which schedule has the last grid nearest to a height / width; of equal ones the largest."""
+    lasts = [schedule[-1] for schedule in schedules]
+    return max(nearest_in_ratio(lasts, ratio), key=lambda which: (math.prod(lasts[which]), -which))
 
-    def distance(which: int) -> tuple[float, int]:
-        h, w = schedules[which][-1]
-        return round(abs(math.log(h / w / ratio)), 2), -h * w
 
-    return min(range(len(schedules)), key=distance)
+def nearest_in_ratio(lasts: Sequence[Grid], ratio: float) -> list[int]:
+    """Which of some grids are nearest to a height / width: one, or several of different sizes."""
+    distances = [round(abs(math.log(h / w / ratio)), 2) for h, w in lasts]
+    return [which for which, distance in enumerate(distances) if distance == min(distances)]
 
 
 def _distance(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float]:

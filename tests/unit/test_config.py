@@ -102,7 +102,7 @@ def small_trainings() -> list[Config]:
     transformer = TransformerConfig(depth=1, width=16, num_heads=2, bits=4, schedules=(schedule,), budgets=("1M",))
     optimization = OptimizationConfig(steps=3, batch_size=2, learning_rate=1e-3)
     return [
-        TokenizerTraining(model=tokenizer, grids=((1, 1), (2, 2)), optimization=optimization, truncation=0.25),
+        TokenizerTraining(model=tokenizer, schedules=(((1, 1), (2, 2)),), optimization=optimization, truncation=0.25),
         TransformerTraining(model=transformer, optimization=optimization, reweighted=True),
     ]
 

@@ -28,6 +28,7 @@ from bitvar.training.loop import Run, Task, TrainingDivergedError
 from bitvar.training.optim import Ema, build_optimizer, learning_rate
 from bitvar.training.parallel import Ranks
 from bitvar.training.parts import Part, Purpose, make_generator, parts_of
+from bitvar.training.picture_data import PictureSet
 from bitvar.training.self_correction import random_flip, teacher_forcing
 from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
@@ -53,8 +54,8 @@ INTERVALS = IntervalConfig(log=1, validation=2, sample=2, save=2, keep=2)
 def tokenizer_training(**changes: Any) -> TokenizerTraining:
     model = TokenizerConfig(bits=4, base_channels=8, channel_multipliers=(1, 2), res_blocks=1, norm_groups=4)
     settings: dict[str, Any] = {
-        "model": model, "grids": GRIDS, "optimization": optimization(), "intervals": INTERVALS,
-        "entropy_sharpness": 4.0,
+        "model": model, "schedules": (GRIDS,), "optimization": optimization(), "intervals": INTERVALS,
+        "entropy_sharpness": 4.0, "adversarial_adaptive": False, "discriminator_width": 8,
     }  # fmt: skip
     return TokenizerTraining(**(settings | changes))
 
@@ -72,14 +73,19 @@ def pictures(count: int, seed: int = 0) -> Tensor:
     return torch.randint(256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
-def blurry(a: Tensor, b: Tensor) -> Tensor:
+class Blurry:
     """A stand-in for a perceptual distance."""
-    return (torch.nn.functional.avg_pool2d(a, 2) - torch.nn.functional.avg_pool2d(b, 2)).square().mean()
+
+    title, name, min_side = "blurry distance", "blurry", 2
+
+    def __call__(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(reconstruction - images, 2).square().mean(dim=(1, 2, 3))
 
 
-def tokenizer_task(config: TokenizerTraining) -> TokenizerTask:
-    perceptual = blurry if config.perceptual > 0 else None
-    return TokenizerTask(config, images=pictures(5), validation=pictures(2, seed=1), perceptual=perceptual)
+def tokenizer_task(config: TokenizerTraining, **changes: Any) -> TokenizerTask:
+    parts: dict[str, Any] = {"train": PictureSet(pictures(5)), "validation": PictureSet(pictures(2, seed=1))}
+    parts["perceptual"] = Blurry() if config.perceptual > 0 else None
+    return TokenizerTask(config, **(parts | changes))
 
 
 def feature_set(count: int, seed: int) -> FeatureSet:
@@ -440,9 +446,10 @@ COMMON = {
 }  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {
     "tokenizer": COMMON | {
-        "grids": [[1, 1], [4, 4]], "commitment": 0.0, "entropy": 0.0, "entropy_sharpness": 2.0, "perceptual": 0.0,
-        "adversarial": 0.0, "adversarial_start": 3, "truncation": 0.0, "model.bits": 5, "model.base_channels": 12,
-        "model.channel_multipliers": [1, 1], "model.res_blocks": 2, "model.norm_groups": 2,
+        "schedules": [[[1, 1], [4, 4]]], "commitment": 0.0, "trained": "decoder", "adversarial_adaptive": True,
+        "discriminator_width": 16, "discriminator_levels": 1, "entropy": 0.0, "entropy_sharpness": 2.0,
+        "perceptual": 0.0, "adversarial": 0.0, "adversarial_start": 3, "truncation": 0.0, "model.bits": 5,
+        "model.base_channels": 12, "model.channel_multipliers": [1, 1], "model.res_blocks": 2, "model.norm_groups": 2,
     },
     "transformer": COMMON | {
         "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True,
@@ -453,7 +460,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ELSEWHERE = {  # must fit the data, so a run can't change them alone: see test_transformer and the tokenizer's own tests
     "kind", "model.image_channels", "model.bits", "model.patch_size", "model.text_width", "model.schedules",
-    "model.budgets", "cut_caption", "lora", "model.text_adapter_depth", "model.text_adapter_width",
+    "model.budgets", "cut_caption", "lora", "model.text_adapter_depth", "model.text_adapter_width", "smallest_crop",
+    "mirrored", "perceptual_network",
 }  # fmt: skip
 
 
@@ -498,7 +506,8 @@ def test_the_same_run_twice_is_the_same(base_fingerprints: dict[str, tuple[Any, 
 
 
 def tokenizer_loss(task: TokenizerTask, *, step: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    return task.loss(Part(step, 0, torch.arange(3), 0, seed))
+    (batch,) = task.batches([Part(step, 0, torch.arange(3), 0, seed)])
+    return task.loss(batch)
 
 
 def test_the_judge_and_the_decoder_do_not_touch_each_other() -> None:
@@ -507,7 +516,8 @@ def test_the_judge_and_the_decoder_do_not_touch_each_other() -> None:
     assert judge is not None
     images = torch.randn(2, 3, 8, 8)
     fake = torch.randn(2, 3, 8, 8, requires_grad=True)
-    terms = task._adversarial(fake, images)
+    terms, weight = task._adversarial(fake, images, fake.mean())
+    assert weight.item() == pytest.approx(0.7)
     inward = torch.autograd.grad(terms["generator"], [fake, *judge.parameters()], allow_unused=True, retain_graph=True)
     assert inward[0] is not None
     assert inward[0].abs().max() > 0
@@ -540,24 +550,26 @@ def test_the_discriminator_joins_at_its_step() -> None:
 def test_the_perceptual_distance_counts_and_is_felt() -> None:
     calls: list[tuple[Tensor, Tensor]] = []
 
-    def distance(a: Tensor, b: Tensor) -> Tensor:
-        calls.append((a, b))
-        return blurry(a, b)
+    class Watched(Blurry):
+        def __call__(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+            calls.append((reconstruction, images))
+            return super().__call__(reconstruction, images)
 
-    task = TokenizerTask(
-        tokenizer_training(perceptual=2.0), images=pictures(5), validation=pictures(2), perceptual=distance
-    )
+    task = tokenizer_task(tokenizer_training(perceptual=2.0), perceptual=Watched())
     total, terms = tokenizer_loss(task)
     ((reconstruction, images),) = calls
-    torch.testing.assert_close(terms["perceptual"], 2.0 * blurry(reconstruction, images).detach())
-    torch.testing.assert_close(total.detach(), torch.stack(list(terms.values())).sum())
-    (gradient,) = torch.autograd.grad(blurry(reconstruction, images), task.model.tokenizer.encoder.conv_in.weight)
+    torch.testing.assert_close(terms["blurry"], 2.0 * Blurry()(reconstruction, images).mean().detach())
+    losses_alone = [value for name, value in terms.items() if "/" not in name]
+    torch.testing.assert_close(total.detach(), torch.stack(losses_alone).sum())
+    weight = task.model.tokenizer.encoder.conv_in.weight
+    (gradient,) = torch.autograd.grad(Blurry()(reconstruction, images).mean(), weight)
     assert gradient.abs().max() > 0
+    assert task.validate(task.model, Ranks())["blurry"] > 0
 
 
 def test_a_perceptual_weight_without_a_network_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a perceptual network"):
-        TokenizerTask(tokenizer_training(perceptual=1.0), images=pictures(5), validation=pictures(2))
+        tokenizer_task(tokenizer_training(perceptual=1.0), perceptual=None)
 
 
 def test_truncation_decodes_the_first_scales_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -565,7 +577,7 @@ def test_truncation_decodes_the_first_scales_only(monkeypatch: pytest.MonkeyPatc
     decoded: list[Tensor] = []
     decoder = task.model.tokenizer.decoder
     decoder.register_forward_pre_hook(lambda module, args: decoded.append(args[0].detach()))
-    features = task.model.tokenizer.features(task.images[:3].float() / 127.5 - 1)
+    features = task.model.tokenizer.features(pictures(5)[:3].float() / 127.5 - 1)
     latents = [step.latent.detach() for step in pyramid.encode(features, GRIDS)]
     for seed in range(60):
         tokenizer_loss(task, seed=seed)
@@ -783,14 +795,14 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
     quiet = IntervalConfig(log=1000, validation=10_000, save=10_000)
     config = TokenizerTraining(
         model=TokenizerConfig(bits=8, base_channels=16, channel_multipliers=(1, 2, 2), res_blocks=1, norm_groups=8),
-        grids=grids,
+        schedules=(grids,),
         entropy_sharpness=4.0,
         optimization=optimization(
             steps=tokenizer_steps, batch_size=count, learning_rate=4e-3, warmup_steps=20, ema_decay=0.95
         ),
         intervals=quiet,
     )
-    task = TokenizerTask(config, images=images, validation=images)
+    task = TokenizerTask(config, train=PictureSet(images), validation=PictureSet(images))
     models = loop.run(task, Run(folder / "tokenizer", config.dump(), config.optimization, quiet))
     assert isinstance(models, TokenizerModels)
     tokenizer: InfinityTokenizer = models.tokenizer

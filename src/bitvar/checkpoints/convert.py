@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from bitvar.checkpoints.files import verify_folder
+from bitvar.checkpoints.files import atomic_folder, verify_folder
 from bitvar.checkpoints.folder import (
     Components,
     Defaults,
@@ -15,6 +15,7 @@ from bitvar.checkpoints.folder import (
     OfficialSpelling,
     identify,
     read_tensors,
+    save_component,
     save_folder,
 )
 from bitvar.checkpoints.official import Converted, OfficialLayout, from_official, to_official
@@ -154,6 +155,37 @@ def convert_to_official(folder: Path, destination: Path) -> list[Path]:
     tensors = to_official(tokenizer_config, read_tensors(folder / "image_tokenizer"), layout)
     write_official(tensors, tokenizer, nesting=("vae",))
     return [transformer, tokenizer]
+
+
+def convert_tokenizer(path: Path, destination: Path, *, dtype: torch.dtype | None = None) -> Path:
+    """Make a tokenizer folder of an official tokenizer, to encode with, or to train further.
+
+    Args:
+        path: anything `read_official` reads; only read.
+        destination: the new folder; must be absent or empty.
+        dtype: of the weights; None keeps each tensor's own.
+
+    Raises:
+        UsageError: for a destination in use.
+        WeightsError: for an unreadable or incomplete file.
+    """
+    _refuse_occupied(destination)
+    converted = _read(path, TokenizerConfig)
+    identity = identify(_stem(path), converted.tensors)
+    model = _assemble(InfinityTokenizer, converted.config, converted.tensors, dtype)
+    with atomic_folder(destination) as temporary:
+        temporary.rmdir()
+        save_component(model, temporary, identity=identity)
+    return destination
+
+
+def is_official_tokenizer(path: Path) -> bool:
+    """Whether a file is an official tokenizer, by its name or else by its tensors.
+
+    Raises:
+        WeightsError: if it can't be read.
+    """
+    return _stem(path).lower() in TOKENIZERS or from_official(read_official(path), source=str(path)).kind == "tokenizer"
 
 
 def check_names(transformer: Path, tokenizer: Path) -> None:

@@ -35,10 +35,22 @@ M = TypeVar("M", InfinityTransformer, InfinityTokenizer)
 
 
 class TokenizerIdentity(Config):
-    """Which tokenizer: its name, and the digest of its tensors as they were first exported."""
+    """Which tokenizer.
+
+    Attributes:
+        name: for people.
+        sha256: digest of its tensors as they were first exported.
+        encoder_of: the `sha256` of the tokenizer whose encoder, and so whose bits, it has: only its decoder is its own.
+    """
 
     name: str
     sha256: str
+    encoder_of: str | None = None
+
+    @property
+    def bits_sha256(self) -> str:
+        """Equal for tokenizers that make the same bits of the same picture."""
+        return self.encoder_of or self.sha256
 
 
 class OfficialSpelling(Config):
@@ -89,7 +101,8 @@ class Components:
     """A model in memory.
 
     The text encoder is absent from freshly converted official files until one is given. The digest is that of the
-    folder it was read from, and the other that of its `transformer/`; empty for a model that never was in one.
+    folder it was read from, and the other that of its `transformer/`; empty for a model that never was in one. The
+    tokenizer is the one that the index names, unless another identity is given: one that makes the same bits.
     """
 
     transformer: InfinityTransformer
@@ -99,6 +112,7 @@ class Components:
     card: str
     digest: str = ""
     transformer_digest: str = ""
+    tokenizer_identity: TokenizerIdentity | None = None
 
 
 def identify(name: str, tensors: Mapping[str, Tensor]) -> TokenizerIdentity:
@@ -115,7 +129,8 @@ def save_folder(components: Components, folder: Path) -> None:
     """Write a model folder, whole or not at all; one that exists is replaced only once the new one is complete."""
     with atomic_folder(folder) as temporary:
         save_component(components.transformer, temporary / "transformer")
-        save_component(components.tokenizer, temporary / "image_tokenizer", identity=components.index.tokenizer)
+        identity = components.tokenizer_identity or components.index.tokenizer
+        save_component(components.tokenizer, temporary / "image_tokenizer", identity=identity)
         if components.text_encoder is not None:
             (temporary / "text_encoder").mkdir()
             components.text_encoder.save(temporary / "text_encoder")
@@ -123,8 +138,13 @@ def save_folder(components: Components, folder: Path) -> None:
         (temporary / "README.md").write_text(components.card, encoding="utf-8")
 
 
-def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Components:
+def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, tokenizer: Path | None = None) -> Components:
     """Read a model folder, every digest verified.
+
+    Args:
+        folder: of the model.
+        dtype, device: to load it to.
+        tokenizer: folder of another tokenizer, which makes the same bits.
 
     Raises:
         WeightsError: for missing, altered or unreadable files, or a tokenizer the transformer was not trained with.
@@ -137,17 +157,20 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Co
                 "give a folder made by bitvar; official files are turned into one by `bitvar convert`",
             )
         )
-    sums = verify_folder(folder)
+    sums, own = verify_folder(folder), folder / "image_tokenizer"
+    if tokenizer is not None:
+        others = {name: value for name, value in sums.items() if not name.startswith("image_tokenizer/")}
+        own, sums = tokenizer, others | {f"image_tokenizer/{n}": v for n, v in verify_folder(tokenizer).items()}
     try:
         index = ModelIndex.load(folder / "model_index.json")
-        identity = TokenizerIdentity.load(folder / "image_tokenizer" / "identity.json")
+        identity = TokenizerIdentity.load(own / "identity.json")
         transformer_config = TransformerConfig.load(folder / "transformer" / "config.json")
-        tokenizer_config = TokenizerConfig.load(folder / "image_tokenizer" / "config.json")
+        tokenizer_config = TokenizerConfig.load(own / "config.json")
     except UsageError as error:
         raise WeightsError(str(error)) from None
     check_pair(index.tokenizer, identity)
     transformer = _load(InfinityTransformer, transformer_config, folder / "transformer", dtype, device)
-    tokenizer = channels_last(_load(InfinityTokenizer, tokenizer_config, folder / "image_tokenizer", dtype, device))
+    image_tokenizer = channels_last(_load(InfinityTokenizer, tokenizer_config, own, dtype, device))
     text = folder / "text_encoder"
     encoder = load_text_encoder(text, dtype=dtype).to(device) if text.is_dir() else None
     try:
@@ -157,7 +180,7 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Co
             explain(f"Can't read the card of {folder}, README.md.", str(error), "download or convert the model again")
         ) from None
     digests = merged_digest(sums), merged_digest(sums, "transformer/")
-    return Components(transformer, tokenizer, encoder, index, card, *digests)
+    return Components(transformer, image_tokenizer, encoder, index, card, *digests, tokenizer_identity=identity)
 
 
 def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:
@@ -166,11 +189,12 @@ def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:
     Raises:
         WeightsError: naming both, with their digests.
     """
-    if wanted.sha256 != found.sha256:
+    if wanted.bits_sha256 != found.bits_sha256:
         raise WeightsError(
             explain(
                 f"The tokenizer {found.name!r} does not belong to this transformer.",
-                f"it was trained with {wanted.name!r} (sha256 {wanted.sha256}), this one is sha256 {found.sha256}",
+                f"it was trained with {wanted.name!r} (sha256 {wanted.bits_sha256}), this one is sha256"
+                f" {found.bits_sha256}",
                 f"put the tokenizer {wanted.name!r} in image_tokenizer/",
             )
         )

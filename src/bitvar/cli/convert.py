@@ -1,4 +1,4 @@
-"""`bitvar convert TRANSFORMER DEST --tokenizer FILE`, and `bitvar convert FOLDER DEST --to-official`."""
+"""`bitvar convert TRANSFORMER DEST --tokenizer FILE`, or of a tokenizer alone; `convert FOLDER DEST --to-official`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,9 @@ from bitvar.cli.exit_codes import exit_codes
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="Official transformer: .pth, .safetensors or folder of shards.")],
+    source: Annotated[
+        Path, typer.Argument(help="Official transformer, or tokenizer alone: a file, or a folder of shards.")
+    ],
     destination: Annotated[Path, typer.Argument(help="New folder; nothing is overwritten.")],
     tokenizer: Annotated[Path | None, typer.Option(help="Official tokenizer the transformer was trained with.")] = None,
     text_encoder: Annotated[Path | None, typer.Option(help="Folder of google/flan-t5-xl, put into the model.")] = None,
@@ -22,7 +24,7 @@ def convert(
         bool, typer.Option("--to-official", help="SOURCE is a model folder; write .pth files.")
     ] = False,
 ) -> None:
-    """Turn official checkpoints into a model folder, or back. The files given are only read."""
+    """Turn official checkpoints into a model folder, or a tokenizer folder, or back. The files given are only read."""
     with exit_codes():
         if to_official:
             options = {
@@ -63,7 +65,7 @@ def _to_folder(
     budget: str | None,
     dtype: str | None,
 ) -> None:
-    from bitvar.checkpoints.convert import convert_to_folder
+    from bitvar.checkpoints.convert import convert_to_folder, convert_tokenizer, is_official_tokenizer
     from bitvar.config import unknown
     from bitvar.errors import UsageError, explain
     from bitvar.runtime.placement import DTYPES
@@ -74,6 +76,12 @@ def _to_folder(
                 f"{transformer} is a model folder already.", "it has a model_index.json", "use it, or add --to-official"
             )
         )
+    if dtype is not None and dtype not in DTYPES:
+        raise UsageError(unknown("dtype", dtype, list(DTYPES)))
+    chosen = None if dtype is None else DTYPES[dtype]
+    if tokenizer is None and is_official_tokenizer(transformer):
+        typer.echo(str(convert_tokenizer(transformer, destination, dtype=chosen)))
+        return
     if tokenizer is None:
         raise UsageError(
             explain(
@@ -82,8 +90,6 @@ def _to_folder(
                 "add --tokenizer, infinity_vae_d32reg.pth for infinity_2b_reg.pth",
             )
         )
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError(unknown("dtype", dtype, list(DTYPES)))
     convert_to_folder(
         transformer,
         tokenizer,
@@ -91,7 +97,7 @@ def _to_folder(
         name=name,
         text_encoder=text_encoder,
         budget=budget,
-        dtype=None if dtype is None else DTYPES[dtype],
+        dtype=chosen,
     )
     if text_encoder is None:
         typer.echo(

@@ -15,7 +15,8 @@ def export(
     tokenizer: Annotated[Path | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
     text_encoder: Annotated[Path | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
     initial: Annotated[
-        str | None, typer.Option("--init", help="As given to `bitvar train`; runs of adapters, which become a LoRA.")
+        str | None,
+        typer.Option("--init", help="As given to `bitvar train`; runs of adapters, or of one half of a tokenizer."),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model.")] = "icons",
 ) -> None:
@@ -35,6 +36,7 @@ def export(
             read_config,
             save_tokenizer,
         )
+        from bitvar.training.initial import TokenizerOrigin
         from bitvar.training.state import step_of
 
         if destination.exists():
@@ -42,7 +44,16 @@ def export(
         checkpoint = pick_checkpoint(run, step)
         config = read_config(checkpoint)
         if isinstance(config, TokenizerTraining):
-            save_tokenizer(load_tokenizer(checkpoint, config), destination, name=name)
+            origin = None
+            if config.trained != "all":
+                if initial is None:
+                    todo = "add --init as in the run's own command"
+                    why = f"the checkpoint holds the {config.trained} only"
+                    raise UsageError(explain("One half of a tokenizer needs the other.", why, todo))
+                origin = TokenizerOrigin.read(resolve_model(None if initial == "icons" else initial, what="tokenizer"))
+            tokenizer_made = load_tokenizer(checkpoint, config, origin)
+            encoder_of = origin if config.trained == "decoder" else None
+            save_tokenizer(tokenizer_made, destination, name=name, encoder_of=encoder_of)
         elif config.lora is not None:
             if initial is None:
                 todo = "add --init as in the run's own command"

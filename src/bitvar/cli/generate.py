@@ -38,6 +38,9 @@ def generate(
     negative: Annotated[str | None, typer.Option(help="What to steer away from.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id. Default: the small one in the package.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub id of the model's tokenizer with its decoder trained further.")
+    ] = None,
     lora: Annotated[
         list[str] | None, typer.Option(help="PATH_OR_ID[:WEIGHT] of an adapter; may be given several times.")
     ] = None,
@@ -67,7 +70,7 @@ def generate(
             grid, enlarge, dtype, model = _how_it_was_made(settings, dtype, model)
         _check_writable(output, previews)
         began = time.perf_counter()
-        pipeline = _load(model, revision, dtype or "auto", device)
+        pipeline = _load(model, revision, tokenizer, dtype or "auto", device)
         _check_same_model(settings, pipeline)
         _load_adapters(pipeline, lora or [], settings.pop("lora", []), again=from_picture is not None)
         _apply_size(settings, pipeline)
@@ -154,14 +157,16 @@ def _check_writable(output: Path | None, previews: Path | None) -> None:
             )
 
 
-def _load(model: str | None, revision: str | None, dtype: str, device: str) -> "InfinityPipeline":
+def _load(
+    model: str | None, revision: str | None, tokenizer: str | None, dtype: str, device: str
+) -> "InfinityPipeline":
     from bitvar.pipeline import InfinityPipeline
 
     if model is None:
         typer.echo(
             "Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True
         )
-    return InfinityPipeline.from_pretrained(model, revision=revision, dtype=dtype, device=device)
+    return InfinityPipeline.from_pretrained(model, revision=revision, tokenizer=tokenizer, dtype=dtype, device=device)
 
 
 def _load_adapters(pipeline: "InfinityPipeline", options: list[str], entries: Any, *, again: bool) -> None:
@@ -188,7 +193,9 @@ def _check_same_model(settings: dict[str, Any], pipeline: "InfinityPipeline") ->
     if wanted is not None and wanted != found:
         raise UsageError(
             explain(
-                f"This is not the model that made the picture: {found}.", f"that was {wanted}", "name it with --model"
+                f"This is not the model that made the picture: {found}.",
+                f"that was {wanted}",
+                "name it with --model, and --tokenizer if it had another",
             )
         )
 

@@ -14,9 +14,9 @@ import typer
 from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, check_pair, load_component
 from bitvar.checkpoints.hub import resolve_model
 from bitvar.checkpoints.lora import LoraBase, save_adapter
+from bitvar.cli.training_tokenizer import train_tokenizer
 from bitvar.config import unknown
 from bitvar.data.index import SampleIndex, is_index
-from bitvar.data.samples import load_images, read_samples
 from bitvar.errors import UsageError, explain
 from bitvar.pipeline import InfinityPipeline
 from bitvar.runtime.placement import resolve_device
@@ -25,7 +25,6 @@ from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training import parallel
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.export import save_tokenizer
 from bitvar.training.loop import Run, run
 from bitvar.training.online import BadSamples, IndexData
 from bitvar.training.parallel import Ranks
@@ -33,7 +32,6 @@ from bitvar.training.prepare import features_key, prepare
 from bitvar.training.samples import sample_grid
 from bitvar.training.state import is_checkpoint, load_initial, step_reached
 from bitvar.training.supervisor import BEAT
-from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
 from bitvar.training.trackers import make_tracker
 from bitvar.training.transformer_task import TransformerData, TransformerTask
 from bitvar.transformer import InfinityTransformer
@@ -106,7 +104,7 @@ def train(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", sto
     )
     try:
         if config.kind == "tokenizer":
-            return _train_tokenizer(config, planned, inputs, device)
+            return train_tokenizer(config, planned, inputs, device)
         return _train_transformer(config, planned, inputs, device)
     finally:
         if track:
@@ -170,17 +168,6 @@ def _peak(device: torch.device) -> float | None:
     return None if peak is None else peak * 1e12
 
 
-def _train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", device: torch.device) -> Path | None:
-    images, validation = (load_images(read_samples(inputs.data, split=split)) for split in ("train", "val"))
-    task = TokenizerTask(config, images=images, validation=validation, device=device)
-    models = run(task, planned)
-    if models is None:
-        return None
-    assert isinstance(models, TokenizerModels)
-    save_tokenizer(models.tokenizer, planned.folder / "model", name=inputs.name)
-    return planned.folder / "model"
-
-
 def _train_transformer(
     config: TransformerTraining, planned: Run, inputs: "Inputs", device: torch.device
 ) -> Path | None:
@@ -196,7 +183,7 @@ def _train_transformer(
     encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)
     patterns = attention_patterns(config, inputs.attention, device)
     planned.folder.mkdir(parents=True, exist_ok=True)
-    key = features_key(identity.sha256, encoder, encoder_folder)
+    key = features_key(identity.bits_sha256, encoder, encoder_folder)
     bad = BadSamples(planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction)
     train_data, validation = (
         _data(config, inputs, planned, split, tokenizer=tokenizer, encoder=encoder, key=key, bad=bad)

@@ -166,7 +166,7 @@ class PictureCodec:
             stride=config.stride,
             channels=config.image_channels,
             tokenizer=self.identity.name,
-            sha256=self.identity.sha256,
+            sha256=self.identity.bits_sha256,
             grids=grids,
         )
 
@@ -223,12 +223,12 @@ class PictureCodec:
     def _require_own(self, header: BitHeader) -> None:
         config = self.tokenizer.config
         found = (header.sha256, header.bits, header.stride, header.channels)
-        if found != (self.identity.sha256, config.bits, config.stride, config.image_channels):
+        if found != (self.identity.bits_sha256, config.bits, config.stride, config.image_channels):
             made, here = f"{header.tokenizer!r} (sha256 {header.sha256})", f"{self.identity.name!r}"
             raise WeightsError(
                 explain(
                     f"The tokenizer {here} did not make these bits.",
-                    f"they are of {made}, this one is sha256 {self.identity.sha256}",
+                    f"they are of {made}, this one is sha256 {self.identity.bits_sha256}",
                     f"decode them with {header.tokenizer!r}",
                 )
             )

@@ -112,14 +112,14 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def open_picture(data: bytes, limits: PictureLimits) -> Image.Image:
-    """The picture as its header describes it; no pixel is decoded yet.
+def open_picture(data: bytes | BinaryIO, limits: PictureLimits) -> Image.Image:
+    """The picture as its header describes it; no pixel is decoded yet. A file must stay open until they are.
 
     Raises:
         RefusedError: for another format, an animation, or sides out of the limits.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise RefusedError("too-many-pixels", str(error)) from None
     except UnidentifiedImageError:  # its text names a Python object
@@ -136,15 +136,23 @@ def check_picture(image: Image.Image, limits: PictureLimits) -> None:
     Raises:
         RefusedError: for an animation, or sides out of the limits.
     """
-    width, height = image.size
+    check_sides(*image.size, limits)
+    if getattr(image, "is_animated", False):
+        raise RefusedError("animated", f"it has {getattr(image, 'n_frames', 'several')} frames")
+
+
+def check_sides(width: int, height: int, limits: PictureLimits) -> None:
+    """Refuse a picture by its sides.
+
+    Raises:
+        RefusedError: if they are out of the limits.
+    """
     if width * height > limits.max_pixels:
         raise RefusedError("too-many-pixels", f"{width}x{height} is over {limits.max_pixels} pixels")
     if min(width, height) < limits.min_side:
         raise RefusedError("too-small", f"{width}x{height}; the shorter side needs {limits.min_side} pixels")
     if max(width, height) > limits.max_ratio * min(width, height):
         raise RefusedError("extreme-ratio", f"{width}x{height} is longer than {limits.max_ratio:g} to 1")
-    if getattr(image, "is_animated", False):
-        raise RefusedError("animated", f"it has {getattr(image, 'n_frames', 'several')} frames")
 
 
 def decode_picture(data: bytes, limits: PictureLimits) -> Image.Image:

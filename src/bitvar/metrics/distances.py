@@ -24,7 +24,10 @@ class Distance(Protocol):
     """A perceptual distance between pictures in [-1, 1]: 0 for equal ones, differentiable in both."""
 
     title: ClassVar[str]
-    """Its name for reports."""
+    """Its name for people."""
+
+    name: ClassVar[str]
+    """Its name among a run's figures."""
 
     min_side: ClassVar[int]
     """Pixels of the shorter side that it needs."""
@@ -71,6 +74,7 @@ class PerceptualDistance(nn.Module):
     """
 
     title: ClassVar[str] = "MobileNetV2 feature distance"
+    name: ClassVar[str] = "mobilenet_distance"
     min_side: ClassVar[int] = 1
 
     def __init__(self, network: MobileNet | None = None) -> None:
@@ -94,6 +98,7 @@ class Lpips(nn.Module):
     """
 
     title: ClassVar[str] = "LPIPS (AlexNet)"
+    name: ClassVar[str] = "lpips"
     min_side: ClassVar[int] = 32
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ def bit_entropy(residual: Float[Tensor, "b d h w"], *, inverse_temperature: floa
     bits = residual.shape[1]
     logits = 4 * F.normalize(residual.float(), dim=1) * inverse_temperature * bits**-0.5
     mean = torch.sigmoid(logits).mean(dim=(0, 2, 3)).clamp(1e-6, 1 - 1e-6)
-    return EntropyTerms(_binary_entropy(logits).mean(), _binary_entropy(torch.logit(mean)).mean())
+    return EntropyTerms(_entropy_of_logits(logits).mean(), _entropy_of_logits(torch.logit(mean)).mean())
 
 
 def entropy_penalty(steps: Sequence[Step], *, inverse_temperature: float = 1.0) -> Float[Tensor, ""]:
@@ -60,6 +60,28 @@ def generator_loss(fake: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
     return -fake.mean()
 
 
-def _binary_entropy(logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+def adaptive_weight(
+    seen: Float[Tensor, ""], generator: Float[Tensor, ""], layer: Tensor, *, largest: float = 1e4
+) -> Float[Tensor, ""]:
+    """How much longer one loss's gradient is than the generator's, at one layer (Esser et al., arXiv 2012.09841).
+
+    Args:
+        seen: of the reconstruction.
+        generator: of the adversary.
+        layer: a parameter that both depend on.
+        largest: the weight is never more.
+    """
+    (of_seen,) = torch.autograd.grad(seen, layer, retain_graph=True)
+    (of_generator,) = torch.autograd.grad(generator, layer, retain_graph=True)
+    return (of_seen.norm() / (of_generator.norm() + 1e-4)).clamp(0, largest).detach()
+
+
+def binary_entropy(probability: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    """Entropy in bits of bits that are 1 so often: 1 for a half, 0 for never or always."""
+    p = probability.clamp(1e-6, 1 - 1e-6)
+    return -(p * p.log2() + (1 - p) * (1 - p).log2())
+
+
+def _entropy_of_logits(logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Entropy in bits of a bit whose log-odds these are; its gradient stays finite however certain the bit is."""
     return (F.softplus(logits) - logits * torch.sigmoid(logits)) / math.log(2)

@@ -2,10 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bitvar.checkpoints.lora import LoraSettings
 from bitvar.config import Config
+from bitvar.errors import UsageError
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
@@ -58,29 +59,58 @@ class IntervalConfig(Config):
     keep: int = Field(default=2, gt=0)
 
 
+Grids = tuple[tuple[int, int], ...]
+
+
 class TokenizerTraining(Config):
     """A tokenizer run.
 
     Attributes:
-        grids: cells of each scale for the pictures of the set, coarse to fine.
+        schedules: cells of each scale, coarse to fine; one list for each size of pictures, whose pixels are the last
+            grid's cells times the stride. Pictures go to the nearest in ratio, to all of them where sizes share it.
+        trained: "all", "decoder" (the bits stay what they were, so a transformer that knows them does too), or
+            "encoder" (the decoder stays).
+        smallest_crop: side of the smallest random crop, as a share of the largest; 1: always the largest, around the
+            middle.
+        mirrored: show half of the pictures mirrored, left to right.
         commitment, entropy, perceptual, adversarial: weights of the losses beside L1 + L2; 0 leaves one out.
         entropy_sharpness: inverse temperature of the entropy term's soft bits.
+        perceptual_network: "mobilenet", which comes with the package, or "lpips", which torchmetrics downloads.
         adversarial_start: step at which the discriminator joins.
+        adversarial_adaptive: scale the generator's loss so that, at the last trained layer, its gradient is as long as
+            that of the reconstruction.
+        discriminator_width, discriminator_levels: channels of its first layer, and halvings after that.
         truncation: probability that a batch is decoded from its first scales only, so that these carry the picture.
     """
 
     kind: Literal["tokenizer"] = "tokenizer"
     model: TokenizerConfig
-    grids: tuple[tuple[int, int], ...]
+    schedules: tuple[Grids, ...] = Field(min_length=1)
     optimization: OptimizationConfig
     intervals: IntervalConfig = IntervalConfig()
+    trained: Literal["all", "decoder", "encoder"] = "all"
+    smallest_crop: float = Field(default=1.0, gt=0, le=1)
+    mirrored: bool = False
     commitment: float = Field(default=0.25, ge=0)
     entropy: float = Field(default=0.03, ge=0)
     entropy_sharpness: float = Field(default=20.0, gt=0)
     perceptual: float = Field(default=0.0, ge=0)
+    perceptual_network: Literal["mobilenet", "lpips"] = "mobilenet"
     adversarial: float = Field(default=0.0, ge=0)
     adversarial_start: int = Field(default=0, ge=0)
+    adversarial_adaptive: bool = True
+    discriminator_width: int = Field(default=32, ge=8, multiple_of=8)
+    discriminator_levels: int = Field(default=2, ge=1, le=6)
     truncation: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check_schedules(self) -> "TokenizerTraining":
+        for grids in self.schedules:
+            try:
+                ScaleSchedule(grids, grids[-1] if grids else (1, 1))
+            except UsageError as error:
+                raise ValueError(str(error).splitlines()[0]) from None
+        return self
 
 
 class TransformerTraining(Config):

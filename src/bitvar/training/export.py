@@ -20,6 +20,7 @@ from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.text import load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TokenizerTraining, TransformerTraining
+from bitvar.training.initial import TokenizerOrigin
 from bitvar.training.state import averaged_tensors, begun_from, latest, load_initial
 from bitvar.training.tokenizer_task import TokenizerModels
 from bitvar.transformer import InfinityTransformer
@@ -89,17 +90,50 @@ def model_index(name: str, tokenizer: Path, defaults: Defaults | None = None) ->
     return ModelIndex(name=name, tokenizer=identity, defaults=defaults or Defaults())
 
 
-def load_tokenizer(checkpoint: Path, config: TokenizerTraining) -> InfinityTokenizer:
-    """The averaged tokenizer of a checkpoint."""
+def load_tokenizer(
+    checkpoint: Path, config: TokenizerTraining, origin: TokenizerOrigin | None = None
+) -> InfinityTokenizer:
+    """The averaged tokenizer of a checkpoint.
+
+    Args:
+        checkpoint: of a tokenizer run.
+        config: of that run.
+        origin: what the run began from; needed when it trained one half only.
+
+    Raises:
+        WeightsError: if the half that was trained belongs to another tokenizer.
+    """
     models = TokenizerModels(config)
-    load_initial(models, checkpoint)
+    if config.trained != "all":
+        assert origin is not None
+        assert origin.identity is not None
+        if origin.identity.sha256 != begun_from(checkpoint):
+            why = f"its {config.trained} was trained for another tokenizer"
+            raise WeightsError(explain(f"{checkpoint} does not belong to it.", why, "give the --init of its run"))
+        origin.load_into(models.tokenizer)
+    verify_folder(checkpoint)
+    models.load_state_dict(models.state_dict() | averaged_tensors(checkpoint))
     return models.tokenizer
 
 
-def save_tokenizer(tokenizer: InfinityTokenizer, folder: Path, *, name: str) -> None:
-    """Write a tokenizer folder in half precision, whole or not at all, with the identity that models know it by."""
+def save_tokenizer(
+    tokenizer: InfinityTokenizer, folder: Path, *, name: str, encoder_of: TokenizerOrigin | None = None
+) -> None:
+    """Write a tokenizer folder in half precision, whole or not at all, with the identity that models know it by.
+
+    Args:
+        tokenizer: to save.
+        folder: to write.
+        name: what its identity is called after.
+        encoder_of: the tokenizer whose encoder it has: that half is written as it is stored there, to the bit.
+    """
     tensors = {key: value.half().cpu() for key, value in tokenizer.state_dict().items()}
+    if encoder_of is not None:
+        tensors |= {key: value for key, value in encoder_of.tensors.items() if key.startswith("encoder.")}
+    identity = identify(f"{name}-tokenizer", tensors)
+    if encoder_of is not None and encoder_of.identity is not None:
+        identity = identity.model_copy(update={"encoder_of": encoder_of.identity.bits_sha256})
     with atomic_folder(folder) as temporary:
         save_tensors(tensors, temporary)
         (temporary / "config.json").write_text(tokenizer.config.dump(), encoding="utf-8")
-        (temporary / "identity.json").write_text(identify(f"{name}-tokenizer", tensors).dump(), encoding="utf-8")
+        (temporary / "identity.json").write_text(identity.dump(), encoding="utf-8")

@@ -26,7 +26,16 @@ SPIKE: Final = 10.0
 DEAD: Final = 0.3
 """Entropy of the mean bit, of 1, under which a tokenizer's scale says little."""
 
+YOUTH: Final = 40
+"""Steps in which an untrained encoder may give all pictures the same coarse bits."""
+
+BATCHES: Final = 2
+"""Logged batches, one after the other, in which a scale's bits hardly vary before that counts as a collapse."""
+
 MIN_POINTS: Final = 6
+
+_ENTROPY: Final = "bit_entropy/scale_"
+_TODO_DEAD: Final = "raise entropy, or truncation so that early scales count; lower the learning rate"
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,23 @@ class Trouble:
 def find_trouble(metrics: Metrics) -> list[Trouble]:
     """Every sign of trouble in a run's metrics, the gravest first; none for a healthy or very young run."""
     train, validation = metrics.get("train", {}), metrics.get("validation", {})
-    found = [*_stuck(train), *_overfit(train, validation), *_dead_bits(validation)]
+    found = [*_stuck(train), *_overfit(train, validation), *(find_collapse(train) or _dead_bits(validation))]
     return [*found, *_stalled_scales(validation), *_left_out(train), *_spikes(train)]
+
+
+def find_collapse(train: Mapping[str, Series]) -> list[Trouble]:
+    """A tokenizer's scales whose bits hardly varied in the last batches, for a run old enough to have some that do."""
+    collapsed = {}
+    for name, series in train.items():
+        last = series[-BATCHES:]
+        old_enough = len(last) == BATCHES and last[0][0] >= YOUTH
+        if name.startswith(_ENTROPY) and old_enough and max(value for _, value in last) < DEAD:
+            collapsed[name.removeprefix(_ENTROPY)] = last[-1][1]
+    if not collapsed:
+        return []
+    step = max(series[-1][0] for name, series in train.items() if name.startswith(_ENTROPY))
+    what = f"Bits of scale {_listed(collapsed)} hardly vary any more at step {step:,}: they collapse."
+    return [Trouble(what, _TODO_DEAD)]
 
 
 def _stuck(train: Mapping[str, Series]) -> list[Trouble]:
@@ -87,14 +111,15 @@ def _overfit(train: Mapping[str, Series], validation: Mapping[str, Series]) -> l
 
 def _dead_bits(validation: Mapping[str, Series]) -> list[Trouble]:
     dead = {
-        name.rpartition("_")[2]: series[-1][1]
+        name.removeprefix(_ENTROPY): series[-1][1]
         for name, series in validation.items()
-        if name.startswith("bit_entropy/") and series and series[-1][1] < DEAD
+        if name.startswith(_ENTROPY) and series and series[-1][1] < DEAD
     }
-    if not dead:
-        return []
-    scales = ", ".join(f"{scale} ({value:.2f} of 1)" for scale, value in dead.items())
-    return [Trouble(f"Bits of scale {scales} hardly vary.", "raise entropy, or truncation so that early scales count")]
+    return [Trouble(f"Bits of scale {_listed(dead)} hardly vary.", _TODO_DEAD)] if dead else []
+
+
+def _listed(entropies: Mapping[str, float]) -> str:
+    return ", ".join(f"{scale} ({value:.2f} of 1)" for scale, value in entropies.items())
 
 
 def _stalled_scales(validation: Mapping[str, Series]) -> list[Trouble]:

@@ -5,6 +5,7 @@ ranks or fewer, makes the very same steps.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from bitvar.errors import UsageError, explain
 from bitvar.training import parallel
 from bitvar.training import state as checkpoints
 from bitvar.training.config import IntervalConfig, OptimizationConfig
-from bitvar.training.health import find_trouble
+from bitvar.training.health import BATCHES, Trouble, find_collapse, find_trouble
 from bitvar.training.metrics import MetricsFile, read_metrics
 from bitvar.training.optim import Ema, build_optimizer, trained_parameters
 from bitvar.training.parallel import Ranks
@@ -214,6 +215,7 @@ class _Loop:
         self.metrics = MetricsFile(run.folder / "metrics.jsonl", state.step) if ranks.is_main else None
         self.throughput = Throughput()
         self.warned: set[str] = set()
+        self.recent: dict[str, deque[tuple[int, float]]] = {}
         order = SampleOrder(task.counts, optimization.batch_size, optimization.seed)
         per_part = run.per_part or optimization.batch_size // ranks.world
         num_parts = optimization.batch_size // ranks.world // per_part
@@ -233,10 +235,12 @@ class _Loop:
                 self._check_copies()
                 values = run.ranks.mean(logged)
                 self._log("train", values | self.throughput.read(run.ranks.world, run.peak))
+                self._watch(values)
             if last or state.step % intervals.validation == 0:
                 with state.averaged() as model:
                     self._log("validation", self.task.validate(model, run.ranks))
-                self._warn()
+                if self.metrics is not None:
+                    self._warn(find_trouble(read_metrics(run.folder)))
                 run.beat()
             if run.sample is not None and (last or state.step % intervals.sample == 0):
                 self._sample(run.sample)
@@ -278,11 +282,15 @@ class _Loop:
             prefix = "" if phase == "train" else f"{phase} "
             run.report(_describe(step, run.optimization, values, prefix=prefix))
 
-    def _warn(self) -> None:
+    def _watch(self, values: Metrics) -> None:
+        """Say aloud what can't wait for the next validation."""
+        for name, value in values.items():
+            self.recent.setdefault(name, deque(maxlen=BATCHES)).append((self.state.step, value))
+        self._warn(find_collapse({name: list(points) for name, points in self.recent.items()}))
+
+    def _warn(self, troubles: Iterable[Trouble]) -> None:
         """Say aloud what looks wrong, each kind of trouble once."""
-        if self.metrics is None:
-            return
-        for trouble in find_trouble(read_metrics(self.run.folder)):
+        for trouble in troubles if self.metrics is not None else ():
             if trouble.todo not in self.warned:
                 self.warned.add(trouble.todo)
                 self.run.report(f"WARNING: {trouble.what}\n  do:  {trouble.todo}")
@@ -300,8 +308,8 @@ class Throughput:
         self.time, self.samples, self.tokens, self.operations = time.perf_counter(), 0, 0, 0.0
 
     def add(self, batch: Any, task: Task) -> None:
-        """Count a part: a `Part`, or what has one as `part`."""
-        part: Part = getattr(batch, "part", batch)
+        """Count a batch, which has its `Part` as `part`."""
+        part: Part = batch.part
         self.samples += len(part)
         tokens, operations = task.work(part.bucket)
         self.tokens += len(part) * tokens

@@ -1,4 +1,4 @@
-"""Batches straight from an index of pictures: decoded by workers ahead of time, encoded here by the frozen encoders.
+"""Batches straight from files: decoded by workers ahead of time; for a transformer, encoded here by frozen encoders.
 
 A picture that was sound when the index was made and can't be used now is replaced by another of its bucket, and
 reported; too many of them stop the run.
@@ -19,8 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 from bitvar.data.captions import NUM_DRAWS, CaptionChoice
 from bitvar.data.index import Group, SampleIndex
 from bitvar.data.layouts import Refusal
-from bitvar.data.pictures import PictureLimits, RefusedError, decode_picture, fit_picture
+from bitvar.data.listing import PictureSource
+from bitvar.data.pictures import PictureLimits, RefusedError
 from bitvar.data.samples import to_signed
+from bitvar.data.views import NUM_DRAWS as NUM_VIEW_DRAWS
+from bitvar.data.views import View
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
 from bitvar.scales import ScaleSchedule, schedule_of_ratio
@@ -41,7 +44,7 @@ class LoadedPart(NamedTuple):
 
     Attributes:
         part: which samples.
-        images: `(b, 3, H, W)`, bytes.
+        images: `(b, c, H, W)`, bytes.
         captions: one each.
         refused: samples that another one replaces.
     """
@@ -61,28 +64,34 @@ class PartReader(Dataset[LoadedPart]):
         sizes: width and height in pixels to which a bucket's pictures are scaled and cut.
         captions: how one is drawn; the first if None.
         limits: what a picture may be.
+        view: which channels are read, and how a crop is drawn; RGB, the largest crop, around the middle, if None.
     """
 
     def __init__(
         self,
-        index: SampleIndex,
+        index: PictureSource,
         groups: Sequence[Group],
         sizes: Sequence[Size],
         captions: CaptionChoice | None,
         limits: PictureLimits | None = None,
+        view: View | None = None,
     ) -> None:
         self.index, self.groups, self.sizes = index, groups, sizes
-        self.captions, self.limits = captions, limits or PictureLimits()
+        self.captions, self.limits, self.view = captions, limits or PictureLimits(), view or View()
 
     def __getitem__(self, part: Part) -> LoadedPart:
         draws = draw_uniform(part.generators(Purpose.CAPTION), NUM_DRAWS).tolist()
+        crops = draw_uniform(part.generators(Purpose.CROP), NUM_VIEW_DRAWS).tolist() if self.view.is_random else None
         refused: list[Refusal] = []
-        read = [self._read(part.bucket, int(i), draw, refused) for i, draw in zip(part.samples, draws, strict=True)]
+        read = [
+            self._read(part.bucket, int(number), draws[i], crops[i] if crops else None, refused)
+            for i, number in enumerate(part.samples)
+        ]
         return LoadedPart(part, torch.stack([image for image, _ in read]), [text for _, text in read], refused)
 
     def _read(
-        self, bucket: int, number: int, draws: Sequence[float], refused: list[Refusal]
-    ) -> tuple[UInt8[Tensor, "3 H W"], str]:
+        self, bucket: int, number: int, draws: Sequence[float], crop: Sequence[float] | None, refused: list[Refusal]
+    ) -> tuple[UInt8[Tensor, "c H W"], str]:
         """A sample of the bucket, or the next one after it that can be read."""
         group = self.groups[bucket]
         for step in range(min(_MAX_TRIES, group.count)):
@@ -90,13 +99,13 @@ class PartReader(Dataset[LoadedPart]):
             sample = self.index[place]
             try:
                 data = self.index.verified(place, sample.picture.read(max_bytes=self.limits.max_bytes))
-                image = fit_picture(decode_picture(data, self.limits), self.sizes[bucket])
+                pixels = self.view.see(data, self.limits, self.sizes[bucket], crop)
             except RefusedError as error:
                 refused.append(Refusal(sample.name, error.reason, error.detail))
                 continue
             captions = sample.captions
             text = captions[0] if self.captions is None else self.captions.text(captions, draws)
-            return torch.from_numpy(np.array(image)).permute(2, 0, 1), text
+            return torch.from_numpy(np.array(pixels)).permute(2, 0, 1), text
         last = refused[-1]
         raise UsageError(
             explain(

@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     FLIP = 3
     WEIGHTS = 4
     ADAPTER = 5
+    CROP = 6
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,17 @@ def parts_of(
         for start in range(mine.start, mine.stop, size):
             samples = torch.from_numpy(drawn.samples[start : min(start + size, mine.stop)])
             yield Part(step, drawn.bucket, samples, drawn.first_place + start, order.seed)
+
+
+def parts_in_order(counts: Sequence[int], *, rank: int, ranks: int, size: int) -> tuple[list[Part], list[int]]:
+    """A rank's parts of all samples, in order, and how many of each count: one without work repeats what counts not."""
+    parts, counted = [], []
+    for bucket, count in enumerate(counts):
+        for chunk in torch.arange(count).split(size * ranks):
+            mine = chunk.tensor_split(ranks)[rank]
+            counted.append(len(mine))
+            parts.append(Part(0, bucket, mine if len(mine) else chunk[:1], 0, 0))
+    return parts, counted
 
 
 def make_generator(seed: int, number: int, purpose: Purpose) -> torch.Generator:

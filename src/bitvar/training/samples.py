@@ -1,13 +1,27 @@
-"""Sample sheets during training, drawn by the very pipeline users call."""
+"""Sample sheets during training: prompts drawn by the very pipeline users call, or pictures and reconstructions."""
 
 import textwrap
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
+import numpy as np
+import torch
+from jaxtyping import Float
 from PIL import Image, ImageDraw
+from torch import Tensor
 
+from bitvar import pyramid
+from bitvar.data.samples import to_signed
 from bitvar.files import atomic_path
+from bitvar.scales import Grid
+from bitvar.tokenizer import InfinityTokenizer
+from bitvar.training.parts import Part
+from bitvar.training.picture_data import PictureData
+
+SHEET: Final = 8
+"""Pictures on a sheet of reconstructions."""
 
 PROMPTS: Final = (
     "a red apple, 3D emoji",
@@ -42,6 +56,36 @@ def sample_grid(pipeline: Draws, path: Path, *, prompts: Sequence[str] = PROMPTS
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         contact_sheet(images, prompts).save(temporary, format="PNG")
+
+
+def reconstruction_sheet(
+    tokenizer: InfinityTokenizer, data: PictureData, schedules: Sequence[Sequence[Grid]], path: Path
+) -> None:
+    """Write a PNG of the first held-out pictures: as they are, decoded from half of the scales, and from all."""
+    tokenizer = tokenizer.eval()
+    rows: list[list[Image.Image]] = [[], [], []]
+    parts = [Part(0, bucket, torch.arange(min(count, SHEET)), 0, 0) for bucket, count in enumerate(data.counts)]
+    for batch in islice(data.batches(parts), SHEET):
+        images = to_signed(batch.images.to(tokenizer.device))
+        with torch.inference_mode():
+            steps = list(pyramid.encode(tokenizer.features(images), schedules[data.schedules[batch.part.bucket]]))
+            coarse, fine = (tokenizer.decode(steps[k].latent) for k in ((len(steps) - 1) // 2, -1))
+        for row, pixels in zip(rows, (images, coarse, fine), strict=True):
+            row += [to_picture(one) for one in pixels]
+        if len(rows[0]) >= SHEET:
+            break
+    captions = [text for text in ("picture", "half of the scales", "all scales") for _ in rows[0][:SHEET]]
+    pictures = [picture for row in rows for picture in row[:SHEET]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        contact_sheet(pictures, captions, columns=len(rows[0][:SHEET])).save(temporary, format="PNG")
+
+
+def to_picture(pixels: Float[Tensor, "c H W"]) -> Image.Image:
+    """For people to look at: grey, or the first three channels as red, green and blue."""
+    shown = pixels[:3] if len(pixels) >= 3 else pixels.mean(dim=0, keepdim=True).expand(3, -1, -1)
+    array = ((shown + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def contact_sheet(

@@ -1,24 +1,25 @@
 """Training the tokenizer: reconstruction, and what keeps its bits alive."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from bitvar import pyramid
 from bitvar.data.samples import to_signed
+from bitvar.metrics.distances import Distance
 from bitvar.nn.linear import channels_last
-from bitvar.scales import Grid
+from bitvar.pyramid import Step
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
 from bitvar.training.config import TokenizerTraining
 from bitvar.training.loop import Metrics, Work
 from bitvar.training.parallel import Ranks
 from bitvar.training.parts import Part
-
-Perceptual = Callable[[Float[Tensor, "b c H W"], Float[Tensor, "b c H W"]], Float[Tensor, ""]]
+from bitvar.training.picture_data import PictureBatch, PictureData
+from bitvar.training.reconstruction import measure_reconstruction
 
 
 class TokenizerModels(nn.Module):
@@ -27,8 +28,15 @@ class TokenizerModels(nn.Module):
     def __init__(self, config: TokenizerTraining) -> None:
         super().__init__()
         self.tokenizer = InfinityTokenizer(config.model)
-        channels = config.model.image_channels
-        self.discriminator = PatchDiscriminator(channels=channels) if config.adversarial > 0 else None
+        self.discriminator: PatchDiscriminator | None = None
+        if config.adversarial > 0:
+            self.discriminator = PatchDiscriminator(
+                channels=config.model.image_channels,
+                width=config.discriminator_width,
+                num_levels=config.discriminator_levels,
+            )
+        self.tokenizer.encoder.requires_grad_(config.trained != "decoder")
+        self.tokenizer.decoder.requires_grad_(config.trained != "encoder")
 
 
 class TokenizerTask:
@@ -36,19 +44,18 @@ class TokenizerTask:
 
     Args:
         config: losses and sizes.
-        images: the training pictures.
-        validation: held-out pictures.
-        perceptual: a distance between pictures in [-1, 1], required when its weight is not 0.
-        device: where the model is and computes; pictures stay on the CPU, a batch at a time goes there.
+        train, validation: what it reads; stays on the CPU, a batch at a time goes to the device.
+        perceptual: required when its weight is not 0.
+        device: where the model is and computes.
     """
 
     def __init__(
         self,
         config: TokenizerTraining,
         *,
-        images: UInt8[Tensor, "n c H W"],
-        validation: UInt8[Tensor, "m c H W"],
-        perceptual: Perceptual | None = None,
+        train: PictureData,
+        validation: PictureData,
+        perceptual: Distance | None = None,
         device: torch.device = torch.device("cpu"),  # noqa: B008  (a constant)
     ) -> None:
         if config.perceptual > 0 and perceptual is None:
@@ -56,83 +63,103 @@ class TokenizerTask:
         torch.manual_seed(config.optimization.seed)
         self.config, self.device = config, device
         self.model = channels_last(TokenizerModels(config)).to(device)
-        self.images, self.validation = images, validation
-        self.counts = (len(images),)
+        self.train, self.validation = train, validation
         self.units: Sequence[nn.Module] = ()  # small enough to be whole on every rank, and called in pieces
         self.perceptual = perceptual
         self.dtype = torch.bfloat16 if config.optimization.precision == "bf16" else torch.float32
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        return self.train.counts
+
     def fresh(self) -> nn.Module:
         return TokenizerModels(self.config)
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[Part]:
-        return iter(parts)
+    def batches(self, parts: Iterable[Part]) -> Iterator[PictureBatch]:
+        return self.train.batches(parts)
 
     def work(self, bucket: int) -> Work:
         return Work(0, 0.0)
 
-    def loss(self, batch: Part) -> tuple[Tensor, dict[str, Tensor]]:
-        config, tokenizer = self.config, self.model.tokenizer
-        generator = batch.shared_generator()
-        images = self.images[batch.samples].to(self.model.tokenizer.device)
-        images = to_signed(images).contiguous(memory_format=torch.channels_last)
-        features = tokenizer.encoder(images.to(self.dtype)).float()
-        steps = list(pyramid.encode(features, config.grids))
-        latent = steps[-1].latent
-        if torch.rand((), generator=generator) < config.truncation:
-            stop = int(torch.randint(max(1, len(steps) - 1), (), generator=generator))
-            latent = steps[stop].latent
+    def loss(self, batch: PictureBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        config, tokenizer, part = self.config, self.model.tokenizer, batch.part
+        images = to_signed(batch.images.to(tokenizer.device)).contiguous(memory_format=torch.channels_last)
+        with torch.set_grad_enabled(config.trained != "decoder"):
+            features = tokenizer.encoder(images.to(self.dtype)).float()
+            steps = list(pyramid.encode(features, config.schedules[self.train.schedules[part.bucket]]))
+        latent = steps[self._stop(len(steps), part)].latent
         reconstruction = tokenizer.decoder(latent.to(self.dtype)).float()
-        terms = {
-            "reconstruction": losses.reconstruction_loss(reconstruction, images),
-            "commitment": config.commitment * losses.commitment_loss(features, steps[-1].latent),
-            "entropy": config.entropy * losses.entropy_penalty(steps, inverse_temperature=config.entropy_sharpness),
-        }
+        logged = bit_entropies(steps)
+        terms = {"reconstruction": losses.reconstruction_loss(reconstruction, images)}
         if self.perceptual is not None and config.perceptual > 0:
-            terms["perceptual"] = config.perceptual * self.perceptual(reconstruction, images)
-        if self.model.discriminator is not None and batch.step >= config.adversarial_start:
-            terms |= self._adversarial(reconstruction, images)
+            terms[self.perceptual.name] = config.perceptual * self.perceptual(reconstruction, images).mean()
+        if self.model.discriminator is not None and part.step >= config.adversarial_start:
+            seen = torch.stack(list(terms.values())).sum()
+            players, logged["generator_weight"] = self._adversarial(reconstruction, images, seen)
+            terms |= players
+        if config.trained != "decoder":
+            terms["commitment"] = config.commitment * losses.commitment_loss(features, steps[-1].latent)
+            terms["entropy"] = config.entropy * losses.entropy_penalty(
+                steps, inverse_temperature=config.entropy_sharpness
+            )
         total = torch.stack(list(terms.values())).sum()
-        return total, {name: term.detach() for name, term in terms.items()}
+        return total, {name: term.detach() for name, term in terms.items()} | logged
+
+    def _stop(self, num_scales: int, part: Part) -> int:
+        """The last scale that the batch is decoded from."""
+        generator = part.shared_generator()
+        if torch.rand((), generator=generator) < self.config.truncation:
+            return int(torch.randint(max(1, num_scales - 1), (), generator=generator))
+        return num_scales - 1
 
     def _adversarial(
-        self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
-    ) -> dict[str, Tensor]:
-        """Both players' losses in one backward: the decoder sees a frozen judge, the judge a detached picture."""
+        self,
+        reconstruction: Float[Tensor, "b c H W"],
+        images: Float[Tensor, "b c H W"],
+        seen: Float[Tensor, ""],
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Both players' losses in one backward: the decoder sees a frozen judge, the judge a detached picture.
+
+        Args:
+            reconstruction: gets the gradient.
+            images: as they are.
+            seen: the loss of the reconstruction itself, which an adaptive weight is measured by.
+
+        Returns:
+            The two losses, and the weight that is in the generator's.
+        """
         judge = self.model.discriminator
         assert judge is not None
         frozen = {name: parameter.detach() for name, parameter in judge.named_parameters()}
-        fooled = functional_call(judge, frozen, (reconstruction,))
-        return {
-            "generator": self.config.adversarial * losses.generator_loss(fooled),
+        generator = losses.generator_loss(functional_call(judge, frozen, (reconstruction,)))
+        weight = torch.tensor(self.config.adversarial, device=reconstruction.device)
+        if self.config.adversarial_adaptive:
+            weight = weight * losses.adaptive_weight(seen, generator, self._last_layer())
+        players = {
+            "generator": weight * generator,
             "discriminator": losses.discriminator_loss(judge(images), judge(reconstruction.detach())),
         }
+        return players, weight
+
+    def _last_layer(self) -> nn.Parameter:
+        """The weight nearest to the picture that learns."""
+        tokenizer = self.model.tokenizer
+        return (tokenizer.encoder if self.config.trained == "encoder" else tokenizer.decoder).conv_out.weight
 
     @torch.no_grad()
     def validate(self, model: nn.Module, ranks: Ranks) -> Metrics:
-        """PSNR in dB when decoded from the first k scales, and how evenly each scale uses its bits."""
+        """PSNR in dB when decoded from the first k scales, and how each scale uses its bits."""
         tokenizer = model.tokenizer
         assert isinstance(tokenizer, InfinityTokenizer)
-        return measure_reconstruction(tokenizer, self.validation, self.config.grids)
+        return measure_reconstruction(
+            tokenizer, self.validation, self.config.schedules, perceptual=self.perceptual, ranks=ranks
+        )
 
 
 @torch.no_grad()
-def measure_reconstruction(
-    tokenizer: InfinityTokenizer, pictures: UInt8[Tensor, "m c H W"], grids: Sequence[Grid]
-) -> Metrics:
-    """Mean PSNR in dB when decoded from the first k scales, and how evenly each scale uses its bits (1: evenly)."""
-    errors = torch.zeros(len(grids))
-    ones = [torch.zeros(tokenizer.config.bits) for _ in grids]
-    for chunk in pictures.split(64):
-        images = to_signed(chunk.to(tokenizer.device))
-        for k, scale in enumerate(pyramid.encode(tokenizer.features(images), grids)):
-            picture = tokenizer.decode(scale.latent)
-            errors[k] += ((picture - images) / 2).square().mean(dim=(1, 2, 3)).log10().sum().cpu()
-            ones[k] += scale.bits.float().mean(dim=(2, 3)).sum(dim=0).cpu()
-    psnr = -10 * errors / len(pictures)
-    metrics = {f"psnr/scale_{k}": value.item() for k, value in enumerate(psnr)} | {"psnr": psnr[-1].item()}
-    for k, count in enumerate(ones):
-        p = (count / len(pictures)).clamp(1e-6, 1 - 1e-6)
-        entropy = -(p * p.log2() + (1 - p) * (1 - p).log2())
-        metrics[f"bit_entropy/scale_{k}"] = entropy.mean().item()
-    return metrics
+def bit_entropies(steps: Sequence[Step]) -> dict[str, Tensor]:
+    """How evenly each scale uses its bits over a batch: 1 evenly, 0 always the same. Small batches read a bit low."""
+    return {
+        f"bit_entropy/scale_{k}": losses.binary_entropy(step.bits.float().mean(dim=(0, 2, 3))).mean()
+        for k, step in enumerate(steps)
+    }

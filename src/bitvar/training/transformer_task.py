@@ -17,7 +17,7 @@ from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.loop import Metrics, Work
 from bitvar.training.parallel import Ranks
-from bitvar.training.parts import Part, Purpose, draw_uniform, make_generator
+from bitvar.training.parts import Part, Purpose, draw_uniform, make_generator, parts_in_order
 from bitvar.training.self_correction import random_flip, teacher_forcing
 from bitvar.transformer import Block, InfinityTransformer, bit_losses, token_weights
 
@@ -221,7 +221,7 @@ def measure_bits(
         ranks: who share the work; one if None.
     """
     ranks = ranks or Ranks()
-    parts, counted = _validation_parts(data.counts, ranks)
+    parts, counted = parts_in_order(data.counts, rank=ranks.rank, ranks=ranks.world, size=VALIDATION_BATCH)
     sums: dict[str, Tensor] = {}
     for batch, weight in zip(data.batches(parts, None), counted, strict=True):
         schedule = schedules[data.schedules[batch.part.bucket]]
@@ -235,17 +235,6 @@ def measure_bits(
         for name, value in values.items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.cpu().double() * weight
     return {name: value / sum(data.counts) for name, value in ranks.sum(sums).items()}
-
-
-def _validation_parts(counts: Sequence[int], ranks: Ranks) -> tuple[list[Part], list[int]]:
-    """A rank's parts of all samples in order, and how many of each count: one without work repeats what counts not."""
-    parts, counted = [], []
-    for bucket, count in enumerate(counts):
-        for chunk in torch.arange(count).split(VALIDATION_BATCH * ranks.world):
-            mine = chunk.tensor_split(ranks.world)[ranks.rank]
-            counted.append(len(mine))
-            parts.append(Part(0, bucket, mine if len(mine) else chunk[:1], 0, 0))
-    return parts, counted
 
 
 def per_scale_metrics(

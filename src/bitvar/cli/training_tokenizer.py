@@ -1,0 +1,106 @@
+"""What `bitvar train` puts together for a tokenizer: pictures, weights to begin from, networks that judge."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from bitvar.checkpoints.hub import resolve_model
+from bitvar.data.listing import open_pictures
+from bitvar.data.pictures import PictureLimits
+from bitvar.data.views import View
+from bitvar.errors import UsageError, explain
+from bitvar.metrics.distances import perceptual_distance
+from bitvar.training.config import TokenizerTraining
+from bitvar.training.export import save_tokenizer
+from bitvar.training.initial import TokenizerOrigin
+from bitvar.training.loop import Run, run
+from bitvar.training.online import BadSamples
+from bitvar.training.picture_data import PictureFiles
+from bitvar.training.samples import reconstruction_sheet
+from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
+
+if TYPE_CHECKING:
+    from bitvar.cli.train import Inputs
+
+VALIDATION_SAMPLES = 500
+"""Of each ratio and size."""
+
+MAX_RATIO = 64.0
+
+
+def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", device: torch.device) -> Path | None:
+    """Train to the end. Returns the tokenizer folder that came out; None on every rank but the main one."""
+    origin = None if inputs.initial is None else TokenizerOrigin.read(find_initial(inputs.initial))
+    check_origin(config, origin)
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    train, validation = (_pictures(config, inputs, planned, split, device) for split in ("train", "val"))
+    perceptual = perceptual_distance(config.perceptual_network, device) if config.perceptual > 0 else None
+    task = TokenizerTask(config, train=train, validation=validation, perceptual=perceptual, device=device)
+    if origin is not None:
+        origin.load_into(task.model.tokenizer)
+    frozen = None if config.trained == "all" or origin is None else origin
+    begun_from = None if frozen is None or frozen.identity is None else frozen.identity.sha256
+
+    def sample(model: torch.nn.Module, path: Path) -> None:
+        assert isinstance(model, TokenizerModels)
+        reconstruction_sheet(model.tokenizer, validation, config.schedules, path)
+
+    models = run(task, replace(planned, begun_from=begun_from, sample=sample))
+    if models is None:
+        return None
+    assert isinstance(models, TokenizerModels)
+    encoder_of = frozen if config.trained == "decoder" else None
+    save_tokenizer(models.tokenizer, planned.folder / "model", name=inputs.name, encoder_of=encoder_of)
+    return planned.folder / "model"
+
+
+def find_initial(name: str) -> Path:
+    """The folder of `--init`: a tokenizer, a model, a checkpoint, a hub id, or `icons`."""
+    return resolve_model(None if name == "icons" else name, what="tokenizer")
+
+
+def check_origin(config: TokenizerTraining, origin: TokenizerOrigin | None) -> None:
+    """Refuse a run that lacks the half it doesn't train.
+
+    Raises:
+        UsageError: if it has no finished tokenizer to take that from, or one of other channels.
+    """
+    if config.trained == "all":
+        return
+    what = f"Training the {config.trained} alone needs a tokenizer to --init from."
+    if origin is None:
+        raise UsageError(explain(what, "its other half stays as it is", "add --init, such as --init icons"))
+    if origin.identity is None:
+        why = "a checkpoint has no identity that its bits could be known by"
+        raise UsageError(explain(what, why, "export the checkpoint first: bitvar export"))
+    if origin.config.image_channels != config.model.image_channels:
+        why = f"it has {origin.config.image_channels} channels, the recipe {config.model.image_channels}"
+        raise UsageError(explain(what, why, "train all of it for other channels"))
+
+
+def _pictures(
+    config: TokenizerTraining, inputs: "Inputs", planned: Run, split: str, device: torch.device
+) -> PictureFiles:
+    """Random crops to train on; the largest crop, around the middle, to validate."""
+    limits = PictureLimits(min_side=config.model.stride, max_ratio=MAX_RATIO)
+    is_training = split == "train"
+    report: Callable[[str], None] = planned.report if is_training else lambda line: None
+    source = open_pictures(inputs.data, limits=limits, max_bad_fraction=inputs.max_bad_fraction, report=report)
+    view = View(config.model.image_channels)
+    if is_training:
+        view = replace(view, smallest_crop=config.smallest_crop, mirrored=config.mirrored)
+    return PictureFiles(
+        source,
+        split,
+        schedules=config.schedules,
+        stride=config.model.stride,
+        view=view,
+        bad=BadSamples(planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction),
+        limits=limits,
+        workers=inputs.workers if is_training else 0,
+        pinned=device.type == "cuda",
+        most=None if is_training else VALIDATION_SAMPLES,
+    )

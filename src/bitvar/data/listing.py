@@ -1,0 +1,148 @@
+"""Pictures without captions, as a tokenizer reads them: a folder, a captioned set, or an index."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, runtime_checkable
+
+from bitvar.data.index import Group, SampleIndex, is_index
+from bitvar.data.layouts import SUFFIXES, Refusal
+from bitvar.data.pictures import Location, PictureLimits, RefusedError
+from bitvar.data.samples import read_samples
+from bitvar.data.views import ARRAY_SUFFIX, picture_size
+from bitvar.errors import UsageError, explain
+from bitvar.scales import nearest_ratio
+
+VALIDATION: Final = 0.05
+"""Share of a folder's pictures that are held out."""
+
+
+@runtime_checkable
+class ReadableSample(Protocol):
+    """A sample: where its picture is, what is said of it, and what reports call it."""
+
+    @property
+    def picture(self) -> Location: ...
+    @property
+    def captions(self) -> tuple[str, ...]: ...
+    @property
+    def name(self) -> str: ...
+
+
+@runtime_checkable
+class PictureSource(Protocol):
+    """Samples by number, those of one split and ratio side by side. An index is one."""
+
+    @property
+    def groups(self) -> tuple[Group, ...]: ...
+    def __getitem__(self, i: int) -> ReadableSample: ...
+    def verified(self, i: int, data: bytes) -> bytes:
+        """`data`, the picture of sample `i`, or RefusedError if it is known to be another."""
+        ...
+
+
+@dataclass(frozen=True)
+class ListedPicture:
+    """A picture by its path."""
+
+    picture: Location
+    name: str
+    captions: tuple[str, ...] = ("",)
+
+
+class PictureList:
+    """Pictures by path. Implements `PictureSource`."""
+
+    def __init__(self, paths: Sequence[Path], groups: tuple[Group, ...]) -> None:
+        self.paths, self.groups = paths, groups
+
+    def __getitem__(self, i: int) -> ListedPicture:
+        return ListedPicture(Location(self.paths[i]), str(self.paths[i]))
+
+    def verified(self, i: int, data: bytes) -> bytes:
+        return data
+
+
+def open_pictures(
+    source: Path,
+    *,
+    limits: PictureLimits | None = None,
+    max_bad_fraction: float = 0.01,
+    report: Callable[[str], None] = lambda line: None,
+) -> PictureSource:
+    """The pictures of a folder (with all folders in it), of a captioned set, or of an index.
+
+    Of a folder, a twentieth goes to the split "val", by a hash of its path there, and at least one. Headers are read,
+    to sort by ratio; of an index and a set they were when it was made.
+
+    Args:
+        source: a folder or an index.
+        limits: what a picture may be.
+        max_bad_fraction: largest share of pictures that can't be used; each is named.
+        report: receives a line of text for each picture that is left out.
+
+    Raises:
+        UsageError: if there are no pictures, or too many of them can't be used.
+    """
+    if is_index(source):
+        return SampleIndex.open(source)
+    if not source.is_dir():
+        raise UsageError(explain(f"There is no folder {source}.", "no such folder", "check the path"))
+    found = list(_of_set(source) if (source / "samples.jsonl").is_file() else _of_folder(source))
+    if not found:
+        why = f"no PNG, JPEG, WebP or {ARRAY_SUFFIX} file is in it"
+        raise UsageError(explain(f"{source} has no pictures.", why, "check the folder"))
+    return _grouped(found, source, limits or PictureLimits(), max_bad_fraction, report)
+
+
+def _of_set(source: Path) -> Iterator[tuple[Path, str]]:
+    lines = (source / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    splits = dict.fromkeys(json.loads(line).get("split") for line in lines)
+    for split in splits:
+        for sample in read_samples(source, split=split):
+            yield sample.path, split
+
+
+def _of_folder(source: Path) -> Iterator[tuple[Path, str]]:
+    known = (*SUFFIXES, ARRAY_SUFFIX)
+    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in known and not path.name.startswith("."))
+    order = sorted(paths, key=lambda path: hashlib.sha256(path.relative_to(source).as_posix().encode()).digest())
+    held_out = set(order[: max(1, round(VALIDATION * len(order)))]) if len(order) > 1 else set()
+    for path in paths:
+        yield path, "val" if path in held_out else "train"
+
+
+def _grouped(
+    found: Sequence[tuple[Path, str]],
+    source: Path,
+    limits: PictureLimits,
+    max_bad_fraction: float,
+    report: Callable[[str], None],
+) -> PictureList:
+    sorted_out: dict[tuple[str, str], list[Path]] = {}
+    refused: list[Refusal] = []
+    for path, split in found:
+        try:
+            width, height = picture_size(path, limits)
+        except RefusedError as error:
+            refused.append(Refusal(str(path), error.reason, error.detail))
+            report(f"left out: {path}: {error}")
+            continue
+        sorted_out.setdefault((split, nearest_ratio(height / width)), []).append(path)
+    if len(refused) > max_bad_fraction * len(found):
+        worst = refused[0]
+        raise UsageError(
+            explain(
+                f"{len(refused)} of {len(found)} pictures of {source} can't be used.",
+                f"more than --max-bad-fraction {max_bad_fraction:g}; {worst.name}: {worst.detail}",
+                "mend or remove them, or allow more",
+            )
+        )
+    paths: list[Path] = []
+    groups = []
+    for (split, ratio), members in sorted(sorted_out.items()):
+        groups.append(Group(split=split, ratio=ratio, start=len(paths), count=len(members)))
+        paths += members
+    return PictureList(paths, tuple(groups))

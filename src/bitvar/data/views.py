@@ -1,0 +1,179 @@
+"""What of a picture a tokenizer's step sees: its channels, and one crop of it.
+
+Pictures of 1, 3 or 4 channels are PNG, JPEG or WebP (grey, RGB, RGBA); of any number, NumPy arrays `(H, W, c)` in
+`.npy` files: 8 bits, 16 bits (of which the upper 8 count), or floats in [0, 1].
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from bitvar.data.pictures import (
+    PictureLimits,
+    RefusedError,
+    as_rgb,
+    check_sides,
+    decode_picture,
+    open_picture,
+    open_plain,
+)
+
+NUM_DRAWS: Final = 4
+"""Uniform numbers that a view takes: size, place across, place down, mirrored."""
+
+ARRAY_SUFFIX: Final = ".npy"
+_ARRAY_MAGIC: Final = b"\x93NUMPY"
+_PICTURE_CHANNELS: Final = (1, 3, 4)
+_ORIENTATION: Final = 0x0112
+_TURNED: Final = (5, 6, 7, 8)
+
+Box = tuple[float, float, float, float]
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class View:
+    """How pictures are seen.
+
+    Attributes:
+        channels: 1 to 16.
+        smallest_crop: side of the smallest random crop, as a share of the largest crop's; 1 is always the largest,
+            around the middle. No crop has fewer pixels than it is scaled to, if the picture has them.
+        mirrored: half of the crops, left to right.
+    """
+
+    channels: int = 3
+    smallest_crop: float = 1.0
+    mirrored: bool = False
+
+    @property
+    def is_random(self) -> bool:
+        return self.smallest_crop < 1 or self.mirrored
+
+    def see(
+        self, data: bytes, limits: PictureLimits, size: Size, draws: Sequence[float] | None = None
+    ) -> UInt8[np.ndarray, "H W c"]:
+        """The pixels of a picture file at `size` (width, height).
+
+        Args:
+            data: the file.
+            limits: what a picture may be.
+            size: to scale the crop to.
+            draws: `NUM_DRAWS` numbers in [0, 1); the largest crop around the middle if None.
+
+        Raises:
+            RefusedError: for a picture that can't be used, or has not these channels.
+        """
+        planes = decode_planes(data, limits, self.channels)
+        box = self._box(planes[0].size, size, draws)
+        seen = [np.atleast_3d(np.asarray(plane.resize(size, Image.Resampling.LANCZOS, box=box))) for plane in planes]
+        pixels = np.concatenate(seen, axis=2)
+        return pixels[:, ::-1].copy() if self.mirrored and draws is not None and draws[3] < 0.5 else pixels
+
+    def _box(self, whole: Size, size: Size, draws: Sequence[float] | None) -> Box:
+        """Left, upper, right and lower edge of the crop, in pixels of the picture."""
+        fit = min(whole[0] / size[0], whole[1] / size[1])
+        share, across, down = 1.0, 0.5, 0.5
+        if draws is not None and self.smallest_crop < 1:
+            smallest = max(self.smallest_crop, min(1.0, 1 / fit))
+            share, across, down = smallest + (1 - smallest) * draws[0], draws[1], draws[2]
+        width, height = size[0] * fit * share, size[1] * fit * share
+        left, upper = across * (whole[0] - width), down * (whole[1] - height)
+        return left, upper, min(left + width, whole[0]), min(upper + height, whole[1])
+
+
+def decode_planes(data: bytes, limits: PictureLimits, channels: int) -> list[Image.Image]:
+    """A picture as Pillow can scale it: one image of 1, 3 or 4 channels, or a grey one for each channel.
+
+    Raises:
+        RefusedError: for a picture that can't be used, or has not these channels.
+    """
+    if data.startswith(_ARRAY_MAGIC):
+        array = _read_array(data, limits)
+        if array.shape[2] != channels:
+            raise RefusedError("other-channels", f"it has {array.shape[2]} channels, not {channels}")
+        return [Image.fromarray(np.ascontiguousarray(array[..., c])) for c in range(channels)]
+    if channels not in _PICTURE_CHANNELS:
+        raise RefusedError("other-channels", f"pictures of {channels} channels come as {ARRAY_SUFFIX} files")
+    if channels == 3:
+        return [decode_picture(data, limits)]
+    opened = open_picture(data, limits)
+    if channels == 1:
+        return [as_rgb(opened).convert("L")]
+    return [_with_alpha(opened)]
+
+
+def picture_size(path: Path, limits: PictureLimits) -> Size:
+    """Width and height of a picture file as people see it, from its header.
+
+    Raises:
+        RefusedError: for what is no picture, can't be read, or is out of the limits.
+    """
+    try:
+        with open_plain(path) as file:
+            is_array = file.read(len(_ARRAY_MAGIC)) == _ARRAY_MAGIC
+            file.seek(0)
+            if not is_array:
+                image = open_picture(file, limits)
+                turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
+                return (image.height, image.width) if turned else image.size
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise _refused(error) from None
+    height, width = _check_array(array, limits).shape[:2]
+    return width, height
+
+
+def _with_alpha(opened: Image.Image) -> Image.Image:
+    """RGBA: the colours as they are, not laid on white, and how opaque they are."""
+    if not opened.has_transparency_data:
+        return as_rgb(opened).convert("RGBA")
+    try:
+        image = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise RefusedError("broken-picture", str(error)) from None
+    colours = image.convert("RGB")
+    colours.info["icc_profile"] = opened.info.get("icc_profile")
+    rgb = as_rgb(colours)
+    rgb.putalpha(image.getchannel("A"))
+    return rgb
+
+
+def _read_array(data: bytes, limits: PictureLimits) -> UInt8[np.ndarray, "H W c"]:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise _refused(error) from None
+    return _to_bytes(_check_array(array, limits))
+
+
+def _refused(error: Exception) -> RefusedError:
+    if isinstance(error, RefusedError):
+        return error
+    return RefusedError("broken-picture", (str(error).splitlines() or [type(error).__name__])[0][:200])
+
+
+def _check_array(array: np.ndarray, limits: PictureLimits) -> np.ndarray:
+    """`(H, W, c)`, within the limits."""
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or not 1 <= array.shape[2] <= 16:
+        raise RefusedError("not-a-picture", f"an array of {array.shape}, not (height, width, 1 to 16 channels)")
+    check_sides(array.shape[1], array.shape[0], limits)
+    return array
+
+
+def _to_bytes(array: np.ndarray) -> UInt8[np.ndarray, "H W c"]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.uint16:
+        return (array >> 8).astype(np.uint8)
+    if array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
+        return np.round(array * 255).astype(np.uint8)
+    raise RefusedError("not-a-picture", f"{array.dtype} values; known are uint8, uint16, and floats in [0, 1]")

@@ -1,0 +1,101 @@
+"""What a tokenizer run begins from: another tokenizer's weights, fitted to other channels if need be."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bitvar.checkpoints.files import verify_folder
+from bitvar.checkpoints.folder import TokenizerIdentity, read_tensors
+from bitvar.config import read_json
+from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
+from bitvar.training.state import averaged_tensors, is_checkpoint
+
+_PREFIX = "tokenizer."
+
+
+@dataclass(frozen=True)
+class TokenizerOrigin:
+    """A tokenizer as it is stored.
+
+    Attributes:
+        config: its sizes.
+        tensors: its weights, in the dtypes of their file.
+        identity: which one it is; none for a checkpoint of a run.
+    """
+
+    config: TokenizerConfig
+    tensors: dict[str, Tensor]
+    identity: TokenizerIdentity | None
+
+    @classmethod
+    def read(cls, source: Path) -> "TokenizerOrigin":
+        """From a tokenizer folder, a model folder, or a checkpoint of a tokenizer run (its averages), all verified.
+
+        Raises:
+            WeightsError: if files are missing or altered, or the checkpoint holds no whole tokenizer.
+        """
+        verify_folder(source)
+        try:
+            if is_checkpoint(source):
+                return cls._of_checkpoint(source)
+            own = source / "image_tokenizer" if (source / "model_index.json").is_file() else source
+            config = TokenizerConfig.load(own / "config.json")
+            return cls(config, read_tensors(own), TokenizerIdentity.load(own / "identity.json"))
+        except UsageError as error:
+            raise WeightsError(str(error)) from None
+
+    @classmethod
+    def _of_checkpoint(cls, source: Path) -> "TokenizerOrigin":
+        values = read_json(source / "config.json")
+        tensors = averaged_tensors(source)
+        own = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
+        if values.get("kind") != "tokenizer" or values.get("trained") != "all":
+            why = "it belongs to a transformer, or to a run that trained one half only"
+            raise WeightsError(explain(f"{source} holds no whole tokenizer.", why, "export it first: bitvar export"))
+        return cls(TokenizerConfig.parse(values["model"], source=str(source)), own, None)
+
+    def load_into(self, tokenizer: InfinityTokenizer) -> None:
+        """Give its weights to a tokenizer of the same sizes, which may have other channels.
+
+        Raises:
+            UsageError: if the sizes differ, naming which.
+        """
+        ours, theirs = tokenizer.config.model_dump(), self.config.model_dump()
+        differing = [name for name in ours if name != "image_channels" and ours[name] != theirs[name]]
+        if differing:
+            why = ", ".join(f"{name} is {theirs[name]} there and {ours[name]} in the recipe" for name in differing)
+            todo = "set the recipe's model to the sizes of --init"
+            raise UsageError(explain("The tokenizer of --init has other sizes.", why, todo))
+        tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
+        tokenizer.load_state_dict(fit_channels(tensors, tokenizer.config.image_channels))
+
+
+def fit_channels(tensors: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """Weights for pictures of other channels, whose first steps are as good as the old ones allow.
+
+    From RGB to grey or to two channels, what enters is spread evenly over red, green and blue, and what leaves is their
+    mean: a grey picture passes as it did. With more than three, the first three are red, green and blue; the others are
+    ignored at first, and leave as grey.
+    """
+    weight = tensors["encoder.conv_in.weight"]
+    outward, bias = tensors["decoder.conv_out.weight"], tensors["decoder.conv_out.bias"]
+    before = weight.shape[1]
+    if before == channels:
+        return tensors
+    if channels < 3 or before < 3:
+        inward = weight.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1) * (before / channels)
+        leaving = outward.mean(dim=0, keepdim=True).expand(channels, -1, -1, -1)
+        offset = bias.mean(dim=0, keepdim=True).expand(channels)
+    else:
+        kept, more = min(before, channels), max(0, channels - before)
+        inward = torch.cat([weight[:, :kept], weight.new_zeros(len(weight), more, *weight.shape[2:])], dim=1)
+        leaving = torch.cat([outward[:kept], outward[:3].mean(dim=0, keepdim=True).expand(more, -1, -1, -1)])
+        offset = torch.cat([bias[:kept], bias[:3].mean(dim=0, keepdim=True).expand(more)])
+    return tensors | {
+        "encoder.conv_in.weight": inward.contiguous(),
+        "decoder.conv_out.weight": leaving.contiguous(),
+        "decoder.conv_out.bias": offset.contiguous(),
+    }

@@ -1,0 +1,113 @@
+"""What a tokenizer run reads: batches of pictures, each of one size."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from bitvar.data.listing import PictureSource
+from bitvar.data.pictures import PictureLimits
+from bitvar.data.views import View
+from bitvar.errors import UsageError, explain
+from bitvar.scales import Grid, nearest_in_ratio
+from bitvar.training.online import BadSamples, PartReader, read_parts
+from bitvar.training.parts import Part
+
+
+class PictureBatch(NamedTuple):
+    """What a step reads of a part: which samples, and their pixels, `(b, c, H, W)`, bytes."""
+
+    part: Part
+    images: Tensor
+
+
+@runtime_checkable
+class PictureData(Protocol):
+    """Where pictures come from. Those of a bucket are all of one size."""
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Samples of each bucket."""
+        ...
+
+    @property
+    def schedules(self) -> tuple[int, ...]:
+        """Which of the run's schedules each bucket's pictures are on."""
+        ...
+
+    def batches(self, parts: Iterable[Part]) -> Iterator[PictureBatch]:
+        """A batch for each part, in order."""
+        ...
+
+
+class PictureSet:
+    """Pictures in memory, all of one size. Implements `PictureData`.
+
+    Args:
+        images: bytes.
+        schedule: which of the run's schedules they are on.
+    """
+
+    def __init__(self, images: UInt8[Tensor, "n c H W"], schedule: int = 0) -> None:
+        self.images = images
+        self.counts, self.schedules = (len(images),), (schedule,)
+
+    def batches(self, parts: Iterable[Part]) -> Iterator[PictureBatch]:
+        return (PictureBatch(part, self.images[part.samples]) for part in parts)
+
+
+class PictureFiles:
+    """Pictures read from their files as they are needed. Implements `PictureData`.
+
+    Each ratio of the source is a bucket on the schedule nearest in ratio; where several sizes are as near, the same
+    pictures are a bucket of each.
+
+    Args:
+        source: of the pictures.
+        split: of the source.
+        schedules: cells of each scale, one list a size.
+        stride: pixels per cell side.
+        view: channels, and how crops are drawn.
+        bad: the budget of pictures that can't be used.
+        limits: what a picture may be.
+        workers: processes that read ahead; 0 to read here.
+        pinned: for faster copying to a GPU.
+        most: pictures of each ratio to use; all if None.
+
+    Raises:
+        UsageError: if the split has no samples.
+    """
+
+    def __init__(
+        self,
+        source: PictureSource,
+        split: str,
+        *,
+        schedules: Sequence[Sequence[Grid]],
+        stride: int,
+        view: View,
+        bad: BadSamples,
+        limits: PictureLimits | None = None,
+        workers: int = 0,
+        pinned: bool = False,
+        most: int | None = None,
+    ) -> None:
+        groups = [group for group in source.groups if group.split == split]
+        if not groups:
+            known = ", ".join(sorted({group.split for group in source.groups})) or "none"
+            raise UsageError(explain(f"The data have no split {split!r}.", f"they have: {known}", "add pictures to it"))
+        lasts = [grids[-1] for grids in schedules]
+        buckets = [(group, which) for group in groups for which in nearest_in_ratio(lasts, float(group.ratio))]
+        counts = (min(group.count, most or group.count) for group, _ in buckets)
+        self.groups = [group.model_copy(update={"count": n}) for (group, _), n in zip(buckets, counts, strict=True)]
+        self.counts = tuple(group.count for group in self.groups)
+        self.schedules = tuple(which for _, which in buckets)
+        sizes = [(lasts[which][1] * stride, lasts[which][0] * stride) for which in self.schedules]
+        self.reader = PartReader(source, self.groups, sizes, None, limits, view)
+        self.bad, self.workers, self.pinned = bad, workers, pinned
+
+    def batches(self, parts: Iterable[Part]) -> Iterator[PictureBatch]:
+        for loaded in read_parts(self.reader, parts, workers=self.workers, pinned=self.pinned):
+            self.bad.count(len(loaded.part), loaded.refused)
+            yield PictureBatch(loaded.part, loaded.images)

@@ -1,0 +1,105 @@
+"""What a tokenizer loses on held-out pictures, scale by scale, and how it uses its bits."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitvar import pyramid
+from bitvar.data.samples import to_signed
+from bitvar.metrics.distances import Distance
+from bitvar.scales import Grid
+from bitvar.tokenizer import InfinityTokenizer, losses
+from bitvar.training.loop import Metrics
+from bitvar.training.parallel import Ranks
+from bitvar.training.parts import parts_in_order
+from bitvar.training.picture_data import PictureData
+
+VALIDATION_BATCH = 64
+DEAD = 0.01
+"""A bit is dead when it is 1, or 0, less often than this."""
+
+Sums = dict[str, Tensor]
+
+
+@torch.no_grad()
+def measure_reconstruction(
+    tokenizer: InfinityTokenizer,
+    data: PictureData,
+    schedules: Sequence[Sequence[Grid]],
+    *,
+    perceptual: Distance | None = None,
+    ranks: Ranks | None = None,
+) -> Metrics:
+    """Means over all pictures, of every size that has the scale.
+
+    Args:
+        tokenizer: whole on every rank.
+        data: every picture counts once.
+        schedules: cells of each scale, one list a size.
+        perceptual: a distance to measure too.
+        ranks: who share the work; one if None.
+
+    Returns:
+        `psnr` and `psnr/scale_k`, in dB, when decoded from all scales or from those up to k. `bit_entropy/scale_k`, 1
+        for bits used evenly; `dead_bits/scale_k`, the share that hardly ever changes; `residual/scale_k`, how long what
+        is left to say after scale k is, as a share of the features' length. And the distance, under its name.
+    """
+    ranks = ranks or Ranks()
+    parts, counted = parts_in_order(data.counts, rank=ranks.rank, ranks=ranks.world, size=VALIDATION_BATCH)
+    most = max(len(schedules[which]) for which in data.schedules)
+    sums = _zeros(most, tokenizer.config.bits)
+    for batch, count in zip(data.batches(parts), counted, strict=True):
+        images = to_signed(batch.images[:count].to(tokenizer.device))
+        if count:
+            _add(sums, tokenizer, images, schedules[data.schedules[batch.part.bucket]], perceptual)
+    return _metrics(ranks.sum(sums), most, tokenizer.config.bits, perceptual)
+
+
+def _zeros(scales: int, bits: int) -> Sums:
+    names = ["pictures", "error", "distance"]
+    for k in range(scales):
+        names += [f"{name}/scale_{k}" for name in ("pictures", "cells", "error", "residual")]
+        names += [f"ones/scale_{k}/{bit}" for bit in range(bits)]
+    return {name: torch.zeros((), dtype=torch.float64) for name in names}
+
+
+def _add(
+    sums: Sums,
+    tokenizer: InfinityTokenizer,
+    images: Float[Tensor, "b c H W"],
+    grids: Sequence[Grid],
+    perceptual: Distance | None,
+) -> None:
+    features = tokenizer.features(images)
+    length = features.flatten(1).norm(dim=1).clamp(min=1e-6)
+    picture, errors = images, torch.zeros(())
+    for k, step in enumerate(pyramid.encode(features, grids)):
+        picture = tokenizer.decode(step.latent)
+        errors = ((picture - images) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10().cpu()
+        sums[f"error/scale_{k}"] += errors.sum()
+        sums[f"residual/scale_{k}"] += ((features - step.latent).flatten(1).norm(dim=1) / length).sum().cpu()
+        sums[f"pictures/scale_{k}"] += len(images)
+        sums[f"cells/scale_{k}"] += len(images) * step.bits.shape[2] * step.bits.shape[3]
+        for bit, ones in enumerate(step.bits.sum(dim=(0, 2, 3)).tolist()):
+            sums[f"ones/scale_{k}/{bit}"] += ones
+    sums["error"] += errors.sum()
+    sums["pictures"] += len(images)
+    if perceptual is not None:
+        sums["distance"] += perceptual(picture, images).sum().cpu()
+
+
+def _metrics(sums: Metrics, scales: int, bits: int, perceptual: Distance | None) -> Metrics:
+    pictures = sums["pictures"]
+    metrics = {"psnr": -10 * sums["error"] / pictures}
+    if perceptual is not None:
+        metrics[perceptual.name] = sums["distance"] / pictures
+    for k in range(scales):
+        count, cells = sums[f"pictures/scale_{k}"], sums[f"cells/scale_{k}"]
+        usage = torch.tensor([sums[f"ones/scale_{k}/{bit}"] / cells for bit in range(bits)])
+        metrics[f"psnr/scale_{k}"] = -10 * sums[f"error/scale_{k}"] / count
+        metrics[f"residual/scale_{k}"] = sums[f"residual/scale_{k}"] / count
+        metrics[f"bit_entropy/scale_{k}"] = losses.binary_entropy(usage).mean().item()
+        metrics[f"dead_bits/scale_{k}"] = ((usage < DEAD) | (usage > 1 - DEAD)).float().mean().item()
+    return metrics
