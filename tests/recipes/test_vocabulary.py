@@ -1,6 +1,7 @@
 """The vocabulary experiment's recipes: entropies against brute force, memory points, the tokenizers, the comparison."""
 
 import itertools
+import json
 import math
 import runpy
 import sys
@@ -15,6 +16,7 @@ from bitvar.tokenizer.losses import bit_entropy
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "vocabulary"
 MEMORY = runpy.run_path(str(RECIPES / "memory.py"))
+COMPARE = runpy.run_path(str(RECIPES / "compare.py"))
 GIB = 2**30
 
 
@@ -111,3 +113,97 @@ def test_a_budget_that_shows_nothing_is_refused(
 def test_sizes_are_readable() -> None:
     sizes = {readable: MEMORY["readable"](size) for readable, size in (("a", 1), ("b", 1536), ("c", 2**83))}
     assert sizes == {"a": "1 B", "b": "1.5 KiB", "c": "8 YiB"}
+
+
+def test_the_tokenizers_differ_in_their_bits_alone() -> None:
+    recipe = runpy.run_path(str(RECIPES / "tokenizer.py"))["recipe"]
+    few, many = recipe(bits=8).model_dump(), recipe(bits=64).model_dump()
+    assert (few["model"].pop("bits"), many["model"].pop("bits")) == (8, 64)
+    assert few == many
+    embedded = runpy.run_path(str(RECIPES.parent / "icons" / "tokenizer.py"))["recipe"]().model_dump()
+    different = recipe().model_dump()
+    assert different["optimization"].pop("steps") < embedded["optimization"].pop("steps")
+    assert {**different, "intervals": None} == {**embedded, "intervals": None}
+
+
+def report(path: Path, *, size: str = "64x64", **changes: Any) -> Path:
+    """A made-up report of two tokenizers and a contender of another kind."""
+    results = [
+        {
+            "contender": f"d{bits}",
+            "kind": "tokenizer",
+            "size": size,
+            "pictures": 60,
+            "bits_per_pixel": bits / 48,
+            "psnr": 20 + bits / 8,
+            "ssim": 0.9,
+            "distance": 1 / bits,
+            "frechet": None,
+            "scales": [],
+        }
+        for bits in (64, 8)
+    ]
+    results.append({**results[0], "contender": "jpeg", "kind": "codec"})
+    path.write_text(json.dumps({"format": 1, "results": results, **changes}))
+    return path
+
+
+def test_the_comparison_draws_and_prints_what_the_reports_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    icons, photographs = report(tmp_path / "a.json"), report(tmp_path / "b.json", size="own")
+    arguments = ("--report", f"held-out icons={icons}", "--report", f"photographs={photographs}")
+    assert run(monkeypatch, "compare.py", tmp_path / "plots" / "out.png", *arguments) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0] == "| set | bits of a cell | bits per pixel | PSNR, dB | SSIM | perceptual distance | pictures |"
+    assert lines[2] == "| held-out icons | 8 | 0.167 | 21.00 | 0.900 | 0.125 | 60 |"
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["8", "64", "8", "64"]
+    assert printed.err.count("jpeg") == 2
+    assert (tmp_path / "plots" / "out.png").stat().st_size > 5000
+
+
+def test_a_panel_shows_only_who_was_measured(tmp_path: Path) -> None:
+    rows, _ = COMPARE["read_report"]("icons", report(tmp_path / "a.json"))
+    other = [COMPARE["Row"]("photographs", row.bits, 40, 0.3, {**row.figures, "frechet": 5.0}) for row in rows]
+    figure = COMPARE["draw"](rows + other)
+    titles = [axes.get_title(loc="left").splitlines() for axes in figure.axes[:3]]
+    assert [title[0] for title in titles] == ["PSNR, dB", "perceptual distance", "Frechet distance"]
+    psnr, _, frechet = (axes.lines for axes in figure.axes[:3])
+    assert [len(line.get_xdata()) for line in psnr] == [2, 2]
+    assert [len(line.get_xdata()) for line in frechet] == [0, 2]
+    assert psnr[1].get_color() == frechet[1].get_color()
+
+
+def test_sizes_of_one_report_are_sets_of_their_own(tmp_path: Path) -> None:
+    path = report(tmp_path / "a.json")
+    content = json.loads(path.read_text())
+    content["results"][0]["size"] = "own"
+    path.write_text(json.dumps(content))
+    rows, others = COMPARE["read_report"]("icons", path)
+    assert [(row.name, row.bits) for row in rows] == [("icons, 64x64", 8), ("icons, own", 64)]
+    assert others == ["jpeg"]
+
+
+def test_reports_that_cannot_be_compared_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = report(tmp_path / "good.json")
+    (tmp_path / "text.json").write_text("no report")
+    report(tmp_path / "newer.json", format=2)
+    report(tmp_path / "empty.json", results=[])
+    report(tmp_path / "bare.json", results=[{"contender": "d8", "kind": "tokenizer"}])
+    for arguments, said in (
+        (("--report", f"a={tmp_path / 'none.json'}"), "There is no"),
+        (("--report", f"a={tmp_path / 'text.json'}"), "is no report"),
+        (("--report", f"a={tmp_path / 'newer.json'}"), "its format is 2"),
+        (("--report", f"a={tmp_path / 'empty.json'}"), "has no tokenizer"),
+        (("--report", f"a={tmp_path / 'bare.json'}"), "it lacks 'size'"),
+        (("--report", good), "write --report NAME=FILE"),
+        (("--report", f"a={good}", "--report", f"a={good}"), "a name of its own"),
+        ((), "--report"),
+    ):
+        assert run(monkeypatch, "compare.py", tmp_path / "out.png", *arguments) == 2
+        assert said in capsys.readouterr().err
+    assert run(monkeypatch, "compare.py", tmp_path / "out.pdf", "--report", f"a={good}") == 2
+    assert not (tmp_path / "out.png").exists()
