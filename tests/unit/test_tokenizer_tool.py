@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 from bitvar.checkpoints.folder import identify
 from bitvar.cli import main as cli
 from bitvar.codec import BitFile, PictureCodec
+from bitvar.codec.folders import Done, FolderCounts
 from bitvar.errors import UsageError, WeightsError
 from bitvar.scales import fitted_grids
 from bitvar.tokenizer.tiling import tiled_features, tiled_pixels
@@ -292,6 +293,106 @@ def test_a_tiled_picture_has_no_seams(codec: PictureCodec) -> None:
     assert difference(tiled.decode(file), codec.decode(file)) <= 1
 
 
+# Folders
+
+
+@pytest.fixture
+def nested(tmp_path: Path) -> Path:
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    smooth(20, 16).save(tmp_path / "in" / "a.png")
+    smooth(20, 16, 1).save(tmp_path / "in" / "deep" / "a.jpg")
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_folders_go_there_and_back_at_any_depth(tiny: PictureCodec, nested: Path) -> None:
+    counts = tiny.encode_folder(nested / "in", nested / "bits", batch_size=2)
+    assert counts == FolderCounts(written=2, kept=0, left_out=1)
+    for name in ("a.png", "deep/a.jpg"):
+        bits = (nested / "bits" / name).with_suffix(".bits")
+        assert bits.read_bytes() == tiny.encode(nested / "in" / name).to_bytes()
+    seen: list[Done] = []
+    assert tiny.decode_folder(nested / "bits", nested / "out", progress=seen.append) == FolderCounts(2, 0, 0)
+    assert [done.target.relative_to(nested).as_posix() for done in seen] == ["out/a.png", "out/deep/a.png"]
+    for done in seen:
+        with Image.open(done.target) as decoded:
+            assert difference(decoded, tiny.decode(done.file)) == 0
+
+
+def test_a_run_that_was_stopped_makes_only_what_is_missing(tiny: PictureCodec, nested: Path) -> None:
+    bits = nested / "bits" / "deep" / "a.bits"
+
+    def encode(**settings: Any) -> tuple[int, int]:
+        counts = tiny.encode_folder(nested / "in", nested / "bits", **settings)
+        return counts.written, counts.kept
+
+    assert encode() == (2, 0)
+    whole, first = bits.read_bytes(), (nested / "bits" / "a.bits").stat().st_mtime_ns
+    assert encode() == (0, 2)
+    bits.unlink()
+    assert encode() == (1, 1)
+    bits.write_bytes(whole[:-3])  # cut
+    assert encode() == (1, 1)
+    bits.write_bytes(whole[:-3] + b"???")  # damaged
+    assert encode() == (1, 1)
+    other = tiny_tokenizer(seed=1)
+    bits.write_bytes(PictureCodec(other, identify("other", other.state_dict())).encode(smooth(20, 16)).to_bytes())
+    assert encode() == (1, 1)
+    assert bits.read_bytes() == whole
+    smooth(20, 16, 2).save(nested / "in" / "deep" / "a.jpg")  # newer than its bits
+    assert encode() == (1, 1)
+    assert bits.read_bytes() != whole
+    assert (nested / "bits" / "a.bits").stat().st_mtime_ns == first
+    assert encode(scales=2) == (2, 0)
+    assert encode(scales=2) == (0, 2)
+
+
+def test_pictures_are_decoded_again_only_of_other_bits(tiny: PictureCodec, nested: Path) -> None:
+    tiny.encode_folder(nested / "in", nested / "bits")
+
+    def decode(**settings: Any) -> tuple[int, int]:
+        counts = tiny.decode_folder(nested / "bits", nested / "out", **settings)
+        return counts.written, counts.kept
+
+    assert decode() == (2, 0)
+    assert decode() == (0, 2)
+    picture = nested / "out" / "a.png"
+    content = picture.read_bytes()
+    picture.write_bytes(content[:-20])
+    assert decode() == (1, 1)
+    picture.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
+    assert decode() == (1, 1)
+    smooth(20, 16).save(picture)  # not ours
+    assert decode() == (1, 1)
+    assert picture.read_bytes() == content
+    assert decode(scales=2) == (2, 0)
+    assert picture.read_bytes() != content
+    assert decode() == (2, 0)
+    (nested / "bits" / "a.bits").write_bytes((nested / "bits" / "deep" / "a.bits").read_bytes())
+    assert decode() == (1, 1)
+
+
+def test_folders_that_cannot_be_used_are_refused(tiny: PictureCodec, nested: Path) -> None:
+    before = sorted(nested.rglob("*"))
+    with pytest.raises(UsageError, match="There is no folder"):
+        tiny.encode_folder(nested / "nowhere", nested / "bits")
+    with pytest.raises(UsageError, match="There is no folder"):
+        tiny.decode_folder(nested / "in" / "a.png", nested / "out")
+    with pytest.raises(UsageError, match="nothing to do"):
+        tiny.decode_folder(nested / "in", nested / "out")
+    with pytest.raises(UsageError, match="is no folder"):
+        tiny.encode_folder(nested / "in", nested / "in" / "notes.txt")
+    assert sorted(nested.rglob("*")) == before
+    smooth(20, 16).save(nested / "in" / "a.webp")
+    with pytest.raises(UsageError, match="would be written there too"):
+        tiny.encode_folder(nested / "in", nested / "bits")
+    (nested / "in" / "a.webp").unlink()
+    (nested / "in" / "deep" / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match=r"deep/a\.jpg can't be used"):
+        tiny.encode_folder(nested / "in", nested / "bits")
+    assert [path.name for path in (nested / "bits").iterdir()] == ["a.bits"]
+
+
 # The command
 
 
@@ -328,9 +429,16 @@ def test_the_command_takes_folders_and_counts_what_it_leaves_out(bitvar: Any, fo
     assert code == 0, err
     assert "1 files are no PNG, JPEG or WebP" in err
     assert sorted(path.name for path in (folder / "bits").iterdir()) == ["a.bits", "b.bits", "c.bits"]
-    code, out, _ = bitvar("tokenizer", "decode", folder / "bits", "-o", folder / "out", *with_tiny)
-    assert code == 0
+    code, out, err = bitvar("tokenizer", "encode", folder / "in", "-o", folder / "bits", *with_tiny)
+    assert (code, out.count("was there")) == (0, 3), err
+    (folder / "bits" / "deep").mkdir()
+    (folder / "bits" / "d.txt").write_text("no bits")
+    (folder / "bits" / "c.bits").rename(folder / "bits" / "deep" / "c.bits")
+    code, out, err = bitvar("tokenizer", "decode", folder / "bits", "-o", folder / "out", *with_tiny)
+    assert code == 0, err
+    assert "1 files are no .bits" in err
     assert out.count("\n") == 3
+    (folder / "out" / "deep" / "c.png").rename(folder / "out" / "c.png")
     for name, height in (("a", 16), ("b", 17), ("c", 18)):
         with Image.open(folder / "out" / f"{name}.png") as decoded:
             assert decoded.size == (20, height)

@@ -1,6 +1,7 @@
 """`bitvar tokenizer encode | decode | info`: pictures to bit files and back."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
     from bitvar.codec import BitFile, PictureCodec
+    from bitvar.codec.folders import Done
 
 app = typer.Typer(help="Pictures to bits, and back.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -31,7 +33,7 @@ def _callback() -> None:
 @app.command()
 def encode(
     pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURE...", help="PNG, JPEG or WebP, or folders of them.")
+        list[Path], typer.Argument(metavar="PICTURE...", help="PNG, JPEG or WebP, or folders of them, at any depth.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="File for one picture; else a folder.")],
     tokenizer: TokenizerName = None,
@@ -40,32 +42,25 @@ def encode(
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
-    """Write the bits of pictures of any size, coarse scales first: such a file may be cut after any scale."""
+    """Write the bits of pictures of any size, coarse scales first: such a file may be cut after any scale.
+
+    A file that is there, whole, of this tokenizer and newer than its picture is not made again.
+    """
     with exit_codes():
+        from bitvar.codec.folders import encode_files, pair_files
         from bitvar.codec.pictures import picture_files
-        from bitvar.files import atomic_path
 
-        def list_folder(folder: Path) -> list[Path]:
-            found, others = picture_files(folder)
-            if others:
-                typer.echo(f"{folder}: {others} files are no PNG, JPEG or WebP, and are left out", err=True)
-            return found
-
-        pairs = _outputs(pictures, output, ".bits", list_folder)
+        pairs = pair_files(pictures, output, ".bits", _list(picture_files, "PNG, JPEG or WebP"))
         codec = _load(tokenizer, tile, dtype, device)
-        for (_, target), file in zip(
-            pairs, codec.encode_many((source for source, _ in pairs), scales=scales), strict=True
-        ):
-            data = file.to_bytes()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(target) as temporary:
-                temporary.write_bytes(data)
-            typer.echo(f"{target}  {_summary(file, len(data))}")
+        for done in encode_files(codec, pairs, scales=scales):
+            typer.echo(f"{done.target}  {_summary(done.file, done.target.stat().st_size)}{_kept(done)}")
 
 
 @app.command()
 def decode(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Bit files, or folders of them.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Bit files, or folders of them, at any depth.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="PNG for one file; else a folder.")],
     tokenizer: TokenizerName = None,
     scales: Scales = None,
@@ -73,23 +68,20 @@ def decode(
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
-    """Write the pictures of bit files, as PNG. A file that was cut gives a coarser picture, and says so."""
-    with exit_codes():
-        from bitvar.codec.pictures import read_bitfile
-        from bitvar.files import atomic_path
+    """Write the pictures of bit files, as PNG. A file that was cut gives a coarser picture, and says so.
 
-        pairs = _outputs(files, output, ".png", lambda folder: sorted(folder.glob("*.bits")))
+    A picture that is there and was made of these very bits is not made again.
+    """
+    with exit_codes():
+        from bitvar.codec.folders import bit_files, decode_files, pair_files
+
+        pairs = pair_files(files, output, ".png", _list(bit_files, ".bits"))
         codec = _load(tokenizer, tile, dtype, device)
-        for source, target in pairs:
-            file = read_bitfile(source)
-            if not file.is_whole:
-                last, count = len(file.payloads), len(file.header.grids)
-                typer.echo(f"{source} ends after scale {last} of {count}: the picture is coarser", err=True)
-            image = codec.decode(file, scales=scales)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(target) as temporary:
-                image.save(temporary, format="PNG")
-            typer.echo(f"{target}  {image.width}x{image.height}")
+        for done in decode_files(codec, pairs, scales=scales):
+            if not done.file.is_whole:
+                last, count = len(done.file.payloads), len(done.file.header.grids)
+                typer.echo(f"{done.source} ends after scale {last} of {count}: the picture is coarser", err=True)
+            typer.echo(f"{done.target}  {done.file.header.width}x{done.file.header.height}{_kept(done)}")
 
 
 @app.command()
@@ -123,32 +115,25 @@ def _load(tokenizer: str | None, tile: int, dtype: str, device: str) -> "Picture
     return PictureCodec.from_pretrained(name, tile=tile, dtype=dtype, device=device)
 
 
-def _outputs(sources: list[Path], output: Path, suffix: str, list_folder: Any) -> list[tuple[Path, Path]]:
-    """Every file to read with the file to write, refused before anything is read."""
-    from bitvar.errors import UsageError, explain
+def _list(files_of: Callable[[Path], tuple[list[Path], int]], kinds: str) -> Callable[[Path], list[Path]]:
+    """List a folder, and say how many files of it are left out."""
 
-    found = [path for source in sources for path in (list_folder(source) if source.is_dir() else [source])]
-    if not found:
-        raise UsageError(explain("There is nothing to do.", f"no file is in {sources[0]}", "check the folder"))
-    if len(found) == 1 and not sources[0].is_dir() and not output.is_dir():
-        if output.suffix.lower() != suffix:
-            raise UsageError(explain(f"Can't write {output}.", f"the name does not end in {suffix}", f"use {suffix}"))
-        return [(found[0], output)]
-    if output.exists() and not output.is_dir():
-        raise UsageError(explain(f"{output} is no folder.", f"{len(found)} files need one", "give a folder to -o"))
-    pairs = [(path, output / f"{path.stem}{suffix}") for path in found]
-    targets: dict[Path, Path] = {}
-    for path, target in pairs:
-        if target in targets:
-            why = f"{targets[target]} would be written there too"
-            raise UsageError(explain(f"Can't write {path} to {target}.", why, "encode them to two folders"))
-        targets[target] = path
-    return pairs
+    def list_folder(folder: Path) -> list[Path]:
+        found, others = files_of(folder)
+        if others:
+            typer.echo(f"{folder}: {others} files are no {kinds}, and are left out", err=True)
+        return found
+
+    return list_folder
 
 
 def _summary(file: "BitFile", size: int) -> str:
     pixels = file.header.width * file.header.height
     return f"{file.header.width}x{file.header.height}  {size} bytes  {8 * size / pixels:.3f} bits a pixel"
+
+
+def _kept(done: "Done") -> str:
+    return "  was there" if done.kept else ""
 
 
 def _facts(file: "BitFile", size: int) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The tokenizer as a tool: pictures of any size to bit files, and bit files to pictures."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from bitvar.scales import Grid, fitted_grids
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.tiling import tiled_features, tiled_pixels
 from bitvar.transformer import TransformerConfig
+
+if TYPE_CHECKING:
+    from bitvar.codec.folders import Done, FolderCounts
 
 Picture = Image.Image | str | Path
 """A picture, or the PNG, JPEG or WebP file of one."""
@@ -153,6 +156,56 @@ class PictureCodec:
         for file in files:
             yield self._decode(read_bitfile(file).first(scales))
 
+    def encode_folder(
+        self,
+        folder: str | Path,
+        output: str | Path,
+        *,
+        scales: int | None = None,
+        batch_size: int = 1,
+        progress: "Callable[[Done], None] | None" = None,
+    ) -> "FolderCounts":
+        """Write the bits of a folder's pictures, at any depth, to another folder; goes on where it was stopped.
+
+        Args:
+            folder: files that are no PNG, JPEG or WebP are left out, and counted.
+            output: made if it isn't there. What is whole, of this tokenizer and newer than its picture stays.
+            scales, batch_size: as for `encode_many`.
+            progress: told of every file.
+
+        Raises:
+            UsageError: if there is no picture, two have one name, or as `encode`, once it comes to such a picture.
+        """
+        from bitvar.codec.folders import count, encode_files, pair_folder  # they are made of this class
+
+        pairs, left_out = pair_folder(Path(folder), Path(output), ".bits", picture_files)
+        return count(encode_files(self, pairs, scales=scales, batch_size=batch_size), left_out, progress)
+
+    def decode_folder(
+        self,
+        folder: str | Path,
+        output: str | Path,
+        *,
+        scales: int | None = None,
+        progress: "Callable[[Done], None] | None" = None,
+    ) -> "FolderCounts":
+        """Write the pictures of a folder's bit files, `.bits`, at any depth, to another folder as PNG.
+
+        Args:
+            folder: other files are left out, and counted.
+            output: made if it isn't there. What this tokenizer made of these very bits stays.
+            scales: as for `decode`.
+            progress: told of every file.
+
+        Raises:
+            UsageError: if there is none, or as `decode`, once it comes to such a file.
+            WeightsError: if another tokenizer made one.
+        """
+        from bitvar.codec.folders import bit_files, count, decode_files, pair_folder
+
+        pairs, left_out = pair_folder(Path(folder), Path(output), ".png", bit_files)
+        return count(decode_files(self, pairs, scales=scales), left_out, progress)
+
     def header_for(self, width: int, height: int) -> BitHeader:
         """The header of a bit file of a picture of that many pixels."""
         config = self.tokenizer.config
@@ -252,10 +305,15 @@ def read_bitfile(file: BitFile | bytes | str | Path) -> BitFile:
 
 
 def picture_files(folder: Path) -> tuple[list[Path], int]:
-    """The pictures that lie in a folder, in the order of their names, and how many other files do."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-    return pictures, len(files) - len(pictures)
+    """The pictures of a folder, at any depth, in the order of their names, and how many other files it has."""
+    return files_below(folder, SUFFIXES)
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], int]:
+    """The files of a folder with such an ending, at any depth, in the order of their names, and how many others."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [path for path in files if path.suffix.lower() in suffixes]
+    return found, len(files) - len(found)
 
 
 def _to_floats(picture: UInt8[np.ndarray, "H W c"]) -> Float[Tensor, "1 c H W"]:
