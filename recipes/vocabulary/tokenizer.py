@@ -5,8 +5,8 @@ for bits in 8 16 24 32 64; do
     bitvar train recipes/vocabulary/tokenizer.py --with bits=$bits --data data/icons64 --out runs/d$bits --name d$bits
 done
 
-Nothing but the bits differs between two runs, so that what they reconstruct compares. A run has 1,500 steps, about a
-quarter of the embedded model's. `recipes/vocabulary/compare.py` draws the result.
+Nothing but the bits differs between two runs, so that what they reconstruct compares. A run has 1,000 steps, less
+than a fifth of the embedded model's. `recipes/vocabulary/compare.py` draws the result.
 """
 
 from bitvar.tokenizer import TokenizerConfig
@@ -21,10 +21,10 @@ def recipe(bits: int = 32) -> TokenizerTraining:
         model=TokenizerConfig(
             bits=bits, base_channels=16, channel_multipliers=(1, 2, 4, 8), res_blocks=1, norm_groups=8
         ),
-        grids=GRIDS,
+        schedules=(GRIDS,),
         optimization=OptimizationConfig(
             optimizer="muon",
-            steps=1500,
+            steps=1000,
             batch_size=16,
             learning_rate=4e-3,
             warmup_steps=100,

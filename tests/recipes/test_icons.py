@@ -94,6 +94,6 @@ def test_recipes_are_configurations() -> None:
     transformer = runpy.run_path(str(RECIPES / "transformer.py"))["recipe"]()
     assert isinstance(tokenizer, TokenizerTraining)
     assert isinstance(transformer, TransformerTraining)
-    assert transformer.model.all_schedules()[0].latent_grids(1) == tokenizer.grids
+    assert transformer.model.all_schedules()[0].latent_grids(1) == tokenizer.schedules[0]
     assert transformer.model.bits == tokenizer.model.bits
     assert runpy.run_path(str(RECIPES / "finetune.py"))["recipe"]().model == transformer.model
