@@ -193,3 +193,9 @@ def test_overriding_reads_json_before_text() -> None:
     assert json.loads(CAR.override(["name=true story"]).dump())["name"] == "true story"
     with pytest.raises(UsageError, match="Bad value for 'name'"):
         CAR.override(["name=true"])
+
+
+@pytest.mark.parametrize("grids", [[], [[1, 1], [0, 2]], [[2, 2], [1, 4]]])
+def test_grids_of_a_tokenizer_run_go_from_coarse_to_fine(grids: list[list[int]]) -> None:
+    with pytest.raises(UsageError, match="coarse to fine"):
+        small_trainings()[0].override([f"schedules={[grids]}"])

@@ -1,12 +1,12 @@
 """What a training run is: optimisation, intervals, and each model's own settings."""
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from bitvar.checkpoints.lora import LoraSettings
 from bitvar.config import Config
-from bitvar.errors import UsageError
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
@@ -106,10 +106,9 @@ class TokenizerTraining(Config):
     @model_validator(mode="after")
     def _check_schedules(self) -> "TokenizerTraining":
         for grids in self.schedules:
-            try:
-                ScaleSchedule(grids, grids[-1] if grids else (1, 1))
-            except UsageError as error:
-                raise ValueError(str(error).splitlines()[0]) from None
+            growing = all(h1 <= h2 and w1 <= w2 for (h1, w1), (h2, w2) in pairwise(grids))
+            if not grids or min(min(grid) for grid in grids) < 1 or not growing:
+                raise ValueError(f"the grids of a size go from coarse to fine, which {list(grids)} does not")
         return self
 
 

@@ -113,7 +113,7 @@ def _dead_bits(validation: Mapping[str, Series]) -> list[Trouble]:
     dead = {
         name.removeprefix(_ENTROPY): series[-1][1]
         for name, series in validation.items()
-        if name.startswith(_ENTROPY) and series and series[-1][1] < DEAD
+        if name.startswith(_ENTROPY) and series and series[-1][0] >= YOUTH and series[-1][1] < DEAD
     }
     return [Trouble(f"Bits of scale {_listed(dead)} hardly vary.", _TODO_DEAD)] if dead else []
 
