@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +36,20 @@ Picture = Image.Image | str | Path
 TILE: Final = 1024
 MAX_RATIO: Final = 64.0
 MAX_FILE_BYTES: Final = 1 << 31
+
+
+class Encoding(NamedTuple):
+    """Pictures of one size as a tokenizer sees them.
+
+    Attributes:
+        header: of the bit file of each.
+        features: the encoder's output, `(b, d, h, w)`.
+        steps: every scale, coarse to fine.
+    """
+
+    header: BitHeader
+    features: Tensor
+    steps: list[pyramid.Step]
 
 
 class PictureCodec:
@@ -133,8 +147,10 @@ class PictureCodec:
         while group := list(islice(remaining, batch_size)):
             read = [self._read(picture) for picture in group]
             for _, alike in groupby(read, key=lambda pixels: pixels.shape):
-                for file in self._encode_alike(list(alike)):
-                    yield file.first(scales)
+                header, _, steps = self.encode_alike(np.stack(list(alike)))
+                packed = [[pack(bits) for bits in step.bits] for step in steps]
+                for payloads in zip(*packed, strict=True):
+                    yield BitFile(header, payloads).first(scales)
 
     def decode(self, file: BitFile | bytes | str | Path, *, scales: int | None = None) -> Image.Image:
         """Bits to an RGB picture of the size that was encoded; coarser when scales are missing.
@@ -223,6 +239,32 @@ class PictureCodec:
             grids=grids,
         )
 
+    def encode_alike(self, pictures: UInt8[np.ndarray, "b H W c"]) -> Encoding:
+        """RGB pictures of one size, of 0..255, to the bits of every scale and how they came about."""
+        height, width = pictures.shape[1:3]
+        header = self.header_for(width, height)
+        rows, columns = (side * header.stride for side in header.grids[-1])
+        padded = np.pad(pictures, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)), mode="reflect")
+        with torch.inference_mode():
+            if rows * columns > self.tile**2:
+                features = torch.cat([self._tiled_features(picture) for picture in padded])
+            else:
+                features = self.tokenizer.features(_to_floats(padded).to(self.tokenizer.device))
+            return Encoding(header, features, list(pyramid.encode(features, header.grids)))
+
+    def draw(self, latent: Float[Tensor, "b d h w"], header: BitHeader) -> UInt8[np.ndarray, "b H W c"]:
+        """A latent, of all scales or of the first ones, to pictures of 0..255 of the size that `header` has."""
+        rows, columns = (side * header.stride for side in header.grids[-1])
+        with torch.inference_mode():
+            if rows * columns <= self.tile**2:
+                pictures = _to_array(self.tokenizer.decode(latent))
+            else:
+                pictures = np.empty((len(latent), rows, columns, header.channels), np.uint8)
+                for picture, one in zip(pictures, latent.split(1), strict=True):
+                    for tile_rows, tile_columns, pixels in tiled_pixels(self.tokenizer, one, tile=self.tile):
+                        picture[tile_rows, tile_columns] = _to_array(pixels)[0]
+        return np.ascontiguousarray(pictures[:, : header.height, : header.width])
+
     def _read(self, picture: Picture) -> UInt8[np.ndarray, "H W c"]:
         """Pixels, refused by size before any is decoded."""
         name = f"The picture {picture}" if isinstance(picture, str | Path) else "The picture"
@@ -237,41 +279,18 @@ class PictureCodec:
             raise UsageError(explain(f"{name} can't be used.", str(error), todo)) from None
         return np.asarray(image)
 
-    def _encode_alike(self, pictures: Sequence[UInt8[np.ndarray, "H W c"]]) -> list[BitFile]:
-        height, width = pictures[0].shape[:2]
-        header = self.header_for(width, height)
-        rows, columns = (side * header.stride for side in header.grids[-1])
-        margins = ((0, rows - height), (0, columns - width), (0, 0))
-        padded = [np.pad(picture, margins, mode="reflect") for picture in pictures]
-        with torch.inference_mode():
-            if rows * columns > self.tile**2:
-                features = torch.cat([self._tiled_features(picture) for picture in padded])
-            else:
-                features = self.tokenizer.features(torch.cat([_to_floats(p) for p in padded]).to(self.tokenizer.device))
-            scales = [step.bits for step in pyramid.encode(features, header.grids)]
-            return [BitFile(header, tuple(pack(bits[i]) for bits in scales)) for i in range(len(pictures))]
-
     def _tiled_features(self, picture: UInt8[np.ndarray, "H W c"]) -> Float[Tensor, "1 d h w"]:
         size = (picture.shape[0], picture.shape[1])
-        return tiled_features(self.tokenizer, lambda r, c: _to_floats(picture[r, c]), size, tile=self.tile)
+        return tiled_features(self.tokenizer, lambda r, c: _to_floats(picture[None, r, c]), size, tile=self.tile)
 
     def _decode(self, file: BitFile) -> Image.Image:
         header = file.header
         self._require_own(header)
-        rows, columns = (side * header.stride for side in header.grids[-1])
-        with torch.inference_mode():
-            bits = [
-                unpack(payload, header.bits, grid)[None].to(self.tokenizer.device)
-                for payload, grid in zip(file.payloads, header.grids, strict=False)
-            ]
-            latent = pyramid.latent_of(bits, header.grids[-1])
-            if rows * columns <= self.tile**2:
-                picture = _to_array(self.tokenizer.decode(latent))
-            else:
-                picture = np.empty((rows, columns, header.channels), np.uint8)
-                for tile_rows, tile_columns, pixels in tiled_pixels(self.tokenizer, latent, tile=self.tile):
-                    picture[tile_rows, tile_columns] = _to_array(pixels)
-        return Image.fromarray(np.ascontiguousarray(picture[: header.height, : header.width]))
+        bits = [
+            unpack(payload, header.bits, grid)[None].to(self.tokenizer.device)
+            for payload, grid in zip(file.payloads, header.grids, strict=False)
+        ]
+        return Image.fromarray(self.draw(pyramid.latent_of(bits, header.grids[-1]), header)[0])
 
     def _require_own(self, header: BitHeader) -> None:
         config = self.tokenizer.config
@@ -316,10 +335,10 @@ def files_below(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], in
     return found, len(files) - len(found)
 
 
-def _to_floats(picture: UInt8[np.ndarray, "H W c"]) -> Float[Tensor, "1 c H W"]:
+def _to_floats(pictures: UInt8[np.ndarray, "b H W c"]) -> Float[Tensor, "b c H W"]:
     """0..255 to [-1, 1]."""
-    return torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _to_array(pixels: Float[Tensor, "1 c H W"]) -> UInt8[np.ndarray, "H W c"]:
-    return to_uint8(pixels)[0].permute(1, 2, 0).cpu().numpy()
+def _to_array(pixels: Float[Tensor, "b c H W"]) -> UInt8[np.ndarray, "b H W c"]:
+    return to_uint8(pixels).permute(0, 2, 3, 1).cpu().numpy()

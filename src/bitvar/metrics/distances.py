@@ -39,8 +39,8 @@ class Distance(Protocol):
 
 def psnr(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
     """Peak signal-to-noise ratio in dB of each picture, the peak being the whole range of [-1, 1]; at most 100."""
-    error = ((reconstruction.double() - images.double()) / 2).square().mean(dim=(1, 2, 3))
-    return (-10 * error.clamp(min=10 ** (-MAX_PSNR / 10)).log10()).float()
+    error = ((reconstruction.float() - images.float()) / 2).square().mean(dim=(1, 2, 3))
+    return -10 * error.clamp(min=10 ** (-MAX_PSNR / 10)).log10()
 
 
 def ssim(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
