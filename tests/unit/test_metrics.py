@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from bitvar.errors import UsageError, WeightsError
 from bitvar.metrics import networks
@@ -115,6 +116,8 @@ def test_ssim_falls_with_blur() -> None:
     assert (values[0] > values[1]).all()
     assert (values[1] > values[2]).all()
     assert ssim(images[:1, :, :6, :6], images[:1, :, :6, :6]).shape == (1,)
+    whole = structural_similarity_index_measure(blurred(images, 3) / 2, images / 2, data_range=1.0, reduction="none")
+    assert torch.allclose(ssim(blurred(images, 3) - 1, images - 1), whole, atol=1e-5)
 
 
 def test_the_distance_grows_with_blur(network: MobileNet) -> None:
@@ -172,6 +175,14 @@ def test_frechet_distance_is_that_of_gaussians() -> None:
         moments.add(((white * deviations[i] + means[i]) @ rotation).double())
     wanted = (deviations[0] - deviations[1]).square().sum() + 5
     assert frechet_distance(*sets) == pytest.approx(wanted.item(), rel=1e-9)
+
+
+def test_equal_pictures_have_a_distance() -> None:
+    """Covariances of rank 0."""
+    sets = [Moments(3), Moments(3)]
+    for moments, value in zip(sets, (1.0, 2.0), strict=True):
+        moments.add(torch.full((4, 3), value))
+    assert frechet_distance(*sets) == pytest.approx(3)
 
 
 def test_few_pictures_of_many_features_have_a_distance() -> None:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from bitvar.cli import bench, data, tokenizer
+from bitvar.cli import bench, data, evaluate, tokenizer
 from bitvar.cli.convert import convert
 from bitvar.cli.doctor import doctor
 from bitvar.cli.exit_codes import CANCELLED, OK, USAGE
@@ -25,6 +25,7 @@ for verb in (generate, train, report, export, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
 
 

@@ -68,8 +68,8 @@ class Moments:
 def frechet_distance(first: Moments, second: Moments) -> float:
     """Between the Gaussians of two sets (Heusel et al., arXiv 1706.08500), in fp64.
 
-    `|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))`, where the last trace is the sum of the singular values of
-    `C1^(1/2) C2^(1/2)`: real and not negative whatever the rank, so fewer pictures than features do no harm to it.
+    `|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))`. With `C = A A^T`, the last trace is the sum of the singular
+    values of `A1^T A2`: real and not negative whatever the rank, so fewer pictures than features do no harm to it.
 
     Raises:
         UsageError: if a set has fewer than two pictures.
@@ -78,16 +78,16 @@ def frechet_distance(first: Moments, second: Moments) -> float:
         why = f"the sets have {first.count} and {second.count} pictures"
         raise UsageError(explain("There is no Frechet distance.", why, "give two pictures at least"))
     covariances = first.covariance(), second.covariance()
-    overlap = torch.linalg.svdvals(_square_root(covariances[0]) @ _square_root(covariances[1])).sum()
+    overlap = torch.linalg.svdvals(_factor(covariances[0]).T @ _factor(covariances[1])).sum()
     spread = covariances[0].trace() + covariances[1].trace() - 2 * overlap
     return ((first.mean() - second.mean()).square().sum() + spread).clamp(min=0).item()
 
 
-def _square_root(matrix: Float[Tensor, "f f"]) -> Float[Tensor, "f f"]:
-    """Of a covariance; eigenvalues that are rounding, of either sign, count as 0."""
-    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
-    rounding = len(values) * torch.finfo(values.dtype).eps * values.abs().max()
-    return (vectors * values.where(values > rounding, 0).sqrt()) @ vectors.T
+def _factor(covariance: Float[Tensor, "f f"]) -> Float[Tensor, "f r"]:
+    """`A` of `covariance = A A^T`, of as many columns as its rank; eigenvalues that are rounding count as 0."""
+    values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
+    kept = values > len(values) * torch.finfo(values.dtype).eps * values.abs().max()
+    return vectors[:, kept] * values[kept].sqrt()
 
 
 @runtime_checkable

@@ -1,0 +1,159 @@
+"""`bitvar evaluate reconstruction`: tokenizers beside one another, and beside JPEG and WebP."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bitvar.cli.exit_codes import exit_codes
+
+if TYPE_CHECKING:
+    from bitvar.codec import PictureCodec
+    from bitvar.evaluation.reconstruction import ReconstructionSettings
+
+app = typer.Typer(help="Measure what models do.", no_args_is_help=True, rich_markup_mode=None)
+
+_DEFAULT = "icons"
+
+
+@app.callback()
+def _callback() -> None:
+    pass
+
+
+@app.command()
+def reconstruction(
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(metavar="PICTURES...", help="Pictures, folders of them at any depth, captioned sets, indexes."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; the same command there goes on.")],
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(help="Tokenizer or model folder, hub id, or icons, the one in the package; label=... names it."),
+    ] = None,
+    against: Annotated[str, typer.Option(help="Formats to compare with at equal size, or none.")] = "jpeg,webp",
+    size: Annotated[
+        list[int] | None,
+        typer.Option(help="Scale and cut pictures to a square of so many pixels. Default: their own size."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of captioned sets and indexes, only this one.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first pictures only.")] = None,
+    sheet: Annotated[
+        int | None,
+        typer.Option(min=0, help="Pictures of the sheet, evenly by rank. Default: best, middle and worst three."),
+    ] = None,
+    feature_network: Annotated[
+        str, typer.Option(help="Of the Frechet distance: mobilenet or inception.")
+    ] = "mobilenet",
+    distance: Annotated[str, typer.Option(help="Perceptual distance: mobilenet or lpips.")] = "mobilenet",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    dtype: Annotated[str, typer.Option(help="Of the tokenizers: auto, fp32, bf16 or fp16.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Measure how well tokenizers reconstruct pictures, per scale and size. Writes report.json and sheet.png."""
+    with exit_codes():
+        from bitvar.evaluation.reconstruction import NamedTokenizer, ReconstructionSettings, evaluate_reconstruction
+        from bitvar.runtime.placement import resolve_device, resolve_dtype
+
+        chosen = resolve_device(device)
+        kind = str(resolve_dtype(dtype, chosen)).removeprefix("torch.")
+        formats = _formats(against)
+        codecs = _load(tokenizer or [_DEFAULT], formats, dtype, chosen.type)
+        settings = ReconstructionSettings(
+            pictures=tuple(str(path.absolute()) for path in pictures),
+            split=split,
+            limit=limit,
+            sizes=tuple(dict.fromkeys(size or [])) or (None,),
+            tokenizers=tuple(
+                NamedTokenizer(label=label, name=codec.identity.name, sha256=codec.identity.sha256)
+                for label, codec in codecs.items()
+            ),
+            against=formats,
+            feature_network=feature_network,
+            distance=distance,
+            batch_size=batch_size,
+            dtype=kind,
+            device=chosen.type,
+        )
+
+        def tell(text: str) -> None:
+            typer.echo(text, err=True)
+
+        report = evaluate_reconstruction(settings, codecs, output, sheet=sheet, tell=tell)
+        if as_json:
+            typer.echo(json.dumps(report))
+        else:
+            _print(report, settings)
+
+
+def _formats(against: str) -> tuple[str, ...]:
+    from bitvar.config import unknown
+    from bitvar.errors import UsageError
+    from bitvar.evaluation.contenders import FORMATS
+
+    names = () if against == "none" else tuple(dict.fromkeys(name.strip() for name in against.split(",")))
+    for name in names:
+        if name not in FORMATS:
+            raise UsageError(unknown("format in --against", name, [*FORMATS, "none"]))
+    return names
+
+
+def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -> "dict[str, PictureCodec]":
+    """Tokenizers by label: what stands before "=", or else the name itself."""
+    from bitvar.codec import PictureCodec
+    from bitvar.errors import UsageError, explain
+
+    places: dict[str, str] = {}
+    for text in named:
+        label, equals, place = text.partition("=")
+        if not equals or Path(text).exists():
+            label, place = text, text
+        if not label or not place or label in (*places, *formats):
+            why = "every contender needs a name of its own"
+            raise UsageError(explain(f"Can't call a tokenizer {label!r}.", why, "name it: --tokenizer label=folder"))
+        places[label] = place
+    return {
+        label: PictureCodec.from_pretrained(None if place == _DEFAULT else place, dtype=dtype, device=device)
+        for label, place in places.items()
+    }
+
+
+def _print(report: dict[str, Any], settings: "ReconstructionSettings") -> None:
+    """Two tables: the contenders, and the scales of the tokenizers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    def table(*columns: str) -> Table:
+        made = Table(box=box.MARKDOWN)
+        for i, column in enumerate(columns):
+            made.add_column(column, justify="left" if i < 2 else "right", no_wrap=True)
+        return made
+
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, 110)
+    contenders = table("contender", "size", "pictures", "bits/pixel", "PSNR dB", "SSIM", "distance", "Frechet", "N")
+    scales = table("scales of", "size", "k", "bits/pixel", "PSNR dB", "bit entropy", "dead bits", "residual norm")
+    for result in report["results"]:
+        names, n = (result["contender"], result["size"]), str(result["pictures"])
+        frechet = "-" if result["frechet"] is None else f"{result['frechet']:.2f}"
+        values = [f"{result['bits_per_pixel']:.3f}", f"{result['psnr']:.2f}", f"{result['ssim']:.4f}"]
+        contenders.add_row(*names, n, *values, f"{result['distance']:.3f}", frechet, n)
+        for k, scale in enumerate(result.get("scales", [])):
+            before, after = scale["residual_norm"]
+            shown = [f"{scale['bits_per_pixel']:.3f}", f"{scale['psnr']:.2f}", f"{scale['bit_entropy']:.3f}"]
+            scales.add_row(*names, str(k + 1), *shown, f"{scale['dead_bits']:.1%}", f"{before:.3f} to {after:.3f}")
+    console.print(contenders)
+    console.print(scales)
+    console.print(f"distance: {report['distance']}. Frechet distance over N pictures: {report['feature_network']}.")
+    for result in report["results"]:
+        if result.get("too_large"):
+            count, size = result["too_large"], result["size"]
+            console.print(f"{result['contender']} at {size}: {count} pictures are larger even at its lowest quality.")
+    if any(result["pictures"] < 2000 for result in report["results"]):
+        console.print("With fewer than 2,000 pictures the Frechet distance is too large; compare it at equal N only.")
+    for entry in report["refused"]:
+        console.print(f"left out: {entry['pictures']} pictures, {entry['reason']} (refused.jsonl names them)")

@@ -1,0 +1,105 @@
+"""One round of a comparison: pictures of one size against what every contender makes of them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from bitvar.codec import PictureCodec
+from bitvar.codec.bitfile import MAX_PIXELS
+from bitvar.codec.pictures import MAX_RATIO
+from bitvar.data.pictures import PictureLimits
+from bitvar.evaluation.contenders import FORMATS, Result, ScaleResult, reconstruct
+from bitvar.evaluation.tally import Tally
+from bitvar.metrics.distances import Distance, psnr, ssim
+from bitvar.metrics.frechet import FeatureNetwork
+
+ORIGINALS: Final = ""
+"""The untouched pictures, in the place of a contender."""
+
+_MIN_SIDE: Final = 6  # of SSIM
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What compares pictures of one size with what the contenders make of them.
+
+    Attributes:
+        codecs: by label.
+        formats: names of `FORMATS`.
+        distance, features: networks.
+        device: of these.
+    """
+
+    codecs: Mapping[str, PictureCodec]
+    formats: Sequence[str]
+    distance: Distance
+    features: FeatureNetwork
+    device: torch.device
+
+    @property
+    def limits(self) -> PictureLimits:
+        """What a picture may be for every contender."""
+        smallest = max(codec.limits.min_side for codec in self.codecs.values())
+        min_side = max(smallest, self.distance.min_side, _MIN_SIDE)
+        return PictureLimits(max_pixels=MAX_PIXELS, min_side=min_side, max_ratio=MAX_RATIO)
+
+    def results(self, pictures: UInt8[np.ndarray, "b H W 3"]) -> Iterator[tuple[str, Result]]:
+        """What each contender makes of them, tokenizers first."""
+        sizes: list[int] = []
+        for label, codec in self.codecs.items():
+            result = reconstruct(codec, pictures)
+            sizes = sizes or [-(-bits // 8) for bits in result.bits]
+            yield label, result
+        for name in self.formats:
+            yield name, FORMATS[name].compress(pictures, sizes)
+
+    def to_signed(self, pictures: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
+        """0..255 to [-1, 1], on the device."""
+        return torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    @torch.inference_mode()
+    def measure(
+        self, pictures: UInt8[np.ndarray, "b H W 3"], tally: Callable[[str], Tally]
+    ) -> Iterator[tuple[str, list[dict[str, float]]]]:
+        """Count pictures of one size in; yields each contender's figures, picture by picture.
+
+        Args:
+            pictures: untouched.
+            tally: a contender's, or that of `ORIGINALS`.
+        """
+        originals = self.to_signed(pictures)
+        pixels = pictures.shape[1] * pictures.shape[2]
+        tally(ORIGINALS).features.add(self.features(originals))
+        for label, result in self.results(pictures):
+            made = self.to_signed(result.pictures)
+            values = {
+                "psnr": psnr(made, originals),
+                "ssim": ssim(made, originals),
+                "distance": self.distance(made, originals),
+                "bits_per_pixel": torch.tensor(result.bits) / pixels,
+            }
+            sums = tally(label)
+            sums.features.add(self.features(made))
+            sums.add("pictures", len(pictures))
+            for name, value in values.items():
+                sums.add(name, value.double().sum())
+            if label not in self.codecs:
+                sums.add("too_large", int(result.too_large.sum()))
+            for k, scale in enumerate(result.scales):
+                self._count_scale(sums, f"scale{k}/", scale, originals)
+            columns = {name: value.tolist() for name, value in values.items()}
+            yield label, [{name: column[i] for name, column in columns.items()} for i in range(len(pictures))]
+
+    def _count_scale(self, sums: Tally, prefix: str, scale: ScaleResult, originals: Float[Tensor, "b 3 H W"]) -> None:
+        count, pixels = len(originals), originals.shape[2] * originals.shape[3]
+        sums.add(prefix + "pictures", count)
+        sums.add(prefix + "psnr", psnr(self.to_signed(scale.pictures), originals).double().sum())
+        sums.add(prefix + "bits_per_pixel", count * scale.bits / pixels)
+        sums.add(prefix + "set_bits", scale.set_bits)
+        sums.add(prefix + "cells", scale.cells)
+        sums.add(prefix + "residual", scale.residual.sum(dim=1))
