@@ -146,6 +146,28 @@ def test_a_trained_decoder_keeps_the_bits_and_fits_the_model(
     assert "--tokenizer" in err
 
 
+@pytest.mark.parametrize("option", ["--tokenizer=x", "--text-encoder=x", "--attention=flex", "--shards=2"])
+def test_what_a_tokenizer_run_can_not_use_is_refused(
+    option: str, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr("bitvar.cli.training_setup._join", lambda inputs: (torch.device("cpu"), Ranks()))
+    _, err = run(monkeypatch, capsys, words(work, tmp_path / "run", option), code=2)
+    assert option.partition("=")[0] in err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_recomputing_changes_nothing(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+    for name, more in (("plain", ()), ("lean", ("--recompute",))):
+        run(monkeypatch, capsys, words(work, tmp_path / name, *more))
+        made.append(load_component(InfinityTokenizer, tmp_path / name / "model").decoder.conv_in.weight)
+    torch.testing.assert_close(made[0], made[1], atol=2e-3, rtol=1e-2)
+
+
 def test_a_whole_other_tokenizer_does_not_fit_the_model(work: Path, tmp_path: Path) -> None:
     save_tokenizer(tiny_tokenizer(seed=5), tmp_path / "other", name="other")
     with pytest.raises(WeightsError, match="does not belong"):

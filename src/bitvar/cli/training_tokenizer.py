@@ -1,6 +1,5 @@
 """What `bitvar train` puts together for a tokenizer: pictures, weights to begin from, networks that judge."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,11 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from bitvar.checkpoints.hub import resolve_model
-from bitvar.data.listing import open_pictures
+from bitvar.data.listing import PictureSource, open_pictures
 from bitvar.data.pictures import PictureLimits
 from bitvar.data.views import View
 from bitvar.errors import UsageError, explain
 from bitvar.metrics.distances import perceptual_distance
+from bitvar.training import parallel
 from bitvar.training.config import TokenizerTraining
 from bitvar.training.export import save_tokenizer
 from bitvar.training.initial import TokenizerOrigin
@@ -33,14 +33,21 @@ MAX_RATIO = 64.0
 
 def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", device: torch.device) -> Path | None:
     """Train to the end. Returns the tokenizer folder that came out; None on every rank but the main one."""
+    _refuse_unused(inputs)
     origin = None if inputs.initial is None else TokenizerOrigin.read(find_initial(inputs.initial))
     check_origin(config, origin)
     planned.folder.mkdir(parents=True, exist_ok=True)
-    train, validation = (_pictures(config, inputs, planned, split, device) for split in ("train", "val"))
+    source = open_pictures(
+        inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction, report=planned.report
+    )
+    train, validation = (_pictures(source, config, inputs, planned, split, device) for split in ("train", "val"))
     perceptual = perceptual_distance(config.perceptual_network, device) if config.perceptual > 0 else None
     task = TokenizerTask(config, train=train, validation=validation, perceptual=perceptual, device=device)
     if origin is not None:
         origin.load_into(task.model.tokenizer)
+    halves = task.model.tokenizer.encoder, task.model.tokenizer.decoder
+    levels = [level for half in halves for level in half.levels]
+    parallel.lighten(levels, recompute=inputs.recompute, compiled=inputs.compiled)
     frozen = None if config.trained == "all" or origin is None else origin
     begun_from = None if frozen is None or frozen.identity is None else frozen.identity.sha256
 
@@ -55,6 +62,19 @@ def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", d
     encoder_of = frozen if config.trained == "decoder" else None
     save_tokenizer(models.tokenizer, planned.folder / "model", name=inputs.name, encoder_of=encoder_of)
     return planned.folder / "model"
+
+
+def _refuse_unused(inputs: "Inputs") -> None:
+    """Nothing that is asked for is left out in silence."""
+    given = {
+        "--tokenizer": inputs.tokenizer is not None,
+        "--text-encoder": inputs.text_encoder is not None,
+        "--attention": inputs.attention != "sdpa",
+        "--shards": inputs.shards not in (None, 1),
+    }
+    if unused := [option for option, is_given in given.items() if is_given]:
+        why = "it has no text and no attention, and is whole on every rank"
+        raise UsageError(explain(f"A tokenizer run takes no {' or '.join(unused)}.", why, "leave it out"))
 
 
 def find_initial(name: str) -> Path:
@@ -82,13 +102,10 @@ def check_origin(config: TokenizerTraining, origin: TokenizerOrigin | None) -> N
 
 
 def _pictures(
-    config: TokenizerTraining, inputs: "Inputs", planned: Run, split: str, device: torch.device
+    source: PictureSource, config: TokenizerTraining, inputs: "Inputs", planned: Run, split: str, device: torch.device
 ) -> PictureFiles:
     """Random crops to train on; the largest crop, around the middle, to validate."""
-    limits = PictureLimits(min_side=config.model.stride, max_ratio=MAX_RATIO)
     is_training = split == "train"
-    report: Callable[[str], None] = planned.report if is_training else lambda line: None
-    source = open_pictures(inputs.data, limits=limits, max_bad_fraction=inputs.max_bad_fraction, report=report)
     view = View(config.model.image_channels)
     if is_training:
         view = replace(view, smallest_crop=config.smallest_crop, mirrored=config.mirrored)
@@ -99,8 +116,12 @@ def _pictures(
         stride=config.model.stride,
         view=view,
         bad=BadSamples(planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction),
-        limits=limits,
+        limits=_limits(config),
         workers=inputs.workers if is_training else 0,
         pinned=device.type == "cuda",
         most=None if is_training else VALIDATION_SAMPLES,
     )
+
+
+def _limits(config: TokenizerTraining) -> PictureLimits:
+    return PictureLimits(min_side=config.model.stride, max_ratio=MAX_RATIO)

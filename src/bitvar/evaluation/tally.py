@@ -7,10 +7,7 @@ import torch
 from torch import Tensor
 
 from bitvar.metrics.frechet import Moments, frechet_distance
-from bitvar.tokenizer.losses import binary_entropy
-
-_DEAD = 0.01
-"""A bit that is set in less than this share of the cells, or clear in less, says next to nothing."""
+from bitvar.tokenizer.losses import binary_entropy, dead_share
 
 _MOMENTS = "features."
 
@@ -81,7 +78,7 @@ def _scale(tally: Tally, prefix: str) -> dict[str, Any]:
         "psnr": _short(tally.mean(prefix + "psnr", count)),
         "bits_per_pixel": _short(tally.mean(prefix + "bits_per_pixel", count)),
         "bit_entropy": _short(binary_entropy(usage).mean().item()),
-        "dead_bits": _short(((usage < _DEAD) | (usage > 1 - _DEAD)).double().mean().item()),
+        "dead_bits": _short(dead_share(usage)),
         "residual_norm": [_short(value) for value in (tally.sums[prefix + "residual"] / tally.sums[count]).tolist()],
         "bit_usage": [_short(value) for value in usage.tolist()],
     }

@@ -17,9 +17,6 @@ from bitvar.training.parts import parts_in_order
 from bitvar.training.picture_data import PictureData
 
 VALIDATION_BATCH = 64
-DEAD = 0.01
-"""A bit is dead when it is 1, or 0, less often than this."""
-
 Sums = dict[str, Tensor]
 
 
@@ -101,5 +98,5 @@ def _metrics(sums: Metrics, scales: int, bits: int, perceptual: Distance | None)
         metrics[f"psnr/scale_{k}"] = -10 * sums[f"error/scale_{k}"] / count
         metrics[f"residual/scale_{k}"] = sums[f"residual/scale_{k}"] / count
         metrics[f"bit_entropy/scale_{k}"] = losses.binary_entropy(usage).mean().item()
-        metrics[f"dead_bits/scale_{k}"] = ((usage < DEAD) | (usage > 1 - DEAD)).float().mean().item()
+        metrics[f"dead_bits/scale_{k}"] = losses.dead_share(usage)
     return metrics

@@ -1,0 +1,27 @@
+r"""The embedded tokenizer's decoder alone, trained on: sharper pictures from the same bits, for a finished transformer.
+
+bitvar data icons data/icons64 --still
+bitvar train recipes/icons/decoder.py --data data/icons64 --init icons --out runs/icons-decoder --name icons
+bitvar generate "a red apple, 3D emoji" --tokenizer runs/icons-decoder/model --seed 0
+
+What it gains is in docs/tokenizer.md.
+"""
+
+from pathlib import Path
+from runpy import run_path
+
+from bitvar.training.config import IntervalConfig, TokenizerTraining
+
+
+def recipe(perceptual: float = 0.03) -> TokenizerTraining:
+    """`perceptual` weighs the MobileNetV2 distance."""
+    first = run_path(str(Path(__file__).with_name("tokenizer.py")))["recipe"]()
+    changes = {"steps": 1500, "learning_rate": 5e-4, "warmup_steps": 100, "ema_decay": 0.99}
+    return first.model_copy(
+        update={
+            "trained": "decoder",
+            "perceptual": perceptual,
+            "optimization": first.optimization.model_copy(update=changes),
+            "intervals": IntervalConfig(log=50, validation=500, sample=500, save=250),
+        }
+    )
