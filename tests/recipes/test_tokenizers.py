@@ -28,3 +28,10 @@ def test_the_photograph_recipe_has_the_embedded_tokenizers_sizes() -> None:
     made = runpy.run_path(str(RECIPES / "photographs" / "tokenizer.py"))["recipe"]()
     assert made.model == TokenizerConfig.load(EMBEDDED_MODEL / "image_tokenizer" / "config.json")
     assert [grids[-1] for grids in made.schedules] == [(8, 8), (16, 16)]
+
+
+def test_the_decoder_recipe_leaves_the_encoder_alone() -> None:
+    made = runpy.run_path(str(RECIPES / "icons" / "decoder.py"))["recipe"]()
+    first = runpy.run_path(str(RECIPES / "icons" / "tokenizer.py"))["recipe"]()
+    assert (made.model, made.schedules, made.trained) == (first.model, first.schedules, "decoder")
+    assert made.perceptual > 0
