@@ -218,14 +218,14 @@ def test_the_nearest_quality_is_found(name: str) -> None:
 
 
 @pytest.mark.usefixtures("cheap")
-@pytest.mark.parametrize("stop", [1, 4])
+@pytest.mark.parametrize("stop", [1, 3])
 def test_a_killed_evaluation_goes_on_to_the_same_figures(
     tmp_path: Path, pictures: Path, stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codecs = {"a": tiny_codec(), "b": tiny_codec(1)}
     settings = settings_for(codecs, pictures, sizes=(None, 16))
     whole = tmp_path / "whole"
-    evaluate_reconstruction(settings, codecs, whole, sheet=2, chunk=4)
+    evaluate_reconstruction(settings, codecs, whole, sheet=2, save_every=6)
 
     real, calls = reconstruction._measure, 0
 
@@ -239,13 +239,13 @@ def test_a_killed_evaluation_goes_on_to_the_same_figures(
     monkeypatch.setattr(reconstruction, "_measure", killed)
     out, told = tmp_path / "out", []
     with pytest.raises(KeyboardInterrupt):
-        evaluate_reconstruction(settings, codecs, out, sheet=2, chunk=4)
+        evaluate_reconstruction(settings, codecs, out, sheet=2, save_every=6)
     assert not (out / "report.json").exists()
     with (out / "pictures.jsonl").open("a") as file:
         file.write('{"half a li')
-    evaluate_reconstruction(settings, codecs, out, sheet=2, chunk=4, tell=told.append)
-    assert any("going on after" in line for line in told) == (stop > 1)
-    assert calls == 5 + 1  # five batches in chunks of 2, 1 and 2; the first of the chunk that was cut twice
+    evaluate_reconstruction(settings, codecs, out, sheet=2, save_every=6, tell=told.append)
+    assert ("going on after 6 pictures" in told) == (stop > 1)
+    assert calls == 4 + 1  # four batches, saved after two of them; the one that was cut came twice
     for name in ("report.json", "pictures.jsonl", "refused.jsonl", "sheet.png"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
     assert not (out / FILE).exists()
@@ -291,8 +291,16 @@ def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path, pictures: P
         evaluate_reconstruction(settings_for(codecs, pictures, limit=4), codecs, out)
 
 
+@pytest.mark.usefixtures("cheap")
+def test_slow_pictures_are_saved_more_often(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruction, "SAVE_SECONDS", 0.0)
+    codecs, told = {"a": tiny_codec()}, []
+    evaluate_reconstruction(settings_for(codecs, pictures), codecs, tmp_path / "out", sheet=0, tell=told.append)
+    assert [line for line in told if line.endswith(" pictures")] == [f"{n} pictures" for n in (3, 6, 9, 12)]
+
+
 def stopped(out: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
-    """An evaluation that was killed after its first chunk; gives what goes on with it."""
+    """An evaluation that was killed after its first save; gives what goes on with it."""
     codecs = {"a": tiny_codec()}
     settings = settings_for(codecs, pictures)
     real = Progress.save
@@ -304,8 +312,8 @@ def stopped(out: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            evaluate_reconstruction(settings, codecs, out, chunk=4)
-    return lambda: evaluate_reconstruction(settings, codecs, out, chunk=4)
+            evaluate_reconstruction(settings, codecs, out, save_every=6)
+    return lambda: evaluate_reconstruction(settings, codecs, out, save_every=6)
 
 
 @pytest.mark.usefixtures("cheap")

@@ -1,10 +1,11 @@
 """How well tokenizers reconstruct pictures, beside one another, and beside JPEG and WebP at their rate.
 
-Goes through the pictures once, a chunk at a time, and keeps sums only. Killed, the same call goes on after the last
-whole chunk: batches never cross chunks, so the figures are those of a run in one go.
+Goes through the pictures once, a batch at a time, and keeps sums only. Killed, the same call goes on from where they
+were last saved, always between two batches: the figures are those of a run in one go.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,8 +34,10 @@ from bitvar.files import atomic_path, write_text
 from bitvar.metrics.distances import perceptual_distance, psnr
 from bitvar.metrics.frechet import feature_network
 
-CHUNK: Final = 256
-"""Pictures between two saves of the progress."""
+SAVE_EVERY: Final = 256
+"""Pictures between two saves of the progress, unless `SAVE_SECONDS` pass before."""
+
+SAVE_SECONDS: Final = 30.0
 
 REPORT: Final = "report.json"
 SETTINGS: Final = "settings.json"
@@ -87,7 +90,7 @@ def evaluate_reconstruction(
     *,
     sheet: int | None = None,
     tell: Callable[[str], None] = lambda text: None,
-    chunk: int = CHUNK,
+    save_every: int = SAVE_EVERY,
 ) -> dict[str, Any]:
     """Go through the pictures, or on from where the same evaluation was stopped, and write `report.json`.
 
@@ -97,7 +100,7 @@ def evaluate_reconstruction(
         out: folder for the report, the figures of every picture, and the sheet.
         sheet: pictures of the sheet, evenly by rank; None is the best, middle and worst three, 0 is no sheet.
         tell: is told what goes on, in lines.
-        chunk: pictures between two saves of the progress; another one may change last digits.
+        save_every: pictures between two saves of the progress, unless half a minute passes before.
 
     Returns:
         The report (docs/evaluation.md).
@@ -121,7 +124,7 @@ def evaluate_reconstruction(
                 return report
             contest = _contest(settings, codecs)
             if report is None:
-                report = _report(settings, contest, _go_through(pictures, settings, contest, out, tell, chunk))
+                report = _report(settings, contest, _go_through(pictures, settings, contest, out, tell, save_every))
             _draw(pictures, settings, contest, out, sheet)
             report["sheet"] = sheet
             write_text(path, json.dumps(report, indent=1) + "\n")
@@ -162,7 +165,7 @@ def _go_through(
     contest: Contest,
     out: Path,
     tell: Callable[[str], None],
-    chunk: int,
+    save_every: int,
 ) -> Progress:
     progress = Progress.load(out)
     entries = _after(pictures, progress)
@@ -178,12 +181,19 @@ def _go_through(
             refused.write({"picture": name, "reason": error.reason, "detail": error.detail})
             tell(f"left out: {name}: {error}")
 
-        while group := list(islice(entries, chunk)):
-            for batch in _batches(group, progress, settings, contest, refuse):
-                _measure(batch, settings, contest, progress, lines)
+        def save() -> None:
             progress.lengths = {PICTURES: lines.flush(), REFUSED: refused.flush()}
             progress.save(out)
             tell(f"{progress.read} pictures")
+
+        saved, saved_at = progress.read, time.monotonic()
+        while group := list(islice(entries, settings.batch_size)):
+            _measure(_open(group, progress, settings, contest, refuse), settings, contest, progress, lines)
+            if progress.read - saved >= save_every or time.monotonic() - saved_at > SAVE_SECONDS:
+                save()
+                saved, saved_at = progress.read, time.monotonic()
+        if progress.read > saved:
+            save()
     if pictures.others:
         tell(f"left out: {pictures.others} files that are no PNG, JPEG or WebP by their names")
     if not progress.tallies:
@@ -213,14 +223,14 @@ class _Opened:
     image: Image.Image
 
 
-def _batches(
+def _open(
     entries: Sequence[Entry],
     progress: Progress,
     settings: ReconstructionSettings,
     contest: Contest,
     refuse: Callable[[str, RefusedError], None],
-) -> Iterator[list[_Opened]]:
-    """Opened pictures, `batch_size` at a time; those that can't be used go to `refuse`."""
+) -> list[_Opened]:
+    """The pictures of a batch; those that can't be used go to `refuse`."""
     batch: list[_Opened] = []
     for entry in entries:
         number = progress.read
@@ -230,13 +240,9 @@ def _batches(
             _require_formats(image, settings)
         except RefusedError as error:
             refuse(entry.name, error)
-            continue
-        batch.append(_Opened(number, entry.name, image))
-        if len(batch) == settings.batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        else:
+            batch.append(_Opened(number, entry.name, image))
+    return batch
 
 
 def _require_formats(image: Image.Image, settings: ReconstructionSettings) -> None:
