@@ -12,7 +12,7 @@ from PIL import Image
 from bitvar.data.index_writing import build_index
 from bitvar.data.listing import PictureList, open_pictures
 from bitvar.data.order import SampleOrder
-from bitvar.data.pictures import PictureLimits, RefusedError
+from bitvar.data.pictures import PictureLimits, RefusedError, decode_picture
 from bitvar.data.views import View, picture_size
 from bitvar.errors import UsageError
 from bitvar.scales import nearest_in_ratio
@@ -80,6 +80,22 @@ def test_random_crops_lie_anywhere(draws: tuple[float, ...], corner: tuple[int, 
     seen = View(smallest_crop=0.5).see(png(ramp(40, 80)), LIMITS, (20, 20), draws)
     assert tuple(np.abs(seen[0, 0, :2].astype(int) - corner) <= 1) == (True, True)
     assert np.abs(seen[-1, -1, :2].astype(int) - np.add(corner, 19)).max() <= 1
+
+
+def test_a_large_jpeg_is_decoded_as_small_as_will_do() -> None:
+    file = io.BytesIO()
+    smooth = Image.fromarray(ramp(8, 16) * 15).resize((1600, 800), Image.Resampling.BICUBIC)
+    smooth.save(file, format="JPEG", quality=95)
+    limits = PictureLimits()
+    assert decode_picture(file.getvalue(), limits, at_least=100).size == (200, 100)
+    assert decode_picture(file.getvalue(), limits, at_least=101).size == (400, 200)
+    view = View(smallest_crop=0.5)
+    for draws in (None, (0.0, 0.3, 0.9, 0.9)):
+        seen = view.see(file.getvalue(), limits, (50, 50), draws)
+        exact = np.asarray(
+            smooth.resize((50, 50), Image.Resampling.LANCZOS, box=view._box((1600, 800), (50, 50), draws))
+        )
+        assert np.abs(seen.astype(int) - exact).max() <= 6
 
 
 def test_no_crop_is_enlarged_where_it_need_not_be() -> None:

@@ -245,6 +245,19 @@ def test_a_killed_run_over_files_goes_on_to_the_bit(work: Path, tmp_path: Path) 
     assert ours.sha256 == theirs.sha256
 
 
+def test_two_processes_train_and_measure_what_one_does(work: Path, tmp_path: Path) -> None:
+    plain = ["--set", "entropy=0", "--set", "adversarial=0", "--init", str(work / "tiny")]
+    figures = []
+    for name, more in (("one", ()), ("two", ("--nproc", "2"))):
+        process = launch(words(work, tmp_path / name, *plain, *more))
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        figures.append({name: value for name, value in lines[-1].items() if name != "time"})
+    assert figures[0]["phase"] == "validation"
+    assert figures[1] == pytest.approx(figures[0], abs=1e-3)
+
+
 # What a run begins from
 
 

@@ -155,15 +155,24 @@ def check_sides(width: int, height: int, limits: PictureLimits) -> None:
         raise RefusedError("extreme-ratio", f"{width}x{height} is longer than {limits.max_ratio:g} to 1")
 
 
-def decode_picture(data: bytes, limits: PictureLimits) -> Image.Image:
+def decode_picture(data: bytes, limits: PictureLimits, *, at_least: int | None = None) -> Image.Image:
     """The picture as people see it: turned by its orientation tag, in sRGB, on white where it is transparent.
 
     A colour profile is applied where it can be read; one that can't be counts as sRGB, as viewers have it.
 
+    Args:
+        data: the file.
+        limits: what a picture may be.
+        at_least: pixels a side that are enough. A JPEG of twice as many and more is decoded at a half, a quarter or an
+            eighth, which takes a fraction of the time.
+
     Raises:
         RefusedError: as `open_picture`, and for pixels that can't be decoded.
     """
-    return as_rgb(open_picture(data, limits))
+    image = open_picture(data, limits)
+    if at_least is not None:
+        image.draft(None, (at_least, at_least))
+    return as_rgb(image)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

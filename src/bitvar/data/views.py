@@ -5,6 +5,7 @@ Pictures of 1, 3 or 4 channels are PNG, JPEG or WebP (grey, RGB, RGBA); of any n
 """
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ NUM_DRAWS: Final = 4
 ARRAY_SUFFIX: Final = ".npy"
 _ARRAY_MAGIC: Final = b"\x93NUMPY"
 _PICTURE_CHANNELS: Final = (1, 3, 4)
+_SHARP: Final = 2
+"""How many times the wanted pixels a picture is decoded with, at least, so that scaling it down decides the result."""
+
 _ORIENTATION: Final = 0x0112
 _TURNED: Final = (5, 6, 7, 8)
 
@@ -70,7 +74,8 @@ class View:
         Raises:
             RefusedError: for a picture that can't be used, or has not these channels.
         """
-        planes = decode_planes(data, limits, self.channels)
+        enough = math.ceil(_SHARP * max(size) / self.smallest_crop)
+        planes = decode_planes(data, limits, self.channels, at_least=enough)
         box = self._box(planes[0].size, size, draws)
         seen = [np.atleast_3d(np.asarray(plane.resize(size, Image.Resampling.LANCZOS, box=box))) for plane in planes]
         pixels = np.concatenate(seen, axis=2)
@@ -88,8 +93,16 @@ class View:
         return left, upper, min(left + width, whole[0]), min(upper + height, whole[1])
 
 
-def decode_planes(data: bytes, limits: PictureLimits, channels: int) -> list[Image.Image]:
+def decode_planes(
+    data: bytes, limits: PictureLimits, channels: int, *, at_least: int | None = None
+) -> list[Image.Image]:
     """A picture as Pillow can scale it: one image of 1, 3 or 4 channels, or a grey one for each channel.
+
+    Args:
+        data: the file.
+        limits: what a picture may be.
+        channels: as many as it must have.
+        at_least: as of `decode_picture`, which RGB pictures pass through.
 
     Raises:
         RefusedError: for a picture that can't be used, or has not these channels.
@@ -102,7 +115,7 @@ def decode_planes(data: bytes, limits: PictureLimits, channels: int) -> list[Ima
     if channels not in _PICTURE_CHANNELS:
         raise RefusedError("other-channels", f"pictures of {channels} channels come as {ARRAY_SUFFIX} files")
     if channels == 3:
-        return [decode_picture(data, limits)]
+        return [decode_picture(data, limits, at_least=at_least)]
     opened = open_picture(data, limits)
     if channels == 1:
         return [as_rgb(opened).convert("L")]
