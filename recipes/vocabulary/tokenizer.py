@@ -9,31 +9,19 @@ Nothing but the bits differs between two runs, so that what they reconstruct com
 than a fifth of the embedded model's. `recipes/vocabulary/compare.py` draws the result.
 """
 
-from bitvar.tokenizer import TokenizerConfig
-from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining
+from pathlib import Path
+from runpy import run_path
 
-GRIDS = ((1, 1), (2, 2), (4, 4), (8, 8))
+from bitvar.training.config import IntervalConfig, TokenizerTraining
 
 
 def recipe(bits: int = 32) -> TokenizerTraining:
     """`bits` of a cell; the codebook has 2 to that power of codes."""
-    return TokenizerTraining(
-        model=TokenizerConfig(
-            bits=bits, base_channels=16, channel_multipliers=(1, 2, 4, 8), res_blocks=1, norm_groups=8
-        ),
-        schedules=(GRIDS,),
-        optimization=OptimizationConfig(
-            optimizer="muon",
-            steps=1000,
-            batch_size=16,
-            learning_rate=4e-3,
-            warmup_steps=100,
-            clip=1.0,
-            ema_decay=0.995,
-            precision="fp32",
-        ),
-        intervals=IntervalConfig(log=50, validation=500, save=500),
-        commitment=0.25,
-        entropy=0.03,
-        truncation=0.1,
+    embedded = run_path(str(Path(__file__).parents[1] / "icons" / "tokenizer.py"))["recipe"]()
+    return embedded.model_copy(
+        update={
+            "model": embedded.model.model_copy(update={"bits": bits}),
+            "optimization": embedded.optimization.model_copy(update={"steps": 1000}),
+            "intervals": IntervalConfig(log=50, validation=500, save=500),
+        }
     )

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from bitvar import InfinityPipeline, PictureCodec, pyramid
 from bitvar.checkpoints.folder import TokenizerIdentity, load_component
-from bitvar.cli import main as cli
 from bitvar.cli.training_tokenizer import check_origin
 from bitvar.data.samples import to_signed
 from bitvar.errors import UsageError, WeightsError
@@ -32,7 +30,7 @@ from bitvar.training.reconstruction import measure_reconstruction
 from bitvar.training.samples import reconstruction_sheet, to_picture
 from bitvar.training.tokenizer_task import TokenizerTask
 
-from .test_train_command import launch
+from .test_train_command import launch, run
 from .test_training import GRIDS, Blurry, optimization, pictures, tokenizer_loss, tokenizer_task, tokenizer_training
 from .tiny import tiny_pipeline, tiny_tokenizer
 
@@ -75,17 +73,6 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(work: Path, out: Path, *more: str, data: str = "pictures") -> list[str]:
     given = [work / "recipe.py", "--data", work / data, "--out", out]
     return ["bitvar", "train", *map(str, given), "--device", "cpu", "--workers", "0", *more]
-
-
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int = 0
-) -> tuple[str, str]:
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert (stop.value.code or 0) == code, err
-    return out, err
 
 
 # The command
