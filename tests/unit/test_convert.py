@@ -13,7 +13,13 @@ from torch import Tensor
 from transformers.models.t5 import T5Config, T5EncoderModel
 from typer.testing import CliRunner
 
-from bitvar.checkpoints.convert import check_names, convert_to_folder, convert_to_official
+from bitvar.checkpoints.convert import (
+    check_names,
+    convert_to_folder,
+    convert_to_official,
+    convert_tokenizer,
+    is_official_tokenizer,
+)
 from bitvar.checkpoints.folder import ModelIndex, load_folder
 from bitvar.checkpoints.official import (
     Converted,
@@ -24,8 +30,11 @@ from bitvar.checkpoints.official import (
 )
 from bitvar.checkpoints.official_files import read_official, write_official
 from bitvar.cli.main import app
+from bitvar.codec import PictureCodec
 from bitvar.errors import UsageError, WeightsError
+from bitvar.scales import official_schedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
+from bitvar.training.initial import TokenizerOrigin
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
 from .tiny import tiny_text_encoder, tiny_tokenizer, tiny_transformer
@@ -546,3 +555,33 @@ def test_the_command_explains(tmp_path: Path) -> None:
         assert (result[0], result[1]) == (code, "")
         assert message in result[2]
     assert not new.exists()
+
+
+def test_a_tokenizer_alone_becomes_a_folder_to_train_from(tmp_path: Path) -> None:
+    transformer, path = write_pair(tmp_path / "official", names=("model", "any_name"))
+    assert is_official_tokenizer(path)
+    assert not is_official_tokenizer(transformer)
+    convert_tokenizer(path, tmp_path / "tokenizer")
+    whole = convert_to_folder(transformer, path, tmp_path / "whole")
+    alone = PictureCodec.from_pretrained(tmp_path / "tokenizer", device="cpu")
+    assert alone.identity == ModelIndex.load(whole / "model_index.json").tokenizer
+    patch = 16 // alone.tokenizer.config.stride
+    side = 16 * patch * alone.tokenizer.config.stride
+    assert alone.header_for(side, side).grids == official_schedule("1.0", "0.06M").latent_grids(patch)
+    origin = TokenizerOrigin.read(tmp_path / "tokenizer")
+    target = InfinityTokenizer(origin.config)
+    origin.load_into(target)
+    assert torch.equal(target.decoder.conv_in.weight, alone.tokenizer.decoder.conv_in.weight)
+    with pytest.raises(UsageError, match="exists already"):
+        convert_tokenizer(path, tmp_path / "tokenizer")
+    with pytest.raises(WeightsError, match="is a transformer"):
+        convert_tokenizer(transformer, tmp_path / "other")
+
+
+def test_the_command_converts_a_tokenizer_alone(tmp_path: Path) -> None:
+    transformer, path = write_pair(tmp_path / "official", names=("model", "infinity_vae_d32"))
+    made = CliRunner().invoke(app, ["convert", str(path), str(tmp_path / "tokenizer")])
+    assert made.exit_code == 0, made.output
+    assert made.output.strip() == str(tmp_path / "tokenizer")
+    refused = CliRunner().invoke(app, ["convert", str(transformer), str(tmp_path / "other")])
+    assert refused.exit_code == 2

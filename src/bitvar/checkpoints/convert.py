@@ -9,10 +9,12 @@ from torch import Tensor
 
 from bitvar.checkpoints.files import atomic_folder, verify_folder
 from bitvar.checkpoints.folder import (
+    GRIDS,
     Components,
     Defaults,
     ModelIndex,
     OfficialSpelling,
+    TrainedGrids,
     identify,
     read_tensors,
     save_component,
@@ -21,7 +23,7 @@ from bitvar.checkpoints.folder import (
 from bitvar.checkpoints.official import Converted, OfficialLayout, from_official, to_official
 from bitvar.checkpoints.official_files import read_official, write_official
 from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.scales import official_schedules
+from bitvar.scales import BUDGETS, OFFICIAL_STRIDE, official_schedules
 from bitvar.text import T5, TextEncoder, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
@@ -171,11 +173,15 @@ def convert_tokenizer(path: Path, destination: Path, *, dtype: torch.dtype | Non
     """
     _refuse_occupied(destination)
     converted = _read(path, TokenizerConfig)
+    assert isinstance(converted.config, TokenizerConfig)
     identity = identify(_stem(path), converted.tensors)
     model = _assemble(InfinityTokenizer, converted.config, converted.tensors, dtype)
     with atomic_folder(destination) as temporary:
         temporary.rmdir()
         save_component(model, temporary, identity=identity)
+        patch = OFFICIAL_STRIDE // converted.config.stride  # what the transformers read at once
+        grids = tuple(schedule.latent_grids(patch) for schedule in official_schedules(tuple(BUDGETS)))
+        (temporary / GRIDS).write_text(TrainedGrids(grids=grids).dump(), encoding="utf-8")
     return destination
 
 

@@ -29,6 +29,7 @@ from bitvar.transformer import InfinityTransformer, TransformerConfig
 
 MAX_SHARD_BYTES = 5_000_000_000
 WEIGHTS = "model.safetensors"
+GRIDS = "grids.json"
 FILE_STEM = r"^\w[\w.-]*$"
 
 M = TypeVar("M", InfinityTransformer, InfinityTokenizer)
@@ -51,6 +52,12 @@ class TokenizerIdentity(Config):
     def bits_sha256(self) -> str:
         """Equal for tokenizers that make the same bits of the same picture."""
         return self.encoder_of or self.sha256
+
+
+class TrainedGrids(Config):
+    """What a tokenizer folder's `grids.json` holds: cells of each scale, coarse to fine, one list a size trained on."""
+
+    grids: tuple[tuple[tuple[int, int], ...], ...]
 
 
 class OfficialSpelling(Config):

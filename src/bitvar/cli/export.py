@@ -53,7 +53,7 @@ def export(
                 origin = TokenizerOrigin.read(resolve_model(None if initial == "icons" else initial, what="tokenizer"))
             tokenizer_made = load_tokenizer(checkpoint, config, origin)
             encoder_of = origin if config.trained == "decoder" else None
-            save_tokenizer(tokenizer_made, destination, name=name, encoder_of=encoder_of)
+            save_tokenizer(tokenizer_made, destination, name=name, encoder_of=encoder_of, grids=config.schedules)
         elif config.lora is not None:
             if initial is None:
                 todo = "add --init as in the run's own command"

@@ -60,8 +60,9 @@ def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", d
         return None
     assert isinstance(models, TokenizerModels)
     encoder_of = frozen if config.trained == "decoder" else None
-    save_tokenizer(models.tokenizer, planned.folder / "model", name=inputs.name, encoder_of=encoder_of)
-    return planned.folder / "model"
+    target = planned.folder / "model"
+    save_tokenizer(models.tokenizer, target, name=inputs.name, encoder_of=encoder_of, grids=config.schedules)
+    return target
 
 
 def _refuse_unused(inputs: "Inputs") -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from bitvar import pyramid
 from bitvar.bits import pack, unpack
 from bitvar.checkpoints.files import verify_folder
-from bitvar.checkpoints.folder import TokenizerIdentity, load_component
+from bitvar.checkpoints.folder import GRIDS, TokenizerIdentity, TrainedGrids, load_component
 from bitvar.checkpoints.hub import resolve_model
 from bitvar.codec.bitfile import MAX_PIXELS, MAX_SCALES, BitFile, BitHeader
 from bitvar.data.layouts import SUFFIXES
@@ -113,10 +113,11 @@ class PictureCodec:
             identity = TokenizerIdentity.load(own / "identity.json")
             tokenizer = load_component(InfinityTokenizer, own).to(chosen, resolve_dtype(dtype, chosen))
             config = TransformerConfig.load(folder / "transformer" / "config.json") if of_model else None
+            trained = TrainedGrids.load(own / GRIDS).grids if (own / GRIDS).is_file() else ()
         except UsageError as error:
             raise WeightsError(str(error)) from None
         schedules = config.all_schedules() if config else []
-        known = [schedule.latent_grids(config.patch_size) for schedule in schedules] if config else []
+        known = [schedule.latent_grids(config.patch_size) for schedule in schedules] if config else list(trained)
         return cls(tokenizer, identity, known=known, tile=tile)
 
     def encode(self, picture: Picture, *, scales: int | None = None) -> BitFile:

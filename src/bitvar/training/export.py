@@ -1,22 +1,26 @@
 """From a checkpoint of a run to what others load: a model folder, or a tokenizer folder. Averaged weights only."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from bitvar.checkpoints.files import atomic_folder, verify_folder
 from bitvar.checkpoints.folder import (
+    GRIDS,
     Components,
     Defaults,
     ModelIndex,
     TokenizerIdentity,
+    TrainedGrids,
     identify,
     load_component,
     save_tensors,
 )
 from bitvar.checkpoints.lora import LoraBase, add_adapter
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.scales import Grid
 from bitvar.text import load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TokenizerTraining, TransformerTraining
@@ -117,7 +121,12 @@ def load_tokenizer(
 
 
 def save_tokenizer(
-    tokenizer: InfinityTokenizer, folder: Path, *, name: str, encoder_of: TokenizerOrigin | None = None
+    tokenizer: InfinityTokenizer,
+    folder: Path,
+    *,
+    name: str,
+    encoder_of: TokenizerOrigin | None = None,
+    grids: Sequence[Sequence[Grid]] = (),
 ) -> None:
     """Write a tokenizer folder in half precision, whole or not at all, with the identity that models know it by.
 
@@ -126,6 +135,7 @@ def save_tokenizer(
         folder: to write.
         name: what its identity is called after.
         encoder_of: the tokenizer whose encoder it has: that half is written as it is stored there, to the bit.
+        grids: cells of each scale, one list a size that it was trained on.
     """
     tensors = {key: value.half().cpu() for key, value in tokenizer.state_dict().items()}
     if encoder_of is not None:
@@ -137,3 +147,6 @@ def save_tokenizer(
         save_tensors(tensors, temporary)
         (temporary / "config.json").write_text(tokenizer.config.dump(), encoding="utf-8")
         (temporary / "identity.json").write_text(identity.dump(), encoding="utf-8")
+        if grids:
+            trained = TrainedGrids(grids=tuple(map(tuple, grids)))
+            (temporary / GRIDS).write_text(trained.dump(), encoding="utf-8")
