@@ -8,36 +8,24 @@ Random crops at two sizes in one run. `--with trained=decoder` leaves the bits a
 knows them still fits. What it gains is in docs/tokenizer.md.
 """
 
-from typing import Any
+from pathlib import Path
+from runpy import run_path
 
-from bitvar.tokenizer import TokenizerConfig
-from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining
-
-SMALL = ((1, 1), (2, 2), (4, 4), (8, 8))
-LARGE = (*SMALL, (16, 16))
-"""64 and 128 pixels a side, of stride 8."""
+from bitvar.training.config import IntervalConfig, TokenizerTraining
 
 
 def recipe(trained: str = "all") -> TokenizerTraining:
-    values: dict[str, Any] = {"trained": trained}
-    return TokenizerTraining(
-        model=TokenizerConfig(bits=32, base_channels=16, channel_multipliers=(1, 2, 4, 8), res_blocks=1, norm_groups=8),
-        schedules=(SMALL, LARGE),
-        optimization=OptimizationConfig(
-            optimizer="muon",
-            steps=2000,
-            batch_size=8,
-            learning_rate=1e-3,
-            warmup_steps=50,
-            clip=1.0,
-            ema_decay=0.99,
-            precision="fp32",
-        ),
-        intervals=IntervalConfig(log=50, validation=500, sample=500, save=250),
-        smallest_crop=0.3,
-        mirrored=True,
-        commitment=0.25,
-        entropy=0.03,
-        truncation=0.1,
-        **values,
+    """`trained`: all, decoder or encoder."""
+    embedded = run_path(str(Path(__file__).parents[1] / "icons" / "tokenizer.py"))["recipe"]()
+    (small,) = embedded.schedules
+    changes = {"steps": 2000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 50, "ema_decay": 0.99}
+    made = embedded.model_copy(
+        update={
+            "schedules": (small, (*small, (16, 16))),  # 64 and 128 pixels a side, of stride 8
+            "optimization": embedded.optimization.model_copy(update=changes),
+            "intervals": IntervalConfig(log=50, validation=500, sample=500, save=250),
+            "smallest_crop": 0.3,
+            "mirrored": True,
+        }
     )
+    return made.override([f"trained={trained}"])

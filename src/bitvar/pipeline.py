@@ -1,4 +1,4 @@
-"""Text to picture: text encoder, sampler, tokenizer, and the only place that makes 8-bit RGB."""
+"""Text to picture: text encoder, sampler, tokenizer."""
 
 import collections
 import warnings
@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.sampling import SamplingParams, ScaleResult, generate
 from bitvar.sampling.options import GenerationOptions
 from bitvar.scales import Grid, ScaleSchedule, nearest_schedule
+from bitvar.tokenizer.pixels import to_uint8
 
 
 @dataclass(frozen=True)
@@ -358,11 +359,6 @@ class InfinityPipeline:
             "device": self.transformer.device.type,
             **({"lora": adapters} if adapters else {}),
         }
-
-
-def to_uint8(pixels: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b c H W"]:
-    """[-1, 1] to 0..255, rounded."""
-    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def to_pil(pixels: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:

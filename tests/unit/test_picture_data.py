@@ -204,6 +204,21 @@ def test_a_set_and_an_index_are_read_as_well(tmp_path: Path) -> None:
         assert batch.images.shape == (2, 3, 16, 16)
 
 
+def test_a_broken_line_of_a_set_is_named(tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").write_text('{"image_path": "a.png", "captions": ["a"], "split": "train"}\nnothing\n')
+    with pytest.raises(UsageError, match="Line 2 of"):
+        open_pictures(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_that_can_not_be_decoded_are_refused(channels: int) -> None:
+    clear = np.random.default_rng(0).integers(0, 255, (32, 32, 4), dtype=np.uint8)
+    whole = png(clear)
+    for data in (whole[: len(whole) // 2], whole[:60] + bytes(200) + whole[260:]):
+        with pytest.raises(RefusedError, match="broken-picture"):
+            View(channels).see(data, LIMITS, (8, 8))
+
+
 def test_bad_files_are_named_and_too_many_refused(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"nothing")
     lines: list[str] = []

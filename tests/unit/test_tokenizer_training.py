@@ -13,15 +13,14 @@ from torch import Tensor
 
 from bitvar import InfinityPipeline, PictureCodec, pyramid
 from bitvar.checkpoints.folder import TokenizerIdentity, load_component
-from bitvar.cli.training_tokenizer import check_origin
-from bitvar.data.samples import to_signed
 from bitvar.errors import UsageError, WeightsError
 from bitvar.metrics.distances import PerceptualDistance
 from bitvar.tokenizer import InfinityTokenizer, losses
+from bitvar.tokenizer.pixels import to_signed
 from bitvar.training import health, loop
 from bitvar.training.config import IntervalConfig
 from bitvar.training.export import load_tokenizer, save_tokenizer
-from bitvar.training.initial import TokenizerOrigin, fit_channels
+from bitvar.training.initial import TokenizerOrigin, check_origin, fit_channels
 from bitvar.training.loop import Run
 from bitvar.training.parallel import Ranks
 from bitvar.training.parts import Part
@@ -176,6 +175,10 @@ def test_a_half_is_exported_with_the_other(
     export[3] = str(tmp_path / "wrong")
     _, err = run(monkeypatch, capsys, [*export, "--init", str(tmp_path / "other")], code=3)
     assert "trained for another tokenizer" in err
+    whole = tmp_path / "all"
+    run(monkeypatch, capsys, words(work, whole))
+    _, err = run(monkeypatch, capsys, [*export, "--init", str(whole / "checkpoints" / "step-00000004")], code=2)
+    assert "export the checkpoint first" in err
 
 
 def test_arrays_of_six_channels_train(

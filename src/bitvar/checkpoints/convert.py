@@ -7,18 +7,16 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from bitvar.checkpoints.files import atomic_folder, verify_folder
+from bitvar.checkpoints.files import verify_folder
 from bitvar.checkpoints.folder import (
-    GRIDS,
     Components,
     Defaults,
     ModelIndex,
     OfficialSpelling,
-    TrainedGrids,
     identify,
     read_tensors,
-    save_component,
     save_folder,
+    save_tokenizer_folder,
 )
 from bitvar.checkpoints.official import Converted, OfficialLayout, from_official, to_official
 from bitvar.checkpoints.official_files import read_official, write_official
@@ -173,25 +171,24 @@ def convert_tokenizer(path: Path, destination: Path, *, dtype: torch.dtype | Non
     """
     _refuse_occupied(destination)
     converted = _read(path, TokenizerConfig)
-    assert isinstance(converted.config, TokenizerConfig)
     identity = identify(_stem(path), converted.tensors)
     model = _assemble(InfinityTokenizer, converted.config, converted.tensors, dtype)
-    with atomic_folder(destination) as temporary:
-        temporary.rmdir()
-        save_component(model, temporary, identity=identity)
-        patch = OFFICIAL_STRIDE // converted.config.stride  # what the transformers read at once
-        grids = tuple(schedule.latent_grids(patch) for schedule in official_schedules(tuple(BUDGETS)))
-        (temporary / GRIDS).write_text(TrainedGrids(grids=grids).dump(), encoding="utf-8")
+    patch = OFFICIAL_STRIDE // model.config.stride  # what the transformers read at once
+    grids = [schedule.latent_grids(patch) for schedule in official_schedules(tuple(BUDGETS))]
+    save_tokenizer_folder(model.state_dict(), model.config, destination, identity=identity, grids=grids)
     return destination
 
 
 def is_official_tokenizer(path: Path) -> bool:
-    """Whether a file is an official tokenizer, by its name or else by its tensors.
+    """Whether a file is an official tokenizer: by its name, or, if that is no published one, by its tensors.
 
     Raises:
         WeightsError: if it can't be read.
     """
-    return _stem(path).lower() in TOKENIZERS or from_official(read_official(path), source=str(path)).kind == "tokenizer"
+    name = _stem(path).lower()
+    if name in TOKENIZERS or name in PAIRS:
+        return name in TOKENIZERS
+    return from_official(read_official(path), source=str(path)).kind == "tokenizer"
 
 
 def check_names(transformer: Path, tokenizer: Path) -> None:

@@ -6,7 +6,7 @@ digest, the tokenizer that the transformer was trained with, and another is refu
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ from bitvar.checkpoints.official import OfficialBuffer
 from bitvar.config import Config
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.nn.linear import channels_last
+from bitvar.scales import Grid
 from bitvar.text import TextEncoder, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
@@ -216,6 +217,37 @@ def save_component(
     if identity is not None:
         (folder / "identity.json").write_text(identity.dump(), encoding="utf-8")
     save_tensors(base_tensors(model), folder)
+
+
+def save_tokenizer_folder(
+    tensors: dict[str, Tensor],
+    config: TokenizerConfig,
+    folder: Path,
+    *,
+    identity: TokenizerIdentity,
+    grids: Sequence[Sequence[Grid]] = (),
+) -> None:
+    """Write a tokenizer by itself, whole or not at all.
+
+    Args:
+        tensors: its weights, written in the dtypes they have.
+        config: its sizes.
+        folder: to write.
+        identity: which one it is.
+        grids: cells of each scale, one list a size that it was trained on, if that is known.
+    """
+    with atomic_folder(folder) as temporary:
+        save_tensors(tensors, temporary)
+        (temporary / "config.json").write_text(config.dump(), encoding="utf-8")
+        (temporary / "identity.json").write_text(identity.dump(), encoding="utf-8")
+        if grids:
+            trained = TrainedGrids(grids=tuple(map(tuple, grids)))
+            (temporary / GRIDS).write_text(trained.dump(), encoding="utf-8")
+
+
+def find_tokenizer(folder: Path) -> Path:
+    """Where the tokenizer lies in a model folder; a tokenizer folder is its own."""
+    return folder / "image_tokenizer" if (folder / "model_index.json").is_file() else folder
 
 
 def save_tensors(tensors: dict[str, Tensor], folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:

@@ -8,6 +8,11 @@ from bitvar.errors import UsageError, WeightsError, explain
 EMBEDDED_MODEL: Final = Path(__file__).parent.parent / "models" / "icons"
 
 
+def resolve_named(name: str, revision: str | None = None, *, what: str = "model") -> Path:
+    """`resolve_model` of what a command is given, where `icons` is the embedded one."""
+    return resolve_model(None if name == EMBEDDED_MODEL.name else name, revision, what=what)
+
+
 def resolve_model(model: str | Path | None, revision: str | None = None, *, what: str = "model") -> Path:
     """The folder of a model: the embedded one, one on disk, or one from the hub (through its cache).
 

@@ -23,7 +23,7 @@ def export(
     """Turn a checkpoint's averaged weights into a model folder, or a tokenizer run's into a tokenizer folder."""
     with exit_codes():
         from bitvar.checkpoints.folder import save_folder
-        from bitvar.checkpoints.hub import resolve_model
+        from bitvar.checkpoints.hub import resolve_named
         from bitvar.checkpoints.lora import save_adapter
         from bitvar.errors import UsageError, explain
         from bitvar.training.config import TokenizerTraining
@@ -45,12 +45,8 @@ def export(
         config = read_config(checkpoint)
         if isinstance(config, TokenizerTraining):
             origin = None
-            if config.trained != "all":
-                if initial is None:
-                    todo = "add --init as in the run's own command"
-                    why = f"the checkpoint holds the {config.trained} only"
-                    raise UsageError(explain("One half of a tokenizer needs the other.", why, todo))
-                origin = TokenizerOrigin.read(resolve_model(None if initial == "icons" else initial, what="tokenizer"))
+            if initial is not None and config.trained != "all":
+                origin = TokenizerOrigin.read(resolve_named(initial, what="tokenizer"))
             tokenizer_made = load_tokenizer(checkpoint, config, origin)
             encoder_of = origin if config.trained == "decoder" else None
             save_tokenizer(tokenizer_made, destination, name=name, encoder_of=encoder_of, grids=config.schedules)
@@ -58,7 +54,7 @@ def export(
             if initial is None:
                 todo = "add --init as in the run's own command"
                 raise UsageError(explain("Adapters belong to a model.", "the checkpoint holds none", todo))
-            model, base = adapted(checkpoint, config, resolve_model(None if initial == "icons" else initial))
+            model, base = adapted(checkpoint, config, resolve_named(initial))
             save_adapter(model, destination, settings=config.lora, base=base)
         elif tokenizer is None or text_encoder is None:
             todo = "add --tokenizer and --text-encoder as in the run's own command"

@@ -12,7 +12,7 @@ import torch
 import typer
 
 from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, check_pair, load_component
-from bitvar.checkpoints.hub import resolve_model
+from bitvar.checkpoints.hub import resolve_named
 from bitvar.checkpoints.lora import LoraBase, save_adapter
 from bitvar.cli.training_tokenizer import train_tokenizer
 from bitvar.config import unknown
@@ -171,7 +171,7 @@ def _peak(device: torch.device) -> float | None:
 def _train_transformer(
     config: TransformerTraining, planned: Run, inputs: "Inputs", device: torch.device
 ) -> Path | None:
-    start = None if inputs.initial is None else resolve_model(None if inputs.initial == "icons" else inputs.initial)
+    start = None if inputs.initial is None else resolve_named(inputs.initial)
     tokenizer_folder, encoder_folder = _frozen_parts(inputs, start)
     if config.lora is not None and (start is None or is_checkpoint(start)):
         todo = "add --init, such as --init icons"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bitvar.checkpoints.hub import resolve_model
+from bitvar.checkpoints.hub import resolve_named
 from bitvar.data.listing import PictureSource, open_pictures
 from bitvar.data.pictures import PictureLimits
 from bitvar.data.views import View
@@ -15,7 +15,7 @@ from bitvar.metrics.distances import perceptual_distance
 from bitvar.training import parallel
 from bitvar.training.config import TokenizerTraining
 from bitvar.training.export import save_tokenizer
-from bitvar.training.initial import TokenizerOrigin
+from bitvar.training.initial import TokenizerOrigin, check_origin
 from bitvar.training.loop import Run, run
 from bitvar.training.online import BadSamples
 from bitvar.training.picture_data import PictureFiles
@@ -34,7 +34,7 @@ MAX_RATIO = 64.0
 def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", device: torch.device) -> Path | None:
     """Train to the end. Returns the tokenizer folder that came out; None on every rank but the main one."""
     _refuse_unused(inputs)
-    origin = None if inputs.initial is None else TokenizerOrigin.read(find_initial(inputs.initial))
+    origin = None if inputs.initial is None else TokenizerOrigin.read(resolve_named(inputs.initial, what="tokenizer"))
     check_origin(config, origin)
     planned.folder.mkdir(parents=True, exist_ok=True)
     source = open_pictures(
@@ -76,30 +76,6 @@ def _refuse_unused(inputs: "Inputs") -> None:
     if unused := [option for option, is_given in given.items() if is_given]:
         why = "it has no text and no attention, and is whole on every rank"
         raise UsageError(explain(f"A tokenizer run takes no {' or '.join(unused)}.", why, "leave it out"))
-
-
-def find_initial(name: str) -> Path:
-    """The folder of `--init`: a tokenizer, a model, a checkpoint, a hub id, or `icons`."""
-    return resolve_model(None if name == "icons" else name, what="tokenizer")
-
-
-def check_origin(config: TokenizerTraining, origin: TokenizerOrigin | None) -> None:
-    """Refuse a run that lacks the half it doesn't train.
-
-    Raises:
-        UsageError: if it has no finished tokenizer to take that from, or one of other channels.
-    """
-    if config.trained == "all":
-        return
-    what = f"Training the {config.trained} alone needs a tokenizer to --init from."
-    if origin is None:
-        raise UsageError(explain(what, "its other half stays as it is", "add --init, such as --init icons"))
-    if origin.identity is None:
-        why = "a checkpoint has no identity that its bits could be known by"
-        raise UsageError(explain(what, why, "export the checkpoint first: bitvar export"))
-    if origin.config.image_channels != config.model.image_channels:
-        why = f"it has {origin.config.image_channels} channels, the recipe {config.model.image_channels}"
-        raise UsageError(explain(what, why, "train all of it for other channels"))
 
 
 def _pictures(

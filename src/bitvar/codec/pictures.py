@@ -14,16 +14,16 @@ from torch import Tensor
 from bitvar import pyramid
 from bitvar.bits import pack, unpack
 from bitvar.checkpoints.files import verify_folder
-from bitvar.checkpoints.folder import GRIDS, TokenizerIdentity, TrainedGrids, load_component
+from bitvar.checkpoints.folder import GRIDS, TokenizerIdentity, TrainedGrids, find_tokenizer, load_component
 from bitvar.checkpoints.hub import resolve_model
 from bitvar.codec.bitfile import MAX_PIXELS, MAX_SCALES, BitFile, BitHeader
 from bitvar.data.layouts import SUFFIXES
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
 from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.pipeline import to_uint8
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.scales import Grid, fitted_grids
 from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer.pixels import to_signed, to_uint8
 from bitvar.tokenizer.tiling import tiled_features, tiled_pixels
 from bitvar.transformer import TransformerConfig
 
@@ -107,12 +107,11 @@ class PictureCodec:
         chosen = resolve_device(device)
         folder = resolve_model(model, revision, what="tokenizer")
         verify_folder(folder)
-        of_model = (folder / "model_index.json").is_file()
-        own = folder / "image_tokenizer" if of_model else folder
+        own = find_tokenizer(folder)
         try:
             identity = TokenizerIdentity.load(own / "identity.json")
             tokenizer = load_component(InfinityTokenizer, own).to(chosen, resolve_dtype(dtype, chosen))
-            config = TransformerConfig.load(folder / "transformer" / "config.json") if of_model else None
+            config = TransformerConfig.load(folder / "transformer" / "config.json") if own != folder else None
             trained = TrainedGrids.load(own / GRIDS).grids if (own / GRIDS).is_file() else ()
         except UsageError as error:
             raise WeightsError(str(error)) from None
@@ -338,7 +337,7 @@ def files_below(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], in
 
 def _to_floats(pictures: UInt8[np.ndarray, "b H W c"]) -> Float[Tensor, "b c H W"]:
     """0..255 to [-1, 1]."""
-    return torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return to_signed(torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2))
 
 
 def _to_array(pixels: Float[Tensor, "b c H W"]) -> UInt8[np.ndarray, "b H W c"]:

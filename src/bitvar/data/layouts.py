@@ -373,3 +373,5 @@ _READERS: Final[Mapping[str, Callable[[Path], Iterator[Entry]]]] = {
     ".tsv": _read_table,
     ".tar": _read_tar,
 }
+LISTINGS: Final = tuple(_READERS)
+"""Endings of the files that list samples."""

@@ -1,7 +1,6 @@
 """Pictures without captions, as a tokenizer reads them: a folder, a captioned set, or an index."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,11 +97,7 @@ def open_pictures(
 
 
 def _of_set(source: Path) -> Iterator[tuple[Path, str]]:
-    lines = (source / "samples.jsonl").read_text(encoding="utf-8").splitlines()
-    splits = dict.fromkeys(json.loads(line).get("split") for line in lines)
-    for split in splits:
-        for sample in read_samples(source, split=split):
-            yield sample.path, split
+    return ((sample.path, sample.split) for sample in read_samples(source, split=None))
 
 
 def _of_folder(source: Path) -> Iterator[tuple[Path, str]]:

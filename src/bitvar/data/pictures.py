@@ -125,7 +125,7 @@ def open_picture(data: bytes | BinaryIO, limits: PictureLimits) -> Image.Image:
     except UnidentifiedImageError:  # its text names a Python object
         raise RefusedError("not-a-picture", f"it is none of {', '.join(FORMATS)}") from None
     except _UNREADABLE as error:
-        raise RefusedError("not-a-picture", _first_line(error)) from None
+        raise RefusedError("not-a-picture", first_line(error)) from None
     check_picture(image, limits)
     return image
 
@@ -181,6 +181,29 @@ def as_rgb(image: Image.Image) -> Image.Image:
     Raises:
         RefusedError: for pixels that can't be decoded.
     """
+    rgb, alpha = _decode(image)
+    if alpha is None:
+        return rgb
+    white = Image.new("RGB", rgb.size, "white")
+    white.paste(rgb, mask=alpha)
+    return white
+
+
+def as_rgba(image: Image.Image) -> Image.Image:
+    """As `as_rgb`, but the colours as they are, not laid on white, and with them how opaque they are.
+
+    Raises:
+        RefusedError: for pixels that can't be decoded.
+    """
+    rgb, alpha = _decode(image)
+    if alpha is None:
+        return rgb.convert("RGBA")
+    rgb.putalpha(alpha)
+    return rgb
+
+
+def _decode(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Colours, and how opaque they are, if the picture says."""
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
@@ -190,12 +213,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         rgb = _to_srgb(image, profile) if profile else image.convert("RGB")
     except (*_UNREADABLE, EOFError, zlib.error, Image.DecompressionBombError) as error:
-        raise RefusedError("broken-picture", _first_line(error)) from None
-    if alpha is None:
-        return rgb
-    white = Image.new("RGB", rgb.size, "white")
-    white.paste(rgb, mask=alpha)
-    return white
+        raise RefusedError("broken-picture", first_line(error)) from None
+    return rgb, alpha
 
 
 def fit_picture(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -214,5 +233,6 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return converted
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, for a refusal's detail."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -26,8 +26,8 @@ class Sample:
     labels: dict[str, Any]
 
 
-def read_samples(folder: Path, *, split: str) -> list[Sample]:
-    """The samples of one split.
+def read_samples(folder: Path, *, split: str | None) -> list[Sample]:
+    """The samples of one split, or all of them for None.
 
     Raises:
         UsageError: if the folder has no `samples.jsonl`, a line of it is broken, or the split is empty.
@@ -48,7 +48,7 @@ def read_samples(folder: Path, *, split: str) -> list[Sample]:
             raise UsageError(
                 explain(f"Line {number} of {path} is broken.", repr(error), "make the set again")
             ) from None
-        if sample.split == split:
+        if split is None or sample.split == split:
             samples.append(sample)
     if not samples:
         raise UsageError(explain(f"{folder} has no split {split!r}.", "no sample names it", "make the set again"))
@@ -62,8 +62,3 @@ def load_images(samples: Sequence[Sample]) -> UInt8[Tensor, "n 3 H W"]:
         with Image.open(sample.path, formats=FORMATS) as image:
             arrays.append(np.asarray(image.convert("RGB")))
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
-
-
-def to_signed(images: UInt8[Tensor, "n c H W"]) -> Float[Tensor, "n c H W"]:
-    """0..255 to [-1, 1]."""
-    return images.float() / 127.5 - 1

@@ -13,14 +13,15 @@ from typing import Final
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from bitvar.data.pictures import (
     PictureLimits,
     RefusedError,
-    as_rgb,
+    as_rgba,
     check_sides,
     decode_picture,
+    first_line,
     open_picture,
     open_plain,
 )
@@ -102,7 +103,7 @@ def decode_planes(
         data: the file.
         limits: what a picture may be.
         channels: as many as it must have.
-        at_least: as of `decode_picture`, which RGB pictures pass through.
+        at_least: as of `decode_picture`, which all but RGBA pictures pass through.
 
     Raises:
         RefusedError: for a picture that can't be used, or has not these channels.
@@ -114,12 +115,10 @@ def decode_planes(
         return [Image.fromarray(np.ascontiguousarray(array[..., c])) for c in range(channels)]
     if channels not in _PICTURE_CHANNELS:
         raise RefusedError("other-channels", f"pictures of {channels} channels come as {ARRAY_SUFFIX} files")
-    if channels == 3:
-        return [decode_picture(data, limits, at_least=at_least)]
-    opened = open_picture(data, limits)
-    if channels == 1:
-        return [as_rgb(opened).convert("L")]
-    return [_with_alpha(opened)]
+    if channels == 4:
+        return [as_rgba(open_picture(data, limits))]
+    rgb = decode_picture(data, limits, at_least=at_least)
+    return [rgb.convert("L") if channels == 1 else rgb]
 
 
 def picture_size(path: Path, limits: PictureLimits) -> Size:
@@ -143,21 +142,6 @@ def picture_size(path: Path, limits: PictureLimits) -> Size:
     return width, height
 
 
-def _with_alpha(opened: Image.Image) -> Image.Image:
-    """RGBA: the colours as they are, not laid on white, and how opaque they are."""
-    if not opened.has_transparency_data:
-        return as_rgb(opened).convert("RGBA")
-    try:
-        image = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RefusedError("broken-picture", str(error)) from None
-    colours = image.convert("RGB")
-    colours.info["icc_profile"] = opened.info.get("icc_profile")
-    rgb = as_rgb(colours)
-    rgb.putalpha(image.getchannel("A"))
-    return rgb
-
-
 def _read_array(data: bytes, limits: PictureLimits) -> UInt8[np.ndarray, "H W c"]:
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
@@ -169,7 +153,7 @@ def _read_array(data: bytes, limits: PictureLimits) -> UInt8[np.ndarray, "H W c"
 def _refused(error: Exception) -> RefusedError:
     if isinstance(error, RefusedError):
         return error
-    return RefusedError("broken-picture", (str(error).splitlines() or [type(error).__name__])[0][:200])
+    return RefusedError("broken-picture", first_line(error))
 
 
 def _check_array(array: np.ndarray, limits: PictureLimits) -> np.ndarray:

@@ -17,6 +17,7 @@ from bitvar.evaluation.contenders import FORMATS, Result, ScaleResult, reconstru
 from bitvar.evaluation.tally import Tally
 from bitvar.metrics.distances import Distance, psnr, ssim
 from bitvar.metrics.frechet import FeatureNetwork
+from bitvar.tokenizer.pixels import to_signed
 
 ORIGINALS: Final = ""
 """The untouched pictures, in the place of a contender."""
@@ -60,7 +61,7 @@ class Contest:
 
     def to_signed(self, pictures: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
         """0..255 to [-1, 1], on the device."""
-        return torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return to_signed(torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2))
 
     @torch.inference_mode()
     def measure(

@@ -4,16 +4,13 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 from PIL import Image
 
 from bitvar.data.index import is_index, read_source
-from bitvar.data.layouts import SUFFIXES, Candidate, Entry, Refusal, read_entries
+from bitvar.data.layouts import LISTINGS, SUFFIXES, Candidate, Entry, Refusal, read_entries
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture
 from bitvar.errors import UsageError, explain
-
-_TABLES: Final = (".jsonl", ".csv", ".tsv", ".tar")
 
 
 class PictureStream:
@@ -94,4 +91,4 @@ def open_entry(entry: Entry, limits: PictureLimits) -> Image.Image:
 def _has_splits(source: Path) -> bool:
     if source.is_dir():
         return is_index(source) or (source / "samples.jsonl").is_file()
-    return source.suffix.lower() in _TABLES
+    return source.suffix.lower() in LISTINGS

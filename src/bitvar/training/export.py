@@ -6,17 +6,15 @@ from pathlib import Path
 
 import torch
 
-from bitvar.checkpoints.files import atomic_folder, verify_folder
+from bitvar.checkpoints.files import verify_folder
 from bitvar.checkpoints.folder import (
-    GRIDS,
     Components,
     Defaults,
     ModelIndex,
     TokenizerIdentity,
-    TrainedGrids,
     identify,
     load_component,
-    save_tensors,
+    save_tokenizer_folder,
 )
 from bitvar.checkpoints.lora import LoraBase, add_adapter
 from bitvar.errors import UsageError, WeightsError, explain
@@ -24,7 +22,7 @@ from bitvar.scales import Grid
 from bitvar.text import load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.initial import TokenizerOrigin
+from bitvar.training.initial import TokenizerOrigin, check_origin
 from bitvar.training.state import averaged_tensors, begun_from, latest, load_initial
 from bitvar.training.tokenizer_task import TokenizerModels
 from bitvar.transformer import InfinityTransformer
@@ -105,12 +103,12 @@ def load_tokenizer(
         origin: what the run began from; needed when it trained one half only.
 
     Raises:
+        UsageError: as `check_origin`.
         WeightsError: if the half that was trained belongs to another tokenizer.
     """
     models = TokenizerModels(config)
-    if config.trained != "all":
-        assert origin is not None
-        assert origin.identity is not None
+    check_origin(config, origin)
+    if config.trained != "all" and origin is not None and origin.identity is not None:
         if origin.identity.sha256 != begun_from(checkpoint):
             why = f"its {config.trained} was trained for another tokenizer"
             raise WeightsError(explain(f"{checkpoint} does not belong to it.", why, "give the --init of its run"))
@@ -143,10 +141,4 @@ def save_tokenizer(
     identity = identify(f"{name}-tokenizer", tensors)
     if encoder_of is not None and encoder_of.identity is not None:
         identity = identity.model_copy(update={"encoder_of": encoder_of.identity.bits_sha256})
-    with atomic_folder(folder) as temporary:
-        save_tensors(tensors, temporary)
-        (temporary / "config.json").write_text(tokenizer.config.dump(), encoding="utf-8")
-        (temporary / "identity.json").write_text(identity.dump(), encoding="utf-8")
-        if grids:
-            trained = TrainedGrids(grids=tuple(map(tuple, grids)))
-            (temporary / GRIDS).write_text(trained.dump(), encoding="utf-8")
+    save_tokenizer_folder(tensors, tokenizer.config, folder, identity=identity, grids=grids)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from bitvar.checkpoints.files import verify_folder
-from bitvar.checkpoints.folder import TokenizerIdentity, read_tensors
+from bitvar.checkpoints.folder import TokenizerIdentity, find_tokenizer, read_tensors
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
+from bitvar.training.config import TokenizerTraining
 from bitvar.training.state import averaged_tensors, is_checkpoint
 
 _PREFIX = "tokenizer."
@@ -41,7 +42,7 @@ class TokenizerOrigin:
         try:
             if is_checkpoint(source):
                 return cls._of_checkpoint(source)
-            own = source / "image_tokenizer" if (source / "model_index.json").is_file() else source
+            own = find_tokenizer(source)
             config = TokenizerConfig.load(own / "config.json")
             return cls(config, read_tensors(own), TokenizerIdentity.load(own / "identity.json"))
         except UsageError as error:
@@ -71,6 +72,25 @@ class TokenizerOrigin:
             raise UsageError(explain("The tokenizer of --init has other sizes.", why, todo))
         tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
         tokenizer.load_state_dict(fit_channels(tensors, tokenizer.config.image_channels))
+
+
+def check_origin(config: TokenizerTraining, origin: TokenizerOrigin | None) -> None:
+    """Refuse a run that lacks the half it doesn't train.
+
+    Raises:
+        UsageError: if it has no finished tokenizer to take that from, or one of other channels.
+    """
+    if config.trained == "all":
+        return
+    what = f"A run that trains the {config.trained} alone needs a tokenizer to --init from."
+    if origin is None:
+        raise UsageError(explain(what, "its other half stays as it is", "add --init, such as --init icons"))
+    if origin.identity is None:
+        why = "a checkpoint has no identity that its bits could be known by"
+        raise UsageError(explain(what, why, "export the checkpoint first: bitvar export"))
+    if origin.config.image_channels != config.model.image_channels:
+        why = f"it has {origin.config.image_channels} channels, the recipe {config.model.image_channels}"
+        raise UsageError(explain(what, why, "train all of it for other channels"))
 
 
 def fit_channels(tensors: dict[str, Tensor], channels: int) -> dict[str, Tensor]:

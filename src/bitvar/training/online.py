@@ -21,7 +21,6 @@ from bitvar.data.index import Group, SampleIndex
 from bitvar.data.layouts import Refusal
 from bitvar.data.listing import PictureSource
 from bitvar.data.pictures import PictureLimits, RefusedError
-from bitvar.data.samples import to_signed
 from bitvar.data.views import NUM_DRAWS as NUM_VIEW_DRAWS
 from bitvar.data.views import View
 from bitvar.data.writing import json_lines
@@ -29,6 +28,7 @@ from bitvar.errors import UsageError, explain
 from bitvar.scales import ScaleSchedule, schedule_of_ratio
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.parts import Part, Purpose, draw_uniform
 from bitvar.training.transformer_task import Batch
 
@@ -80,17 +80,24 @@ class PartReader(Dataset[LoadedPart]):
         self.captions, self.limits, self.view = captions, limits or PictureLimits(), view or View()
 
     def __getitem__(self, part: Part) -> LoadedPart:
-        draws = draw_uniform(part.generators(Purpose.CAPTION), NUM_DRAWS).tolist()
-        crops = draw_uniform(part.generators(Purpose.CROP), NUM_VIEW_DRAWS).tolist() if self.view.is_random else None
+        none = [None] * len(part)
+        texts, crops = none, none
+        if self.captions is not None:
+            texts = draw_uniform(part.generators(Purpose.CAPTION), NUM_DRAWS).tolist()
+        if self.view.is_random:
+            crops = draw_uniform(part.generators(Purpose.CROP), NUM_VIEW_DRAWS).tolist()
         refused: list[Refusal] = []
-        read = [
-            self._read(part.bucket, int(number), draws[i], crops[i] if crops else None, refused)
-            for i, number in enumerate(part.samples)
-        ]
+        drawn = zip(part.samples.tolist(), texts, crops, strict=True)
+        read = [self._read(part.bucket, number, text, crop, refused) for number, text, crop in drawn]
         return LoadedPart(part, torch.stack([image for image, _ in read]), [text for _, text in read], refused)
 
     def _read(
-        self, bucket: int, number: int, draws: Sequence[float], crop: Sequence[float] | None, refused: list[Refusal]
+        self,
+        bucket: int,
+        number: int,
+        draws: Sequence[float] | None,
+        crop: Sequence[float] | None,
+        refused: list[Refusal],
     ) -> tuple[UInt8[Tensor, "c H W"], str]:
         """A sample of the bucket, or the next one after it that can be read."""
         group = self.groups[bucket]
@@ -104,7 +111,7 @@ class PartReader(Dataset[LoadedPart]):
                 refused.append(Refusal(sample.name, error.reason, error.detail))
                 continue
             captions = sample.captions
-            text = captions[0] if self.captions is None else self.captions.text(captions, draws)
+            text = captions[0] if self.captions is None or draws is None else self.captions.text(captions, draws)
             return torch.from_numpy(np.array(pixels)).permute(2, 0, 1), text
         last = refused[-1]
         raise UsageError(

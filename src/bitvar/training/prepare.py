@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bitvar.checkpoints.files import digest, load_tensors, merged_digest
-from bitvar.data.samples import Sample, load_images, read_samples, to_signed
+from bitvar.data.samples import Sample, load_images, read_samples
 from bitvar.files import atomic_path
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet
 
 Report = Callable[[str], None]

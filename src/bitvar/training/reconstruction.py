@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitvar import pyramid
-from bitvar.data.samples import to_signed
-from bitvar.metrics.distances import Distance
+from bitvar.metrics.distances import Distance, psnr
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer, losses
+from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.loop import Metrics
 from bitvar.training.parallel import Ranks
 from bitvar.training.parts import parts_in_order
@@ -55,9 +55,9 @@ def measure_reconstruction(
 
 
 def _zeros(scales: int, bits: int) -> Sums:
-    names = ["pictures", "error", "distance"]
+    names = ["pictures", "psnr", "distance"]
     for k in range(scales):
-        names += [f"{name}/scale_{k}" for name in ("pictures", "cells", "error", "residual")]
+        names += [f"{name}/scale_{k}" for name in ("pictures", "cells", "psnr", "residual")]
         names += [f"ones/scale_{k}/{bit}" for bit in range(bits)]
     return {name: torch.zeros((), dtype=torch.float64) for name in names}
 
@@ -71,17 +71,17 @@ def _add(
 ) -> None:
     features = tokenizer.features(images)
     length = features.flatten(1).norm(dim=1).clamp(min=1e-6)
-    picture, errors = images, torch.zeros(())
+    picture, quality = images, torch.zeros(())
     for k, step in enumerate(pyramid.encode(features, grids)):
         picture = tokenizer.decode(step.latent)
-        errors = ((picture - images) / 2).square().mean(dim=(1, 2, 3)).clamp(min=1e-10).log10().cpu()
-        sums[f"error/scale_{k}"] += errors.sum()
+        quality = psnr(picture, images).double().sum().cpu()
+        sums[f"psnr/scale_{k}"] += quality
         sums[f"residual/scale_{k}"] += ((features - step.latent).flatten(1).norm(dim=1) / length).sum().cpu()
         sums[f"pictures/scale_{k}"] += len(images)
         sums[f"cells/scale_{k}"] += len(images) * step.bits.shape[2] * step.bits.shape[3]
         for bit, ones in enumerate(step.bits.sum(dim=(0, 2, 3)).tolist()):
             sums[f"ones/scale_{k}/{bit}"] += ones
-    sums["error"] += errors.sum()
+    sums["psnr"] += quality
     sums["pictures"] += len(images)
     if perceptual is not None:
         sums["distance"] += perceptual(picture, images).sum().cpu()
@@ -89,13 +89,13 @@ def _add(
 
 def _metrics(sums: Metrics, scales: int, bits: int, perceptual: Distance | None) -> Metrics:
     pictures = sums["pictures"]
-    metrics = {"psnr": -10 * sums["error"] / pictures}
+    metrics = {"psnr": sums["psnr"] / pictures}
     if perceptual is not None:
         metrics[perceptual.name] = sums["distance"] / pictures
     for k in range(scales):
         count, cells = sums[f"pictures/scale_{k}"], sums[f"cells/scale_{k}"]
         usage = torch.tensor([sums[f"ones/scale_{k}/{bit}"] / cells for bit in range(bits)])
-        metrics[f"psnr/scale_{k}"] = -10 * sums[f"error/scale_{k}"] / count
+        metrics[f"psnr/scale_{k}"] = sums[f"psnr/scale_{k}"] / count
         metrics[f"residual/scale_{k}"] = sums[f"residual/scale_{k}"] / count
         metrics[f"bit_entropy/scale_{k}"] = losses.binary_entropy(usage).mean().item()
         metrics[f"dead_bits/scale_{k}"] = losses.dead_share(usage)

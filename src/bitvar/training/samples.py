@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
@@ -13,10 +12,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from bitvar import pyramid
-from bitvar.data.samples import to_signed
 from bitvar.files import atomic_path
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer.pixels import to_signed, to_uint8
 from bitvar.training.parts import Part
 from bitvar.training.picture_data import PictureData
 
@@ -62,10 +61,9 @@ def reconstruction_sheet(
     tokenizer: InfinityTokenizer, data: PictureData, schedules: Sequence[Sequence[Grid]], path: Path
 ) -> None:
     """Write a PNG of the first held-out pictures: as they are, decoded from half of the scales, and from all."""
-    tokenizer = tokenizer.eval()
     rows: list[list[Image.Image]] = [[], [], []]
     parts = [Part(0, bucket, torch.arange(min(count, SHEET)), 0, 0) for bucket, count in enumerate(data.counts)]
-    for batch in islice(data.batches(parts), SHEET):
+    for batch in data.batches(parts):
         images = to_signed(batch.images.to(tokenizer.device))
         with torch.inference_mode():
             steps = list(pyramid.encode(tokenizer.features(images), schedules[data.schedules[batch.part.bucket]]))
@@ -84,8 +82,7 @@ def reconstruction_sheet(
 def to_picture(pixels: Float[Tensor, "c H W"]) -> Image.Image:
     """For people to look at: grey, or the first three channels as red, green and blue."""
     shown = pixels[:3] if len(pixels) >= 3 else pixels.mean(dim=0, keepdim=True).expand(3, -1, -1)
-    array = ((shown + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(np.ascontiguousarray(array))
+    return Image.fromarray(np.ascontiguousarray(to_uint8(shown[None])[0].permute(1, 2, 0).cpu().numpy()))
 
 
 def contact_sheet(

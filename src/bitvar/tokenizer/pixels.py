@@ -1,0 +1,15 @@
+"""Bytes to the numbers that models see, and back: the only place that does either."""
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+
+def to_signed(images: UInt8[Tensor, "n c H W"]) -> Float[Tensor, "n c H W"]:
+    """0..255 to [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_uint8(pixels: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b c H W"]:
+    """[-1, 1] to 0..255, rounded."""
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
