@@ -255,7 +255,11 @@ def test_altered_weights_are_refused(tmp_path: Path) -> None:
 # Tiles
 
 
-@pytest.mark.parametrize("changes", [{}, {"res_blocks": 2, "channel_multipliers": (1, 2)}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"res_blocks": 2, "channel_multipliers": (1, 2)}, {"channel_multipliers": (1, 1), "pixel_patch": 2}],
+    ids=str,
+)
 @pytest.mark.parametrize("tile", [12, 20, 37])
 def test_tiles_are_the_whole_to_rounding(changes: dict[str, Any], tile: int) -> None:
     tokenizer = tiny_tokenizer(**changes)

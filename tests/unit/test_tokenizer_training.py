@@ -274,10 +274,11 @@ def test_a_checkpoint_is_begun_from(
         TokenizerOrigin.read(checkpoint)
 
 
+@pytest.mark.parametrize("sizes", [{}, {"channel_multipliers": (1, 1), "pixel_patch": 2}], ids=str)
 @pytest.mark.parametrize("channels", [1, 2, 4, 6])
-def test_other_channels_begin_where_rgb_ended(channels: int) -> None:
-    rgb, other = tiny_tokenizer(), tiny_tokenizer(image_channels=channels)
-    other.load_state_dict(fit_channels(rgb.state_dict(), channels))
+def test_other_channels_begin_where_rgb_ended(channels: int, sizes: dict[str, Any]) -> None:
+    rgb, other = tiny_tokenizer(**sizes), tiny_tokenizer(image_channels=channels, **sizes)
+    other.load_state_dict(fit_channels(rgb.state_dict(), 3, channels))
     grey = torch.rand(2, 1, 16, 16) * 2 - 1
     colour = torch.rand(2, 3, 16, 16) * 2 - 1
     seen, given = (grey.expand(-1, 3, -1, -1), grey.expand(-1, channels, -1, -1)) if channels < 3 else (

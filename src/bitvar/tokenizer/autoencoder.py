@@ -68,7 +68,8 @@ class Encoder(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         channels, groups = config.channels, config.norm_groups
-        self.conv_in = Conv2d(config.image_channels, channels[0])
+        self.pixel_patch = config.pixel_patch
+        self.conv_in = Conv2d(config.patch_channels, channels[0])
         self.levels = nn.ModuleList()
         width = channels[0]
         for level, outputs in enumerate(channels):
@@ -81,7 +82,7 @@ class Encoder(nn.Module):
         self.conv_out = Conv2d(width, config.bits)
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
-        x = self.conv_in(images)
+        x = self.conv_in(F.pixel_unshuffle(images, self.pixel_patch))
         for level in self.levels:
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(self.middle(x))))
@@ -94,6 +95,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels, groups = config.channels, config.norm_groups
         width = channels[-1]
+        self.pixel_patch = config.pixel_patch
         self.conv_in = Conv2d(config.bits, width)
         self.middle = _blocks(width, width, 2, groups)
         self.levels = nn.ModuleList()
@@ -103,13 +105,13 @@ class Decoder(nn.Module):
             self.levels.append(Level(blocks, resize))
             width = outputs
         self.norm_out = GroupNorm(width, groups)
-        self.conv_out = Conv2d(width, config.image_channels)
+        self.conv_out = Conv2d(width, config.patch_channels)
 
     def forward(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         x = self.middle(self.conv_in(latent))
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.pixel_patch)
 
 
 def _blocks(inputs: int, outputs: int, count: int, groups: int) -> nn.Sequential:

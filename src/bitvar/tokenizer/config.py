@@ -17,6 +17,8 @@ class TokenizerConfig(Config):
         res_blocks: residual blocks of each encoder level; the decoder has one more.
         norm_groups: groups of every GroupNorm; must divide every level's channels.
         image_channels: channels of the picture.
+        pixel_patch: side of the squares of pixels that the first level takes as one place, with all their values as
+            channels. The published tokenizers have 1; 2 makes the finest, costliest level half as wide.
     """
 
     bits: int = Field(gt=0, le=128)
@@ -25,6 +27,7 @@ class TokenizerConfig(Config):
     res_blocks: int = Field(default=2, ge=1, le=64)
     norm_groups: int = Field(default=32, ge=1)
     image_channels: int = Field(default=3, ge=1, le=16)
+    pixel_patch: int = Field(default=1, ge=1, le=8)
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> "TokenizerConfig":
@@ -41,7 +44,12 @@ class TokenizerConfig(Config):
     @property
     def stride(self) -> int:
         """Pixels per cell side."""
-        return 2 ** (len(self.channel_multipliers) - 1)
+        return self.pixel_patch * 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def patch_channels(self) -> int:
+        """Values of one square of pixels: channels that enter the first level and leave the last."""
+        return self.image_channels * self.pixel_patch**2
 
 
 def _official(bits: int, multipliers: tuple[int, ...]) -> TokenizerConfig:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -154,7 +155,7 @@ def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile
         size: its rows and columns in pixels, multiples of the stride.
         tile: side of the tiles in pixels, without margins.
     """
-    encoder = tokenizer.encoder
+    encoder, patch = tokenizer.encoder, tokenizer.config.pixel_patch
     levels = [level for level in encoder.levels if isinstance(level, Level)]
     parts: list[list[nn.Module]] = [[level.blocks, level.resize] for level in levels]
     parts[0].insert(0, encoder.conv_in)
@@ -162,9 +163,12 @@ def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile
     features: Tensor | None = None
 
     def read(rows: slice, columns: slice) -> Tensor:
-        part = (crop if features is None else _reader(features))(rows, columns)
-        return part.to(tokenizer.device, tokenizer.dtype)
+        if features is not None:
+            return features[..., rows, columns].to(tokenizer.device, tokenizer.dtype)
+        pixels = crop(_times(rows, patch), _times(columns, patch))
+        return F.pixel_unshuffle(pixels, patch).to(tokenizer.device, tokenizer.dtype)
 
+    size, tile = (size[0] // patch, size[1] // patch), tile // patch
     for level, part in enumerate(parts):
         stage = Stage(part, factor=0.5 if level < len(parts) - 1 else 1)
         features = stage.whole(read, size, tile)
@@ -185,7 +189,7 @@ def tiled_pixels(
 
     Yields rows and columns of pixels, and the pixels there, fp32 in [-1, 1].
     """
-    decoder, stride = tokenizer.decoder, tokenizer.config.stride
+    decoder, stride, patch = tokenizer.decoder, tokenizer.config.stride, tokenizer.config.pixel_patch
     levels = [level for level in decoder.levels if isinstance(level, Level)]
     parts: list[list[nn.Module]] = [[decoder.conv_in, decoder.middle, levels[0].blocks]]
     parts += [[before.resize, after.blocks] for before, after in pairwise(levels)]
@@ -195,14 +199,19 @@ def tiled_pixels(
         stage = Stage(part, factor=2 if level else 1)
         size = (whole.shape[-2], whole.shape[-1])
         if level == len(parts) - 1:
-            for rows, columns, pixels in stage.run(_reader(whole), size, side):
-                yield rows, columns, pixels.float().clamp(-1, 1)
+            for rows, columns, patches in stage.run(_reader(whole), size, side):
+                pixels = F.pixel_shuffle(patches, patch).float().clamp(-1, 1)
+                yield _times(rows, patch), _times(columns, patch), pixels
         else:
             whole, side = stage.whole(_reader(whole), size, side), int(side * stage.factor)
 
 
 def _reader(whole: Float[Tensor, "1 c h w"]) -> Crop:
     return lambda rows, columns: whole[..., rows, columns]
+
+
+def _times(part: slice, factor: int) -> slice:
+    return slice(part.start * factor, part.stop * factor)
 
 
 def _tiles(size: Grid, side: int, margin: int) -> list[Tile]:

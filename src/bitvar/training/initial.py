@@ -71,7 +71,7 @@ class TokenizerOrigin:
             todo = "set the recipe's model to the sizes of --init"
             raise UsageError(explain("The tokenizer of --init has other sizes.", why, todo))
         tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
-        tokenizer.load_state_dict(fit_channels(tensors, tokenizer.config.image_channels))
+        tokenizer.load_state_dict(fit_channels(tensors, self.config.image_channels, tokenizer.config.image_channels))
 
 
 def check_origin(config: TokenizerTraining, origin: TokenizerOrigin | None) -> None:
@@ -93,29 +93,35 @@ def check_origin(config: TokenizerTraining, origin: TokenizerOrigin | None) -> N
         raise UsageError(explain(what, why, "train all of it for other channels"))
 
 
-def fit_channels(tensors: dict[str, Tensor], channels: int) -> dict[str, Tensor]:
+def fit_channels(tensors: dict[str, Tensor], before: int, channels: int) -> dict[str, Tensor]:
     """Weights for pictures of other channels, whose first steps are as good as the old ones allow.
 
     From RGB to grey or to two channels, what enters is spread evenly over red, green and blue, and what leaves is their
     mean: a grey picture passes as it did. With more than three, the first three are red, green and blue; the others are
     ignored at first, and leave as grey.
+
+    Args:
+        tensors: a tokenizer's, by name.
+        before: channels of the pictures that they are for.
+        channels: of the pictures to come.
     """
-    weight = tensors["encoder.conv_in.weight"]
-    outward, bias = tensors["decoder.conv_out.weight"], tensors["decoder.conv_out.bias"]
-    before = weight.shape[1]
     if before == channels:
         return tensors
+    # every channel comes once for each pixel of a square (TokenizerConfig.pixel_patch)
+    weight = tensors["encoder.conv_in.weight"].unflatten(1, (before, -1))
+    outward = tensors["decoder.conv_out.weight"].unflatten(0, (before, -1))
+    bias = tensors["decoder.conv_out.bias"].unflatten(0, (before, -1))
     if channels < 3 or before < 3:
-        inward = weight.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1) * (before / channels)
-        leaving = outward.mean(dim=0, keepdim=True).expand(channels, -1, -1, -1)
-        offset = bias.mean(dim=0, keepdim=True).expand(channels)
+        inward = weight.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1, -1) * (before / channels)
+        leaving = outward.mean(dim=0, keepdim=True).expand(channels, -1, -1, -1, -1)
+        offset = bias.mean(dim=0, keepdim=True).expand(channels, -1)
     else:
         kept, more = min(before, channels), max(0, channels - before)
         inward = torch.cat([weight[:, :kept], weight.new_zeros(len(weight), more, *weight.shape[2:])], dim=1)
-        leaving = torch.cat([outward[:kept], outward[:3].mean(dim=0, keepdim=True).expand(more, -1, -1, -1)])
-        offset = torch.cat([bias[:kept], bias[:3].mean(dim=0, keepdim=True).expand(more)])
+        leaving = torch.cat([outward[:kept], outward[:3].mean(dim=0, keepdim=True).expand(more, -1, -1, -1, -1)])
+        offset = torch.cat([bias[:kept], bias[:3].mean(dim=0, keepdim=True).expand(more, -1)])
     return tensors | {
-        "encoder.conv_in.weight": inward.contiguous(),
-        "decoder.conv_out.weight": leaving.contiguous(),
-        "decoder.conv_out.bias": offset.contiguous(),
+        "encoder.conv_in.weight": inward.flatten(1, 2).contiguous(),
+        "decoder.conv_out.weight": leaving.flatten(0, 1).contiguous(),
+        "decoder.conv_out.bias": offset.flatten().contiguous(),
     }
