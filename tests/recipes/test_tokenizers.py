@@ -3,11 +3,16 @@
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from bitvar.checkpoints.hub import EMBEDDED_MODEL
+from bitvar.checkpoints.folder import GRIDS, TrainedGrids
+from bitvar.checkpoints.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
+from bitvar.errors import UsageError
 from bitvar.scales import ratio_names
 from bitvar.tokenizer import TOKENIZER_PRESETS, TokenizerConfig
+from tests.unit.tiny import toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -35,3 +40,39 @@ def test_the_decoder_recipe_leaves_the_encoder_alone() -> None:
     first = runpy.run_path(str(RECIPES / "icons" / "tokenizer.py"))["recipe"]()
     assert (made.model, made.schedules, made.trained) == (first.model, first.schedules, "decoder")
     assert made.perceptual > 0
+
+
+def test_the_pictures_recipe_is_that_of_the_tokenizer_in_the_package() -> None:
+    made = runpy.run_path(str(RECIPES / "pictures" / "tokenizer.py"))["recipe"]()
+    assert made.model == TokenizerConfig.load(EMBEDDED_TOKENIZER / "config.json")
+    assert made.schedules == TrainedGrids.load(EMBEDDED_TOKENIZER / GRIDS).grids
+    finish = runpy.run_path(str(RECIPES / "pictures" / "finish.py"))["recipe"](perceptual=0.2)
+    assert (finish.model, finish.schedules, finish.trained) == (made.model, made.schedules, "all")
+    assert (made.perceptual, finish.perceptual) == (0.0, 0.2)
+    assert finish.optimization.learning_rate < made.optimization.learning_rate
+
+
+def test_pictures_are_training_icons_and_crops_of_photographs_the_same_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    icons = toy_set(tmp_path / "icons")
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(photographs / "noise.png")
+    for name in ("one", "two"):
+        words = [tmp_path / name, "--icons", icons, "--photographs", photographs, "--crops", 6]
+        monkeypatch.setattr("sys.argv", ["build.py", *map(str, words)])
+        runpy.run_path(str(RECIPES / "pictures" / "build.py"), run_name="__main__")
+    assert "12 icons and 6 crops of photographs" in capsys.readouterr().out
+    one, two = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.png")}
+        for name in ("one", "two")
+    )
+    assert one == two
+    assert len(set(one.values())) == len(one) == 18
+    for path in (tmp_path / "one" / "photographs").rglob("*.png"):
+        with Image.open(path) as crop:
+            assert crop.size == (64, 64)
+    with pytest.raises(UsageError, match="it is there already"):
+        runpy.run_path(str(RECIPES / "pictures" / "build.py"), run_name="__main__")

@@ -1,16 +1,21 @@
-"""Finding a model: the one in the package, one on disk, or one on the hub."""
+"""Finding a model or a tokenizer: one in the package, one on disk, or one on the hub."""
 
 from pathlib import Path
 from typing import Final
 
 from bitvar.errors import UsageError, WeightsError, explain
 
-EMBEDDED_MODEL: Final = Path(__file__).parent.parent / "models" / "icons"
+_MODELS: Final = Path(__file__).parent.parent / "models"
+
+EMBEDDED_MODEL: Final = _MODELS / "icons"
+EMBEDDED_TOKENIZER: Final = _MODELS / "pictures"
+"""A tokenizer alone, for icons and photographs; the embedded model has one of its own."""
 
 
-def resolve_named(name: str, revision: str | None = None, *, what: str = "model") -> Path:
-    """`resolve_model` of what a command is given, where `icons` is the embedded one."""
-    return resolve_model(None if name == EMBEDDED_MODEL.name else name, revision, what=what)
+def resolve_named(name: str | Path, revision: str | None = None, *, what: str = "model") -> Path:
+    """`resolve_model` of what a command is given, where `icons` and `pictures` are those in the package."""
+    embedded = {folder.name: folder for folder in (EMBEDDED_MODEL, EMBEDDED_TOKENIZER)}
+    return embedded.get(str(name)) or resolve_model(name, revision, what=what)
 
 
 def resolve_model(model: str | Path | None, revision: str | None = None, *, what: str = "model") -> Path:

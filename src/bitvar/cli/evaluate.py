@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure what models do.", no_args_is_help=True, rich_markup_mode=None)
 
-_DEFAULT = "icons"
+_DEFAULT = "pictures"
 
 
 @app.callback()
@@ -31,7 +31,7 @@ def reconstruction(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder; the same command there goes on.")],
     tokenizer: Annotated[
         list[str] | None,
-        typer.Option(help="Tokenizer or model folder, hub id, or icons, the one in the package; label=... names it."),
+        typer.Option(help="Tokenizer or model folder, hub id, or pictures or icons of the package; label=... names it."),
     ] = None,
     against: Annotated[str, typer.Option(help="Formats to compare with at equal size, or none.")] = "jpeg,webp",
     size: Annotated[
@@ -116,7 +116,7 @@ def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -
             raise UsageError(explain(f"Can't call a tokenizer {label!r}.", why, "name it: --tokenizer label=folder"))
         places[label] = place
     return {
-        label: PictureCodec.from_pretrained(None if place == _DEFAULT else place, dtype=dtype, device=device)
+        label: PictureCodec.from_pretrained(place, dtype=dtype, device=device)
         for label, place in places.items()
     }
 

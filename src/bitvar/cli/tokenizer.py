@@ -111,8 +111,7 @@ def info(
 def _load(tokenizer: str | None, tile: int, dtype: str, device: str) -> "PictureCodec":
     from bitvar.codec import PictureCodec
 
-    name = None if tokenizer == "icons" else tokenizer
-    return PictureCodec.from_pretrained(name, tile=tile, dtype=dtype, device=device)
+    return PictureCodec.from_pretrained(tokenizer, tile=tile, dtype=dtype, device=device)
 
 
 def _list(files_of: Callable[[Path], tuple[list[Path], int]], kinds: str) -> Callable[[Path], list[Path]]:

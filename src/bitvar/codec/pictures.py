@@ -15,7 +15,7 @@ from bitvar import pyramid
 from bitvar.bits import pack, unpack
 from bitvar.checkpoints.files import verify_folder
 from bitvar.checkpoints.folder import GRIDS, TokenizerIdentity, TrainedGrids, find_tokenizer, load_component
-from bitvar.checkpoints.hub import resolve_model
+from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER, resolve_named
 from bitvar.codec.bitfile import MAX_PIXELS, MAX_SCALES, BitFile, BitHeader
 from bitvar.data.layouts import SUFFIXES
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
@@ -94,7 +94,8 @@ class PictureCodec:
         """Load a tokenizer, every digest of its folder verified.
 
         Args:
-            model: a model folder, a tokenizer folder, or a hub id `owner/name`; None is the model in the package.
+            model: a model folder, a tokenizer folder, or a hub id `owner/name`; None is `pictures`, the tokenizer in the
+                package, and "icons" that of the embedded model.
             revision: of a hub id.
             dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
             device: "cpu", "cuda", "mps", or "auto": the best there is.
@@ -105,7 +106,7 @@ class PictureCodec:
             WeightsError: for missing or altered files.
         """
         chosen = resolve_device(device)
-        folder = resolve_model(model, revision, what="tokenizer")
+        folder = resolve_named(EMBEDDED_TOKENIZER.name if model is None else model, revision, what="tokenizer")
         verify_folder(folder)
         own = find_tokenizer(folder)
         try:

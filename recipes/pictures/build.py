@@ -1,0 +1,83 @@
+r"""What the tokenizer `pictures` is trained on: icons, and crops of photographs.
+
+bitvar data icons data/icons64 --still
+bitvar data icons data/icons64-jittered
+python recipes/photographs/build.py data/photographs
+python recipes/pictures/build.py data/pictures --icons data/icons64 --icons data/icons64-jittered \
+    --photographs data/photographs/train
+
+Makes a folder of PNG files for `bitvar train --data`. Of the icon sets it takes the training split alone. Each
+photograph gives `--crops` squares, of any side from 64 pixels to its shorter one (evenly in the logarithm) and anywhere
+in it, scaled to 64 pixels; half of them mirrored. The same command makes the same files.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from bitvar.codec.pictures import files_below
+from bitvar.data.pictures import PictureLimits, decode_picture
+from bitvar.data.samples import read_samples
+from bitvar.errors import UsageError, explain
+
+SIDE: Final = 64
+SEED: Final = 0
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--icons", type=Path, action="append", default=[], help="a set of icons, 64 pixels a side")
+    parser.add_argument("--photographs", type=Path, action="append", default=[], help="a folder of photographs")
+    parser.add_argument("--crops", type=int, default=40, help="of each photograph (default: 40)")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    if out.exists():
+        raise UsageError(explain(f"Can't make {out}.", "it is there already", "choose another folder, or delete it"))
+    arriving = out.with_name(out.name + ".partial")
+    shutil.rmtree(arriving, ignore_errors=True)
+    num_icons = sum(copy_icons(folder, arriving / folder.name) for folder in arguments.icons)
+    num_crops = sum(cut_crops(folder, arriving / "photographs", arguments.crops) for folder in arguments.photographs)
+    arriving.rename(out)
+    print(f"{num_icons} icons and {num_crops} crops of photographs in {out}")  # noqa: T201
+
+
+def copy_icons(icons: Path, out: Path) -> int:
+    """Copy the training pictures of an icon set; how many there are."""
+    samples = read_samples(icons, split="train")
+    for sample in samples:
+        place = out / sample.path.relative_to(icons)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(sample.path, place)
+    return len(samples)
+
+
+def cut_crops(photographs: Path, out: Path, num_crops: int) -> int:
+    """Write `num_crops` random squares of every photograph, `SIDE` pixels a side; how many there are."""
+    paths, _ = files_below(photographs, SUFFIXES)
+    for number, path in enumerate(paths):
+        picture = decode_picture(path.read_bytes(), PictureLimits(min_side=SIDE))
+        rng = np.random.default_rng([SEED, number])
+        folder = out / path.stem
+        folder.mkdir(parents=True)
+        for crop in range(num_crops):
+            draw_crop(picture, rng).save(folder / f"{crop:03d}.png")
+    return len(paths) * num_crops
+
+
+def draw_crop(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A random square of the picture, scaled to `SIDE` pixels."""
+    shorter = min(picture.size)
+    side = round(SIDE * (shorter / SIDE) ** rng.random())
+    left, top = (int(rng.integers(0, length - side + 1)) for length in picture.size)
+    crop = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    return ImageOps.mirror(crop) if rng.random() < 0.5 else crop
+
+
+if __name__ == "__main__":
+    main()
