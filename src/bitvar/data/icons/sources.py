@@ -10,9 +10,10 @@ import json
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -170,25 +171,33 @@ def render_sprites(artist: Artist, tarball: Path, concepts: Sequence[Concept], *
 
 
 def _render_vectors(archive: tarfile.TarFile, concepts: Sequence[Concept], side: int) -> dict[str, Image.Image]:
+    icon_set = read_icon_set(archive)
+    names = json.loads(_read_member(archive, "package/chars.json"))
+    drawings = {}
+    for concept in concepts:
+        key = next((names[code] for code in _code_point_spellings(concept) if code in names), None)
+        if key in icon_set["icons"]:
+            drawings[concept.name] = render_icon(icon_set, key, side=side)
+    return drawings
+
+
+def read_icon_set(archive: tarfile.TarFile) -> dict[str, Any]:
+    """The drawings of an Iconify package, as its `icons.json` has them."""
+    return json.loads(_read_member(archive, "package/icons.json"))
+
+
+def render_icon(icon_set: Mapping[str, Any], name: str, *, side: int) -> Image.Image:
+    """One drawing of an Iconify set on a `side` x `side` pixel canvas, RGBA; RuntimeError without resvg-py."""
     try:
         import resvg_py
     except ImportError as error:
         todo = "pip install 'bitvar[data]'"
         raise RuntimeError(explain("can't render the icons", "the package resvg-py is not installed", todo)) from error
-    icon_set = json.loads(_read_member(archive, "package/icons.json"))
-    names = json.loads(_read_member(archive, "package/chars.json"))
-    drawings = {}
-    for concept in concepts:
-        key = next((names[code] for code in _code_point_spellings(concept) if code in names), None)
-        icon = icon_set["icons"].get(key)
-        if icon is None:
-            continue
-        width, height = (icon.get(axis, icon_set.get(axis, 16)) for axis in ("width", "height"))
-        view = f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}"'
-        svg = f'<svg xmlns="http://www.w3.org/2000/svg" {view} width="{width}" height="{height}">{icon["body"]}</svg>'
-        picture = Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side)))
-        drawings[concept.name] = picture.convert("RGBA")
-    return drawings
+    icon = icon_set["icons"][name]
+    width, height = (icon.get(axis, icon_set.get(axis, 16)) for axis in ("width", "height"))
+    view = f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}"'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {view} width="{width}" height="{height}">{icon["body"]}</svg>'
+    return Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=side, height=side))).convert("RGBA")
 
 
 def _read_rasters(archive: tarfile.TarFile, concepts: Sequence[Concept]) -> dict[str, Image.Image]:

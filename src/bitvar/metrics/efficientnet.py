@@ -1,0 +1,145 @@
+"""EfficientNet-lite0 as a frozen feature network, its weights in the package. Knows no judge and no files of pictures.
+
+The scene judge looks through it. No generator of bitvar is trained on its features: MobileNetV2's serve there.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from bitvar.config import read_json
+from bitvar.errors import UsageError, WeightsError, explain
+
+FOLDER: Final = Path(__file__).parents[1] / "models" / "efficientnet_lite0"
+WEIGHTS: Final = "model.safetensors"
+SIDE: Final = 224
+"""Pixels a side that it was trained on."""
+
+# (repeats, kernel, stride of the first, expansion, channels out): table 1 of arXiv 1905.11946, as lite0 has it.
+_STAGES: Final = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+STAGE_CHANNELS: Final = tuple(stage[-1] for stage in _STAGES)
+STAGE_STRIDES: Final = (2, 4, 8, 16, 16, 32, 32)
+HEAD_CHANNELS: Final = 1280
+
+
+class EfficientNet(nn.Module):
+    """EfficientNet-lite0 (Tan & Le, arXiv 1905.11946; the lite variant), trained on ImageNet; without its classifier.
+
+    Frozen, fp32, and without batch norms: they are folded into the convolutions, so train and eval are the same.
+    Gradients flow to the pictures. Making one draws nothing from the global generator.
+
+    Raises:
+        WeightsError: if the package's file of it is missing or altered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            self.network = Network()
+        tensors = {name: tensor.float() for name, tensor in _read_weights(FOLDER).items()}
+        self.network.load_state_dict(tensors, assign=True)
+        self.requires_grad_(False)
+
+    def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """Maps after each of the seven stages, of pictures in [-1, 1] at their own size.
+
+        Cells are `STAGE_STRIDES` pixels wide; the maps have `STAGE_CHANNELS` channels.
+        """
+        return self.network.stages(_normalized(images))
+
+    def head(self, last: Float[Tensor, "b 320 h w"]) -> Float[Tensor, "b 1280 h w"]:
+        """What the classifier would average, of the last stage's map."""
+        return F.relu6(self.network.head(last))
+
+    def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280"]:
+        """What the classifier would see, of pictures in [-1, 1] at their own size."""
+        return self.head(self.stages(images)[-1]).mean(dim=(2, 3))
+
+
+class SameConv(nn.Conv2d):
+    """A convolution whose output has ceil(side / stride) cells a side, as TensorFlow pads; the odd pixel goes last."""
+
+    def forward(self, input: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:  # noqa: A002 (torch's name)
+        pads: list[int] = []
+        for side, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+            total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            pads += [total // 2, total - total // 2]
+        return super().forward(F.pad(input, pads) if any(pads) else input)
+
+
+class Block(nn.Module):
+    """An inverted bottleneck: expand, convolve each channel, project; added to its input where shapes allow."""
+
+    def __init__(self, channels: int, width: int, *, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        inner = channels * expansion
+        self.expand = nn.Conv2d(channels, inner, 1) if expansion > 1 else None
+        self.depthwise = SameConv(inner, inner, kernel, stride=stride, groups=inner)
+        self.project = nn.Conv2d(inner, width, 1)
+        self.adds = stride == 1 and channels == width
+
+    def forward(self, x: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
+        inner = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(inner)))
+        return x + y if self.adds else y
+
+
+class Network(nn.Module):
+    """The convolutions alone, for pictures as the publisher normalises them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SameConv(3, 32, 3, stride=2)
+        channels = 32
+        stages: list[nn.Module] = []
+        for repeats, kernel, stride, expansion, width in _STAGES:
+            blocks = []
+            for repeat in range(repeats):
+                step = stride if repeat == 0 else 1
+                blocks.append(Block(channels, width, kernel=kernel, stride=step, expansion=expansion))
+                channels = width
+            stages.append(nn.Sequential(*blocks))
+        self.blocks = nn.ModuleList(stages)
+        self.head = nn.Conv2d(channels, HEAD_CHANNELS, 1)
+
+    def stages(self, x: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """Maps after each stage."""
+        x = F.relu6(self.stem(x))
+        maps = []
+        for stage in self.blocks:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+def _normalized(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+    """(byte - 127) / 128, as the publisher has it, of pictures in [-1, 1]."""
+    return ((images.float() + 1) * 127.5 - 127) / 128
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    try:
+        expected = read_json(folder / "SHA256SUMS.json").get(WEIGHTS)
+        data = path.read_bytes()
+    except (UsageError, OSError) as error:
+        raise WeightsError(explain(f"Can't read {path}.", str(error), "install bitvar again")) from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        why = f"its sha256 is {found}, expected {expected}"
+        raise WeightsError(explain(f"{path} was altered.", why, "install bitvar again"))
+    return load(data)
