@@ -52,6 +52,7 @@ class EfficientNet(nn.Module):
             self.network = Network()
         tensors = {name: tensor.float() for name, tensor in _read_weights(FOLDER).items()}
         self.network.load_state_dict(tensors, assign=True)
+        self.network.to(memory_format=torch.channels_last)  # half as fast again on a processor
         self.requires_grad_(False)
 
     def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
