@@ -50,9 +50,8 @@ class EfficientNet(nn.Module):
         super().__init__()
         with torch.device("meta"):
             self.network = Network()
-        tensors = {name: tensor.float() for name, tensor in _read_weights(FOLDER).items()}
+        tensors = {name: _quick(tensor.float()) for name, tensor in _read_weights(FOLDER).items()}
         self.network.load_state_dict(tensors, assign=True)
-        self.network.to(memory_format=torch.channels_last)  # half as fast again on a processor
         self.requires_grad_(False)
 
     def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
@@ -125,6 +124,11 @@ class Network(nn.Module):
             x = stage(x)
             maps.append(x)
         return maps
+
+
+def _quick(tensor: Tensor) -> Tensor:
+    """A kernel with channels last, which takes two thirds of the time on a processor."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _normalized(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:

@@ -67,7 +67,7 @@ def _visible_thing(
     """A thing that stands out from the background; the last one tried if none of a few does."""
     thing = Thing("")
     for _ in range(_SPRITE_TRIES):
-        concept = drawable[artist][rng.integers(len(drawable[artist]))]
+        concept = drawable[artist][int(rng.integers(len(drawable[artist])))]
         painted = rng.random() < _COLOURED_SHARES[concept.recolourable]
         thing = Thing(concept.name, list(COLOURS)[rng.integers(len(COLOURS))] if painted else None)
         if background in atlas.visible_backgrounds(artist, thing):
@@ -93,9 +93,7 @@ def _cells(number: int, size: int, rng: np.random.Generator) -> list[tuple[float
     return [cells[index] for index in rng.permutation(number)]
 
 
-def _place(
-    sprite: Image.Image, cell: tuple[float, float, float, float], scale: float, rng: np.random.Generator
-) -> Box:
+def _place(sprite: Image.Image, cell: tuple[float, float, float, float], scale: float, rng: np.random.Generator) -> Box:
     left, top, right, bottom = cell
     ratio = scale * min((right - left) / sprite.width, (bottom - top) / sprite.height)
     width, height = max(2, int(sprite.width * ratio)), max(2, int(sprite.height * ratio))

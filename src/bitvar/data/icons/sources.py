@@ -176,7 +176,7 @@ def _render_vectors(archive: tarfile.TarFile, concepts: Sequence[Concept], side:
     drawings = {}
     for concept in concepts:
         key = next((names[code] for code in _code_point_spellings(concept) if code in names), None)
-        if key in icon_set["icons"]:
+        if key is not None and key in icon_set["icons"]:
             drawings[concept.name] = render_icon(icon_set, key, side=side)
     return drawings
 

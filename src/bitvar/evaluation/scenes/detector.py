@@ -20,7 +20,7 @@ Boxes = Sequence[tuple[float, float, float, float]]
 
 
 class Detector(nn.Module):
-    """For each cell of 16 x 16: the logit that an object's middle is there, and the sides of its box as seen from there.
+    """For each cell of 16 x 16: the logit that an object's middle is there, and how far off its sides are.
 
     A small U-shaped network: down to 4 x 4 cells, so that it knows what belongs together, and up again.
     """
@@ -90,7 +90,7 @@ def detection_loss(
     distances: Float[Tensor, "b 4 16 16"],
     weights: Float[Tensor, "b 16 16"],
 ) -> Float[Tensor, ""]:
-    """The penalty-reduced focal loss of CornerNet (arXiv 1808.01244, eq. 1) for middles, and L1 for sides, per object."""
+    """The penalty-reduced focal loss of CornerNet (arXiv 1808.01244, eq. 1) for middles, and L1 for sides."""
     logits, sides = found
     peaks = (middles == 1.0).float()
     probability = torch.sigmoid(logits)

@@ -16,7 +16,7 @@ _PLURALS = {concept.name: concept.plural for concept in CONCEPTS}
 
 @dataclass(frozen=True)
 class Verdict:
-    """`right` if the picture shows all that was asked for; else `reasons` says in words what is wrong, at least once."""
+    """`right` if the picture shows all that was asked for; else `reasons` says in words what is wrong."""
 
     right: bool
     reasons: tuple[str, ...]
@@ -27,8 +27,8 @@ def give_verdict(sight: Sight, request: SceneRequest, skill: str) -> Verdict:
 
     "single" asks for exactly one object, "count" for exactly `request.count` objects of the concept; "colour" and
     "colour_pair" for the colours named, "position" for the relation, "style" for the drawing style of
-    `request.artist`; each for all objects named. A background is asked for, whatever the skill, unless it is white, which
-    captions leave out.
+    `request.artist`; each for all objects named. A background is asked for, whatever the skill, unless it is white,
+    which captions leave out.
 
     Raises:
         UsageError: for an unknown skill.

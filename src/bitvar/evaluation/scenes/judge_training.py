@@ -1,0 +1,256 @@
+"""Training the scene judge on free scenes: the detector on pictures, the heads on features kept in memory.
+
+What is drawn is decided by the caller; what the judge sees at last, by `judge`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from bitvar.data.icons.free_scenes import FreeScene
+from bitvar.evaluation.scenes.claims import as_images
+from bitvar.evaluation.scenes.detector import SIDE, Detector, detection_loss, targets
+from bitvar.evaluation.scenes.reader import (
+    COLOUR_NAMES,
+    CONCEPT_NAMES,
+    CROP_SIDE,
+    STYLE_NAMES,
+    Reader,
+    concept_fold,
+    cut_out,
+    object_features,
+    object_paints,
+    outside_boxes,
+)
+from bitvar.evaluation.scenes.sight import OWN_COLOUR
+from bitvar.metrics.efficientnet import EfficientNet
+
+NONE = len(CONCEPT_NAMES)
+"""The class of what is none of the concepts."""
+
+_SCENES_AT_ONCE = 16
+_BOX_ERROR = 0.04  # of a box's sides: the spread of a detector's mistakes
+_NONE_SHARE = 0.08  # of objects that are none of the concepts: halves of two, blends, noise, shuffled pieces
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """Objects as the heads see them, in half precision, with their labels; -1 where a label is unknown."""
+
+    features: Float[Tensor, "n f"]
+    paints: Float[Tensor, "n p"]
+    concepts: Int[Tensor, "n"]
+    colours: Int[Tensor, "n"]
+    artists: tuple[str, ...]
+
+    def select(self, kept: Callable[[str], bool]) -> "Lessons":
+        """Those by some artists."""
+        rows = torch.tensor([kept(artist) for artist in self.artists])
+        artists = tuple(artist for artist in self.artists if kept(artist))
+        return Lessons(self.features[rows], self.paints[rows], self.concepts[rows], self.colours[rows], artists)
+
+
+@torch.no_grad()
+def gather_lessons(scenes: Sequence[FreeScene], network: EfficientNet, *, rng: np.random.Generator) -> Lessons:
+    """Every object of the scenes, its box a little wrong as a detector's is, and some that are no object."""
+    features, paints, artists = [], [], []
+    labels: list[tuple[int, int]] = []
+    for start in range(0, len(scenes), _SCENES_AT_ONCE):
+        chunk = [scene for scene in scenes[start : start + _SCENES_AT_ONCE] if scene.things]
+        crops, backgrounds, owners = _crops(chunk, rng)
+        here = [
+            (CONCEPT_NAMES.index(thing.concept), COLOUR_NAMES.index(thing.colour or OWN_COLOUR))
+            for scene in chunk
+            for thing in scene.things
+        ]
+        spoilt, sources = _no_objects(crops, backgrounds, [concept for concept, _ in here], rng)
+        crops, backgrounds = torch.cat([crops, spoilt]), torch.cat([backgrounds, backgrounds[sources]])
+        labels += here + [(NONE, -1)] * len(sources)
+        artists += [chunk[owner].artist for owner in (*owners, *(owners[source] for source in sources))]
+        features.append(object_features(network, crops).half())
+        paints.append(object_paints(crops, backgrounds).half())
+    concepts, colours = torch.tensor(labels).unbind(1)
+    return Lessons(torch.cat(features), torch.cat(paints), concepts, colours, tuple(artists))
+
+
+def _crops(
+    scenes: Sequence[FreeScene], rng: np.random.Generator
+) -> tuple[Float[Tensor, "n 3 128 128"], Float[Tensor, "n 3"], list[int]]:
+    """Cut-outs, the background of each, and the scene that each is from."""
+    images = as_images([scene.picture for scene in scenes])
+    boxes = [[_shares(box, scene.picture.width) for box in scene.boxes] for scene in scenes]
+    backgrounds = torch.stack(
+        [outside_boxes(image, of).median(dim=1).values for image, of in zip(images, boxes, strict=True)]
+    )
+    owners = [index for index, of in enumerate(boxes) for _ in of]
+    corners = torch.tensor([box for of in boxes for box in of], dtype=torch.float32)
+    sides = corners[:, 2:] - corners[:, :2]
+    corners += torch.from_numpy(rng.normal(0.0, _BOX_ERROR, corners.shape)).float() * sides.repeat(1, 2)
+    rows = torch.tensor(owners)
+    return cut_out(images, rows, corners, backgrounds), backgrounds[rows], owners
+
+
+def _no_objects(
+    crops: Float[Tensor, "n 3 128 128"],
+    backgrounds: Float[Tensor, "n 3"],
+    concepts: Sequence[int],
+    rng: np.random.Generator,
+) -> tuple[Float[Tensor, "m 3 128 128"], list[int]]:
+    """Pictures of nothing, made of the cut-outs, and whose background each has."""
+    made, sources = [], []
+    for first in range(len(crops)):
+        if rng.random() >= _NONE_SHARE:
+            continue
+        second = int(rng.integers(len(crops)))
+        one, other = crops[first], crops[second]
+        way = rng.random()
+        if way < 0.7 and concepts[first] == concepts[second]:
+            continue
+        half = CROP_SIDE // 2
+        if way < 0.35:
+            nothing = (one + other) / 2
+        elif way < 0.52:
+            nothing = torch.cat([one[:, :half], other[:, half:]], dim=1)
+        elif way < 0.7:
+            nothing = torch.cat([one[..., :half], other[..., half:]], dim=2)
+        elif way < 0.85:
+            nothing = _blobs(backgrounds[first], rng)
+        else:
+            nothing = _shuffled(one, rng)
+        made.append(nothing)
+        sources.append(first)
+    return torch.stack(made) if made else crops[:0], sources
+
+
+def _blobs(background: Float[Tensor, "3"], rng: np.random.Generator) -> Float[Tensor, "3 128 128"]:
+    """Coloured noise, coarse or fine, in a random outline."""
+    cells = int(rng.integers(4, 33))
+    noise = torch.from_numpy(rng.normal(0.0, 0.7, (1, 3, cells, cells))).float()
+    outline = torch.from_numpy(rng.normal(0.3, 1.0, (1, 1, 4, 4))).float()
+    size = (CROP_SIDE, CROP_SIDE)
+    paint = F.interpolate(noise, size=size, mode="bilinear")[0].clamp(-1.0, 1.0)
+    inside = F.interpolate(outline, size=size, mode="bicubic")[0] > 0
+    return torch.where(inside, paint, background[:, None, None])
+
+
+def _shuffled(crop: Float[Tensor, "3 128 128"], rng: np.random.Generator) -> Float[Tensor, "3 128 128"]:
+    """The cut-out's 4 x 4 pieces in another order."""
+    side = CROP_SIDE // 4
+    pieces = crop.unfold(1, side, side).unfold(2, side, side).reshape(3, 16, side, side)
+    pieces = pieces[:, torch.from_numpy(rng.permutation(16))].reshape(3, 4, 4, side, side)
+    return pieces.permute(0, 1, 3, 2, 4).reshape(3, CROP_SIDE, CROP_SIDE)
+
+
+def train_detector(
+    scenes: Sequence[FreeScene],
+    *,
+    num_steps: int,
+    generator: torch.Generator,
+    learning_rate: float = 2e-3,
+    batch_size: int = 32,
+    progress: Callable[[str], None] | None = None,
+) -> Detector:
+    """A detector trained from random weights on scenes of 64 x 64 pixels, mirrored and with swapped colour channels."""
+    images = as_images([scene.picture for scene in scenes])
+    truths = [targets([_shares(box, SIDE) for box in scene.boxes]) for scene in scenes]
+    middles, distances, weights = (torch.stack(part) for part in zip(*truths, strict=True))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        model = Detector()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02)
+    for step in range(num_steps):
+        warm = min(1.0, (step + 1) / 100)
+        optimizer.param_groups[0]["lr"] = learning_rate * warm * (0.51 + 0.49 * math.cos(math.pi * step / num_steps))
+        rows = torch.randint(len(images), (batch_size,), generator=generator)
+        batch = (images[rows], middles[rows], distances[rows], weights[rows])
+        seen, *truth = _mirrored(*batch) if torch.rand(1, generator=generator) < 0.5 else batch
+        if torch.rand(1, generator=generator) < 0.5:
+            seen = seen[:, torch.randperm(3, generator=generator)]
+        loss = detection_loss(model(seen), *truth)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        if progress is not None and (step + 1) % 100 == 0:
+            progress(f"detector, step {step + 1} of {num_steps}: loss {float(loss):.3f}")
+    return model.eval()
+
+
+def _mirrored(
+    images: Float[Tensor, "b 3 H W"],
+    middles: Float[Tensor, "b h w"],
+    distances: Float[Tensor, "b 4 h w"],
+    weights: Float[Tensor, "b h w"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return images.flip(3), middles.flip(2), distances.flip(3)[:, [2, 1, 0, 3]], weights.flip(2)
+
+
+def train_reader(
+    lessons: Lessons, styles: Lessons, *, num_epochs: int, generator: torch.Generator, learning_rate: float = 1e-3
+) -> Reader:
+    """The heads: concepts and colours from `lessons`, styles from `styles`, whose artists are the styles."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator.initial_seed())
+        model = Reader()
+        features = lessons.features.float()
+        model.mean.copy_(features.mean(dim=0))
+        model.deviation.copy_(features.std(dim=0) + 1e-3)
+        standard = (features - model.mean) / model.deviation
+        options = {"num_epochs": num_epochs, "learning_rate": learning_rate}
+        _fit(model.concepts, standard, lessons.concepts, dropout=0.5, **options)
+        known = lessons.colours >= 0
+        colour_options = {"num_epochs": 2 * num_epochs, "learning_rate": 3 * learning_rate}
+        _fit(model.colours, lessons.paints[known].float(), lessons.colours[known], dropout=0.0, **colour_options)
+        _fit_styles(model, styles, options)
+    return model.eval().requires_grad_(False)
+
+
+def _fit_styles(model: Reader, styles: Lessons, options: dict[str, float]) -> None:
+    """Each fold's head learns from the concepts of the other fold."""
+    standard = (styles.features.float() - model.mean) / model.deviation
+    truth = torch.tensor([STYLE_NAMES.index(artist) for artist in styles.artists])
+    folds = torch.tensor([concept_fold(name) for name in CONCEPT_NAMES] + [-1])[styles.concepts]
+    for fold in (0, 1):
+        rows = folds == 1 - fold
+        head = nn.Linear(standard.shape[1], len(STYLE_NAMES))
+        _fit(head, standard[rows], truth[rows], dropout=0.5, **options)
+        part = slice(fold * len(STYLE_NAMES), (fold + 1) * len(STYLE_NAMES))
+        model.styles.weight.data[part] = head.weight.data
+        model.styles.bias.data[part] = head.bias.data
+
+
+def _fit(
+    head: nn.Module,
+    inputs: Float[Tensor, "n f"],
+    truth: Int[Tensor, "n"],
+    *,
+    num_epochs: float,
+    learning_rate: float,
+    dropout: float,
+) -> None:
+    """Cross-entropy with a little label smoothing, AdamW, the learning rate falling to nothing; draws globally."""
+    batch_size = 128
+    optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.05)
+    num_batches = max(1, len(inputs) // batch_size)
+    num_steps = int(num_epochs) * num_batches
+    order = torch.randperm(len(inputs))
+    for step in range(num_steps):
+        if step % num_batches == 0:
+            order = torch.randperm(len(inputs))
+        optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / num_steps)
+        rows = order[(step % num_batches) * batch_size :][:batch_size]
+        loss = F.cross_entropy(head(F.dropout(inputs[rows], dropout)), truth[rows], label_smoothing=0.1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _shares(box: tuple[int, int, int, int], size: int) -> tuple[float, float, float, float]:
+    left, top, right, bottom = box
+    return left / size, top / size, right / size, bottom / size
