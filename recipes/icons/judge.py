@@ -3,7 +3,8 @@
 python recipes/icons/judge.py --downloads DOWNLOADS --out src/bitvar/models/scene_judge
 
 DOWNLOADS keeps the packages of drawings; npm fetches those that are missing. Costs about ten
-minutes of one processor core and 2 GB of memory. The same arguments give the same judge up to rounding.
+minutes of one processor core and 2 GB of memory; with `--work FOLDER`, a run that is cut goes on after its last
+whole step. The same arguments give the same judge up to rounding.
 
 1. Detector and heads learn from free scenes of the judge's artists; styles alone from the generator's, half of
    the concepts for judging the other half.
@@ -16,13 +17,13 @@ import argparse
 import itertools
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from bitvar.checkpoints.files import atomic_folder
 from bitvar.data.icons.concepts import CONCEPTS, Concept
@@ -33,9 +34,10 @@ from bitvar.data.icons.sources import ARTISTS, Artist, fetch_package, render_spr
 from bitvar.evaluation.scenes.claims import Claim, draw_claims, look_at_claims, measure_claims
 from bitvar.evaluation.scenes.detector import SIDE, Detector
 from bitvar.evaluation.scenes.judge import WEIGHTS, JudgeConfig, SceneJudge
-from bitvar.evaluation.scenes.judge_training import gather_lessons, train_detector, train_reader
+from bitvar.evaluation.scenes.judge_training import Lessons, gather_lessons, train_detector, train_reader
 from bitvar.evaluation.scenes.reader import Reader
 from bitvar.evaluation.scenes.sight import Sight, Thresholds
+from bitvar.files import atomic_path
 
 CARD = Path(__file__).with_name("judge.md")
 VALIDATION_ARTIST = "emojione"
@@ -49,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train and measure the scene judge.")
     parser.add_argument("--downloads", type=Path, required=True, help="folder of npm tarballs, filled as needed")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, help="folder for the objects learnt from and the detector")
     parser.add_argument("--scenes", type=int, default=3000, help="free scenes to learn from")
     parser.add_argument("--style-scenes", type=int, default=600, help="free scenes of the generator's artists")
     parser.add_argument("--steps", type=int, default=1200, help="of the detector")
@@ -64,12 +67,15 @@ def main() -> None:
     generator = torch.Generator().manual_seed(options.seed)
 
     judge = SceneJudge()
+    work = Work(options.work, f"{options.seed}-{options.scenes}-{options.style_scenes}-{options.steps}")
     scenes = _free_scenes(own, own_drawable, options.scenes, streams[0])
-    lessons = gather_lessons(scenes, judge.network, rng=streams[1])
+    lessons = work.lessons("lessons", lambda: gather_lessons(scenes, judge.network, rng=streams[1]))
     say(f"{len(lessons.artists)} objects to learn from")
     style_scenes = _free_scenes(others, others_drawable, options.style_scenes, streams[2])
-    styles = gather_lessons(style_scenes, judge.network, rng=streams[3])
-    judge.detector = train_detector(scenes, num_steps=options.steps, generator=generator, progress=say)
+    styles = work.lessons("styles", lambda: gather_lessons(style_scenes, judge.network, rng=streams[3]))
+    judge.detector = work.detector(
+        lambda: train_detector(scenes, num_steps=options.steps, generator=generator, progress=say)
+    )
 
     known = lessons.select(lambda artist: artist != VALIDATION_ARTIST)
     judge.reader = train_reader(known, styles, num_epochs=options.epochs, generator=generator)
@@ -90,6 +96,50 @@ def main() -> None:
         shutil.copyfile(CARD, folder / "README.md")
     for name in ("claims", "blurred", "noise"):
         say(f"{name}: {summary(figures[name])}")
+
+
+class Work:
+    """Steps of a run in a folder, or made anew each time where there is none."""
+
+    def __init__(self, folder: Path | None, name: str) -> None:
+        self.folder = folder
+        self.name = name
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def lessons(self, what: str, make: Callable[[], Lessons]) -> Lessons:
+        """Those of an earlier run, or made and kept."""
+        path = self._path(what)
+        if path is not None and path.exists():
+            tensors = load_file(path)
+            names = [artist.key for artist in (*JUDGE_ARTISTS, *ARTISTS)]
+            artists = tuple(names[index] for index in tensors.pop("artists").tolist())
+            return Lessons(**tensors, artists=artists)
+        made = make()
+        if path is not None:
+            names = [artist.key for artist in (*JUDGE_ARTISTS, *ARTISTS)]
+            artists = torch.tensor([names.index(artist) for artist in made.artists])
+            parts = {"features": made.features, "paints": made.paints}
+            labels = {"concepts": made.concepts.contiguous(), "colours": made.colours.contiguous()}
+            with atomic_path(path) as temporary:
+                save_file({**parts, **labels, "artists": artists}, temporary)
+        return made
+
+    def detector(self, make: Callable[[], Detector]) -> Detector:
+        """That of an earlier run, or trained and kept."""
+        path = self._path("detector")
+        if path is not None and path.exists():
+            kept = Detector().eval()
+            kept.load_state_dict(load_file(path))
+            return kept
+        made = make()
+        if path is not None:
+            with atomic_path(path) as temporary:
+                save_file(made.state_dict(), temporary)
+        return made
+
+    def _path(self, what: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{what}-{self.name}.safetensors"
 
 
 def say(text: str) -> None:

@@ -1,0 +1,300 @@
+"""The scene judge: its network, its parts on simple pictures, and the packaged one on real scenes."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bitvar.data.icons.concepts import CONCEPTS, Concept
+from bitvar.data.icons.free_scenes import draw_free_scene
+from bitvar.data.icons.requests import SceneRequest, Thing
+from bitvar.data.icons.scenes import SpriteAtlas
+from bitvar.errors import UsageError, WeightsError
+from bitvar.evaluation.scenes.claims import CLAIMS, as_images, draw_claims, measure_claims
+from bitvar.evaluation.scenes.detector import GRID, find_objects, targets
+from bitvar.evaluation.scenes.judge import FOLDER, JudgeConfig, SceneJudge, as_seen
+from bitvar.evaluation.scenes.judge_training import gather_lessons, train_detector, train_reader
+from bitvar.evaluation.scenes.reader import (
+    NUM_FEATURES,
+    background_shares,
+    concept_fold,
+    cut_out,
+    object_paints,
+    outside_boxes,
+)
+from bitvar.evaluation.scenes.sight import Sight, Sighting, Thresholds
+from bitvar.evaluation.scenes.verdict import give_verdict
+from bitvar.metrics import efficientnet
+from bitvar.metrics.efficientnet import STAGE_CHANNELS, STAGE_STRIDES, EfficientNet
+
+SCENES = Path(__file__).parent / "scenes"
+KNOWN = [concept for concept in CONCEPTS if concept.name in ("car", "cat", "apple", "dog")]
+
+
+@pytest.fixture(scope="module")
+def network() -> EfficientNet:
+    return EfficientNet()
+
+
+@pytest.fixture(scope="module")
+def judge() -> SceneJudge:
+    return SceneJudge.load()
+
+
+def blocks(artists: tuple[str, ...] = ("noto", "twemoji")) -> tuple[SpriteAtlas, dict[str, list[Concept]]]:
+    """Plain squares as drawings."""
+    colours = {
+        "car": (200, 40, 40, 255),
+        "cat": (40, 90, 200, 255),
+        "apple": (30, 160, 60, 255),
+        "dog": (90, 60, 30, 255),
+    }
+    sprites = {name: Image.new("RGBA", (24, 24), colour) for name, colour in colours.items()}
+    return SpriteAtlas(dict.fromkeys(artists, sprites)), dict.fromkeys(artists, KNOWN)
+
+
+def scene(name: str) -> torch.Tensor:
+    return as_images([Image.open(SCENES / f"{name}.png")])
+
+
+# The network.
+
+
+def test_the_network_sees_what_the_publishers_code_saw(network: EfficientNet) -> None:
+    picture = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64).sin()
+    features = network.features(picture)[0]
+    # of the package's own code in single precision; halved kernels move them by 0.7 % of their length here
+    assert features.norm() == pytest.approx(9.0329, rel=0.01)
+
+
+def test_stages_have_their_channels_and_strides(network: EfficientNet) -> None:
+    maps = network.stages(torch.zeros(2, 3, 96, 64))
+    assert [tuple(stage.shape) for stage in maps] == [
+        (2, channels, 96 // stride, 64 // stride)
+        for channels, stride in zip(STAGE_CHANNELS, STAGE_STRIDES, strict=True)
+    ]
+
+
+def test_an_altered_network_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "efficientnet_lite0"
+    shutil.copytree(efficientnet.FOLDER, folder)
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    monkeypatch.setattr(efficientnet, "FOLDER", folder)
+    with pytest.raises(WeightsError, match="was altered"):
+        EfficientNet()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match="install bitvar again"):
+        EfficientNet()
+
+
+# The parts.
+
+
+def test_targets_are_found_again() -> None:
+    boxes = [(0.05, 0.1, 0.45, 0.5), (0.55, 0.5, 0.95, 0.95)]
+    middles, distances, weights = targets(boxes)
+    assert int((middles == 1).sum()) == 2
+    assert bool((weights[middles == 1] == 1).all())
+    found = find_objects((torch.logit(middles.clamp(1e-4, 1 - 1e-4))[None], distances[None]), threshold=0.5)[0]
+    assert sorted(box for _, box in found) == [pytest.approx(box, abs=1e-5) for box in boxes]
+    assert not find_objects((torch.full((1, GRID, GRID), -9.0), distances[None]), threshold=0.5)[0]
+
+
+def test_of_two_boxes_on_one_object_the_surer_stays() -> None:
+    logits = torch.full((1, GRID, GRID), -9.0)
+    logits[0, 4, 4], logits[0, 4, 7] = 3.0, 2.0
+    found = find_objects((logits, torch.full((1, 4, GRID, GRID), 0.3)), threshold=0.5)[0]
+    assert len(found) == 1
+    assert found[0][0] == pytest.approx(torch.sigmoid(torch.tensor(3.0)).item())
+
+
+def test_the_background_is_what_no_box_covers() -> None:
+    image = torch.tensor([252.0, 230.0, 118.0])[:, None, None].expand(3, 64, 64) / 127.5 - 1
+    image = image.clone()
+    image[:, 16:48, 16:48] = -1.0
+    box = (0.25, 0.25, 0.75, 0.75)
+    assert background_shares(outside_boxes(image, [box]))["yellow"] == pytest.approx(1.0)
+    assert background_shares(outside_boxes(image, []))["yellow"] == pytest.approx(0.75)
+    assert background_shares(outside_boxes(image, [(0.0, 0.0, 1.0, 1.0)]))["yellow"] == pytest.approx(1.0)
+    assert sum(background_shares(torch.zeros(3, 5)).values()) == 0.0  # mid-grey is no background
+
+
+def test_a_cut_out_shows_the_object_and_not_its_neighbours() -> None:
+    image = torch.ones(1, 3, 64, 64)
+    image[0, :, 8:56, 4:28] = -1.0  # tall, on the left
+    image[0, :, 8:56, 36:60] = 0.0  # its neighbour
+    box = torch.tensor([[4 / 64, 8 / 64, 28 / 64, 56 / 64]])
+    crop = cut_out(image, torch.tensor([0]), box, torch.ones(1, 3))[0]
+    assert float(crop[0, 64, 64]) == -1.0
+    assert set(crop.unique().tolist()) & {0.0} == set()
+    assert float((crop < 0).float().mean()) == pytest.approx(0.5 / 1.12**2, abs=0.03)
+
+
+def test_paints_leave_the_background_out() -> None:
+    crops = torch.ones(1, 3, 128, 128)
+    crops[0, :, :64] = torch.tensor([1.0, -1.0, -1.0])[:, None, None]
+    paints = object_paints(crops, torch.ones(1, 3)).reshape(6, 6, 6)
+    assert float(paints[5, 0, 0]) == pytest.approx(1.0)
+    assert float(object_paints(torch.ones(1, 3, 128, 128), torch.ones(1, 3)).sum()) == 0.0
+
+
+def test_folds_halve_the_concepts() -> None:
+    folds = [concept_fold(concept.name) for concept in CONCEPTS]
+    assert 60 < sum(folds) < 93
+
+
+# Learning.
+
+
+def test_free_scenes_are_true_and_vary() -> None:
+    atlas, drawable = blocks()
+    scenes = [draw_free_scene(atlas, drawable, size=64, rng=np.random.default_rng(seed)) for seed in range(60)]
+    assert {len(scene.things) for scene in scenes} >= {1, 2, 3, 4}
+    assert {scene.artist for scene in scenes} == {"noto", "twemoji"}
+    for drawn in scenes:
+        assert drawn.picture.size == (64, 64)
+        assert len(drawn.boxes) == len(drawn.things)
+        for index, (left, top, right, bottom) in enumerate(drawn.boxes):
+            assert 0 <= left < right <= 64
+            assert 0 <= top < bottom <= 64
+            for other in drawn.boxes[:index]:
+                assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+
+
+def test_a_small_judge_learns_squares(network: EfficientNet) -> None:
+    atlas, drawable = blocks()
+    rng = np.random.default_rng(0)
+    scenes = [draw_free_scene(atlas, drawable, size=64, rng=rng) for _ in range(24)]
+    generator = torch.Generator().manual_seed(0)
+    said: list[str] = []
+    detector = train_detector(scenes, num_steps=100, generator=generator, batch_size=8, progress=said.append)
+    assert len(said) == 1
+    lessons = gather_lessons(scenes, network, rng=rng)
+    assert lessons.features.shape == (len(lessons.artists), NUM_FEATURES)
+    assert len(lessons.select(lambda artist: artist == "noto").artists) == lessons.artists.count("noto")
+    state = torch.get_rng_state()
+    reader = train_reader(lessons, lessons, num_epochs=30, generator=generator)
+    assert torch.equal(state, torch.get_rng_state())
+    with torch.no_grad():
+        reading = reader(lessons.features.float(), lessons.paints.float())
+    assert float((reading.concepts.argmax(dim=1) == lessons.concepts).float().mean()) > 0.6
+    assert not detector.training
+
+
+def test_claims_are_true_and_false() -> None:
+    atlas, drawable = blocks()
+    rng = np.random.default_rng(0)
+    claims = list(draw_claims(atlas, drawable, num_each=4, size=64, rng=rng, styles=("noto", "twemoji")))
+    assert [claim.kind for claim in claims[::4]] == list(CLAIMS)
+    assert all(claim.true != claim.false for claim in claims)
+    assert not any(claim.kind == "style" for claim in draw_claims(atlas, drawable, num_each=1, size=64, rng=rng))
+    told = [_truth(claim.true) for claim in claims]
+    for kind, found in measure_claims(claims, told).items():
+        assert (found["true_claims"], found["false_claims"], found["num_pictures"]) == (1.0, 1.0, 4), kind
+    blind = measure_claims(claims, told, Thresholds(concept=1.0))
+    assert all(found["balanced"] == 0.5 for kind, found in blind.items() if kind != "background")
+
+
+def _truth(request: SceneRequest) -> Sight:
+    """What a judge without errors sees."""
+    places = {"left": (0.0, 0.4), "right": (0.6, 0.4), "above": (0.4, 0.0), "below": (0.4, 0.6), None: (0.0, 0.4)}
+    x, y = places[request.relation]
+    starts = [(x, y), (0.4 if request.relation in ("above", "below") else 0.6 - x, 0.6 - y if y != 0.4 else y)]
+    objects = tuple(
+        Sighting((*starts[index % 2], starts[index % 2][0] + 0.2, starts[index % 2][1] + 0.2), 1.0, *_read(thing))
+        for index, thing in enumerate(request.things * request.count)
+    )
+    return Sight(objects, {request.background: 1.0}, {request.artist: 1.0})
+
+
+def _read(thing: Thing) -> tuple[dict[str, float], dict[str, float]]:
+    return {thing.concept: 0.9}, {thing.colour or "own": 1.0}
+
+
+# The judge of the package.
+
+
+def test_real_scenes_are_judged_rightly(judge: SceneJudge) -> None:
+    asked = {
+        "single-noto-fox": SceneRequest("single", "noto", (Thing("fox"),)),
+        "background-twemoji-bus-blue": SceneRequest("background", "twemoji", (Thing("bus"),), background="blue"),
+        "count-fluent-flat-strawberry-3": SceneRequest("count", "fluent-flat", (Thing("strawberry"),), count=3),
+        "colour_pair-fluent-3d-red-book-blue-star": SceneRequest(
+            "colour_pair", "fluent-3d", (Thing("book", "red"), Thing("star", "blue"))
+        ),
+        "position-noto-lion-left-tree": SceneRequest(
+            "position", "noto", (Thing("lion"), Thing("tree")), relation="left"
+        ),
+        "colour-twemoji-heart-green": SceneRequest("colour", "twemoji", (Thing("heart", "green"),)),
+        "two-fluent-3d-frog-key": SceneRequest("two", "fluent-3d", (Thing("frog"), Thing("key"))),
+    }
+    sights = dict(zip(asked, judge.look(torch.cat([scene(name) for name in asked])), strict=True))
+    for name, request in asked.items():
+        skill = name.split("-")[0].replace("background", "single")
+        verdict = give_verdict(sights[name], request, skill)
+        assert verdict.right, f"{name}: {verdict.reasons}"
+    fox = asked["single-noto-fox"]
+    assert not give_verdict(sights["two-fluent-3d-frog-key"], fox, "single").right
+    assert give_verdict(sights["single-noto-fox"], fox, "style").right
+
+
+def test_a_picture_is_seen_alike_alone_and_larger(judge: SceneJudge) -> None:
+    pictures = torch.cat(
+        [scene("single-noto-fox"), scene("two-fluent-3d-frog-key"), scene("colour-twemoji-heart-green")]
+    )
+    alone, among = judge.look(pictures[1:2])[0], judge.look(pictures)[1]
+    assert [s.concept for s in alone.objects] == [s.concept for s in among.objects]
+    assert alone.objects[0].box == pytest.approx(among.objects[0].box, abs=1e-4)
+    large = judge.look(torch.nn.functional.interpolate(pictures[1:2], scale_factor=2.0, mode="nearest"))[0]
+    assert {s.concept for s in large.objects} == {"frog", "key"}
+    assert as_seen(torch.full((1, 3, 128, 128), 2.0)).max() == 1.0
+
+
+def test_nothing_is_seen_on_an_empty_picture(judge: SceneJudge) -> None:
+    sight = judge.look(torch.ones(1, 3, 64, 64))[0]
+    assert not sight.objects
+    assert not sight.style
+    assert sight.background["white"] == pytest.approx(1.0)
+
+
+def test_pictures_that_are_not_square_are_refused(judge: SceneJudge) -> None:
+    with pytest.raises(UsageError, match="64 x 32"):
+        judge.look(torch.zeros(1, 3, 32, 64))
+
+
+def test_an_altered_judge_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "judge"
+    shutil.copytree(FOLDER, folder)
+    config = JudgeConfig.load(folder / "config.json")
+    (folder / "config.json").write_text(config.override(["detection=0.9"]).dump(), encoding="utf-8")
+    with pytest.raises(WeightsError):
+        SceneJudge.load(folder)
+
+
+def test_a_judge_of_other_concepts_is_refused(tmp_path: Path) -> None:
+    from bitvar.checkpoints.files import write_manifest
+
+    folder = tmp_path / "judge"
+    shutil.copytree(FOLDER, folder)
+    (folder / "config.json").write_text(JudgeConfig(concepts=("dog",)).dump(), encoding="utf-8")
+    write_manifest(folder)
+    with pytest.raises(UsageError, match="knows 1 concepts"):
+        SceneJudge.load(folder)
+
+
+def test_a_judge_that_wants_to_be_sure_sees_less(judge: SceneJudge) -> None:
+    strict = SceneJudge(judge.config.override(["detection=1.0"]))
+    strict.detector, strict.reader = judge.detector, judge.reader
+    assert not strict.look(scene("single-noto-fox"))[0].objects
+
+
+def test_the_judge_is_small_and_states_its_errors() -> None:
+    assert (FOLDER / "model.safetensors").stat().st_size < 5_000_000
+    from bitvar.config import read_json
+
+    figures = read_json(FOLDER / "figures.json")
+    assert set(figures["claims"]) == set(CLAIMS)
