@@ -14,7 +14,6 @@ whole step. The same arguments give the same judge up to rounding.
 """
 
 import argparse
-import itertools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +52,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, help="folder for the objects learnt from and the detector")
     parser.add_argument("--scenes", type=int, default=3000, help="free scenes to learn from")
-    parser.add_argument("--style-scenes", type=int, default=600, help="free scenes of the generator's artists")
+    parser.add_argument("--style-scenes", type=int, default=900, help="free scenes of the generator's artists")
     parser.add_argument("--steps", type=int, default=1200, help="of the detector")
     parser.add_argument("--epochs", type=int, default=20, help="of the heads")
     parser.add_argument("--claims", type=int, default=60, help="pictures of each kind to measure errors with")
@@ -119,7 +118,7 @@ class Work:
         if path is not None:
             names = [artist.key for artist in (*JUDGE_ARTISTS, *ARTISTS)]
             artists = torch.tensor([names.index(artist) for artist in made.artists])
-            parts = {"features": made.features, "paints": made.paints}
+            parts = {"features": made.features, "paints": made.paints, "textures": made.textures}
             labels = {"concepts": made.concepts.contiguous(), "colours": made.colours.contiguous()}
             with atomic_path(path) as temporary:
                 save_file({**parts, **labels, "artists": artists}, temporary)
@@ -171,13 +170,16 @@ def _free_scenes(atlas: SpriteAtlas, drawable: Drawable, number: int, rng: np.ra
 
 
 def choose(judge: SceneJudge, claims: Sequence[Claim]) -> tuple[JudgeConfig, dict[str, dict[str, float]]]:
-    """The detection confidence and thresholds with the best mean balanced accuracy, and what they reach."""
+    """The confidence of detection and the threshold of concepts that are judged best, and what they reach.
+
+    Best is the highest mean of the kinds' balanced accuracies; of equals, the least strict.
+    """
     best: tuple[float, JudgeConfig, dict[str, dict[str, float]]] | None = None
     for detection in (0.25, 0.35, 0.45):
         judge.config = JudgeConfig(detection=detection)
         sights = look_at_claims(claims, judge.look)
-        for concept, colour in itertools.product((0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3), (0.3, 0.4, 0.5, 0.6)):
-            thresholds = Thresholds(concept=concept, colour=colour)
+        for concept in (0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3):
+            thresholds = Thresholds(concept=concept)
             found = measure_claims(claims, sights, thresholds)
             score = float(np.mean([kind["balanced"] for kind in found.values()]))
             if best is None or score > best[0] + 1e-9:

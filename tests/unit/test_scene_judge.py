@@ -180,7 +180,7 @@ def test_a_small_judge_learns_squares(network: EfficientNet) -> None:
     reader = train_reader(lessons, lessons, num_epochs=30, generator=generator)
     assert torch.equal(state, torch.get_rng_state())
     with torch.no_grad():
-        reading = reader(lessons.features.float(), lessons.paints.float())
+        reading = reader(lessons.seen())
     assert float((reading.concepts.argmax(dim=1) == lessons.concepts).float().mean()) > 0.6
     assert not detector.training
 

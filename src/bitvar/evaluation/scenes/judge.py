@@ -128,9 +128,8 @@ class SceneJudge(nn.Module):
             owners = torch.tensor([index for index, _, _ in part], device=images.device)
             boxes = torch.tensor([box for _, _, box in part], device=images.device)
             crops = reader.cut_out(images, owners, boxes, backgrounds)
-            features = reader.object_features(self.network, crops)
-            paints = reader.object_paints(crops, backgrounds[owners])
-            sightings += _sightings([(sure, box) for _, sure, box in part], self.reader(features, paints))
+            seen = reader.look_at(self.network, crops, backgrounds[owners])
+            sightings += _sightings([(sure, box) for _, sure, box in part], self.reader(seen))
         return sightings
 
 

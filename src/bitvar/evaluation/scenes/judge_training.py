@@ -22,10 +22,10 @@ from bitvar.evaluation.scenes.reader import (
     CROP_SIDE,
     STYLE_NAMES,
     Reader,
+    Seen,
     concept_fold,
     cut_out,
-    object_features,
-    object_paints,
+    look_at,
     outside_boxes,
 )
 from bitvar.evaluation.scenes.sight import OWN_COLOUR
@@ -45,6 +45,7 @@ class Lessons:
 
     features: Float[Tensor, "n f"]
     paints: Float[Tensor, "n p"]
+    textures: Float[Tensor, "n t"]
     concepts: Int[Tensor, "n"]
     colours: Int[Tensor, "n"]
     artists: tuple[str, ...]
@@ -53,13 +54,19 @@ class Lessons:
         """Those by some artists."""
         rows = torch.tensor([kept(artist) for artist in self.artists])
         artists = tuple(artist for artist in self.artists if kept(artist))
-        return Lessons(self.features[rows], self.paints[rows], self.concepts[rows], self.colours[rows], artists)
+        seen = (self.features[rows], self.paints[rows], self.textures[rows])
+        return Lessons(*seen, self.concepts[rows], self.colours[rows], artists)
+
+    def seen(self) -> Seen:
+        """In single precision, as the heads take them."""
+        return Seen(self.features.float(), self.paints.float(), self.textures.float())
 
 
 @torch.no_grad()
 def gather_lessons(scenes: Sequence[FreeScene], network: EfficientNet, *, rng: np.random.Generator) -> Lessons:
     """Every object of the scenes, its box a little wrong as a detector's is, and some that are no object."""
-    features, paints, artists = [], [], []
+    seen: list[Seen] = []
+    artists: list[str] = []
     labels: list[tuple[int, int]] = []
     for start in range(0, len(scenes), _SCENES_AT_ONCE):
         chunk = [scene for scene in scenes[start : start + _SCENES_AT_ONCE] if scene.things]
@@ -73,10 +80,10 @@ def gather_lessons(scenes: Sequence[FreeScene], network: EfficientNet, *, rng: n
         crops, backgrounds = torch.cat([crops, spoilt]), torch.cat([backgrounds, backgrounds[sources]])
         labels += here + [(NONE, -1)] * len(sources)
         artists += [chunk[owner].artist for owner in (*owners, *(owners[source] for source in sources))]
-        features.append(object_features(network, crops).half())
-        paints.append(object_paints(crops, backgrounds).half())
+        seen.append(Seen(*(part.half() for part in look_at(network, crops, backgrounds))))
     concepts, colours = torch.tensor(labels).unbind(1)
-    return Lessons(torch.cat(features), torch.cat(paints), concepts, colours, tuple(artists))
+    features, paints, textures = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    return Lessons(features, paints, textures, concepts, colours, tuple(artists))
 
 
 def _crops(
@@ -198,28 +205,30 @@ def train_reader(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
         model = Reader()
-        features = lessons.features.float()
-        model.mean.copy_(features.mean(dim=0))
-        model.deviation.copy_(features.std(dim=0) + 1e-3)
-        standard = (features - model.mean) / model.deviation
-        options = {"num_epochs": num_epochs, "learning_rate": learning_rate}
-        _fit(model.concepts, standard, lessons.concepts, dropout=0.5, **options)
+        seen = lessons.seen()
+        model.mean.copy_(seen.features.mean(dim=0))
+        model.deviation.copy_(seen.features.std(dim=0) + 1e-3)
+        inputs = model.concept_inputs(seen)
+        _fit(model.concepts, inputs, lessons.concepts, num_epochs=num_epochs, learning_rate=learning_rate, dropout=0.5)
         known = lessons.colours >= 0
-        colour_options = {"num_epochs": 2 * num_epochs, "learning_rate": 3 * learning_rate}
-        _fit(model.colours, lessons.paints[known].float(), lessons.colours[known], dropout=0.0, **colour_options)
-        _fit_styles(model, styles, options)
+        paints, colours = seen.paints[known], lessons.colours[known]
+        _fit(model.colours, paints, colours, num_epochs=2 * num_epochs, learning_rate=3 * learning_rate, dropout=0.0)
+        fit_styles(model, styles, num_epochs=4 * num_epochs, learning_rate=2 * learning_rate)
     return model.eval().requires_grad_(False)
 
 
-def _fit_styles(model: Reader, styles: Lessons, options: dict[str, float]) -> None:
-    """Each fold's head learns from the concepts of the other fold."""
-    standard = (styles.features.float() - model.mean) / model.deviation
+def fit_styles(model: Reader, styles: Lessons, *, num_epochs: int, learning_rate: float) -> None:
+    """Train the heads of styles: each fold's on the concepts of the other fold. Draws from the global generator."""
+    seen = styles.seen()
+    model.texture_mean.copy_(seen.textures.mean(dim=0))
+    model.texture_deviation.copy_(seen.textures.std(dim=0) + 1e-3)
+    inputs = model.style_inputs(seen)
     truth = torch.tensor([STYLE_NAMES.index(artist) for artist in styles.artists])
     folds = torch.tensor([concept_fold(name) for name in CONCEPT_NAMES] + [-1])[styles.concepts]
     for fold in (0, 1):
         rows = folds == 1 - fold
-        head = nn.Linear(standard.shape[1], len(STYLE_NAMES))
-        _fit(head, standard[rows], truth[rows], dropout=0.5, **options)
+        head = nn.Linear(inputs.shape[1], len(STYLE_NAMES))
+        _fit(head, inputs[rows], truth[rows], num_epochs=num_epochs, learning_rate=learning_rate, dropout=0.3)
         part = slice(fold * len(STYLE_NAMES), (fold + 1) * len(STYLE_NAMES))
         model.styles.weight.data[part] = head.weight.data
         model.styles.bias.data[part] = head.bias.data
@@ -230,7 +239,7 @@ def _fit(
     inputs: Float[Tensor, "n f"],
     truth: Int[Tensor, "n"],
     *,
-    num_epochs: float,
+    num_epochs: int,
     learning_rate: float,
     dropout: float,
 ) -> None:
@@ -238,7 +247,7 @@ def _fit(
     batch_size = 128
     optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.05)
     num_batches = max(1, len(inputs) // batch_size)
-    num_steps = int(num_epochs) * num_batches
+    num_steps = num_epochs * num_batches
     order = torch.randperm(len(inputs))
     for step in range(num_steps):
         if step % num_batches == 0:

@@ -1,11 +1,11 @@
-"""What each object is: cut out of a picture, seen through a frozen network, read by linear heads. Finds no objects."""
+"""What each object is: cut out of a picture, seen through a frozen network, read by small heads. Finds no objects."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS
@@ -31,9 +31,20 @@ NUM_FEATURES: Final = (
 _PAINT_BINS: Final = 6
 NUM_PAINTS: Final = _PAINT_BINS**3
 _PAINT_SIDE: Final = 32
+_PAINT_GAIN: Final = 4.0  # roots of shares are small beside standardised values
+_NUM_TEXTURE_STAGES: Final = 3
+NUM_TEXTURES: Final = 2 * sum(STAGE_CHANNELS[:_NUM_TEXTURE_STAGES])
 _PAINT_DISTANCE: Final = 0.16  # from the background, in [-1, 1] RGB, from which a pixel is the object's
 _BACKGROUND_DISTANCE: Final = 45.0  # of RGB 0..255: within it a pixel may have a background's colour
 _SMALLEST_OUTSIDE: Final = 0.04  # of the picture
+
+
+class Seen(NamedTuple):
+    """What `n` objects look like: to the network, in which paints, and drawn how."""
+
+    features: Float[Tensor, "n f"]
+    paints: Float[Tensor, "n p"]
+    textures: Float[Tensor, "n t"]
 
 
 class Reading(NamedTuple):
@@ -46,26 +57,39 @@ class Reading(NamedTuple):
 
 
 class Reader(nn.Module):
-    """Linear heads on standardised features; the colours' head also sees which paints the object has.
+    """Heads: concepts from features, colours from paints, styles from textures and paints.
 
     Style is read by two heads: each was trained on half of the concepts and reads the other half.
     """
 
     mean: Tensor
     deviation: Tensor
+    texture_mean: Tensor
+    texture_deviation: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(NUM_FEATURES))
-        self.register_buffer("deviation", torch.ones(NUM_FEATURES))
+        for name, width in (("mean", NUM_FEATURES), ("texture_mean", NUM_TEXTURES)):
+            self.register_buffer(name, torch.zeros(width))
+        for name, width in (("deviation", NUM_FEATURES), ("texture_deviation", NUM_TEXTURES)):
+            self.register_buffer(name, torch.ones(width))
         self.concepts = nn.Linear(NUM_FEATURES, len(CONCEPT_NAMES) + 1)
         self.colours = PaintHead()
-        self.styles = nn.Linear(NUM_FEATURES, 2 * len(STYLE_NAMES))
+        self.styles = nn.Linear(NUM_TEXTURES + NUM_PAINTS, 2 * len(STYLE_NAMES))
 
-    def forward(self, features: Float[Tensor, "n f"], paints: Float[Tensor, "n p"]) -> Reading:
-        """Logits, of what `object_features` and `object_paints` give."""
-        x = (features - self.mean) / self.deviation
-        return Reading(self.concepts(x), self.colours(paints), self.styles(x).unflatten(1, (2, -1)))
+    def forward(self, seen: Seen) -> Reading:
+        """Logits for objects."""
+        styles = self.styles(self.style_inputs(seen)).unflatten(1, (2, -1))
+        return Reading(self.concepts(self.concept_inputs(seen)), self.colours(seen.paints), styles)
+
+    def concept_inputs(self, seen: Seen) -> Float[Tensor, "n f"]:
+        """Features, standardised."""
+        return (seen.features - self.mean) / self.deviation
+
+    def style_inputs(self, seen: Seen) -> Float[Tensor, "n s"]:
+        """Textures, standardised, and paints."""
+        textures = (seen.textures - self.texture_mean) / self.texture_deviation
+        return torch.cat([textures, _PAINT_GAIN * seen.paints.sqrt()], dim=1)
 
 
 class PaintHead(nn.Module):
@@ -77,7 +101,7 @@ class PaintHead(nn.Module):
         self.outer = nn.Linear(96, len(COLOUR_NAMES))
 
     def forward(self, paints: Float[Tensor, "n p"]) -> Float[Tensor, "n 9"]:
-        return self.outer(F.silu(self.inner(4.0 * paints.sqrt())))
+        return self.outer(F.silu(self.inner(_PAINT_GAIN * paints.sqrt())))
 
 
 def concept_fold(concept: str) -> int:
@@ -139,8 +163,12 @@ def cut_out(
     return torch.where(inside, crops, backgrounds[owners][:, :, None, None])
 
 
-def object_features(network: EfficientNet, crops: Float[Tensor, "n 3 128 128"]) -> Float[Tensor, "n f"]:
-    """What the network sees: the mean of its head, 2 x 2 means of its last stage, 3 x 3 of one at stride 16."""
+def look_at(network: EfficientNet, crops: Float[Tensor, "n 3 128 128"], backgrounds: Float[Tensor, "n 3"]) -> Seen:
+    """What cut-outs look like, each on its picture's background.
+
+    Features are the mean of the network's head, 2 x 2 means of its last stage and 3 x 3 of one at stride 16; textures
+    the means and deviations of its first stages over the object.
+    """
     maps = network.stages(crops)
     last = maps[_SHAPE_STAGE]
     parts = [
@@ -148,7 +176,23 @@ def object_features(network: EfficientNet, crops: Float[Tensor, "n 3 128 128"]) 
         F.adaptive_avg_pool2d(last, _SHAPE_CELLS).flatten(1),
         F.adaptive_avg_pool2d(maps[_TEXTURE_STAGE], _TEXTURE_CELLS).flatten(1),
     ]
-    return torch.cat(parts, dim=1)
+    drawn = _is_drawn(crops, backgrounds)[:, None].float()
+    textures = [_moments(stage, drawn) for stage in maps[:_NUM_TEXTURE_STAGES]]
+    return Seen(torch.cat(parts, dim=1), object_paints(crops, backgrounds), torch.cat(textures, dim=1))
+
+
+def _moments(stage: Float[Tensor, "n c h w"], drawn: Float[Tensor, "n 1 H W"]) -> Float[Tensor, "n d"]:
+    """Means and standard deviations of a map over the object."""
+    weights = F.adaptive_avg_pool2d(drawn, stage.shape[-1])
+    weights = weights / weights.sum(dim=(2, 3), keepdim=True).clamp(min=1e-3)
+    means = (stage * weights).sum(dim=(2, 3))
+    variances = ((stage - means[..., None, None]) ** 2 * weights).sum(dim=(2, 3))
+    return torch.cat([means, variances.clamp(min=1e-6).sqrt()], dim=1)
+
+
+def _is_drawn(crops: Float[Tensor, "n 3 H W"], backgrounds: Float[Tensor, "n 3"]) -> Bool[Tensor, "n H W"]:
+    """Which pixels have another colour than the background."""
+    return (crops - backgrounds[:, :, None, None]).norm(dim=1) > _PAINT_DISTANCE
 
 
 def object_paints(crops: Float[Tensor, "n 3 128 128"], backgrounds: Float[Tensor, "n 3"]) -> Float[Tensor, "n p"]:
@@ -156,9 +200,9 @@ def object_paints(crops: Float[Tensor, "n 3 128 128"], backgrounds: Float[Tensor
 
     Pixels of the background's colour (in [-1, 1], of the object's picture) are left out.
     """
-    small = F.interpolate(crops, size=(_PAINT_SIDE, _PAINT_SIDE), mode="area").flatten(2)
-    counted = ((small - backgrounds[:, :, None]).norm(dim=1) > _PAINT_DISTANCE).float()
-    places = (small + 1) / 2 * (_PAINT_BINS - 1)
+    small = F.interpolate(crops, size=(_PAINT_SIDE, _PAINT_SIDE), mode="area")
+    counted = _is_drawn(small, backgrounds).flatten(1).float()
+    places = (small.flatten(2) + 1) / 2 * (_PAINT_BINS - 1)
     bins = torch.arange(_PAINT_BINS, device=crops.device)
     red, green, blue = (1 - (places[..., None] - bins).abs()).clamp(min=0.0).unbind(1)
     histogram = torch.einsum("np,npr,npg,npb->nrgb", counted, red, green, blue).flatten(1)

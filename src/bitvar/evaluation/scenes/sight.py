@@ -18,8 +18,6 @@ class Thresholds(Config):
     """Probability of the colour asked for, among the named colours alone."""
     background: float = 0.5
     """Share of the background that has the colour asked for."""
-    style: float = 0.5
-    """Probability of the style asked for."""
 
 
 @dataclass(frozen=True)

@@ -116,9 +116,8 @@ def _wrong_background(sight: Sight, background: str) -> list[str]:
 def _wrong_style(sight: Sight, artist: str) -> list[str]:
     if not sight.style:
         return ["saw no object to tell the style by"]
-    if sight.style.get(artist, 0.0) >= sight.thresholds.style:
-        return []
-    return [f"the style is {max(sight.style, key=lambda name: sight.style[name])}"]
+    likeliest = max(sight.style, key=lambda name: sight.style[name])
+    return [] if likeliest == artist else [f"the style is {likeliest}"]
 
 
 def _numbered(number: int, concept: str) -> str:
