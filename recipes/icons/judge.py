@@ -2,7 +2,7 @@
 
 python recipes/icons/judge.py --downloads DOWNLOADS --out src/bitvar/models/scene_judge
 
-DOWNLOADS keeps the packages of drawings; npm fetches those that are missing. Costs about ten
+DOWNLOADS keeps the packages of drawings; npm fetches those that are missing. Costs about fifteen
 minutes of one processor core and 2 GB of memory; with `--work FOLDER`, a run that is cut goes on after its last
 whole step. The same arguments give the same judge up to rounding.
 
@@ -40,7 +40,7 @@ from bitvar.files import atomic_path
 
 CARD = Path(__file__).with_name("judge.md")
 VALIDATION_ARTIST = "emojione"
-SPRITE_SIDE = 128
+SPRITE_SIDE = 192
 Sprites = dict[str, dict[str, Image.Image]]
 Drawable = Mapping[str, Sequence[Concept]]
 
@@ -53,8 +53,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for the objects learnt from and the detector")
     parser.add_argument("--scenes", type=int, default=3000, help="free scenes to learn from")
     parser.add_argument("--style-scenes", type=int, default=900, help="free scenes of the generator's artists")
-    parser.add_argument("--steps", type=int, default=1200, help="of the detector")
-    parser.add_argument("--epochs", type=int, default=20, help="of the heads")
+    parser.add_argument("--steps", type=int, default=1500, help="of the detector")
+    parser.add_argument("--epochs", type=int, default=15, help="of the heads")
     parser.add_argument("--claims", type=int, default=60, help="pictures of each kind to measure errors with")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -171,7 +171,7 @@ def test_a_small_judge_learns_squares(network: EfficientNet) -> None:
     scenes = [draw_free_scene(atlas, drawable, size=64, rng=rng) for _ in range(24)]
     generator = torch.Generator().manual_seed(0)
     said: list[str] = []
-    detector = train_detector(scenes, num_steps=100, generator=generator, batch_size=8, progress=said.append)
+    detector = train_detector(scenes, num_steps=100, generator=generator, batch_size=2, progress=said.append)
     assert len(said) == 1
     lessons = gather_lessons(scenes, network, rng=rng)
     assert lessons.features.shape == (len(lessons.artists), NUM_FEATURES)

@@ -185,7 +185,7 @@ def train_detector(
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         if progress is not None and (step + 1) % 100 == 0:
-            progress(f"detector, step {step + 1} of {num_steps}: loss {float(loss):.3f}")
+            progress(f"detector, step {step + 1} of {num_steps}: loss {float(loss.detach()):.3f}")
     return model.eval()
 
 
