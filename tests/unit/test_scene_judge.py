@@ -1,6 +1,9 @@
 """The scene judge: its network, its parts on simple pictures, and the packaged one on real scenes."""
 
+import io
+import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,10 @@ from PIL import Image
 
 from bitvar.data.icons.concepts import CONCEPTS, Concept
 from bitvar.data.icons.free_scenes import draw_free_scene
+from bitvar.data.icons.judge_artists import JUDGE_ARTISTS, render_known_sprites
 from bitvar.data.icons.requests import SceneRequest, Thing
 from bitvar.data.icons.scenes import SpriteAtlas
+from bitvar.data.icons.sources import ARTISTS
 from bitvar.errors import UsageError, WeightsError
 from bitvar.evaluation.scenes.claims import CLAIMS, as_images, draw_claims, measure_claims
 from bitvar.evaluation.scenes.detector import GRID, find_objects, targets
@@ -145,6 +150,30 @@ def test_paints_leave_the_background_out() -> None:
 def test_folds_halve_the_concepts() -> None:
     folds = [concept_fold(concept.name) for concept in CONCEPTS]
     assert 60 < sum(folds) < 93
+
+
+# The judge's artists.
+
+
+def test_drawings_are_found_by_the_packages_names(tmp_path: Path) -> None:
+    body = '<rect width="8" height="8" fill="red"/>'
+    icons = {"aubergine": {"body": body}, "bunny": {"body": body}, "loudlycrying": {"body": body}}
+    aliases = {"cow": {"parent": "bunny"}, "cowface": {"parent": "bunny"}}
+    tarball = tmp_path / "package.tgz"
+    data = json.dumps({"icons": icons, "aliases": aliases, "width": 16, "height": 16}).encode()
+    with tarfile.open(tarball, "w:gz") as archive:
+        member = tarfile.TarInfo("package/icons.json")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    artist = next(artist for artist in JUDGE_ARTISTS if artist.key == "fxemoji")
+    drawings = render_known_sprites(artist, tarball, CONCEPTS, side=32)
+    assert set(drawings) == {"eggplant", "rabbit", "crying face", "cow"}
+    assert drawings["eggplant"].size == (16, 16)
+
+
+def test_the_judges_artists_are_not_the_generators() -> None:
+    assert not {artist.package for artist in JUDGE_ARTISTS} & {artist.package for artist in ARTISTS}
+    assert len({artist.key for artist in (*JUDGE_ARTISTS, *ARTISTS)}) == len(JUDGE_ARTISTS) + len(ARTISTS)
 
 
 # Learning.
