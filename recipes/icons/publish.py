@@ -15,6 +15,9 @@ from typing import Any, Final
 import torch
 
 from bitvar.checkpoints.folder import Components, Defaults
+from bitvar.data.icons.concepts import CONCEPTS
+from bitvar.data.icons.held_out import held_out_combinations, held_out_prompts
+from bitvar.data.icons.sources import ARTISTS
 from bitvar.data.samples import Sample, load_images, read_samples
 from bitvar.pipeline import InfinityPipeline
 from bitvar.scales import ScaleSchedule
@@ -157,6 +160,7 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
         + f" | {measured['val'][f'loss/scale_{k}']:.3f} | {measured['val'][f'psnr/scale_{k}']:.1f} |"
         for k in range(len(scales))
     )
+    combinations = held_out_combinations([concept.name for concept in CONCEPTS], [artist.key for artist in ARTISTS])
     template = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
     return template.format(
         table=rows,
@@ -171,6 +175,7 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
         earlier=describe_earlier(options.begun_from),
         pictures=sum(manifest["counts"]["train"].values()),
         seed=manifest["seed"],
+        held_out={"combinations": len(combinations), "prompts": len(held_out_prompts())},
         accuracy={s: f"{100 * m['accuracy']:.1f} %" for s, m in measured.items()},
         loss={s: f"{m['loss']:.3f}" for s, m in measured.items()},
         counts={s: m["samples"] for s, m in measured.items()},

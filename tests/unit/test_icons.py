@@ -1,6 +1,7 @@
 """The icon set: captions and labels agree with pixels, nothing held out is shown, a build is whole or absent."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from bitvar.data.icons.sprites import camouflaged_share, recolour, trim_to_alpha
 from bitvar.errors import UsageError
 
 BY_NAME = {concept.name: concept for concept in CONCEPTS}
-ARGUMENTS = {"format_version": 2, "size": 32, "seed": 3, "num_scenes": 200, "jitter": True}
+ARGUMENTS = {"format_version": 3, "size": 32, "seed": 3, "num_scenes": 200, "jitter": True}
 
 
 def disc(colour: tuple[int, int, int], width: int = 40, height: int = 40) -> Image.Image:
@@ -196,9 +197,25 @@ def test_an_empty_drawing_is_refused():
 
 def test_held_out_prompts_are_known_and_distinct():
     prompts = held_out_prompts()
-    assert len(set(prompts)) == len(prompts) == 60
-    for _, things, _, _ in prompts:
-        assert all(thing.colour is None or BY_NAME[thing.concept].recolourable for thing in things)
+    assert len(set(prompts)) == len(prompts) == 240
+    assert set(Counter(prompt.kind for prompt in prompts).values()) == {40}
+    for prompt in prompts:
+        assert all(thing.colour is None or BY_NAME[thing.concept].recolourable for thing in prompt.things)
+    pairs = [frozenset(thing.concept for thing in prompt.things) for prompt in prompts if len(prompt.things) > 1]
+    assert len(set(pairs)) == len(pairs) == 120
+
+
+def test_no_concept_loses_much_to_the_held_out_prompts():
+    lone = Counter((p.kind, p.things[0].concept) for p in held_out_prompts() if len(p.things) == 1)
+    assert set(lone.values()) == {1}, "of ten backgrounds, three counts and eight colours, one is lost at most"
+    paired = Counter(thing.concept for p in held_out_prompts() if len(p.things) == 2 for thing in p.things)
+    assert max(paired.values()) <= 6, "of 152 partners"
+
+
+def test_held_out_colours_of_a_pair_are_seen_with_others():
+    coloured = {(p.things[0].concept, p.things[0].colour) for p in held_out_prompts() if p.kind == "colour"}
+    shown = {(t.concept, t.colour) for p in held_out_prompts() if p.kind == "colour_pair" for t in p.things}
+    assert coloured.isdisjoint(shown)
 
 
 def test_nothing_held_out_is_planned_for_training(planned):
@@ -215,6 +232,13 @@ def test_nothing_held_out_is_planned_for_training(planned):
             assert shown <= combinations
         else:
             assert is_held_out(request, keys) or request.kind == "colour_pair"
+
+
+def test_a_held_out_background_is_excluded_whatever_the_colour():
+    keys = held_out_keys()
+    for thing in (Thing("rose"), Thing("rose", "blue"), Thing("rose", "pink")):
+        assert is_held_out(SceneRequest("colour", "noto", (thing,), background="grey"), keys)
+    assert not is_held_out(SceneRequest("background", "noto", (Thing("rose"),), background="green"), keys)
 
 
 def test_a_held_out_pair_is_excluded_whatever_its_order_or_kind():
@@ -274,6 +298,7 @@ def test_the_written_records_name_their_pictures(written):
     assert {record["split"] for record in records} == set(written.counts)
     assert all((written.destination / record["image_path"]).exists() for record in records)
     assert all(record["captions"] and record["objects"] for record in records)
+    assert all(("prompt_id" in record) == (record["split"] == "scenes") for record in records)
     assert "Licence: MIT (link)" in (written.destination / "ATTRIBUTION.md").read_text()
 
 

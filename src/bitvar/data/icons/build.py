@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from bitvar.data.icons.mix import (
     training_requests,
     validation_requests,
 )
+from bitvar.data.icons.prompts import ScenePrompt, read_prompts
 from bitvar.data.icons.requests import SceneRequest, write_captions
 from bitvar.data.icons.scenes import Box, SpriteAtlas, draw_scene
 from bitvar.data.icons.sources import ARTISTS, Artist, Licence, fetch_package, read_licence, render_sprites
@@ -29,8 +31,8 @@ from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare
 from bitvar.errors import UsageError, explain
 from bitvar.files import write_text
 
-FORMAT_VERSION = 2
-SPLITS = ("train", "val", "held_out_combination", "held_out_prompt")
+FORMAT_VERSION = 3
+SPLITS = ("train", "val", "held_out_combination", "held_out_prompt", "scenes")
 
 _NUM_VALIDATION_SCENES = 600
 _SIZES = (32, 512)
@@ -134,22 +136,38 @@ def write_pictures(
     """Draw every split into `destination/images`, yielding each sample's record in the order of the files."""
     by_name = {concept.name: concept for concept in concepts}
     styles = {artist.key: artist.style for artist in artists}
-    requests = plan_requests(atlas, concepts, tuple(styles), seed=seed, num_scenes=num_scenes)
+    planned = plan_requests(atlas, concepts, tuple(styles), seed=seed, num_scenes=num_scenes)
+    prompts = _drawable_prompts(concepts, artists)
+    scenes = chain(((*plan, None) for plan in planned), (("scenes", prompt.request, prompt) for prompt in prompts))
     rng = np.random.default_rng([seed, len(SPLITS)])
-    for index, (split, request) in enumerate(requests):
+    for index, (split, request, prompt) in enumerate(scenes):
         picture, boxes = draw_scene(request, atlas, size=size, rng=rng, jitter=jitter)
         path = picture_path(index)
         (destination / path.parent).mkdir(parents=True, exist_ok=True)
         picture.save(destination / path)
         style = styles[request.artist]
-        captions = write_captions(request, by_name, style=style)
-        yield _record(path, split, request, captions, boxes, style)
+        if prompt is None:
+            yield _record(path, split, request, write_captions(request, by_name, style=style), boxes, style)
+        else:
+            record = _record(path, split, request, (prompt.prompt,), boxes, style)
+            yield record | {"prompt_id": prompt.id}
+
+
+def _drawable_prompts(concepts: tuple[Concept, ...], artists: tuple[Artist, ...]) -> Iterator[ScenePrompt]:
+    """The prompts whose artist and concepts are all there."""
+    names, keys = {concept.name for concept in concepts}, {artist.key for artist in artists}
+    for prompt in read_prompts():
+        if prompt.request.artist in keys and names.issuperset(thing.concept for thing in prompt.request.things):
+            yield prompt
 
 
 def plan_requests(
     atlas: SpriteAtlas, concepts: tuple[Concept, ...], artists: tuple[str, ...], *, seed: int, num_scenes: int
 ) -> Iterator[tuple[str, SceneRequest]]:
-    """Every scene of the set with its split. Each split draws from its own generator, so none shifts another."""
+    """Every scene of the set with its split, except "scenes", which `prompts` fixes.
+
+    Each split draws from its own generator, so none shifts another.
+    """
     held_out = held_out_combinations([concept.name for concept in concepts], artists)
     drawable = {
         artist: tuple(concept for concept in concepts if (artist, concept.name) not in held_out) for artist in artists
@@ -162,7 +180,7 @@ def plan_requests(
         "held_out_combination": held_out_combination_requests(sorted(held_out)),
         "held_out_prompt": held_out_prompt_requests(drawable),
     }
-    assert tuple(plan) == SPLITS
+    assert (*plan, "scenes") == SPLITS
     for split, requests in plan.items():
         for request in requests:
             yield split, request

@@ -89,8 +89,11 @@ class SceneMix:
         if kind == "background" or (kind == "colour" and self._rng.random() < _COLOURED_BACKGROUND_SHARE):
             visible = self._atlas.visible_backgrounds(artist, thing)
             names = self._cycle(f"{kind} on", artist, _background_names)
-            background = names.draw(lambda name: name in visible)
+            background = names.draw(lambda name: name in visible and not self._is_held_out_on(name, artist, thing))
         return SceneRequest(kind, artist, (thing,), background=background)
+
+    def _is_held_out_on(self, background: str, artist: str, thing: Thing) -> bool:
+        return is_held_out(SceneRequest("background", artist, (thing,), background=background), self._keys)
 
     def _counted(self, artist: str) -> SceneRequest:
         cycle = self._cycle("count", artist, _counted_things)
@@ -140,11 +143,11 @@ def held_out_combination_requests(combinations: Sequence[tuple[str, str]]) -> It
 
 def held_out_prompt_requests(drawable: dict[str, tuple[Concept, ...]]) -> Iterator[SceneRequest]:
     """Each held-out prompt by every artist of whom training shows all its concepts."""
-    for kind, things, count, relation in held_out_prompts():
+    for prompt in held_out_prompts():
         for artist, concepts in drawable.items():
-            if {thing.concept for thing in things} <= {concept.name for concept in concepts}:
+            if {thing.concept for thing in prompt.things} <= {concept.name for concept in concepts}:
                 for _ in range(NUM_HELD_OUT_VARIANTS):
-                    yield SceneRequest(kind, artist, things, count=count, relation=relation)
+                    yield prompt.by(artist)
 
 
 def _plain_things(concepts: Sequence[Concept]) -> list[Thing]:
