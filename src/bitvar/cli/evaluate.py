@@ -1,4 +1,4 @@
-"""`bitvar evaluate reconstruction`: tokenizers beside one another, and beside JPEG and WebP."""
+"""`bitvar evaluate`: tokenizers beside one another, and beside JPEG and WebP; scenes are in `cli/scenes.py`."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitvar.cli.exit_codes import exit_codes
+from bitvar.cli.scenes import scenes
 
 if TYPE_CHECKING:
     from bitvar.codec import PictureCodec
@@ -87,6 +88,9 @@ def reconstruction(
             typer.echo(json.dumps(report))
         else:
             _print(report, settings)
+
+
+app.command()(scenes)
 
 
 def _formats(against: str) -> tuple[str, ...]:

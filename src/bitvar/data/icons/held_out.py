@@ -137,7 +137,7 @@ def composition_keys(request: SceneRequest | Composition) -> frozenset[tuple[obj
     if len(things) > 1:
         keys.add(("pair", *sorted(thing.concept for thing in things)))
     if request.count > 1:
-        keys.add(("count", things[0].concept, request.count))
+        keys.update(("count", thing.concept, request.count) for thing in things)
     if request.background != "white":
         keys.update(("background", thing.concept, request.background) for thing in things)
     keys.update(("colour", thing.concept, thing.colour) for thing in things if thing.colour is not None)
@@ -152,7 +152,7 @@ def held_out_keys() -> frozenset[tuple[object, ...]]:
     keys: set[tuple[object, ...]] = set()
     for prompt in held_out_prompts():
         own = composition_keys(prompt)
-        keys |= {key for key in own if key[0] == "pair"} if prompt.kind == "colour_pair" else own
+        keys |= {key for key in own if "pair" in key} if prompt.kind == "colour_pair" else own
     return frozenset(keys)
 
 

@@ -1,1 +1,1 @@
-"""How truly a generator draws scenes that it is asked for, by a judge that is independent of it."""
+"""Whether models draw what prompts ask for: pictures of the fixed prompts, judged and scored."""

@@ -1,0 +1,132 @@
+"""From pictures to verdicts: a judge looks at every picture once, and says whether it shows what its prompt asks for.
+
+This file knows of the judge only what `Jury` says.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from bitvar.data.icons.prompts import ScenePrompt
+from bitvar.data.icons.requests import SceneRequest
+from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.tokenizer.pixels import to_signed
+
+_LOOKED_AT_ONCE: Final = 32
+_SHUFFLE_SEED: Final = 0
+
+
+@runtime_checkable
+class Verdict(Protocol):
+    """Of one picture and one request."""
+
+    @property
+    def right(self) -> bool: ...
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """In words, what is wrong; empty where it is right."""
+        ...
+
+
+@dataclass(frozen=True)
+class Jury:
+    """Who judges.
+
+    Attributes:
+        name, sha256: of the judge, and which one exactly.
+        look: what it sees on pictures in [-1, 1], square and of one size.
+        give_verdict: whether what it saw is what a request asks for, by the rules of a skill.
+        figures: its own errors on real pictures, as they were measured when it was made.
+        accuracy: of these, the share of right verdicts by skill.
+    """
+
+    name: str
+    sha256: str
+    look: Callable[[Float[Tensor, "b 3 H W"]], Sequence[Any]]
+    give_verdict: Callable[[Any, SceneRequest, str], Verdict]
+    figures: Mapping[str, Any]
+    accuracy: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A picture, and the prompt that it is judged by, which may be another than it was made for."""
+
+    shown: Shown
+    prompt: ScenePrompt
+
+
+def judge_claims(jury: Jury, claims: Sequence[Claim], root: Path) -> Iterator[dict[str, Any]]:
+    """A line for each claim, in order: `id`, `split`, `skill`, `prompt`, `seed`, `picture`, `right` and `reasons`.
+
+    Args:
+        jury: the judge.
+        claims: several may be of one picture, which is looked at once.
+        root: folder that the names of pictures are relative to where they lie in it.
+    """
+    sights = dict(zip(*_look(jury, list({claim.shown.path: claim.shown for claim in claims}.values())), strict=True))
+    for claim in claims:
+        prompt, path = claim.prompt, claim.shown.path
+        verdict = jury.give_verdict(sights[path], prompt.request, prompt.skill)
+        yield {
+            "id": prompt.id,
+            "split": prompt.split,
+            "skill": prompt.skill,
+            "prompt": prompt.prompt,
+            "seed": claim.shown.seed,
+            "picture": str(path.relative_to(root) if path.is_relative_to(root) else path),
+            "right": verdict.right,
+            "reasons": list(verdict.reasons),
+        }
+
+
+def _look(jury: Jury, shown: Sequence[Shown]) -> tuple[list[Path], list[Any]]:
+    paths: list[Path] = []
+    sights: list[Any] = []
+    for start in range(0, len(shown), _LOOKED_AT_ONCE):
+        part = [(each.path, each.open()) for each in shown[start : start + _LOOKED_AT_ONCE]]
+        for _, alike in groupby(part, key=lambda pair: pair[1].shape):
+            group = list(alike)
+            paths += [path for path, _ in group]
+            sights += jury.look(as_tensor([pixels for _, pixels in group]))
+    return paths, sights
+
+
+def as_tensor(pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "b 3 H W"]:
+    """Pictures of one size, 0..255, in [-1, 1]."""
+    return to_signed(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+
+
+def own_claims(shown: Sequence[Shown]) -> list[Claim]:
+    """Every picture by the prompt that it was made for."""
+    return [Claim(each, each.prompt) for each in shown]
+
+
+def shuffled_claims(shown: Sequence[Shown]) -> list[Claim]:
+    """Every picture by another prompt of the same split and skill: what a model gets that draws well, but anything.
+
+    A skill of which a split has one prompt only is left out.
+    """
+    prompts = list({each.prompt.id: each.prompt for each in shown}.values())
+    rng = np.random.default_rng(_SHUFFLE_SEED)
+    other: dict[str, ScenePrompt] = {}
+    for _, group in groupby(prompts, key=lambda prompt: (prompt.split, prompt.skill)):
+        alike = list(group)
+        order = [alike[i] for i in rng.permutation(len(alike))]
+        if len(order) > 1:
+            other |= {before.id: after for before, after in zip(order, order[1:] + order[:1], strict=True)}
+    return [Claim(each, other[each.prompt.id]) for each in shown if each.prompt.id in other]
+
+
+def read_verdicts(path: Path) -> list[dict[str, Any]]:
+    """The lines that `judge_claims` gave."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
