@@ -1,6 +1,8 @@
 """`evaluation/scenes`: pictures, verdicts, scores, resuming, and what is refused; with a judge that reads numbers."""
 
 import json
+import runpy
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar.data.icons.prompts import read_prompts
+from bitvar.data.icons.prompts import SPLITS, read_prompts
 from bitvar.data.icons.requests import SceneRequest
 from bitvar.errors import UsageError
 from bitvar.evaluation.scenes import evaluate, pictures, scores, sheet
@@ -27,7 +29,7 @@ from bitvar.evaluation.scenes.evaluate import (
     require_label,
     select_prompts,
 )
-from bitvar.evaluation.scenes.judging import Claim, Jury, judge_claims, own_claims, shuffled_claims
+from bitvar.evaluation.scenes.judging import Case, Jury, judge_cases, own_cases, shuffled_cases
 from bitvar.evaluation.scenes.measures import Finding, FrechetMeasure
 from bitvar.evaluation.scenes.pictures import (
     Making,
@@ -67,7 +69,8 @@ def give_verdict(sight: int, request: SceneRequest, skill: str) -> Said:
     return Said(right, () if right else (f"saw number {sight}",))
 
 
-JURY = Jury("reader", "0" * 64, look, give_verdict, {"note": "never wrong"}, {"single": 1.0})
+ACCURACY = {"true_claims": 0.975, "false_claims": 1.0}
+JURY = Jury("reader", "0" * 64, look, give_verdict, {"note": "never wrong"}, {"single": ACCURACY})
 
 
 class Means:
@@ -85,7 +88,8 @@ def icon_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `bitvar data icons` lays it out, its pictures numbers."""
     folder = tmp_path_factory.mktemp("set")
     rows = []
-    for i, prompt in enumerate(PROMPTS):
+    for prompt in select_prompts(SPLITS, 4):
+        i = NUMBERS[prompt.request]
         name = f"{i}.png"
         picture_of(i).save(folder / name)
         rows.append({"image_path": name, "captions": [prompt.prompt], "split": "scenes", "prompt_id": prompt.id})
@@ -176,6 +180,7 @@ def test_references_are_the_ceiling_and_the_floor(icon_set: Path, pipeline: Infi
     tiny = report["contenders"][1]
     assert tiny["speed"]["seconds_per_picture"] > 0 and tiny["speed"]["batches"] == 4
     assert report["judge"]["figures"] == {"note": "never wrong"}
+    assert report["judge"]["accuracy"] == {"single": ACCURACY}
     assert json.loads((tmp_path / "report.json").read_text()) == report
     line = json.loads((tmp_path / "verdicts" / "tiny.jsonl").read_text().splitlines()[0])
     assert line["picture"] == "pictures/tiny/seen-single-00-0.png" and (tmp_path / line["picture"]).is_file()
@@ -247,12 +252,22 @@ def test_measures_see_the_pictures_of_every_contender(icon_set: Path, tmp_path: 
 # Going on, and refusing
 
 
+@pytest.fixture(scope="module")
+def whole(icon_set: Path, pipeline: InfinityPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation in one go."""
+    out = tmp_path_factory.mktemp("whole")
+    settings = settings_for(icon_set, "tiny", measures=("counting",))
+    evaluate_scenes(settings, {"tiny": pipeline}, JURY, out, measures=[Counting()])
+    return out
+
+
 @pytest.mark.parametrize(
     "after", ["tiny: 8 of 14 pictures", "judging 14 pictures of tiny-shuffled", "measuring counting of tiny"]
 )
-def test_a_stopped_evaluation_goes_on(icon_set: Path, pipeline: InfinityPipeline, tmp_path: Path, after: str) -> None:
+def test_a_stopped_evaluation_goes_on(
+    icon_set: Path, pipeline: InfinityPipeline, whole: Path, tmp_path: Path, after: str
+) -> None:
     settings, models = settings_for(icon_set, "tiny", measures=("counting",)), {"tiny": pipeline}
-    whole = evaluate_scenes(settings, models, JURY, tmp_path / "whole", measures=[Counting()])
     out = tmp_path / "stopped"
 
     def stop(text: str) -> None:
@@ -265,11 +280,11 @@ def test_a_stopped_evaluation_goes_on(icon_set: Path, pipeline: InfinityPipeline
         (out / "pictures" / "tiny" / "seen-count-01-0.png").unlink()
     told: list[str] = []
     evaluate_scenes(settings, models, JURY, out, measures=[Counting()], tell=told.append)
-    assert files_of(out) == files_of(tmp_path / "whole")
+    assert files_of(out) == files_of(whole)
     assert "tiny: 4 of 14 pictures" not in told
     again: list[str] = []
     report = evaluate_scenes(settings, models, JURY, out, measures=[Counting()], tell=again.append)
-    assert again == [] and report["results"] == whole["results"]
+    assert again == [] and report == json.loads((out / "report.json").read_text())
 
 
 def test_another_evaluation_is_refused(icon_set: Path, tmp_path: Path) -> None:
@@ -381,13 +396,13 @@ def test_blank_pictures_go_round_and_know_no_prompt(
 def test_shuffling_gives_every_picture_another_prompt_of_its_kind(tmp_path: Path) -> None:
     prompts = select_prompts(("seen", "unseen"), None)
     shown = [Shown(prompt, seed, tmp_path / f"{prompt.id}-{seed}.png") for prompt in prompts for seed in range(2)]
-    claims = shuffled_claims(shown)
-    assert len(claims) == len(shown)
-    for claim in claims:
-        assert claim.prompt.id != claim.shown.prompt.id
-        assert (claim.prompt.split, claim.prompt.skill) == (claim.shown.prompt.split, claim.shown.prompt.skill)
-    assert {claim.prompt.id for claim in claims} == {prompt.id for prompt in prompts}
-    assert shuffled_claims(shown[:2]) == []
+    cases = shuffled_cases(shown)
+    assert len(cases) == len(shown)
+    for case in cases:
+        assert case.prompt.id != case.shown.prompt.id
+        assert (case.prompt.split, case.prompt.skill) == (case.shown.prompt.split, case.shown.prompt.skill)
+    assert {case.prompt.id for case in cases} == {prompt.id for prompt in prompts}
+    assert shuffled_cases(shown[:2]) == []
 
 
 def test_a_picture_is_looked_at_once_and_sizes_may_differ(tmp_path: Path) -> None:
@@ -401,7 +416,7 @@ def test_a_picture_is_looked_at_once_and_sizes_may_differ(tmp_path: Path) -> Non
     for i, side in enumerate((16, 16, 24)):
         picture_of(i, side).save(tmp_path / f"{i}.png")
     shown = [Shown(PROMPTS[i], 0, tmp_path / f"{i}.png") for i in range(3)]
-    lines = list(judge_claims(jury, [*own_claims(shown), Claim(shown[0], PROMPTS[5])], tmp_path))
+    lines = list(judge_cases(jury, [*own_cases(shown), Case(shown[0], PROMPTS[5])], tmp_path))
     assert looked == [2, 1]
     assert [line["right"] for line in lines] == [True, True, True, False]
     assert lines[3]["id"] == PROMPTS[5].id and lines[3]["picture"] == "0.png"
@@ -471,3 +486,19 @@ def test_the_frechet_distance_is_to_the_validation_split(icon_set: Path, tmp_pat
     picture_of(7, 24).save(tmp_path / "large.png")
     assert measure([far[0], Shown(PROMPTS[0], 0, tmp_path / "large.png")]).figures["pictures"] == 2
     assert torch.is_grad_enabled()
+
+
+def test_spoilt_scenes_are_spoilt_as_they_say(icon_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "icons" / "spoil.py"))
+    few = select_prompts(("seen",), 1)
+    monkeypatch.setitem(recipe["main"].__globals__, "read_prompts", lambda: few)
+    monkeypatch.setattr(sys, "argv", ["spoil.py", "--data", str(icon_set), "--out", str(tmp_path)])
+    recipe["main"]()
+    assert {path.name for path in tmp_path.iterdir()} == {"blurred", "mirrored", "recoloured", "noise"}
+    assert all(len(find_pictures(folder, few)) == len(few) for folder in tmp_path.iterdir())
+    turned = recipe["recolour"](Image.new("RGB", (2, 2), (255, 0, 0)))
+    red, green, blue = turned.getpixel((0, 0))
+    assert green > 250 and max(red, blue) < 8
+    assert recipe["recolour"](Image.new("RGB", (2, 2), "white")).getpixel((0, 0)) == (255, 255, 255)
+    noise = find_pictures(tmp_path / "noise", few)
+    assert len({each.open().tobytes() for each in noise}) == len(few)

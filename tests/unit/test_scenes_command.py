@@ -9,6 +9,7 @@ import pytest
 
 from bitvar.cli import main as cli
 from bitvar.cli import scenes as command
+from bitvar.data.icons.prompts import SPLITS
 from bitvar.evaluation.scenes.evaluate import ScenesSettings, select_prompts
 from bitvar.evaluation.scenes.measures import FrechetMeasure
 
@@ -16,8 +17,6 @@ from . import test_scenes as scenes
 from .tiny import tiny_pipeline
 
 icon_set = scenes.icon_set  # the fixture
-
-ALL = ("seen", "unseen", "paraphrase", "held_out_style")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 
 def test_the_command_prints_one_table_and_one_report(bitvar: Any, icon_set: Path, model: Path, tmp_path: Path) -> None:
-    theirs = scenes.folder_of(tmp_path / "theirs", select_prompts(ALL, 2), wrong=["seen-two-01"])
+    theirs = scenes.folder_of(tmp_path / "theirs", select_prompts(SPLITS, 2), wrong=["seen-two-01"])
     arguments = (icon_set, "--model", model, "--pictures", f"theirs={theirs}", "--limit", "2", "--device", "cpu")
     code, out, err = bitvar(*arguments, "-o", tmp_path / "out")
     assert code == 0, err
@@ -53,7 +52,7 @@ def test_the_command_prints_one_table_and_one_report(bitvar: Any, icon_set: Path
     [two] = [line for line in out.splitlines() if line.startswith("| seen") and "| two" in line]
     cells = [cell.strip() for cell in two.strip("|").split("|")]
     assert cells == ["seen", "two", "2", "100.0 (34-100)", "50.0 (9-91)", *["0.0 (0-66)"] * 4, "-"]
-    assert [line for line in out.splitlines() if line.startswith("| seen") and line.endswith(" 100.0% |")]
+    assert [line for line in out.splitlines() if line.startswith("| seen") and line.endswith(" 97.5/100.0 |")]
     for word in ("held out style", "colour pair", "tiny-shuffled", "s a picture (cpu, float32", "theirs: frechet"):
         assert word in out
     code, out, err = bitvar(*arguments, "-o", tmp_path / "out", "--json")

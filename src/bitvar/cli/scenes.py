@@ -95,12 +95,9 @@ def scenes(
 
 def load_jury(device: str) -> "Jury":
     """The judge in the package."""
-    from bitvar.evaluation.scenes.judge import SceneJudge
-    from bitvar.evaluation.scenes.judging import Jury
-    from bitvar.evaluation.scenes.verdict import give_verdict
+    from bitvar.evaluation.scenes.jury import package_jury
 
-    judge = SceneJudge.load(device=device)
-    return Jury(judge.name, judge.sha256, judge.look, give_verdict, judge.figures, judge.accuracy)
+    return package_jury(device)
 
 
 def load_measures(data: Path, feature_network: str, device: str) -> "list[Measure]":
@@ -191,15 +188,21 @@ def print_report(report: dict[str, Any]) -> None:
         found = {row["contender"]: row for row in report["results"] if (row["split"], row["skill"]) == (split, skill)}
         prompts = str(max(row["prompts"] for row in found.values()))
         shares = [_share(found[label]) if label in found else "-" for label in labels]
-        own = f"{accuracy[skill]:.1%}" if skill in accuracy else "-"
-        table.add_row(split.replace("_", " "), skill.replace("_", " "), prompts, *shares, own)
+        table.add_row(
+            split.replace("_", " "), skill.replace("_", " "), prompts, *shares, _accuracy(accuracy.get(skill))
+        )
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 40 + 17 * (len(labels) + 1))
     console.print(table)
-    console.print("Shares of right pictures in % with 95 % intervals. judge: how often it is right on real pictures.")
+    console.print("Shares of right pictures in % with 95 % intervals.")
+    console.print("judge: how often it is right about real pictures, in %: of true claims / of false ones.")
     for entry in report["contenders"]:
         for line in _facts(entry):
             console.print(f"{entry['contender']}: {line}")
+
+
+def _accuracy(found: dict[str, float] | None) -> str:
+    return "-" if found is None else f"{100 * found['true_claims']:.1f}/{100 * found['false_claims']:.1f}"
 
 
 def _share(row: dict[str, Any]) -> str:

@@ -1,1 +1,1 @@
-"""Whether models draw what prompts ask for: pictures of the fixed prompts, judged and scored."""
+"""How truly a generator draws scenes that it is asked for, by a judge that is independent of it."""

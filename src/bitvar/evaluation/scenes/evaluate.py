@@ -18,12 +18,12 @@ from bitvar.data.icons.prompts import ScenePrompt, read_prompts
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
 from bitvar.evaluation.scenes.judging import (
-    Claim,
+    Case,
     Jury,
-    judge_claims,
-    own_claims,
+    judge_cases,
+    own_cases,
     read_verdicts,
-    shuffled_claims,
+    shuffled_cases,
 )
 from bitvar.evaluation.scenes.measures import Measure
 from bitvar.evaluation.scenes.pictures import (
@@ -119,19 +119,19 @@ class Contender:
     Attributes:
         label: of the report.
         kind: "real", "model", "pictures", "shuffled" or "blank".
-        claims: what is judged.
+        cases: what is judged.
         facts: for the report.
     """
 
     label: str
     kind: str
-    claims: Sequence[Claim]
+    cases: Sequence[Case]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shown(self) -> list[Shown]:
         """Its pictures by their own prompts; those of shuffled and blank prompts are no pictures of a prompt."""
-        return [claim.shown for claim in self.claims] if self.kind in ("real", "model", "pictures") else []
+        return [case.shown for case in self.cases] if self.kind in ("real", "model", "pictures") else []
 
 
 def select_prompts(splits: Sequence[str], limit: int | None) -> list[ScenePrompt]:
@@ -236,11 +236,11 @@ def _contenders(
                 explain(f"The pictures of {named.folder} have changed.", why, "begin anew with another -o")
             )
     if settings.references:
-        yield Contender(REAL, "real", own_claims(real_pictures(Path(settings.data), prompts)))
+        yield Contender(REAL, "real", own_cases(real_pictures(Path(settings.data), prompts)))
     for label, shown in folders.items():
-        yield Contender(label, "pictures", own_claims(shown))
+        yield Contender(label, "pictures", own_cases(shown))
         if settings.references:
-            yield Contender(f"{label}-shuffled", "shuffled", shuffled_claims(shown), {"of": label})
+            yield Contender(f"{label}-shuffled", "shuffled", shuffled_cases(shown), {"of": label})
     for label, pipeline in models.items():
         folder = out / PICTURES / label
         shown = make_pictures(pipeline, prompts, folder, num_seeds=settings.seeds, making=settings.making, tell=tell)
@@ -250,21 +250,21 @@ def _contenders(
             "dtype": settings.dtype,
             "device": settings.device,
         }
-        yield Contender(label, "model", own_claims(shown), {"speed": speed})
+        yield Contender(label, "model", own_cases(shown), {"speed": speed})
         if settings.references:
-            yield Contender(f"{label}-shuffled", "shuffled", shuffled_claims(shown), {"of": label})
+            yield Contender(f"{label}-shuffled", "shuffled", shuffled_cases(shown), {"of": label})
             blank = make_blank_pictures(
                 pipeline, prompts, out / PICTURES / f"{label}-blank", making=settings.making, tell=tell
             )
-            yield Contender(f"{label}-blank", "blank", own_claims(blank), {"of": label})
+            yield Contender(f"{label}-blank", "blank", own_cases(blank), {"of": label})
 
 
 def _judge(contender: Contender, jury: Jury, out: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     path = out / VERDICTS / f"{contender.label}.jsonl"
     if not path.is_file():
-        tell(f"judging {len(contender.claims)} pictures of {contender.label}")
+        tell(f"judging {len(contender.cases)} pictures of {contender.label}")
         path.parent.mkdir(exist_ok=True)
-        write_text(path, json_lines(judge_claims(jury, contender.claims, out)))
+        write_text(path, json_lines(judge_cases(jury, contender.cases, out)))
     return read_verdicts(path)
 
 
@@ -300,7 +300,7 @@ def _report(
     judge = {
         "name": jury.name,
         "sha256": jury.sha256,
-        "accuracy": dict(jury.accuracy),
+        "accuracy": {skill: dict(found) for skill, found in jury.accuracy.items()},
         "figures": dict(jury.figures),
     }
     return {

@@ -46,7 +46,7 @@ class Jury:
         look: what it sees on pictures in [-1, 1], square and of one size.
         give_verdict: whether what it saw is what a request asks for, by the rules of a skill.
         figures: its own errors on real pictures, as they were measured when it was made.
-        accuracy: of these, the share of right verdicts by skill.
+        accuracy: of these by skill, how often it is right: of `true_claims` and of `false_claims` about real pictures.
     """
 
     name: str
@@ -54,35 +54,35 @@ class Jury:
     look: Callable[[Float[Tensor, "b 3 H W"]], Sequence[Any]]
     give_verdict: Callable[[Any, SceneRequest, str], Verdict]
     figures: Mapping[str, Any]
-    accuracy: Mapping[str, float]
+    accuracy: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Claim:
+class Case:
     """A picture, and the prompt that it is judged by, which may be another than it was made for."""
 
     shown: Shown
     prompt: ScenePrompt
 
 
-def judge_claims(jury: Jury, claims: Sequence[Claim], root: Path) -> Iterator[dict[str, Any]]:
-    """A line for each claim, in order: `id`, `split`, `skill`, `prompt`, `seed`, `picture`, `right` and `reasons`.
+def judge_cases(jury: Jury, cases: Sequence[Case], root: Path) -> Iterator[dict[str, Any]]:
+    """A line for each case, in order: `id`, `split`, `skill`, `prompt`, `seed`, `picture`, `right` and `reasons`.
 
     Args:
         jury: the judge.
-        claims: several may be of one picture, which is looked at once.
+        cases: several may be of one picture, which is looked at once.
         root: folder that the names of pictures are relative to where they lie in it.
     """
-    sights = dict(zip(*_look(jury, list({claim.shown.path: claim.shown for claim in claims}.values())), strict=True))
-    for claim in claims:
-        prompt, path = claim.prompt, claim.shown.path
+    sights = dict(zip(*_look(jury, list({case.shown.path: case.shown for case in cases}.values())), strict=True))
+    for case in cases:
+        prompt, path = case.prompt, case.shown.path
         verdict = jury.give_verdict(sights[path], prompt.request, prompt.skill)
         yield {
             "id": prompt.id,
             "split": prompt.split,
             "skill": prompt.skill,
             "prompt": prompt.prompt,
-            "seed": claim.shown.seed,
+            "seed": case.shown.seed,
             "picture": str(path.relative_to(root) if path.is_relative_to(root) else path),
             "right": verdict.right,
             "reasons": list(verdict.reasons),
@@ -106,12 +106,12 @@ def as_tensor(pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "
     return to_signed(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
 
 
-def own_claims(shown: Sequence[Shown]) -> list[Claim]:
+def own_cases(shown: Sequence[Shown]) -> list[Case]:
     """Every picture by the prompt that it was made for."""
-    return [Claim(each, each.prompt) for each in shown]
+    return [Case(each, each.prompt) for each in shown]
 
 
-def shuffled_claims(shown: Sequence[Shown]) -> list[Claim]:
+def shuffled_cases(shown: Sequence[Shown]) -> list[Case]:
     """Every picture by another prompt of the same split and skill: what a model gets that draws well, but anything.
 
     A skill of which a split has one prompt only is left out.
@@ -124,9 +124,9 @@ def shuffled_claims(shown: Sequence[Shown]) -> list[Claim]:
         order = [alike[i] for i in rng.permutation(len(alike))]
         if len(order) > 1:
             other |= {before.id: after for before, after in zip(order, order[1:] + order[:1], strict=True)}
-    return [Claim(each, other[each.prompt.id]) for each in shown if each.prompt.id in other]
+    return [Case(each, other[each.prompt.id]) for each in shown if each.prompt.id in other]
 
 
 def read_verdicts(path: Path) -> list[dict[str, Any]]:
-    """The lines that `judge_claims` gave."""
+    """The lines that `judge_cases` gave."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
