@@ -426,9 +426,19 @@ def test_intervals() -> None:
     assert scores.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert scores.wilson(0, 20)[0] == 0 and scores.wilson(20, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
     values = np.random.default_rng(0).random(400) < 0.5
-    low, high = scores.bootstrap([values.astype(float).tolist()])
-    assert (low, high) == pytest.approx(scores.wilson(int(values.sum()), 400), abs=0.01)
-    assert scores.bootstrap([[1.0] * 5, [0.0] * 5]) == (0.5, 0.5)
+    interval = scores.bootstrap(values.astype(float).tolist())
+    assert interval == pytest.approx(scores.wilson(int(values.sum()), 400), abs=0.01)
+    # the mean of k shares alike: as of one with k times the prompts, nearly
+    assert scores.of_mean([0.5] * 4, [scores.wilson(50, 100)] * 4) == pytest.approx(scores.wilson(200, 400), abs=2e-3)
+    low, high = scores.of_mean([1.0, 1.0], [scores.wilson(10, 10)] * 2)
+    assert 0.75 < low < 0.85 and high == 1.0
+
+
+def test_prompts_whose_pictures_are_all_right_leave_doubt() -> None:
+    row = {"split": "seen", "skill": "two", "right": True}
+    [result] = scores.score([row | {"id": prompt} for prompt in "abcd" for _ in range(3)])
+    assert (result["prompts"], result["pictures"], result["share"]) == (4, 12, 1.0)
+    assert (result["low"], result["high"]) == pytest.approx(scores.wilson(4, 4), abs=1e-6)
 
 
 # The sheet

@@ -15,7 +15,7 @@ _RESAMPLES: Final = 2000
 _BOOTSTRAP_SEED: Final = 0
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
+def wilson(right: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a share, of `right` among `count` independent ones (Wilson, 1927)."""
     share, spread = right / count, _Z**2 / count
     middle = (share + spread / 2) / (1 + spread)
@@ -23,19 +23,28 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
-def bootstrap(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """A 95 % interval of the mean of the groups' means, by resampling each group's prompts.
+def bootstrap(shares: Sequence[float]) -> tuple[float, float]:
+    """A 95 % interval of the mean of the prompts' shares, by resampling prompts.
 
-    Args:
-        groups: each with the share right of every prompt; pictures of one prompt are no independent ones.
+    Pictures of one prompt are no independent ones, so they stay together.
     """
-    rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    means = np.zeros(_RESAMPLES)
-    for group in groups:
-        values = np.asarray(group, dtype=float)
-        means += values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1) / len(groups)
+    values, rng = np.asarray(shares, dtype=float), np.random.default_rng(_BOOTSTRAP_SEED)
+    means = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
+
+
+def of_mean(shares: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """A 95 % interval of the mean of independent shares from theirs: distances to the limits add up as deviations do.
+
+    The method of variance estimates recovery (Zou and Donner, 2008).
+    """
+    mean, count = sum(shares) / len(shares), len(shares)
+    down, up = (
+        sum((share - interval[side]) ** 2 for share, interval in zip(shares, intervals, strict=True)) ** 0.5 / count
+        for side in (0, 1)
+    )
+    return max(0.0, mean - down), min(1.0, mean + up)
 
 
 def score(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -48,34 +57,40 @@ def score(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         Results with `split`, `skill`, `prompts`, `pictures`, `share`, `low` and `high`.
     """
     for split in SPLITS:
-        groups: list[list[float]] = []
-        pictures = 0
+        results = []
         for skill in SKILLS:
-            chosen = [row for row in verdicts if row["split"] == split and row["skill"] == skill]
-            if not chosen:
-                continue
             by_prompt: dict[str, list[bool]] = {}
-            for row in chosen:
-                by_prompt.setdefault(row["id"], []).append(row["right"])
-            shares = [sum(each) / len(each) for each in by_prompt.values()]
-            one_each = len(chosen) == len(shares)
-            interval = wilson(sum(row["right"] for row in chosen), len(chosen)) if one_each else bootstrap([shares])
-            yield _result(split, skill, len(chosen), [shares], interval)
-            groups.append(shares)
-            pictures += len(chosen)
-        if len(groups) > 1:
-            yield _result(split, MEAN, pictures, groups, bootstrap(groups))
+            for row in verdicts:
+                if row["split"] == split and row["skill"] == skill:
+                    by_prompt.setdefault(row["id"], []).append(row["right"])
+            if by_prompt:
+                results.append({"split": split, "skill": skill, **_skill(list(by_prompt.values()))})
+        yield from results
+        if len(results) > 1:
+            yield {"split": split, "skill": MEAN, **_mean(results)}
 
 
-def _result(
-    split: str, skill: str, pictures: int, groups: Sequence[Sequence[float]], interval: tuple[float, float]
-) -> dict[str, Any]:
-    share = sum(sum(group) / len(group) for group in groups) / len(groups)
+def _skill(groups: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    """Of the verdicts of every prompt."""
+    shares = [sum(each) / len(each) for each in groups]
+    pictures = sum(map(len, groups))
+    # a bootstrap of prompts that are all alike would have no width; then each counts as one trial
+    several = pictures > len(groups) and max(shares) > min(shares)
+    interval = bootstrap(shares) if several else wilson(sum(shares), len(shares))
+    return _result(len(groups), pictures, sum(shares) / len(shares), interval)
+
+
+def _mean(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    shares = [result["share"] for result in results]
+    interval = of_mean(shares, [(result["low"], result["high"]) for result in results])
+    prompts, pictures = (sum(result[name] for result in results) for name in ("prompts", "pictures"))
+    return _result(prompts, pictures, sum(shares) / len(shares), interval)
+
+
+def _result(prompts: int, pictures: int, share: float, interval: tuple[float, float]) -> dict[str, Any]:
     low, high = interval
     return {
-        "split": split,
-        "skill": skill,
-        "prompts": sum(map(len, groups)),
+        "prompts": prompts,
         "pictures": pictures,
         "share": round(share, 6),
         "low": round(low, 6),
