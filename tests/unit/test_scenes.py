@@ -29,7 +29,7 @@ from bitvar.evaluation.scenes.evaluate import (
     require_label,
     select_prompts,
 )
-from bitvar.evaluation.scenes.judging import Case, Jury, judge_cases, own_cases, shuffled_cases
+from bitvar.evaluation.scenes.judging import Case, Jury, Onlooker, own_cases, shuffled_cases
 from bitvar.evaluation.scenes.measures import Finding, FrechetMeasure
 from bitvar.evaluation.scenes.pictures import (
     Making,
@@ -302,6 +302,13 @@ def test_another_evaluation_is_refused(icon_set: Path, tmp_path: Path) -> None:
         evaluate_scenes(settings, {}, JURY, tmp_path / "out")
 
 
+def test_a_folder_of_something_else_is_refused(icon_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(UsageError, match="holds something else"):
+        evaluate_scenes(settings_for(icon_set), {}, JURY, tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["pictures"]
+
+
 def test_two_at_once_are_refused(icon_set: Path, tmp_path: Path) -> None:
     held, release = threading.Event(), threading.Event()
 
@@ -416,10 +423,14 @@ def test_a_picture_is_looked_at_once_and_sizes_may_differ(tmp_path: Path) -> Non
     for i, side in enumerate((16, 16, 24)):
         picture_of(i, side).save(tmp_path / f"{i}.png")
     shown = [Shown(PROMPTS[i], 0, tmp_path / f"{i}.png") for i in range(3)]
-    lines = list(judge_cases(jury, [*own_cases(shown), Case(shown[0], PROMPTS[5])], tmp_path))
+    onlooker = Onlooker(jury, tmp_path)
+    lines = [*onlooker.judge(own_cases(shown)), *onlooker.judge([Case(shown[0], PROMPTS[5])])]
     assert looked == [2, 1]
     assert [line["right"] for line in lines] == [True, True, True, False]
     assert lines[3]["id"] == PROMPTS[5].id and lines[3]["picture"] == "0.png"
+    picture_of(9).save(tmp_path / "9.png")
+    assert next(onlooker.judge([Case(Shown(PROMPTS[9], 0, tmp_path / "9.png"), PROMPTS[9])]))["right"]
+    assert looked == [2, 1, 1]
 
 
 def test_intervals() -> None:

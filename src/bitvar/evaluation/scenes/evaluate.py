@@ -20,7 +20,7 @@ from bitvar.errors import UsageError, explain
 from bitvar.evaluation.scenes.judging import (
     Case,
     Jury,
-    judge_cases,
+    Onlooker,
     own_cases,
     read_verdicts,
     shuffled_cases,
@@ -192,8 +192,9 @@ def evaluate_scenes(
             if path.is_file():
                 return read_json(path)
             entries, results, rows = [], [], []
+            onlooker = Onlooker(jury, out)
             for contender in _contenders(settings, models, out, tell):
-                verdicts = _judge(contender, jury, out, tell)
+                verdicts = _judge(contender, onlooker, out, tell)
                 results += [{"contender": contender.label, "kind": contender.kind, **row} for row in score(verdicts)]
                 if contender.kind in ("model", "pictures"):
                     rows += example_rows(contender.label, verdicts, out)
@@ -212,10 +213,13 @@ def evaluate_scenes(
 
 def _claim_folder(out: Path, settings: ScenesSettings) -> None:
     """Refuse a folder in which something else has been evaluated, or begun to be."""
-    path = out / SETTINGS
-    if not any((out / name).exists() for name in (REPORT, PICTURES, VERDICTS)):
+    path, there = out / SETTINGS, [name for name in (REPORT, PICTURES, VERDICTS) if (out / name).exists()]
+    if not there:
         write_text(path, settings.dump())
         return
+    if not path.is_file():
+        why = f"it has {' and '.join(there)}, but no {SETTINGS}"
+        raise UsageError(explain(f"{out} holds something else.", why, "choose another folder with -o"))
     before, now = ScenesSettings.load(path).model_dump(mode="json"), settings.model_dump(mode="json")
     changed = [name for name in now if now[name] != before[name]]
     if changed:
@@ -259,12 +263,12 @@ def _contenders(
             yield Contender(f"{label}-blank", "blank", own_cases(blank), {"of": label})
 
 
-def _judge(contender: Contender, jury: Jury, out: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def _judge(contender: Contender, onlooker: Onlooker, out: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     path = out / VERDICTS / f"{contender.label}.jsonl"
     if not path.is_file():
         tell(f"judging {len(contender.cases)} pictures of {contender.label}")
         path.parent.mkdir(exist_ok=True)
-        write_text(path, json_lines(judge_cases(jury, contender.cases, out)))
+        write_text(path, json_lines(onlooker.judge(contender.cases)))
     return read_verdicts(path)
 
 

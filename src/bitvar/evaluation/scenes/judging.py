@@ -65,40 +65,46 @@ class Case:
     prompt: ScenePrompt
 
 
-def judge_cases(jury: Jury, cases: Sequence[Case], root: Path) -> Iterator[dict[str, Any]]:
-    """A line for each case, in order: `id`, `split`, `skill`, `prompt`, `seed`, `picture`, `right` and `reasons`.
+class Onlooker:
+    """Judges cases. It remembers what was seen on the pictures it was last asked about: shuffled prompts cost no look.
 
     Args:
-        jury: the judge.
-        cases: several may be of one picture, which is looked at once.
+        jury: who looks and judges.
         root: folder that the names of pictures are relative to where they lie in it.
     """
-    sights = dict(zip(*_look(jury, list({case.shown.path: case.shown for case in cases}.values())), strict=True))
-    for case in cases:
-        prompt, path = case.prompt, case.shown.path
-        verdict = jury.give_verdict(sights[path], prompt.request, prompt.skill)
-        yield {
-            "id": prompt.id,
-            "split": prompt.split,
-            "skill": prompt.skill,
-            "prompt": prompt.prompt,
-            "seed": case.shown.seed,
-            "picture": str(path.relative_to(root) if path.is_relative_to(root) else path),
-            "right": verdict.right,
-            "reasons": list(verdict.reasons),
-        }
+
+    def __init__(self, jury: Jury, root: Path) -> None:
+        self.jury, self.root = jury, root
+        self._sights: dict[Path, Any] = {}
+
+    def judge(self, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+        """A line for each case, in order: `id`, `split`, `skill`, `prompt`, `seed`, `picture`, `right`, `reasons`."""
+        shown = {case.shown.path: case.shown for case in cases}
+        if not shown.keys() <= self._sights.keys():
+            self._sights = dict(_look(self.jury, list(shown.values())))
+        for case in cases:
+            prompt, path = case.prompt, case.shown.path
+            verdict = self.jury.give_verdict(self._sights[path], prompt.request, prompt.skill)
+            yield {
+                "id": prompt.id,
+                "split": prompt.split,
+                "skill": prompt.skill,
+                "prompt": prompt.prompt,
+                "seed": case.shown.seed,
+                "picture": str(path.relative_to(self.root) if path.is_relative_to(self.root) else path),
+                "right": verdict.right,
+                "reasons": list(verdict.reasons),
+            }
 
 
-def _look(jury: Jury, shown: Sequence[Shown]) -> tuple[list[Path], list[Any]]:
-    paths: list[Path] = []
-    sights: list[Any] = []
+def _look(jury: Jury, shown: Sequence[Shown]) -> Iterator[tuple[Path, Any]]:
+    """Every picture, looked at once, among others of its size."""
     for start in range(0, len(shown), _LOOKED_AT_ONCE):
         part = [(each.path, each.open()) for each in shown[start : start + _LOOKED_AT_ONCE]]
         for _, alike in groupby(part, key=lambda pair: pair[1].shape):
             group = list(alike)
-            paths += [path for path, _ in group]
-            sights += jury.look(as_tensor([pixels for _, pixels in group]))
-    return paths, sights
+            sights = jury.look(as_tensor([pixels for _, pixels in group]))
+            yield from zip((path for path, _ in group), sights, strict=True)
 
 
 def as_tensor(pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "b 3 H W"]:
@@ -128,5 +134,5 @@ def shuffled_cases(shown: Sequence[Shown]) -> list[Case]:
 
 
 def read_verdicts(path: Path) -> list[dict[str, Any]]:
-    """The lines that `judge_cases` gave."""
+    """The lines that `Onlooker.judge` gave."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
