@@ -186,7 +186,9 @@ def test_references_are_the_ceiling_and_the_floor(icon_set: Path, pipeline: Infi
     assert line["picture"] == "pictures/tiny/seen-single-00-0.png" and (tmp_path / line["picture"]).is_file()
     assert line["reasons"] == ["saw number -1"] and line["right"] is False
     with Image.open(tmp_path / "sheet.png") as image:
-        assert image.width > 300
+        made, real = 20 + 30 + 5, image.height - 20 - 20 - 7 * (30 + 192 + 90 + 14) + 20 + 30 + 5
+        assert image.convert("RGB").getpixel((25, real)) == picture_of(0).getpixel((0, 0))  # real pictures come last
+        assert image.convert("RGB").getpixel((25, made)) != picture_of(0).getpixel((0, 0))
 
 
 def test_without_references_only_the_contender_is_judged(

@@ -191,18 +191,19 @@ def evaluate_scenes(
             path = out / REPORT
             if path.is_file():
                 return read_json(path)
-            entries, results, rows = [], [], []
-            onlooker = Onlooker(jury, out)
+            entries, results, onlooker = [], [], Onlooker(jury, out)
+            rows: dict[str, list[SheetRow]] = {}
             for contender in _contenders(settings, models, out, tell):
-                verdicts = _judge(contender, onlooker, out, tell)
-                results += [{"contender": contender.label, "kind": contender.kind, **row} for row in score(verdicts)]
-                if contender.kind in ("model", "pictures"):
-                    rows += example_rows(contender.label, verdicts, out)
+                label, verdicts = contender.label, _judge(contender, onlooker, out, tell)
+                results += [{"contender": label, "kind": contender.kind, **row} for row in score(verdicts)]
                 found, more = _measure(contender, measures, tell)
-                rows += more
+                if contender.shown:
+                    rows[label] = [*example_rows(label, verdicts, out), *more]
                 entries.append(_entry(contender, verdicts, found))
+            # the real ones last: what the judge gets wrong
+            ordered = [row for label in sorted(rows, key=lambda label: label == REAL) for row in rows[label]]
             with atomic_path(out / SHEET) as temporary:
-                draw_rows(rows).save(temporary, format="PNG")
+                draw_rows(ordered).save(temporary, format="PNG")
             report = _report(settings, jury, entries, results)
             write_text(path, json.dumps(report, indent=1) + "\n")
             return report
