@@ -4,7 +4,7 @@ python recipes/icons/spoil.py --data data/icons64 --out spoilt
 bitvar evaluate scenes data/icons64 -o runs/spoilt --pictures blurred=spoilt/blurred \
     --pictures mirrored=spoilt/mirrored --pictures recoloured=spoilt/recoloured --pictures noise=spoilt/noise
 
-- `blurred`: by a Gaussian of a twentieth of the side. Worse at everything, the more so the finer the detail.
+- `blurred`: by a Gaussian of a twentieth of the side. Worse most where objects stand side by side and run together.
 - `mirrored`: left is right. Worse at position alone, in the half of its prompts that say left or right.
 - `recoloured`: every hue turned by a third of the circle. Worse where a colour or a background is named.
 - `noise`: no scenes at all. All wrong.
