@@ -1,1 +1,1 @@
-"""Measuring what models do. `reconstruction` measures tokenizers."""
+"""Measuring what models do. `reconstruction` measures tokenizers, `scenes` what a prompt became."""

@@ -1,0 +1,136 @@
+"""Memorisation, diversity and alignment of scenes, on pictures made here."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bitvar.condition import TextCondition
+from bitvar.evaluation.scenes.alignment import SEEN, AlignmentConfig, AlignmentModel, score_alignment
+from bitvar.evaluation.scenes.diversity import measure_diversity
+from bitvar.evaluation.scenes.memorisation import COPY, closeness, find_neighbours, thumbnails
+from tests.unit.tiny import tiny_text_encoder
+
+
+def squares(folder: Path, name: str, colours: list[tuple[int, int, int]]) -> list[Path]:
+    """A picture of 64 x 64 pixels for each colour: a square on white."""
+    paths = []
+    for i, colour in enumerate(colours):
+        picture = Image.new("RGB", (64, 64), "white")
+        picture.paste(colour, (16, 16, 48, 48))
+        paths.append(folder / f"{name}{i}.png")
+        picture.save(paths[-1])
+    return paths
+
+
+# Memorisation
+
+
+def test_the_nearest_training_picture_is_found_and_a_copy_counts(tmp_path: Path) -> None:
+    training = squares(tmp_path, "train", [(255, 0, 0), (0, 160, 0), (0, 0, 255)])
+    pictures = squares(tmp_path, "made", [(0, 0, 250), (250, 120, 0)])
+    neighbours = find_neighbours(thumbnails(pictures), thumbnails(training))
+    assert [(found.picture, found.training) for found in neighbours] == [(0, 2), (1, 0)]
+    assert neighbours[0].distance < COPY < neighbours[1].distance
+    # a quarter of the picture differs by 120 of 255 in one of three channels, and by 5 in another
+    assert neighbours[1].distance == pytest.approx(((120**2 + 5**2) / 255**2 / 3 / 4) ** 0.5, rel=1e-4)
+    found = closeness(neighbours)
+    assert (found.num_pictures, found.copies) == (2, 0.5)
+    assert found.median_distance == pytest.approx(sum(each.distance for each in neighbours) / 2)
+
+
+def test_a_small_distance_keeps_its_digits() -> None:
+    training = torch.full((3, 768), 0.9)
+    training[1] += 1e-4
+    assert find_neighbours(training[1:2], training)[0] == find_neighbours(training[1:2], training)[0]
+    assert find_neighbours(training[1:2] + 1e-5, training[1:2])[0].distance == pytest.approx(1e-5, rel=0.1)
+
+
+def test_more_pictures_than_pass_at_once() -> None:
+    training = torch.rand(40, 768, generator=torch.Generator().manual_seed(0))
+    order = torch.randint(40, (1100,), generator=torch.Generator().manual_seed(1))
+    found = find_neighbours(training[order], training)
+    assert [each.training for each in found] == order.tolist()
+    assert [each.picture for each in found] == list(range(1100))
+
+
+# Diversity
+
+
+class MeanDifference:
+    """The mean absolute difference, as a distance."""
+
+    title, name, min_side = "mean difference", "mean", 1
+
+    def __call__(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        return (reconstruction - images).abs().mean(dim=(1, 2, 3))
+
+
+def test_diversity_is_of_seeds_over_that_of_prompts() -> None:
+    def plain(value: float) -> Tensor:
+        return torch.full((3, 4, 4), value)
+
+    pictures = {"a": [plain(0.0), plain(0.1), plain(0.2)], "b": [plain(1.0), plain(1.4)], "alone": [plain(-1.0)]}
+    found = measure_diversity(pictures, MeanDifference())
+    assert found is not None
+    assert found.num_prompts == 2
+    assert found.same_prompt == pytest.approx(((0.1 + 0.2 + 0.1) / 3 + 0.4) / 2)
+    assert found.other_prompt == pytest.approx(1.0)
+    assert found.ratio == pytest.approx(found.same_prompt)
+
+
+def test_without_two_seeds_of_two_prompts_there_is_no_diversity() -> None:
+    picture = torch.zeros(3, 4, 4)
+    assert measure_diversity({"a": [picture, picture], "b": [picture]}, MeanDifference()) is None
+
+
+# Alignment
+
+
+def test_alignment_counts_pictures_whose_own_prompt_is_nearest() -> None:
+    prompts = torch.eye(3)
+    texts = ["a", "b", "c", "a"]
+    rows = torch.stack([prompts[0], prompts[1], prompts[2], prompts[0]])
+    pictures = torch.stack([prompts[0], prompts[2], prompts[2], prompts[0]])
+    found = score_alignment(pictures, rows, texts)
+    assert (found.num_pictures, found.num_prompts, found.found) == (4, 3, 0.75)
+    assert found.cosine == pytest.approx(75.0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"width": 32}, {"text_depth": 1}, {"num_heads": 2}, {"text_width": 32}], ids=str
+)
+def test_towers_learn_which_prompt_belongs_to_which_picture(tmp_path: Path, changes: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    config = AlignmentConfig.parse(
+        {"width": 16, "text_width": 64, "text_depth": 2, "num_heads": 4} | changes, source="test"
+    )
+    model = AlignmentModel(config)
+    prompts = ["a red circle", "a blue circle", "a dog on a square", "two cat"]
+    condition = tiny_text_encoder(tmp_path).encode(prompts).clone()
+    condition = TextCondition(condition.features[..., : config.text_width], condition.mask, condition.dropped)
+    seen = torch.randn(4, SEEN)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(40):
+        loss = model.loss(model.of_pictures(seen), model.of_prompts(condition))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        found = score_alignment(model.of_pictures(seen), model.of_prompts(condition), prompts)
+        shuffled = score_alignment(model.of_pictures(seen.flip(0)), model.of_prompts(condition), prompts)
+    assert found.found == 1.0
+    assert shuffled.found == 0.0
+    assert found.cosine > shuffled.cosine + 50
+
+
+def test_padding_changes_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AlignmentModel(AlignmentConfig(width=16, text_width=64)).eval()
+    encoder = tiny_text_encoder(tmp_path)
+    with torch.inference_mode():
+        alone = model.of_prompts(encoder.encode(["a dog"]))
+        among = model.of_prompts(encoder.encode(["a dog", "two cat on a red square left of a blue circle"]))
+    torch.testing.assert_close(alone[0], among[0], atol=1e-5, rtol=1e-4)
