@@ -8,10 +8,23 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar.condition import TextCondition
-from bitvar.evaluation.scenes.alignment import SEEN, AlignmentConfig, AlignmentModel, score_alignment
+from bitvar.data.icons.prompts import read_prompts
+from bitvar.data.samples import read_samples
+from bitvar.evaluation.scenes.alignment import (
+    SEEN,
+    AlignmentConfig,
+    AlignmentModel,
+    AlignmentScorer,
+    score_alignment,
+)
+from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
 from bitvar.evaluation.scenes.diversity import measure_diversity
 from bitvar.evaluation.scenes.memorisation import COPY, closeness, find_neighbours, thumbnails
-from tests.unit.tiny import tiny_text_encoder
+from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.metrics.efficientnet import EfficientNet
+from tests.unit.tiny import tiny_text_encoder, toy_set
+
+PROMPTS = read_prompts()
 
 
 def squares(folder: Path, name: str, colours: list[tuple[int, int, int]]) -> list[Path]:
@@ -134,3 +147,54 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
         alone = model.of_prompts(encoder.encode(["a dog"]))
         among = model.of_prompts(encoder.encode(["a dog", "two cat on a red square left of a blue circle"]))
     torch.testing.assert_close(alone[0], among[0], atol=1e-5, rtol=1e-4)
+
+
+# As measures of a contender
+
+
+def shown_of(folder: Path, colours: list[tuple[int, int, int]], *, seeds: int = 1) -> list[Shown]:
+    """Pictures of as many prompts as it takes, `seeds` of each."""
+    paths = squares(folder, "shown", colours)
+    return [Shown(PROMPTS[i // seeds], i % seeds, path) for i, path in enumerate(paths)]
+
+
+def test_memorisation_is_told_by_split_and_shows_the_nearest_pairs(tmp_path: Path) -> None:
+    data = toy_set(tmp_path / "set")
+    samples = read_samples(data, split="train")
+    unseen = next(prompt for prompt in PROMPTS if prompt.split == "unseen")
+    shown = [
+        Shown(PROMPTS[0], 0, samples[3].path),
+        *shown_of(tmp_path, [(0, 255, 255)])[:1],
+        Shown(unseen, 0, samples[5].path),
+    ]
+    finding = MemorisationMeasure(data)(shown)
+    assert finding.figures["training_pictures"] == len(samples)
+    assert finding.figures[PROMPTS[0].split]["num_pictures"] == 2
+    assert finding.figures[PROMPTS[0].split]["copies"] == 0.5
+    assert finding.figures["unseen"] == {"num_pictures": 1, "median_distance": 0.0, "copies": 1.0}
+    (row,) = finding.rows
+    assert [cell.title for cell in row.cells] == [unseen.prompt, samples[5].captions[0]]
+    assert row.cells[1].note == "in training, at 0.000"
+
+
+def test_diversity_needs_two_seeds(tmp_path: Path) -> None:
+    measure = DiversityMeasure(MeanDifference(), "cpu")
+    colours = [(0, 0, 0), (60, 60, 60), (200, 0, 0), (200, 40, 0)]
+    assert measure(shown_of(tmp_path, colours)).figures["ratio"] is None
+    figures = measure(shown_of(tmp_path, colours, seeds=2)).figures
+    assert figures["num_prompts"] == 2
+    assert figures["same_prompt"] == pytest.approx((3 * 60 + 40) / 2 / 3 / 4 / 127.5, rel=1e-4)
+    assert 0 < figures["ratio"] < 1
+
+
+def test_alignment_of_pictures_of_one_size_and_of_several(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AlignmentModel(AlignmentConfig(width=16, text_width=64))
+    scorer = AlignmentScorer(model, EfficientNet(), tiny_text_encoder(tmp_path))
+    shown = shown_of(tmp_path, [(255, 0, 0), (0, 0, 255), (0, 160, 0)])
+    alike = AlignmentMeasure(scorer, "cpu")(shown).figures
+    assert (alike["num_pictures"], alike["num_prompts"]) == (3, 3)
+    assert -100 <= alike["cosine"] <= 100
+    with Image.open(shown[1].path) as picture:
+        picture.resize((128, 128), Image.Resampling.NEAREST).save(shown[1].path)
+    assert AlignmentMeasure(scorer, "cpu")(shown).figures["cosine"] == pytest.approx(alike["cosine"], abs=2)

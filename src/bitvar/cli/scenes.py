@@ -102,10 +102,21 @@ def load_jury(device: str) -> "Jury":
 
 def load_measures(data: Path, feature_network: str, device: str) -> "list[Measure]":
     """Everything that is measured beside the verdicts."""
+    from bitvar.checkpoints.hub import EMBEDDED_MODEL
+    from bitvar.evaluation.scenes.alignment import AlignmentScorer
+    from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
     from bitvar.evaluation.scenes.measures import FrechetMeasure
+    from bitvar.metrics.distances import perceptual_distance
     from bitvar.metrics.frechet import feature_network as load_network
+    from bitvar.text import load_text_encoder
 
-    return [FrechetMeasure(load_network(feature_network, device), data, device)]
+    encoder = load_text_encoder(EMBEDDED_MODEL / "text_encoder")
+    return [
+        FrechetMeasure(load_network(feature_network, device), data, device),
+        AlignmentMeasure(AlignmentScorer.load(encoder, device=device), device),
+        DiversityMeasure(perceptual_distance("mobilenet", device), device),
+        MemorisationMeasure(data),
+    ]
 
 
 def _splits(given: list[str] | None) -> tuple[str, ...]:
@@ -222,4 +233,7 @@ def _facts(entry: dict[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        parts = (f"{key.replace('_', ' ')} {_plain(each)}" for key, each in value.items())
+        return f"({', '.join(parts)})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,6 @@
 """Figures of a contender's pictures beside its verdicts: each measure is one object. The Frechet distance is here.
 
-A new measure goes into a file of its own and into `cli/scenes.py`. It knows no verdicts.
+The others are in `comparisons`; a new one goes into a file of its own and into `cli/scenes.py`. It knows no verdicts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

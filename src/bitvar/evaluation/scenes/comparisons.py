@@ -1,0 +1,126 @@
+"""The other measures of a contender's pictures: memorisation, diversity over seeds, and alignment with the prompt.
+
+Each puts a module of mathematics to work on `Shown` pictures. It knows no verdicts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from bitvar.data.samples import Sample, read_samples
+from bitvar.evaluation.scenes.alignment import AlignmentScorer, score_alignment
+from bitvar.evaluation.scenes.diversity import measure_diversity
+from bitvar.evaluation.scenes.judging import as_tensor
+from bitvar.evaluation.scenes.measures import Finding
+from bitvar.evaluation.scenes.memorisation import Neighbour, closeness, find_neighbours, thumbnails
+from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.evaluation.scenes.sheet import Cell, SheetRow
+from bitvar.metrics.distances import Distance
+
+_PAIRS: Final = 4
+"""Pictures on the sheet, each beside the training picture that it is nearest to."""
+
+_AT_ONCE: Final = 16
+
+
+class MemorisationMeasure:
+    """The nearest training picture of every picture, split by split; the nearest pairs on the sheet.
+
+    Args:
+        data: the icon set; its training split is what models may have seen.
+    """
+
+    name: str = "memorisation"
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self._training: tuple[list[Sample], Float[Tensor, "m f"]] | None = None
+
+    def __call__(self, shown: Sequence[Shown]) -> Finding:
+        if self._training is None:
+            samples = read_samples(self.data, split="train")
+            self._training = samples, thumbnails([sample.path for sample in samples])
+        samples, training = self._training
+        neighbours = find_neighbours(thumbnails([each.path for each in shown]), training)
+        figures: dict[str, Any] = {"training_pictures": len(samples)}
+        for split in dict.fromkeys(each.prompt.split for each in shown):
+            found = closeness([near for near in neighbours if shown[near.picture].prompt.split == split])
+            figures[split] = {key: _short(value) for key, value in asdict(found).items()}
+        # what was to be new and is not would be the worst of it
+        unseen = [near for near in neighbours if shown[near.picture].prompt.split in ("unseen", "held_out_style")]
+        nearest = sorted(unseen or neighbours, key=lambda near: near.distance)[:_PAIRS]
+        cells = [cell for near in nearest for cell in self._pair(shown, samples, near)]
+        return Finding(figures, [SheetRow("nearest training pictures of held-out prompts", cells)])
+
+    def _pair(self, shown: Sequence[Shown], samples: Sequence[Sample], near: Neighbour) -> list[Cell]:
+        mine, theirs = shown[near.picture], samples[near.training]
+        with Image.open(theirs.path) as picture:
+            training = picture.convert("RGB")
+        made = Image.fromarray(mine.open())
+        return [
+            Cell(made, mine.prompt.prompt, f"{mine.prompt.split.replace('_', ' ')}, made"),
+            Cell(training, theirs.captions[0], f"in training, at {near.distance:.3f}"),
+        ]
+
+
+class DiversityMeasure:
+    """How much the pictures of a prompt differ from seed to seed, beside how much those of two prompts do.
+
+    Args:
+        distance: between two pictures.
+        device: of its network.
+    """
+
+    name: str = "diversity"
+
+    def __init__(self, distance: Distance, device: torch.device | str) -> None:
+        self.distance, self.device = distance, device
+
+    def __call__(self, shown: Sequence[Shown]) -> Finding:
+        pictures: dict[str, list[Tensor]] = {}
+        for each in shown:
+            pictures.setdefault(each.prompt.id, []).append(as_tensor([each.open()])[0].to(self.device))
+        found = measure_diversity(pictures, self.distance)
+        if found is None:
+            return Finding({"ratio": None, "why": "it takes two pictures of a prompt (--seeds 2)"})
+        figures = {"ratio": found.ratio, **asdict(found)}
+        return Finding({key: _short(value) for key, value in figures.items()} | {"distance": self.distance.title})
+
+
+class AlignmentMeasure:
+    """How near pictures are to their prompts by two towers, and how many have their own prompt nearest.
+
+    Args:
+        scorer: the towers.
+        device: of their networks.
+    """
+
+    name: str = "alignment"
+    title: ClassVar[str] = "two towers over EfficientNet-lite0 and MiniLM"
+
+    def __init__(self, scorer: AlignmentScorer, device: torch.device | str) -> None:
+        self.scorer, self.device = scorer, device
+
+    @torch.inference_mode()
+    def __call__(self, shown: Sequence[Shown]) -> Finding:
+        prompts = [each.prompt.prompt for each in shown]
+        found = score_alignment(self.scorer.of_pictures(self._batches(shown)), self.scorer.of_prompts(prompts), prompts)
+        return Finding({key: _short(value) for key, value in asdict(found).items()} | {"network": self.title})
+
+    def _batches(self, shown: Sequence[Shown]) -> Iterator[Float[Tensor, "_ 3 H W"]]:
+        for start in range(0, len(shown), _AT_ONCE):
+            pictures = [each.open() for each in shown[start : start + _AT_ONCE]]
+            if len({picture.shape for picture in pictures}) == 1:
+                yield as_tensor(pictures).to(self.device)
+            else:
+                yield from (as_tensor([picture]).to(self.device) for picture in pictures)
+
+
+def _short(value: float | int) -> float | int:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
