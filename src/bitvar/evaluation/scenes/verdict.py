@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bitvar.data.icons.concepts import CONCEPTS, NUMBER_WORDS, with_article
 from bitvar.data.icons.requests import RELATION_PHRASES, SceneRequest, Thing
 from bitvar.errors import UsageError, explain
-from bitvar.evaluation.scenes.sight import Sight, Sighting
+from bitvar.evaluation.scenes.sight import OWN_COLOUR, Sight, Sighting
 
 SKILLS = ("single", "two", "count", "colour", "position", "colour_pair", "style")
 
@@ -89,7 +89,8 @@ def _missing(sight: Sight, thing: Thing) -> str:
     alike = [s for s in sight.objects if s.concepts.get(thing.concept, 0.0) >= sight.thresholds.concept]
     if alike and thing.colour is not None:
         named = {colour: alike[0].painted(colour) for colour in alike[0].colours}
-        return f"the {thing.concept} is {max(named, key=lambda colour: named[colour])}"
+        likeliest = max(named, key=lambda colour: named[colour])
+        return f"the {thing.concept} {'has its own colours' if likeliest == OWN_COLOUR else f'is {likeliest}'}"
     if not sight.objects:
         return f"saw no {thing.concept}: saw nothing"
     seen = " and ".join(with_article(sighting.concept) for sighting in sight.objects[:3])
