@@ -53,11 +53,17 @@ def add_scale(latent: Float[Tensor, "b d h w"], codes: Float[Tensor, "b d hk wk"
 
 def latent_of(bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid) -> Float[Tensor, "b d h w"]:
     """The latent that bits add up to: those of every scale, or of the first ones only. `grid` is the last scale's."""
+    *_, latent = latents_of(bits, grid)
+    return latent
+
+
+def latents_of(bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid) -> Iterator[Float[Tensor, "b d h w"]]:
+    """The latent after each scale of bits, coarse to fine. `grid` is the last scale's."""
     first = bits[0]
     latent = empty_latent(first.shape[0], first.shape[1], grid, first.device)
     for scale in bits:
         latent = add_scale(latent, bits_to_codes(scale))
-    return latent
+        yield latent
 
 
 def next_input(latent: Float[Tensor, "b d h w"], grid: Grid) -> Float[Tensor, "b d hk wk"]:

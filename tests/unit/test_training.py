@@ -453,7 +453,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "model.norm_groups": 2, "model.pixel_patch": 2,
     },
     "transformer": COMMON | {
-        "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True,
+        "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True, "requantized": False,
         "initial_gamma": 0.5, "num_scales": 2,
         "first_caption": 1.0, "model.depth": 2, "model.width": 24, "model.num_heads": 1, "model.max_text_tokens": 6,
         "model.max_scales": 4,
@@ -655,6 +655,19 @@ def test_a_flipped_scale_keeps_its_target_and_finer_ones_are_made_again() -> Non
     assert not torch.equal(flipped.target_bits[:, part[2]], plain.target_bits[:, part[2]])
     assert torch.equal(flipped.inputs[0], plain.inputs[0])
     assert not torch.allclose(flipped.inputs[1], plain.inputs[1])
+
+
+def test_flips_without_requantising_disturb_the_inputs_alone() -> None:
+    def flip(k: int, bits: Tensor) -> Tensor:
+        return ~bits if k < 2 else bits
+
+    plain = teacher_forcing(FEATURES, SCHEDULE, patch_size=1)
+    disturbed = teacher_forcing(FEATURES, SCHEDULE, patch_size=1, flip=flip, requantized=False)
+    assert torch.equal(disturbed.target_bits, plain.target_bits)
+    assert all(torch.allclose(a, -b) for a, b in zip(disturbed.inputs, plain.inputs, strict=True))  # all its codes turned
+    corrected = teacher_forcing(FEATURES, SCHEDULE, patch_size=1, flip=flip)
+    assert torch.equal(corrected.inputs[0], disturbed.inputs[0])  # the first mistake is the same
+    assert not torch.equal(corrected.target_bits, plain.target_bits)
 
 
 def flips(**options: Any) -> list[Tensor]:

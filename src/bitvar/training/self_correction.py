@@ -1,6 +1,6 @@
 """Bitwise self-correction: training data that holds the model's own kind of mistakes (arXiv 2412.04431)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,12 +47,20 @@ def teacher_forcing(
     schedule: ScaleSchedule,
     *,
     patch_size: int,
-    flip: Callable[[int, Bool[Tensor, "b d h w"]], Bool[Tensor, "b d h w"]] | None = None,
+    flip: pyramid.Flip | None = None,
+    requantized: bool = True,
 ) -> TeacherForcing:
-    """Inputs and targets of every scale. Finer targets are quantised from the corrected residual; each scale's own
-    target stays unflipped, so the model learns to repair what came before."""
+    """Inputs and targets of every scale.
+
+    Finer targets are quantised from the corrected residual; each scale's own target stays unflipped, so the model learns
+    to repair what came before. Without `requantized`, every target is that of the unflipped picture, and the inputs add
+    up its flipped bits: the model meets mistakes, and is not asked to repair them.
+    """
     grids = schedule.latent_grids(patch_size)
-    steps = list(pyramid.encode(features, grids, flip=flip))
-    inputs = [pyramid.next_input(step.latent, grid) for step, grid in zip(steps, grids[1:], strict=False)]
+    steps = list(pyramid.encode(features, grids, flip=flip if requantized else None))
+    latents = [step.latent for step in steps]
+    if flip is not None and not requantized:
+        latents = list(pyramid.latents_of([flip(k, step.bits) for k, step in enumerate(steps)], grids[-1]))
+    inputs = [pyramid.next_input(latent, grid) for latent, grid in zip(latents, grids[1:], strict=False)]
     bits = torch.cat([to_tokens(step.bits.float(), patch_size) for step in steps], dim=1) > 0
     return TeacherForcing(inputs, bits)

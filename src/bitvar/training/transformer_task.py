@@ -18,7 +18,7 @@ from bitvar.training.config import TransformerTraining
 from bitvar.training.loop import Metrics, Work
 from bitvar.training.parallel import Ranks
 from bitvar.training.parts import Part, Purpose, draw_uniform, make_generator, parts_in_order
-from bitvar.training.self_correction import random_flip, teacher_forcing
+from bitvar.training.self_correction import TeacherForcing, random_flip, teacher_forcing
 from bitvar.transformer import Block, InfinityTransformer, bit_losses, token_weights
 
 VALIDATION_BATCH = 64
@@ -172,21 +172,27 @@ class TransformerTask:
         which = self.train.schedules[bucket]
         return Work(self.schedules[which].num_tokens, self._operations[which] if self._operations else 0.0)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def disturbed(self, batch: Batch) -> tuple[TextCondition, TeacherForcing]:
+        """What a step reads of a batch on the device: its texts, some dropped, and its pictures, with flips."""
         config, part = self.config, batch.part
-        which = self.train.schedules[part.bucket]
-        schedule = self.schedules[which]
+        schedule = self.schedules[self.train.schedules[part.bucket]]
         flip = random_flip(
             max_strength=config.max_flip_strength,
             num_corrected_scales=min(config.num_corrected_scales, len(schedule) - 1),
             generators=part.generators(Purpose.FLIP),
         )
         features = batch.features.to(self.device).float()
-        data = teacher_forcing(features, schedule, patch_size=config.model.patch_size, flip=flip)
+        data = teacher_forcing(
+            features, schedule, patch_size=config.model.patch_size, flip=flip, requantized=config.requantized
+        )
         dropped = draw_uniform(part.generators(Purpose.DROPOUT)) < config.condition_dropout
-        condition = batch.condition.drop(dropped).to(self.device)
-        pattern = self.patterns.get(which)
-        logits = self.model(condition, data.inputs, schedule, dtype=self.dtype, pattern=pattern)
+        return batch.condition.drop(dropped).to(self.device), data
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        which = self.train.schedules[batch.part.bucket]
+        schedule = self.schedules[which]
+        condition, data = self.disturbed(batch)
+        logits = self.model(condition, data.inputs, schedule, dtype=self.dtype, pattern=self.patterns.get(which))
         token_losses = bit_losses(logits, data.target_bits)
         loss = (token_losses @ self.weights[which]).mean()
         return loss, per_scale_metrics(logits.detach(), token_losses.detach(), data.target_bits, schedule)

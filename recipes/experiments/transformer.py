@@ -1,0 +1,66 @@
+r"""One transformer of the experiments: the embedded model's set, scales and optimiser, at a size and length of choice.
+
+bitvar data icons data/icons64 --still
+bitvar train recipes/experiments/transformer.py --with depth=4 --with width=96 \
+    --data data/icons64 --out runs/on --name on \
+    --tokenizer src/bitvar/models/icons/image_tokenizer --text-encoder src/bitvar/models/icons/text_encoder
+
+Two runs differ in what `--with` says and in nothing else. The sizes of docs/experiments.md, with their parameters at 32
+bits, and its commands with their cost: docs/experiments.md. All of them see 24,000 samples, about one pass over the set.
+"""
+
+from typing import Final
+
+from bitvar.errors import UsageError, explain
+from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
+from bitvar.transformer import ScheduleConfig, TransformerConfig
+
+GRIDS: Final = ((1, 1), (2, 2), (4, 4), (8, 8))
+HEAD_WIDTH: Final = 32
+FLIPS: Final = {"on": (0.2, True), "off": (0.0, True), "plain": (0.2, False)}
+"""The largest strength of flips, and whether finer targets are quantised again after them."""
+
+
+def recipe(
+    depth: int = 4, width: int = 96, bits: int = 32, flips: str = "on", steps: int = 1500, seed: int = 0
+) -> TransformerTraining:
+    """Of `depth` blocks of `width` channels, a multiple of 32.
+
+    Args:
+        depth: blocks.
+        width: channels of a token and of the text.
+        bits: of a token: the tokenizer's.
+        flips: "on", self-correction; "off", nothing flips; "plain", bits flip and nothing is quantised again.
+        steps: of 16 samples.
+        seed: of first weights, order and every draw.
+    """
+    if flips not in FLIPS:
+        raise UsageError(explain(f"There are no flips {flips!r}.", f"known are {', '.join(FLIPS)}", "name one of them"))
+    strength, requantized = FLIPS[flips]
+    return TransformerTraining(
+        model=TransformerConfig(
+            depth=depth,
+            width=width,
+            num_heads=max(1, width // HEAD_WIDTH),
+            bits=bits,
+            text_width=768,
+            max_text_tokens=64,
+            text_adapter_depth=2,
+            text_adapter_width=width,
+            schedules=(ScheduleConfig(grids=GRIDS, reference=(8, 8)),),
+        ),
+        optimization=OptimizationConfig(
+            optimizer="muon",
+            steps=steps,
+            batch_size=16,
+            learning_rate=4e-3,
+            warmup_steps=min(100, steps // 10),
+            ema_decay=0.99,
+            precision="fp32",
+            seed=seed,
+        ),
+        intervals=IntervalConfig(log=50, validation=500, sample=100_000, save=500, keep=1),
+        max_flip_strength=strength,
+        requantized=requantized,
+        initial_gamma=1.0,
+    )
