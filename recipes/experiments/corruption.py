@@ -33,6 +33,7 @@ from bitvar.condition import TextCondition
 from bitvar.data.samples import load_images, read_samples
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path, write_text
+from bitvar.metrics.distances import psnr
 from bitvar.pipeline import InfinityPipeline
 from bitvar.sampling import SamplingParams, generate
 from bitvar.scales import ScaleSchedule
@@ -122,12 +123,11 @@ def compare(
     """Sums over the pictures: error, PSNR, bits sided with the repair, bits disagreed about; fp64."""
     latent = pyramid.latent_of(bits, (features.shape[-2], features.shape[-1]))
     error = (latent - features).square().flatten(1).sum(1) / features.square().flatten(1).sum(1)
-    noise = (tokenizer.decode(latent) - reconstruction).square().flatten(1).mean(1)
-    psnr = 10 * (4 / noise.clamp_min(1e-6)).log10()  # pixels span 2; equal pictures count as 66 dB
+    decibels = psnr(tokenizer.decode(latent), reconstruction)
     after = mistake.scale + 1
     disagree = mistake.repaired[after] ^ mistake.unrepaired[after]
     sided = (bits[after] == mistake.repaired[after]) & disagree
-    return torch.stack([error.double().sum(), psnr.double().sum(), sided.sum().double(), disagree.sum().double()]).cpu()
+    return torch.stack([error.double().sum(), decibels.double().sum(), sided.sum().double(), disagree.sum().double()]).cpu()
 
 
 def measure(
@@ -171,8 +171,8 @@ def measure(
 
 def _means(sums: Mapping[tuple[str, int, float], Tensor], count: int) -> Iterator[Figures]:
     for (name, scale, rate), total in sums.items():
-        error, psnr, sided, disagree = total.tolist()
-        yield Figures(name, scale, rate, error / count, psnr / count, sided / disagree if disagree else None)
+        error, decibels, sided, disagree = total.tolist()
+        yield Figures(name, scale, rate, error / count, decibels / count, sided / disagree if disagree else None)
 
 
 def table(figures: Sequence[Figures]) -> str:
@@ -221,7 +221,9 @@ def draw(figures: Sequence[Figures]) -> Figure:
 
 
 def value_of(figures: Figures, key: str) -> float | None:
-    """A figure as it is drawn."""
+    """A figure as it is drawn; None where it is not: without a mistake the references are the picture itself."""
+    if key == "psnr" and figures.name in REFERENCES and figures.rate == 0:
+        return None
     value: float | None = getattr(figures, key)
     return 100 * value if key == "sided" and value is not None else value
 
