@@ -5,13 +5,14 @@ bitvar evaluate scenes data/icons64 -o evaluations/sizes --no-references --guida
 python recipes/experiments/compare.py docs/images/sizes.png --by parameters --fit \
     --run w64=runs/w64 --run w96=runs/w96 --scenes evaluations/sizes/report.json
 
-`--by label` draws a row for each run; `--by parameters` draws curves against the size of the transformer, a line for each
-number of bits. `--fit` draws L = a + b N^-c through the losses of all runs and says how sure it is: the range of each number
-when any one of the runs is left out. Labels are those of the report of `bitvar evaluate scenes`; without one, the losses are
-all there is. A label whose run has no pictures in the report, or the other way round, is named.
+`--by label` draws a row for each run; `--by parameters` draws curves against the size of the transformer, a line for
+each number of bits. `--fit` draws L = a + b N^-c through the losses of all runs and says how sure it is: the range of
+each number when any one of the runs is left out. Labels are those of the report of `bitvar evaluate scenes`; without
+one, the losses are all there is. A label whose run has no pictures in the report, or the other way round, is named.
 
-Losses are of the whole validation split at a run's end, with averaged weights, nothing flipped. Nats a bit compare at equal
-bits of the same tokenizer only; nats a token add the bits of a token up, and compare an index head with a bitwise one.
+Losses are of the whole validation split at a run's end, with averaged weights, nothing flipped. Nats a bit compare at
+equal bits of the same tokenizer only; nats a token add the bits of a token up, and compare an index head with a
+bitwise one.
 """
 
 import argparse

@@ -3,17 +3,18 @@ r"""What a model makes of mistakes: a coarse scale's bits are flipped, and the m
 python recipes/experiments/corruption.py docs/images/self-correction.png --data data/icons64 \
     --run on=runs/on --run off=runs/off --run plain=runs/plain
 
-For each validation picture, the scales before k are given as its true bits, scale k as its true bits with a share of them
-flipped, and each model draws the finer scales greedily, without guidance, from the picture's own caption. The models meet
-the same flips. What comes out is compared with the picture, not with its bits: after a mistake other bits repair it.
+For each validation picture, the scales before k are given as its true bits, scale k as its true bits with a share of
+them flipped, and each model draws the finer scales greedily, without guidance, from the picture's own caption. The
+models meet the same flips. What comes out is compared with the picture, not with its bits: after a mistake other bits
+repair it.
 
-Two lines need no model. "repaired": the finer bits quantised again from what the mistake left. "unrepaired": the picture's
-own finer bits, as if nothing had happened, which is what a model that learns true bits from disturbed inputs is asked for.
-The third figure is the most direct: of the bits of scale k + 1 that these two disagree about, the share in which the model
-sides with the repair. It needs no good model to mean something: half is chance, and more is repair.
+Two lines need no model. "repaired": the finer bits quantised again from what the mistake left. "unrepaired": the
+picture's own finer bits, as if nothing had happened, which is what a model that learns true bits from disturbed inputs
+is asked for. The third figure is the most direct: of the bits of scale k + 1 that these two disagree about, the share
+in which the model sides with the repair. It needs no good model to mean something: half is chance, and more is repair.
 
-A few minutes on one CPU core for 100 pictures and three models of a million parameters. Writes the plot and, beside it,
-a JSON file of the same name; prints the table.
+A few minutes on one CPU core for 100 pictures and three models of a million parameters. Writes the plot and, beside
+it, a JSON file of the same name; prints the table.
 """
 
 import argparse
@@ -111,7 +112,12 @@ def answer(pipeline: InfinityPipeline, condition: TextCondition, schedule: Scale
     """Every scale's bits: those given, and finer ones as the model draws them."""
     generators = [torch.Generator() for _ in range(condition.batch)]  # nothing is random in a greedy draw
     drawn = generate(
-        pipeline.transformer, condition, schedule, params=GREEDY, generators=generators, given_bits=dict(enumerate(given))
+        pipeline.transformer,
+        condition,
+        schedule,
+        params=GREEDY,
+        generators=generators,
+        given_bits=dict(enumerate(given)),
     )
     return [result.bits for result in drawn]
 
@@ -127,7 +133,9 @@ def compare(
     after = mistake.scale + 1
     disagree = mistake.repaired[after] ^ mistake.unrepaired[after]
     sided = (bits[after] == mistake.repaired[after]) & disagree
-    return torch.stack([error.double().sum(), decibels.double().sum(), sided.sum().double(), disagree.sum().double()]).cpu()
+    return torch.stack(
+        [error.double().sum(), decibels.double().sum(), sided.sum().double(), disagree.sum().double()]
+    ).cpu()
 
 
 def measure(
@@ -162,9 +170,7 @@ def measure(
                 for name, pipeline in pipelines.items():
                     answers[name] = answer(pipeline, conditions[name], schedule, mistake.given)
                 for name, bits in answers.items():
-                    found = compare(
-                        bits, mistake, features, tokenizer=first.tokenizer, reconstruction=reconstruction
-                    )
+                    found = compare(bits, mistake, features, tokenizer=first.tokenizer, reconstruction=reconstruction)
                     sums[name, scale, rate] = sums.get((name, scale, rate), torch.zeros(4).double()) + found
     return list(_means(sums, len(chosen))), len(chosen)
 
@@ -256,7 +262,9 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.out.suffix != ".png" or options.pictures < 1:
-            raise UsageError(explain("Can't begin.", "the plot is a .png, of a picture at least", "correct the command"))
+            raise UsageError(
+                explain("Can't begin.", "the plot is a .png, of a picture at least", "correct the command")
+            )
         runs = read_runs(options.run)
         pipelines = {name: InfinityPipeline.from_pretrained(run / "model", device="cpu") for name, run in runs.items()}
         figures, count = measure(pipelines, options.data, num_pictures=options.pictures)

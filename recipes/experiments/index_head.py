@@ -7,11 +7,11 @@ python recipes/experiments/index_head.py --with bits=12 --data data/icons64 --ou
     --tokenizer runs/d12/model --text-encoder src/bitvar/models/icons/text_encoder \
     --prompts src/bitvar/data/icons/prompts.jsonl
 
-Trains by the recipe of this folder that `--with` describes, but for the head: `Linear(width, 2^d)` and cross-entropy over
-codes. Everything else is the same: first weights of the trunk, order, captions, flips. Losses compare in nats a token: the
-bitwise model's is d times its nats a bit, since it takes the bits of a token for independent given what it sees; the index
-model does not have to. With `--prompts`, a picture of each is drawn into OUT/pictures, for
-`bitvar evaluate scenes --pictures`: guided logits, one draw a token.
+Trains by the recipe of this folder that `--with` describes, but for the head: `Linear(width, 2^d)` and cross-entropy
+over codes. Everything else is the same: first weights of the trunk, order, captions, flips. Losses compare in nats a
+token: the bitwise model's is d times its nats a bit, since it takes the bits of a token for independent given what it
+sees; the index model does not have to. With `--prompts`, a picture of each is drawn into OUT/pictures, for `bitvar
+evaluate scenes --pictures`: guided logits, one draw a token.
 
 The same command again goes on where the run was stopped. Beside the head of 2^d rows, costs what a bitwise run costs.
 """

@@ -1,15 +1,16 @@
 r"""What guidance and temperature do: a grid of evaluations of one model, and their figures as curves.
 
-python recipes/experiments/sampling.py docs/images/sampling.png --data data/icons64 --model icons --work evaluations/sampling \
-    --guidance 1 --guidance 2 --guidance 3 --guidance 5 --temperature 0.25 --temperature 0.5 --temperature 1
+python recipes/experiments/sampling.py docs/images/sampling.png --data data/icons64 --model icons \
+    --work evaluations/sampling --guidance 1 --guidance 2 --guidance 3 --guidance 5 \
+    --temperature 0.25 --temperature 0.5 --temperature 1
 
 Runs `bitvar evaluate scenes` for every pair in a folder of its own under --work, two pictures a prompt, on the first
---limit prompts of each skill of the splits seen and unseen; pairs that are done are not run again. Draws the share of right
-pictures, the Frechet distance and the diversity: the mean MobileNetV2 distance between two pictures of one prompt. Frechet
-distances of so few pictures are too large, all by about as much.
+--limit prompts of each skill of the splits seen and unseen; pairs that are done are not run again. Draws the share of
+right pictures, the Frechet distance and the diversity: the mean MobileNetV2 distance between two pictures of one
+prompt. Frechet distances of so few pictures are too large, all by about as much.
 
-Twelve pairs of 104 prompts, 208 pictures, take the embedded model about half an hour on one CPU core, most of it in the
-Frechet distance's network and in drawing.
+Twelve pairs of 104 prompts, 208 pictures, take the embedded model about half an hour on one CPU core, most of it in
+the Frechet distance's network and in drawing.
 """
 
 import argparse

@@ -5,8 +5,9 @@ bitvar train recipes/experiments/transformer.py --with depth=4 --with width=96 \
     --data data/icons64 --out runs/on --name on \
     --tokenizer src/bitvar/models/icons/image_tokenizer --text-encoder src/bitvar/models/icons/text_encoder
 
-Two runs differ in what `--with` says and in nothing else. The sizes of docs/experiments.md, with their parameters at 32
-bits, and its commands with their cost: docs/experiments.md. All of them see 24,000 samples, about one pass over the set.
+Two runs differ in what `--with` says and in nothing else. The sizes of docs/experiments.md, with their parameters at
+32 bits, and its commands with their cost: docs/experiments.md. All of them see 24,000 samples, about one pass over the
+set.
 """
 
 from typing import Final

@@ -453,8 +453,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "model.norm_groups": 2, "model.pixel_patch": 2,
     },
     "transformer": COMMON | {
-        "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True, "requantized": False,
-        "initial_gamma": 0.5, "num_scales": 2,
+        "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True,
+        "requantized": False, "initial_gamma": 0.5, "num_scales": 2,
         "first_caption": 1.0, "model.depth": 2, "model.width": 24, "model.num_heads": 1, "model.max_text_tokens": 6,
         "model.max_scales": 4,
     },
@@ -664,7 +664,8 @@ def test_flips_without_requantising_disturb_the_inputs_alone() -> None:
     plain = teacher_forcing(FEATURES, SCHEDULE, patch_size=1)
     disturbed = teacher_forcing(FEATURES, SCHEDULE, patch_size=1, flip=flip, requantized=False)
     assert torch.equal(disturbed.target_bits, plain.target_bits)
-    assert all(torch.allclose(a, -b) for a, b in zip(disturbed.inputs, plain.inputs, strict=True))  # all its codes turned
+    pairs = zip(disturbed.inputs, plain.inputs, strict=True)
+    assert all(torch.allclose(one, -other) for one, other in pairs)  # all codes that they read are turned
     corrected = teacher_forcing(FEATURES, SCHEDULE, patch_size=1, flip=flip)
     assert torch.equal(corrected.inputs[0], disturbed.inputs[0])  # the first mistake is the same
     assert not torch.equal(corrected.target_bits, plain.target_bits)

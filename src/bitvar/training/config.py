@@ -118,8 +118,8 @@ class TransformerTraining(Config):
     Attributes:
         max_flip_strength: largest strength of bitwise self-correction, `p`.
         num_corrected_scales: scales whose bits may flip; the last one's are read by nobody.
-        requantized: quantise finer targets again after flips, which is self-correction. Without, flips disturb the inputs
-            alone: the paper's ablation.
+        requantized: quantise finer targets again after flips, which is self-correction. Without, flips disturb the
+            inputs alone: the paper's ablation.
         condition_dropout: probability that a prompt is dropped, for guidance.
         reweighted: lift the coarse scales' loss.
         num_scales: train on the first scales only; all of them if None. Their inputs and targets stay the same.

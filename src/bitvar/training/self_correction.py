@@ -52,9 +52,9 @@ def teacher_forcing(
 ) -> TeacherForcing:
     """Inputs and targets of every scale.
 
-    Finer targets are quantised from the corrected residual; each scale's own target stays unflipped, so the model learns
-    to repair what came before. Without `requantized`, every target is that of the unflipped picture, and the inputs add
-    up its flipped bits: the model meets mistakes, and is not asked to repair them.
+    Finer targets are quantised from the corrected residual; each scale's own target stays unflipped, so the model
+    learns to repair what came before. Without `requantized`, every target is that of the unflipped picture, and the
+    inputs add up its flipped bits: the model meets mistakes, and is not asked to repair them.
     """
     grids = schedule.latent_grids(patch_size)
     steps = list(pyramid.encode(features, grids, flip=flip if requantized else None))
