@@ -258,6 +258,8 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.5)
     options = parser.parse_args()
     try:
+        if options.prompts is not None and not options.prompts.is_file():
+            raise UsageError(explain(f"There is no {options.prompts}.", "--prompts names it", "check the path"))
         config = read_recipe(RECIPE, options.arguments)
         assert isinstance(config, TransformerTraining)
         encoder = load_text_encoder(options.text_encoder, settings=published_settings(options.text_encoder))

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -109,9 +110,11 @@ def diversity(folder: Path, distance: Distance) -> float:
 
 def load(paths: Sequence[Path]) -> torch.Tensor:
     """Pictures of one size, in [-1, 1]."""
-    rows = [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in map(Image.open, paths)]
-    width, height = Image.open(paths[0]).size
-    return to_signed(torch.stack(rows).reshape(len(rows), height, width, 3).permute(0, 3, 1, 2))
+    rows = []
+    for path in paths:
+        with Image.open(path) as image:
+            rows.append(torch.from_numpy(np.array(image.convert("RGB"))))
+    return to_signed(torch.stack(rows).permute(0, 3, 1, 2))
 
 
 def table(cells: Sequence[Cell]) -> str:

@@ -358,3 +358,13 @@ def test_a_grid_is_read_where_it_is_done_and_made_where_not(
     assert run(monkeypatch, "sampling.py", tmp_path / "no.png", *arguments, "--guidance", "5", "--limit", "3") == 2
     assert asked[0][-10:-4] == ["--limit", "3", "--guidance", "5", "--temperature", "0.5"]
     assert run(monkeypatch, "sampling.py", tmp_path / "no.pdf", *arguments) == 2
+
+
+def test_an_index_run_needs_its_prompts_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = (f"--{name}" for name in ("data", "out", "tokenizer", "text-encoder"))
+    arguments = [word for option in inputs for word in (option, str(tmp_path / "none"))]
+    assert run(monkeypatch, "index_head.py", *arguments, "--prompts", tmp_path / "none.jsonl") == 2
+    assert "none.jsonl" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
