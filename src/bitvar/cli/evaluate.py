@@ -32,7 +32,7 @@ def reconstruction(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder; the same command there goes on.")],
     tokenizer: Annotated[
         list[str] | None,
-        typer.Option(help="Tokenizer or model folder, hub id, or pictures or icons of the package; label=... names it."),
+        typer.Option(help="Tokenizer or model folder, hub id, pictures or icons of the package; label=... names it."),
     ] = None,
     against: Annotated[str, typer.Option(help="Formats to compare with at equal size, or none.")] = "jpeg,webp",
     size: Annotated[
@@ -119,10 +119,7 @@ def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -
             why = "every contender needs a name of its own"
             raise UsageError(explain(f"Can't call a tokenizer {label!r}.", why, "name it: --tokenizer label=folder"))
         places[label] = place
-    return {
-        label: PictureCodec.from_pretrained(place, dtype=dtype, device=device)
-        for label, place in places.items()
-    }
+    return {label: PictureCodec.from_pretrained(place, dtype=dtype, device=device) for label, place in places.items()}
 
 
 def _print(report: dict[str, Any], settings: "ReconstructionSettings") -> None:

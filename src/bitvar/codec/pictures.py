@@ -94,8 +94,8 @@ class PictureCodec:
         """Load a tokenizer, every digest of its folder verified.
 
         Args:
-            model: a model folder, a tokenizer folder, or a hub id `owner/name`; None is `pictures`, the tokenizer in the
-                package, and "icons" that of the embedded model.
+            model: a model folder, a tokenizer folder, or a hub id `owner/name`; None is `pictures`, the tokenizer in
+                the package, and "icons" that of the embedded model.
             revision: of a hub id.
             dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
             device: "cpu", "cuda", "mps", or "auto": the best there is.
