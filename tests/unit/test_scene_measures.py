@@ -1,16 +1,21 @@
 """Memorisation, diversity and alignment of scenes, on pictures made here."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.condition import TextCondition
 from bitvar.data.icons.prompts import read_prompts
 from bitvar.data.samples import read_samples
+from bitvar.errors import WeightsError
 from bitvar.evaluation.scenes.alignment import (
+    FOLDER,
     SEEN,
     AlignmentConfig,
     AlignmentModel,
@@ -19,9 +24,11 @@ from bitvar.evaluation.scenes.alignment import (
 )
 from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
 from bitvar.evaluation.scenes.diversity import measure_diversity
+from bitvar.evaluation.scenes.judging import as_tensor
 from bitvar.evaluation.scenes.memorisation import COPY, closeness, find_neighbours, thumbnails
 from bitvar.evaluation.scenes.pictures import Shown
 from bitvar.metrics.efficientnet import EfficientNet
+from bitvar.text import load_text_encoder
 from tests.unit.tiny import tiny_text_encoder, toy_set
 
 PROMPTS = read_prompts()
@@ -198,3 +205,34 @@ def test_alignment_of_pictures_of_one_size_and_of_several(tmp_path: Path) -> Non
     with Image.open(shown[1].path) as picture:
         picture.resize((128, 128), Image.Resampling.NEAREST).save(shown[1].path)
     assert AlignmentMeasure(scorer, "cpu")(shown).figures["cosine"] == pytest.approx(alike["cosine"], abs=2)
+
+
+def test_the_towers_of_the_package_know_their_prompts() -> None:
+    """On the few real scenes that the tests keep."""
+    folder = Path(__file__).parent / "scenes"
+    prompts = {
+        "background-twemoji-bus-blue": "a bus on a blue background",
+        "colour-twemoji-heart-green": "a green heart",
+        "colour_pair-fluent-3d-red-book-blue-star": "a red book and a blue star",
+        "count-fluent-flat-strawberry-3": "three strawberries",
+        "position-noto-lion-left-tree": "a lion to the left of a tree",
+        "single-noto-fox": "a fox",
+        "two-fluent-3d-frog-key": "a frog and a key",
+    }
+    scorer = AlignmentScorer.load(load_text_encoder(EMBEDDED_MODEL / "text_encoder"))
+    pictures = []
+    for name in prompts:
+        with Image.open(folder / f"{name}.png") as picture:
+            pictures.append(as_tensor([np.asarray(picture.convert("RGB"))]))
+    texts = list(prompts.values())
+    with torch.inference_mode():
+        found = score_alignment(scorer.of_pictures(iter(pictures)), scorer.of_prompts(texts), texts)
+    assert found.found == 1.0
+
+
+def test_altered_towers_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "towers")
+    weights = tmp_path / "towers" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(WeightsError, match="altered"):
+        AlignmentScorer.load(tiny_text_encoder(tmp_path), tmp_path / "towers")
