@@ -3,21 +3,17 @@
 The scene judge looks through it. No generator of bitvar is trained on its features: MobileNetV2's serve there.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load
 from torch import Tensor, nn
 
-from bitvar.config import read_json
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.metrics.networks import read_weights
 
 FOLDER: Final = Path(__file__).parents[1] / "models" / "efficientnet_lite0"
-WEIGHTS: Final = "model.safetensors"
 SIDE: Final = 224
 """Pixels a side that it was trained on."""
 
@@ -50,7 +46,7 @@ class EfficientNet(nn.Module):
         super().__init__()
         with torch.device("meta"):
             self.network = Network()
-        tensors = {name: _quick(tensor.float()) for name, tensor in _read_weights(FOLDER).items()}
+        tensors = {name: _quick(tensor.float()) for name, tensor in read_weights(FOLDER).items()}
         self.network.load_state_dict(tensors, assign=True)
         self.requires_grad_(False)
 
@@ -134,17 +130,3 @@ def _quick(tensor: Tensor) -> Tensor:
 def _normalized(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
     """(byte - 127) / 128, as the publisher has it, of pictures in [-1, 1]."""
     return ((images.float() + 1) * 127.5 - 127) / 128
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
-    try:
-        expected = read_json(folder / "SHA256SUMS.json").get(WEIGHTS)
-        data = path.read_bytes()
-    except (UsageError, OSError) as error:
-        raise WeightsError(explain(f"Can't read {path}.", str(error), "install bitvar again")) from None
-    found = hashlib.sha256(data).hexdigest()
-    if found != expected:
-        why = f"its sha256 is {found}, expected {expected}"
-        raise WeightsError(explain(f"{path} was altered.", why, "install bitvar again"))
-    return load(data)

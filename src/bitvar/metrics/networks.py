@@ -89,7 +89,7 @@ def _load_network(folder: Path) -> Any:
     config = MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5, finegrained_output=True)
     with torch.device("meta"):
         network = MobileNetV2Model(config).eval()
-    tensors = {name: tensor.float() for name, tensor in _read_weights(folder).items()}
+    tensors = {name: tensor.float() for name, tensor in read_weights(folder).items()}
     network.load_state_dict(tensors, assign=True)
     layers: list[Any] = [module for module in network.modules() if hasattr(module, "normalization")]
     for layer in layers:
@@ -98,7 +98,12 @@ def _load_network(folder: Path) -> Any:
     return network
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a frozen network in the package, its digest verified.
+
+    Raises:
+        WeightsError: if the file is missing or altered.
+    """
     path = folder / WEIGHTS
     try:
         expected = read_json(folder / "SHA256SUMS.json").get(WEIGHTS)
