@@ -45,7 +45,17 @@ def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 def test_the_command_prints_one_table_and_one_report(bitvar: Any, icon_set: Path, model: Path, tmp_path: Path) -> None:
     theirs = scenes.folder_of(tmp_path / "theirs", select_prompts(SPLITS, 2), wrong=["seen-two-01"])
-    arguments = (icon_set, "--model", model, "--pictures", f"theirs={theirs}", "--limit", "2", "--device", "cpu")
+    arguments = (
+        icon_set,
+        "--model",
+        model,
+        "--pictures",
+        f"their-own-work={theirs}",
+        "--limit",
+        "2",
+        "--device",
+        "cpu",
+    )
     code, out, err = bitvar(*arguments, "-o", tmp_path / "out")
     assert code == 0, err
     assert out.isascii() and "judging 42 pictures of tiny-blank" in err
@@ -53,14 +63,20 @@ def test_the_command_prints_one_table_and_one_report(bitvar: Any, icon_set: Path
     cells = [cell.strip() for cell in two.strip("|").split("|")]
     assert cells == ["seen", "two", "2", "100.0 (34-100)", "50.0 (9-91)", *["0.0 (0-66)"] * 4, "-"]
     assert [line for line in out.splitlines() if line.startswith("| seen") and line.endswith(" 97.5/100.0 |")]
-    for word in ("held out style", "colour pair", "tiny-shuffled", "s a picture (cpu, float32", "theirs: frechet"):
+    for word in (
+        "held out style",
+        "colour pair",
+        "tiny-shuffled",
+        "s a picture (cpu, float32",
+        "their-own-work: frechet",
+    ):
         assert word in out
     code, out, err = bitvar(*arguments, "-o", tmp_path / "out", "--json")
     assert (code, err) == (0, "")
     assert [entry["contender"] for entry in json.loads(out)["contenders"]] == [
         "real",
-        "theirs",
-        "theirs-shuffled",
+        "their-own-work",
+        "their-own-work-shuffled",
         "tiny",
         "tiny-shuffled",
         "tiny-blank",

@@ -186,6 +186,7 @@ def print_report(report: dict[str, Any]) -> None:
     """One table, a row for each skill of each split; below it what is not by skill."""
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
     labels = [entry["contender"] for entry in report["contenders"]]
@@ -203,13 +204,14 @@ def print_report(report: dict[str, Any]) -> None:
             split.replace("_", " "), skill.replace("_", " "), prompts, *shares, _accuracy(accuracy.get(skill))
         )
     console = Console(markup=False, highlight=False)
-    console.width = max(console.width, 40 + 17 * (len(labels) + 1))
+    wide = Console(width=10_000)
+    console.width = max(console.width, Measurement.get(wide, wide.options, table).maximum)
     console.print(table)
     console.print("Shares of right pictures in % with 95 % intervals.")
     console.print("judge: how often it is right about real pictures, in %: of true claims / of false ones.")
     for entry in report["contenders"]:
         for line in _facts(entry):
-            console.print(f"{entry['contender']}: {line}")
+            console.print(f"{entry['contender']}: {line}", soft_wrap=True)
 
 
 def _accuracy(found: dict[str, float] | None) -> str:
