@@ -22,9 +22,9 @@ from bitvar.evaluation.scenes.alignment import (
     AlignmentScorer,
     score_alignment,
 )
+from bitvar.evaluation.scenes.batches import as_tensor
 from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
 from bitvar.evaluation.scenes.diversity import measure_diversity
-from bitvar.evaluation.scenes.judging import as_tensor
 from bitvar.evaluation.scenes.memorisation import COPY, closeness, find_neighbours, thumbnails
 from bitvar.evaluation.scenes.pictures import Shown
 from bitvar.metrics.efficientnet import EfficientNet

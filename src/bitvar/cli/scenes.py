@@ -1,6 +1,5 @@
 """`bitvar evaluate scenes`: whether models draw what prompts ask for."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,6 +50,7 @@ def scenes(
 ) -> None:
     """Measure whether models draw what prompts ask for, skill by skill. Writes report.json, sheet.png and pictures."""
     with exit_codes():
+        from bitvar.checkpoints.files import digest
         from bitvar.data.icons.prompts import prompts_digest
         from bitvar.evaluation.scenes.evaluate import ScenesSettings, evaluate_scenes
         from bitvar.runtime.placement import resolve_device, resolve_dtype
@@ -65,7 +65,7 @@ def scenes(
         settings = ScenesSettings(
             prompts=prompts_digest(),
             data=str(data.absolute()),
-            data_sha256=hashlib.sha256((data / "samples.jsonl").read_bytes()).hexdigest(),
+            data_sha256=digest(data / "samples.jsonl"),
             splits=splits,
             limit=limit,
             models=_named(models),
@@ -157,6 +157,7 @@ def _find_pictures(given: list[str], splits: tuple[str, ...], limit: int | None)
 
 def _load(given: list[str], labels: list[str], dtype: str, device: str) -> "dict[str, InfinityPipeline]":
     """Models by label: what stands before "=", or else the last part of the name."""
+    from bitvar.checkpoints.hub import resolve_named
     from bitvar.evaluation.scenes.evaluate import require_label
     from bitvar.pipeline import InfinityPipeline
 
@@ -168,7 +169,7 @@ def _load(given: list[str], labels: list[str], dtype: str, device: str) -> "dict
         require_label(label, [*labels, *places])
         places[label] = place
     return {
-        label: InfinityPipeline.from_pretrained(None if place == _DEFAULT else place, dtype=dtype, device=device)
+        label: InfinityPipeline.from_pretrained(resolve_named(place), dtype=dtype, device=device)
         for label, place in places.items()
     }
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, Concept
 from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing
 from bitvar.data.icons.scenes import SpriteAtlas, draw_scene
+from bitvar.evaluation.scenes.batches import as_tensor
 from bitvar.evaluation.scenes.sight import Sight, Thresholds
 from bitvar.evaluation.scenes.verdict import give_verdict
 
@@ -149,8 +149,7 @@ def measure_claims(
 
 def as_images(pictures: Sequence[Image.Image]) -> Float[Tensor, "b 3 H W"]:
     """RGB pictures of one size, in [-1, 1]."""
-    pixels = np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return as_tensor([np.asarray(picture.convert("RGB")) for picture in pictures])
 
 
 def look_at_claims(

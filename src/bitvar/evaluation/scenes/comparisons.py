@@ -3,7 +3,8 @@
 Each puts a module of mathematics to work on `Shown` pictures. It knows no verdicts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from bitvar.data.samples import Sample, read_samples
 from bitvar.evaluation.scenes.alignment import AlignmentScorer, score_alignment
+from bitvar.evaluation.scenes.batches import as_tensor, in_batches
 from bitvar.evaluation.scenes.diversity import measure_diversity
-from bitvar.evaluation.scenes.judging import as_tensor
 from bitvar.evaluation.scenes.measures import Finding
 from bitvar.evaluation.scenes.memorisation import Neighbour, closeness, find_neighbours, thumbnails
 from bitvar.evaluation.scenes.pictures import Shown
@@ -83,9 +84,11 @@ class DiversityMeasure:
         self.distance, self.device = distance, device
 
     def __call__(self, shown: Sequence[Shown]) -> Finding:
+        seeds = Counter(each.prompt.id for each in shown)
         pictures: dict[str, list[Tensor]] = {}
         for each in shown:
-            pictures.setdefault(each.prompt.id, []).append(as_tensor([each.open()])[0].to(self.device))
+            if seeds[each.prompt.id] > 1:  # a picture alone has nothing to differ from
+                pictures.setdefault(each.prompt.id, []).append(as_tensor([each.open()])[0].to(self.device))
         found = measure_diversity(pictures, self.distance)
         if found is None:
             return Finding({"ratio": None, "why": "it takes two pictures of a prompt (--seeds 2)"})
@@ -110,16 +113,9 @@ class AlignmentMeasure:
     @torch.inference_mode()
     def __call__(self, shown: Sequence[Shown]) -> Finding:
         prompts = [each.prompt.prompt for each in shown]
-        found = score_alignment(self.scorer.of_pictures(self._batches(shown)), self.scorer.of_prompts(prompts), prompts)
+        batches = (images.to(self.device) for images in in_batches((each.open() for each in shown), _AT_ONCE))
+        found = score_alignment(self.scorer.of_pictures(batches), self.scorer.of_prompts(prompts), prompts)
         return Finding({key: _short(value) for key, value in asdict(found).items()} | {"network": self.title})
-
-    def _batches(self, shown: Sequence[Shown]) -> Iterator[Float[Tensor, "_ 3 H W"]]:
-        for start in range(0, len(shown), _AT_ONCE):
-            pictures = [each.open() for each in shown[start : start + _AT_ONCE]]
-            if len({picture.shape for picture in pictures}) == 1:
-                yield as_tensor(pictures).to(self.device)
-            else:
-                yield from (as_tensor([picture]).to(self.device) for picture in pictures)
 
 
 def _short(value: float | int) -> float | int:

@@ -6,19 +6,18 @@ This file knows of the judge only what `Jury` says.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from bitvar.data.icons.prompts import ScenePrompt
 from bitvar.data.icons.requests import SceneRequest
+from bitvar.evaluation.scenes.batches import in_batches
 from bitvar.evaluation.scenes.pictures import Shown
-from bitvar.tokenizer.pixels import to_signed
 
 _LOOKED_AT_ONCE: Final = 32
 _SHUFFLE_SEED: Final = 0
@@ -99,17 +98,9 @@ class Onlooker:
 
 def _look(jury: Jury, shown: Sequence[Shown]) -> Iterator[tuple[Path, Any]]:
     """Every picture, looked at once, among others of its size."""
-    for start in range(0, len(shown), _LOOKED_AT_ONCE):
-        part = [(each.path, each.open()) for each in shown[start : start + _LOOKED_AT_ONCE]]
-        for _, alike in groupby(part, key=lambda pair: pair[1].shape):
-            group = list(alike)
-            sights = jury.look(as_tensor([pixels for _, pixels in group]))
-            yield from zip((path for path, _ in group), sights, strict=True)
-
-
-def as_tensor(pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "b 3 H W"]:
-    """Pictures of one size, 0..255, in [-1, 1]."""
-    return to_signed(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+    batches = in_batches((each.open() for each in shown), _LOOKED_AT_ONCE)
+    sights = chain.from_iterable(jury.look(images) for images in batches)
+    yield from zip((each.path for each in shown), sights, strict=True)
 
 
 def own_cases(shown: Sequence[Shown]) -> list[Case]:

@@ -1,10 +1,10 @@
 """The judge in the package, with the errors that were measured when it was made."""
 
-import hashlib
 from typing import Final
 
 import torch
 
+from bitvar.checkpoints.files import MANIFEST, digest
 from bitvar.config import read_json
 from bitvar.data.icons.prompts import SKILLS
 from bitvar.evaluation.scenes.judge import FOLDER, SceneJudge
@@ -12,7 +12,6 @@ from bitvar.evaluation.scenes.judging import Jury
 from bitvar.evaluation.scenes.verdict import give_verdict
 
 FIGURES: Final = "figures.json"
-_DIGESTS: Final = "SHA256SUMS.json"
 
 
 def package_jury(device: torch.device | str) -> Jury:
@@ -25,7 +24,7 @@ def package_jury(device: torch.device | str) -> Jury:
     figures = read_json(FOLDER / FIGURES)
     return Jury(
         name=FOLDER.name,
-        sha256=hashlib.sha256((FOLDER / _DIGESTS).read_bytes()).hexdigest(),
+        sha256=digest(FOLDER / MANIFEST),
         look=judge.look,
         give_verdict=give_verdict,
         figures=figures,

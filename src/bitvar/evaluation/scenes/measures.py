@@ -5,7 +5,6 @@ The others are in `comparisons`; a new one goes into a file of its own and into 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
@@ -15,7 +14,7 @@ from jaxtyping import UInt8
 
 from bitvar.data.pictures import PictureLimits, RefusedError
 from bitvar.errors import UsageError, explain
-from bitvar.evaluation.scenes.judging import as_tensor
+from bitvar.evaluation.scenes.batches import in_batches
 from bitvar.evaluation.scenes.pictures import Shown
 from bitvar.evaluation.scenes.sheet import SheetRow
 from bitvar.evaluation.sources import PictureStream, open_entry
@@ -88,8 +87,6 @@ class FrechetMeasure:
     @torch.inference_mode()
     def _moments(self, pictures: Iterator[UInt8[np.ndarray, "H W 3"]]) -> Moments:
         moments = Moments(self.network.width)
-        while batch := list(islice(pictures, _AT_ONCE)):
-            for picture in batch if len({each.shape for each in batch}) > 1 else [None]:
-                images = as_tensor(batch if picture is None else [picture])
-                moments.add(self.network(images.to(self.device)))
+        for images in in_batches(pictures, _AT_ONCE):
+            moments.add(self.network(images.to(self.device)))
         return moments

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitvar.data.icons.concepts import CONCEPTS, NUMBER_WORDS, with_article
+from bitvar.data.icons.prompts import SKILLS
 from bitvar.data.icons.requests import RELATION_PHRASES, SceneRequest, Thing
 from bitvar.errors import UsageError, explain
 from bitvar.evaluation.scenes.sight import OWN_COLOUR, Sight, Sighting
-
-SKILLS = ("single", "two", "count", "colour", "position", "colour_pair", "style")
 
 _PLURALS = {concept.name: concept.plural for concept in CONCEPTS}
 

@@ -1,0 +1,24 @@
+"""Pixels to the batches that networks look at. Knows no files, no prompts and no networks."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from bitvar.tokenizer.pixels import to_signed
+
+
+def as_tensor(pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "b 3 H W"]:
+    """Pictures of one size, 0..255, in [-1, 1]."""
+    return to_signed(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+
+
+def in_batches(pictures: Iterable[UInt8[np.ndarray, "H W 3"]], at_once: int) -> Iterator[Float[Tensor, "_ 3 H W"]]:
+    """All pictures in order, in [-1, 1]: at most `at_once` together, and only neighbours of one size."""
+    rest = iter(pictures)
+    while chunk := list(islice(rest, at_once)):
+        for _, alike in groupby(chunk, key=lambda picture: picture.shape):
+            yield as_tensor(list(alike))
