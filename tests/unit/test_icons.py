@@ -17,10 +17,11 @@ from bitvar.data.icons.requests import SceneRequest, Thing, write_captions
 from bitvar.data.icons.scenes import SpriteAtlas, draw_scene
 from bitvar.data.icons.sources import ARTISTS, Licence, fetch_package
 from bitvar.data.icons.sprites import camouflaged_share, recolour, trim_to_alpha
+from bitvar.data.icons.wordings import draw_captions, write_wordings
 from bitvar.errors import UsageError
 
 BY_NAME = {concept.name: concept for concept in CONCEPTS}
-ARGUMENTS = {"format_version": 3, "size": 32, "seed": 3, "num_scenes": 200, "jitter": True}
+ARGUMENTS = {"format_version": 4, "size": 32, "seed": 3, "num_scenes": 200, "jitter": True}
 
 
 def disc(colour: tuple[int, int, int], width: int = 40, height: int = 40) -> Image.Image:
@@ -105,6 +106,50 @@ def test_captions_say_what_is_shown(request_, expected):
     assert set(expected) <= set(captions)
     assert 2 <= len(captions) == len(set(captions)) <= 4
     assert "S" in captions[0] and "S" not in captions[1]
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (SceneRequest("single", "noto", (Thing("apple"),)), {"apple", "3D emoji, there is an apple"}),
+        (SceneRequest("background", "noto", (Thing("cat"),), background="red"), {"a cat against red"}),
+        (SceneRequest("background", "noto", (Thing("cat"),)), {"a cat against a white background"}),
+        (SceneRequest("two", "noto", (Thing("cat"), Thing("owl"))), {"a cat alongside an owl, 3D emoji"}),
+        (SceneRequest("count", "noto", (Thing("mouse"),), count=3), {"3 identical mice", "mice: three as a 3D emoji"}),
+        (SceneRequest("colour", "noto", (Thing("car", "orange"),)), {"an orange-coloured car", "a car made orange"}),
+        (
+            SceneRequest("colour", "noto", (Thing("car", "orange"),), background="blue"),
+            {"an orange car against a blue background"},
+        ),
+        (
+            SceneRequest("colour_pair", "noto", (Thing("car", "red"), Thing("owl", "blue"))),
+            {"a car (red) and an owl (blue)", "3D emoji, car red, owl blue"},
+        ),
+        (
+            SceneRequest("position", "noto", (Thing("cat"), Thing("owl")), relation="right"),
+            {"from left to right, an owl and a cat", "a cat right of an owl"},
+        ),
+        (
+            SceneRequest("position", "noto", (Thing("cat"), Thing("owl")), relation="above"),
+            {"below a cat there is an owl", "an owl lower than a cat"},
+        ),
+    ],
+)
+def test_other_wordings_say_the_same(request_, expected):
+    every = write_wordings(request_, BY_NAME, style="3D emoji")
+    assert expected <= set(every) and len(set(every)) == len(every) > 100
+    assert every[:2] == write_captions(request_, BY_NAME, style="3D emoji")[:2]
+    rng = np.random.default_rng(0)
+    draws = [draw_captions(request_, BY_NAME, style="3D emoji", rng=rng) for _ in range(200)]
+    assert all(set(drawn) <= set(every) and drawn[:2] == every[:2] for drawn in draws)
+    assert all("3D emoji" in drawn[3] and 4 <= len(drawn) <= 5 for drawn in draws if len(drawn) == 5)
+    assert len({text for drawn in draws for text in drawn}) > 80
+
+
+def test_every_wording_can_be_written_of_every_concept():
+    for concept in CONCEPTS:
+        for text in write_wordings(SceneRequest("single", "noto", (Thing(concept.name),)), BY_NAME, style="S"):
+            assert "  " not in text and "{" not in text
 
 
 @pytest.mark.parametrize("relation", ["left", "right", "above", "below"])

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bitvar.data.icons import build
+from bitvar.data.icons import build, wordings
 from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS, NUMBER_WORDS
 from bitvar.data.icons.held_out import held_out_combinations, held_out_keys, is_held_out
 from bitvar.data.icons.prompts import FILE, SKILLS, SPLITS, ScenePrompt, from_row, read_prompts, to_row
 from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing, write_captions
 from bitvar.data.icons.scenes import SpriteAtlas, draw_scene
 from bitvar.data.icons.sources import ARTISTS, fetch_package, render_sprites
+from bitvar.data.icons.wordings import write_wordings
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "icons" / "prompts.py"
 BY_NAME = {concept.name: concept for concept in CONCEPTS}
@@ -88,12 +89,15 @@ def requests_of(request: SceneRequest) -> Iterator[SceneRequest]:
     """Every scene of these things, with or without their colours, in any order, number and place."""
     artist, plain = request.artist, tuple(Thing(thing.concept) for thing in request.things)
     for things in {plain, request.things}:
+        coloured = things[0].colour is not None
         if len(things) == 1:
-            yield from (SceneRequest("colour", artist, things, background=name) for name in BACKGROUNDS)
+            on_white, on_colour = ("colour", "colour") if coloured else ("single", "background")
+            yield SceneRequest(on_white, artist, things)
+            yield from (SceneRequest(on_colour, artist, things, background=name) for name in BACKGROUNDS)
             yield from (SceneRequest("count", artist, things, count=count) for count in NUMBER_WORDS)
             continue
         for pair in permutations(things):
-            yield SceneRequest("two", artist, pair)
+            yield SceneRequest("colour_pair" if coloured else "two", artist, pair)
             yield from (SceneRequest("position", artist, pair, relation=relation) for relation in OPPOSITE)
 
 
@@ -101,10 +105,22 @@ def test_paraphrases_are_no_captions_and_the_others_are(prompts: tuple[SceneProm
     for prompt in prompts:
         style = STYLES[prompt.request.artist]
         if prompt.split == "paraphrase":
-            found = {text for r in requests_of(prompt.request) for text in write_captions(r, BY_NAME, style=style)}
+            found = {text for r in requests_of(prompt.request) for text in write_wordings(r, BY_NAME, style=style)}
             assert prompt.prompt not in found, prompt.id
         else:
             assert prompt.prompt in write_captions(prompt.request, BY_NAME, style=style), prompt.id
+
+
+def test_wordings_are_not_the_paraphrases_templates() -> None:
+    recipe = runpy.run_path(str(RECIPE))
+    pairs = {
+        "SINGLE": ["SINGLE"], "BACKGROUND": ["BACKGROUND"], "TWO": ["PAIR"], "COUNT": ["COUNT"], "COLOUR": ["COLOUR"],
+        "COLOUR_PAIR": ["COLOUR_PAIR", "PAIR"], "LEFT": ["LEFT"], "ABOVE": ["ABOVE"],
+    }  # fmt: skip
+    for asked, taught in pairs.items():
+        assert len(recipe[asked]) == 5
+        for name in taught:
+            assert set(recipe[asked]).isdisjoint(getattr(wordings, name)), asked
 
 
 def test_every_prompt_is_drawn_into_the_set(

@@ -24,14 +24,15 @@ from bitvar.data.icons.mix import (
     validation_requests,
 )
 from bitvar.data.icons.prompts import ScenePrompt, read_prompts
-from bitvar.data.icons.requests import SceneRequest, write_captions
+from bitvar.data.icons.requests import SceneRequest
 from bitvar.data.icons.scenes import Box, SpriteAtlas, draw_scene
 from bitvar.data.icons.sources import ARTISTS, Artist, Licence, fetch_package, read_licence, render_sprites
+from bitvar.data.icons.wordings import draw_captions
 from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
 from bitvar.errors import UsageError, explain
 from bitvar.files import write_text
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 SPLITS = ("train", "val", "held_out_combination", "held_out_prompt", "scenes")
 
 _NUM_VALIDATION_SCENES = 600
@@ -139,7 +140,7 @@ def write_pictures(
     planned = plan_requests(atlas, concepts, tuple(styles), seed=seed, num_scenes=num_scenes)
     prompts = _drawable_prompts(concepts, artists)
     scenes = chain(((*plan, None) for plan in planned), (("scenes", prompt.request, prompt) for prompt in prompts))
-    rng = np.random.default_rng([seed, len(SPLITS)])
+    rng, words = (np.random.default_rng([seed, len(SPLITS) + stream]) for stream in range(2))
     for index, (split, request, prompt) in enumerate(scenes):
         picture, boxes = draw_scene(request, atlas, size=size, rng=rng, jitter=jitter)
         path = picture_path(index)
@@ -147,7 +148,8 @@ def write_pictures(
         picture.save(destination / path)
         style = styles[request.artist]
         if prompt is None:
-            yield _record(path, split, request, write_captions(request, by_name, style=style), boxes, style)
+            captions = draw_captions(request, by_name, style=style, rng=words)
+            yield _record(path, split, request, captions, boxes, style)
         else:
             record = _record(path, split, request, (prompt.prompt,), boxes, style)
             yield record | {"prompt_id": prompt.id}

@@ -1,0 +1,131 @@
+"""More ways to ask for the same scene, for training captions; each is as true as those of `requests.write_captions`.
+
+None is a wording of the paraphrased prompts of `prompts`, which say whether a model understands what it wasn't taught.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from bitvar.data.icons.concepts import NUMBER_WORDS, Concept, named, with_article
+from bitvar.data.icons.requests import SceneRequest, write_captions
+
+# fmt: off
+SINGLE: Final = (
+    "{name}", "{Name}", "one {name}", "an image of {a}", "a small picture showing {a}", "there is {a}",
+    "{a} on a white background", "{name} picture", "the {name}", "this is {a}",
+)
+BACKGROUND: Final = (
+    "{a} against {background}", "{a} against {a_background} background", "{a}, background: {background}",
+    "on {a_background} background, {a}", "{a_background} background with {a}", "{a} before {a_background} backdrop",
+    "{a}, {background} backdrop", "{a} on {a_background} ground", "{background} background, {a}",
+    "{a_background} picture with {a} in the middle", "{a} and {a_background} background",
+)
+PAIR: Final = (
+    "{a} & {b}", "{a}, {b}", "{a} beside {b}", "{a} alongside {b}", "two things: {a} and {b}",
+    "there is {a} and there is {b}", "a picture of {a} and {b}", "{a} accompanied by {b}", "{name} and {other}",
+    "{Name}, {other}", "a pair: {a}, {b}", "{a} as well as {b}",
+)
+COUNT: Final = (
+    "{number} {plural} together", "{number} {plural} in all", "{plural}: {number}", "a picture of {number} {plural}",
+    "{digit} identical {plural}", "there are {number} {plural}", "{number} times {a}", "{a}, {number} times",
+    "{number} small {plural}", "{plural} ({digit})", "{number} {plural} and nothing more",
+)
+COLOUR: Final = (
+    "{plain}, {colour}", "{colour} {name}", "{plain} of {colour} colour", "{coloured}",
+    "a picture of {a}", "{name}, all {colour}", "{plain} whose colour is {colour}", "the {name} is {colour}",
+    "{plain} made {colour}", "{colour}: {name}", "{plain} ({colour})",
+)
+COLOUR_PAIR: Final = (
+    "{a} & {b}", "{a}, {b}", "{a} beside {b}", "{colour} {name}, {other_colour} {other}", "a pair: {a}, {b}",
+    "{plain} ({colour}) and {other_plain} ({other_colour})", "the {name} is {colour}, the {other} is {other_colour}",
+    "{coloured} and {other_coloured}", "there is {a} and there is {b}",
+    "{plain} of {colour} colour and {other_plain} of {other_colour} colour", "{a} alongside {b}",
+    "{name} {colour}, {other} {other_colour}",
+)
+LEFT: Final = (
+    "{a} left of {b}", "{b} right of {a}", "left: {a}, right: {b}", "from left to right, {a} and {b}",
+    "to the left of {b} there is {a}", "to the right of {a} there is {b}", "{a} at the left side of {b}",
+    "{b} at the right side of {a}", "{a} stands left, {b} stands right", "at left {a}, at right {b}",
+    "first {a}, then {b} to the right of it", "{name} left, {other} right", "right of {a}, {b}",
+    "{b} is the right one, {a} the left one",
+)
+ABOVE: Final = (
+    "{b} under {a}", "{b} underneath {a}", "top: {a}, bottom: {b}", "from top to bottom, {a} and {b}",
+    "{a} higher than {b}", "{b} lower than {a}", "below {a} there is {b}", "above {b} there is {a}",
+    "{name} top, {other} bottom", "in the upper half {a}, in the lower half {b}", "under {a}, {b}",
+    "{a} is the upper one, {b} the lower one", "{a}, and under it {b}", "{b}, and above it {a}",
+)
+STYLED: Final = (
+    "{text}, {style}", "{text} in {style} style", "{text} ({style})", "{text}. {style}.",
+    "{text}, in the style of {style}", "{style} style, {text}", "{text} as {a_style}", "{style}, {text}",
+    "{text}, {style} style",
+)
+# fmt: on
+
+
+def write_wordings(request: SceneRequest, concepts: Mapping[str, Concept], *, style: str) -> tuple[str, ...]:
+    """Every caption of a scene: those of `write_captions` first, then the others, without the style and with it."""
+    canonical = write_captions(request, concepts, style=style)
+    plain = [template.format(**_words(request, concepts)) for template in _templates(request)]
+    styled = [
+        template.format(text=text, style=style, a_style=with_article(style)) for text in plain for template in STYLED
+    ]
+    return tuple(dict.fromkeys((*canonical, *plain, *styled)))
+
+
+def draw_captions(
+    request: SceneRequest, concepts: Mapping[str, Concept], *, style: str, rng: np.random.Generator
+) -> tuple[str, ...]:
+    """Five captions of a scene for training: the two usual ones, another usual one, and two other wordings.
+
+    The first of the two wordings names the style, the second doesn't.
+    """
+    usual = write_captions(request, concepts, style=style)
+    template, other = (_templates(request)[i] for i in rng.integers(len(_templates(request)), size=2))
+    words = _words(request, concepts)
+    styled = STYLED[rng.integers(len(STYLED))].format(
+        text=template.format(**words), style=style, a_style=with_article(style)
+    )
+    drawn = (*usual[:2], usual[2 + rng.integers(len(usual) - 2)], styled, other.format(**words))
+    return tuple(dict.fromkeys(drawn))
+
+
+def _templates(request: SceneRequest) -> tuple[str, ...]:
+    """Of the request's kind; those of two places go from left to right, and from top to bottom."""
+    if request.kind == "position":
+        return LEFT if request.relation in ("left", "right") else ABOVE
+    if request.kind == "background" or request.background != "white":
+        return BACKGROUND
+    kinds = {"single": SINGLE, "two": PAIR, "count": COUNT, "colour": COLOUR, "colour_pair": COLOUR_PAIR}
+    return kinds[request.kind]
+
+
+def _words(request: SceneRequest, concepts: Mapping[str, Concept]) -> dict[str, str]:
+    """What a template may name."""
+    first, second = request.things[0], request.things[-1]
+    if request.relation in ("right", "below"):
+        first, second = second, first
+    words = {
+        "a": named(concepts[first.concept], first.colour),
+        "b": named(concepts[second.concept], second.colour),
+        "plain": with_article(first.concept),
+        "other_plain": with_article(second.concept),
+        "name": first.concept,
+        "Name": first.concept[0].upper() + first.concept[1:],
+        "other": second.concept,
+        "plural": concepts[first.concept].plural,
+        "background": request.background,
+        "a_background": with_article(request.background),
+    }
+    if first.colour is not None:
+        words |= {
+            "colour": first.colour,
+            "other_colour": second.colour or "",
+            "coloured": with_article(f"{first.colour}-coloured {first.concept}"),
+            "other_coloured": with_article(f"{second.colour}-coloured {second.concept}"),
+        }
+    if request.count > 1:
+        words |= {"number": NUMBER_WORDS[request.count], "digit": str(request.count)}
+    return words
