@@ -2,9 +2,9 @@ r"""A small model of your own pictures, from nothing, on the 2 to 4 cores of an 
 
 bitvar data import my_pictures/ data/mine --size 64
 bitvar train recipes/cpu.py --data data/mine --out runs/mine --name mine \
-    --tokenizer src/bitvar/models/icons/image_tokenizer --text-encoder src/bitvar/models/icons/text_encoder
+    --tokenizer src/bitvar/models/pictures --text-encoder src/bitvar/models/icons/text_encoder
 
-3.3 M parameters over 85 tokens, for the frozen parts of the embedded model: 64 px, drawn in its tokenizer's manner. For
+3.4 M parameters over 85 tokens, for the frozen parts of the embedded model: 64 px, drawn in its tokenizer's manner. For
 pictures of one kind, such as icons, sprites or logos, a thousand or more. With fewer, or when yours look like the
 embedded model's, recipes/icons/finetune.py gets further in less time.
 
@@ -25,7 +25,8 @@ def recipe(steps: int = 3000) -> TransformerTraining:
             depth=4,
             width=192,
             num_heads=3,
-            bits=32,
+            bits=64,
+            patch_size=2,
             text_width=768,
             max_text_tokens=64,
             text_adapter_depth=1,

@@ -37,7 +37,7 @@ from bitvar.files import atomic_path, write_text
 from bitvar.metrics.distances import psnr
 from bitvar.pipeline import InfinityPipeline
 from bitvar.sampling import SamplingParams, generate
-from bitvar.scales import ScaleSchedule
+from bitvar.scales import Grid, ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.parts import Purpose, draw_uniform, make_generator
@@ -92,14 +92,13 @@ class Mistake:
 
 def make_mistake(
     features: Float[Tensor, "b d h w"],
-    schedule: ScaleSchedule,
+    grids: Sequence[Grid],
     *,
     scale: int,
     rate: float,
     generators: Sequence[torch.Generator],
 ) -> Mistake:
     """Flip each bit of one scale with probability `rate`; a larger rate flips those of a smaller one, and more."""
-    grids = schedule.latent_grids(1)
     true = [step.bits for step in pyramid.encode(features, grids)]
     flipped = true[scale] ^ (draw_uniform(generators, *true[scale].shape[1:]) < rate).to(features.device)
     given = [*true[:scale], flipped]
@@ -150,7 +149,9 @@ def measure(
     if len({pipeline.components.index.tokenizer.bits_sha256 for pipeline in pipelines.values()}) > 1:
         why = "they were trained with different tokenizers"
         raise UsageError(explain("These models can't be given the same bits.", why, "compare models of one tokenizer"))
-    schedule = first.transformer.config.all_schedules()[0]
+    config = first.transformer.config
+    schedule = config.all_schedules()[0]
+    grids = schedule.latent_grids(config.patch_size)
     samples = read_samples(data, split="val")
     chosen = samples[:: max(1, len(samples) // num_pictures)][:num_pictures]  # all over the split
     sums: dict[tuple[str, int, float], Tensor] = {}
@@ -158,14 +159,14 @@ def measure(
         part = chosen[start : start + BATCH]
         with torch.no_grad():
             features = first.tokenizer.features(to_signed(load_images(part))).float()
-            *_, last = pyramid.encode(features, schedule.latent_grids(1))
+            *_, last = pyramid.encode(features, grids)
             reconstruction = first.tokenizer.decode(last.latent)
         conditions = {name: each.encode_prompts([s.captions[0] for s in part]) for name, each in pipelines.items()}
         for scale in range(len(schedule) - 1):
             for rate in rates:
                 numbers = range(start, start + len(part))
                 draws = [make_generator(scale, number, Purpose.FLIP) for number in numbers]
-                mistake = make_mistake(features, schedule, scale=scale, rate=rate, generators=draws)
+                mistake = make_mistake(features, grids, scale=scale, rate=rate, generators=draws)
                 answers = {"repaired": mistake.repaired, "unrepaired": mistake.unrepaired}
                 for name, pipeline in pipelines.items():
                     answers[name] = answer(pipeline, conditions[name], schedule, mistake.given)

@@ -1,9 +1,9 @@
 r"""The conventional classifier in the bitwise head's place: one class for each of the 2^d codes of a token.
 
 bitvar train recipes/vocabulary/tokenizer.py --with bits=12 --data data/icons64 --out runs/d12 --name d12
-bitvar train recipes/experiments/transformer.py --with bits=12 --data data/icons64 --out runs/bits12 --name bits12 \
-    --tokenizer runs/d12/model --text-encoder src/bitvar/models/icons/text_encoder
-python recipes/experiments/index_head.py --with bits=12 --data data/icons64 --out runs/index12 \
+bitvar train recipes/experiments/transformer.py --with bits=12 --with patch=1 --data data/icons64 --out runs/bits12 \
+    --name bits12 --tokenizer runs/d12/model --text-encoder src/bitvar/models/icons/text_encoder
+python recipes/experiments/index_head.py --with bits=12 --with patch=1 --data data/icons64 --out runs/index12 \
     --tokenizer runs/d12/model --text-encoder src/bitvar/models/icons/text_encoder \
     --prompts src/bitvar/data/icons/prompts.jsonl
 

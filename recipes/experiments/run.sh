@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # One run of docs/experiments.md, by its name:
 #
-#   recipes/experiments/run.sh 4x96              a transformer of 4 blocks of 96 channels, on the embedded tokenizer's 32 bits
+#   recipes/experiments/run.sh 4x96              a transformer of 4 blocks of 96 channels, on the package's tokenizer: 64 bits
 #   recipes/experiments/run.sh 4x96-off-seed1    the same without self-correction, from another seed (-plain: flips alone)
 #   recipes/experiments/run.sh d12               a tokenizer of 12 bits
 #   recipes/experiments/run.sh d12-4x96          a transformer on it
 #   recipes/experiments/run.sh index-d12-4x96    the same with an index head; draws the scene prompts at its end
 #
 # What follows the name goes to the training command. DATA is the icon set (data/icons64), RUNS the folder of all runs
-# (runs/experiments). The frozen features of a tokenizer are kept beside the runs, so that later runs don't make them again.
+# (runs/experiments). Features of the frozen parts are kept beside the runs, so that later runs don't make them again.
 set -euo pipefail
 data=${DATA:-data/icons64}
 runs=${RUNS:-runs/experiments}
 here=$(dirname "$0")
-embedded=src/bitvar/models/icons
+models=src/bitvar/models
 name=${1:?which run? see the head of this file}
 shift
 out=$runs/$name
@@ -27,17 +27,23 @@ if ! [[ $name =~ ^(index-)?(d([0-9]+)-)?([0-9]+)x([0-9]+)(-(off|plain))?(-seed([
     exit 2
 fi
 index=${BASH_REMATCH[1]} bits=${BASH_REMATCH[3]} flips=${BASH_REMATCH[7]:-on} seed=${BASH_REMATCH[9]:-0}
-settings=(--with "depth=${BASH_REMATCH[4]}" --with "width=${BASH_REMATCH[5]}" --with "bits=${bits:-32}"
-    --with "flips=$flips" --with "seed=$seed")
-tokenizer=${bits:+$runs/d$bits/model}
-inputs=(--data "$data" --out "$out" --tokenizer "${tokenizer:-$embedded/image_tokenizer}"
-    --text-encoder "$embedded/text_encoder")
-
-kept=$runs/features-d${bits:-32}
-mkdir -p "$out" "$kept"
-if compgen -G "$kept/*.safetensors" >/dev/null; then
-    ln -f "$kept"/*.safetensors "$out/"
+settings=(--with "depth=${BASH_REMATCH[4]}" --with "width=${BASH_REMATCH[5]}" --with "flips=$flips" --with "seed=$seed")
+if [[ $bits ]]; then
+    settings+=(--with "bits=$bits" --with patch=1)
+    tokenizer=$runs/d$bits/model
+else
+    tokenizer=$models/pictures
 fi
+inputs=(--data "$data" --out "$out" --tokenizer "$tokenizer" --text-encoder "$models/icons/text_encoder")
+
+kept=$runs/features-${bits:-pictures}
+mkdir -p "$out" "$kept"
+for source in "$kept" "$runs"/features-*; do # those of another tokenizer have the captions at least
+    if compgen -G "$source/*.safetensors" >/dev/null; then
+        ln -f "$source"/*.safetensors "$out/"
+        break
+    fi
+done
 if [[ $index ]]; then
     python "$here/index_head.py" "${settings[@]}" "${inputs[@]}" --prompts src/bitvar/data/icons/prompts.jsonl "$@"
 else

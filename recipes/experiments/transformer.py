@@ -3,10 +3,10 @@ r"""One transformer of the experiments: the embedded model's set, scales and opt
 bitvar data icons data/icons64 --still
 bitvar train recipes/experiments/transformer.py --with depth=4 --with width=96 \
     --data data/icons64 --out runs/on --name on \
-    --tokenizer src/bitvar/models/icons/image_tokenizer --text-encoder src/bitvar/models/icons/text_encoder
+    --tokenizer src/bitvar/models/pictures --text-encoder src/bitvar/models/icons/text_encoder
 
 Two runs differ in what `--with` says and in nothing else. The sizes of docs/experiments.md, with their parameters at
-32 bits, and its commands with their cost: docs/experiments.md. All of them see 24,000 samples, about one pass over the
+64 bits, and its commands with their cost: docs/experiments.md. All of them see 24,000 samples, about one pass over the
 set.
 """
 
@@ -23,14 +23,21 @@ FLIPS: Final = {"on": (0.2, True), "off": (0.0, True), "plain": (0.2, False)}
 
 
 def recipe(
-    depth: int = 4, width: int = 96, bits: int = 32, flips: str = "on", steps: int = 1500, seed: int = 0
+    depth: int = 4,
+    width: int = 96,
+    bits: int = 64,
+    patch: int = 2,
+    flips: str = "on",
+    steps: int = 1500,
+    seed: int = 0,
 ) -> TransformerTraining:
     """Of `depth` blocks of `width` channels, a multiple of 32.
 
     Args:
         depth: blocks.
         width: channels of a token and of the text.
-        bits: of a token: the tokenizer's.
+        bits: of a token: the tokenizer's, times 4 for a patch of 2.
+        patch: tokenizer cells per token side, 1 or 2.
         flips: "on", self-correction; "off", nothing flips; "plain", bits flip and nothing is quantised again.
         steps: of 16 samples.
         seed: of first weights, order and every draw.
@@ -44,6 +51,7 @@ def recipe(
             width=width,
             num_heads=max(1, width // HEAD_WIDTH),
             bits=bits,
+            patch_size=patch,
             text_width=768,
             max_text_tokens=64,
             text_adapter_depth=2,

@@ -33,7 +33,8 @@ def main() -> None:
     pipe = InfinityPipeline.from_pretrained()
     if options.data is not None:
         pictures = load_images(read_samples(options.data, split="val"))
-        grids = pipe.transformer.config.all_schedules()[0].latent_grids(1)
+        config = pipe.transformer.config
+        grids = config.all_schedules()[0].latent_grids(config.patch_size)
         psnr = measure_reconstruction(pipe.tokenizer, PictureSet(pictures), [grids])["psnr"]
         print(f"the tokenizer reconstructs {len(pictures)} validation pictures at {psnr:.1f} dB")  # noqa: T201
     prompts = [line.removeprefix("- ") for line in options.held_out.read_text(encoding="utf-8").splitlines()]

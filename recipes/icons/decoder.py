@@ -1,8 +1,9 @@
-r"""The embedded tokenizer's decoder alone, trained on: sharper pictures from the same bits, for a finished transformer.
+r"""A finished tokenizer's decoder alone, trained on: sharper pictures from the same bits, for a finished transformer.
 
 bitvar data icons data/icons64 --still
-bitvar train recipes/icons/decoder.py --data data/icons64 --init icons --out runs/icons-decoder --name icons
-bitvar generate "a red apple, 3D emoji" --tokenizer runs/icons-decoder/model --seed 0
+bitvar train recipes/icons/tokenizer.py --data data/icons64 --out runs/icons-tokenizer --name icons-alone
+bitvar train recipes/icons/decoder.py --data data/icons64 --init runs/icons-tokenizer/model --out runs/icons-decoder \
+    --name icons-alone
 
 What it gains is in docs/tokenizer.md.
 """

@@ -1,8 +1,8 @@
-r"""From a run's newest checkpoint to the embedded model: measure it, write its card, save it in fp16, draw its gallery.
+r"""From a run's newest checkpoint to the embedded model: measure it, write its card, save it in fp16.
 
 python recipes/icons/publish.py --run runs/icons --data data/icons64 \
-    --tokenizer runs/icons-tokenizer/model --text-encoder MINILM_FOLDER \
-    --out src/bitvar/models/icons --gallery docs/images
+    --tokenizer src/bitvar/models/pictures --text-encoder MINILM_FOLDER \
+    --out src/bitvar/models/icons
 
 Everything the card says is measured here or read from the run's own files.
 """
@@ -10,7 +10,7 @@ Everything the card says is measured here or read from the run's own files.
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -18,7 +18,7 @@ from bitvar.checkpoints.folder import Components, Defaults
 from bitvar.data.icons.concepts import CONCEPTS
 from bitvar.data.icons.held_out import held_out_combinations, held_out_prompts
 from bitvar.data.icons.sources import ARTISTS
-from bitvar.data.samples import Sample, load_images, read_samples
+from bitvar.data.samples import load_images, read_samples
 from bitvar.pipeline import InfinityPipeline
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
@@ -26,43 +26,8 @@ from bitvar.training.export import assemble, model_index, pick_checkpoint, read_
 from bitvar.training.picture_data import PictureSet
 from bitvar.training.prepare import features_key, prepare
 from bitvar.training.reconstruction import measure_reconstruction
-from bitvar.training.samples import contact_sheet
 from bitvar.training.state import step_of
 from bitvar.training.transformer_task import measure_bits
-
-GALLERY: Final = (
-    "a cat, Noto emoji",
-    "a slice of pizza, 3D emoji",
-    "a guitar, Twemoji",
-    "a penguin, flat emoji",
-    "a strawberry, 3D emoji",
-    "a rocket, Noto emoji",
-    "a bicycle, flat emoji",
-    "a sunflower, Twemoji",
-    "an octopus, 3D emoji",
-    "a house, Noto emoji",
-    "a robot, 3D emoji",
-    "a fox, Twemoji",
-    "a cactus, flat emoji",
-    "a crown, 3D emoji",
-    "a doughnut, Noto emoji",
-    "an umbrella, Twemoji",
-    "a blue car, Noto emoji",
-    "a green umbrella, Twemoji",
-    "a red balloon, 3D emoji",
-    "a yellow fish, flat emoji",
-    "a panda on a pink background, 3D emoji",
-    "a rocket on a black background, Twemoji",
-    "a banana on a blue background, Noto emoji",
-    "two apples, 3D emoji",
-    "three cats, Noto emoji",
-    "four hearts, flat emoji",
-    "a cat and a bird, Noto emoji",
-    "a star above a house, Noto emoji",
-)
-"""None of these is held out. Beside them, the gallery shows held-out combinations and held-out composed prompts."""
-
-NUM_HELD_OUT: Final = 6
 
 
 @torch.no_grad()
@@ -71,14 +36,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Publish an icons run as the embedded model.")
     parser.add_argument("--run", type=Path, required=True, help="OUT of the transformer run")
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="OUT/model of the tokenizer run")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--gallery", type=Path, required=True)
     parser.add_argument("--begun-from", type=Path, help="the checkpoint that the run began from (--init), for the card")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--temperature", type=float, default=0.5)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
     pipeline = load_run(options)
@@ -93,21 +56,6 @@ def main() -> None:
     half = Components(parts.transformer, parts.tokenizer, parts.text_encoder, parts.index, card)
     InfinityPipeline(half).save_pretrained(options.out)
 
-    published = InfinityPipeline.from_pretrained(options.out, device="cpu")
-    held_out = [
-        pick_spread(read_samples(options.data, split=split)) for split in ("held_out_combination", "held_out_prompt")
-    ]
-    prompts = [*GALLERY, *held_out[0], *held_out[1]]
-    options.gallery.mkdir(parents=True, exist_ok=True)
-    images = [published(prompt, seed=options.seed).images[0] for prompt in prompts]
-    contact_sheet(images, prompts, columns=8, cell=128).save(options.gallery / "gallery.png")
-    contact_sheet(images, [f"{i + 1}" for i in range(len(images))], columns=8, cell=128).save(
-        options.gallery / "gallery-unnamed.png"
-    )
-    (options.gallery / "gallery.json").write_text(
-        json.dumps({"seed": options.seed, "prompts": prompts}, indent=2) + "\n"
-    )
-
 
 def load_run(options: argparse.Namespace) -> InfinityPipeline:
     """The averaged weights of the newest checkpoint, with the tokenizer and text encoder they were trained with."""
@@ -118,13 +66,6 @@ def load_run(options: argparse.Namespace) -> InfinityPipeline:
     index = model_index("icons", options.tokenizer, defaults)
     parts = {"tokenizer": options.tokenizer, "text_encoder": options.text_encoder}
     return InfinityPipeline(assemble(checkpoint, config, **parts, index=index, card=""))
-
-
-def pick_spread(samples: list[Sample]) -> list[str]:
-    """First captions of samples spread evenly over a split."""
-    captions = list(dict.fromkeys(sample.captions[0] for sample in samples))
-    step = max(1, len(captions) // NUM_HELD_OUT)
-    return captions[::step][:NUM_HELD_OUT]
 
 
 def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str) -> dict[str, Any]:
@@ -143,7 +84,8 @@ def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str)
     )
     bits = measure_bits(pipeline.transformer, samples, [schedule])
     pictures = load_images(read_samples(options.data, split=split))
-    reconstruction = measure_reconstruction(pipeline.tokenizer, PictureSet(pictures), [schedule.latent_grids(1)])
+    grids = schedule.latent_grids(pipeline.transformer.config.patch_size)
+    reconstruction = measure_reconstruction(pipeline.tokenizer, PictureSet(pictures), [grids])
     return {"samples": len(pictures), **bits, **reconstruction}
 
 

@@ -1,8 +1,9 @@
-r"""The embedded tokenizer, adapted to photographs: a domain that it never saw.
+r"""A tokenizer of icons alone, adapted to photographs: a domain that it never saw.
 
 python recipes/photographs/build.py data/photographs
-bitvar train recipes/photographs/tokenizer.py --data data/photographs/train --init icons --out runs/photographs \
-    --name photographs
+bitvar train recipes/icons/tokenizer.py --data data/icons64 --out runs/icons-tokenizer --name icons-alone
+bitvar train recipes/photographs/tokenizer.py --data data/photographs/train --init runs/icons-tokenizer/model \
+    --out runs/photographs --name photographs
 
 Random crops at two sizes in one run. `--with trained=decoder` leaves the bits as they are, so that a transformer that
 knows them still fits. What it gains is in docs/tokenizer.md.
@@ -16,13 +17,13 @@ from bitvar.training.config import IntervalConfig, TokenizerTraining
 
 def recipe(trained: str = "all") -> TokenizerTraining:
     """`trained`: all, decoder or encoder."""
-    embedded = run_path(str(Path(__file__).parents[1] / "icons" / "tokenizer.py"))["recipe"]()
-    (small,) = embedded.schedules
+    icons = run_path(str(Path(__file__).parents[1] / "icons" / "tokenizer.py"))["recipe"]()
+    (small,) = icons.schedules
     changes = {"steps": 2000, "batch_size": 8, "learning_rate": 1e-3, "warmup_steps": 50, "ema_decay": 0.99}
-    made = embedded.model_copy(
+    made = icons.model_copy(
         update={
             "schedules": (small, (*small, (16, 16))),  # 64 and 128 pixels a side, of stride 8
-            "optimization": embedded.optimization.model_copy(update=changes),
+            "optimization": icons.optimization.model_copy(update=changes),
             "intervals": IntervalConfig(log=50, validation=500, sample=500, save=250),
             "smallest_crop": 0.3,
             "mirrored": True,

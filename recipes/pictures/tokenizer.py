@@ -5,7 +5,7 @@ photographs, as `recipes/pictures/build.py` lays them out:
 
 python recipes/pictures/build.py data/pictures --icons data/icons64 --icons data/icons64-jittered \
     --photographs data/photographs/train
-bitvar train recipes/icons/tokenizer.py --data data/pictures --out runs/pictures --name pictures
+bitvar train recipes/pictures/tokenizer.py --data data/pictures --out runs/pictures --name pictures
 
 `recipes/pictures/finish.py` is its second stage. Cost and results: docs/log.md.
 """

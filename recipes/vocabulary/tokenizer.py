@@ -1,4 +1,4 @@
-r"""One tokenizer of the vocabulary experiment: the embedded model's shape and set, with so many bits a cell.
+r"""One tokenizer of the vocabulary experiment: recipes/icons/tokenizer.py with so many bits a cell.
 
 bitvar data icons data/icons64 --still
 for bits in 8 16 24 32 64; do
@@ -6,7 +6,7 @@ for bits in 8 16 24 32 64; do
 done
 
 Nothing but the bits differs between two runs, so that what they reconstruct compares. A run has 1,000 steps, less
-than a fifth of the embedded model's. `recipes/vocabulary/compare.py` draws the result.
+than a fifth of that recipe's. `recipes/vocabulary/compare.py` draws the result.
 """
 
 from pathlib import Path
@@ -17,11 +17,11 @@ from bitvar.training.config import IntervalConfig, TokenizerTraining
 
 def recipe(bits: int = 32) -> TokenizerTraining:
     """`bits` of a cell; the codebook has 2 to that power of codes."""
-    embedded = run_path(str(Path(__file__).parents[1] / "icons" / "tokenizer.py"))["recipe"]()
-    return embedded.model_copy(
+    icons = run_path(str(Path(__file__).parents[1] / "icons" / "tokenizer.py"))["recipe"]()
+    return icons.model_copy(
         update={
-            "model": embedded.model.model_copy(update={"bits": bits}),
-            "optimization": embedded.optimization.model_copy(update={"steps": 1000}),
+            "model": icons.model.model_copy(update={"bits": bits}),
+            "optimization": icons.optimization.model_copy(update={"steps": 1000}),
             "intervals": IntervalConfig(log=50, validation=500, save=500),
         }
     )

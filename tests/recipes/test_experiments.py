@@ -57,18 +57,18 @@ def test_runs_differ_in_what_they_are_told_alone() -> None:
         "off": ({"max_flip_strength"}, RECIPE(flips="off")),
         "plain": ({"requantized"}, RECIPE(flips="plain")),
         "seed": ({"optimization"}, RECIPE(seed=1)),
-        "bits": ({"model"}, RECIPE(bits=12)),
+        "bits": ({"model"}, RECIPE(bits=12, patch=1)),
     }
     for expected, made in changes.values():
         other = made.model_dump()
         assert {name for name in base if base[name] != other[name]} == expected
-    assert (RECIPE(bits=12).model.bits, RECIPE(seed=1).optimization.seed) == (12, 1)
+    assert (RECIPE(bits=12, patch=1).model.bits, RECIPE(seed=1).optimization.seed) == (12, 1)
     with pytest.raises(UsageError, match="no flips 'some'"):
         RECIPE(flips="some")
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("2x32", 113_346), ("2x64", 316_740), ("4x96", 1_059_084), ("6x256", 8_474_224)]
+    ("name", "parameters"), [("2x32", 116_482), ("2x64", 322_948), ("4x96", 1_068_364), ("4x192", 3_651_608)]
 )
 def test_sizes_are_those_of_the_page(name: str, parameters: int) -> None:
     depth, width = map(int, name.split("x"))
@@ -94,16 +94,16 @@ def named_run(tmp_path: Path, name: str) -> tuple[int, str]:
 
 def test_runs_have_names(tmp_path: Path) -> None:
     for name, said in {
-        "4x96": ("--with depth=4 --with width=96 --with bits=32 --with flips=on --with seed=0", "image_tokenizer"),
-        "2x64-plain-seed3": ("--with width=64 --with bits=32 --with flips=plain --with seed=3", "--more"),
-        "d12-4x96": ("--with bits=12", f"--tokenizer {tmp_path}/d12/model"),
+        "4x96": ("--with depth=4 --with width=96 --with flips=on --with seed=0 --data", "models/pictures"),
+        "2x64-plain-seed3": ("--with width=64 --with flips=plain --with seed=3", "--more"),
+        "d12-4x96": ("--with seed=0 --with bits=12 --with patch=1", f"--tokenizer {tmp_path}/d12/model"),
         "index-d12-4x96": ("index_head.py", "--prompts"),
     }.items():
         code, output = named_run(tmp_path, name)
         assert code == 0, output
         assert all(part in output for part in said), output
     assert (tmp_path / "d12-4x96" / "features-train.safetensors").samefile(
-        tmp_path / "features-d12" / "features-train.safetensors"
+        tmp_path / "features-12" / "features-train.safetensors"
     )  # made once
     assert named_run(tmp_path, "4x96x2")[0] == 2
 
@@ -114,7 +114,7 @@ def test_runs_have_names(tmp_path: Path) -> None:
 def mistake(rate: float, scale: int = 1) -> tuple[Any, Tensor]:
     features = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     generators = [torch.Generator().manual_seed(i) for i in range(3)]
-    made = CORRUPTION["make_mistake"](features, SCHEDULE, scale=scale, rate=rate, generators=generators)
+    made = CORRUPTION["make_mistake"](features, SCHEDULE.grids, scale=scale, rate=rate, generators=generators)
     return made, features
 
 
@@ -162,7 +162,7 @@ def test_models_are_compared_by_the_same_mistakes(
 
 
 def index_task() -> tuple[Any, TransformerTraining]:
-    config = RECIPE(depth=1, width=32, bits=4, steps=3).override(["model.text_width=6"])
+    config = RECIPE(depth=1, width=32, bits=4, patch=1, steps=3).override(["model.text_width=6"])
     generator = torch.Generator().manual_seed(0)
     captions = CaptionFeatures(torch.randn(12, 6, generator=generator), torch.tensor([0, 3, 7, 12]))
     features = [torch.randn(6, 4, 8, 8, generator=generator) for _ in range(2)]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bitvar.checkpoints.folder import GRIDS, TrainedGrids
-from bitvar.checkpoints.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
+from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER
 from bitvar.errors import UsageError
 from bitvar.scales import ratio_names
 from bitvar.tokenizer import TOKENIZER_PRESETS, TokenizerConfig
@@ -29,9 +29,9 @@ def test_published_sizes_see_every_ratio(size: str, pixels: int, cells: int) -> 
     assert made.trained == "decoder"
 
 
-def test_the_photograph_recipe_has_the_embedded_tokenizers_sizes() -> None:
+def test_the_photograph_recipe_begins_from_the_one_of_icons_alone() -> None:
     made = runpy.run_path(str(RECIPES / "photographs" / "tokenizer.py"))["recipe"]()
-    assert made.model == TokenizerConfig.load(EMBEDDED_MODEL / "image_tokenizer" / "config.json")
+    assert made.model == runpy.run_path(str(RECIPES / "icons" / "tokenizer.py"))["recipe"]().model
     assert [grids[-1] for grids in made.schedules] == [(8, 8), (16, 16)]
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from bitvar.checkpoints.hub import EMBEDDED_MODEL
+from bitvar.cli import doctor, picture
 from bitvar.cli import main as cli
-from bitvar.cli import picture
 
 from .tiny import tiny_pipeline
 
@@ -209,7 +210,8 @@ def test_doctor_says_what_to_run(bitvar: Any) -> None:
     result = bitvar("doctor", "--json")
     facts = json.loads(result.out)
     assert facts["next"].startswith("bitvar generate")
-    assert result.code == (0 if facts["embedded model"] == "present" else 3)
+    assert {path.parent.name for path in EMBEDDED_MODEL.parent.glob("*/SHA256SUMS.json")} == set(doctor.MODELS)
+    assert result.code == (0 if facts["embedded models"] == "present" else 3)
 
 
 def test_bench_reports_every_part(bitvar: Any, model: Path) -> None:

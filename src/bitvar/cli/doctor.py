@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 
 PACKAGES = ("bitvar", "torch", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow")
+MODELS = ("icons", "pictures", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
+"""Folders of `models`, all of which come with the package."""
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
@@ -24,7 +26,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON."
     else:
         for name, value in facts.items():
             typer.echo(f"{name:<16} {value}")
-    if facts["embedded model"] != "present" or facts["torch"] == "missing":
+    if facts["embedded models"] != "present" or facts["torch"] == "missing":
         raise typer.Exit(1 if facts["torch"] == "missing" else 3)
 
 
@@ -32,7 +34,8 @@ def _facts() -> dict[str, Any]:
     versions = {name: _version(name) for name in PACKAGES}
     gpu = _gpu()
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    embedded = Path(__file__).parent.parent / "models" / "icons" / "SHA256SUMS.json"
+    models = Path(__file__).parent.parent / "models"
+    absent = [name for name in MODELS if not (models / name / "SHA256SUMS.json").is_file()]
     mac = sys.platform == "darwin" and platform.machine() == "arm64"
     device = "cuda" if gpu else "mps" if mac else "cpu"
     return {
@@ -44,7 +47,7 @@ def _facts() -> dict[str, Any]:
         "free disk": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB here",
         "hub cache": str(cache),
         "hub token": "present" if os.environ.get("HF_TOKEN") or (cache / "token").is_file() else "none (not needed)",
-        "embedded model": "present" if embedded.is_file() else "missing: reinstall bitvar",
+        "embedded models": f"{', '.join(absent)} missing: reinstall bitvar" if absent else "present",
         "next": 'bitvar generate "a red apple, 3D emoji"',
     }
 

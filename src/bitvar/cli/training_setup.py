@@ -28,7 +28,7 @@ from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.loop import Run, run
 from bitvar.training.online import BadSamples, IndexData
 from bitvar.training.parallel import Ranks
-from bitvar.training.prepare import features_key, prepare
+from bitvar.training.prepare import FeaturesKey, features_key, prepare
 from bitvar.training.samples import sample_grid
 from bitvar.training.state import is_checkpoint, load_initial, step_reached
 from bitvar.training.supervisor import BEAT
@@ -248,7 +248,7 @@ def _data(
     *,
     tokenizer: InfinityTokenizer,
     encoder: TextEncoder,
-    key: str,
+    key: FeaturesKey,
     bad: BadSamples,
 ) -> TransformerData:
     """A captioned set's features, made once and kept; or an index, encoded as it is read."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,10 +21,18 @@ from bitvar.training.transformer_task import CaptionFeatures, FeatureSet
 Report = Callable[[str], None]
 
 
-def features_key(tokenizer_sha256: str, text_encoder: TextEncoder, folder: Path) -> str:
-    """What the features of a set depend on beside the set: the two encoders, by digest; `folder` is the text one's."""
+@dataclass(frozen=True)
+class FeaturesKey:
+    """What the features of a set depend on beside the set: the two encoders, by digest."""
+
+    tokenizer: str
+    text_encoder: str
+
+
+def features_key(tokenizer_sha256: str, text_encoder: TextEncoder, folder: Path) -> FeaturesKey:
+    """The key of two encoders; `folder` is the text one's."""
     weights = merged_digest({path.name: digest(path) for path in folder.glob("*.safetensors")})
-    return f"{tokenizer_sha256} {weights} {text_encoder.hidden_states}"
+    return FeaturesKey(tokenizer_sha256, f"{weights} {text_encoder.hidden_states}")
 
 
 def prepare(
@@ -33,10 +42,12 @@ def prepare(
     tokenizer: InfinityTokenizer,
     text_encoder: TextEncoder,
     cache: Path,
-    key: str,
+    key: FeaturesKey,
     report: Report,
 ) -> FeatureSet:
-    """The feature set of one split, from `cache` if that was made with the same `key`.
+    """The feature set of one split, from `cache` as far as that was made with the same `key`.
+
+    A cache of another tokenizer still has the captions, which take the longest.
 
     Args:
         data: a captioned set.
@@ -50,22 +61,32 @@ def prepare(
     captions = sorted({caption for sample in samples for caption in sample.captions})
     index = {caption: i for i, caption in enumerate(captions)}
     choices = [[index[caption] for caption in sample.captions] for sample in samples]
-    key = json.dumps([key, digest(data / "samples.jsonl"), split])
-    tensors = _cached(cache, key)
-    if tensors is None:
-        report(f"encoding {len(samples)} pictures and {len(captions)} captions of split {split!r}")
-        tensors = {"features": _encode_images(samples, tokenizer), **_encode_captions(captions, text_encoder)}
+    source = [digest(data / "samples.jsonl"), split]
+    keys = {
+        "pictures": json.dumps([key.tokenizer, *source]),
+        "captions": json.dumps([key.text_encoder, *source]),
+    }
+    found, tensors = _cached(cache, keys)
+    if "pictures" not in found:
+        report(f"encoding {len(samples)} pictures of split {split!r}")
+        tensors["features"] = _encode_images(samples, tokenizer)
+    if "captions" not in found:
+        report(f"encoding {len(captions)} captions of split {split!r}")
+        tensors |= _encode_captions(captions, text_encoder)
+    if len(found) < len(keys):
         with atomic_path(cache) as temporary:
-            save_file(tensors, temporary, metadata={"key": key})
+            save_file(tensors, temporary, metadata=keys)
     return FeatureSet(tensors["features"], CaptionFeatures(tensors["tokens"], tensors["offsets"]), choices)
 
 
-def _cached(cache: Path, key: str) -> dict[str, Tensor] | None:
+def _cached(cache: Path, keys: dict[str, str]) -> tuple[set[str], dict[str, Tensor]]:
+    """Which parts of the cache are those of the keys, and the cache's tensors if any is."""
     if not cache.is_file():
-        return None
+        return set(), {}
     with safe_open(cache, "pt") as file:
         metadata = file.metadata() or {}
-    return load_tensors(cache) if metadata.get("key") == key else None
+    found = {part for part, key in keys.items() if metadata.get(part) == key}
+    return found, load_tensors(cache) if found else {}
 
 
 @torch.inference_mode()
