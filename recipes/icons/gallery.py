@@ -11,7 +11,7 @@ over those that training never shows.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont
 
 from bitvar.data.icons.prompts import SKILLS, read_prompts
+from bitvar.evaluation.scenes.sheet import wrapped
 from bitvar.pipeline import InfinityPipeline
 
 SECTIONS: Final = {
@@ -94,23 +95,11 @@ def sheet(images: Sequence[Image.Image], sections: Mapping[str, Sequence[str]], 
             left, top = GAP + i % COLUMNS * (CELL + GAP), y + TITLE + i // COLUMNS * row
             made.paste(images[number].resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
             number += 1
-            for j, text in enumerate([str(number)] if numbered else wrap(prompt, small.getlength)):
+            caption = str(number) if numbered else prompt
+            for j, text in enumerate(wrapped(caption, small, width=CELL, most=MOST_LINES)):
                 draw.text((left, top + CELL + 3 + j * LINE), text, fill="#555555", font=small)
         y += height
     return made
-
-
-def wrap(prompt: str, length: Callable[[str], float]) -> list[str]:
-    """In lines no longer than a picture is wide."""
-    lines = [""]
-    for word in prompt.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if length(longer) <= CELL:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    assert len(lines) <= MOST_LINES, prompt
-    return lines
 
 
 def coarse_to_fine(pipeline: InfinityPipeline) -> Image.Image:

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from bitvar.data.icons.concepts import COLOURS, CONCEPTS, NUMBER_WORDS, named, with_article
+from bitvar.data.icons.concepts import COLOURS, CONCEPTS, NUMBER_WORDS, named
 from bitvar.data.icons.held_out import (
     Composition,
     held_out_combinations,
@@ -27,6 +27,7 @@ from bitvar.data.icons.mix import ShuffledCycle
 from bitvar.data.icons.prompts import SKILLS, ScenePrompt, to_row
 from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing, write_captions
 from bitvar.data.icons.sources import ARTISTS
+from bitvar.data.icons.wordings import name_words, wording_kind
 from bitvar.data.writing import json_lines
 from bitvar.files import write_text
 
@@ -84,6 +85,17 @@ STYLE: Final = (
     "{style}: {a}", "{a} drawn as {style}", "{a} in the manner of {style}", "{a}, {style} version",
     "{a} done as {style}",
 )  # fmt: skip
+
+TEMPLATES: Final = {
+    "single": SINGLE,
+    "background": BACKGROUND,
+    "two": TWO,
+    "count": COUNT,
+    "colour": COLOUR,
+    "colour_pair": COLOUR_PAIR,
+    "left": LEFT,
+    "above": ABOVE,
+}
 
 BY_NAME: Final = {concept.name: concept for concept in CONCEPTS}
 STYLES: Final = {artist.key: artist.style for artist in ARTISTS}
@@ -188,41 +200,11 @@ def _caption(request: SceneRequest, turn: int, style: str | None) -> str:
 
 def _paraphrase(request: SceneRequest, turn: int, style: str | None) -> str:
     """In words that no caption has."""
-    first, second = request.things[0], request.things[-1]
-    colour, other_colour = first.colour, second.colour
-    if request.relation in ("right", "below"):  # the templates go from left to right and downwards
-        first, second = second, first
-    text = _templates(request)[turn % 5].format(
-        a=named(BY_NAME[first.concept], first.colour),
-        b=named(BY_NAME[second.concept], second.colour),
-        plain=with_article(first.concept),
-        other_plain=with_article(second.concept),
-        name=first.concept,
-        other=second.concept,
-        colour=colour,
-        other_colour=other_colour,
-        plural=BY_NAME[first.concept].plural,
-        number=NUMBER_WORDS.get(request.count),
-        digit=request.count,
-        group=GROUPS.get(request.count),
-        background=request.background,
-    )
+    words = name_words(request, BY_NAME) | {"group": GROUPS.get(request.count, "")}
+    text = TEMPLATES[wording_kind(request)][turn % 5].format(**words)
     if style is None:
         return text
     return f"{style}: {text}" if turn % 2 else f"{text}, drawn as {style}"
-
-
-def _templates(request: SceneRequest) -> tuple[str, ...]:
-    if request.kind == "position":
-        return LEFT if request.relation in ("left", "right") else ABOVE
-    return {
-        "single": SINGLE,
-        "background": BACKGROUND,
-        "two": TWO,
-        "count": COUNT,
-        "colour": COLOUR,
-        "colour_pair": COLOUR_PAIR,
-    }[request.kind]
 
 
 def _restyle(request: SceneRequest, turn: int, style: str | None) -> str:

@@ -17,6 +17,7 @@ from bitvar.training.config import TokenizerTraining, TransformerTraining
 from tests.unit.tiny import tiny_text_encoder, toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "icons"
+PICTURES = RECIPES.parent / "pictures"
 
 
 @pytest.fixture
@@ -42,15 +43,7 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     tiny_text_encoder(tmp_path).save(text_encoder)
     toy = ("--set", "optimization.steps=2", "--set", "optimization.batch_size=4", "--data", data)
     small = ("--set", "model.base_channels=8")
-    bitvar(
-        monkeypatch,
-        "train",
-        RECIPES.parent / "pictures" / "tokenizer.py",
-        *toy,
-        *small,
-        "--out",
-        tmp_path / "tokenizer",
-    )
+    bitvar(monkeypatch, "train", PICTURES / "tokenizer.py", *toy, *small, "--out", tmp_path / "tokenizer")
     sizes = (
         "model.depth=1",
         "model.width=64",
@@ -108,7 +101,7 @@ def load_folder_transformer(folder: Path) -> torch.nn.Module:
 
 
 def test_recipes_are_configurations() -> None:
-    tokenizer = runpy.run_path(str(RECIPES.parent / "pictures" / "tokenizer.py"))["recipe"]()
+    tokenizer = runpy.run_path(str(PICTURES / "tokenizer.py"))["recipe"]()
     transformer = runpy.run_path(str(RECIPES / "transformer.py"))["recipe"]()
     assert isinstance(tokenizer, TokenizerTraining)
     assert isinstance(transformer, TransformerTraining)

@@ -64,15 +64,25 @@ STYLED: Final = (
 )
 # fmt: on
 
+TEMPLATES: Final = {
+    "single": SINGLE,
+    "background": BACKGROUND,
+    "two": PAIR,
+    "count": COUNT,
+    "colour": COLOUR,
+    "colour_pair": COLOUR_PAIR,
+    "left": LEFT,
+    "above": ABOVE,
+}
+"""By `wording_kind`."""
+
 
 def write_wordings(request: SceneRequest, concepts: Mapping[str, Concept], *, style: str) -> tuple[str, ...]:
     """Every caption of a scene: those of `write_captions` first, then the others, without the style and with it."""
-    canonical = write_captions(request, concepts, style=style)
-    plain = [template.format(**_words(request, concepts)) for template in _templates(request)]
-    styled = [
-        template.format(text=text, style=style, a_style=with_article(style)) for text in plain for template in STYLED
-    ]
-    return tuple(dict.fromkeys((*canonical, *plain, *styled)))
+    words = name_words(request, concepts)
+    plain = [template.format(**words) for template in TEMPLATES[wording_kind(request)]]
+    styled = [_with_style(text, template, style) for text in plain for template in STYLED]
+    return tuple(dict.fromkeys((*write_captions(request, concepts, style=style), *plain, *styled)))
 
 
 def draw_captions(
@@ -83,27 +93,26 @@ def draw_captions(
     The first of the two wordings names the style, the second doesn't.
     """
     usual = write_captions(request, concepts, style=style)
-    template, other = (_templates(request)[i] for i in rng.integers(len(_templates(request)), size=2))
-    words = _words(request, concepts)
-    styled = STYLED[rng.integers(len(STYLED))].format(
-        text=template.format(**words), style=style, a_style=with_article(style)
-    )
-    drawn = (*usual[:2], usual[2 + rng.integers(len(usual) - 2)], styled, other.format(**words))
+    words, templates = name_words(request, concepts), TEMPLATES[wording_kind(request)]
+    text, other = (templates[i].format(**words) for i in rng.integers(len(templates), size=2))
+    styled = _with_style(text, STYLED[rng.integers(len(STYLED))], style)
+    drawn = (*usual[:2], usual[2 + rng.integers(len(usual) - 2)], styled, other)
     return tuple(dict.fromkeys(drawn))
 
 
-def _templates(request: SceneRequest) -> tuple[str, ...]:
-    """Of the request's kind; those of two places go from left to right, and from top to bottom."""
+def _with_style(text: str, template: str, style: str) -> str:
+    return template.format(text=text, style=style, a_style=with_article(style))
+
+
+def wording_kind(request: SceneRequest) -> str:
+    """Which templates fit: the request's kind, "background" for any kind on one, "left" or "above" for positions."""
     if request.kind == "position":
-        return LEFT if request.relation in ("left", "right") else ABOVE
-    if request.kind == "background" or request.background != "white":
-        return BACKGROUND
-    kinds = {"single": SINGLE, "two": PAIR, "count": COUNT, "colour": COLOUR, "colour_pair": COLOUR_PAIR}
-    return kinds[request.kind]
+        return "left" if request.relation in ("left", "right") else "above"
+    return "background" if request.background != "white" else request.kind
 
 
-def _words(request: SceneRequest, concepts: Mapping[str, Concept]) -> dict[str, str]:
-    """What a template may name."""
+def name_words(request: SceneRequest, concepts: Mapping[str, Concept]) -> dict[str, str]:
+    """What a template may name; of two places, `a` is the left or the upper thing."""
     first, second = request.things[0], request.things[-1]
     if request.relation in ("right", "below"):
         first, second = second, first

@@ -83,11 +83,11 @@ def draw_rows(rows: Sequence[SheetRow]) -> Image.Image:
             sheet.paste(picture, (x, y))
             draw.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline="#cccccc")
             y += _SIDE + 4
-            for text in _wrapped(cell.title, font, _PROMPT_LINES):
+            for text in wrapped(cell.title, font, width=_SIDE, most=_PROMPT_LINES):
                 draw.text((x, y), text, fill="black", font=font)
                 y += _LINE
             colour = {True: _RIGHT, False: _WRONG, None: _NEUTRAL}[cell.right]
-            for text in _wrapped(cell.note, font, _NOTE_LINES):
+            for text in wrapped(cell.note, font, width=_SIDE, most=_NOTE_LINES):
                 draw.text((x, y), text, fill=colour, font=font)
                 y += _LINE
     return sheet
@@ -102,12 +102,12 @@ def _fitted(picture: Image.Image) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
-def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, most: int) -> list[str]:
-    """Lines no wider than a picture; dots where there are more than `most`."""
+def wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, *, width: int, most: int) -> list[str]:
+    """Lines of at most `width` pixels, if words let them; dots where there are more than `most`."""
     lines, line = [], ""
     for word in _ascii(text).split():
         longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > _SIDE:
+        if line and font.getlength(longer) > width:
             lines.append(line)
             line = word
         else:
