@@ -32,7 +32,8 @@ class TextCondition:
         lengths = torch.tensor([len(f) for f in features])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         padded = pad_sequence(list(features), batch_first=True)
-        return TextCondition(padded, mask.to(padded.device), torch.zeros(len(features), dtype=torch.bool))
+        dropped = torch.zeros(len(features), dtype=torch.bool, device=padded.device)
+        return TextCondition(padded, mask.to(padded.device), dropped)
 
     @property
     def batch(self) -> int:
@@ -47,7 +48,7 @@ class TextCondition:
 
     def drop(self, dropped: Bool[Tensor, " b"]) -> "TextCondition":
         """Mark prompts as dropped. Their lengths stay, so "no text" is as long as the prompt was."""
-        return TextCondition(self.features, self.mask, dropped)
+        return TextCondition(self.features, self.mask, dropped.to(self.features.device))
 
     def concatenate(self, other: "TextCondition") -> "TextCondition":
         """Both batches in one, padded to the longer: the two halves of classifier-free guidance."""

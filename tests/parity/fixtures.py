@@ -23,10 +23,11 @@ class Case:
     name: str
     folder: Path
     entry: dict[str, Any]
+    device: torch.device
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        return load_file(self.folder / f"{self.name}.safetensors")
+        return load_file(self.folder / f"{self.name}.safetensors", device=str(self.device))
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -38,21 +39,23 @@ class Case:
         return next(s for s in official_schedules(("0.06M", "0.25M", "0.60M", "1M")) if s.grids == grids)
 
     def tokenizer(self, key: str) -> InfinityTokenizer:
-        return load_tokenizer(self.folder, self.entry[key])
+        return load_tokenizer(self.folder, self.entry[key], self.device)
 
     def transformer(self) -> InfinityTransformer:
-        return load_transformer(self.folder, self.entry["weights"])
+        return load_transformer(self.folder, self.entry["weights"], self.device)
 
 
 class Golden:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder, self.device = folder, device
         self.index: dict[str, Any] = json.loads((folder / "index.json").read_text())
         kinds = {entry["kind"] for entry in self.index.values() if "kind" in entry} | {"bit_distribution"}
         assert kinds <= KINDS, f"fixtures of unknown kinds: {kinds - KINDS}"
 
     def cases(self, kind: str) -> list[Case]:
-        return [Case(name, self.folder, e) for name, e in self.index.items() if e.get("kind", name) == kind]
+        return [
+            Case(name, self.folder, e, self.device) for name, e in self.index.items() if e.get("kind", name) == kind
+        ]
 
 
 def _load(folder: Path, name: str) -> dict[str, Tensor]:
@@ -60,21 +63,21 @@ def _load(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 @cache
-def load_tokenizer(folder: Path, name: str) -> InfinityTokenizer:
+def load_tokenizer(folder: Path, name: str, device: torch.device) -> InfinityTokenizer:
     converted = from_official(_load(folder, name), source=name)
     assert isinstance(converted.config, TokenizerConfig)
     model = InfinityTokenizer(converted.config)
     model.load_state_dict(converted.tensors)
-    return model.eval()
+    return model.to(device).eval()
 
 
 @cache
-def load_transformer(folder: Path, name: str) -> InfinityTransformer:
+def load_transformer(folder: Path, name: str, device: torch.device) -> InfinityTransformer:
     converted = from_official(_load(folder, name), source=name)
     assert isinstance(converted.config, TransformerConfig)
     model = InfinityTransformer(converted.config)
     model.load_state_dict(converted.tensors)
-    return model.eval()
+    return model.to(device).eval()
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

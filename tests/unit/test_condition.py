@@ -45,3 +45,10 @@ def test_dropping_keeps_lengths_and_leaves_the_original_alone() -> None:
 def test_moving_moves_every_part() -> None:
     moved = TextCondition.from_list(rows(2)).to(torch.device("meta"))
     assert {t.device.type for t in (moved.features, moved.mask, moved.dropped)} == {"meta"}
+
+
+def test_a_condition_is_where_its_features_are() -> None:
+    condition = TextCondition.from_list([row.to("meta") for row in rows(1, 2)])
+    dropped = condition.drop(torch.tensor([True, False]))
+    for part in (condition.features, condition.mask, condition.dropped, dropped.dropped):
+        assert part.device.type == "meta"

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bitvar.nn.linear import channels_last
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
-from bitvar.training.muon import Muon, orthogonalize
+from bitvar.training.muon import Muon, batches_of_one_shape, orthogonalize
 from bitvar.training.optim import EDGES, hidden_matrices
 from bitvar.transformer import InfinityTransformer, ScheduleConfig, TransformerConfig
 
@@ -88,6 +88,33 @@ def test_stacked_matrices_are_orthogonalised_apart() -> None:
     Muon({3: [stacked]}, [], **SETTINGS).step()
     Muon({1: apart}, [], **SETTINGS).step()
     torch.testing.assert_close(stacked.detach(), torch.cat([part.detach() for part in apart]))
+
+
+@pytest.mark.parametrize(("parts", "shape"), [(3, (12, 4)), (1, (4, 2, 3, 3))])
+def test_several_of_one_shape_step_as_each_would_alone(parts: int, shape: tuple[int, ...]) -> None:
+    together = [parameter(*shape) for _ in range(3)]
+    alone = [nn.Parameter(p.detach().clone()) for p in together]
+    for copy, original in zip(alone, together, strict=True):
+        assert original.grad is not None
+        copy.grad = original.grad.clone()
+        Muon({parts: [copy]}, [], **SETTINGS).step()
+    Muon({parts: together}, [], **SETTINGS).step()
+    for copy, original in zip(alone, together, strict=True):
+        torch.testing.assert_close(copy.detach(), original.detach())
+
+
+def test_matrices_of_one_shape_go_together_up_to_a_limit() -> None:
+    a, b, c = parameter(4, 6), parameter(6, 4), parameter(4, 6)
+    assert [len(same) for same in batches_of_one_shape([a, b, c], most=48)] == [2, 1]
+    assert [len(same) for same in batches_of_one_shape([a, b, c], most=47)] == [1, 1, 1]
+    alone = [nn.Parameter(p.detach().clone()) for p in (a, b, c)]
+    for copy, original in zip(alone, (a, b, c), strict=True):
+        assert original.grad is not None
+        copy.grad = original.grad.clone()
+        Muon({1: [copy]}, [], **SETTINGS).step()
+    Muon({1: [a, b, c]}, [], **SETTINGS).step()
+    for copy, original in zip(alone, (a, b, c), strict=True):
+        torch.testing.assert_close(copy.detach(), original.detach())
 
 
 def test_the_rest_steps_exactly_as_adamw() -> None:

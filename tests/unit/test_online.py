@@ -1,7 +1,10 @@
 """Training straight from an index: the right pictures in the right shapes, whatever the workers; bad ones reported."""
 
 import json
+import multiprocessing
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -158,3 +161,19 @@ def test_the_index_may_move_with_its_pictures(index: Path, tmp_path: Path) -> No
         shutil.move(index.parent / name, moved / name)
     made = data(moved / "index")
     assert len(list(made.read(parts_of(SampleOrder(made.counts, 2, 0), range(3)), None))) == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="it can't be told who sends a signal")
+def test_workers_outlive_a_sigterm_that_others_send(index: Path) -> None:
+    """As clusters send it to every process; the main process's own ends them."""
+    made = data(index, workers=2)
+    batches = made.read(parts_of(SampleOrder(made.counts, 2, 0), range(40)), None)
+    assert len([next(batches), next(batches)]) == 2  # both workers are at work
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    subprocess.run(["kill", *(str(worker.pid) for worker in workers)], check=True)
+    assert sum(1 for _ in batches) == 38
+    for worker in workers:
+        worker.terminate()
+        worker.join(timeout=5)
+        assert not worker.is_alive()

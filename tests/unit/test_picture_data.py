@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from bitvar.data.index_writing import build_index
 from bitvar.data.listing import PictureList, open_pictures
@@ -168,8 +168,22 @@ def test_sizes_are_read_as_people_see_them(tmp_path: Path) -> None:
     turned = Image.fromarray(ramp(8, 16))
     exif = turned.getexif()
     exif[0x0112] = 6
-    turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert picture_size(tmp_path / "turned.jpg", LIMITS) == (8, 16)
+    for name in ("turned.jpg", "turned.png", "turned.webp"):
+        turned.save(tmp_path / name, exif=exif)
+        assert picture_size(tmp_path / name, LIMITS) == (8, 16), name
+    xmp = PngImagePlugin.PngInfo()
+    xmp.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    turned.save(tmp_path / "xmp.png", pnginfo=xmp)
+    assert picture_size(tmp_path / "xmp.png", LIMITS) == (8, 16)
+    turned.save(tmp_path / "plain.png")
+    assert picture_size(tmp_path / "plain.png", LIMITS) == (16, 8)
+
+
+def test_the_size_of_a_plain_png_is_read_without_its_pixels(tmp_path: Path) -> None:
+    Image.fromarray(ramp(8, 16)).save(tmp_path / "cut.png")
+    data = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: data.index(b"IDAT") + 8])
+    assert picture_size(tmp_path / "cut.png", LIMITS) == (16, 8)
 
 
 # Where pictures come from

@@ -454,8 +454,12 @@ def test_wherever_a_save_stops_a_whole_checkpoint_is_found(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_exits_with_143(tmp_path: Path) -> None:
-    """Ten times, through the command itself: within ten seconds there is a checkpoint and the process is gone."""
+@pytest.mark.parametrize("to_all", [False, True])
+def test_sigterm_saves_and_exits_with_143(tmp_path: Path, to_all: bool) -> None:
+    """Ten times, through the command itself: within ten seconds there is a checkpoint and the process is gone.
+
+    Also where its workers are told to stop as well, as clusters do.
+    """
     command = [
         str(Path(sys.executable).with_name("bitvar")), "train", str(ROOT / "recipes" / "icons" / "tokenizer.py"),
         "--data", str(toy_set(tmp_path / "data")), "--set", "optimization.batch_size=2",
@@ -463,12 +467,14 @@ def test_sigterm_saves_and_exits_with_143(tmp_path: Path) -> None:
     ]  # fmt: skip
     for case in range(10):
         out = tmp_path / f"run-{case}"
-        process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, "--out", str(out)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith(f"step {2 + case % 3}/"):
                 break
-        process.send_signal(signal.SIGTERM)
+        (os.killpg if to_all else os.kill)(process.pid, signal.SIGTERM)
         began = time.monotonic()
         rest = process.stderr.read()
         assert process.wait(timeout=10) == 143, rest

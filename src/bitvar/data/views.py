@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from jaxtyping import UInt8
@@ -37,6 +37,8 @@ _SHARP: Final = 2
 
 _ORIENTATION: Final = 0x0112
 _TURNED: Final = (5, 6, 7, 8)
+_PNG_TEXTS: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+"""Chunks in which a PNG may have an orientation."""
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -133,13 +135,24 @@ def picture_size(path: Path, limits: PictureLimits) -> Size:
             file.seek(0)
             if not is_array:
                 image = open_picture(file, limits)
-                turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
+                turned = _may_be_turned(image, file) and image.getexif().get(_ORIENTATION, 1) in _TURNED
                 return (image.height, image.width) if turned else image.size
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise _refused(error) from None
     height, width = _check_array(array, limits).shape[:2]
     return width, height
+
+
+def _may_be_turned(image: Image.Image, file: BinaryIO) -> bool:
+    """Whether an orientation may be written in a file. Of a PNG, Pillow decodes every pixel to look behind them."""
+    if image.format != "PNG":
+        return True
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    return any(chunk in data for chunk in _PNG_TEXTS)
 
 
 def _read_array(data: bytes, limits: PictureLimits) -> UInt8[np.ndarray, "H W c"]:

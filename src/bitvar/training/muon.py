@@ -5,7 +5,7 @@ convolution and computes in bf16, which processors without bf16 instructions emu
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,21 +19,37 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration: they lift small singular values fast, and leave every one between 0.7 and 1.2 or so."""
 
 NUM_ITERATIONS = 5
+MAX_STACKED = 1 << 22
+"""Numbers in the matrices that are orthogonalised at once, at most, unless one has more."""
+
 ADAMW_RMS = 0.2
 """Root mean square of AdamW's updates; ours are scaled to it, so learning rates carry over (arXiv 2502.16982)."""
 
 
-def orthogonalize(matrix: Float[Tensor, "o i"]) -> Float[Tensor, "o i"]:
-    """Nearly `U V^T` of the matrix's `U S V^T`, in fp32: every direction counts alike. Zero stays zero."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.float()
-    x = x.T if tall else x
-    x = x / x.norm().clamp(min=1e-7)
+def orthogonalize(matrices: Float[Tensor, "*n o i"]) -> Float[Tensor, "*n o i"]:
+    """Nearly `U V^T` of each matrix's `U S V^T`, in fp32: every direction counts alike. Zero stays zero."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.float()
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(NUM_ITERATIONS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
+
+
+def batches_of_one_shape(parameters: Sequence[Tensor], *, most: int = MAX_STACKED) -> Iterator[list[Tensor]]:
+    """Parameters of one shape together, so many that they have at most `most` numbers, or one.
+
+    Small matrices are orthogonalised together: on a GPU, launching the work takes longer than doing it.
+    """
+    alike: dict[torch.Size, list[Tensor]] = {}
+    for parameter in parameters:
+        alike.setdefault(parameter.shape, []).append(parameter)
+    for same in alike.values():
+        count = max(1, most // same[0].numel())
+        yield from (same[start : start + count] for start in range(0, len(same), count))
 
 
 def decay_groups(parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
@@ -80,26 +96,33 @@ class Muon(Optimizer):
         for group in self.param_groups:
             present = [p for p in group["params"] if p.grad is not None]
             if group["parts"]:
-                for parameter in present:
-                    self._step_matrix(parameter, group)
+                for alike in batches_of_one_shape(present):
+                    self._step_matrices(alike, group)
             else:
                 self._step_adamw(present, group)
 
-    def _step_matrix(self, parameter: Tensor, group: dict) -> None:
+    def _step_matrices(self, parameters: list[Tensor], group: dict) -> None:
+        """One update of matrices of one shape."""
+        directions = [self._direction(parameter, group["momentum"]) for parameter in parameters]
+        wholes = [d.full_tensor() if isinstance(d, DTensor) else d for d in directions]
+        parts = torch.stack([part for whole in wholes for part in whole.flatten(1).chunk(group["parts"])])
+        rate = group["lr"] * ADAMW_RMS * math.sqrt(max(parts.shape[1:]))
+        updates = orthogonalize(parts).reshape(len(parameters), *parameters[0].shape)
+        for parameter, direction, update in zip(parameters, directions, updates, strict=True):
+            own = update
+            if isinstance(direction, DTensor):  # every rank has made all of it, and keeps its rows
+                own = distribute_tensor(update, direction.device_mesh, direction.placements, src_data_rank=None)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(own, alpha=-rate)
+
+    def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
+        """The averaged gradient, one step ahead of itself (Nesterov)."""
         gradient = parameter.grad
         assert gradient is not None
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        direction = gradient.lerp(momentum, group["momentum"])
-        whole = direction.full_tensor() if isinstance(direction, DTensor) else direction
-        parts = whole.flatten(1).chunk(group["parts"])
-        update = torch.cat([orthogonalize(part) for part in parts]).reshape(parameter.shape)
-        if isinstance(direction, DTensor):  # every rank has made all of it, and keeps its rows
-            update = distribute_tensor(update, direction.device_mesh, direction.placements, src_data_rank=None)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * ADAMW_RMS * math.sqrt(max(parts[0].shape)))
+        return gradient.lerp(state["momentum"].lerp_(gradient, 1 - momentum), momentum)
 
     def _step_adamw(self, parameters: list[Tensor], group: dict) -> None:
         for parameter in parameters:

@@ -5,6 +5,10 @@ reported; too many of them stop the run.
 """
 
 import json
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -235,9 +239,28 @@ def read_parts(
         return (reader[part] for part in parts)
     sampler, as_it_is = cast("Any", parts), cast("Any", _as_it_is)
     loader = DataLoader(
-        reader, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=as_it_is, pin_memory=pinned
-    )
+        reader, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=as_it_is, pin_memory=pinned,
+        worker_init_fn=_end_with_the_run,
+    )  # fmt: skip
     return iter(loader)
+
+
+def _end_with_the_run(worker: int) -> None:
+    """In a worker: a SIGTERM ends it only if the main process sent it.
+
+    Clusters send theirs to every process of a job, and the main one needs its next batch to end its step and save.
+    """
+    main = multiprocessing.parent_process()
+    if main is None or not hasattr(signal, "sigwaitinfo"):  # macOS can't tell who sends
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_await_sigterm, args=(main.pid,), daemon=True).start()
+
+
+def _await_sigterm(sender: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
+    os._exit(0)
 
 
 def _as_it_is(loaded: LoadedPart) -> LoadedPart:
