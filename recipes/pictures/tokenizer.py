@@ -7,17 +7,41 @@ python recipes/pictures/build.py data/pictures --icons data/icons64 --icons data
     --photographs data/photographs/train
 bitvar train recipes/pictures/tokenizer.py --data data/pictures --out runs/pictures --name pictures
 
-`recipes/pictures/finish.py` is its second stage. Cost and results: docs/log.md.
+`recipes/pictures/finish.py` is its second stage. `pictures32`, also in the package, has twice the bits and four times
+the parameters, and wants a GPU:
+
+bitvar data icons data/icons64-60k --still --scenes 60000
+python recipes/pictures/build.py data/pictures32 --icons data/icons64-60k --icons data/icons64-jittered \
+    --photographs data/photographs/train --crops 100
+bitvar train recipes/pictures/tokenizer.py --with size=pictures32 --data data/pictures32 --out runs/pictures32 \
+    --name pictures32 --device cuda --workers 5
+
+Cost and results: docs/log.md.
 """
 
+from bitvar.config import unknown
+from bitvar.errors import UsageError
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining
 
 GRIDS = ((2, 2), (4, 4), (8, 8), (16, 16))
 
 
-def recipe() -> TokenizerTraining:
-    return TokenizerTraining(
+SIZES = {
+    "pictures": {"model": {}, "optimization": {}},
+    "pictures32": {
+        "model": {"bits": 32, "base_channels": 64, "norm_groups": 32},
+        "optimization": {"steps": 1500, "batch_size": 512, "precision": "bf16"},
+    },
+}
+"""What each has in place of `pictures`' own."""
+
+
+def recipe(size: str = "pictures") -> TokenizerTraining:
+    """`size` is "pictures" or "pictures32"."""
+    if size not in SIZES:
+        raise UsageError(unknown(f"size {size!r}", size, list(SIZES)))
+    small = TokenizerTraining(
         model=TokenizerConfig(
             bits=16, base_channels=32, channel_multipliers=(1, 3), res_blocks=1, norm_groups=8, pixel_patch=2
         ),
@@ -37,3 +61,5 @@ def recipe() -> TokenizerTraining:
         entropy=0.03,
         truncation=0.1,
     )
+    changes = {name: getattr(small, name).model_copy(update=new) for name, new in SIZES[size].items()}
+    return small.model_copy(update=changes)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bitvar.checkpoints.folder import GRIDS, TrainedGrids
-from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER
+from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER, SHARPER_TOKENIZER
 from bitvar.errors import UsageError
 from bitvar.scales import ratio_names
 from bitvar.tokenizer import TOKENIZER_PRESETS, TokenizerConfig
@@ -42,14 +42,21 @@ def test_the_decoder_recipe_leaves_the_encoder_alone() -> None:
     assert made.perceptual > 0
 
 
-def test_the_pictures_recipe_is_that_of_the_tokenizer_in_the_package() -> None:
-    made = runpy.run_path(str(RECIPES / "pictures" / "tokenizer.py"))["recipe"]()
-    assert made.model == TokenizerConfig.load(EMBEDDED_TOKENIZER / "config.json")
-    assert made.schedules == TrainedGrids.load(EMBEDDED_TOKENIZER / GRIDS).grids
-    finish = runpy.run_path(str(RECIPES / "pictures" / "finish.py"))["recipe"](perceptual=0.2)
+@pytest.mark.parametrize("folder", [EMBEDDED_TOKENIZER, SHARPER_TOKENIZER], ids=lambda folder: folder.name)
+def test_the_pictures_recipe_is_that_of_the_tokenizers_in_the_package(folder: Path) -> None:
+    made = runpy.run_path(str(RECIPES / "pictures" / "tokenizer.py"))["recipe"](folder.name)
+    assert made.model == TokenizerConfig.load(folder / "config.json")
+    assert made.schedules == TrainedGrids.load(folder / GRIDS).grids
+    finish = runpy.run_path(str(RECIPES / "pictures" / "finish.py"))["recipe"](perceptual=0.2, size=folder.name)
     assert (finish.model, finish.schedules, finish.trained) == (made.model, made.schedules, "all")
     assert (made.perceptual, finish.perceptual) == (0.0, 0.2)
     assert finish.optimization.learning_rate < made.optimization.learning_rate
+    assert finish.optimization.batch_size == made.optimization.batch_size
+
+
+def test_an_unknown_size_of_the_pictures_recipe_is_refused() -> None:
+    with pytest.raises(UsageError, match="'pictures32'"):
+        runpy.run_path(str(RECIPES / "pictures" / "tokenizer.py"))["recipe"]("pictures23")
 
 
 def test_pictures_are_training_icons_and_crops_of_photographs_the_same_each_time(

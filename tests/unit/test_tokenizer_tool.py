@@ -17,6 +17,7 @@ from bitvar.checkpoints.folder import identify
 from bitvar.cli import main as cli
 from bitvar.codec import BitFile, PictureCodec
 from bitvar.codec.folders import Done, FolderCounts
+from bitvar.codec.pictures import read_bitfile
 from bitvar.errors import UsageError, WeightsError
 from bitvar.scales import fitted_grids
 from bitvar.tokenizer.tiling import tiled_features, tiled_pixels
@@ -425,6 +426,35 @@ def test_the_command_goes_there_and_back(bitvar: Any, folder: Path) -> None:
     assert (facts["width"], facts["height"], facts["tokenizer"], facts["whole"]) == (20, 16, "tiny-tokenizer", True)
     assert facts["bytes"] == (folder / "a.bits").stat().st_size
     assert [scale["grid"] for scale in facts["scales"]] == [[1, 1], [1, 2], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize(("name", "bits"), [(None, 16), ("pictures", 16), ("pictures32", 32)])
+def test_the_tokenizers_in_the_package_need_no_name_to_decode(
+    bitvar: Any, folder: Path, name: str | None, bits: int
+) -> None:
+    given = () if name is None else ("--tokenizer", name)
+    code, _, err = bitvar("tokenizer", "encode", folder / "in" / "a.png", "-o", folder / "a.bits", *given)
+    assert code == 0, err
+    assert read_bitfile(folder / "a.bits").header.bits == bits
+    code, _, err = bitvar("tokenizer", "decode", folder / "a.bits", "-o", folder / "b.png")
+    assert code == 0, err
+    with Image.open(folder / "in" / "a.png") as picture, Image.open(folder / "b.png") as decoded:
+        assert difference(picture, decoded) < 120
+
+
+def test_the_first_file_decides_which_tokenizer_of_the_package_decodes(bitvar: Any, folder: Path) -> None:
+    for name, tokenizer in (("a", "pictures"), ("b", "pictures32")):
+        target = folder / "bits" / f"{name}.bits"
+        target.parent.mkdir(exist_ok=True)
+        assert bitvar("tokenizer", "encode", folder / "in" / "a.png", "-o", target, "--tokenizer", tokenizer)[0] == 0
+    code, out, err = bitvar("tokenizer", "decode", folder / "bits", "-o", folder / "out")
+    assert code == 3
+    assert out.startswith(str(folder / "out" / "a.png"))
+    assert "decode them with 'pictures32'" in err
+    (folder / "bits" / "a.bits").write_bytes(b"no bits")
+    code, out, err = bitvar("tokenizer", "decode", folder / "bits", "-o", folder / "again")
+    assert (code, out) == (2, "")
+    assert "a.bits" in err
 
 
 def test_the_command_takes_folders_and_counts_what_it_leaves_out(bitvar: Any, folder: Path) -> None:

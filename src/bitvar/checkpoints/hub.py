@@ -9,12 +9,14 @@ _MODELS: Final = Path(__file__).parent.parent / "models"
 
 EMBEDDED_MODEL: Final = _MODELS / "icons"
 EMBEDDED_TOKENIZER: Final = _MODELS / "pictures"
-"""A tokenizer alone, for icons and photographs; the embedded model has one of its own."""
+"""A tokenizer alone, for icons and photographs; the embedded model has its own copy."""
+SHARPER_TOKENIZER: Final = _MODELS / "pictures32"
+"""Twice its bits."""
 
 
 def resolve_named(name: str | Path, revision: str | None = None, *, what: str = "model") -> Path:
-    """`resolve_model` of what a command is given, where `icons` and `pictures` are those in the package."""
-    embedded = {folder.name: folder for folder in (EMBEDDED_MODEL, EMBEDDED_TOKENIZER)}
+    """`resolve_model` of what a command is given, where the names of those in the package stand for these."""
+    embedded = {folder.name: folder for folder in (EMBEDDED_MODEL, EMBEDDED_TOKENIZER, SHARPER_TOKENIZER)}
     return embedded.get(str(name)) or resolve_model(name, revision, what=what)
 
 

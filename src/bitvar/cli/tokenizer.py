@@ -17,7 +17,11 @@ app = typer.Typer(help="Pictures to bits, and back.", no_args_is_help=True, rich
 
 TokenizerName = Annotated[
     str | None,
-    typer.Option("--tokenizer", help="Tokenizer or model folder, or hub id. Default: icons, the one in the package."),
+    typer.Option(
+        "--tokenizer",
+        help="Tokenizer or model folder, hub id, or one in the package: pictures, or pictures32, of twice the bits."
+        " Default: pictures; to decode, the one in the package that made the first file.",
+    ),
 ]
 Scales = Annotated[int | None, typer.Option(min=1, help="Use the first ones only, for a coarser picture.")]
 Tile = Annotated[int, typer.Option(min=64, help="Pixels; larger pictures than its square pass in tiles of that side.")]
@@ -76,7 +80,7 @@ def decode(
         from bitvar.codec.folders import bit_files, decode_files, pair_files
 
         pairs = pair_files(files, output, ".png", _list(bit_files, ".bits"))
-        codec = _load(tokenizer, tile, dtype, device)
+        codec = _load(tokenizer or _maker(pairs[0][0]), tile, dtype, device)
         for done in decode_files(codec, pairs, scales=scales):
             if not done.file.is_whole:
                 last, count = len(done.file.payloads), len(done.file.header.grids)
@@ -112,6 +116,23 @@ def _load(tokenizer: str | None, tile: int, dtype: str, device: str) -> "Picture
     from bitvar.codec import PictureCodec
 
     return PictureCodec.from_pretrained(tokenizer, tile=tile, dtype=dtype, device=device)
+
+
+def _maker(file: Path) -> str | None:
+    """The tokenizer in the package that made a bit file; None where it can't be told, as of a damaged one."""
+    from bitvar.checkpoints.folder import TokenizerIdentity
+    from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER, SHARPER_TOKENIZER
+    from bitvar.codec.pictures import read_bitfile
+    from bitvar.errors import UsageError
+
+    try:
+        made_by = read_bitfile(file).header.sha256
+        for folder in (EMBEDDED_TOKENIZER, SHARPER_TOKENIZER):
+            if TokenizerIdentity.load(folder / "identity.json").bits_sha256 == made_by:
+                return folder.name
+    except UsageError:
+        pass  # decoding it will say why
+    return None
 
 
 def _list(files_of: Callable[[Path], tuple[list[Path], int]], kinds: str) -> Callable[[Path], list[Path]]:

@@ -55,7 +55,10 @@ def train(
     ] = None,
     initial: Annotated[
         str | None,
-        typer.Option("--init", help="Begin from this model (a folder, a hub id, or icons) or checkpoint of a run."),
+        typer.Option(
+            "--init",
+            help="Begin from this model, tokenizer (folder, hub id, name in the package) or checkpoint.",
+        ),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model that comes out.")] = "icons",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",

@@ -94,8 +94,8 @@ class PictureCodec:
         """Load a tokenizer, every digest of its folder verified.
 
         Args:
-            model: a model folder, a tokenizer folder, or a hub id `owner/name`; None is `pictures`, the tokenizer in
-                the package, and "icons" that of the embedded model.
+            model: a model folder, a tokenizer folder, or a hub id `owner/name`; None is "pictures", in the package, as
+                are "pictures32", the sharper one, and "icons", that of the embedded model.
             revision: of a hub id.
             dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
             device: "cpu", "cuda", "mps", or "auto": the best there is.
@@ -302,7 +302,7 @@ class PictureCodec:
                 explain(
                     f"The tokenizer {here} did not make these bits.",
                     f"they are of {made}, this one is sha256 {self.identity.bits_sha256}",
-                    f"decode them with {header.tokenizer!r}",
+                    f"decode them with {header.tokenizer.removesuffix('-tokenizer')!r}",
                 )
             )
 
