@@ -14,10 +14,11 @@ from bitvar.training.config import IntervalConfig, TransformerTraining
 
 
 def recipe() -> TransformerTraining:
-    first = run_path(str(Path(__file__).with_name("transformer.py")))["recipe"]()
+    first = run_path(str(Path(__file__).with_name("finish.py")))["recipe"]()
     changes = {
         "steps": 200,
-        "learning_rate": first.optimization.learning_rate / 10,
+        "batch_size": 32,
+        "learning_rate": 4e-4,
         "warmup_steps": 20,
         "ema_decay": 0.98,
     }

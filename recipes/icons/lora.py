@@ -16,10 +16,11 @@ from bitvar.training.config import IntervalConfig, TransformerTraining
 
 
 def recipe() -> TransformerTraining:
-    first = run_path(str(Path(__file__).with_name("transformer.py")))["recipe"]()
+    first = run_path(str(Path(__file__).with_name("finish.py")))["recipe"]()
     changes = {
         "optimizer": "adamw",
         "steps": 400,
+        "batch_size": 32,
         "learning_rate": 2e-3,
         "warmup_steps": 20,
         "ema_decay": 0.97,

@@ -26,7 +26,7 @@ from bitvar.training.export import assemble, model_index, pick_checkpoint, read_
 from bitvar.training.picture_data import PictureSet
 from bitvar.training.prepare import features_key, prepare
 from bitvar.training.reconstruction import measure_reconstruction
-from bitvar.training.state import step_of
+from bitvar.training.state import counts_of, step_of
 from bitvar.training.transformer_task import measure_bits
 
 
@@ -132,7 +132,8 @@ def describe_earlier(checkpoint: Path | None) -> str:
         return ""
     planned = TransformerTraining.load(checkpoint / "config.json").optimization
     done = f"step {step_of(checkpoint):,} of {planned.steps:,} (batches of {planned.batch_size})"
-    return f", begun from the averaged weights of an earlier run at {done}"
+    seen = sum(count for count in counts_of(checkpoint) if isinstance(count, int))
+    return f", begun from the averaged weights of an earlier run on {seen:,} such pictures, on a GPU, at {done}"
 
 
 def concept_names(manifest: dict[str, Any]) -> list[str]:

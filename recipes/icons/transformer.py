@@ -1,4 +1,4 @@
-r"""The embedded model's transformer: 4.9 M parameters over 85 tokens of 64 bits, with a text adapter.
+r"""A transformer like the embedded model's, of a CPU's size: 4.8 M parameters over 85 tokens of 64 bits.
 
 bitvar train recipes/icons/transformer.py --data data/icons64 --out runs/icons \
     --tokenizer src/bitvar/models/pictures --text-encoder MINILM_FOLDER --name icons

@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.cli import main as cli
 from bitvar.pipeline import InfinityPipeline
 from bitvar.training.config import TokenizerTraining, TransformerTraining
+from bitvar.transformer import TransformerConfig
 from tests.unit.tiny import tiny_text_encoder, toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "icons"
@@ -108,7 +110,12 @@ def test_recipes_are_configurations() -> None:
     patch = transformer.model.patch_size
     assert transformer.model.all_schedules()[0].latent_grids(patch) == tokenizer.schedules[0]
     assert transformer.model.bits == tokenizer.model.bits * patch**2
-    assert runpy.run_path(str(RECIPES / "finetune.py"))["recipe"]().model == transformer.model
+
+
+@pytest.mark.parametrize("name", ["transformer_gpu", "finish", "finetune", "lora"])
+def test_recipes_of_the_embedded_model_have_its_sizes(name: str) -> None:
+    made = runpy.run_path(str(RECIPES / f"{name}.py"))["recipe"]()
+    assert made.model == TransformerConfig.load(EMBEDDED_MODEL / "transformer" / "config.json")
 
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"

@@ -21,7 +21,7 @@ from bitvar.data.icons.wordings import draw_captions, write_wordings
 from bitvar.errors import UsageError
 
 BY_NAME = {concept.name: concept for concept in CONCEPTS}
-ARGUMENTS = {"format_version": 4, "size": 32, "seed": 3, "num_scenes": 200, "jitter": True}
+ARGUMENTS = {"format_version": 5, "size": 32, "seed": 3, "num_scenes": 200, "jitter": True}
 
 
 def disc(colour: tuple[int, int, int], width: int = 40, height: int = 40) -> Image.Image:

@@ -32,7 +32,7 @@ from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare
 from bitvar.errors import UsageError, explain
 from bitvar.files import write_text
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 SPLITS = ("train", "val", "held_out_combination", "held_out_prompt", "scenes")
 
 _NUM_VALIDATION_SCENES = 600

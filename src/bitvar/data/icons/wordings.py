@@ -50,12 +50,22 @@ LEFT: Final = (
     "{b} at the right side of {a}", "{a} stands left, {b} stands right", "at left {a}, at right {b}",
     "first {a}, then {b} to the right of it", "{name} left, {other} right", "right of {a}, {b}",
     "{b} is the right one, {a} the left one",
+    "{b} has {a} to its left", "{a} has {b} to its right", "{b}, and {a} to its left", "{a}, and {b} to its right",
+    "right: {b}, left: {a}", "{other} right, {name} left", "at right {b}, at left {a}",
+    "from right to left, {b} and {a}", "the left half shows {a}, the right half {b}",
+    "the right half shows {b}, the left half {a}", "next to {b}, at its left, {a}", "next to {a}, at its right, {b}",
+    "{b} stands right, {a} stands left", "{b} whose left neighbour is {a}", "{a} whose right neighbour is {b}",
 )
 ABOVE: Final = (
     "{b} under {a}", "{b} underneath {a}", "top: {a}, bottom: {b}", "from top to bottom, {a} and {b}",
     "{a} higher than {b}", "{b} lower than {a}", "below {a} there is {b}", "above {b} there is {a}",
     "{name} top, {other} bottom", "in the upper half {a}, in the lower half {b}", "under {a}, {b}",
     "{a} is the upper one, {b} the lower one", "{a}, and under it {b}", "{b}, and above it {a}",
+    "{b} has {a} above it", "{a} has {b} below it", "bottom: {b}, top: {a}", "from bottom to top, {b} and {a}",
+    "{other} bottom, {name} top", "the upper half shows {a}, the lower half {b}", "low {b}, high {a}",
+    "the lower half shows {b}, the upper half {a}", "{b} down below, {a} up above", "{a} up above, {b} down below",
+    "{b} topped by {a}", "{a} hovers above {b}", "{b} lies below {a}", "in the lower half {b}, in the upper half {a}",
+    "{b} is the lower one, {a} the upper one",
 )
 STYLED: Final = (
     "{text}, {style}", "{text} in {style} style", "{text} ({style})", "{text}. {style}.",
