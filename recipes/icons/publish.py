@@ -4,7 +4,7 @@ python recipes/icons/publish.py --run runs/icons --data data/icons64 \
     --tokenizer src/bitvar/models/pictures --text-encoder MINILM_FOLDER \
     --out src/bitvar/models/icons
 
-Everything the card says is measured here or read from the run's own files.
+Everything the card says is measured here or read from the run's own files, but what machine an earlier run had.
 """
 
 import argparse
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--begun-from", type=Path, help="the checkpoint that the run began from (--init), for the card")
+    parser.add_argument("--begun-on", default="", help="what machine that was, such as 'a GPU', for the card")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--temperature", type=float, default=0.5)
     options = parser.parse_args()
@@ -114,7 +115,7 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
         sides=", ".join(str(grid[0]) for grid in schedule),
         training=TransformerTraining.load(checkpoint / "config.json"),
         steps=step_of(checkpoint),
-        earlier=describe_earlier(options.begun_from),
+        earlier=describe_earlier(options.begun_from, options.begun_on),
         pictures=sum(manifest["counts"]["train"].values()),
         seed=manifest["seed"],
         held_out={"combinations": len(combinations), "prompts": len(held_out_prompts())},
@@ -126,14 +127,15 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
     )
 
 
-def describe_earlier(checkpoint: Path | None) -> str:
+def describe_earlier(checkpoint: Path | None, machine: str) -> str:
     """What the card says of the run before this one."""
     if checkpoint is None:
         return ""
     planned = TransformerTraining.load(checkpoint / "config.json").optimization
     done = f"step {step_of(checkpoint):,} of {planned.steps:,} (batches of {planned.batch_size})"
     seen = sum(count for count in counts_of(checkpoint) if isinstance(count, int))
-    return f", begun from the averaged weights of an earlier run on {seen:,} such pictures, on a GPU, at {done}"
+    where = f", on {machine}," if machine else ""
+    return f", begun from the averaged weights of an earlier run on {seen:,} such pictures{where} at {done}"
 
 
 def concept_names(manifest: dict[str, Any]) -> list[str]:

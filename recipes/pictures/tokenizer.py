@@ -28,20 +28,20 @@ GRIDS = ((2, 2), (4, 4), (8, 8), (16, 16))
 
 
 SIZES = {
-    "pictures": {"model": {}, "optimization": {}},
-    "pictures32": {
-        "model": {"bits": 32, "base_channels": 64, "norm_groups": 32},
-        "optimization": {"steps": 1500, "batch_size": 512, "precision": "bf16"},
-    },
-}
-"""What each has in place of `pictures`' own."""
+    "pictures": [],
+    "pictures32": [
+        "model.bits=32", "model.base_channels=64", "model.norm_groups=32",
+        "optimization.steps=1500", "optimization.batch_size=512", "optimization.precision=bf16",
+    ],
+}  # fmt: skip
+"""What each has in place of `pictures`' own, as for `--set`."""
 
 
 def recipe(size: str = "pictures") -> TokenizerTraining:
     """`size` is "pictures" or "pictures32"."""
     if size not in SIZES:
         raise UsageError(unknown(f"size {size!r}", size, list(SIZES)))
-    small = TokenizerTraining(
+    pictures = TokenizerTraining(
         model=TokenizerConfig(
             bits=16, base_channels=32, channel_multipliers=(1, 3), res_blocks=1, norm_groups=8, pixel_patch=2
         ),
@@ -61,5 +61,4 @@ def recipe(size: str = "pictures") -> TokenizerTraining:
         entropy=0.03,
         truncation=0.1,
     )
-    changes = {name: getattr(small, name).model_copy(update=new) for name, new in SIZES[size].items()}
-    return small.model_copy(update=changes)
+    return pictures.override(SIZES[size])

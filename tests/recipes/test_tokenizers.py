@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bitvar.checkpoints.folder import GRIDS, TrainedGrids
-from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER, SHARPER_TOKENIZER
+from bitvar.checkpoints.hub import TOKENIZERS
 from bitvar.errors import UsageError
 from bitvar.scales import ratio_names
 from bitvar.tokenizer import TOKENIZER_PRESETS, TokenizerConfig
@@ -42,7 +42,7 @@ def test_the_decoder_recipe_leaves_the_encoder_alone() -> None:
     assert made.perceptual > 0
 
 
-@pytest.mark.parametrize("folder", [EMBEDDED_TOKENIZER, SHARPER_TOKENIZER], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", TOKENIZERS, ids=lambda folder: folder.name)
 def test_the_pictures_recipe_is_that_of_the_tokenizers_in_the_package(folder: Path) -> None:
     made = runpy.run_path(str(RECIPES / "pictures" / "tokenizer.py"))["recipe"](folder.name)
     assert made.model == TokenizerConfig.load(folder / "config.json")

@@ -90,9 +90,7 @@ def test_stacked_matrices_are_orthogonalised_apart() -> None:
     torch.testing.assert_close(stacked.detach(), torch.cat([part.detach() for part in apart]))
 
 
-@pytest.mark.parametrize(("parts", "shape"), [(3, (12, 4)), (1, (4, 2, 3, 3))])
-def test_several_of_one_shape_step_as_each_would_alone(parts: int, shape: tuple[int, ...]) -> None:
-    together = [parameter(*shape) for _ in range(3)]
+def assert_each_steps_as_alone(together: list[nn.Parameter], *, parts: int) -> None:
     alone = [nn.Parameter(p.detach().clone()) for p in together]
     for copy, original in zip(alone, together, strict=True):
         assert original.grad is not None
@@ -103,18 +101,16 @@ def test_several_of_one_shape_step_as_each_would_alone(parts: int, shape: tuple[
         torch.testing.assert_close(copy.detach(), original.detach())
 
 
+@pytest.mark.parametrize(("parts", "shape"), [(3, (12, 4)), (1, (4, 2, 3, 3))])
+def test_several_of_one_shape_step_as_each_would_alone(parts: int, shape: tuple[int, ...]) -> None:
+    assert_each_steps_as_alone([parameter(*shape) for _ in range(3)], parts=parts)
+
+
 def test_matrices_of_one_shape_go_together_up_to_a_limit() -> None:
-    a, b, c = parameter(4, 6), parameter(6, 4), parameter(4, 6)
-    assert [len(same) for same in batches_of_one_shape([a, b, c], most=48)] == [2, 1]
-    assert [len(same) for same in batches_of_one_shape([a, b, c], most=47)] == [1, 1, 1]
-    alone = [nn.Parameter(p.detach().clone()) for p in (a, b, c)]
-    for copy, original in zip(alone, (a, b, c), strict=True):
-        assert original.grad is not None
-        copy.grad = original.grad.clone()
-        Muon({1: [copy]}, [], **SETTINGS).step()
-    Muon({1: [a, b, c]}, [], **SETTINGS).step()
-    for copy, original in zip(alone, (a, b, c), strict=True):
-        torch.testing.assert_close(copy.detach(), original.detach())
+    mixed = [parameter(4, 6), parameter(6, 4), parameter(4, 6)]
+    assert [len(same) for same in batches_of_one_shape(mixed, most=48)] == [2, 1]
+    assert [len(same) for same in batches_of_one_shape(mixed, most=47)] == [1, 1, 1]
+    assert_each_steps_as_alone(mixed, parts=1)
 
 
 def test_the_rest_steps_exactly_as_adamw() -> None:

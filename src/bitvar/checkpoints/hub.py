@@ -12,11 +12,12 @@ EMBEDDED_TOKENIZER: Final = _MODELS / "pictures"
 """A tokenizer alone, for icons and photographs; the embedded model has its own copy."""
 SHARPER_TOKENIZER: Final = _MODELS / "pictures32"
 """Twice its bits."""
+TOKENIZERS: Final = (EMBEDDED_TOKENIZER, SHARPER_TOKENIZER)
 
 
 def resolve_named(name: str | Path, revision: str | None = None, *, what: str = "model") -> Path:
     """`resolve_model` of what a command is given, where the names of those in the package stand for these."""
-    embedded = {folder.name: folder for folder in (EMBEDDED_MODEL, EMBEDDED_TOKENIZER, SHARPER_TOKENIZER)}
+    embedded = {folder.name: folder for folder in (EMBEDDED_MODEL, *TOKENIZERS)}
     return embedded.get(str(name)) or resolve_model(name, revision, what=what)
 
 

@@ -121,13 +121,13 @@ def _load(tokenizer: str | None, tile: int, dtype: str, device: str) -> "Picture
 def _maker(file: Path) -> str | None:
     """The tokenizer in the package that made a bit file; None where it can't be told, as of a damaged one."""
     from bitvar.checkpoints.folder import TokenizerIdentity
-    from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER, SHARPER_TOKENIZER
+    from bitvar.checkpoints.hub import TOKENIZERS
     from bitvar.codec.pictures import read_bitfile
     from bitvar.errors import UsageError
 
     try:
         made_by = read_bitfile(file).header.sha256
-        for folder in (EMBEDDED_TOKENIZER, SHARPER_TOKENIZER):
+        for folder in TOKENIZERS:
             if TokenizerIdentity.load(folder / "identity.json").bits_sha256 == made_by:
                 return folder.name
     except UsageError:
