@@ -41,8 +41,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--begun-from", type=Path, help="the checkpoint that the run began from (--init), for the card")
     parser.add_argument("--begun-on", default="", help="what machine that was, such as 'a GPU', for the card")
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, default=0.25)
     options = parser.parse_args()
 
     pipeline = load_run(options)

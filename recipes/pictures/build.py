@@ -7,8 +7,8 @@ python recipes/pictures/build.py data/pictures --icons data/icons64 --icons data
     --photographs data/photographs/train
 
 Makes a folder of PNG files for `bitvar train --data`. Of the icon sets it takes the training split alone. Each
-photograph gives `--crops` squares, of any side from 64 pixels to its shorter one (evenly in the logarithm) and anywhere
-in it, scaled to 64 pixels; half of them mirrored. The same command makes the same files.
+photograph gives `--crops` squares, of any side from `--side` pixels to its shorter one (evenly in the logarithm) and
+anywhere in it, scaled to `--side`; half of them mirrored. The same command makes the same files.
 """
 
 import argparse
@@ -24,7 +24,9 @@ from bitvar.data.pictures import PictureLimits, decode_picture
 from bitvar.data.samples import read_samples
 from bitvar.errors import UsageError, explain
 
-SIDE: Final = 64
+SMALLEST: Final = 64
+"""Side in pixels that a photograph must have; one that has it and not `--side` is magnified."""
+
 SEED: Final = 0
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--icons", type=Path, action="append", default=[], help="a set of icons, 64 pixels a side")
     parser.add_argument("--photographs", type=Path, action="append", default=[], help="a folder of photographs")
     parser.add_argument("--crops", type=int, default=40, help="of each photograph (default: 40)")
+    parser.add_argument("--side", type=int, default=64, help="of each crop, in pixels (default: 64)")
     arguments = parser.parse_args()
     out: Path = arguments.out
     if out.exists():
@@ -42,7 +45,8 @@ def main() -> None:
     arriving = out.with_name(out.name + ".partial")
     shutil.rmtree(arriving, ignore_errors=True)
     num_icons = sum(copy_icons(folder, arriving / folder.name) for folder in arguments.icons)
-    num_crops = sum(cut_crops(folder, arriving / "photographs", arguments.crops) for folder in arguments.photographs)
+    crops = (arguments.crops, arguments.side)
+    num_crops = sum(cut_crops(folder, arriving / "photographs", *crops) for folder in arguments.photographs)
     arriving.rename(out)
     print(f"{num_icons} icons and {num_crops} crops of photographs in {out}")  # noqa: T201
 
@@ -57,25 +61,26 @@ def copy_icons(icons: Path, out: Path) -> int:
     return len(samples)
 
 
-def cut_crops(photographs: Path, out: Path, num_crops: int) -> int:
-    """Write `num_crops` random squares of every photograph, `SIDE` pixels a side; how many there are."""
+def cut_crops(photographs: Path, out: Path, num_crops: int, side: int) -> int:
+    """Write `num_crops` random squares of every photograph, `side` pixels a side; how many there are."""
     paths, _ = files_below(photographs, SUFFIXES)
     for number, path in enumerate(paths):
-        picture = decode_picture(path.read_bytes(), PictureLimits(min_side=SIDE))
+        picture = decode_picture(path.read_bytes(), PictureLimits(min_side=SMALLEST))
         rng = np.random.default_rng([SEED, number])
         folder = out / path.stem
         folder.mkdir(parents=True)
         for crop in range(num_crops):
-            draw_crop(picture, rng).save(folder / f"{crop:03d}.png")
+            draw_crop(picture, side, rng).save(folder / f"{crop:03d}.png")
     return len(paths) * num_crops
 
 
-def draw_crop(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A random square of the picture, scaled to `SIDE` pixels."""
+def draw_crop(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    """A random square of the picture, scaled to `side` pixels."""
     shorter = min(picture.size)
-    side = round(SIDE * (shorter / SIDE) ** rng.random())
-    left, top = (int(rng.integers(0, length - side + 1)) for length in picture.size)
-    crop = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    smallest = min(side, shorter)
+    cut = round(smallest * (shorter / smallest) ** rng.random())
+    left, top = (int(rng.integers(0, length - cut + 1)) for length in picture.size)
+    crop = picture.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + cut, top + cut))
     return ImageOps.mirror(crop) if rng.random() < 0.5 else crop
 
 

@@ -1,7 +1,16 @@
-r"""The tokenizer `pictures`, second stage: all of it, on with the MobileNetV2 distance, at a quarter of the rate.
+r"""The tokenizers of `tokenizer.py`, second stage: all of one, on at a lower rate.
+
+`pictures` with the MobileNetV2 distance:
 
 bitvar train recipes/pictures/finish.py --data data/pictures --init runs/pictures/model --out runs/pictures-finished \
     --name pictures
+
+`fine` at 64 and at 128 pixels, with crops of photographs of that side:
+
+python recipes/pictures/build.py data/fine128 --icons data/icons64-jittered --photographs data/photographs/train \
+    --crops 100 --side 128
+bitvar train recipes/pictures/finish.py --with size=fine --data data/fine128 --init runs/fine/model \
+    --out runs/fine-finished --name fine --nproc 2
 
 For `pictures32`, add `--with size=pictures32` and its own data and run. Cost and results: docs/log.md.
 """
@@ -9,17 +18,24 @@ For `pictures32`, add `--with size=pictures32` and its own data and run. Cost an
 from pathlib import Path
 from runpy import run_path
 
-from bitvar.training.config import IntervalConfig, TokenizerTraining
+from bitvar.training.config import TokenizerTraining
+
+STAGE = (
+    "perceptual=0.03",
+    "optimization.steps=700", "optimization.learning_rate=1e-3", "optimization.warmup_steps=50",
+    "optimization.ema_decay=0.99", "intervals.log=25", "intervals.validation=350", "intervals.save=100",
+)  # fmt: skip
+SIZES = {
+    "fine": (
+        "perceptual=0",
+        "schedules=[[[2,2],[4,4],[8,8],[16,16],[32,32]],[[4,4],[8,8],[16,16],[32,32],[64,64]]]",
+        "optimization.steps=3200", "optimization.ema_decay=0.998", "intervals.log=100", "intervals.validation=1600",
+    ),
+}  # fmt: skip
+"""What a size has in place of the others'."""
 
 
-def recipe(perceptual: float = 0.03, size: str = "pictures") -> TokenizerTraining:
-    """`perceptual` weighs the MobileNetV2 distance; `size` is as of `tokenizer.py`."""
+def recipe(size: str = "pictures") -> TokenizerTraining:
+    """`size` is as of `tokenizer.py`."""
     first = run_path(str(Path(__file__).with_name("tokenizer.py")))["recipe"](size)
-    changes = {"steps": 700, "learning_rate": 1e-3, "warmup_steps": 50, "ema_decay": 0.99}
-    return first.model_copy(
-        update={
-            "perceptual": perceptual,
-            "optimization": first.optimization.model_copy(update=changes),
-            "intervals": IntervalConfig(log=25, validation=350, save=100),
-        }
-    )
+    return first.override([*STAGE, *SIZES.get(size, ())])

@@ -1,4 +1,4 @@
-r"""The tokenizer `pictures`, in the package: 64 x 64 pixels, stride 4, 16 bits a cell, scales 2, 4, 8, 16.
+r"""The tokenizers in the package. `pictures`: 64 x 64 pixels, stride 4, 16 bits a cell, scales 2, 4, 8, 16.
 
 A transformer that reads its cells in 2 x 2 patches sees scales 1, 2, 4, 8 of 64 bits a token. Icons and crops of
 photographs, as `recipes/pictures/build.py` lays them out:
@@ -7,8 +7,14 @@ python recipes/pictures/build.py data/pictures --icons data/icons64 --icons data
     --photographs data/photographs/train
 bitvar train recipes/pictures/tokenizer.py --data data/pictures --out runs/pictures --name pictures
 
-`recipes/pictures/finish.py` is its second stage. `pictures32`, also in the package, has twice the bits and four times
-the parameters, and wants a GPU:
+`recipes/pictures/finish.py` is its second stage. `fine`, also in the package, has stride 2, four times the bits of a
+pixel and less than half the parameters, and takes as long:
+
+python recipes/pictures/build.py data/fine --icons data/icons64-jittered --photographs data/photographs/train \
+    --crops 200
+bitvar train recipes/pictures/tokenizer.py --with size=fine --data data/fine --out runs/fine --name fine --nproc 2
+
+`pictures32`, stride 4 with 32 bits a cell, wants a GPU:
 
 bitvar data icons data/icons64-60k --still --scenes 60000
 python recipes/pictures/build.py data/pictures32 --icons data/icons64-60k --icons data/icons64-jittered \
@@ -33,12 +39,19 @@ SIZES = {
         "model.bits=32", "model.base_channels=64", "model.norm_groups=32",
         "optimization.steps=1500", "optimization.batch_size=512", "optimization.precision=bf16",
     ],
+    "fine": [
+        "model.base_channels=64", "model.channel_multipliers=[1]", "model.norm_groups=32",
+        "schedules=[[[2,2],[4,4],[8,8],[16,16],[32,32]]]", "truncation=0.05", "entropy=0.01",
+        "optimization.steps=20000", "optimization.batch_size=6", "optimization.learning_rate=3e-3",
+        "optimization.ema_decay=0.999", "optimization.precision=bf16",
+        "intervals.log=200", "intervals.validation=2000", "intervals.save=500",
+    ],
 }  # fmt: skip
 """What each has in place of `pictures`' own, as for `--set`."""
 
 
 def recipe(size: str = "pictures") -> TokenizerTraining:
-    """`size` is "pictures" or "pictures32"."""
+    """`size` is one of `SIZES`."""
     if size not in SIZES:
         raise UsageError(unknown(f"size {size!r}", size, list(SIZES)))
     pictures = TokenizerTraining(

@@ -243,6 +243,11 @@ class InfinityPipeline:
         seeds = options.seeds(len(repeated))
         condition = self.encode_prompts(repeated)
         negatives = options.negatives(len(prompts))
+        if negatives and not params.guided:
+            why = "it is what guidance steers away from, and guidance is off: its scale is 1"
+            raise UsageError(
+                explain("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
+            )
         metadata = [
             self._describe(prompt, seed, schedule, params, negatives[i] if negatives else None)
             for i, (prompt, seed) in enumerate(zip(repeated, seeds, strict=True))

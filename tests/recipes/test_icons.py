@@ -81,10 +81,16 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     for name in ("model.safetensors", "config.json", "identity.json", "SHA256SUMS.json"):
         again, made = (tmp_path / folder / name for folder in ("exported tokenizer", "tokenizer/model"))
         assert again.read_bytes() == made.read_bytes()
+    bitvar(monkeypatch, "export", tmp_path / "run", tmp_path / "half", *inputs, "--step", "2", "--dtype", "fp16")
+    stored = load_file(tmp_path / "half" / "transformer" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert InfinityPipeline.from_pretrained(tmp_path / "half", device="cpu").transformer.dtype == torch.float32
     bitvar(monkeypatch, "export", tmp_path / "run", exported, *inputs, code=2)  # it exists
     bitvar(monkeypatch, "export", tmp_path / "run", tmp_path / "e", code=2)  # without its frozen parts
     bitvar(monkeypatch, "export", tmp_path / "run", tmp_path / "e", *inputs, "--step", "1", code=2)
     bitvar(monkeypatch, "export", tmp_path / "nowhere", tmp_path / "e", *inputs, code=2)
+    bitvar(monkeypatch, "export", tmp_path / "run", tmp_path / "e", *inputs, "--dtype", "fp8", code=2)
+    bitvar(monkeypatch, "export", tmp_path / "tokenizer", tmp_path / "e", "--dtype", "fp16", code=2)
 
     tune = ("train", RECIPES / "finetune.py", *toy, "--init", out, "--out")
     bitvar(monkeypatch, *tune, tmp_path / "tuned", *settings)

@@ -16,6 +16,8 @@ from bitvar.cli import main as cli
 
 from .tiny import tiny_pipeline
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -219,6 +221,49 @@ def test_bench_reports_every_part(bitvar: Any, model: Path) -> None:
     assert result.code == 0, result.err
     report = json.loads(result.out)
     assert {"load_s", "text_s", "scale_1_s", "scale_3_s", "decode_s", "total_s", "peak_memory_mb"} <= report.keys()
+
+
+def test_bench_generate_takes_the_models_own_guidance(bitvar: Any, model: Path) -> None:
+    own = json.loads((model / "model_index.json").read_text())["defaults"]["guidance_scale"]
+    for options, guidance in (((), own), (("--guidance", 1), 1.0)):
+        result = bitvar("bench", "generate", "--model", model, "--runs", 1, "--json", *options)
+        assert json.loads(result.out)["guidance"] == guidance
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rate"),
+    [
+        ("icons/transformer.py", "tokens_per_second"),
+        ("icons/tokenizer.py", "megapixels_per_second"),
+        ("pictures/finish.py", "megapixels_per_second"),  # a distance by a network
+    ],
+)
+def test_bench_train_times_a_step_of_a_recipe(bitvar: Any, recipe: str, rate: str) -> None:
+    result = bitvar(
+        "bench", "train", "--recipe", RECIPES / recipe, "--batch", 2, "--runs", 1, "--dtype", "bf16", "--json"
+    )
+    assert result.code == 0, result.err
+    report = json.loads(result.out)
+    assert report["batch"] == 2 and report["precision"] == "bf16"
+    assert report["samples_per_second"] == pytest.approx(2 / report["step_s"], rel=0.01)
+    assert report[rate] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "What shall be timed?"),
+        (("--recipe", "icons/transformer.py", "--preset", "125M"), "What shall be timed?"),
+        (("--preset", "126M"), "'125M'"),
+        (("--preset", "125M", "--pixels", 300), "no schedule of 300 px"),
+        (("--recipe", RECIPES / "icons" / "tokenizer.py", "--attention", "flex"), "takes no --attention"),
+    ],
+    ids=str,
+)
+def test_bench_train_refuses(bitvar: Any, options: tuple[Any, ...], says: str) -> None:
+    result = bitvar("bench", "train", *options)
+    assert result.code == 2
+    assert says in result.err
 
 
 # bitvar data

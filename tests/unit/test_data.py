@@ -420,6 +420,15 @@ def test_a_colour_profile_is_applied_and_a_broken_one_is_srgb() -> None:
         assert np.abs(np.asarray(decoded).astype(int) - (100, 150, 200)).max() <= 2
 
 
+@pytest.mark.parametrize("profile", ["own", "broken"])
+def test_a_decoded_picture_is_its_pixels_alone(profile: str) -> None:
+    bytes_of = {"own": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), "broken": b"no profile"}
+    exif = Image.Exif()
+    exif[0x010E] = "who stood where"
+    data = encoded(Image.new("RGB", (64, 48), (200, 30, 40)), icc_profile=bytes_of[profile], exif=exif)
+    assert not decode_picture(data, LIMITS).info
+
+
 def test_fitting_covers_and_cuts_around_the_middle() -> None:
     image = Image.new("RGB", (90, 30), "blue")
     ImageDraw.Draw(image).rectangle((30, 0, 59, 29), fill="red")

@@ -258,9 +258,14 @@ def test_a_model_without_a_text_encoder_says_so(components: Components) -> None:
 def test_a_negative_prompt_steers(pipe: InfinityPipeline) -> None:
     plain = bits(pipe, guidance_scale=4.0)
     assert not same(bits(pipe, guidance_scale=4.0, negative_prompt="a blue circle"), plain)
-    assert same(
-        bits(pipe, guidance_scale=1.0, negative_prompt="a blue circle"), bits(pipe, guidance_scale=1.0)
-    )  # nothing to steer with
+
+
+def test_a_negative_prompt_without_guidance_is_refused(pipe: InfinityPipeline) -> None:
+    scales = len(pipe.schedule_for(None, None))
+    for off in (1.0, (1.0,) * scales):
+        with pytest.raises(UsageError, match="The negative prompt would do nothing"):
+            pipe("a red square", guidance_scale=off, negative_prompt="a blue circle")
+    pipe("a red square", guidance_scale=(1.0,) * (scales - 1) + (3.0,), negative_prompt="a blue circle")
 
 
 def test_negative_prompts_go_in_pairs(pipe: InfinityPipeline) -> None:

@@ -448,8 +448,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "tokenizer": COMMON | {
         "schedules": [[[1, 1], [4, 4]]], "commitment": 0.0, "trained": "decoder", "adversarial_adaptive": True,
         "discriminator_width": 16, "discriminator_levels": 1, "entropy": 0.0, "entropy_sharpness": 2.0,
-        "perceptual": 0.0, "adversarial": 0.0, "adversarial_start": 3, "truncation": 0.0, "model.bits": 5,
-        "model.base_channels": 12, "model.channel_multipliers": [1, 1], "model.res_blocks": 2,
+        "perceptual": 0.0, "adversarial": 0.0, "adversarial_start": 3, "truncation": 0.0, "multiscale": 0.5,
+        "model.bits": 5, "model.base_channels": 12, "model.channel_multipliers": [1, 1], "model.res_blocks": 2,
         "model.norm_groups": 2, "model.pixel_patch": 2,
     },
     "transformer": COMMON | {
@@ -638,6 +638,17 @@ def test_reconstruction_is_l1_plus_l2_and_the_judge_pays_a_hinge() -> None:
     assert losses.discriminator_loss(score, score).item() == pytest.approx(0.5 * (0.75 + 1.25))
     assert losses.discriminator_loss(8 * score, -8 * score).item() == 0
     assert losses.generator_loss(score).item() == -0.25
+
+
+def test_the_multiscale_loss_weighs_tints_and_not_noise() -> None:
+    images = torch.zeros(1, 3, 32, 32)
+    assert losses.multiscale_loss(images + 0.1, images).item() == pytest.approx(4 * 0.1)
+    noise = torch.tensor([[0.1, -0.1], [-0.1, 0.1]]).repeat(1, 3, 16, 16)
+    assert losses.multiscale_loss(images + noise, images).item() == pytest.approx(0, abs=1e-6)
+    half = torch.cat([images[..., :16] + 0.1, images[..., 16:] - 0.1], dim=-1)
+    assert losses.multiscale_loss(half, images).item() == pytest.approx(4 * 0.1)
+    small = torch.zeros(1, 3, 4, 6)
+    assert losses.multiscale_loss(small + 0.1, small).item() == pytest.approx(2 * 0.1)
 
 
 # Self-correction

@@ -10,9 +10,9 @@ _MODELS: Final = Path(__file__).parent.parent / "models"
 EMBEDDED_MODEL: Final = _MODELS / "icons"
 EMBEDDED_TOKENIZER: Final = _MODELS / "pictures"
 """A tokenizer alone, for icons and photographs; the embedded model has its own copy."""
-SHARPER_TOKENIZER: Final = _MODELS / "pictures32"
-"""Twice its bits."""
-TOKENIZERS: Final = (EMBEDDED_TOKENIZER, SHARPER_TOKENIZER)
+FINE_TOKENIZER: Final = _MODELS / "fine"
+"""Four times its bits, for pictures given back as they were."""
+TOKENIZERS: Final = (EMBEDDED_TOKENIZER, FINE_TOKENIZER)
 
 
 def resolve_named(name: str | Path, revision: str | None = None, *, what: str = "model") -> Path:

@@ -40,7 +40,9 @@ def generate(
     ] = None,
     tokenizer: Annotated[str, typer.Option(help="The tokenizer of --preset.")] = "d32",
     n: Annotated[int, typer.Option("--n", min=1, help="Pictures at once.")] = 1,
-    guidance: Annotated[float, typer.Option(help="Guidance scale; 1 halves the work.")] = 4.0,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale; 1 halves the work. Default: the model's own; 4 with --preset.")
+    ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Counted runs, after one warm-up.")] = 5,
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -68,6 +70,7 @@ def generate(
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "pictures": n,
+            "guidance": guidance if guidance is not None else pipeline.index.defaults.guidance_scale,
             "runs": runs,
             "import_s": round(imported, 3),
             "load_s": round(loaded, 3),
@@ -81,7 +84,7 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     """A preset with random weights: its speed is that of trained ones."""
     import torch
 
-    from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity
+    from bitvar.checkpoints.folder import Components, Defaults, ModelIndex, TokenizerIdentity
     from bitvar.config import unknown
     from bitvar.errors import UsageError
     from bitvar.nn.linear import channels_last
@@ -101,17 +104,20 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
         transformer.initialize(torch.Generator().manual_seed(0))
     for part in (transformer, images):
         part.to(resolve_dtype(dtype, chosen)).eval().requires_grad_(False)
-    index = ModelIndex(name=preset, tokenizer=TokenizerIdentity(name=tokenizer, sha256="0" * 64))
+    identity = TokenizerIdentity(name=tokenizer, sha256="0" * 64)
+    index = ModelIndex(
+        name=preset, tokenizer=identity, defaults=Defaults(guidance_scale=4.0, temperature=0.5, top_p=0.97)
+    )
     return InfinityPipeline(Components(transformer, images, None, index, ""))
 
 
-def _one_run(pipeline: "InfinityPipeline", n: int, guidance: float, seed: int) -> dict[str, float]:
+def _one_run(pipeline: "InfinityPipeline", n: int, guidance: float | None, seed: int) -> dict[str, float]:
     """Seconds of each part of one call, the device waited for."""
     import torch
 
     from bitvar.condition import TextCondition
-    from bitvar.sampling import SamplingParams
     from bitvar.sampling import generate as sample
+    from bitvar.sampling.options import GenerationOptions
 
     config = pipeline.transformer.config
     clock = Clock(pipeline.transformer.device)
@@ -124,7 +130,7 @@ def _one_run(pipeline: "InfinityPipeline", n: int, guidance: float, seed: int) -
     result = None
     generators = [torch.Generator().manual_seed(seed + i) for i in range(n)]
     schedule = pipeline.schedule_for(None, None)
-    params = SamplingParams(guidance_scale=guidance, temperature=0.5, top_p=0.97)
+    params = pipeline.params_for(GenerationOptions(guidance_scale=guidance))
     for result in sample(pipeline.transformer, condition, schedule, params=params, generators=generators):
         timings[f"scale_{result.k + 1}_s"] = clock.lap()
     assert result is not None

@@ -13,15 +13,16 @@ from bitvar.cli.bench_clock import Clock, peak_memory
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
-    from bitvar.scales import ScaleSchedule
-    from bitvar.training.transformer_task import TransformerTask
+    import torch
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
 def train(
-    recipe: Annotated[Path | None, typer.Option(help="Of a transformer; its sizes and settings.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Its sizes and settings; of a transformer or a tokenizer.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Instead: this preset, with AdamW, as 125M.")] = None,
     pixels: Annotated[int, typer.Option(help="Side of the square pictures of --preset: 256, 512 or 1024.")] = 256,
     batch: Annotated[int | None, typer.Option(min=1, help="Samples a step. Default: the recipe's; 8.")] = None,
@@ -35,43 +36,46 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Time whole training steps on random features: loss, gradients, optimiser and averages; the median."""
+    """Time whole training steps on random features or pictures: loss, gradients, optimiser, averages; the median."""
     with exit_codes():
-        from bitvar.cli.training_setup import operations_of
+        from bitvar.cli.bench_tasks import read_config, timed_tokenizer, timed_transformer
         from bitvar.data.order import SampleOrder
+        from bitvar.runtime.placement import resolve_device
+        from bitvar.training.config import TransformerTraining
         from bitvar.training.optim import Ema, build_optimizer
+        from bitvar.training.parallel import Ranks, distribute, lighten
         from bitvar.training.parts import parts_of
         from bitvar.training.state import TrainState
         from bitvar.training.update import Updater
-        from bitvar.transformer.cost import num_parameters
 
-        task, schedule = _random_task(recipe, preset, pixels, batch, dtype, device, attention)
-        _lighten(task, recompute, compiled)
-        optimization = task.config.optimization
-        model = task.model
+        config, chosen = read_config(recipe, preset, batch, dtype), resolve_device(device)
+        if isinstance(config, TransformerTraining):
+            timed = timed_transformer(config, None if preset is None else pixels, attention, chosen)
+        else:
+            timed = timed_tokenizer(config, attention, chosen)
+        task, optimization, model = timed.task, config.optimization, timed.task.model
+        lighten(timed.lightened, recompute=recompute, compiled=compiled)
+        distribute(model, task.units, Ranks(), precision=timed.task.dtype, device=chosen)
         state = TrainState(model, Ema(model, optimization.ema_decay), build_optimizer(model, optimization))
         order = SampleOrder(task.counts, optimization.batch_size, 0)
         batches = task.batches(parts_of(order, range(runs + 2)))
         updater = Updater(state, task.loss, optimization)
-        clock, seconds = Clock(task.device), list[float]()
+        clock, seconds = Clock(chosen), list[float]()
         for _ in range(runs + 2):
             updater.step(batches)
             seconds.append(clock.lap())
         step = statistics.median(seconds[2:])
-        operations = operations_of(task.config, schedule) * optimization.batch_size
+        settings = {"attention": attention, "recompute": recompute, "compile": compiled, "runs": runs}
         result = {
-            "parameters": num_parameters(task.config.model),
-            "tokens": schedule.num_tokens,
+            **timed.sizes,
             "batch": optimization.batch_size,
             "precision": optimization.precision,
             "optimizer": optimization.optimizer,
-            **_where(task, {"attention": attention, "recompute": recompute, "compile": compiled, "runs": runs}),
+            **_where(chosen, settings),
             "step_s": round(step, 4),
             "samples_per_second": round(optimization.batch_size / step, 3),
-            "tokens_per_second": round(optimization.batch_size * schedule.num_tokens / step, 1),
-            "teraflops": round(operations / step / 1e12, 4),
-            "utilization": _utilization(task, operations / step),
-            "peak_memory_mb": peak_memory(task.device),
+            **timed.rates(step),
+            "peak_memory_mb": peak_memory(chosen),
         }
         _print(result, as_json)
 
@@ -88,11 +92,12 @@ def attention(
     with exit_codes():
         import torch
 
+        from bitvar.cli.bench_tasks import budget_of
         from bitvar.nn.attention import BlockCausal, attend
         from bitvar.runtime.placement import resolve_device, resolve_dtype
         from bitvar.scales import official_schedule
 
-        schedule, chosen = official_schedule("1.0", _budget(pixels)), resolve_device(device)
+        schedule, chosen = official_schedule("1.0", budget_of(pixels)), resolve_device(device)
         scale = schedule.scale_index().to(chosen)
         ways = {"scales_s": BlockCausal(schedule.offsets), "dense_s": (scale[:, None] >= scale[None, :])[None, None]}
         shape = (3, batch, 8, schedule.num_tokens, 96)
@@ -230,88 +235,8 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
     typer.echo(json.dumps(result) if as_json else "\n".join(f"{key:<20} {value}" for key, value in result.items()))
 
 
-def _random_task(
-    recipe: Path | None,
-    preset: str | None,
-    pixels: int,
-    batch: int | None,
-    dtype: str | None,
-    device: str,
-    attention: str,
-) -> "tuple[TransformerTask, ScaleSchedule]":
-    """A task on random features and texts, on the largest of its schedules."""
+def _where(device: "torch.device", rest: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from bitvar.cli.training_setup import attention_patterns, read_recipe, text_length
-    from bitvar.config import unknown
-    from bitvar.errors import UsageError, explain
-    from bitvar.runtime.placement import resolve_device
-    from bitvar.scales import official_schedule
-    from bitvar.training.config import OptimizationConfig, TransformerTraining
-    from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
-    from bitvar.transformer import PRESETS, ScheduleConfig
-
-    if (recipe is None) == (preset is None):
-        raise UsageError(explain("What shall be timed?", "one of --recipe and --preset is needed", "give one"))
-    if recipe is not None:
-        config = read_recipe(recipe, [])
-        if not isinstance(config, TransformerTraining):
-            raise UsageError(explain(f"{recipe} trains a tokenizer.", "this times transformers", "give another"))
-    else:
-        if preset not in PRESETS:
-            raise UsageError(unknown(f"preset {preset!r}", str(preset), list(PRESETS)))
-        optimization = OptimizationConfig(steps=10**6, batch_size=8, learning_rate=1e-4)
-        config = TransformerTraining(model=PRESETS[preset], optimization=optimization)
-    changes = {"batch_size": batch, "precision": dtype}
-    given = [f"optimization.{name}={value}" for name, value in changes.items() if value is not None]
-    square = official_schedule("1.0", _budget(pixels))
-    schedule = square if preset else max(config.schedules, key=lambda schedule: schedule.num_tokens)
-    own = ScheduleConfig(grids=schedule.grids, reference=schedule.reference)
-    model = config.model.model_copy(update={"budgets": (), "schedules": (own,)})
-    config = config.override(given).model_copy(update={"model": model})
-    generator = torch.Generator().manual_seed(0)
-    h, w = schedule.latent_grids(model.patch_size)[-1]
-    count = config.optimization.batch_size
-    features = torch.randn(count, model.bits // model.patch_size**2, h, w, generator=generator)
-    tokens = text_length(config)
-    texts = CaptionFeatures(torch.randn(tokens, model.text_width, generator=generator), torch.tensor([0, tokens]))
-    data = FeatureSet(features, texts, [[0]] * count)
-    chosen = resolve_device(device)
-    patterns = attention_patterns(config, attention, chosen)
-    return TransformerTask(config, train=data, validation=data, device=chosen, patterns=patterns), schedule
-
-
-def _budget(pixels: int) -> str:
-    """The pixel budget of a square picture."""
-    from bitvar.errors import UsageError, explain
-    from bitvar.scales import SQUARES
-
-    if pixels not in SQUARES:
-        raise UsageError(explain(f"There is no schedule of {pixels} px.", f"known: {list(SQUARES)}", "choose one"))
-    return SQUARES[pixels]
-
-
-def _lighten(task: "TransformerTask", recompute: bool, compiled: bool) -> None:
-    from bitvar.training.parallel import Ranks, distribute, lighten
-
-    lighten(task.units, recompute=recompute, compiled=compiled)
-    distribute(task.model, task.units, Ranks(), precision=task.dtype, device=task.device)
-
-
-def _where(task: "TransformerTask", rest: dict[str, Any]) -> dict[str, Any]:
-    import torch
-
-    cuda = task.device.type == "cuda"
-    device = torch.cuda.get_device_name(task.device) if cuda else task.device.type
-    return {**rest, "device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
-def _utilization(task: "TransformerTask", operations: float) -> float | None:
-    import torch
-
-    from bitvar.transformer.cost import model_flops_utilization
-
-    if task.device.type != "cuda":
-        return None
-    share = model_flops_utilization(operations, torch.cuda.get_device_name(task.device))
-    return None if share is None else round(share, 4)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {**rest, "device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 PACKAGES = ("bitvar", "torch", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow")
-MODELS = ("icons", "pictures", "pictures32", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
+MODELS = ("icons", "pictures", "fine", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
 """Folders of `models`, all of which come with the package."""
 
 

@@ -32,7 +32,7 @@ def reconstruction(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder; the same command there goes on.")],
     tokenizer: Annotated[
         list[str] | None,
-        typer.Option(help="Folder, hub id, or one in the package: pictures, pictures32 or icons; label=... names it."),
+        typer.Option(help="Folder, hub id, or one in the package: pictures, fine or icons; label=... names it."),
     ] = None,
     against: Annotated[str, typer.Option(help="Formats to compare with at equal size, or none.")] = "jpeg,webp",
     size: Annotated[

@@ -19,13 +19,19 @@ def export(
         typer.Option("--init", help="As given to `bitvar train`; runs of adapters, or of one half of a tokenizer."),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model.")] = "icons",
+    dtype: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or fp16, of a transformer's weights in the file. Default: fp32.")
+    ] = None,
 ) -> None:
     """Turn a checkpoint's averaged weights into a model folder, or a tokenizer run's into a tokenizer folder."""
     with exit_codes():
+        import torch
+
         from bitvar.checkpoints.folder import save_folder
         from bitvar.checkpoints.hub import resolve_named
         from bitvar.checkpoints.lora import save_adapter
         from bitvar.errors import UsageError, explain
+        from bitvar.runtime.placement import resolve_dtype
         from bitvar.training.config import TokenizerTraining
         from bitvar.training.export import (
             adapted,
@@ -43,6 +49,9 @@ def export(
             raise UsageError(explain(f"{destination} exists.", "nothing is overwritten", "choose another folder"))
         checkpoint = pick_checkpoint(run, step)
         config = read_config(checkpoint)
+        if dtype is not None and (isinstance(config, TokenizerTraining) or config.lora is not None):
+            why = "a tokenizer's are fp16, and an adapter's fp32, always"
+            raise UsageError(explain("--dtype is for a transformer's weights.", why, "leave it out"))
         if isinstance(config, TokenizerTraining):
             origin = None
             if initial is not None and config.trained != "all":
@@ -61,8 +70,7 @@ def export(
             raise UsageError(explain("A model needs its frozen parts.", "a checkpoint holds no others", todo))
         else:
             index, card = model_index(name, tokenizer), f"# {name}\n\nStep {step_of(checkpoint):,} of a run.\n"
-            save_folder(
-                assemble(checkpoint, config, tokenizer=tokenizer, text_encoder=text_encoder, index=index, card=card),
-                destination,
-            )
+            parts = assemble(checkpoint, config, tokenizer=tokenizer, text_encoder=text_encoder, index=index, card=card)
+            parts.transformer.to(resolve_dtype(dtype or "fp32", torch.device("cpu")))
+            save_folder(parts, destination)
         typer.echo(str(destination))

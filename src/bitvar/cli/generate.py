@@ -35,7 +35,9 @@ def generate(
     top_p: Annotated[
         float | None, typer.Option(min=0, max=1, help="A bit is certain once it is as likely as this.")
     ] = None,
-    negative: Annotated[str | None, typer.Option(help="What to steer away from.")] = None,
+    negative: Annotated[
+        str | None, typer.Option(help="What to steer away from; needs a --guidance other than 1.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id. Default: the small one in the package.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     tokenizer: Annotated[

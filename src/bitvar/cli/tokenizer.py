@@ -19,7 +19,7 @@ TokenizerName = Annotated[
     str | None,
     typer.Option(
         "--tokenizer",
-        help="Tokenizer or model folder, hub id, or one in the package: pictures, or pictures32, of twice the bits."
+        help="Tokenizer or model folder, hub id, or one in the package: pictures, or fine, of four times the bits."
         " Default: pictures; to decode, the one in the package that made the first file.",
     ),
 ]

@@ -95,7 +95,7 @@ class PictureCodec:
 
         Args:
             model: a model folder, a tokenizer folder, or a hub id `owner/name`; None is "pictures", in the package, as
-                are "pictures32", the sharper one, and "icons", that of the embedded model.
+                are "fine", of four times the bits, and "icons", that of the embedded model.
             revision: of a hub id.
             dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
             device: "cpu", "cuda", "mps", or "auto": the best there is.

@@ -214,6 +214,7 @@ def _decode(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         rgb = _to_srgb(image, profile) if profile else image.convert("RGB")
     except (*_UNREADABLE, EOFError, zlib.error, Image.DecompressionBombError) as error:
         raise RefusedError("broken-picture", first_line(error)) from None
+    rgb.info.clear()  # the profile is done with, and the one of sRGB bears the time; what else there is is not pixels
     return rgb, alpha
 
 

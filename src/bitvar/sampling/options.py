@@ -21,7 +21,7 @@ class GenerationOptions(Config):
         temperature: 0 is greedy; one value or one a scale.
         top_k: 1 is greedy; 0 or more than 1 keeps both values of a bit.
         top_p: a bit is certain once its likelier value reaches this; 0 is off.
-        negative_prompt: what guidance steers away from: one, or one a prompt.
+        negative_prompt: what guidance steers away from: one, or one a prompt. Refused where guidance is off.
         num_images_per_prompt: pictures of each prompt.
         seed: of the first picture, the next ones count up; or one a picture. None draws one.
         given_bits: for the first scales, `(d, h_k, w_k)` booleans in tokenizer cells, used instead of drawn ones.

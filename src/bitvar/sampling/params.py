@@ -31,6 +31,11 @@ class SamplingParams:
         _check_range("top_k", self.top_k, 0, 1_000_000)
         _check_range("top_p", self.top_p, 0, 1)
 
+    @property
+    def guided(self) -> bool:
+        """Whether any scale looks at what guidance steers away from."""
+        return any(value != 1 for value in _as_tuple(self.guidance_scale))
+
     def per_scale(self, num_scales: int) -> list["SamplingParams"]:
         """One entry a scale. A list must name every scale."""
         columns = [_spread(name, getattr(self, name), num_scales) for name in ("guidance_scale", "temperature")]

@@ -73,7 +73,8 @@ class TokenizerTraining(Config):
         smallest_crop: side of the smallest random crop, as a share of the largest; 1: always the largest, around the
             middle.
         mirrored: show half of the pictures mirrored, left to right.
-        commitment, entropy, perceptual, adversarial: weights of the losses beside L1 + L2; 0 leaves one out.
+        commitment, entropy, multiscale, perceptual, adversarial: weights of the losses beside L1 + L2; 0 leaves one
+            out.
         entropy_sharpness: inverse temperature of the entropy term's soft bits.
         perceptual_network: "mobilenet", which comes with the package, or "lpips", which torchmetrics downloads.
         adversarial_start: step at which the discriminator joins.
@@ -94,6 +95,7 @@ class TokenizerTraining(Config):
     commitment: float = Field(default=0.25, ge=0)
     entropy: float = Field(default=0.03, ge=0)
     entropy_sharpness: float = Field(default=20.0, gt=0)
+    multiscale: float = Field(default=0.0, ge=0)
     perceptual: float = Field(default=0.0, ge=0)
     perceptual_network: Literal["mobilenet", "lpips"] = "mobilenet"
     adversarial: float = Field(default=0.0, ge=0)

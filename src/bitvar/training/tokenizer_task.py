@@ -62,7 +62,11 @@ class TokenizerTask:
             raise ValueError("a perceptual weight needs a perceptual network; pass one, or set the weight to 0")
         torch.manual_seed(config.optimization.seed)
         self.config, self.device = config, device
-        self.model = channels_last(TokenizerModels(config)).to(device)
+        self.model = TokenizerModels(config).to(device)
+        self.layout = torch.contiguous_format  # on a CPU, group norm's backward is slow for channels-last planes
+        if device.type != "cpu":
+            channels_last(self.model)
+            self.layout = torch.channels_last
         self.train, self.validation = train, validation
         self.units: Sequence[nn.Module] = ()  # small enough to be whole on every rank, and called in pieces
         self.perceptual = perceptual
@@ -83,7 +87,7 @@ class TokenizerTask:
 
     def loss(self, batch: PictureBatch) -> tuple[Tensor, dict[str, Tensor]]:
         config, tokenizer, part = self.config, self.model.tokenizer, batch.part
-        images = to_signed(batch.images.to(tokenizer.device)).contiguous(memory_format=torch.channels_last)
+        images = to_signed(batch.images.to(tokenizer.device)).contiguous(memory_format=self.layout)
         with torch.set_grad_enabled(config.trained != "decoder"):
             features = tokenizer.encoder(images.to(self.dtype)).float()
             steps = list(pyramid.encode(features, config.schedules[self.train.schedules[part.bucket]]))
@@ -91,6 +95,8 @@ class TokenizerTask:
         reconstruction = tokenizer.decoder(latent.to(self.dtype)).float()
         logged = bit_entropies(steps)
         terms = {"reconstruction": losses.reconstruction_loss(reconstruction, images)}
+        if config.multiscale > 0:
+            terms["multiscale"] = config.multiscale * losses.multiscale_loss(reconstruction, images)
         if self.perceptual is not None and config.perceptual > 0:
             terms[self.perceptual.name] = config.perceptual * self.perceptual(reconstruction, images).mean()
         if self.model.discriminator is not None and part.step >= config.adversarial_start:
