@@ -8,7 +8,8 @@ python recipes/pictures/build.py data/pictures --icons data/icons64 --icons data
 
 Makes a folder of PNG files for `bitvar train --data`. Of the icon sets it takes the training split alone. Each
 photograph gives `--crops` squares, of any side from `--side` pixels to its shorter one (evenly in the logarithm) and
-anywhere in it, scaled to `--side`; half of them mirrored. The same command makes the same files.
+anywhere in it, scaled to `--side` (smaller photographs are magnified); half of them mirrored. The same command makes
+the same files.
 """
 
 import argparse

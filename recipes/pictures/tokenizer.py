@@ -8,7 +8,7 @@ python recipes/pictures/build.py data/pictures --icons data/icons64 --icons data
 bitvar train recipes/pictures/tokenizer.py --data data/pictures --out runs/pictures --name pictures
 
 `recipes/pictures/finish.py` is its second stage. `fine`, also in the package, has stride 2, four times the bits of a
-pixel and less than half the parameters, and takes as long:
+pixel and less than half the parameters:
 
 python recipes/pictures/build.py data/fine --icons data/icons64-jittered --photographs data/photographs/train \
     --crops 200

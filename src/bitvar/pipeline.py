@@ -238,16 +238,16 @@ class InfinityPipeline:
         schedule = self.schedule_for(options.height, options.width)
         params = self.params_for(options)
         params.per_scale(len(schedule))  # speak up before any work
-        copies = options.num_images_per_prompt
-        repeated = [prompt for prompt in prompts for _ in range(copies)]
-        seeds = options.seeds(len(repeated))
-        condition = self.encode_prompts(repeated)
         negatives = options.negatives(len(prompts))
         if negatives and not params.guided:
             why = "it is what guidance steers away from, and guidance is off: its scale is 1"
             raise UsageError(
                 explain("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
             )
+        copies = options.num_images_per_prompt
+        repeated = [prompt for prompt in prompts for _ in range(copies)]
+        seeds = options.seeds(len(repeated))
+        condition = self.encode_prompts(repeated)
         metadata = [
             self._describe(prompt, seed, schedule, params, negatives[i] if negatives else None)
             for i, (prompt, seed) in enumerate(zip(repeated, seeds, strict=True))

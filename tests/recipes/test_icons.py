@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from bitvar.checkpoints.folder import Defaults
 from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.cli import main as cli
 from bitvar.pipeline import InfinityPipeline
@@ -96,6 +97,7 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     bitvar(monkeypatch, *tune, tmp_path / "tuned", *settings)
     tuned, before = (InfinityPipeline.from_pretrained(f) for f in (tmp_path / "tuned" / "model", out))
     assert tuned.index.tokenizer == before.index.tokenizer
+    assert tuned.index.defaults == before.index.defaults != Defaults()
     assert not torch.equal(tuned.transformer.head.weight, before.transformer.head.weight)
     torch.testing.assert_close(tuned.transformer.head.weight, before.transformer.head.weight, atol=0.01, rtol=0)
     bitvar(monkeypatch, *tune, tmp_path / "other sizes", code=3)

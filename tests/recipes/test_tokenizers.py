@@ -50,6 +50,8 @@ def test_the_pictures_recipe_is_that_of_the_tokenizers_in_the_package(folder: Pa
     assert finish.schedules == TrainedGrids.load(folder / GRIDS).grids
     assert finish.schedules[0] == made.schedules[0]
     assert (made.trained, finish.trained) == ("all", "all")
+    assert finish.perceptual == {"pictures": 0.03, "fine": 0}[folder.name]
+    assert finish.optimization.steps == {"pictures": 700, "fine": 3200}[folder.name]
     assert finish.optimization.learning_rate < made.optimization.learning_rate
     assert finish.optimization.batch_size == made.optimization.batch_size
 
@@ -59,8 +61,9 @@ def test_an_unknown_size_of_the_pictures_recipe_is_refused() -> None:
         runpy.run_path(str(RECIPES / "pictures" / "tokenizer.py"))["recipe"]("pictures23")
 
 
+@pytest.mark.parametrize("side", [64, 128])  # the photograph's shorter side is between them
 def test_pictures_are_training_icons_and_crops_of_photographs_the_same_each_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], side: int
 ) -> None:
     icons = toy_set(tmp_path / "icons")
     photographs = tmp_path / "photographs"
@@ -68,7 +71,7 @@ def test_pictures_are_training_icons_and_crops_of_photographs_the_same_each_time
     noise = np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)
     Image.fromarray(noise).save(photographs / "noise.png")
     for name in ("one", "two"):
-        words = [tmp_path / name, "--icons", icons, "--photographs", photographs, "--crops", 6]
+        words = [tmp_path / name, "--icons", icons, "--photographs", photographs, "--crops", 6, "--side", side]
         monkeypatch.setattr("sys.argv", ["build.py", *map(str, words)])
         runpy.run_path(str(RECIPES / "pictures" / "build.py"), run_name="__main__")
     assert "12 icons and 6 crops of photographs" in capsys.readouterr().out
@@ -80,6 +83,6 @@ def test_pictures_are_training_icons_and_crops_of_photographs_the_same_each_time
     assert len(set(one.values())) == len(one) == 18
     for path in (tmp_path / "one" / "photographs").rglob("*.png"):
         with Image.open(path) as crop:
-            assert crop.size == (64, 64)
+            assert crop.size == (side, side)
     with pytest.raises(UsageError, match="it is there already"):
         runpy.run_path(str(RECIPES / "pictures" / "build.py"), run_name="__main__")

@@ -720,7 +720,7 @@ def sprawl(path: Path) -> object:
     (path.parents[2] / "outside" / "written").touch()
     with contextlib.suppress(OSError):
         (ROOT / "no-such-folder" / "file").write_text("")
-    return b"x" * MAX_GROWTH
+    return b"x" * (MAX_GROWTH * 5 // 4)
 
 
 CONTROLS: dict[str, Callable[[Path], object]] = {"control: believe": believe, "control: sprawl": sprawl}

@@ -7,7 +7,7 @@ import torch
 from bitvar.nn.attention import attend
 from bitvar.nn.kv_cache import KVCache
 from bitvar.nn.linear import Conv2d, Linear
-from bitvar.nn.norms import GroupNorm, LayerNorm, RMSNorm, layer_norm, modulated_norm
+from bitvar.nn.norms import GroupNorm, LayerNorm, PixelNorm, RMSNorm, layer_norm, modulated_norm
 from bitvar.nn.rope import apply_rope, rope_table
 
 from ..reference import oracle
@@ -93,7 +93,8 @@ def test_layers_compute_in_the_dtype_of_their_input(dtype: torch.dtype, weights:
     assert Conv2d(4, 3).to(weights)(torch.randn(2, 4, 5, 5, dtype=dtype)).dtype == dtype
     for norm in (LayerNorm(4), RMSNorm(4)):
         assert norm.to(weights)(torch.randn(2, 4, dtype=dtype)).dtype == dtype
-    assert GroupNorm(4, 2).to(weights)(torch.randn(2, 4, 5, 5, dtype=dtype)).dtype == dtype
+    for norm in (GroupNorm(4, 2), PixelNorm(4)):
+        assert norm.to(weights)(torch.randn(2, 4, 5, 5, dtype=dtype)).dtype == dtype
 
 
 def test_norms_of_bf16_are_taken_in_fp32() -> None:
@@ -111,6 +112,18 @@ def test_modulation_scales_and_shifts_the_norm() -> None:
     x, scale, shift = torch.randn(2, 3, 8), torch.randn(2, 1, 8), torch.randn(2, 1, 8)
     torch.testing.assert_close(modulated_norm(x, scale, shift), layer_norm(x) * (1 + scale) + shift)
     assert modulated_norm(x.bfloat16(), scale.bfloat16(), shift.bfloat16()).dtype == torch.bfloat16
+
+
+def test_pixel_norm_takes_each_place_by_itself() -> None:
+    x = torch.randn(2, 6, 3, 4, generator=torch.Generator().manual_seed(0))
+    norm = PixelNorm(6)
+    with torch.no_grad():
+        norm.weight.copy_(torch.arange(6) + 1)
+        norm.bias.copy_(torch.arange(6) - 3)
+    exact = x.double() / (x.double().square().mean(1, keepdim=True) + 1e-6).sqrt()
+    exact = exact * norm.weight[:, None, None] + norm.bias[:, None, None]
+    torch.testing.assert_close(norm(x), exact.float())
+    torch.testing.assert_close(norm(x)[..., 1:2, 2:], norm(x[..., 1:2, 2:]))
 
 
 def test_group_norm_uses_the_released_epsilon() -> None:

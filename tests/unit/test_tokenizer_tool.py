@@ -258,7 +258,12 @@ def test_altered_weights_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"res_blocks": 2, "channel_multipliers": (1, 2)}, {"channel_multipliers": (1, 1), "pixel_patch": 2}],
+    [
+        {},
+        {"res_blocks": 2, "channel_multipliers": (1, 2)},
+        {"channel_multipliers": (1, 1), "pixel_patch": 2},
+        {"norm": "pixel"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("tile", [12, 20, 37])
@@ -276,6 +281,16 @@ def test_tiles_are_the_whole_to_rounding(changes: dict[str, Any], tile: int) -> 
             assert found[..., rows, columns].isnan().all()
             found[..., rows, columns] = pixels
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+def test_with_pixel_norms_a_picture_is_decoded_alike_alone_and_in_a_larger_one() -> None:
+    latent = torch.randn(1, 4, 40, 40, generator=torch.Generator().manual_seed(0))
+    inner = (..., slice(60, 100), slice(60, 100))
+    for norm, alike in (("pixel", True), ("group", False)):
+        tokenizer = tiny_tokenizer(norm=norm)
+        with torch.inference_mode():
+            whole, part = tokenizer.decode(latent)[inner], tokenizer.decode(latent[..., 5:35, 5:35])
+        assert torch.allclose(whole, part[..., 40:80, 40:80], atol=1e-5) == alike
 
 
 def test_tiling_leaves_the_tokenizer_as_it_was() -> None:

@@ -317,6 +317,13 @@ def test_the_adaptive_weight_is_in_the_loss_and_logged() -> None:
     assert ours["generator_weight"] != theirs["generator_weight"]
 
 
+def test_the_multiscale_loss_is_in_the_total_and_logged() -> None:
+    plain, weighed = (tokenizer_loss(tokenizer_task(tokenizer_training(multiscale=weight))) for weight in (0.0, 0.5))
+    assert "multiscale" not in plain[1]
+    assert weighed[1]["multiscale"] > 0
+    torch.testing.assert_close(weighed[0], plain[0] + weighed[1]["multiscale"])
+
+
 def test_the_mobilenet_distance_trains() -> None:
     config = tokenizer_training(perceptual=1.0)
     task = tokenizer_task(config, perceptual=PerceptualDistance())

@@ -450,7 +450,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "discriminator_width": 16, "discriminator_levels": 1, "entropy": 0.0, "entropy_sharpness": 2.0,
         "perceptual": 0.0, "adversarial": 0.0, "adversarial_start": 3, "truncation": 0.0, "multiscale": 0.5,
         "model.bits": 5, "model.base_channels": 12, "model.channel_multipliers": [1, 1], "model.res_blocks": 2,
-        "model.norm_groups": 2, "model.pixel_patch": 2,
+        "model.norm": "pixel", "model.norm_groups": 2, "model.pixel_patch": 2,
     },
     "transformer": COMMON | {
         "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True,

@@ -13,6 +13,7 @@ from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
+    from bitvar.sampling import SamplingParams
 
 app = typer.Typer(help="Benchmarks.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -54,6 +55,7 @@ def generate(
         import torch
 
         from bitvar.pipeline import InfinityPipeline
+        from bitvar.sampling.options import GenerationOptions
 
         imported = time.perf_counter() - began
         began = time.perf_counter()
@@ -62,7 +64,8 @@ def generate(
         else:
             pipeline = _random_pipeline(preset, tokenizer, dtype, device)
         loaded = time.perf_counter() - began
-        timings = [_one_run(pipeline, n, guidance, seed) for seed in range(runs + 1)][1:]
+        params = pipeline.params_for(GenerationOptions(guidance_scale=guidance))
+        timings = [_one_run(pipeline, n, params, seed) for seed in range(runs + 1)][1:]
         result: dict[str, Any] = {
             "model": model or preset or "embedded",
             "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
@@ -70,7 +73,7 @@ def generate(
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "pictures": n,
-            "guidance": guidance if guidance is not None else pipeline.index.defaults.guidance_scale,
+            "guidance": params.guidance_scale,
             "runs": runs,
             "import_s": round(imported, 3),
             "load_s": round(loaded, 3),
@@ -111,13 +114,12 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     return InfinityPipeline(Components(transformer, images, None, index, ""))
 
 
-def _one_run(pipeline: "InfinityPipeline", n: int, guidance: float | None, seed: int) -> dict[str, float]:
+def _one_run(pipeline: "InfinityPipeline", n: int, params: "SamplingParams", seed: int) -> dict[str, float]:
     """Seconds of each part of one call, the device waited for."""
     import torch
 
     from bitvar.condition import TextCondition
     from bitvar.sampling import generate as sample
-    from bitvar.sampling.options import GenerationOptions
 
     config = pipeline.transformer.config
     clock = Clock(pipeline.transformer.device)
@@ -130,7 +132,6 @@ def _one_run(pipeline: "InfinityPipeline", n: int, guidance: float | None, seed:
     result = None
     generators = [torch.Generator().manual_seed(seed + i) for i in range(n)]
     schedule = pipeline.schedule_for(None, None)
-    params = pipeline.params_for(GenerationOptions(guidance_scale=guidance))
     for result in sample(pipeline.transformer, condition, schedule, params=params, generators=generators):
         timings[f"scale_{result.k + 1}_s"] = clock.lap()
     assert result is not None

@@ -95,14 +95,13 @@ def timed_tokenizer(config: TokenizerTraining, attention: str, device: torch.dev
     data = PictureSet(images)
     task = TokenizerTask(config, train=data, validation=data, perceptual=perceptual, device=device)
     tokenizer = task.model.tokenizer
-    levels = [level for half in (tokenizer.encoder, tokenizer.decoder) for level in half.levels]
     parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
     sizes = {"parameters": parameters, "width": width, "height": height}
 
     def rates(step: float) -> dict[str, Any]:
         return {"megapixels_per_second": round(batch * height * width / step / 1e6, 4)}
 
-    return Timed(task, levels, sizes, rates)
+    return Timed(task, tokenizer.levels, sizes, rates)
 
 
 def budget_of(pixels: int) -> str:

@@ -25,13 +25,12 @@ def export(
 ) -> None:
     """Turn a checkpoint's averaged weights into a model folder, or a tokenizer run's into a tokenizer folder."""
     with exit_codes():
-        import torch
-
         from bitvar.checkpoints.folder import save_folder
         from bitvar.checkpoints.hub import resolve_named
         from bitvar.checkpoints.lora import save_adapter
+        from bitvar.config import unknown
         from bitvar.errors import UsageError, explain
-        from bitvar.runtime.placement import resolve_dtype
+        from bitvar.runtime.placement import DTYPES
         from bitvar.training.config import TokenizerTraining
         from bitvar.training.export import (
             adapted,
@@ -52,6 +51,9 @@ def export(
         if dtype is not None and (isinstance(config, TokenizerTraining) or config.lora is not None):
             why = "a tokenizer's are fp16, and an adapter's fp32, always"
             raise UsageError(explain("--dtype is for a transformer's weights.", why, "leave it out"))
+        stored = DTYPES.get(dtype or "fp32")
+        if stored is None:
+            raise UsageError(unknown(f"dtype {dtype!r}", str(dtype), list(DTYPES)))
         if isinstance(config, TokenizerTraining):
             origin = None
             if initial is not None and config.trained != "all":
@@ -71,6 +73,6 @@ def export(
         else:
             index, card = model_index(name, tokenizer), f"# {name}\n\nStep {step_of(checkpoint):,} of a run.\n"
             parts = assemble(checkpoint, config, tokenizer=tokenizer, text_encoder=text_encoder, index=index, card=card)
-            parts.transformer.to(resolve_dtype(dtype or "fp32", torch.device("cpu")))
+            parts.transformer.to(stored)
             save_folder(parts, destination)
         typer.echo(str(destination))

@@ -177,8 +177,11 @@ def _train_transformer(
         todo = "add --init, such as --init icons"
         raise UsageError(explain("Adapters need a model to --init from.", "they change one that is finished", todo))
     identity = TokenizerIdentity.load(tokenizer_folder / "identity.json")
+    index = ModelIndex(name=inputs.name, tokenizer=identity)
     if start is not None and not is_checkpoint(start):
-        check_pair(ModelIndex.load(start / "model_index.json").tokenizer, identity)
+        begun_with = ModelIndex.load(start / "model_index.json")
+        check_pair(begun_with.tokenizer, identity)
+        index = index.model_copy(update={"defaults": begun_with.defaults})
     tokenizer = load_component(InfinityTokenizer, tokenizer_folder).to(device)
     encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)
     patterns = attention_patterns(config, inputs.attention, device)
@@ -204,7 +207,6 @@ def _train_transformer(
 
     def pipeline(model: torch.nn.Module) -> InfinityPipeline:
         assert isinstance(model, InfinityTransformer)
-        index = ModelIndex(name=inputs.name, tokenizer=identity)
         return InfinityPipeline(Components(model, tokenizer, encoder, index, f"# {inputs.name}\n"))
 
     begun_from = base.transformer if base else None

@@ -45,9 +45,7 @@ def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", d
     task = TokenizerTask(config, train=train, validation=validation, perceptual=perceptual, device=device)
     if origin is not None:
         origin.load_into(task.model.tokenizer)
-    halves = task.model.tokenizer.encoder, task.model.tokenizer.decoder
-    levels = [level for half in halves for level in half.levels]
-    parallel.lighten(levels, recompute=inputs.recompute, compiled=inputs.compiled)
+    parallel.lighten(task.model.tokenizer.levels, recompute=inputs.recompute, compiled=inputs.compiled)
     frozen = None if config.trained == "all" or origin is None else origin
     begun_from = None if frozen is None or frozen.identity is None else frozen.identity.sha256
 

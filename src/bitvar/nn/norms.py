@@ -43,6 +43,23 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), x.shape[-1:], self.weight.float(), EPSILON).to(x.dtype)
 
 
+class PixelNorm(nn.Module):
+    """RMSNorm over the channels of each place (Karras et al., arXiv 1710.10196), in fp32, in the dtype of its input.
+
+    No place knows of another, so a picture's size changes nothing.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        square = x.float().square().mean(dim=1, keepdim=True)
+        scaled = x * (square + EPSILON).rsqrt().to(x.dtype)
+        return torch.addcmul(self.bias.to(x.dtype)[:, None, None], scaled, self.weight.to(x.dtype)[:, None, None])
+
+
 class GroupNorm(nn.Module):
     """GroupNorm (statistics accumulated in fp32 by PyTorch), in the dtype of its input."""
 

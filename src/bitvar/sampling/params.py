@@ -13,8 +13,8 @@ class SamplingParams:
     """Settings of the sampler.
 
     Attributes:
-        guidance_scale: `g` of `g cond + (1 - g) uncond`; 1 is off. Settings in use: 3 to 4.
-        temperature: divides the logits; 0 draws the likelier value always. Settings in use: 0.5 to 1.
+        guidance_scale: `g` of `g cond + (1 - g) uncond`; 1 is off. Settings in use: 1 to 4.
+        temperature: divides the logits; 0 draws the likelier value always. Settings in use: 0.25 to 1.
         top_k: values kept of the two: 1 is greedy, 0 or more than 1 keeps both.
         top_p: a bit is certain once its likelier value reaches this probability; 0 is off.
     """

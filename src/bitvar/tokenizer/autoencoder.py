@@ -7,18 +7,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bitvar.nn.linear import Conv2d
-from bitvar.nn.norms import GroupNorm
+from bitvar.nn.norms import GroupNorm, PixelNorm
 from bitvar.tokenizer.config import TokenizerConfig
 
 
-class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 conv, twice, beside a shortcut (1x1 when the width changes)."""
+def make_norm(width: int, config: TokenizerConfig) -> nn.Module:
+    """The norm of so many channels that a configuration asks for."""
+    return PixelNorm(width) if config.norm == "pixel" else GroupNorm(width, config.norm_groups)
 
-    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+
+class ResidualBlock(nn.Module):
+    """A norm, SiLU, 3x3 conv, twice, beside a shortcut (1x1 when the width changes)."""
+
+    def __init__(self, inputs: int, outputs: int, config: TokenizerConfig) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(inputs, groups)
+        self.norm1 = make_norm(inputs, config)
         self.conv1 = Conv2d(inputs, outputs)
-        self.norm2 = GroupNorm(outputs, groups)
+        self.norm2 = make_norm(outputs, config)
         self.conv2 = Conv2d(outputs, outputs)
         self.shortcut = Conv2d(inputs, outputs, kernel=1) if inputs != outputs else nn.Identity()
 
@@ -67,18 +72,18 @@ class Encoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        channels, groups = config.channels, config.norm_groups
+        channels = config.channels
         self.pixel_patch = config.pixel_patch
         self.conv_in = Conv2d(config.patch_channels, channels[0])
         self.levels = nn.ModuleList()
         width = channels[0]
         for level, outputs in enumerate(channels):
-            blocks = _blocks(width, outputs, config.res_blocks, groups)
+            blocks = _blocks(width, outputs, config.res_blocks, config)
             resize = Downsample(outputs) if level < len(channels) - 1 else nn.Identity()
             self.levels.append(Level(blocks, resize))
             width = outputs
-        self.middle = _blocks(width, width, 2, groups)
-        self.norm_out = GroupNorm(width, groups)
+        self.middle = _blocks(width, width, 2, config)
+        self.norm_out = make_norm(width, config)
         self.conv_out = Conv2d(width, config.bits)
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
@@ -93,18 +98,18 @@ class Decoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        channels, groups = config.channels, config.norm_groups
+        channels = config.channels
         width = channels[-1]
         self.pixel_patch = config.pixel_patch
         self.conv_in = Conv2d(config.bits, width)
-        self.middle = _blocks(width, width, 2, groups)
+        self.middle = _blocks(width, width, 2, config)
         self.levels = nn.ModuleList()
         for level, outputs in enumerate(reversed(channels)):
-            blocks = _blocks(width, outputs, config.res_blocks + 1, groups)
+            blocks = _blocks(width, outputs, config.res_blocks + 1, config)
             resize = Upsample(outputs) if level < len(channels) - 1 else nn.Identity()
             self.levels.append(Level(blocks, resize))
             width = outputs
-        self.norm_out = GroupNorm(width, groups)
+        self.norm_out = make_norm(width, config)
         self.conv_out = Conv2d(width, config.patch_channels)
 
     def forward(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
@@ -114,6 +119,6 @@ class Decoder(nn.Module):
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.pixel_patch)
 
 
-def _blocks(inputs: int, outputs: int, count: int, groups: int) -> nn.Sequential:
+def _blocks(inputs: int, outputs: int, count: int, config: TokenizerConfig) -> nn.Sequential:
     widths = [inputs] + [outputs] * count
-    return nn.Sequential(*(ResidualBlock(i, o, groups) for i, o in pairwise(widths)))
+    return nn.Sequential(*(ResidualBlock(i, o, config) for i, o in pairwise(widths)))

@@ -1,6 +1,6 @@
 """What a tokenizer is made of."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ class TokenizerConfig(Config):
         base_channels: channels of the first level.
         channel_multipliers: channels of each level, as multiples of the base; every level but one halves the picture.
         res_blocks: residual blocks of each encoder level; the decoder has one more.
+        norm: "group", as in the published tokenizers, or "pixel": each place by itself.
         norm_groups: groups of every GroupNorm; must divide every level's channels.
         image_channels: channels of the picture.
         pixel_patch: side of the squares of pixels that the first level takes as one place, with all their values as
@@ -25,6 +26,7 @@ class TokenizerConfig(Config):
     base_channels: int = Field(gt=0, le=1 << 12)
     channel_multipliers: tuple[Annotated[int, Field(gt=0, le=64)], ...] = Field(min_length=1, max_length=12)
     res_blocks: int = Field(default=2, ge=1, le=64)
+    norm: Literal["group", "pixel"] = "group"
     norm_groups: int = Field(default=32, ge=1)
     image_channels: int = Field(default=3, ge=1, le=16)
     pixel_patch: int = Field(default=1, ge=1, le=8)

@@ -22,7 +22,7 @@ def reconstruction_loss(
 
 
 def multiscale_loss(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, ""]:
-    """L1 of pictures averaged over squares of 2, 4, 8 and 16 pixels, added up.
+    """L1 of pictures averaged over squares of 2, 4, 8 and 16 pixels, as far as they hold such squares, added up.
 
     Tints and mottles weigh little in a mean over pixels, whose noise they hide in; an eye sees them first.
     """

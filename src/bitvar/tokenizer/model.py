@@ -33,6 +33,11 @@ class InfinityTokenizer(nn.Module):
     def device(self) -> torch.device:
         return self.decoder.conv_in.weight.device
 
+    @property
+    def levels(self) -> list[nn.Module]:
+        """The encoder's and the decoder's: what is compiled, or computed again, each by itself."""
+        return [*self.encoder.levels, *self.decoder.levels]
+
     def features(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
         """Encode pictures in [-1, 1] to fp32 features.
 
