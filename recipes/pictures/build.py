@@ -46,8 +46,9 @@ def main() -> None:
     arriving = out.with_name(out.name + ".partial")
     shutil.rmtree(arriving, ignore_errors=True)
     num_icons = sum(copy_icons(folder, arriving / folder.name) for folder in arguments.icons)
-    crops = (arguments.crops, arguments.side)
-    num_crops = sum(cut_crops(folder, arriving / "photographs", *crops) for folder in arguments.photographs)
+    num_crops = sum(
+        cut_crops(folder, arriving / "photographs", arguments.crops, arguments.side) for folder in arguments.photographs
+    )
     arriving.rename(out)
     print(f"{num_icons} icons and {num_crops} crops of photographs in {out}")  # noqa: T201
 
