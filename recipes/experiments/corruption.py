@@ -94,15 +94,16 @@ def make_mistake(
     features: Float[Tensor, "b d h w"],
     grids: Sequence[Grid],
     *,
+    code_lengths: Sequence[float] = pyramid.PUBLISHED_LENGTHS,
     scale: int,
     rate: float,
     generators: Sequence[torch.Generator],
 ) -> Mistake:
     """Flip each bit of one scale with probability `rate`; a larger rate flips those of a smaller one, and more."""
-    true = [step.bits for step in pyramid.encode(features, grids)]
+    true = [step.bits for step in pyramid.encode(features, grids, code_lengths)]
     flipped = true[scale] ^ (draw_uniform(generators, *true[scale].shape[1:]) < rate).to(features.device)
     given = [*true[:scale], flipped]
-    again = pyramid.encode(features, grids, flip=lambda k, bits: flipped if k == scale else bits)
+    again = pyramid.encode(features, grids, code_lengths, flip=lambda k, bits: flipped if k == scale else bits)
     repaired = [*given, *(step.bits for step in list(again)[scale + 1 :])]
     return Mistake(scale, given, repaired, [*given, *true[scale + 1 :]])
 
@@ -123,10 +124,16 @@ def answer(pipeline: InfinityPipeline, condition: TextCondition, schedule: Scale
 
 @torch.no_grad()
 def compare(
-    bits: Bits, mistake: Mistake, features: Tensor, *, tokenizer: InfinityTokenizer, reconstruction: Tensor
+    bits: Bits,
+    mistake: Mistake,
+    features: Tensor,
+    grids: Sequence[Grid],
+    *,
+    tokenizer: InfinityTokenizer,
+    reconstruction: Tensor,
 ) -> Float[Tensor, "4"]:
     """Sums over the pictures: error, PSNR, bits sided with the repair, bits disagreed about; fp64."""
-    latent = pyramid.latent_of(bits, (features.shape[-2], features.shape[-1]))
+    latent = pyramid.latent_of(bits, grids, tokenizer.config.code_lengths)
     error = (latent - features).square().flatten(1).sum(1) / features.square().flatten(1).sum(1)
     decibels = psnr(tokenizer.decode(latent), reconstruction)
     after = mistake.scale + 1
@@ -159,19 +166,23 @@ def measure(
         part = chosen[start : start + BATCH]
         with torch.no_grad():
             features = first.tokenizer.features(to_signed(load_images(part))).float()
-            *_, last = pyramid.encode(features, grids)
+            *_, last = first.tokenizer.steps(features, grids)
             reconstruction = first.tokenizer.decode(last.latent)
         conditions = {name: each.encode_prompts([s.captions[0] for s in part]) for name, each in pipelines.items()}
         for scale in range(len(schedule) - 1):
             for rate in rates:
                 numbers = range(start, start + len(part))
                 draws = [make_generator(scale, number, Purpose.FLIP) for number in numbers]
-                mistake = make_mistake(features, grids, scale=scale, rate=rate, generators=draws)
+                mistake = make_mistake(
+                    features, grids, code_lengths=config.code_lengths, scale=scale, rate=rate, generators=draws
+                )
                 answers = {"repaired": mistake.repaired, "unrepaired": mistake.unrepaired}
                 for name, pipeline in pipelines.items():
                     answers[name] = answer(pipeline, conditions[name], schedule, mistake.given)
                 for name, bits in answers.items():
-                    found = compare(bits, mistake, features, tokenizer=first.tokenizer, reconstruction=reconstruction)
+                    found = compare(
+                        bits, mistake, features, grids, tokenizer=first.tokenizer, reconstruction=reconstruction
+                    )
                     sums[name, scale, rate] = sums.get((name, scale, rate), torch.zeros(4).double()) + found
     return list(_means(sums, len(chosen))), len(chosen)
 

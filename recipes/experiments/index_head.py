@@ -136,7 +136,9 @@ class IndexTask:
         parts, counted = parts_in_order(data.counts, rank=0, ranks=1, size=VALIDATION_BATCH)
         sums = torch.zeros(2, dtype=torch.float64)
         for batch, weight in zip(data.batches(parts, None), counted, strict=True):
-            forced = teacher_forcing(batch.features.float(), schedule, patch_size=1)
+            forced = teacher_forcing(
+                batch.features.float(), schedule, patch_size=1, code_lengths=model.config.code_lengths
+            )
             logits = index_logits(model(batch.condition, forced.inputs, schedule, dtype=self.dtype))
             losses = index_losses(logits, forced.target_bits)
             sums += weight * torch.stack([losses.mean(), bit_accuracy(logits, forced.target_bits)]).double()
@@ -165,11 +167,12 @@ def draw_latents(
     state = model.begin(both, schedule)
     tokens = model.start_tokens(state.condition)
     latent = pyramid.empty_latent(batch, bits, grids[-1], model.device)
+    lengths = pyramid.lengths_of(model.config.code_lengths, len(grids))
     for k, grid in enumerate(grids):
         logits = model.decode_scale(tokens, k, state)
         guided = index_logits(guide(logits[:batch], logits[batch:], params.guidance_scale)).float()
         drawn = to_bits(draw_index(guided, params.temperature, generators), bits)
-        latent = pyramid.add_scale(latent, bits_to_codes(to_cells(drawn.float(), grid, 1) > 0))
+        latent = pyramid.add_scale(latent, bits_to_codes(to_cells(drawn.float(), grid, 1) > 0, lengths[k]))
         if k + 1 < len(grids):
             tokens = model.embed(pyramid.next_input(latent, grids[k + 1]), k + 1).repeat(2, 1, 1)
     return latent

@@ -8,8 +8,8 @@ python recipes/pictures/build.py data/pictures --icons data/icons64 --icons data
 
 Makes a folder of PNG files for `bitvar train --data`. Of the icon sets it takes the training split alone. Each
 photograph gives `--crops` squares, of any side from `--side` pixels to its shorter one (evenly in the logarithm) and
-anywhere in it, scaled to `--side` (smaller photographs are magnified); half of them mirrored. The same command makes
-the same files.
+anywhere in it, scaled to `--side` (smaller photographs are magnified); half of them mirrored. `--plain` adds pictures
+of 1, 2 x 2, 3 x 3 or 4 x 4 colours at random, as squares or blended. The same command makes the same files.
 """
 
 import argparse
@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, action="append", default=[], help="a folder of photographs")
     parser.add_argument("--crops", type=int, default=40, help="of each photograph (default: 40)")
     parser.add_argument("--side", type=int, default=64, help="of each crop, in pixels (default: 64)")
+    parser.add_argument("--plain", type=int, default=0, help="pictures of flat colours and gradients (default: 0)")
     arguments = parser.parse_args()
     out: Path = arguments.out
     if out.exists():
@@ -46,11 +47,12 @@ def main() -> None:
     arriving = out.with_name(out.name + ".partial")
     shutil.rmtree(arriving, ignore_errors=True)
     num_icons = sum(copy_icons(folder, arriving / folder.name) for folder in arguments.icons)
+    draw_plain(arriving / "plain", arguments.plain, arguments.side)
     num_crops = sum(
         cut_crops(folder, arriving / "photographs", arguments.crops, arguments.side) for folder in arguments.photographs
     )
     arriving.rename(out)
-    print(f"{num_icons} icons and {num_crops} crops of photographs in {out}")  # noqa: T201
+    print(f"{num_icons} icons and {num_crops} crops of photographs, {arguments.plain} plain pictures in {out}")  # noqa: T201
 
 
 def copy_icons(icons: Path, out: Path) -> int:
@@ -84,6 +86,18 @@ def draw_crop(picture: Image.Image, side: int, rng: np.random.Generator) -> Imag
     left, top = (int(rng.integers(0, length - cut + 1)) for length in picture.size)
     crop = picture.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + cut, top + cut))
     return ImageOps.mirror(crop) if rng.random() < 0.5 else crop
+
+
+def draw_plain(out: Path, count: int, side: int) -> None:
+    """Write pictures of few colours at random, that differ more or less, as squares or blended."""
+    rng = np.random.default_rng([SEED, count, side])
+    out.mkdir(parents=True)
+    for number in range(count):
+        cells, contrast, middle = int(rng.integers(1, 5)), rng.random(), rng.random(3)
+        colours = np.clip(middle + contrast * (rng.random((cells, cells, 3)) - 0.5), 0, 1)
+        resample = Image.Resampling.NEAREST if rng.random() < 0.5 else Image.Resampling.BICUBIC
+        small = Image.fromarray((255 * colours).round().astype(np.uint8))
+        small.resize((side, side), resample).save(out / f"{number:05d}.png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Bits and codes: the binary spherical quantiser (Zhao et al., arXiv 2406.07548), and 2x2 patches of bits.
 
-A cell of a scale is a vector of `d` bits. As numbers, its codes are +-1/sqrt(d), a point of the unit sphere.
+A cell of a scale is a vector of `d` bits. As numbers, its codes are +-1/sqrt(d), a point of the unit sphere, times the
+length that a scale's codes have.
 Knows nothing of scales: `pyramid` walks those.
 """
 
@@ -12,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def bits_to_codes(bits: Bool[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
-    """True -> +1/sqrt(d), False -> -1/sqrt(d), in fp32."""
-    return (bits.float() * 2 - 1) * bits.shape[1] ** -0.5
+def bits_to_codes(bits: Bool[Tensor, "b d h w"], length: float = 1.0) -> Float[Tensor, "b d h w"]:
+    """True -> +length/sqrt(d), False -> -length/sqrt(d), in fp32."""
+    return (bits.float() * 2 - 1) * (length * bits.shape[1] ** -0.5)
 
 
 def quantize(residual: Float[Tensor, "b d h w"]) -> Bool[Tensor, "b d h w"]:
@@ -22,9 +23,11 @@ def quantize(residual: Float[Tensor, "b d h w"]) -> Bool[Tensor, "b d h w"]:
     return residual > 0
 
 
-def straight_through(codes: Float[Tensor, "b d h w"], residual: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d h w"]:
-    """The value of `codes` with the gradient of the L2-normalised residual."""
-    on_sphere = F.normalize(residual, dim=1)
+def straight_through(
+    codes: Float[Tensor, "b d h w"], residual: Float[Tensor, "b d h w"], length: float = 1.0
+) -> Float[Tensor, "b d h w"]:
+    """The value of `codes` with the gradient of the residual brought to `length`, that of the codes."""
+    on_sphere = length * F.normalize(residual, dim=1)
     return on_sphere + (codes - on_sphere).detach()
 
 

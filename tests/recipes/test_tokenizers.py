@@ -71,17 +71,18 @@ def test_pictures_are_training_icons_and_crops_of_photographs_the_same_each_time
     noise = np.random.default_rng(0).integers(0, 256, (100, 160, 3), dtype=np.uint8)
     Image.fromarray(noise).save(photographs / "noise.png")
     for name in ("one", "two"):
-        words = [tmp_path / name, "--icons", icons, "--photographs", photographs, "--crops", 6, "--side", side]
+        words = [tmp_path / name, "--icons", icons, "--photographs", photographs, "--crops", 6, "--plain", 5]
+        words += ["--side", side]
         monkeypatch.setattr("sys.argv", ["build.py", *map(str, words)])
         runpy.run_path(str(RECIPES / "pictures" / "build.py"), run_name="__main__")
-    assert "12 icons and 6 crops of photographs" in capsys.readouterr().out
+    assert "12 icons and 6 crops of photographs, 5 plain pictures" in capsys.readouterr().out
     one, two = (
         {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.png")}
         for name in ("one", "two")
     )
     assert one == two
-    assert len(set(one.values())) == len(one) == 18
-    for path in (tmp_path / "one" / "photographs").rglob("*.png"):
+    assert len(set(one.values())) == len(one) == 23
+    for path in [*(tmp_path / "one" / "photographs").rglob("*.png"), *(tmp_path / "one" / "plain").iterdir()]:
         with Image.open(path) as crop:
             assert crop.size == (side, side)
     with pytest.raises(UsageError, match="it is there already"):

@@ -50,8 +50,13 @@ def bilinear_resize(cells: Array, grid: Grid) -> Array:
     return out
 
 
-def pyramid(features: Array, grids: Sequence[Grid], flip: Callable[[int, Array], Array] | None = None) -> list[Scale]:
-    """The residual pyramid of one picture, `(d, h, w)`; `flip` is self-correction's."""
+def pyramid(
+    features: Array,
+    grids: Sequence[Grid],
+    flip: Callable[[int, Array], Array] | None = None,
+    lengths: Sequence[float] | None = None,
+) -> list[Scale]:
+    """The residual pyramid of one picture, `(d, h, w)`; `flip` is self-correction's, `lengths` are each scale's."""
     features = features.astype(np.float64)
     d = features.shape[0]
     latent = np.zeros_like(features)
@@ -60,7 +65,7 @@ def pyramid(features: Array, grids: Sequence[Grid], flip: Callable[[int, Array],
         residual = area_resize(features - latent, grid) if grid != features.shape[1:] else features - latent
         bits = residual > 0
         spoken = bits if flip is None else flip(k, bits)
-        codes = np.where(spoken, 1.0, -1.0) / math.sqrt(d)
+        codes = np.where(spoken, 1.0, -1.0) / math.sqrt(d) * (1.0 if lengths is None else lengths[k])
         latent = latent + bilinear_resize(codes, features.shape[1:])
         scales.append(Scale(residual, bits, latent))
     return scales

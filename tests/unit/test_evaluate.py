@@ -180,7 +180,7 @@ def reconstruction_of(codec: PictureCodec, pixels: np.ndarray) -> Any:
 def test_dead_bits_and_entropy() -> None:
     tally = Tally(2)
     tally.features.add(torch.zeros(1, 2))
-    for name in ("pictures", "bits_per_pixel", "psnr", "ssim", "distance", "scale0/pictures", "scale0/psnr"):
+    for name in ("pictures", "bits_per_pixel", "psnr", "ssim", "tint", "distance", "scale0/pictures", "scale0/psnr"):
         tally.add(name, 1)
     tally.add("scale0/bits_per_pixel", 1)
     tally.add("scale0/residual", torch.tensor([1.0, 0.5]))

@@ -17,6 +17,7 @@ from bitvar.checkpoints.files import MANIFEST, atomic_folder, digest, verify_fol
 from bitvar.checkpoints.folder import (
     Components,
     Defaults,
+    check_bits,
     identify,
     load_component,
     load_folder,
@@ -25,7 +26,7 @@ from bitvar.checkpoints.folder import (
     save_folder,
     save_tensors,
 )
-from bitvar.errors import WeightsError
+from bitvar.errors import UsageError, WeightsError
 from bitvar.files import atomic_path
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
@@ -174,6 +175,18 @@ def test_another_tokenizer_is_refused_by_name(components: Components, saved: Pat
     assert "trained with 'tiny-tokenizer'" in message
     assert components.index.tokenizer.sha256 in message
     assert identity.sha256 in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [({"bits": 5}, "model.bits=16"), ({"code_lengths": (2.0, 1.0)}, "model.code_lengths=[1.0]")],
+)
+def test_a_transformer_speaks_its_tokenizers_codes(changes: dict[str, Any], setting: str) -> None:
+    transformer = tiny_transformer(patch_size=2, bits=16).config
+    check_bits(transformer, tiny_tokenizer().config)
+    with pytest.raises(UsageError, match="does not fit") as caught:
+        check_bits(transformer.model_copy(update=changes), tiny_tokenizer().config)
+    assert f"set {setting}" in str(caught.value)
 
 
 def test_an_identity_is_of_names_shapes_dtypes_and_bytes() -> None:

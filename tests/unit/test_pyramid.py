@@ -58,19 +58,49 @@ def test_the_pyramid_equals_the_oracle_on_any_grids(grids: list[Grid], d: int, s
     check_against_oracle(random_features(1, d, *grids[-1], seed=seed), grids)
 
 
+@pytest.mark.parametrize("code_lengths", [(1.0,), (2.0, 1.4, 1.0)], ids=str)
 @pytest.mark.parametrize("patch_size", [1, 2])
-def test_self_correction_equals_the_oracle(patch_size: int) -> None:
+def test_self_correction_equals_the_oracle(patch_size: int, code_lengths: tuple[float, ...]) -> None:
     schedule = ScaleSchedule(((1, 1), (2, 1), (3, 2), (5, 3)), (10, 6))
     grids = schedule.latent_grids(patch_size)
     features = random_features(2, 4, *grids[-1], seed=3)
     masks = [random_features(2, 4, *grid, seed=10 + k) > 0.8 for k, grid in enumerate(grids)]
-    data = teacher_forcing(features, schedule, patch_size=patch_size, flip=lambda k, bits: bits ^ masks[k])
+    data = teacher_forcing(
+        features, schedule, patch_size=patch_size, code_lengths=code_lengths, flip=lambda k, bits: bits ^ masks[k]
+    )
+    lengths = pyramid.lengths_of(code_lengths, 4)
     for b in range(2):
-        scales = oracle.pyramid(features[b].numpy(), grids, lambda k, bits, b=b: bits ^ masks[k][b].numpy())
+        scales = oracle.pyramid(features[b].numpy(), grids, lambda k, bits, b=b: bits ^ masks[k][b].numpy(), lengths)
         for ours, theirs in zip(data.inputs, oracle.transformer_inputs(scales, grids), strict=True):
             np.testing.assert_allclose(ours[b].numpy(), theirs, atol=2e-6)
         targets = np.concatenate([oracle.unshuffle(scale.bits, patch_size) for scale in scales])
         np.testing.assert_array_equal(data.target_bits[b].numpy(), targets)
+
+
+def test_codes_may_grow_shorter_and_the_pyramid_still_equals_the_oracle() -> None:
+    grids = [(1, 1), (2, 2), (4, 4), (6, 6)]
+    features, lengths = 3 * random_features(1, 4, 6, 6), (3.0, 3.0, 1.5, 0.5)
+    assert pyramid.lengths_of((3.0, 1.5, 0.5), 4) == lengths
+    assert pyramid.lengths_of((3.0, 1.5, 0.5), 2) == (1.5, 0.5)
+    steps = list(pyramid.encode(features, grids, (3.0, 1.5, 0.5)))
+    for step, truth in zip(steps, oracle.pyramid(features[0].numpy(), grids, lengths=lengths), strict=True):
+        np.testing.assert_array_equal(step.bits[0].numpy(), truth.bits)
+        np.testing.assert_allclose(step.latent[0].numpy(), truth.latent, atol=2e-6)
+    bits = [step.bits for step in steps]
+    for k, latent in enumerate(pyramid.latents_of(bits[:3], grids, (3.0, 1.5, 0.5))):  # the finest is missing
+        assert torch.equal(latent, steps[k].latent)
+
+
+def test_shorter_codes_come_closer_to_a_flat_picture() -> None:
+    """Each halves what may be left, and so the last: of equal ones every scale may leave as much as the first."""
+    grids, step = [(1, 1), (2, 2), (4, 4), (8, 8)], 4**-0.5
+    features = torch.linspace(-2 * step, 2 * step, 4)[None, :, None, None].expand(1, 4, 8, 8)
+    left = {
+        lengths: float((features - list(pyramid.encode(features, grids, lengths))[-1].latent).abs().max())
+        for lengths in ((1.0,), (1.0, 0.5, 0.25, 0.125))
+    }
+    assert left[1.0,] > step / 2
+    assert left[1.0, 0.5, 0.25, 0.125] <= step / 8 + 1e-6
 
 
 def test_bf16_features_are_walked_in_fp32() -> None:

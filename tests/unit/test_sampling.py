@@ -19,9 +19,9 @@ from bitvar.transformer import InfinityTransformer, TransformerConfig
 TALL = ScaleSchedule(((1, 1), (2, 1), (3, 2), (6, 4)), (12, 8))
 
 
-def rough_model(patch_size: int = 1) -> InfinityTransformer:
+def rough_model(patch_size: int = 1, **changes: Any) -> InfinityTransformer:
     config = TransformerConfig(
-        depth=2, width=32, num_heads=2, bits=12, patch_size=patch_size, text_width=12, max_text_tokens=8
+        depth=2, width=32, num_heads=2, bits=12, patch_size=patch_size, text_width=12, max_text_tokens=8, **changes
     )
     model = InfinityTransformer(config).requires_grad_(False).eval()
     generator = torch.Generator().manual_seed(0)
@@ -104,13 +104,17 @@ def test_guidance_and_negative_prompts_matter() -> None:
     assert not same_bits(sample(texts(3), seeds(1), guidance_scale=4.0, negative=texts(4, seed=7)), guided)
 
 
+@pytest.mark.parametrize("code_lengths", [(1.0,), (2.0, 1.4, 1.0)], ids=str)
 @pytest.mark.parametrize("patch_size", [1, 2])
-def test_the_samplers_inputs_equal_the_teacher_forced_ones(patch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = rough_model(patch_size)
+def test_the_samplers_inputs_equal_the_teacher_forced_ones(
+    patch_size: int, code_lengths: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = rough_model(patch_size, code_lengths=code_lengths)
     grids = TALL.latent_grids(patch_size)
     features = torch.randn(2, 12 // patch_size**2, *grids[-1], generator=torch.Generator().manual_seed(3))
-    given = {k: step.bits for k, step in enumerate(pyramid.encode(features, grids))}
-    expected = teacher_forcing(features, TALL, patch_size=patch_size)
+    steps = list(pyramid.encode(features, grids, code_lengths))
+    given = {k: step.bits for k, step in enumerate(steps)}
+    expected = teacher_forcing(features, TALL, patch_size=patch_size, code_lengths=code_lengths)
     fed: list[Tensor] = []
     embed = model.embed
     monkeypatch.setattr(model, "embed", lambda resized, k: (fed.append(resized), embed(resized, k))[1])
@@ -119,7 +123,7 @@ def test_the_samplers_inputs_equal_the_teacher_forced_ones(patch_size: int, monk
     assert len(fed) == len(expected.inputs)
     for ours, theirs in zip(fed, expected.inputs, strict=True):
         assert torch.equal(ours, theirs)
-    assert torch.equal(results[-1].latent, list(pyramid.encode(features, grids))[-1].latent)
+    assert torch.equal(results[-1].latent, steps[-1].latent)
 
 
 @torch.no_grad()

@@ -274,7 +274,9 @@ def test_a_checkpoint_is_begun_from(
         TokenizerOrigin.read(checkpoint)
 
 
-@pytest.mark.parametrize("sizes", [{}, {"channel_multipliers": (1, 1), "pixel_patch": 2}], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [{}, {"channel_multipliers": (1, 1), "pixel_patch": 2}, {"linear_skip": True}], ids=str
+)
 @pytest.mark.parametrize("channels", [1, 2, 4, 6])
 def test_other_channels_begin_where_rgb_ended(channels: int, sizes: dict[str, Any]) -> None:
     rgb, other = tiny_tokenizer(**sizes), tiny_tokenizer(image_channels=channels, **sizes)

@@ -450,13 +450,14 @@ CHANGES: dict[str, dict[str, Any]] = {
         "discriminator_width": 16, "discriminator_levels": 1, "entropy": 0.0, "entropy_sharpness": 2.0,
         "perceptual": 0.0, "adversarial": 0.0, "adversarial_start": 3, "truncation": 0.0, "multiscale": 0.5,
         "model.bits": 5, "model.base_channels": 12, "model.channel_multipliers": [1, 1], "model.res_blocks": 2,
-        "model.norm": "pixel", "model.norm_groups": 2, "model.pixel_patch": 2,
+        "model.norm": "pixel", "model.norm_groups": 2, "model.pixel_patch": 2, "model.linear_skip": True,
+        "model.code_lengths": [1.5, 1.0],
     },
     "transformer": COMMON | {
         "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True,
         "requantized": False, "initial_gamma": 0.5, "num_scales": 2,
         "first_caption": 1.0, "model.depth": 2, "model.width": 24, "model.num_heads": 1, "model.max_text_tokens": 6,
-        "model.max_scales": 4,
+        "model.max_scales": 4, "model.code_lengths": [1.5, 1.0],
     },
 }  # fmt: skip
 ELSEWHERE = {  # must fit the data, so a run can't change them alone: see test_transformer and the tokenizer's own tests

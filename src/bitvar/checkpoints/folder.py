@@ -208,6 +208,31 @@ def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:
         )
 
 
+def check_bits(transformer: TransformerConfig, tokenizer: TokenizerConfig) -> None:
+    """Refuse sizes that don't go together: a transformer predicts, and adds up, the very codes of its tokenizer.
+
+    Raises:
+        UsageError: naming both.
+    """
+    bits = tokenizer.bits * transformer.patch_size**2
+    expected: dict[str, object] = {"bits": bits, "code_lengths": tokenizer.code_lengths}
+    for name, value in expected.items():
+        found = getattr(transformer, name)
+        if found != value:
+            raise UsageError(
+                explain(
+                    "This transformer does not fit this tokenizer.",
+                    f"its {name} is {_plain(found)}; for that tokenizer it must be {_plain(value)}",
+                    f"set model.{name}={_plain(value)}",
+                )
+            )
+
+
+def _plain(value: object) -> str:
+    """As `--set` takes it."""
+    return json.dumps(value, separators=(",", ":"))
+
+
 def save_component(
     model: InfinityTransformer | InfinityTokenizer, folder: Path, *, identity: TokenizerIdentity | None = None
 ) -> None:

@@ -45,6 +45,9 @@ def reconstruction(
         int | None,
         typer.Option(min=0, help="Pictures of the sheet, evenly by rank. Default: best, middle and worst three."),
     ] = None,
+    passes: Annotated[
+        int, typer.Option(min=0, help="Times to encode again, with what came back wrong added to what goes in.")
+    ] = 0,
     feature_network: Annotated[
         str, typer.Option(help="Of the Frechet distance: mobilenet or inception.")
     ] = "mobilenet",
@@ -73,6 +76,7 @@ def reconstruction(
                 for label, codec in codecs.items()
             ),
             against=formats,
+            passes=passes,
             feature_network=feature_network,
             distance=distance,
             batch_size=batch_size,
@@ -136,20 +140,21 @@ def _print(report: dict[str, Any], settings: "ReconstructionSettings") -> None:
 
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 110)
-    contenders = table("contender", "size", "pictures", "bits/pixel", "PSNR dB", "SSIM", "distance", "Frechet", "N")
+    contenders = table("contender", "size", "pictures", "bits/pixel", "PSNR dB", "SSIM", "tint", "distance", "Frechet")
     scales = table("scales of", "size", "k", "bits/pixel", "PSNR dB", "bit entropy", "dead bits", "residual norm")
     for result in report["results"]:
         names, n = (result["contender"], result["size"]), str(result["pictures"])
         frechet = "-" if result["frechet"] is None else f"{result['frechet']:.2f}"
         values = [f"{result['bits_per_pixel']:.3f}", f"{result['psnr']:.2f}", f"{result['ssim']:.4f}"]
-        contenders.add_row(*names, n, *values, f"{result['distance']:.3f}", frechet, n)
+        contenders.add_row(*names, n, *values, f"{result['tint']:.2f}", f"{result['distance']:.3f}", frechet)
         for k, scale in enumerate(result.get("scales", [])):
             before, after = scale["residual_norm"]
             shown = [f"{scale['bits_per_pixel']:.3f}", f"{scale['psnr']:.2f}", f"{scale['bit_entropy']:.3f}"]
             scales.add_row(*names, str(k + 1), *shown, f"{scale['dead_bits']:.1%}", f"{before:.3f} to {after:.3f}")
     console.print(contenders)
     console.print(scales)
-    console.print(f"distance: {report['distance']}. Frechet distance over N pictures: {report['feature_network']}.")
+    console.print("tint: mean error over squares of 16 pixels, of 255.")
+    console.print(f"distance: {report['distance']}. Frechet distance over those pictures: {report['feature_network']}.")
     for result in report["results"]:
         if result.get("too_large"):
             count, size = result["too_large"], result["size"]

@@ -42,13 +42,20 @@ def encode(
     output: Annotated[Path, typer.Option("-o", "--output", help="File for one picture; else a folder.")],
     tokenizer: TokenizerName = None,
     scales: Scales = None,
+    passes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Times to look at what comes back, correct what goes in, and encode again: closer, and slower. Try 8.",
+        ),
+    ] = 0,
     tile: Tile = 1024,
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
     """Write the bits of pictures of any size, coarse scales first: such a file may be cut after any scale.
 
-    A file that is there, whole, of this tokenizer and newer than its picture is not made again.
+    A file that is there, whole, of this tokenizer and newer than its picture is not made again, whatever the passes.
     """
     with exit_codes():
         from bitvar.codec.folders import encode_files, pair_files
@@ -56,7 +63,7 @@ def encode(
 
         pairs = pair_files(pictures, output, ".bits", _list(picture_files, "PNG, JPEG or WebP"))
         codec = _load(tokenizer, tile, dtype, device)
-        for done in encode_files(codec, pairs, scales=scales):
+        for done in encode_files(codec, pairs, scales=scales, passes=passes):
             typer.echo(f"{done.target}  {_summary(done.file, done.target.stat().st_size)}{_kept(done)}")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import typer
 
-from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, check_pair, load_component
+from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, check_bits, check_pair, load_component
 from bitvar.checkpoints.hub import resolve_named
 from bitvar.checkpoints.lora import LoraBase, save_adapter
 from bitvar.cli.training_tokenizer import train_tokenizer
@@ -183,6 +183,7 @@ def _train_transformer(
         check_pair(begun_with.tokenizer, identity)
         index = index.model_copy(update={"defaults": begun_with.defaults})
     tokenizer = load_component(InfinityTokenizer, tokenizer_folder).to(device)
+    check_bits(config.model, tokenizer.config)
     encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)
     patterns = attention_patterns(config, inputs.attention, device)
     planned.folder.mkdir(parents=True, exist_ok=True)

@@ -112,21 +112,21 @@ def count(run: Iterable[Done], left_out: int, progress: Callable[[Done], None] |
 
 
 def encode_files(
-    codec: PictureCodec, pairs: Sequence[Pair], *, scales: int | None = None, batch_size: int = 1
+    codec: PictureCodec, pairs: Sequence[Pair], *, scales: int | None = None, passes: int = 0, batch_size: int = 1
 ) -> Iterator[Done]:
     """Write the bits of pictures, in order. What is whole, of this tokenizer and newer than its picture stays.
 
     Args:
         codec: its tokenizer's bits.
         pairs: pictures, and bit files.
-        scales, batch_size: as `PictureCodec.encode_many` takes them.
+        scales, passes, batch_size: as `PictureCodec.encode_many` takes them.
 
     Raises:
         UsageError: as `PictureCodec.encode`, once it comes to such a picture.
     """
     there = {target: _bits_there(codec, source, target, scales) for source, target in pairs}
     missing = (source for source, target in pairs if there[target] is None)
-    made = codec.encode_many(missing, scales=scales, batch_size=batch_size)
+    made = codec.encode_many(missing, scales=scales, passes=passes, batch_size=batch_size)
     for source, target in pairs:
         kept = there[target]
         file = kept or next(made)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from bitvar.checkpoints.files import verify_folder
 from bitvar.checkpoints.folder import GRIDS, TokenizerIdentity, TrainedGrids, find_tokenizer, load_component
 from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER, resolve_named
 from bitvar.codec.bitfile import MAX_PIXELS, MAX_SCALES, BitFile, BitHeader
+from bitvar.codec.closed_loop import choose, correction, seen_error
 from bitvar.data.layouts import SUFFIXES
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
 from bitvar.errors import UsageError, WeightsError, explain
@@ -50,6 +51,12 @@ class Encoding(NamedTuple):
     header: BitHeader
     features: Tensor
     steps: list[pyramid.Step]
+
+    def replaced(self, better: Bool[Tensor, " b"], new: "Encoding") -> "Encoding":
+        """The same pictures, those of `better` as in `new`."""
+        steps = [choose(better, one, other) for one, other in zip(new.steps, self.steps, strict=True)]
+        features = torch.where(better[:, None, None, None], new.features, self.features)
+        return Encoding(self.header, features, steps)
 
 
 class PictureCodec:
@@ -120,20 +127,22 @@ class PictureCodec:
         known = [schedule.latent_grids(config.patch_size) for schedule in schedules] if config else list(trained)
         return cls(tokenizer, identity, known=known, tile=tile)
 
-    def encode(self, picture: Picture, *, scales: int | None = None) -> BitFile:
+    def encode(self, picture: Picture, *, scales: int | None = None, passes: int = 0) -> BitFile:
         """A picture to bits.
 
         Args:
             picture: turned by its orientation tag, converted to sRGB, on white where it is transparent.
             scales: keep the first ones only.
+            passes: times to look at what comes back, correct what goes in, and encode again (`codec.closed_loop`); the
+                best bits count. Each costs as much as encoding and decoding: 8 give most of what there is to gain.
 
         Raises:
-            UsageError: for a picture that can't be used, or as `BitFile.first`.
+            UsageError: for a picture that can't be used, passes below 0, or as `BitFile.first`.
         """
-        return next(self.encode_many([picture], scales=scales))
+        return next(self.encode_many([picture], scales=scales, passes=passes))
 
     def encode_many(
-        self, pictures: Iterable[Picture], *, scales: int | None = None, batch_size: int = 1
+        self, pictures: Iterable[Picture], *, scales: int | None = None, passes: int = 0, batch_size: int = 1
     ) -> Iterator[BitFile]:
         """Pictures to bits, in order, `batch_size` read at a time; neighbours of one size pass together.
 
@@ -144,11 +153,13 @@ class PictureCodec:
             raise UsageError(
                 explain(f"Can't take {batch_size} pictures at a time.", "one is the least", "give 1 or more")
             )
+        if passes < 0:
+            raise UsageError(explain(f"Can't encode in {passes} passes.", "0 is the least", "give 0 or more"))
         remaining = iter(pictures)
         while group := list(islice(remaining, batch_size)):
             read = [self._read(picture) for picture in group]
             for _, alike in groupby(read, key=lambda pixels: pixels.shape):
-                header, _, steps = self.encode_alike(np.stack(list(alike)))
+                header, _, steps = self.encode_alike(np.stack(list(alike)), passes=passes)
                 packed = [[pack(bits) for bits in step.bits] for step in steps]
                 for payloads in zip(*packed, strict=True):
                     yield BitFile(header, payloads).first(scales)
@@ -179,6 +190,7 @@ class PictureCodec:
         output: str | Path,
         *,
         scales: int | None = None,
+        passes: int = 0,
         batch_size: int = 1,
         progress: "Callable[[Done], None] | None" = None,
     ) -> "FolderCounts":
@@ -187,7 +199,7 @@ class PictureCodec:
         Args:
             folder: files that are no PNG, JPEG or WebP are left out, and counted.
             output: made if it isn't there. What is whole, of this tokenizer and newer than its picture stays.
-            scales, batch_size: as for `encode_many`.
+            scales, passes, batch_size: as for `encode_many`.
             progress: told of every file.
 
         Raises:
@@ -196,7 +208,7 @@ class PictureCodec:
         from bitvar.codec.folders import count, encode_files, pair_folder  # they are made of this class
 
         pairs, left_out = pair_folder(Path(folder), Path(output), ".bits", picture_files)
-        return count(encode_files(self, pairs, scales=scales, batch_size=batch_size), left_out, progress)
+        return count(encode_files(self, pairs, scales=scales, passes=passes, batch_size=batch_size), left_out, progress)
 
     def decode_folder(
         self,
@@ -240,18 +252,37 @@ class PictureCodec:
             grids=grids,
         )
 
-    def encode_alike(self, pictures: UInt8[np.ndarray, "b H W c"]) -> Encoding:
+    def encode_alike(self, pictures: UInt8[np.ndarray, "b H W c"], *, passes: int = 0) -> Encoding:
         """RGB pictures of one size, of 0..255, to the bits of every scale and how they came about."""
+        encoding = self._encode(self.header_for(pictures.shape[2], pictures.shape[1]), pictures)
+        return self._closer(encoding, pictures, passes) if passes else encoding
+
+    def _encode(
+        self, header: BitHeader, pictures: UInt8[np.ndarray, "b H W c"] | Float32[np.ndarray, "b H W c"]
+    ) -> Encoding:
         height, width = pictures.shape[1:3]
-        header = self.header_for(width, height)
         rows, columns = (side * header.stride for side in header.grids[-1])
         padded = np.pad(pictures, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)), mode="reflect")
         with torch.inference_mode():
             if rows * columns > self.tile**2:
                 features = torch.cat([self._tiled_features(picture) for picture in padded])
             else:
-                features = self.tokenizer.features(_to_floats(padded).to(self.tokenizer.device))
-            return Encoding(header, features, list(pyramid.encode(features, header.grids)))
+                features = self.tokenizer.features(to_signed(_to_planes(padded).to(self.tokenizer.device)))
+            return Encoding(header, features, list(self.tokenizer.steps(features, header.grids)))
+
+    def _closer(self, encoding: Encoding, pictures: UInt8[np.ndarray, "b H W c"], passes: int) -> Encoding:
+        """The best encoding of some passes on; `encoding` if none is better."""
+        header, best, offered = encoding.header, encoding, _to_planes(pictures)
+        missing = offered - _to_planes(self.draw(encoding.steps[-1].latent, header))
+        least = seen_error(missing)
+        for number in range(passes):
+            offered = offered + correction(missing, number)
+            new = self._encode(header, offered.permute(0, 2, 3, 1).numpy())
+            missing = _to_planes(pictures) - _to_planes(self.draw(new.steps[-1].latent, header))
+            better = seen_error(missing) < least
+            least = torch.where(better, seen_error(missing), least)
+            best = best.replaced(better.to(new.features.device), new)
+        return best
 
     def draw(self, latent: Float[Tensor, "b d h w"], header: BitHeader) -> UInt8[np.ndarray, "b H W c"]:
         """A latent, of all scales or of the first ones, to pictures of 0..255 of the size that `header` has."""
@@ -280,9 +311,13 @@ class PictureCodec:
             raise UsageError(explain(f"{name} can't be used.", str(error), todo)) from None
         return np.asarray(image)
 
-    def _tiled_features(self, picture: UInt8[np.ndarray, "H W c"]) -> Float[Tensor, "1 d h w"]:
-        size = (picture.shape[0], picture.shape[1])
-        return tiled_features(self.tokenizer, lambda r, c: _to_floats(picture[None, r, c]), size, tile=self.tile)
+    def _tiled_features(
+        self, picture: UInt8[np.ndarray, "H W c"] | Float32[np.ndarray, "H W c"]
+    ) -> Float[Tensor, "1 d h w"]:
+        def cut(rows: slice, columns: slice) -> Float[Tensor, "1 c H2 W2"]:
+            return to_signed(_to_planes(picture[None, rows, columns]))
+
+        return tiled_features(self.tokenizer, cut, (picture.shape[0], picture.shape[1]), tile=self.tile)
 
     def _decode(self, file: BitFile) -> Image.Image:
         header = file.header
@@ -291,7 +326,8 @@ class PictureCodec:
             unpack(payload, header.bits, grid)[None].to(self.tokenizer.device)
             for payload, grid in zip(file.payloads, header.grids, strict=False)
         ]
-        return Image.fromarray(self.draw(pyramid.latent_of(bits, header.grids[-1]), header)[0])
+        latent = pyramid.latent_of(bits, header.grids, self.tokenizer.config.code_lengths)
+        return Image.fromarray(self.draw(latent, header)[0])
 
     def _require_own(self, header: BitHeader) -> None:
         config = self.tokenizer.config
@@ -336,9 +372,9 @@ def files_below(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], in
     return found, len(files) - len(found)
 
 
-def _to_floats(pictures: UInt8[np.ndarray, "b H W c"]) -> Float[Tensor, "b c H W"]:
-    """0..255 to [-1, 1]."""
-    return to_signed(torch.from_numpy(pictures.copy()).permute(0, 3, 1, 2))
+def _to_planes(pictures: UInt8[np.ndarray, "b H W c"] | Float32[np.ndarray, "b H W c"]) -> Float[Tensor, "b c H W"]:
+    """As they are, in floats."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
 
 
 def _to_array(pixels: Float[Tensor, "b c H W"]) -> UInt8[np.ndarray, "b H W c"]:

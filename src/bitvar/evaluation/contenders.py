@@ -50,9 +50,9 @@ class Result:
     scales: list[ScaleResult] = field(default_factory=list)
 
 
-def reconstruct(codec: PictureCodec, pictures: UInt8[np.ndarray, "b H W 3"]) -> Result:
-    """Pictures through a tokenizer, decoded after every scale."""
-    header, features, steps = codec.encode_alike(pictures)
+def reconstruct(codec: PictureCodec, pictures: UInt8[np.ndarray, "b H W 3"], *, passes: int = 0) -> Result:
+    """Pictures through a tokenizer, encoded in so many passes (`PictureCodec.encode`), decoded after every scale."""
+    header, features, steps = codec.encode_alike(pictures, passes=passes)
     norm = torch.linalg.vector_norm(features, dim=(1, 2, 3)).clamp(min=1e-12)
     before, bits, scales = torch.ones_like(norm), 0, []
     for step in steps:

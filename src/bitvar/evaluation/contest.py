@@ -15,7 +15,7 @@ from bitvar.codec.pictures import MAX_RATIO
 from bitvar.data.pictures import PictureLimits
 from bitvar.evaluation.contenders import FORMATS, Result, ScaleResult, reconstruct
 from bitvar.evaluation.tally import Tally
-from bitvar.metrics.distances import Distance, psnr, ssim
+from bitvar.metrics.distances import Distance, psnr, ssim, tint
 from bitvar.metrics.frechet import FeatureNetwork
 from bitvar.tokenizer.pixels import to_signed
 
@@ -34,6 +34,7 @@ class Contest:
         formats: names of `FORMATS`.
         distance, features: networks.
         device: of these.
+        passes: of each encoding.
     """
 
     codecs: Mapping[str, PictureCodec]
@@ -41,6 +42,7 @@ class Contest:
     distance: Distance
     features: FeatureNetwork
     device: torch.device
+    passes: int = 0
 
     @property
     def limits(self) -> PictureLimits:
@@ -53,7 +55,7 @@ class Contest:
         """What each contender makes of them, tokenizers first."""
         sizes: list[int] = []
         for label, codec in self.codecs.items():
-            result = reconstruct(codec, pictures)
+            result = reconstruct(codec, pictures, passes=self.passes)
             sizes = sizes or [-(-bits // 8) for bits in result.bits]
             yield label, result
         for name in self.formats:
@@ -81,6 +83,7 @@ class Contest:
             values = {
                 "psnr": psnr(made, originals),
                 "ssim": ssim(made, originals),
+                "tint": tint(made, originals),
                 "distance": self.distance(made, originals),
                 "bits_per_pixel": torch.tensor(result.bits) / pixels,
             }

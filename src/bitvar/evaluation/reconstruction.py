@@ -64,6 +64,7 @@ class ReconstructionSettings(Config):
         sizes: side of the square that pictures are scaled and cut to, or None for their own size; one or more.
         tokenizers: one or more. The first sets the rate of the formats and the order of the sheet.
         against: formats, of "jpeg" and "webp".
+        passes: of each encoding (`PictureCodec.encode`).
         feature_network, distance: by name.
         batch_size: pictures that pass at once.
         dtype, device: of the tokenizers.
@@ -76,6 +77,7 @@ class ReconstructionSettings(Config):
     sizes: tuple[int | None, ...]
     tokenizers: tuple[NamedTokenizer, ...]
     against: tuple[str, ...]
+    passes: int = 0
     feature_network: str
     distance: str
     batch_size: int
@@ -151,7 +153,8 @@ def _claim(out: Path, settings: ReconstructionSettings) -> None:
 def _contest(settings: ReconstructionSettings, codecs: Mapping[str, PictureCodec]) -> Contest:
     device = next(iter(codecs.values())).tokenizer.device
     distance = perceptual_distance(settings.distance, device)
-    contest = Contest(codecs, settings.against, distance, feature_network(settings.feature_network, device), device)
+    network = feature_network(settings.feature_network, device)
+    contest = Contest(codecs, settings.against, distance, network, device, settings.passes)
     for side in settings.sizes:
         if side is not None and not contest.limits.min_side <= side <= int(MAX_PIXELS**0.5):
             why = f"{contest.limits.min_side} to {int(MAX_PIXELS**0.5)} is possible"

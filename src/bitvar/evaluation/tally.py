@@ -59,6 +59,7 @@ def figures(tally: Tally, originals: Moments) -> dict[str, Any]:
         "bits_per_pixel": _short(tally.mean("bits_per_pixel")),
         "psnr": _short(tally.mean("psnr")),
         "ssim": _short(tally.mean("ssim")),
+        "tint": _short(tally.mean("tint")),
         "distance": _short(tally.mean("distance")),
         "frechet": _short(frechet_distance(originals, tally.features)) if pictures > 1 else None,
     }

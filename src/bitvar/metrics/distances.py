@@ -1,4 +1,4 @@
-"""How far a picture is from its original, each picture by itself: PSNR, SSIM, and distances that networks see.
+"""How far a picture is from its original, each picture by itself: PSNR, SSIM, tint, and distances that networks see.
 
 Pictures are in [-1, 1]. 8-bit ones mapped there (`v / 127.5 - 1`) have the PSNR of their 8 bits.
 """
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from bitvar.config import unknown
 from bitvar.errors import UsageError, explain
 from bitvar.metrics.networks import MobileNet, three_channels
+
+TINT_SQUARE: Final = 16
+"""Side in pixels; of a smaller picture, its own."""
 
 MAX_PSNR: Final = 100.0
 """dB of equal pictures, and of any that are nearer to each other than that: means stay finite."""
@@ -64,6 +67,12 @@ def ssim(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H 
         assert isinstance(value, Tensor)
         values.append(value.reshape(len(images)))
     return torch.stack(values).mean(dim=0)
+
+
+def tint(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
+    """How far colours are off where noise is averaged out: mean absolute error over squares of 16 pixels, of 255."""
+    error = (reconstruction.float() - images.float()) * 127.5
+    return F.avg_pool2d(error, min(TINT_SQUARE, *error.shape[-2:])).abs().mean(dim=(1, 2, 3))
 
 
 class PerceptualDistance(nn.Module):

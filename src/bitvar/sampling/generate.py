@@ -63,6 +63,7 @@ def generate(
         condition = condition.concatenate(negative or condition.drop(torch.ones(batch, dtype=torch.bool)))
     patch_size = model.config.patch_size
     grids = schedule.latent_grids(patch_size)
+    lengths = pyramid.lengths_of(model.config.code_lengths, len(schedule))
 
     with torch.inference_mode():
         state = model.begin(condition, schedule)
@@ -79,7 +80,7 @@ def generate(
                 bits = model.to_cells(draw_bits(logits, per_scale[k], generators), grid)
             elif k < last:
                 model.decode_scale(tokens, k, state)  # given bits need no logits, but later scales need the cache
-            latent = pyramid.add_scale(latent, bits_to_codes(bits))
+            latent = pyramid.add_scale(latent, bits_to_codes(bits, lengths[k]))
             if k < last:
                 resized = pyramid.next_input(latent, grids[k + 1])
                 tokens = model.embed(resized, k + 1).repeat(tokens.shape[0] // batch, 1, 1)

@@ -73,7 +73,7 @@ class Encoder(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         channels = config.channels
-        self.pixel_patch = config.pixel_patch
+        self.pixel_patch, self.stride = config.pixel_patch, config.stride
         self.conv_in = Conv2d(config.patch_channels, channels[0])
         self.levels = nn.ModuleList()
         width = channels[0]
@@ -85,12 +85,14 @@ class Encoder(nn.Module):
         self.middle = _blocks(width, width, 2, config)
         self.norm_out = make_norm(width, config)
         self.conv_out = Conv2d(width, config.bits)
+        self.skip = _skip(config.cell_channels, config.bits, config)
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
         x = self.conv_in(F.pixel_unshuffle(images, self.pixel_patch))
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+        features = self.conv_out(F.silu(self.norm_out(self.middle(x))))
+        return features if self.skip is None else features + self.skip(F.pixel_unshuffle(images, self.stride))
 
 
 class Decoder(nn.Module):
@@ -100,7 +102,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels = config.channels
         width = channels[-1]
-        self.pixel_patch = config.pixel_patch
+        self.pixel_patch, self.stride = config.pixel_patch, config.stride
         self.conv_in = Conv2d(config.bits, width)
         self.middle = _blocks(width, width, 2, config)
         self.levels = nn.ModuleList()
@@ -111,12 +113,18 @@ class Decoder(nn.Module):
             width = outputs
         self.norm_out = make_norm(width, config)
         self.conv_out = Conv2d(width, config.patch_channels)
+        self.skip = _skip(config.bits, config.cell_channels, config)
 
     def forward(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         x = self.middle(self.conv_in(latent))
         for level in self.levels:
             x = level(x)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.pixel_patch)
+        picture = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.pixel_patch)
+        return picture if self.skip is None else picture + F.pixel_shuffle(self.skip(latent), self.stride)
+
+
+def _skip(inputs: int, outputs: int, config: TokenizerConfig) -> Conv2d | None:
+    return Conv2d(inputs, outputs, kernel=1) if config.linear_skip else None
 
 
 def _blocks(inputs: int, outputs: int, count: int, config: TokenizerConfig) -> nn.Sequential:

@@ -16,6 +16,9 @@ class TokenizerConfig(Config):
         channel_multipliers: channels of each level, as multiples of the base; every level but one halves the picture.
         res_blocks: residual blocks of each encoder level; the decoder has one more.
         norm: "group", as in the published tokenizers, or "pixel": each place by itself.
+        linear_skip: a 1x1 convolution beside the encoder, straight from pixels to features, and one beside the decoder,
+            straight from the latent to pixels. The published tokenizers have none.
+        code_lengths: of each scale's codes, coarse to fine; see `pyramid.lengths_of`. The published tokenizers' are 1.
         norm_groups: groups of every GroupNorm; must divide every level's channels.
         image_channels: channels of the picture.
         pixel_patch: side of the squares of pixels that the first level takes as one place, with all their values as
@@ -27,6 +30,10 @@ class TokenizerConfig(Config):
     channel_multipliers: tuple[Annotated[int, Field(gt=0, le=64)], ...] = Field(min_length=1, max_length=12)
     res_blocks: int = Field(default=2, ge=1, le=64)
     norm: Literal["group", "pixel"] = "group"
+    linear_skip: bool = False
+    code_lengths: tuple[Annotated[float, Field(gt=0, le=1024)], ...] = Field(
+        default=(1.0,), min_length=1, max_length=64
+    )
     norm_groups: int = Field(default=32, ge=1)
     image_channels: int = Field(default=3, ge=1, le=16)
     pixel_patch: int = Field(default=1, ge=1, le=8)
@@ -52,6 +59,11 @@ class TokenizerConfig(Config):
     def patch_channels(self) -> int:
         """Values of one square of pixels: channels that enter the first level and leave the last."""
         return self.image_channels * self.pixel_patch**2
+
+    @property
+    def cell_channels(self) -> int:
+        """Values of the pixels of one cell."""
+        return self.image_channels * self.stride**2
 
 
 def _official(bits: int, multipliers: tuple[int, ...]) -> TokenizerConfig:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitvar.pyramid import Step
 
-MULTISCALE_LEVELS: Final = 4
+NUM_POOLINGS: Final = 4
 
 
 def reconstruction_loss(
@@ -21,18 +21,24 @@ def reconstruction_loss(
     return F.l1_loss(reconstruction, images) + F.mse_loss(reconstruction, images)
 
 
+def pooled_errors(error: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
+    """Mean absolute error of each picture averaged over squares of 2, 4, 8 and 16 pixels, as far as it holds such
+    squares, added up. Noise counts for little, tints and mottles for all that they are."""
+    total = error.new_zeros(len(error))
+    for _ in range(NUM_POOLINGS):
+        if min(error.shape[-2:]) < 2:
+            break
+        error = F.avg_pool2d(error, 2)
+        total = total + error.abs().mean(dim=(1, 2, 3))
+    return total
+
+
 def multiscale_loss(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, ""]:
     """L1 of pictures averaged over squares of 2, 4, 8 and 16 pixels, as far as they hold such squares, added up.
 
     Tints and mottles weigh little in a mean over pixels, whose noise they hide in; an eye sees them first.
     """
-    error, total = reconstruction - images, reconstruction.new_zeros(())
-    for _ in range(MULTISCALE_LEVELS):
-        if min(error.shape[-2:]) < 2:
-            break
-        error = F.avg_pool2d(error, 2)
-        total = total + error.abs().mean()
-    return total
+    return pooled_errors(reconstruction - images).mean()
 
 
 class EntropyTerms(NamedTuple):

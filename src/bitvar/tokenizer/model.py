@@ -1,6 +1,6 @@
 """The image tokenizer: pictures to a pyramid of bits, and a latent back to a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -64,8 +64,12 @@ class InfinityTokenizer(nn.Module):
             images: sides are the last grid times the stride.
             grids: cells of each scale, coarse to fine (`ScaleSchedule.latent_grids`).
         """
-        steps = list(pyramid.encode(self.features(images), grids))
+        steps = list(self.steps(self.features(images), grids))
         return [step.bits for step in steps], steps[-1].latent
+
+    def steps(self, features: Float[Tensor, "b d h w"], grids: Sequence[Grid]) -> Iterator[pyramid.Step]:
+        """Features to bits, scale by scale, as `pyramid.encode`."""
+        return pyramid.encode(features, grids, self.config.code_lengths)
 
     def decode(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         """A latent, whole or of the first scales only, to fp32 pictures in [-1, 1]."""

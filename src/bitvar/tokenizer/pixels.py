@@ -5,8 +5,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 
-def to_signed(images: UInt8[Tensor, "n c H W"]) -> Float[Tensor, "n c H W"]:
-    """0..255 to [-1, 1]."""
+def to_signed(images: UInt8[Tensor, "n c H W"] | Float[Tensor, "n c H W"]) -> Float[Tensor, "n c H W"]:
+    """0..255, or somewhat more, to [-1, 1]."""
     return images.float() / 127.5 - 1
 
 

@@ -155,7 +155,8 @@ def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile
         size: its rows and columns in pixels, multiples of the stride.
         tile: side of the tiles in pixels, without margins.
     """
-    encoder, patch = tokenizer.encoder, tokenizer.config.pixel_patch
+    encoder, patch, stride = tokenizer.encoder, tokenizer.config.pixel_patch, tokenizer.config.stride
+    cells, cells_a_tile = (size[0] // stride, size[1] // stride), max(1, tile // stride)
     levels = [level for level in encoder.levels if isinstance(level, Level)]
     parts: list[list[nn.Module]] = [[level.blocks, level.resize] for level in levels]
     parts[0].insert(0, encoder.conv_in)
@@ -174,6 +175,11 @@ def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile
         features = stage.whole(read, size, tile)
         size, tile = (features.shape[-2], features.shape[-1]), int(tile * stage.factor)
     assert features is not None
+    if encoder.skip is not None:
+        for part in _tiles(cells, cells_a_tile, margin=0):
+            pixels = crop(_times(part.rows, stride), _times(part.columns, stride))
+            beside = encoder.skip(F.pixel_unshuffle(pixels.to(tokenizer.device, tokenizer.dtype), stride))
+            features[..., part.rows, part.columns] += beside
     return features.float()
 
 
@@ -199,11 +205,22 @@ def tiled_pixels(
         stage = Stage(part, factor=2 if level else 1)
         size = (whole.shape[-2], whole.shape[-1])
         if level == len(parts) - 1:
-            for rows, columns, patches in stage.run(_reader(whole), size, side):
-                pixels = F.pixel_shuffle(patches, patch).float().clamp(-1, 1)
-                yield _times(rows, patch), _times(columns, patch), pixels
+            for patch_rows, patch_columns, patches in stage.run(_reader(whole), size, side):
+                rows, columns = _times(patch_rows, patch), _times(patch_columns, patch)
+                pixels = F.pixel_shuffle(patches, patch)
+                if decoder.skip is not None:
+                    pixels = pixels + _beside(decoder.skip, latent.to(tokenizer.dtype), rows, columns, stride)
+                yield rows, columns, pixels.float().clamp(-1, 1)
         else:
             whole, side = stage.whole(_reader(whole), size, side), int(side * stage.factor)
+
+
+def _beside(skip: Conv2d, latent: Tensor, rows: slice, columns: slice, stride: int) -> Float[Tensor, "1 c H W"]:
+    """What a decoder's skip adds to some pixels, which may begin and end within a cell."""
+    spans = [slice(part.start // stride, -(-part.stop // stride)) for part in (rows, columns)]
+    wide = F.pixel_shuffle(skip(latent[..., spans[0], spans[1]]), stride)
+    top, left = rows.start - spans[0].start * stride, columns.start - spans[1].start * stride
+    return wide[..., top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
 
 
 def _reader(whole: Float[Tensor, "1 c h w"]) -> Crop:

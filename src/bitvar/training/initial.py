@@ -107,21 +107,35 @@ def fit_channels(tensors: dict[str, Tensor], before: int, channels: int) -> dict
     """
     if before == channels:
         return tensors
-    # every channel comes once for each pixel of a square (TokenizerConfig.pixel_patch)
-    weight = tensors["encoder.conv_in.weight"].unflatten(1, (before, -1))
-    outward = tensors["decoder.conv_out.weight"].unflatten(0, (before, -1))
-    bias = tensors["decoder.conv_out.bias"].unflatten(0, (before, -1))
+    fitted = dict(tensors)
+    for name in sorted({"encoder.conv_in.weight", "encoder.skip.weight"} & tensors.keys()):
+        fitted[name] = _entering(tensors[name], before, channels)
+    for name in ("decoder.conv_out", "decoder.skip"):
+        for kind in sorted({f"{name}.weight", f"{name}.bias"} & tensors.keys()):
+            fitted[kind] = _leaving(tensors[kind], before, channels)
+    return fitted
+
+
+# every channel comes once for each pixel of a square (`TokenizerConfig.pixel_patch`), or of a cell
+
+
+def _entering(weight: Tensor, before: int, channels: int) -> Tensor:
+    """Weights that see pixels: `(outputs, channels of the picture x pixels, kernel, kernel)`."""
+    weight = weight.unflatten(1, (before, -1))
     if channels < 3 or before < 3:
-        inward = weight.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1, -1) * (before / channels)
-        leaving = outward.mean(dim=0, keepdim=True).expand(channels, -1, -1, -1, -1)
-        offset = bias.mean(dim=0, keepdim=True).expand(channels, -1)
+        fitted = weight.mean(dim=1, keepdim=True).expand(-1, channels, *weight.shape[2:]) * (before / channels)
     else:
-        kept, more = min(before, channels), max(0, channels - before)
-        inward = torch.cat([weight[:, :kept], weight.new_zeros(len(weight), more, *weight.shape[2:])], dim=1)
-        leaving = torch.cat([outward[:kept], outward[:3].mean(dim=0, keepdim=True).expand(more, -1, -1, -1, -1)])
-        offset = torch.cat([bias[:kept], bias[:3].mean(dim=0, keepdim=True).expand(more, -1)])
-    return tensors | {
-        "encoder.conv_in.weight": inward.flatten(1, 2).contiguous(),
-        "decoder.conv_out.weight": leaving.flatten(0, 1).contiguous(),
-        "decoder.conv_out.bias": offset.flatten().contiguous(),
-    }
+        more = weight.new_zeros(len(weight), max(0, channels - before), *weight.shape[2:])
+        fitted = torch.cat([weight[:, : min(before, channels)], more], dim=1)
+    return fitted.flatten(1, 2).contiguous()
+
+
+def _leaving(rows: Tensor, before: int, channels: int) -> Tensor:
+    """Weights or biases that give pixels: `(channels of the picture x pixels, ...)`."""
+    rows = rows.unflatten(0, (before, -1))
+    if channels < 3 or before < 3:
+        fitted = rows.mean(dim=0, keepdim=True).expand(channels, *rows.shape[1:])
+    else:
+        more = rows[:3].mean(dim=0, keepdim=True).expand(max(0, channels - before), *rows.shape[1:])
+        fitted = torch.cat([rows[: min(before, channels)], more])
+    return fitted.flatten(0, 1).contiguous()

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bitvar import pyramid
 from bitvar.metrics.distances import Distance, psnr
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer, losses
@@ -72,7 +71,7 @@ def _add(
     features = tokenizer.features(images)
     length = features.flatten(1).norm(dim=1).clamp(min=1e-6)
     picture, quality = images, torch.zeros(())
-    for k, step in enumerate(pyramid.encode(features, grids)):
+    for k, step in enumerate(tokenizer.steps(features, grids)):
         picture = tokenizer.decode(step.latent)
         quality = psnr(picture, images).double().sum().cpu()
         sums[f"psnr/scale_{k}"] += quality

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from bitvar import pyramid
 from bitvar.files import atomic_path
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
@@ -66,7 +65,7 @@ def reconstruction_sheet(
     for batch in data.batches(parts):
         images = to_signed(batch.images.to(tokenizer.device))
         with torch.inference_mode():
-            steps = list(pyramid.encode(tokenizer.features(images), schedules[data.schedules[batch.part.bucket]]))
+            steps = list(tokenizer.steps(tokenizer.features(images), schedules[data.schedules[batch.part.bucket]]))
             coarse, fine = (tokenizer.decode(steps[k].latent) for k in ((len(steps) - 1) // 2, -1))
         for row, pixels in zip(rows, (images, coarse, fine), strict=True):
             row += [to_picture(one) for one in pixels]

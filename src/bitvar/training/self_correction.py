@@ -47,6 +47,7 @@ def teacher_forcing(
     schedule: ScaleSchedule,
     *,
     patch_size: int,
+    code_lengths: Sequence[float] = pyramid.PUBLISHED_LENGTHS,
     flip: pyramid.Flip | None = None,
     requantized: bool = True,
 ) -> TeacherForcing:
@@ -57,10 +58,11 @@ def teacher_forcing(
     inputs add up its flipped bits: the model meets mistakes, and is not asked to repair them.
     """
     grids = schedule.latent_grids(patch_size)
-    steps = list(pyramid.encode(features, grids, flip=flip if requantized else None))
+    steps = list(pyramid.encode(features, grids, code_lengths, flip=flip if requantized else None))
     latents = [step.latent for step in steps]
     if flip is not None and not requantized:
-        latents = list(pyramid.latents_of([flip(k, step.bits) for k, step in enumerate(steps)], grids[-1]))
+        flipped = [flip(k, step.bits) for k, step in enumerate(steps)]
+        latents = list(pyramid.latents_of(flipped, grids, code_lengths))
     inputs = [pyramid.next_input(latent, grid) for latent, grid in zip(latents, grids[1:], strict=False)]
     bits = torch.cat([to_tokens(step.bits.float(), patch_size) for step in steps], dim=1) > 0
     return TeacherForcing(inputs, bits)

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bitvar import pyramid
 from bitvar.metrics.distances import Distance
 from bitvar.nn.linear import channels_last
 from bitvar.pyramid import Step
@@ -90,7 +89,7 @@ class TokenizerTask:
         images = to_signed(batch.images.to(tokenizer.device)).contiguous(memory_format=self.layout)
         with torch.set_grad_enabled(config.trained != "decoder"):
             features = tokenizer.encoder(images.to(self.dtype)).float()
-            steps = list(pyramid.encode(features, config.schedules[self.train.schedules[part.bucket]]))
+            steps = list(tokenizer.steps(features, config.schedules[self.train.schedules[part.bucket]]))
         latent = steps[self._stop(len(steps), part)].latent
         reconstruction = tokenizer.decoder(latent.to(self.dtype)).float()
         logged = bit_entropies(steps)

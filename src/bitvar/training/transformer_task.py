@@ -183,7 +183,12 @@ class TransformerTask:
         )
         features = batch.features.to(self.device).float()
         data = teacher_forcing(
-            features, schedule, patch_size=config.model.patch_size, flip=flip, requantized=config.requantized
+            features,
+            schedule,
+            patch_size=config.model.patch_size,
+            code_lengths=config.model.code_lengths,
+            flip=flip,
+            requantized=config.requantized,
         )
         dropped = draw_uniform(part.generators(Purpose.DROPOUT)) < config.condition_dropout
         return batch.condition.drop(dropped).to(self.device), data
@@ -232,7 +237,9 @@ def measure_bits(
     for batch, weight in zip(data.batches(parts, None), counted, strict=True):
         schedule = schedules[data.schedules[batch.part.bucket]]
         features = batch.features.to(model.device).float()
-        forced = teacher_forcing(features, schedule, patch_size=model.config.patch_size)
+        forced = teacher_forcing(
+            features, schedule, patch_size=model.config.patch_size, code_lengths=model.config.code_lengths
+        )
         logits = model(batch.condition.to(model.device), forced.inputs, schedule, dtype=dtype)
         token_losses = bit_losses(logits, forced.target_bits)
         values = per_scale_metrics(logits, token_losses, forced.target_bits, schedule)

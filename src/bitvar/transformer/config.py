@@ -24,6 +24,7 @@ class TransformerConfig(Config):
         num_heads: heads of self- and cross-attention; `width / num_heads` must be a multiple of 4.
         bits: bits a token, `d`: the tokenizer's, times 4 when `patch_size` is 2.
         patch_size: tokenizer cells per token side, 1 or 2.
+        code_lengths: the tokenizer's.
         text_width: channels of the text encoder's features.
         max_text_tokens: rows of the learned "no text" features: the longest prompt.
         max_scales: rows of the scale embedding.
@@ -38,6 +39,7 @@ class TransformerConfig(Config):
     num_heads: int = Field(gt=0)
     bits: int = Field(gt=0, le=512)
     patch_size: int = Field(default=1, ge=1, le=2)
+    code_lengths: tuple[float, ...] = (1.0,)
     text_width: int = Field(default=2048, gt=0, le=1 << 16)
     max_text_tokens: int = Field(default=512, gt=0, le=1 << 16)
     max_scales: int = Field(default=15, gt=0, le=1 << 10)
