@@ -408,7 +408,7 @@ def test_a_sheet_shows_pictures_of_any_channels(tmp_path: Path) -> None:
 def test_a_collapse_is_reported_within_a_hundred_steps(tmp_path: Path) -> None:
     """Every bit of every scale is pushed to one side; training at a tiny rate can't bring it back."""
     config = tokenizer_training(
-        optimization=optimization(steps=60, learning_rate=1e-6, warmup_steps=0),
+        optimization=optimization(steps=60, batch_size=8, learning_rate=1e-6, warmup_steps=0),
         intervals=IntervalConfig(log=20, validation=1000, save=1000),
     )
     lines: list[str] = []
@@ -426,7 +426,11 @@ def test_a_sound_run_is_not_called_collapsed() -> None:
     recovered = {"bit_entropy/scale_0": [(80, 0.1), (100, 0.6)]}
     assert not health.find_collapse(young)
     assert not health.find_collapse(recovered)
-    assert health.find_collapse({"bit_entropy/scale_0": [(80, 0.1), (100, 0.2)]})
+    sunk = {"bit_entropy/scale_0": [(80, 0.1), (100, 0.2)]}
+    assert health.find_collapse(sunk)
+    assert not health.find_collapse(sunk, batch_size=7)  # two batches of 7 plain pictures may happen to agree
+    sunk["bit_entropy/scale_0"].append((120, 0.1))
+    assert health.find_collapse(sunk, batch_size=7)
 
 
 def test_the_checkpoint_of_a_half_is_refused_as_a_whole(

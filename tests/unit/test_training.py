@@ -415,7 +415,7 @@ def test_every_step_draws_its_own_numbers() -> None:
 
 def test_trouble_is_spoken_of_once_and_the_time_left_always(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(loop, "find_trouble", lambda metrics: [Trouble(f"at {len(metrics)}", "slow down")])
+    monkeypatch.setattr(loop, "find_trouble", lambda metrics, batch_size: [Trouble(f"at {len(metrics)}", "slow down")])
     train(transformer_training(intervals=IntervalConfig(log=1, validation=2)), tmp_path, report=lines.append)
     assert [line for line in lines if "WARNING" in line] == ["WARNING: at 2\n  do:  slow down"]
     steps = [line for line in lines if line.startswith("step ")]

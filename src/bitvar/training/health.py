@@ -32,6 +32,9 @@ YOUTH: Final = 40
 BATCHES: Final = 2
 """Logged batches, one after the other, in which a scale's bits hardly vary before that counts as a collapse."""
 
+PICTURES: Final = 16
+"""Pictures that those batches must hold together: three plain ones may well have the same coarse bits."""
+
 MIN_POINTS: Final = 6
 
 _ENTROPY: Final = "bit_entropy/scale_"
@@ -46,19 +49,28 @@ class Trouble:
     todo: str
 
 
-def find_trouble(metrics: Metrics) -> list[Trouble]:
+def find_trouble(metrics: Metrics, *, batch_size: int = PICTURES) -> list[Trouble]:
     """Every sign of trouble in a run's metrics, the gravest first; none for a healthy or very young run."""
     train, validation = metrics.get("train", {}), metrics.get("validation", {})
-    found = [*_stuck(train), *_overfit(train, validation), *(find_collapse(train) or _dead_bits(validation))]
+    found = [
+        *_stuck(train),
+        *_overfit(train, validation),
+        *(find_collapse(train, batch_size=batch_size) or _dead_bits(validation)),
+    ]
     return [*found, *_stalled_scales(validation), *_left_out(train), *_spikes(train)]
 
 
-def find_collapse(train: Mapping[str, Series]) -> list[Trouble]:
+def batches_to_tell(batch_size: int) -> int:
+    """Logged batches that a collapse must show in."""
+    return max(BATCHES, -(-PICTURES // batch_size))
+
+
+def find_collapse(train: Mapping[str, Series], *, batch_size: int = PICTURES) -> list[Trouble]:
     """A tokenizer's scales whose bits hardly varied in the last batches, for a run old enough to have some that do."""
-    collapsed = {}
+    collapsed, wanted = {}, batches_to_tell(batch_size)
     for name, series in train.items():
-        last = series[-BATCHES:]
-        old_enough = len(last) == BATCHES and last[0][0] >= YOUTH
+        last = series[-wanted:]
+        old_enough = len(last) == wanted and last[0][0] >= YOUTH
         if name.startswith(_ENTROPY) and old_enough and max(value for _, value in last) < DEAD:
             collapsed[name.removeprefix(_ENTROPY)] = last[-1][1]
     if not collapsed:

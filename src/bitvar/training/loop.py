@@ -22,7 +22,7 @@ from bitvar.errors import UsageError, explain
 from bitvar.training import parallel
 from bitvar.training import state as checkpoints
 from bitvar.training.config import IntervalConfig, OptimizationConfig
-from bitvar.training.health import BATCHES, Trouble, find_collapse, find_trouble
+from bitvar.training.health import Trouble, batches_to_tell, find_collapse, find_trouble
 from bitvar.training.metrics import MetricsFile, read_metrics
 from bitvar.training.optim import Ema, build_optimizer, trained_parameters
 from bitvar.training.parallel import Ranks
@@ -240,7 +240,7 @@ class _Loop:
                 with state.averaged() as model:
                     self._log("validation", self.task.validate(model, run.ranks))
                 if self.metrics is not None:
-                    self._warn(find_trouble(read_metrics(run.folder)))
+                    self._warn(find_trouble(read_metrics(run.folder), batch_size=optimization.batch_size))
                 run.beat()
             if run.sample is not None and (last or state.step % intervals.sample == 0):
                 self._sample(run.sample)
@@ -284,9 +284,12 @@ class _Loop:
 
     def _watch(self, values: Metrics) -> None:
         """Say aloud what can't wait for the next validation."""
+        batch_size = self.run.optimization.batch_size
         for name, value in values.items():
-            self.recent.setdefault(name, deque(maxlen=BATCHES)).append((self.state.step, value))
-        self._warn(find_collapse({name: list(points) for name, points in self.recent.items()}))
+            points = self.recent.setdefault(name, deque(maxlen=batches_to_tell(batch_size)))
+            points.append((self.state.step, value))
+        recent = {name: list(points) for name, points in self.recent.items()}
+        self._warn(find_collapse(recent, batch_size=batch_size))
 
     def _warn(self, troubles: Iterable[Trouble]) -> None:
         """Say aloud what looks wrong, each kind of trouble once."""
