@@ -4,13 +4,18 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bitvar.errors import UsageError, explain
 
 C = TypeVar("C", bound="Config")
+
+CodeLengths: TypeAlias = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1024)], ...], Field(min_length=1, max_length=64)
+]
+"""Of each scale's codes, coarse to fine, as `pyramid.lengths_of` takes them. The published ones are all 1."""
 
 
 class Config(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bitvar.config import Config
+from bitvar.config import CodeLengths, Config
 
 
 class TokenizerConfig(Config):
@@ -19,7 +19,7 @@ class TokenizerConfig(Config):
         linear_skip: a 1x1 convolution beside the encoder, straight from pixels to features, and one beside the decoder,
             straight from the latent to pixels. The published tokenizers have none.
         code_lengths: of each scale's codes, coarse to fine; see `pyramid.lengths_of`. The published tokenizers' are 1.
-        norm_groups: groups of every GroupNorm; must divide every level's channels.
+        norm_groups: groups of every GroupNorm, of which "pixel" has none; must divide every level's channels.
         image_channels: channels of the picture.
         pixel_patch: side of the squares of pixels that the first level takes as one place, with all their values as
             channels. The published tokenizers have 1; 2 makes the finest, costliest level half as wide.
@@ -31,16 +31,14 @@ class TokenizerConfig(Config):
     res_blocks: int = Field(default=2, ge=1, le=64)
     norm: Literal["group", "pixel"] = "group"
     linear_skip: bool = False
-    code_lengths: tuple[Annotated[float, Field(gt=0, le=1024)], ...] = Field(
-        default=(1.0,), min_length=1, max_length=64
-    )
+    code_lengths: CodeLengths = (1.0,)
     norm_groups: int = Field(default=32, ge=1)
     image_channels: int = Field(default=3, ge=1, le=16)
     pixel_patch: int = Field(default=1, ge=1, le=8)
 
     @model_validator(mode="after")
     def _groups_divide_channels(self) -> "TokenizerConfig":
-        for channels in self.channels:
+        for channels in self.channels if self.norm == "group" else ():
             if channels % self.norm_groups:
                 raise ValueError(f"norm_groups {self.norm_groups} must divide the {channels} channels of every level")
         return self

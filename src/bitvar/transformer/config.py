@@ -4,7 +4,7 @@ from typing import Final
 
 from pydantic import Field, model_validator
 
-from bitvar.config import Config
+from bitvar.config import CodeLengths, Config
 from bitvar.scales import ScaleSchedule, official_schedules
 
 
@@ -39,7 +39,7 @@ class TransformerConfig(Config):
     num_heads: int = Field(gt=0)
     bits: int = Field(gt=0, le=512)
     patch_size: int = Field(default=1, ge=1, le=2)
-    code_lengths: tuple[float, ...] = (1.0,)
+    code_lengths: CodeLengths = (1.0,)
     text_width: int = Field(default=2048, gt=0, le=1 << 16)
     max_text_tokens: int = Field(default=512, gt=0, le=1 << 16)
     max_scales: int = Field(default=15, gt=0, le=1 << 10)
