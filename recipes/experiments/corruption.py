@@ -37,7 +37,7 @@ from bitvar.files import atomic_path, write_text
 from bitvar.metrics.distances import psnr
 from bitvar.pipeline import InfinityPipeline
 from bitvar.sampling import SamplingParams, generate
-from bitvar.scales import Grid, ScaleSchedule
+from bitvar.scales import Grid, ScaleSchedule, lengths_of
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.parts import Purpose, draw_uniform, make_generator
@@ -94,16 +94,16 @@ def make_mistake(
     features: Float[Tensor, "b d h w"],
     grids: Sequence[Grid],
     *,
-    code_lengths: Sequence[float] = pyramid.PUBLISHED_LENGTHS,
+    lengths: Sequence[float] | None = None,
     scale: int,
     rate: float,
     generators: Sequence[torch.Generator],
 ) -> Mistake:
     """Flip each bit of one scale with probability `rate`; a larger rate flips those of a smaller one, and more."""
-    true = [step.bits for step in pyramid.encode(features, grids, code_lengths)]
+    true = [step.bits for step in pyramid.encode(features, grids, lengths)]
     flipped = true[scale] ^ (draw_uniform(generators, *true[scale].shape[1:]) < rate).to(features.device)
     given = [*true[:scale], flipped]
-    again = pyramid.encode(features, grids, code_lengths, flip=lambda k, bits: flipped if k == scale else bits)
+    again = pyramid.encode(features, grids, lengths, flip=lambda k, bits: flipped if k == scale else bits)
     repaired = [*given, *(step.bits for step in list(again)[scale + 1 :])]
     return Mistake(scale, given, repaired, [*given, *true[scale + 1 :]])
 
@@ -133,7 +133,7 @@ def compare(
     reconstruction: Tensor,
 ) -> Float[Tensor, "4"]:
     """Sums over the pictures: error, PSNR, bits sided with the repair, bits disagreed about; fp64."""
-    latent = pyramid.latent_of(bits, grids, tokenizer.config.code_lengths)
+    latent = pyramid.latent_of(bits, grids[-1], lengths_of(tokenizer.config.code_lengths, len(grids)))
     error = (latent - features).square().flatten(1).sum(1) / features.square().flatten(1).sum(1)
     decibels = psnr(tokenizer.decode(latent), reconstruction)
     after = mistake.scale + 1
@@ -174,7 +174,7 @@ def measure(
                 numbers = range(start, start + len(part))
                 draws = [make_generator(scale, number, Purpose.FLIP) for number in numbers]
                 mistake = make_mistake(
-                    features, grids, code_lengths=config.code_lengths, scale=scale, rate=rate, generators=draws
+                    features, grids, lengths=config.all_lengths()[0], scale=scale, rate=rate, generators=draws
                 )
                 answers = {"repaired": mistake.repaired, "unrepaired": mistake.unrepaired}
                 for name, pipeline in pipelines.items():

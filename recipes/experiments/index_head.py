@@ -42,7 +42,7 @@ from bitvar.files import atomic_path, write_text
 from bitvar.nn.linear import Linear
 from bitvar.pipeline import to_pil
 from bitvar.sampling import SamplingParams, guide
-from bitvar.scales import ScaleSchedule
+from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TransformerTraining
@@ -136,9 +136,8 @@ class IndexTask:
         parts, counted = parts_in_order(data.counts, rank=0, ranks=1, size=VALIDATION_BATCH)
         sums = torch.zeros(2, dtype=torch.float64)
         for batch, weight in zip(data.batches(parts, None), counted, strict=True):
-            forced = teacher_forcing(
-                batch.features.float(), schedule, patch_size=1, code_lengths=model.config.code_lengths
-            )
+            lengths = model.config.all_lengths()[0]
+            forced = teacher_forcing(batch.features.float(), schedule, patch_size=1, lengths=lengths)
             logits = index_logits(model(batch.condition, forced.inputs, schedule, dtype=self.dtype))
             losses = index_losses(logits, forced.target_bits)
             sums += weight * torch.stack([losses.mean(), bit_accuracy(logits, forced.target_bits)]).double()
@@ -167,7 +166,7 @@ def draw_latents(
     state = model.begin(both, schedule)
     tokens = model.start_tokens(state.condition)
     latent = pyramid.empty_latent(batch, bits, grids[-1], model.device)
-    lengths = pyramid.lengths_of(model.config.code_lengths, len(grids))
+    lengths = lengths_of(model.config.code_lengths, len(grids))
     for k, grid in enumerate(grids):
         logits = model.decode_scale(tokens, k, state)
         guided = index_logits(guide(logits[:batch], logits[batch:], params.guidance_scale)).float()

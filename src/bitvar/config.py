@@ -15,7 +15,7 @@ C = TypeVar("C", bound="Config")
 CodeLengths: TypeAlias = Annotated[
     tuple[Annotated[float, Field(gt=0, le=1024)], ...], Field(min_length=1, max_length=64)
 ]
-"""Of each scale's codes, coarse to fine, as `pyramid.lengths_of` takes them. The published ones are all 1."""
+"""Of each scale's codes, coarse to fine, as `scales.lengths_of` takes them. The published ones are all 1."""
 
 
 class Config(BaseModel):

@@ -9,7 +9,7 @@ finer scales (`TokenizerConfig.code_lengths`), which come closer step by step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,16 +37,6 @@ class Step(NamedTuple):
     latent: Tensor
 
 
-PUBLISHED_LENGTHS: Final = (1.0,)
-"""Of the codes of the published tokenizers: all alike."""
-
-
-def lengths_of(code_lengths: Sequence[float], num_scales: int) -> tuple[float, ...]:
-    """Of each scale's codes: the last is the finest scale's; scales coarser than the list reaches have its first."""
-    behind = len(code_lengths) - num_scales
-    return tuple(code_lengths[max(0, behind + k)] for k in range(num_scales))
-
-
 def empty_latent(batch: int, bits: int, grid: Grid, device: torch.device) -> Float[Tensor, "b d h w"]:
     """`latent_0`: nothing said yet. `grid` is the last scale's, in tokenizer cells."""
     return torch.zeros(batch, bits, *grid, device=device)
@@ -66,22 +56,27 @@ def add_scale(latent: Float[Tensor, "b d h w"], codes: Float[Tensor, "b d hk wk"
 
 
 def latent_of(
-    bits: Sequence[Bool[Tensor, "b d _ _"]], grids: Sequence[Grid], code_lengths: Sequence[float] = PUBLISHED_LENGTHS
+    bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid, lengths: Sequence[float] | None = None
 ) -> Float[Tensor, "b d h w"]:
-    """The latent that bits add up to: those of every scale, or of the first ones only. `grids` are all scales'."""
-    *_, latent = latents_of(bits, grids, code_lengths)
+    """The latent that bits add up to: those of every scale, or of the first ones only. `grid` is the last scale's."""
+    *_, latent = latents_of(bits, grid, lengths)
     return latent
 
 
 def latents_of(
-    bits: Sequence[Bool[Tensor, "b d _ _"]], grids: Sequence[Grid], code_lengths: Sequence[float] = PUBLISHED_LENGTHS
+    bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid, lengths: Sequence[float] | None = None
 ) -> Iterator[Float[Tensor, "b d h w"]]:
-    """The latent after each scale of bits, coarse to fine. `grids` are all scales', though bits may end sooner."""
+    """The latent after each scale of bits, coarse to fine.
+
+    Args:
+        bits: of every scale, or of the first ones only.
+        grid: of the last of all scales.
+        lengths: of the codes of all scales, as for `encode`.
+    """
     first = bits[0]
-    latent = empty_latent(first.shape[0], first.shape[1], grids[-1], first.device)
-    lengths = lengths_of(code_lengths, len(grids))
-    for scale, length in zip(bits, lengths[: len(bits)], strict=True):
-        latent = add_scale(latent, bits_to_codes(scale, length))
+    latent = empty_latent(first.shape[0], first.shape[1], grid, first.device)
+    for k, scale in enumerate(bits):
+        latent = add_scale(latent, bits_to_codes(scale, 1.0 if lengths is None else lengths[k]))
         yield latent
 
 
@@ -96,7 +91,7 @@ def next_input(latent: Float[Tensor, "b d h w"], grid: Grid) -> Float[Tensor, "b
 def encode(
     features: Float[Tensor, "b d h w"],
     grids: Sequence[Grid],
-    code_lengths: Sequence[float] = PUBLISHED_LENGTHS,
+    lengths: Sequence[float] | None = None,
     *,
     flip: Flip | None = None,
 ) -> Iterator[Step]:
@@ -105,14 +100,15 @@ def encode(
     Args:
         features: the encoder's output, whose grid is the last of `grids`; kept in fp32.
         grids: every scale's `(h_k, w_k)`, in tokenizer cells.
-        code_lengths: the tokenizer's.
+        lengths: of each scale's codes (`scales.lengths_of`), at least as many as `grids`; 1 if None, as published.
         flip: changes bits before they enter the latent, so that finer scales see (and must repair) the mistake.
 
     The latent carries the straight-through gradient of every scale; the residual's own path is cut.
     """
     features = features.float()
     latent = torch.zeros_like(features)
-    for k, (grid, length) in enumerate(zip(grids, lengths_of(code_lengths, len(grids)), strict=True)):
+    for k, grid in enumerate(grids):
+        length = 1.0 if lengths is None else lengths[k]
         residual = residual_at(features, latent.detach(), grid)
         bits = quantize(residual)
         codes = bits_to_codes(bits if flip is None else flip(k, bits), length)

@@ -193,6 +193,17 @@ def schedule_of_ratio(schedules: Sequence[ScaleSchedule], ratio: float) -> int:
     return max(nearest_in_ratio(lasts, ratio), key=lambda which: (math.prod(lasts[which]), -which))
 
 
+def lengths_of(code_lengths: Sequence[float], num_scales: int) -> tuple[float, ...]:
+    """Of the codes of each of a schedule's scales: the last is the finest's, a scale that has none has the first.
+
+    Args:
+        code_lengths: a tokenizer's.
+        num_scales: of the whole schedule, though one may stop before its end.
+    """
+    behind = len(code_lengths) - num_scales
+    return tuple(code_lengths[max(0, behind + k)] for k in range(num_scales))
+
+
 def nearest_in_ratio(lasts: Sequence[Grid], ratio: float) -> list[int]:
     """Which of some grids are nearest to a height / width: one, or several of different sizes."""
     distances = [round(abs(math.log(h / w / ratio)), 2) for h, w in lasts]

@@ -28,6 +28,7 @@ from bitvar.evaluation.reconstruction import NamedTokenizer, ReconstructionSetti
 from bitvar.evaluation.sheet import choose, draw_sheet
 from bitvar.evaluation.sources import PictureStream
 from bitvar.evaluation.tally import Tally, figures
+from bitvar.metrics.distances import tint
 from bitvar.metrics.frechet import Moments, frechet_distance
 from bitvar.training.export import save_tokenizer
 
@@ -177,6 +178,14 @@ def reconstruction_of(codec: PictureCodec, pixels: np.ndarray) -> Any:
     return reconstruct(codec, pixels)
 
 
+def test_a_tint_is_what_noise_is_not() -> None:
+    picture = torch.zeros(1, 3, 64, 48)
+    noise = torch.where(torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(0)) > 0.5, 4.0, -4.0) / 127.5
+    assert tint(picture + 2 / 127.5, picture).item() == pytest.approx(2.0)
+    assert tint(noise, picture).item() < 0.4
+    assert tint(noise[..., :9, :9] + 2 / 127.5, picture[..., :9, :9]).item() > 1.5  # smaller than a square
+
+
 def test_dead_bits_and_entropy() -> None:
     tally = Tally(2)
     tally.features.add(torch.zeros(1, 2))
@@ -276,6 +285,19 @@ def test_another_sheet_needs_no_measuring(tmp_path: Path, pictures: Path, monkey
 
 
 @pytest.mark.usefixtures("cheap")
+def test_passes_are_measured(tmp_path: Path, pictures: Path) -> None:
+    codecs = {"a": PictureCodec.from_pretrained("pictures", device="cpu")}
+    once, often = (
+        evaluate_reconstruction(
+            settings_for(codecs, pictures, limit=4, against=(), passes=passes), codecs, tmp_path / str(passes)
+        )["results"][0]
+        for passes in (0, 4)
+    )
+    assert often["psnr"] > once["psnr"] and often["tint"] < once["tint"]
+    assert often["bits_per_pixel"] == once["bits_per_pixel"]
+
+
+@pytest.mark.usefixtures("cheap")
 def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path, pictures: Path) -> None:
     codecs, out = {"a": tiny_codec()}, tmp_path / "out"
     evaluate_reconstruction(settings_for(codecs, pictures, limit=4), codecs, out)
@@ -283,10 +305,16 @@ def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path, pictures: P
     for changed, loaded, words in (
         (settings_for(codecs, pictures, limit=5), codecs, "limit was 4, now 5"),
         (settings_for(other, pictures, limit=4), other, "tokenizers was"),
+        (settings_for(codecs, pictures, limit=4, passes=8), codecs, "passes was 0, now 8"),
     ):
         with pytest.raises(UsageError, match="holds another evaluation") as error:
             evaluate_reconstruction(changed, loaded, out)
         assert words in str(error.value)
+    saved = json.loads((out / "settings.json").read_text())
+    (out / "settings.json").write_text(json.dumps({**saved, "format": 1}))
+    with pytest.raises(UsageError, match="of an earlier version"):
+        evaluate_reconstruction(settings_for(codecs, pictures, limit=4), codecs, out)
+    (out / "settings.json").write_text(json.dumps(saved))
     with FileLock(out / ".lock"), pytest.raises(UsageError, match="Another process"):
         evaluate_reconstruction(settings_for(codecs, pictures, limit=4), codecs, out)
 

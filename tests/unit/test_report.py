@@ -100,6 +100,16 @@ def test_the_page_stands_alone(run: Path) -> None:
     assert "loss 0.3" in page
 
 
+@pytest.mark.parametrize(("batch_size", "told"), [(8, True), (7, False)])
+def test_two_low_batches_are_a_collapse_if_they_hold_enough_pictures(run: Path, batch_size: int, told: bool) -> None:
+    config = {"kind": "tokenizer", "optimization": {"batch_size": batch_size}}
+    (run / "checkpoints" / "step-00001200" / "config.json").write_text(json.dumps(config))
+    whole, _, _ = (run / "metrics.jsonl").read_text().rpartition("\n")
+    low = [{"step": step, "phase": "train", "time": 60.0 * step, "bit_entropy/scale_0": 0.1} for step in (1300, 1400)]
+    (run / "metrics.jsonl").write_text("\n".join([whole, *map(json.dumps, low)]) + "\n")
+    assert ("they collapse" in build_report(run)) == told
+
+
 def test_a_line_that_is_being_written_is_left_out(run: Path) -> None:
     assert read_metrics(run)["train"]["loss"][-1] == (1200, pytest.approx(0.3))
 

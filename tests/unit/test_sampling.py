@@ -12,7 +12,7 @@ from bitvar.bits import bits_to_codes
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
 from bitvar.sampling import SamplingParams, ScaleResult, bit_probability, draw_bits, generate, guide
-from bitvar.scales import ScaleSchedule
+from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.training.self_correction import teacher_forcing
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
@@ -112,9 +112,10 @@ def test_the_samplers_inputs_equal_the_teacher_forced_ones(
     model = rough_model(patch_size, code_lengths=code_lengths)
     grids = TALL.latent_grids(patch_size)
     features = torch.randn(2, 12 // patch_size**2, *grids[-1], generator=torch.Generator().manual_seed(3))
-    steps = list(pyramid.encode(features, grids, code_lengths))
+    lengths = lengths_of(code_lengths, len(TALL))
+    steps = list(pyramid.encode(features, grids, lengths))
     given = {k: step.bits for k, step in enumerate(steps)}
-    expected = teacher_forcing(features, TALL, patch_size=patch_size, code_lengths=code_lengths)
+    expected = teacher_forcing(features, TALL, patch_size=patch_size, lengths=lengths)
     fed: list[Tensor] = []
     embed = model.embed
     monkeypatch.setattr(model, "embed", lambda resized, k: (fed.append(resized), embed(resized, k))[1])

@@ -270,13 +270,15 @@ def test_passes_bring_a_picture_closer(codec: PictureCodec) -> None:
         assert errors[2] < 0.8 * errors[0]
 
 
-def test_passes_never_make_it_worse() -> None:
-    """Not even of a tokenizer whose pictures have nothing to do with what it sees."""
+@pytest.mark.parametrize("scales", [None, 2])
+def test_passes_never_make_it_worse(scales: int | None) -> None:
+    """Not even of a tokenizer whose pictures have nothing to do with what it sees, nor where scales are left out."""
     tokenizer = tiny_tokenizer()
     codec = PictureCodec(tokenizer, identify("tiny", tokenizer.state_dict()))
     for seed in range(5):
         picture = smooth(20, 16, seed)
-        errors = [seen(picture, codec.decode(codec.encode(picture, passes=passes))) for passes in (0, 1, 3)]
+        files = [codec.encode(picture, passes=passes, scales=scales) for passes in (0, 1, 3)]
+        errors = [seen(picture, codec.decode(file)) for file in files]
         assert errors[0] >= errors[1] >= errors[2]
 
 

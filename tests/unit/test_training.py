@@ -731,11 +731,12 @@ def test_a_sample_draws_the_same_in_any_batch() -> None:
         torch.testing.assert_close(losses.mean(), task.loss(batch)[0], atol=1e-6, rtol=0)
 
 
-def test_training_on_the_first_scales_asks_for_the_same_bits() -> None:
-    some = transformer_task(transformer_training(num_scales=2))
+@pytest.mark.parametrize("changes", [(), ("model.code_lengths=[4,2,1]",), ("requantized=false",)], ids=str)
+def test_training_on_the_first_scales_asks_for_the_same_bits(changes: tuple[str, ...]) -> None:
+    some = transformer_task(transformer_training(num_scales=2).override(changes))
     batch = next(some.batches(parts_of(SampleOrder(some.counts, 3, 0), range(1))))
     value, logged = some.loss(batch)
-    everything = transformer_task(transformer_training()).loss(batch)[1]
+    everything = transformer_task(transformer_training().override(changes)).loss(batch)[1]
     assert {name for name in logged if "/" in name} == {
         name for name in everything if "/" in name and not name.endswith("scale_2")
     }

@@ -177,6 +177,10 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, token
     except UsageError as error:
         raise WeightsError(str(error)) from None
     check_pair(index.tokenizer, identity)
+    try:
+        check_bits(transformer_config, tokenizer_config)
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
     transformer = _load(InfinityTransformer, transformer_config, folder / "transformer", dtype, device)
     image_tokenizer = channels_last(_load(InfinityTokenizer, tokenizer_config, own, dtype, device))
     text = folder / "text_encoder"

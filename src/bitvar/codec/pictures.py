@@ -22,7 +22,7 @@ from bitvar.data.layouts import SUFFIXES
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.runtime.placement import resolve_device, resolve_dtype
-from bitvar.scales import Grid, fitted_grids
+from bitvar.scales import Grid, fitted_grids, lengths_of
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.pixels import to_signed, to_uint8
 from bitvar.tokenizer.tiling import tiled_features, tiled_pixels
@@ -54,6 +54,8 @@ class Encoding(NamedTuple):
 
     def replaced(self, better: Bool[Tensor, " b"], new: "Encoding") -> "Encoding":
         """The same pictures, those of `better` as in `new`."""
+        if better.all() or not better.any():
+            return new if better.all() else self
         steps = [choose(better, one, other) for one, other in zip(new.steps, self.steps, strict=True)]
         features = torch.where(better[:, None, None, None], new.features, self.features)
         return Encoding(self.header, features, steps)
@@ -159,7 +161,7 @@ class PictureCodec:
         while group := list(islice(remaining, batch_size)):
             read = [self._read(picture) for picture in group]
             for _, alike in groupby(read, key=lambda pixels: pixels.shape):
-                header, _, steps = self.encode_alike(np.stack(list(alike)), passes=passes)
+                header, _, steps = self.encode_alike(np.stack(list(alike)), passes=passes, scales=scales)
                 packed = [[pack(bits) for bits in step.bits] for step in steps]
                 for payloads in zip(*packed, strict=True):
                     yield BitFile(header, payloads).first(scales)
@@ -252,10 +254,21 @@ class PictureCodec:
             grids=grids,
         )
 
-    def encode_alike(self, pictures: UInt8[np.ndarray, "b H W c"], *, passes: int = 0) -> Encoding:
-        """RGB pictures of one size, of 0..255, to the bits of every scale and how they came about."""
+    def encode_alike(
+        self, pictures: UInt8[np.ndarray, "b H W c"], *, passes: int = 0, scales: int | None = None
+    ) -> Encoding:
+        """RGB pictures of one size, of 0..255, to the bits of every scale and how they came about.
+
+        Args:
+            pictures: one or more.
+            passes: as for `encode`.
+            scales: what comes back in a pass is decoded from the first ones only.
+        """
         encoding = self._encode(self.header_for(pictures.shape[2], pictures.shape[1]), pictures)
-        return self._closer(encoding, pictures, passes) if passes else encoding
+        if not passes:
+            return encoding
+        last = len(encoding.steps) - 1 if scales is None else min(max(scales, 1), len(encoding.steps)) - 1
+        return self._closer(encoding, pictures, passes, last)
 
     def _encode(
         self, header: BitHeader, pictures: UInt8[np.ndarray, "b H W c"] | Float32[np.ndarray, "b H W c"]
@@ -270,18 +283,19 @@ class PictureCodec:
                 features = self.tokenizer.features(to_signed(_to_planes(padded).to(self.tokenizer.device)))
             return Encoding(header, features, list(self.tokenizer.steps(features, header.grids)))
 
-    def _closer(self, encoding: Encoding, pictures: UInt8[np.ndarray, "b H W c"], passes: int) -> Encoding:
-        """The best encoding of some passes on; `encoding` if none is better."""
-        header, best, offered = encoding.header, encoding, _to_planes(pictures)
-        missing = offered - _to_planes(self.draw(encoding.steps[-1].latent, header))
+    def _closer(self, best: Encoding, pictures: UInt8[np.ndarray, "b H W c"], passes: int, last: int) -> Encoding:
+        """The best encoding of some passes on, by what scales up to `last` give back; `best` if none is better."""
+        originals = _to_planes(pictures)
+        offered, missing = originals, originals - _to_planes(self.draw(best.steps[last].latent, best.header))
         least = seen_error(missing)
         for number in range(passes):
             offered = offered + correction(missing, number)
-            new = self._encode(header, offered.permute(0, 2, 3, 1).numpy())
-            missing = _to_planes(pictures) - _to_planes(self.draw(new.steps[-1].latent, header))
-            better = seen_error(missing) < least
-            least = torch.where(better, seen_error(missing), least)
-            best = best.replaced(better.to(new.features.device), new)
+            new = self._encode(best.header, offered.permute(0, 2, 3, 1).numpy())
+            missing = originals - _to_planes(self.draw(new.steps[last].latent, best.header))
+            error = seen_error(missing)
+            best = best.replaced((error < least).to(new.features.device), new)
+            del new  # large pictures: one encoding at a time beside the best
+            least = torch.minimum(error, least)
         return best
 
     def draw(self, latent: Float[Tensor, "b d h w"], header: BitHeader) -> UInt8[np.ndarray, "b H W c"]:
@@ -326,7 +340,8 @@ class PictureCodec:
             unpack(payload, header.bits, grid)[None].to(self.tokenizer.device)
             for payload, grid in zip(file.payloads, header.grids, strict=False)
         ]
-        latent = pyramid.latent_of(bits, header.grids, self.tokenizer.config.code_lengths)
+        lengths = lengths_of(self.tokenizer.config.code_lengths, len(header.grids))
+        latent = pyramid.latent_of(bits, header.grids[-1], lengths)
         return Image.fromarray(self.draw(latent, header)[0])
 
     def _require_own(self, header: BitHeader) -> None:

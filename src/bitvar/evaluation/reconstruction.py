@@ -70,7 +70,7 @@ class ReconstructionSettings(Config):
         dtype, device: of the tokenizers.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     pictures: tuple[str, ...]
     split: str | None
     limit: int | None
@@ -143,6 +143,9 @@ def _claim(out: Path, settings: ReconstructionSettings) -> None:
     if not (out / REPORT).exists() and not (out / FILE).exists():
         write_text(path, settings.dump())
         return
+    if read_json(path).get("format") != settings.format:
+        why = "it measured other things"
+        raise UsageError(explain(f"{out} is of an earlier version.", why, "choose another folder with -o"))
     before, now = ReconstructionSettings.load(path).model_dump(mode="json"), settings.model_dump(mode="json")
     changed = [name for name in now if now[name] != before[name]]
     if changed:
@@ -296,7 +299,7 @@ def _report(settings: ReconstructionSettings, contest: Contest, progress: Progre
             named = {"contender": label, "kind": kind, "size": size}
             results.append(named | figures(progress.tallies[size, label], originals))
     return {
-        "format": 1,
+        "format": 2,
         "feature_network": contest.features.title,
         "distance": contest.distance.title,
         "settings": settings.model_dump(mode="json"),

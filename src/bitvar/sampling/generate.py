@@ -15,7 +15,7 @@ from bitvar.bits import bits_to_codes
 from bitvar.condition import TextCondition
 from bitvar.sampling.draw import draw_bits, guide
 from bitvar.sampling.params import SamplingParams
-from bitvar.scales import ScaleSchedule
+from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.transformer import InfinityTransformer
 
 
@@ -63,7 +63,7 @@ def generate(
         condition = condition.concatenate(negative or condition.drop(torch.ones(batch, dtype=torch.bool)))
     patch_size = model.config.patch_size
     grids = schedule.latent_grids(patch_size)
-    lengths = pyramid.lengths_of(model.config.code_lengths, len(schedule))
+    lengths = lengths_of(model.config.code_lengths, len(schedule))
 
     with torch.inference_mode():
         state = model.begin(condition, schedule)

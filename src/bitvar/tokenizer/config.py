@@ -18,7 +18,7 @@ class TokenizerConfig(Config):
         norm: "group", as in the published tokenizers, or "pixel": each place by itself.
         linear_skip: a 1x1 convolution beside the encoder, straight from pixels to features, and one beside the decoder,
             straight from the latent to pixels. The published tokenizers have none.
-        code_lengths: of each scale's codes, coarse to fine; see `pyramid.lengths_of`. The published tokenizers' are 1.
+        code_lengths: of each scale's codes, coarse to fine; see `scales.lengths_of`. The published tokenizers' are 1.
         norm_groups: groups of every GroupNorm, of which "pixel" has none; must divide every level's channels.
         image_channels: channels of the picture.
         pixel_patch: side of the squares of pixels that the first level takes as one place, with all their values as

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bitvar import pyramid
 from bitvar.errors import UsageError, explain
-from bitvar.scales import Grid
+from bitvar.scales import Grid, lengths_of
 from bitvar.tokenizer.autoencoder import Decoder, Encoder
 from bitvar.tokenizer.config import TokenizerConfig
 
@@ -68,8 +68,8 @@ class InfinityTokenizer(nn.Module):
         return [step.bits for step in steps], steps[-1].latent
 
     def steps(self, features: Float[Tensor, "b d h w"], grids: Sequence[Grid]) -> Iterator[pyramid.Step]:
-        """Features to bits, scale by scale, as `pyramid.encode`."""
-        return pyramid.encode(features, grids, self.config.code_lengths)
+        """Features to bits, scale by scale, as `pyramid.encode`. `grids` are all of a schedule's."""
+        return pyramid.encode(features, grids, lengths_of(self.config.code_lengths, len(grids)))
 
     def decode(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         """A latent, whole or of the first scales only, to fp32 pictures in [-1, 1]."""

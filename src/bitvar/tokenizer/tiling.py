@@ -209,7 +209,7 @@ def tiled_pixels(
                 rows, columns = _times(patch_rows, patch), _times(patch_columns, patch)
                 pixels = F.pixel_shuffle(patches, patch)
                 if decoder.skip is not None:
-                    pixels = pixels + _beside(decoder.skip, latent.to(tokenizer.dtype), rows, columns, stride)
+                    pixels = pixels + _beside(decoder.skip, latent, rows, columns, stride)
                 yield rows, columns, pixels.float().clamp(-1, 1)
         else:
             whole, side = stage.whole(_reader(whole), size, side), int(side * stage.factor)
@@ -218,7 +218,7 @@ def tiled_pixels(
 def _beside(skip: Conv2d, latent: Tensor, rows: slice, columns: slice, stride: int) -> Float[Tensor, "1 c H W"]:
     """What a decoder's skip adds to some pixels, which may begin and end within a cell."""
     spans = [slice(part.start // stride, -(-part.stop // stride)) for part in (rows, columns)]
-    wide = F.pixel_shuffle(skip(latent[..., spans[0], spans[1]]), stride)
+    wide = F.pixel_shuffle(skip(latent[..., spans[0], spans[1]].to(skip.weight.dtype)), stride)
     top, left = rows.start - spans[0].start * stride, columns.start - spans[1].start * stride
     return wide[..., top : top + rows.stop - rows.start, left : left + columns.stop - columns.start]
 

@@ -12,6 +12,7 @@ from bitvar.checkpoints.folder import (
     Defaults,
     ModelIndex,
     TokenizerIdentity,
+    check_bits,
     identify,
     load_component,
     save_tokenizer_folder,
@@ -66,6 +67,7 @@ def assemble(
         load_component(InfinityTokenizer, tokenizer),
         load_text_encoder(text_encoder, settings=published_settings(text_encoder)),
     )
+    check_bits(config.model, parts[0].config)
     return Components(transformer.eval().requires_grad_(False), *parts, index, card)
 
 

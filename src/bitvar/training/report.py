@@ -6,12 +6,13 @@ Reads only what every run writes (`metrics.jsonl`, `samples/`), so it works on a
 import base64
 import html
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bitvar.errors import UsageError, explain
-from bitvar.training.health import Metrics, Series, find_trouble
+from bitvar.training.health import PICTURES, Metrics, Series, find_trouble
 from bitvar.training.metrics import read_metrics
 
 CURVES: Final = (
@@ -61,7 +62,7 @@ def build_report(run: Path) -> str:
             f"<style>{STYLE}</style><h1>{html.escape(run.name)}</h1>",
             _summary(metrics),
             "<h2>Health</h2>",
-            _health(metrics),
+            _health(metrics, _batch_size(run)),
             "<h2>Curves</h2>",
             f"<div class=curves>{''.join(curves)}</div>",
             _sheets(sorted((run / "samples").glob("step-*.png"))),
@@ -82,8 +83,8 @@ def _summary(metrics: Metrics) -> str:
     return f"<p class=dim>{'<br>'.join(map(html.escape, rows))}</p>"
 
 
-def _health(metrics: Metrics) -> str:
-    trouble = find_trouble(metrics)
+def _health(metrics: Metrics, batch_size: int) -> str:
+    trouble = find_trouble(metrics, batch_size=batch_size)
     if not trouble:
         return "<p class=well>No known sign of trouble.</p>"
     return "".join(
@@ -147,7 +148,16 @@ def _sheets(paths: Sequence[Path]) -> str:
 
 
 def _configuration(run: Path) -> str:
+    text = _newest_configuration(run)
+    return "" if text is None else f"<h2>Configuration</h2><pre>{html.escape(text)}</pre>"
+
+
+def _newest_configuration(run: Path) -> str | None:
     configs = sorted(run.glob("checkpoints/step-*/config.json"))
-    if not configs:
-        return ""
-    return f"<h2>Configuration</h2><pre>{html.escape(configs[-1].read_text(encoding='utf-8'))}</pre>"
+    return configs[-1].read_text(encoding="utf-8") if configs else None
+
+
+def _batch_size(run: Path) -> int:
+    """What the run's newest checkpoint says; without one, that of any run whose batches are large enough."""
+    text = _newest_configuration(run)
+    return PICTURES if text is None else json.loads(text).get("optimization", {}).get("batch_size", PICTURES)

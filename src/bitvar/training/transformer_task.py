@@ -140,7 +140,7 @@ class TransformerTask:
             _set_gammas(self.model, config.initial_gamma)
         self.device = device
         self.train, self.validation = train, validation
-        self.schedules = config.schedules
+        self.schedules, self.lengths = config.schedules, config.model.all_lengths()
         self.weights = [token_weights(s, reweighted=config.reweighted).to(device) for s in self.schedules]
         self.dtype = torch.bfloat16 if config.optimization.precision == "bf16" else torch.float32
         self.patterns, self._operations = patterns or {}, operations
@@ -175,7 +175,8 @@ class TransformerTask:
     def disturbed(self, batch: Batch) -> tuple[TextCondition, TeacherForcing]:
         """What a step reads of a batch on the device: its texts, some dropped, and its pictures, with flips."""
         config, part = self.config, batch.part
-        schedule = self.schedules[self.train.schedules[part.bucket]]
+        which = self.train.schedules[part.bucket]
+        schedule = self.schedules[which]
         flip = random_flip(
             max_strength=config.max_flip_strength,
             num_corrected_scales=min(config.num_corrected_scales, len(schedule) - 1),
@@ -186,7 +187,7 @@ class TransformerTask:
             features,
             schedule,
             patch_size=config.model.patch_size,
-            code_lengths=config.model.code_lengths,
+            lengths=self.lengths[which],
             flip=flip,
             requantized=config.requantized,
         )
@@ -234,12 +235,12 @@ def measure_bits(
     ranks = ranks or Ranks()
     parts, counted = parts_in_order(data.counts, rank=ranks.rank, ranks=ranks.world, size=VALIDATION_BATCH)
     sums: dict[str, Tensor] = {}
+    lengths = model.config.all_lengths()
     for batch, weight in zip(data.batches(parts, None), counted, strict=True):
-        schedule = schedules[data.schedules[batch.part.bucket]]
+        which = data.schedules[batch.part.bucket]
+        schedule = schedules[which]
         features = batch.features.to(model.device).float()
-        forced = teacher_forcing(
-            features, schedule, patch_size=model.config.patch_size, code_lengths=model.config.code_lengths
-        )
+        forced = teacher_forcing(features, schedule, patch_size=model.config.patch_size, lengths=lengths[which])
         logits = model(batch.condition.to(model.device), forced.inputs, schedule, dtype=dtype)
         token_losses = bit_losses(logits, forced.target_bits)
         values = per_scale_metrics(logits, token_losses, forced.target_bits, schedule)

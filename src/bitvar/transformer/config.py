@@ -5,7 +5,7 @@ from typing import Final
 from pydantic import Field, model_validator
 
 from bitvar.config import CodeLengths, Config
-from bitvar.scales import ScaleSchedule, official_schedules
+from bitvar.scales import ScaleSchedule, lengths_of, official_schedules
 
 
 class ScheduleConfig(Config):
@@ -76,6 +76,10 @@ class TransformerConfig(Config):
     def pool_heads(self) -> int:
         """Heads of the attention that pools the text: of 128 text channels each, of 64 in models wider than 4096."""
         return max(1, self.condition_width // (64 if self.width > 4096 else 128))
+
+    def all_lengths(self) -> list[tuple[float, ...]]:
+        """Lengths of the codes of every scale, for each of `all_schedules`."""
+        return [lengths_of(self.code_lengths, len(schedule)) for schedule in self.all_schedules()]
 
     def all_schedules(self) -> list[ScaleSchedule]:
         """Every schedule the model was trained on."""
