@@ -5,12 +5,18 @@ r"""The tokenizers of `tokenizer.py`, second stage: all of one, on at a lower ra
 bitvar train recipes/pictures/finish.py --data data/pictures --init runs/pictures/model --out runs/pictures-finished \
     --name pictures
 
-`fine` at 64 and at 128 pixels, with crops of photographs of that side:
+`fine` at 64, 128 and 256 pixels, with crops of photographs of that side:
 
-python recipes/pictures/build.py data/fine128 --icons data/icons64-jittered --photographs data/photographs/train \
-    --crops 100 --side 128
-bitvar train recipes/pictures/finish.py --with size=fine --data data/fine128 --init runs/fine/model \
+python recipes/pictures/build.py data/fine256 --icons data/icons64-jittered --photographs data/photographs/train \
+    --crops 100 --side 256 --plain 2000
+bitvar train recipes/pictures/finish.py --with size=fine --data data/fine256 --init runs/fine/model \
     --out runs/fine-finished --name fine --nproc 2
+
+and once more at 64 pixels, weighing tints less:
+
+bitvar train recipes/pictures/tokenizer.py --with size=fine --data data/fine --init runs/fine-finished/model \
+    --out runs/fine-last --name fine --nproc 2 --set multiscale=0.1 --set optimization.steps=8000 \
+    --set optimization.batch_size=6 --set optimization.learning_rate=1.5e-3 --set optimization.ema_decay=0.998
 
 For `pictures32`, add `--with size=pictures32` and its own data and run. Cost and results: docs/log.md.
 """
@@ -28,8 +34,10 @@ STAGE = (
 SIZES = {
     "fine": (
         "perceptual=0",
-        "schedules=[[[2,2],[4,4],[8,8],[16,16],[32,32]],[[4,4],[8,8],[16,16],[32,32],[64,64]]]",
-        "optimization.steps=3200", "optimization.ema_decay=0.998", "intervals.log=100", "intervals.validation=1600",
+        "schedules=[[[2,2],[4,4],[8,8],[16,16],[32,32]],[[4,4],[8,8],[16,16],[32,32],[64,64]],"
+        "[[8,8],[16,16],[32,32],[64,64],[128,128]]]",
+        "optimization.steps=2400", "optimization.batch_size=4", "optimization.ema_decay=0.998",
+        "intervals.log=100", "intervals.validation=1200",
     ),
 }  # fmt: skip
 """What a size has in place of the others'."""

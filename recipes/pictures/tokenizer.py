@@ -11,8 +11,8 @@ bitvar train recipes/pictures/tokenizer.py --data data/pictures --out runs/pictu
 pixel and less than half the parameters:
 
 python recipes/pictures/build.py data/fine --icons data/icons64-jittered --photographs data/photographs/train \
-    --crops 200
-bitvar train recipes/pictures/tokenizer.py --with size=fine --data data/fine --out runs/fine --name fine --nproc 2
+    --crops 200 --plain 8000
+bitvar train recipes/pictures/tokenizer.py --with size=fine --data data/fine --out runs/fine --name fine
 
 `pictures32`, stride 4 with 32 bits a cell, wants a GPU:
 
@@ -41,10 +41,11 @@ SIZES = {
     ],
     "fine": [
         "model.base_channels=64", "model.channel_multipliers=[1]", "model.norm_groups=32",
-        "schedules=[[[2,2],[4,4],[8,8],[16,16],[32,32]]]", "truncation=0.05", "entropy=0.01",
-        "optimization.steps=20000", "optimization.batch_size=6", "optimization.learning_rate=3e-3",
+        "model.norm=pixel", "model.linear_skip=true", "model.code_lengths=[5,3.3,2.2,1.5,1]",
+        "schedules=[[[2,2],[4,4],[8,8],[16,16],[32,32]]]", "truncation=0.05", "entropy=0.01", "multiscale=0.5",
+        "optimization.steps=34000", "optimization.batch_size=3", "optimization.learning_rate=3e-3",
         "optimization.ema_decay=0.999", "optimization.precision=bf16",
-        "intervals.log=200", "intervals.validation=2000", "intervals.save=500",
+        "intervals.log=200", "intervals.validation=4000", "intervals.save=500",
     ],
 }  # fmt: skip
 """What each has in place of `pictures`' own, as for `--set`."""
