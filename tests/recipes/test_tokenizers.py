@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitvar.checkpoints.folder import GRIDS, TrainedGrids
+from bitvar.checkpoints.folder import GRIDS, TokenizerIdentity, TrainedGrids, identify, read_tensors
 from bitvar.checkpoints.hub import TOKENIZERS
 from bitvar.errors import UsageError
 from bitvar.scales import ratio_names
@@ -54,6 +54,13 @@ def test_the_pictures_recipe_is_that_of_the_tokenizers_in_the_package(folder: Pa
     assert finish.optimization.steps == {"pictures": 700, "fine": 2400}[folder.name]
     assert finish.optimization.learning_rate < made.optimization.learning_rate
     assert finish.optimization.batch_size >= made.optimization.batch_size
+
+
+@pytest.mark.parametrize("folder", TOKENIZERS, ids=lambda folder: folder.name)
+def test_the_tokenizers_in_the_package_are_whom_they_say(folder: Path) -> None:
+    identity = TokenizerIdentity.load(folder / "identity.json")
+    lengths = TokenizerConfig.load(folder / "config.json").code_lengths
+    assert identity == identify(identity.name, read_tensors(folder), lengths)
 
 
 def test_an_unknown_size_of_the_pictures_recipe_is_refused() -> None:

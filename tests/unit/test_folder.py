@@ -194,6 +194,9 @@ def test_an_identity_is_of_names_shapes_dtypes_and_bytes() -> None:
     variants = [{"a": tensor}, {"b": tensor}, {"a": tensor.reshape(2, 3)}, {"a": tensor.half()}, {"a": tensor + 1}]
     assert len({identify("name", tensors).sha256 for tensors in variants}) == len(variants)
     assert identify("name", variants[0]) == identify("name", {"a": tensor.clone()})
+    lengths = [(1.0, 1.0), (2.0, 1.0), (4.0, 1.0)]
+    assert len({identify("name", variants[0], each).sha256 for each in lengths}) == len(lengths)
+    assert identify("name", variants[0], lengths[0]) == identify("name", variants[0])
 
 
 @pytest.mark.parametrize(

@@ -123,9 +123,11 @@ class Components:
     tokenizer_identity: TokenizerIdentity | None = None
 
 
-def identify(name: str, tensors: Mapping[str, Tensor]) -> TokenizerIdentity:
-    """Name a tokenizer by the digest of its tensors' names, shapes, dtypes and bytes."""
+def identify(name: str, tensors: Mapping[str, Tensor], code_lengths: Sequence[float] = (1.0,)) -> TokenizerIdentity:
+    """Name a tokenizer by the digest of its tensors' names, shapes, dtypes and bytes, and of lengths other than 1."""
     sha256 = hashlib.sha256()
+    if any(length != 1 for length in code_lengths):
+        sha256.update(f"{[float(length) for length in code_lengths]}\n".encode())
     for key in sorted(tensors):
         tensor = tensors[key].detach().cpu().contiguous()
         sha256.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
