@@ -37,7 +37,7 @@ from bitvar.files import atomic_path, write_text
 from bitvar.metrics.distances import psnr
 from bitvar.pipeline import InfinityPipeline
 from bitvar.sampling import SamplingParams, generate
-from bitvar.scales import Grid, ScaleSchedule, lengths_of
+from bitvar.scales import Grid, ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.parts import Purpose, draw_uniform, make_generator
@@ -133,7 +133,7 @@ def compare(
     reconstruction: Tensor,
 ) -> Float[Tensor, "4"]:
     """Sums over the pictures: error, PSNR, bits sided with the repair, bits disagreed about; fp64."""
-    latent = pyramid.latent_of(bits, grids[-1], lengths_of(tokenizer.config.code_lengths, len(grids)))
+    latent = tokenizer.latent_of(bits, grids)
     error = (latent - features).square().flatten(1).sum(1) / features.square().flatten(1).sum(1)
     decibels = psnr(tokenizer.decode(latent), reconstruction)
     after = mistake.scale + 1
@@ -158,7 +158,7 @@ def measure(
         raise UsageError(explain("These models can't be given the same bits.", why, "compare models of one tokenizer"))
     config = first.transformer.config
     schedule = config.all_schedules()[0]
-    grids = schedule.latent_grids(config.patch_size)
+    grids, lengths = schedule.latent_grids(config.patch_size), config.all_lengths()[0]
     samples = read_samples(data, split="val")
     chosen = samples[:: max(1, len(samples) // num_pictures)][:num_pictures]  # all over the split
     sums: dict[tuple[str, int, float], Tensor] = {}
@@ -173,9 +173,7 @@ def measure(
             for rate in rates:
                 numbers = range(start, start + len(part))
                 draws = [make_generator(scale, number, Purpose.FLIP) for number in numbers]
-                mistake = make_mistake(
-                    features, grids, lengths=config.all_lengths()[0], scale=scale, rate=rate, generators=draws
-                )
+                mistake = make_mistake(features, grids, lengths=lengths, scale=scale, rate=rate, generators=draws)
                 answers = {"repaired": mistake.repaired, "unrepaired": mistake.unrepaired}
                 for name, pipeline in pipelines.items():
                     answers[name] = answer(pipeline, conditions[name], schedule, mistake.given)

@@ -134,9 +134,8 @@ class IndexTask:
         assert isinstance(model, InfinityTransformer) and ranks.world == 1
         data, schedule = self.inner.validation, self.inner.schedules[0]
         parts, counted = parts_in_order(data.counts, rank=0, ranks=1, size=VALIDATION_BATCH)
-        sums = torch.zeros(2, dtype=torch.float64)
+        sums, lengths = torch.zeros(2, dtype=torch.float64), model.config.all_lengths()[0]
         for batch, weight in zip(data.batches(parts, None), counted, strict=True):
-            lengths = model.config.all_lengths()[0]
             forced = teacher_forcing(batch.features.float(), schedule, patch_size=1, lengths=lengths)
             logits = index_logits(model(batch.condition, forced.inputs, schedule, dtype=self.dtype))
             losses = index_losses(logits, forced.target_bits)

@@ -47,7 +47,8 @@ def main() -> None:
     arriving = out.with_name(out.name + ".partial")
     shutil.rmtree(arriving, ignore_errors=True)
     num_icons = sum(copy_icons(folder, arriving / folder.name) for folder in arguments.icons)
-    draw_plain(arriving / "plain", arguments.plain, arguments.side)
+    if arguments.plain:
+        draw_plain(arriving / "plain", arguments.plain, arguments.side)
     num_crops = sum(
         cut_crops(folder, arriving / "photographs", arguments.crops, arguments.side) for folder in arguments.photographs
     )

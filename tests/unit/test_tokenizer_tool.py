@@ -481,10 +481,8 @@ def test_the_command_goes_there_and_back(bitvar: Any, folder: Path) -> None:
     assert code == 0, err
     assert "20x16" in out
     whole = (folder / "a.bits").read_bytes()
-    assert (
-        bitvar("tokenizer", "encode", folder / "in" / "a.png", "-o", folder / "c.bits", *with_tiny, "--passes", 9)[0]
-        == 0
-    )
+    closer = (folder / "in" / "a.png", "-o", folder / "c.bits", *with_tiny, "--passes", 9)
+    assert bitvar("tokenizer", "encode", *closer)[0] == 0
     assert len((folder / "c.bits").read_bytes()) == len(whole) and (folder / "c.bits").read_bytes() != whole
     code, out, err = bitvar("tokenizer", "decode", folder / "a.bits", "-o", folder / "b.png", *with_tiny)
     assert (code, err) == (0, "")

@@ -22,7 +22,7 @@ from bitvar.data.layouts import SUFFIXES
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.runtime.placement import resolve_device, resolve_dtype
-from bitvar.scales import Grid, fitted_grids, lengths_of
+from bitvar.scales import Grid, fitted_grids
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.pixels import to_signed, to_uint8
 from bitvar.tokenizer.tiling import tiled_features, tiled_pixels
@@ -340,9 +340,7 @@ class PictureCodec:
             unpack(payload, header.bits, grid)[None].to(self.tokenizer.device)
             for payload, grid in zip(file.payloads, header.grids, strict=False)
         ]
-        lengths = lengths_of(self.tokenizer.config.code_lengths, len(header.grids))
-        latent = pyramid.latent_of(bits, header.grids[-1], lengths)
-        return Image.fromarray(self.draw(latent, header)[0])
+        return Image.fromarray(self.draw(self.tokenizer.latent_of(bits, header.grids), header)[0])
 
     def _require_own(self, header: BitHeader) -> None:
         config = self.tokenizer.config

@@ -71,6 +71,10 @@ class InfinityTokenizer(nn.Module):
         """Features to bits, scale by scale, as `pyramid.encode`. `grids` are all of a schedule's."""
         return pyramid.encode(features, grids, lengths_of(self.config.code_lengths, len(grids)))
 
+    def latent_of(self, bits: Sequence[Bool[Tensor, "b d _ _"]], grids: Sequence[Grid]) -> Float[Tensor, "b d h w"]:
+        """What bits, of every scale or of the first ones only, add up to, as `pyramid.latent_of`. `grids` as above."""
+        return pyramid.latent_of(bits, grids[-1], lengths_of(self.config.code_lengths, len(grids)))
+
     def decode(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         """A latent, whole or of the first scales only, to fp32 pictures in [-1, 1]."""
         return self.reconstruct(latent).clamp(-1, 1)

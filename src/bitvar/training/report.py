@@ -50,7 +50,7 @@ pre { overflow: auto; border: 1px solid var(--line); border-radius: 8px; padding
 
 def build_report(run: Path) -> str:
     """The page, as text."""
-    metrics = read_metrics(run)
+    metrics, configuration = read_metrics(run), _newest_configuration(run)
     curves = [
         f"<figure><h3>{html.escape(title)}</h3>{_chart(series, logarithmic)}</figure>"
         for title, names, logarithmic in CURVES
@@ -62,11 +62,11 @@ def build_report(run: Path) -> str:
             f"<style>{STYLE}</style><h1>{html.escape(run.name)}</h1>",
             _summary(metrics),
             "<h2>Health</h2>",
-            _health(metrics, _batch_size(run)),
+            _health(metrics, _batch_size(configuration)),
             "<h2>Curves</h2>",
             f"<div class=curves>{''.join(curves)}</div>",
             _sheets(sorted((run / "samples").glob("step-*.png"))),
-            _configuration(run),
+            _configuration(configuration),
             "</html>",
         )
     )
@@ -147,17 +147,16 @@ def _sheets(paths: Sequence[Path]) -> str:
     return f"<h2>Samples</h2>{''.join(figures)}"
 
 
-def _configuration(run: Path) -> str:
-    text = _newest_configuration(run)
-    return "" if text is None else f"<h2>Configuration</h2><pre>{html.escape(text)}</pre>"
-
-
 def _newest_configuration(run: Path) -> str | None:
+    """The text of what the newest checkpoint was made with."""
     configs = sorted(run.glob("checkpoints/step-*/config.json"))
     return configs[-1].read_text(encoding="utf-8") if configs else None
 
 
-def _batch_size(run: Path) -> int:
-    """What the run's newest checkpoint says; without one, that of any run whose batches are large enough."""
-    text = _newest_configuration(run)
+def _configuration(text: str | None) -> str:
+    return "" if text is None else f"<h2>Configuration</h2><pre>{html.escape(text)}</pre>"
+
+
+def _batch_size(text: str | None) -> int:
+    """What a configuration says; without one, that of any run whose batches are large enough."""
     return PICTURES if text is None else json.loads(text).get("optimization", {}).get("batch_size", PICTURES)
