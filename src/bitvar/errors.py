@@ -12,6 +12,10 @@ class WeightsError(ValueError):
     """A model's files are missing, altered, unreadable or don't belong together. Exit code 3."""
 
 
+class ComputationError(RuntimeError):
+    """A computation gave NaN or infinity, so there is no result. Nothing is written. Exit code 1."""
+
+
 def explain(what: str, why: str, todo: str) -> str:
     """The three lines of a message: what happened, why, and what to do."""
     return f"{what}\n  why: {why}\n  do:  {todo}"
