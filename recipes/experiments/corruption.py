@@ -110,13 +110,12 @@ def make_mistake(
 
 def answer(pipeline: InfinityPipeline, condition: TextCondition, schedule: ScaleSchedule, given: Bits) -> Bits:
     """Every scale's bits: those given, and finer ones as the model draws them."""
-    generators = [torch.Generator() for _ in range(condition.batch)]  # nothing is random in a greedy draw
     drawn = generate(
         pipeline.transformer,
         condition,
         schedule,
         params=GREEDY,
-        generators=generators,
+        seeds=[0] * condition.batch,  # nothing is random in a greedy draw
         given_bits=dict(enumerate(given)),
     )
     return [result.bits for result in drawn]

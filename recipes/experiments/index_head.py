@@ -41,7 +41,7 @@ from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path, write_text
 from bitvar.nn.linear import Linear
 from bitvar.pipeline import to_pil
-from bitvar.sampling import SamplingParams, guide
+from bitvar.sampling import SamplingParams, guide, uniform_noise
 from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
@@ -156,7 +156,7 @@ def draw_latents(
     schedule: ScaleSchedule,
     *,
     params: SamplingParams,
-    generators: Sequence[torch.Generator],
+    seeds: Sequence[int],
 ) -> Float[Tensor, "b d h w"]:
     """Final latents, one code drawn for each token: `sampling.generate` for an index head, always guided."""
     assert isinstance(params.guidance_scale, (int, float)) and isinstance(params.temperature, (int, float))
@@ -169,22 +169,20 @@ def draw_latents(
     for k, grid in enumerate(grids):
         logits = model.decode_scale(tokens, k, state)
         guided = index_logits(guide(logits[:batch], logits[batch:], params.guidance_scale)).float()
-        drawn = to_bits(draw_index(guided, params.temperature, generators), bits)
+        noise = torch.stack([uniform_noise(seed, k, guided.shape[1:2]) for seed in seeds]).to(guided.device)
+        drawn = to_bits(draw_index(guided, params.temperature, noise), bits)
         latent = pyramid.add_scale(latent, bits_to_codes(to_cells(drawn.float(), grid, 1) > 0, lengths[k]))
         if k + 1 < len(grids):
             tokens = model.embed(pyramid.next_input(latent, grids[k + 1]), k + 1).repeat(2, 1, 1)
     return latent
 
 
-def draw_index(
-    logits: Float[Tensor, "b l v"], temperature: float, generators: Sequence[torch.Generator]
-) -> Int[Tensor, "b l"]:
-    """A code for each token; at temperature 0 the likeliest."""
+def draw_index(logits: Float[Tensor, "b l v"], temperature: float, noise: Float[Tensor, "b l"]) -> Int[Tensor, "b l"]:
+    """A code for each token, by uniform numbers in [0, 1); at temperature 0 the likeliest."""
     if temperature == 0:
         return logits.argmax(-1)
     cumulated = (logits / temperature).softmax(-1).cumsum(-1)
-    uniform = torch.stack([torch.rand(logits.shape[1], generator=generator) for generator in generators])
-    chosen = torch.searchsorted(cumulated, uniform[..., None] * cumulated[..., -1:], right=True)[..., 0]
+    chosen = torch.searchsorted(cumulated, noise[..., None] * cumulated[..., -1:], right=True)[..., 0]
     return chosen.clamp(max=logits.shape[-1] - 1)
 
 
@@ -230,9 +228,9 @@ def draw_prompts(
         paths = [folder / f"{name}-{number}.png" for name, _, number in part]
         if all(path.is_file() for path in paths):
             continue
-        generators = [torch.Generator().manual_seed(zlib.crc32(name.encode()) + number) for name, _, number in part]
+        seeds = [zlib.crc32(name.encode()) + number for name, _, number in part]
         condition = frozen.text_encoder.encode([prompt for _, prompt, _ in part])
-        latent = draw_latents(model, condition, schedule, params=params, generators=generators)
+        latent = draw_latents(model, condition, schedule, params=params, seeds=seeds)
         with torch.inference_mode():
             images = to_pil(frozen.tokenizer.decode(latent))
         for image, path in zip(images, paths, strict=True):

@@ -50,9 +50,25 @@ class TextCondition:
         """Mark prompts as dropped. Their lengths stay, so "no text" is as long as the prompt was."""
         return TextCondition(self.features, self.mask, dropped.to(self.features.device))
 
-    def concatenate(self, other: "TextCondition") -> "TextCondition":
-        """Both batches in one, padded to the longer: the two halves of classifier-free guidance."""
-        parts = (self, other)
-        rows = [f[m] for part in parts for f, m in zip(part.features, part.mask, strict=True)]
+    def rows(self) -> list["TextCondition"]:
+        """Each prompt by itself, unpadded: copies, as they would be without the others."""
+        lengths = self.mask.sum(dim=1).tolist()
+        return [
+            TextCondition(
+                self.features[i : i + 1, :length].clone(),
+                self.mask[i : i + 1, :length].clone(),
+                self.dropped[i : i + 1].clone(),
+            )
+            for i, length in enumerate(lengths)
+        ]
+
+    @staticmethod
+    def join(parts: Sequence["TextCondition"]) -> "TextCondition":
+        """Several batches in one, padded to the longest."""
+        rows = [row.features[0] for part in parts for row in part.rows()]
         both = TextCondition.from_list(rows)
         return TextCondition(both.features, both.mask, torch.cat([part.dropped for part in parts]))
+
+    def concatenate(self, other: "TextCondition") -> "TextCondition":
+        """Both batches in one, padded to the longer: the two halves of classifier-free guidance."""
+        return TextCondition.join([self, other])

@@ -34,12 +34,12 @@ class Config(BaseModel):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(part) for part in _place(first["loc"], values, missing=first["type"] in _ABSENT))
             if first["type"] == "extra_forbidden":
                 raise UsageError(unknown(f"key {where!r} in {source}", where.split(".")[-1], _keys(cls))) from None
             raise UsageError(
                 explain(
-                    f"Bad value for {where or cls.__name__!r} in {source}.", first["msg"].lower(), "correct that value"
+                    f"Bad value for {where or cls.__name__!r} in {source}.", _reason(first["msg"]), "correct that value"
                 )
             ) from None
 
@@ -66,6 +66,28 @@ class Config(BaseModel):
             _member(target, last, key)
             target[last] = _json_or_text(text)
         return self.parse(values, source="the settings given")
+
+
+_ABSENT = ("missing", "extra_forbidden")
+
+
+def _place(location: Sequence[str | int], values: Any, *, missing: bool) -> list[str | int]:
+    """Where in `values` an error is, without the names of a union's members, which pydantic puts between."""
+    found: list[str | int] = []
+    for i, part in enumerate(location):
+        if isinstance(values, Mapping) and (part in values or (missing and i == len(location) - 1)):
+            values = values.get(part)
+        elif isinstance(values, Sequence) and isinstance(part, int) and 0 <= part < len(values):
+            values = values[part]
+        else:
+            continue
+        found.append(part)
+    return found or list(location)
+
+
+def _reason(message: str) -> str:
+    plain = message.removeprefix("Value error, ")
+    return plain[:1].lower() + plain[1:]
 
 
 def unknown(what: str, given: str, known: Sequence[str]) -> str:

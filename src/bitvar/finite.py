@@ -14,12 +14,13 @@ from bitvar.errors import ComputationError, WeightsError, explain
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
 
-def require_finite(values: Tensor, what: str) -> None:
+def require_finite(values: Tensor, what: str, *, precision: torch.dtype | None = None) -> None:
     """Refuse a computed tensor that holds NaN or infinity.
 
     Args:
         values: any shape; floating point.
         what: the stage and place to name in the error, such as "the transformer's logits at scale 3".
+        precision: what the stage computes in, where its result is of another dtype.
 
     Raises:
         ComputationError: naming the stage, how many values are bad, the precision and the device.
@@ -28,13 +29,14 @@ def require_finite(values: Tensor, what: str) -> None:
     if finite.all():
         return
     bad = int((~finite).sum())
-    precision = _NAMES.get(values.dtype, str(values.dtype))
+    computed = precision or values.dtype
+    name = _NAMES.get(computed, str(computed))
     raise ComputationError(
         explain(
             f"A computation failed: {what} are not finite.",
-            f"{bad:,} of {values.numel():,} values are NaN or infinite, in {precision} on {values.device.type}",
+            f"{bad:,} of {values.numel():,} values are NaN or infinite, in {name} on {values.device.type}",
             "fp16 overflows above 65504: try --dtype bf16 or fp32"
-            if values.dtype == torch.float16
+            if computed == torch.float16
             else "check the weights and adapters in use, and try --dtype fp32",
         )
     )

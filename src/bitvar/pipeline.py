@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from bitvar.checkpoints.hub import resolve_model
 from bitvar.checkpoints.lora_file import LoraBase
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.finite import require_finite
 from bitvar.runtime.adapters import Adapters
-from bitvar.runtime.placement import resolve_device, resolve_dtype
-from bitvar.sampling import SamplingParams, ScaleResult, generate
-from bitvar.sampling.options import GenerationOptions
+from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
+from bitvar.sampling import SamplingParams, ScaleResult, arguments, generate, generate_apart
+from bitvar.sampling.options import MAX_SIDE, GenerationKwargs, GenerationOptions
 from bitvar.scales import Grid, ScaleSchedule, nearest_schedule
 from bitvar.tokenizer.pixels import to_uint8
 
@@ -35,7 +36,9 @@ class GenerationOutput:
         images: in the form asked for: PIL images, `(b, H, W, 3)` uint8 numpy, `(b, 3, H, W)` floats in [-1, 1], or the
             bits of every scale.
         seeds: of each picture.
-        metadata: one dictionary a picture, enough to make it again.
+        metadata: one dictionary a picture, enough to make it again: its prompt, its own seed, every setting, the model,
+            `dtype`, `device` and `batch_invariant`; `width` and `height` as drawn, `requested_width` and
+            `requested_height` as asked for, None where no size was.
     """
 
     images: Any
@@ -66,15 +69,27 @@ class ScaleEvent:
     bits: tuple[Bool[Tensor, "b d _ _"], ...]
     _latent: Tensor
     _pipeline: "InfinityPipeline"
+    _batch_invariant: bool
 
     @cached_property
     def pixels(self) -> Float[Tensor, "b 3 H W"]:
-        """The pictures so far in [-1, 1]; decoded when first asked for."""
+        """The pictures so far in [-1, 1]; decoded when first asked for, each by itself if the call is batch-invariant.
+
+        Raises:
+            ComputationError: when the decoder gives NaN or infinity.
+        """
+        tokenizer = self._pipeline.tokenizer
+        parts = [row.clone() for row in self._latent.split(1)] if self._batch_invariant else [self._latent]
         with torch.inference_mode():
-            return self._pipeline.tokenizer.decode(self._latent)
+            pixels = torch.cat([tokenizer.reconstruct(part) for part in parts])
+            what = f"the decoder's pixels at scale {self.index + 1} of {self.total}"
+            require_finite(pixels, what, precision=tokenizer.dtype)
+            return pixels.clamp(-1, 1)
 
     def preview(self, size: int | None = None) -> list[Image.Image]:
         """The pictures so far, the longer side resized to `size` pixels."""
+        if size is not None:
+            size = arguments.checked("size", size, _side)
         images = to_pil(self.pixels)
         if size is None:
             return images
@@ -89,6 +104,9 @@ class InfinityPipeline:
     """
 
     def __init__(self, components: Components) -> None:
+        if not isinstance(components, Components):
+            why = f"got {arguments.shown(components)}"
+            raise UsageError(explain("A pipeline is made of Components.", why, "use InfinityPipeline.from_pretrained"))
         self.components = components
         self.transformer = components.transformer
         self.tokenizer = components.tokenizer
@@ -120,13 +138,44 @@ class InfinityPipeline:
             WeightsError: for missing, altered or mismatched files.
         """
         chosen = resolve_device(device)
-        folder = resolve_model(model, revision)
-        other = None if tokenizer is None else resolve_model(tokenizer, what="tokenizer")
-        return cls(load_folder(folder, dtype=resolve_dtype(dtype, chosen), device=chosen, tokenizer=other))
+        precision = resolve_dtype(dtype, chosen)
+        if revision is not None:
+            revision = arguments.checked("revision", revision, arguments.text)
+        folder = resolve_model(None if model is None else arguments.checked("model", model, _path), revision)
+        other = None
+        if tokenizer is not None:
+            other = resolve_model(arguments.checked("tokenizer", tokenizer, _path), what="tokenizer")
+        return cls(load_folder(folder, dtype=precision, device=chosen, tokenizer=other))
+
+    def to(
+        self, device: str | torch.device | torch.dtype | None = None, dtype: str | torch.dtype | None = None
+    ) -> "InfinityPipeline":
+        """Move every part to a device and compute in another precision, in place, as if loaded so.
+
+        Rounding can't be undone: a model taken to bf16 and back to fp32 has the weights of bf16.
+
+        Args:
+            device: as `from_pretrained` takes it; None leaves the model where it is. A torch dtype alone is understood.
+            dtype: as `from_pretrained` takes it; None leaves the precision. Adapters stay in fp32, as when loaded.
+
+        Raises:
+            UsageError: for an unknown device or dtype, or while adapters are fused. Nothing is changed.
+            WeightsError: for weights that fp16 can't hold. Nothing is changed.
+        """
+        if isinstance(device, torch.dtype) and dtype is None:
+            device, dtype = None, device
+        place = self.transformer.device if device is None else resolve_device(device)
+        precision = None if dtype is None else resolve_dtype(dtype, place)
+        if any(adapter.fused for adapter in self._adapters.used()):
+            why = "the weights that unfuse_lora() brings back would stay as they are"
+            raise UsageError(explain("Can't move a model with fused adapters.", why, "call unfuse_lora() first"))
+        encoder = None if self.text_encoder is None else self.text_encoder.model
+        move_model([self.transformer, self.tokenizer, *([encoder] if encoder else [])], device=place, dtype=precision)
+        return self
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model folder, whole or not at all: without adapters, but with those that are fused."""
-        save_folder(self.components, Path(folder))
+        save_folder(self.components, Path(arguments.checked("folder", folder, _path)))
 
     def load_lora_weights(
         self, source: str | Path, adapter_name: str = "default", *, revision: str | None = None
@@ -145,6 +194,10 @@ class InfinityPipeline:
         Warns:
             UserWarning: if the adapter was made for another model of the same sizes.
         """
+        source = arguments.checked("source", source, _path)
+        adapter_name = arguments.checked("adapter_name", adapter_name, arguments.text)
+        if revision is not None:
+            revision = arguments.checked("revision", revision, arguments.text)
         made_for = self._adapters.load(source, name=adapter_name, revision=revision).base
         here = LoraBase(name=self.index.name, transformer=self.components.transformer_digest)
         if made_for and made_for.transformer and here.transformer not in ("", made_for.transformer):
@@ -154,9 +207,9 @@ class InfinityPipeline:
 
     def set_adapters(self, adapter_names: str | Sequence[str], weights: float | Sequence[float] | None = None) -> None:
         """Let these adapters count, together, and no others; each as much as its weight, 1 if none is given."""
-        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        each = 1.0 if weights is None else weights
-        self._adapters.choose(names, [each] * len(names) if isinstance(each, int | float) else list(each))
+        names = arguments.checked("adapter_names", adapter_names, _names)
+        each = 1.0 if weights is None else arguments.checked("weights", weights, arguments.per_scale)
+        self._adapters.choose(names, list(each) if isinstance(each, tuple) else [each] * len(names))
 
     def get_active_adapters(self) -> list[str]:
         """The adapters chosen."""
@@ -176,7 +229,7 @@ class InfinityPipeline:
 
     def fuse_lora(self, *, lora_scale: float = 1.0) -> None:
         """Add the adapters chosen, `lora_scale` times, to the model's weights: no slower than without."""
-        self._adapters.fuse(lora_scale)
+        self._adapters.fuse(arguments.checked("lora_scale", lora_scale, arguments.real_number))
 
     def unfuse_lora(self) -> None:
         """Undo `fuse_lora`, to the bit."""
@@ -211,7 +264,7 @@ class InfinityPipeline:
         prompt: str | Sequence[str],
         *,
         output_type: Literal["pil", "np", "pt", "bits"] = "pil",
-        **options: Any,
+        **options: Unpack[GenerationKwargs],
     ) -> GenerationOutput:
         """Generate pictures.
 
@@ -222,49 +275,66 @@ class InfinityPipeline:
 
         Raises:
             UsageError: for an empty or over-long prompt, an unknown option, or a value out of range.
+            ComputationError: when text features, logits or pixels are NaN or infinite.
         """
         forms = ("pil", "np", "pt", "bits")
-        if output_type not in forms:
-            raise UsageError(explain(f"Unknown output_type {output_type!r}.", "no such form", f"choose from {forms}"))
+        if not isinstance(output_type, str) or output_type not in forms:
+            what = f"Unknown output_type {arguments.shown(output_type)}."
+            raise UsageError(explain(what, "no such form", f"choose from {forms}"))
         last = collections.deque(self.stream(prompt, **options), maxlen=1).pop()
         return GenerationOutput(_as_form(last, output_type), last.seeds, last.metadata)
 
-    def stream(self, prompt: str | Sequence[str], **options: Any) -> Iterator[ScaleEvent]:
+    def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerationKwargs]) -> Iterator[ScaleEvent]:
         """Generate pictures, yielding after each scale. Leaving the loop cancels the rest. Arguments: as of a call."""
         settings = GenerationOptions.parse(options, source="the options of this call")
-        return self._stream([prompt] if isinstance(prompt, str) else list(prompt), settings)
+        return self._stream(arguments.checked("prompt", prompt, arguments.entries), settings)
 
     def _stream(self, prompts: list[str], options: GenerationOptions) -> Iterator[ScaleEvent]:
         schedule = self.schedule_for(options.height, options.width)
         params = self.params_for(options)
         params.per_scale(len(schedule))  # speak up before any work
         negatives = options.negatives(len(prompts))
-        if negatives and not params.guided:
+        if any(negatives) and not params.guided:
             why = "it is what guidance steers away from, and guidance is off: its scale is 1"
             raise UsageError(
                 explain("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
             )
-        copies = options.num_images_per_prompt
+        copies, apart = options.copies(len(prompts)), options.batch_invariant
         repeated = [prompt for prompt in prompts for _ in range(copies)]
         seeds = options.seeds(len(repeated))
-        condition = self.encode_prompts(repeated)
+        given = self._given(options.given_bits, schedule, len(repeated))
+        condition = self.encode_prompts(repeated, batch_invariant=apart)
+        against = self._against(condition, negatives, batch_invariant=apart)
         metadata = [
-            self._describe(prompt, seed, schedule, params, negatives[i] if negatives else None)
-            for i, (prompt, seed) in enumerate(zip(repeated, seeds, strict=True))
+            self._describe(prompt, seed, schedule, params, negative, options)
+            for prompt, seed, negative in zip(repeated, seeds, negatives, strict=True)
         ]
-        results = generate(
+        results = (generate_apart if apart else generate)(
             self.transformer,
             condition,
             schedule,
             params=params,
-            generators=[torch.Generator().manual_seed(seed) for seed in seeds],
-            negative=self.encode_prompts(negatives, what="negative prompt") if negatives else None,
-            given_bits=self._given(options.given_bits, schedule, len(repeated)),
+            seeds=seeds,
+            negative=against,
+            given_bits=given,
         )
         bits: tuple[Tensor, ...] = ()
         for result in results:
             bits = (*bits, result.bits)
-            yield self._event(result, schedule, bits, seeds, metadata)
+            yield self._event(result, schedule, bits, seeds, metadata, apart)
+
+    def _against(
+        self, condition: TextCondition, negatives: Sequence[str | None], *, batch_invariant: bool
+    ) -> TextCondition | None:
+        """What guidance steers away from: "no text", of the prompt's length, for images without a negative prompt."""
+        present = [text for text in negatives if text is not None]
+        if not present:
+            return None
+        encoded = iter(self.encode_prompts(present, what="negative prompt", batch_invariant=batch_invariant).rows())
+        no_text = condition.drop(torch.ones(condition.batch, dtype=torch.bool)).rows()
+        return TextCondition.join(
+            [none if text is None else next(encoded) for none, text in zip(no_text, negatives, strict=True)]
+        )
 
     def _event(
         self,
@@ -273,6 +343,7 @@ class InfinityPipeline:
         bits: tuple[Tensor, ...],
         seeds: list[int],
         metadata: list[dict[str, Any]],
+        batch_invariant: bool,
     ) -> ScaleEvent:
         return ScaleEvent(
             index=result.k,
@@ -285,6 +356,7 @@ class InfinityPipeline:
             bits=bits,
             _latent=result.latent,
             _pipeline=self,
+            _batch_invariant=batch_invariant,
         )
 
     def schedule_for(self, height: int | None, width: int | None) -> ScaleSchedule:
@@ -296,10 +368,14 @@ class InfinityPipeline:
             raise UsageError(
                 explain("Only one of height and width was given.", "a size needs both", "give both, or neither")
             )
+        height, width = (arguments.checked(*side, _side) for side in (("height", height), ("width", width)))
         return nearest_schedule(schedules, height=height, width=width, stride=self.stride)
 
     def params_for(self, options: GenerationOptions) -> SamplingParams:
         """The options given, and the model's defaults for the rest."""
+        if not isinstance(options, GenerationOptions):
+            why = f"got {arguments.shown(options)}"
+            raise UsageError(explain("Sampling parameters come from GenerationOptions.", why, "make one and give it"))
         defaults = self.index.defaults
         values = {
             name: getattr(options, name) if getattr(options, name) is not None else getattr(defaults, name)
@@ -307,25 +383,43 @@ class InfinityPipeline:
         }
         return SamplingParams(**values)
 
-    def encode_prompts(self, prompts: Sequence[str], *, what: str = "prompt") -> TextCondition:
-        """Prompts to a condition on the model's device; `what` names them in errors.
+    def encode_prompts(
+        self, prompts: str | Sequence[str], *, what: str = "prompt", batch_invariant: bool = True
+    ) -> TextCondition:
+        """Prompts to a condition on the model's device. Equal prompts are encoded once.
+
+        Args:
+            prompts: one or several.
+            what: names them in errors.
+            batch_invariant: encode each by itself, so that no other prompt changes the rounding of its features.
 
         Raises:
-            UsageError: for no prompt, an empty one, or one that is too long.
+            UsageError: for no prompt, an empty one, one that is no text, or one that is too long.
+            ComputationError: when the features are NaN or infinite.
         """
         if self.text_encoder is None:
             why = "its folder holds no text_encoder/"
             raise WeightsError(explain("The model has no text encoder.", why, "convert it with --text-encoder"))
-        if not prompts:
+        texts = [
+            arguments.checked(what, entry, arguments.text)
+            for entry in arguments.checked(what, prompts, arguments.entries)
+        ]
+        if not texts:
             raise UsageError(explain(f"There is no {what}.", "the list is empty", "give at least one"))
+        distinct = list(dict.fromkeys(texts))
         limit = self.transformer.config.max_text_tokens
-        for prompt in prompts:
-            if not isinstance(prompt, str) or not prompt.strip():
-                raise UsageError(explain(f"The {what} is empty.", "it has no words", f"describe it, got {prompt!r}"))
-            if (length := self.text_encoder.num_tokens(prompt)) > limit:
+        for text in distinct:
+            if not text.strip():
+                raise UsageError(explain(f"The {what} is empty.", "it has no words", f"describe it, got {text!r}"))
+            if (length := self.text_encoder.num_tokens(text)) > limit:
                 why = f"this model reads at most {limit}; nothing is cut off in silence"
                 raise UsageError(explain(f"The {what} is too long: {length} tokens.", why, f"shorten the {what}"))
-        return self.text_encoder.encode(prompts)
+        parts = [[text] for text in distinct] if batch_invariant else [distinct]
+        rows = [row for part in parts for row in self.text_encoder.encode(part).rows()]
+        for row in rows:
+            require_finite(row.features, f"the text encoder's features of the {what}")
+        encoded = dict(zip(distinct, rows, strict=True))
+        return TextCondition.join([encoded[text] for text in texts])
 
     def _given(self, given: tuple[Tensor, ...], schedule: ScaleSchedule, batch: int) -> dict[int, Tensor]:
         """The same first bits for every picture, checked against the schedule."""
@@ -346,7 +440,13 @@ class InfinityPipeline:
         return {k: bits.to(device).expand(batch, *bits.shape) for k, bits in enumerate(given)}
 
     def _describe(
-        self, prompt: str, seed: int, schedule: ScaleSchedule, params: SamplingParams, negative: str | None
+        self,
+        prompt: str,
+        seed: int,
+        schedule: ScaleSchedule,
+        params: SamplingParams,
+        negative: str | None,
+        options: GenerationOptions,
     ) -> dict[str, Any]:
         adapters = [adapter.model_dump() for adapter in self._adapters.used()]
         return {
@@ -355,6 +455,8 @@ class InfinityPipeline:
             "seed": seed,
             "width": schedule[-1][1] * self.stride,
             "height": schedule[-1][0] * self.stride,
+            "requested_width": options.width,
+            "requested_height": options.height,
             "guidance_scale": params.guidance_scale,
             "temperature": params.temperature,
             "top_k": params.top_k,
@@ -362,8 +464,29 @@ class InfinityPipeline:
             "model": self.model_name,
             "dtype": str(self.transformer.dtype).removeprefix("torch."),
             "device": self.transformer.device.type,
+            "batch_invariant": options.batch_invariant,
             **({"lora": adapters} if adapters else {}),
         }
+
+
+def _side(value: Any) -> int:
+    number = arguments.whole_number(value)
+    if not 1 <= number <= MAX_SIDE:
+        raise ValueError(f"it must lie between 1 and {MAX_SIDE:,}, got {arguments.shown(number)}")
+    return number
+
+
+def _path(value: Any) -> str | Path:
+    if isinstance(value, Path):
+        return value
+    text = arguments.text(value)
+    if not text or "\0" in text:
+        raise ValueError(f"it must be a path or a name, got {arguments.shown(value)}")
+    return text
+
+
+def _names(value: Any) -> list[str]:
+    return [arguments.text(entry) for entry in arguments.entries(value)]
 
 
 def to_pil(pixels: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:

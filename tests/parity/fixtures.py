@@ -89,7 +89,3 @@ def relative_error(ours: Tensor, theirs: Tensor) -> float:
 def to_rows(bits: Tensor) -> Tensor:
     """`(b, d, h, w)` to the fixtures' `(b, h, w, d)`."""
     return bits.permute(0, 2, 3, 1)
-
-
-def seeds(count: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in range(count)]

@@ -11,7 +11,7 @@ from bitvar.sampling import SamplingParams, bit_probability, generate
 from bitvar.training.self_correction import teacher_forcing
 from bitvar.transformer import bitwise_loss
 
-from .fixtures import Case, relative_error, seeds, to_rows
+from .fixtures import Case, relative_error, to_rows
 
 TOLERANCE = 1e-4
 
@@ -82,7 +82,7 @@ def test_greedy_generation(case: Case) -> None:
             TextCondition.from_list([tensors["text"]]),
             case.schedule(),
             params=params,
-            generators=seeds(1),
+            seeds=[0],
             negative=None if negative is None else TextCondition.from_list([negative]),
             given_bits=given,
         )

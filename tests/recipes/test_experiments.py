@@ -19,7 +19,7 @@ from torch import Tensor
 from bitvar import pyramid
 from bitvar.checkpoints.files import write_manifest
 from bitvar.errors import UsageError
-from bitvar.sampling import SamplingParams
+from bitvar.sampling import SamplingParams, uniform_noise
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.loop import Run
@@ -197,24 +197,23 @@ def test_too_many_bits_for_an_index_are_refused() -> None:
 def test_codes_are_drawn_by_their_probability() -> None:
     logits = torch.tensor([0.1, 0.2, 0.7]).log().expand(1, 6000, 3)
     draw = INDEX["draw_index"]
-    drawn = draw(logits, 1.0, [torch.Generator().manual_seed(0)])
+    noise = uniform_noise(0, 0, (1, 6000))
+    drawn = draw(logits, 1.0, noise)
     assert np.allclose(np.bincount(drawn[0].numpy()) / 6000, [0.1, 0.2, 0.7], atol=0.02)
-    assert set(draw(logits, 0.0, [torch.Generator()])[0].tolist()) == {2}
-    assert (draw(logits, 0.3, [torch.Generator().manual_seed(0)]) == 2).float().mean() > 0.95
+    assert set(draw(logits, 0.0, noise)[0].tolist()) == {2}
+    assert (draw(logits, 0.3, noise) == 2).float().mean() > 0.95
 
 
 def test_an_index_model_draws_latents_that_add_up_codes() -> None:
     task, _ = index_task()
     condition = task.inner.validation.captions.condition([0, 1])
-    generators = [torch.Generator().manual_seed(i) for i in range(2)]
     schedule = task.inner.schedules[0]
     params = SamplingParams(2.0, 0.5)
-    latent = INDEX["draw_latents"](task.model, condition, schedule, params=params, generators=generators)
+    latent = INDEX["draw_latents"](task.model, condition, schedule, params=params, seeds=[0, 1])
     steps = list(pyramid.encode(latent, schedule.latent_grids(1)))
     assert latent.shape == (2, 4, 8, 8) and latent.abs().max() <= len(steps) / 2 + 1e-6
-    alone = [torch.Generator().manual_seed(1)]
     second = INDEX["draw_latents"](
-        task.model, task.inner.validation.captions.condition([1]), schedule, params=params, generators=alone
+        task.model, task.inner.validation.captions.condition([1]), schedule, params=params, seeds=[1]
     )
     assert torch.allclose(second[0], latent[1], atol=1e-5)
 

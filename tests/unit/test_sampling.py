@@ -11,7 +11,7 @@ from bitvar import pyramid
 from bitvar.bits import bits_to_codes
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
-from bitvar.sampling import SamplingParams, ScaleResult, bit_probability, draw_bits, generate, guide
+from bitvar.sampling import SamplingParams, ScaleResult, bit_probability, draw_bits, generate, guide, uniform_noise
 from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.training.self_correction import teacher_forcing
 from bitvar.transformer import InfinityTransformer, TransformerConfig
@@ -38,13 +38,9 @@ def texts(*lengths: int, seed: int = 5) -> TextCondition:
     return TextCondition.from_list([torch.randn(length, 12, generator=generator) for length in lengths])
 
 
-def seeds(*values: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(value) for value in values]
-
-
-def sample(condition: TextCondition, generators: Sequence[torch.Generator], **options: Any) -> list[ScaleResult]:
+def sample(condition: TextCondition, seeds: Sequence[int], **options: Any) -> list[ScaleResult]:
     params = SamplingParams(**{name: options.pop(name) for name in SamplingParams.__annotations__ if name in options})
-    return list(generate(MODEL, condition, TALL, params=params, generators=generators, **options))
+    return list(generate(MODEL, condition, TALL, params=params, seeds=seeds, **options))
 
 
 def same_bits(ours: Sequence[ScaleResult], theirs: Sequence[Tensor]) -> bool:
@@ -61,7 +57,8 @@ def slow_bits(
     """No cache, no dropped rows, no joined batch: at every scale the whole model runs over all scales so far, twice."""
     negative = negative or condition.drop(torch.ones(condition.batch, dtype=torch.bool))
     latent = torch.zeros(condition.batch, 12, *TALL[-1])
-    generators, inputs, bits = seeds(*seed_values), [], []
+    inputs: list[Tensor] = []
+    bits: list[Tensor] = []
     for k, grid in enumerate(TALL):
         if k:
             inputs.append(torch.nn.functional.interpolate(latent, size=grid, mode="bilinear"))
@@ -69,7 +66,7 @@ def slow_bits(
         with_text, without = (MODEL(c, inputs, so_far)[:, so_far.tokens(k)] for c in (condition, negative))
         logits = guidance[k] * with_text + (1 - guidance[k]) * without
         one = logits.softmax(-1)[..., 1]
-        drawn = torch.stack([torch.rand(one.shape[1:], generator=generator) for generator in generators]) < one
+        drawn = torch.stack([uniform_noise(seed, k, one.shape[1:]) for seed in seed_values]) < one
         bits.append(drawn.transpose(1, 2).reshape(condition.batch, 12, *grid))
         latent = pyramid.add_scale(latent, bits_to_codes(bits[-1]))
     return bits
@@ -79,7 +76,7 @@ def slow_bits(
 @pytest.mark.parametrize("negative", [False, True])
 def test_sampling_equals_full_recomputation(guidance: float | list[float], negative: bool) -> None:
     condition, steer = texts(3, 5), texts(4, 2, seed=8) if negative else None
-    ours = sample(condition, seeds(1, 2), guidance_scale=guidance, negative=steer)
+    ours = sample(condition, [1, 2], guidance_scale=guidance, negative=steer)
     spread = guidance if isinstance(guidance, list) else [guidance] * 4
     assert same_bits(ours, slow_bits(condition, (1, 2), spread, steer))
 
@@ -93,15 +90,15 @@ def test_no_work_is_done_for_unguided_scales(
     monkeypatch.setattr(
         MODEL, "decode_scale", lambda tokens, k, state: (seen.append(len(tokens)), decode(tokens, k, state))[1]
     )
-    sample(texts(3, 5), seeds(1, 2), guidance_scale=guidance)
+    sample(texts(3, 5), [1, 2], guidance_scale=guidance)
     assert seen == rows
 
 
 def test_guidance_and_negative_prompts_matter() -> None:
-    plain = [result.bits for result in sample(texts(3), seeds(1), guidance_scale=1.0)]
-    assert not same_bits(sample(texts(3), seeds(1), guidance_scale=4.0), plain)
-    guided = [result.bits for result in sample(texts(3), seeds(1), guidance_scale=4.0)]
-    assert not same_bits(sample(texts(3), seeds(1), guidance_scale=4.0, negative=texts(4, seed=7)), guided)
+    plain = [result.bits for result in sample(texts(3), [1], guidance_scale=1.0)]
+    assert not same_bits(sample(texts(3), [1], guidance_scale=4.0), plain)
+    guided = [result.bits for result in sample(texts(3), [1], guidance_scale=4.0)]
+    assert not same_bits(sample(texts(3), [1], guidance_scale=4.0, negative=texts(4, seed=7)), guided)
 
 
 @pytest.mark.parametrize("code_lengths", [(1.0,), (2.0, 1.4, 1.0)], ids=str)
@@ -119,8 +116,7 @@ def test_the_samplers_inputs_equal_the_teacher_forced_ones(
     fed: list[Tensor] = []
     embed = model.embed
     monkeypatch.setattr(model, "embed", lambda resized, k: (fed.append(resized), embed(resized, k))[1])
-    generators = seeds(0, 1)
-    results = list(generate(model, texts(3, 5), TALL, params=SamplingParams(), generators=generators, given_bits=given))
+    results = list(generate(model, texts(3, 5), TALL, params=SamplingParams(), seeds=[0, 1], given_bits=given))
     assert len(fed) == len(expected.inputs)
     for ours, theirs in zip(fed, expected.inputs, strict=True):
         assert torch.equal(ours, theirs)
@@ -140,41 +136,41 @@ def test_the_samplers_logits_equal_the_teacher_forced_ones(monkeypatch: pytest.M
         return got[-1]
 
     monkeypatch.setattr(MODEL, "decode_scale", spy)
-    sample(texts(3), seeds(0), guidance_scale=1.0, given_bits=given)
+    sample(texts(3), [0], guidance_scale=1.0, given_bits=given)
     full = MODEL(texts(3), teacher_forcing(features, TALL, patch_size=1).inputs, TALL)
     assert (torch.cat(got, dim=1) - full).abs().max() < 1e-5 * full.abs().max()
 
 
 def test_the_same_seed_gives_the_same_bits_in_any_batch() -> None:
     condition = texts(3, 5, 2)
-    together = sample(condition, seeds(11, 12, 13))
+    together = sample(condition, [11, 12, 13])
     for row, seed in ((0, 11), (1, 12), (2, 13)):
         features = [condition.features[row, condition.mask[row]]]
-        alone = sample(TextCondition.from_list(features), seeds(seed))
+        alone = sample(TextCondition.from_list(features), [seed])
         assert same_bits(alone, [result.bits[row : row + 1] for result in together])
 
 
 def test_the_order_of_a_batch_does_not_matter() -> None:
     condition = texts(3, 5, 2)
     rows = [condition.features[row, condition.mask[row]] for row in range(3)]
-    forward = sample(condition, seeds(11, 12, 13))
-    backward = sample(TextCondition.from_list(rows[::-1]), seeds(13, 12, 11))
+    forward = sample(condition, [11, 12, 13])
+    backward = sample(TextCondition.from_list(rows[::-1]), [13, 12, 11])
     assert same_bits(backward, [result.bits.flip(0) for result in forward])
 
 
 def test_other_seeds_give_other_bits() -> None:
-    assert not same_bits(sample(texts(3), seeds(1)), [result.bits for result in sample(texts(3), seeds(2))])
+    assert not same_bits(sample(texts(3), [1]), [result.bits for result in sample(texts(3), [2])])
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 1e-9}])
 def test_greedy_sampling_takes_the_likelier_bit_whatever_the_seed(options: dict[str, Any]) -> None:
-    first = sample(texts(3), seeds(1), **options)
-    assert same_bits(sample(texts(3), seeds(2), **options), [result.bits for result in first])
+    first = sample(texts(3), [1], **options)
+    assert same_bits(sample(texts(3), [2], **options), [result.bits for result in first])
 
 
 def test_temperature_may_differ_per_scale() -> None:
-    greedy = sample(texts(3), seeds(1), temperature=0.0)
-    mixed = [sample(texts(3), seeds(seed), temperature=[0.0, 0.0, 0.0, 1.0]) for seed in (1, 2)]
+    greedy = sample(texts(3), [1], temperature=0.0)
+    mixed = [sample(texts(3), [seed], temperature=[0.0, 0.0, 0.0, 1.0]) for seed in (1, 2)]
     for result in mixed:
         assert same_bits(result[:3], [entry.bits for entry in greedy[:3]])
     assert not torch.equal(mixed[0][3].bits, mixed[1][3].bits)
@@ -184,7 +180,7 @@ def test_temperature_may_differ_per_scale() -> None:
 @pytest.mark.parametrize("length", [2, 3, 5])
 def test_a_list_must_name_every_scale(name: str, length: int) -> None:
     with pytest.raises(UsageError, match=f"{name} has {length} values[\\s\\S]*4 scales"):
-        sample(texts(3), seeds(1), **{name: [1.5] * length})
+        sample(texts(3), [1], **{name: [1.5] * length})
 
 
 def test_a_list_of_one_is_for_every_scale() -> None:
@@ -207,23 +203,23 @@ def test_values_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_given_bits_are_taken_as_they_are() -> None:
-    free = sample(texts(3), seeds(1))
+    free = sample(texts(3), [1])
     given = {0: ~free[0].bits, 1: free[1].bits.roll(1, dims=1)}
-    results = sample(texts(3), seeds(1), given_bits=given)
+    results = sample(texts(3), [1], given_bits=given)
     assert same_bits(results[:2], list(given.values()))
     assert not torch.equal(results[2].bits, free[2].bits)
 
 
 def test_given_bits_that_were_drawn_lead_to_the_same_place() -> None:
-    free = sample(texts(3), seeds(1), temperature=0.0)
-    results = sample(texts(3), seeds(1), temperature=0.0, given_bits={k: free[k].bits for k in range(3)})
+    free = sample(texts(3), [1], temperature=0.0)
+    results = sample(texts(3), [1], temperature=0.0, given_bits={k: free[k].bits for k in range(3)})
     assert torch.equal(results[-1].bits, free[-1].bits)
     assert torch.equal(results[-1].latent, free[-1].latent)
 
 
 def test_the_latent_is_the_sum_of_the_scales_so_far() -> None:
     latent = torch.zeros(1, 12, 6, 4)
-    for k, result in enumerate(sample(texts(3), seeds(1))):
+    for k, result in enumerate(sample(texts(3), [1])):
         assert result.k == k
         assert result.bits.shape == (1, 12, *TALL[k])
         latent = pyramid.add_scale(latent, bits_to_codes(result.bits))
@@ -236,7 +232,7 @@ def test_closing_the_iterator_cancels_the_rest(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         MODEL, "decode_scale", lambda tokens, k, state: (decoded.append(k), decode(tokens, k, state))[1]
     )
-    results = generate(MODEL, texts(3), TALL, params=SamplingParams(), generators=seeds(1))
+    results = generate(MODEL, texts(3), TALL, params=SamplingParams(), seeds=[1])
     assert decoded == []  # nothing happens before it is asked for
     next(results)
     next(results)
@@ -246,7 +242,7 @@ def test_closing_the_iterator_cancels_the_rest(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_sampling_leaves_gradients_as_the_caller_set_them() -> None:
-    results = generate(MODEL, texts(3), TALL, params=SamplingParams(), generators=seeds(1))
+    results = generate(MODEL, texts(3), TALL, params=SamplingParams(), seeds=[1])
     next(results)
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
@@ -261,14 +257,15 @@ SIGMAS = 5
 def test_bits_are_drawn_with_their_probability(margin: float, temperature: float) -> None:
     draws = 40_000
     logits = torch.tensor([0.0, margin]).expand(1, draws // 8, 8, 2)
-    bits = draw_bits(logits, SamplingParams(temperature=temperature), seeds(4))
+    bits = draw_bits(logits, SamplingParams(temperature=temperature), uniform_noise(4, 0, logits.shape[:3]))
     expected = torch.tensor([0.0, margin / temperature]).softmax(0)[1].item()
     sigma = (expected * (1 - expected) / draws) ** 0.5
     assert abs(bits.float().mean().item() - expected) < SIGMAS * sigma
 
 
 def test_bits_are_drawn_independently() -> None:
-    bits = draw_bits(torch.zeros(2, 10_000, 4, 2), SamplingParams(), seeds(1, 2)).float() - 0.5
+    noise = torch.stack([uniform_noise(seed, 0, (10_000, 4)) for seed in (1, 2)])
+    bits = draw_bits(torch.zeros(2, 10_000, 4, 2), SamplingParams(), noise).float() - 0.5
     streams = bits.permute(0, 2, 1).reshape(8, -1)
     correlation = (streams @ streams.T) / (0.25 * 10_000)
     assert (correlation - torch.eye(8)).abs().fill_diagonal_(0).max() < SIGMAS / 100  # 28 pairs: 1.6e-5

@@ -855,13 +855,12 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
     run = Run(folder / "transformer", training.dump(), training.optimization, quiet)
     transformer = loop.run(TransformerTask(training, train=data, validation=data), run)
     assert isinstance(transformer, InfinityTransformer)
-    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
     results = generate(
         transformer,
         captions.condition(range(count)),
         training.model.all_schedules()[0],
         params=SamplingParams(guidance_scale=2.0, temperature=0.5),
-        generators=generators,
+        seeds=range(count),
     )
     latent = list(results)[-1].latent
     with torch.inference_mode():

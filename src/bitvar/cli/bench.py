@@ -47,6 +47,9 @@ def generate(
     runs: Annotated[int, typer.Option(min=1, help="Counted runs, after one warm-up.")] = 5,
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    batch_invariant: Annotated[
+        bool, typer.Option(help="Compute each picture by itself, as calls do; else the batch in one pass.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Time loading, text, every scale and decoding, in seconds; medians over the runs, and peak memory."""
@@ -65,7 +68,7 @@ def generate(
             pipeline = _random_pipeline(preset, tokenizer, dtype, device)
         loaded = time.perf_counter() - began
         params = pipeline.params_for(GenerationOptions(guidance_scale=guidance))
-        timings = [_one_run(pipeline, n, params, seed) for seed in range(runs + 1)][1:]
+        timings = [_one_run(pipeline, n, params, seed, batch_invariant=batch_invariant) for seed in range(runs + 1)][1:]
         result: dict[str, Any] = {
             "model": model or preset or "embedded",
             "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
@@ -74,6 +77,7 @@ def generate(
             "torch": torch.__version__,
             "pictures": n,
             "guidance": params.guidance_scale,
+            "batch_invariant": batch_invariant,
             "runs": runs,
             "import_s": round(imported, 3),
             "load_s": round(loaded, 3),
@@ -114,12 +118,15 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     return InfinityPipeline(Components(transformer, images, None, index, ""))
 
 
-def _one_run(pipeline: "InfinityPipeline", n: int, params: "SamplingParams", seed: int) -> dict[str, float]:
+def _one_run(
+    pipeline: "InfinityPipeline", n: int, params: "SamplingParams", seed: int, *, batch_invariant: bool
+) -> dict[str, float]:
     """Seconds of each part of one call, the device waited for."""
     import torch
 
     from bitvar.condition import TextCondition
     from bitvar.sampling import generate as sample
+    from bitvar.sampling import generate_apart
 
     config = pipeline.transformer.config
     clock = Clock(pipeline.transformer.device)
@@ -127,17 +134,26 @@ def _one_run(pipeline: "InfinityPipeline", n: int, params: "SamplingParams", see
         generator = torch.Generator().manual_seed(seed)
         condition = TextCondition.from_list([torch.randn(20, config.text_width, generator=generator) for _ in range(n)])
     else:
-        condition = pipeline.encode_prompts(["a red apple, 3D emoji"] * n)
+        condition = pipeline.encode_prompts(_distinct_prompts(n), batch_invariant=batch_invariant)
     timings = {"text_s": clock.lap()}
     result = None
-    generators = [torch.Generator().manual_seed(seed + i) for i in range(n)]
     schedule = pipeline.schedule_for(None, None)
-    for result in sample(pipeline.transformer, condition, schedule, params=params, generators=generators):
+    walk = generate_apart if batch_invariant else sample
+    for result in walk(pipeline.transformer, condition, schedule, params=params, seeds=range(seed, seed + n)):
         timings[f"scale_{result.k + 1}_s"] = clock.lap()
     assert result is not None
     timings["scales_s"] = sum(seconds for name, seconds in timings.items() if name.startswith("scale_"))
     with torch.inference_mode():
-        pipeline.tokenizer.decode(result.latent)
+        for part in result.latent.split(1) if batch_invariant else [result.latent]:
+            pipeline.tokenizer.decode(part)
     timings["decode_s"] = clock.lap()
     timings["total_s"] = timings["text_s"] + timings["scales_s"] + timings["decode_s"]
     return timings
+
+
+def _distinct_prompts(n: int) -> list[str]:
+    """As many prompts, of several lengths: equal ones would be encoded once."""
+    things = ("red apple", "cat", "house with a chimney", "blue balloon", "car", "star", "tree", "green fish")
+    endings = (", 3D emoji", "", " on a yellow background", ", flat icon")
+    prompts = [f"a {thing}{ending}" for ending in endings for thing in things]
+    return [f"{prompts[i % len(prompts)]} {i // len(prompts)}".removesuffix(" 0") for i in range(n)]

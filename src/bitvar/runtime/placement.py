@@ -1,10 +1,12 @@
-"""Which device and precision a model is loaded on."""
+"""Which device and precision a model is loaded on, and moving it to another."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
+from torch import Tensor, nn
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError, WeightsError, explain
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -12,13 +14,13 @@ DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.fl
 def resolve_device(device: str | torch.device) -> torch.device:
     """A device that exists; "auto" is CUDA, else MPS, else the CPU."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(device) if isinstance(device, str | torch.device) else None
     except RuntimeError:
         chosen = None
-    if chosen is None or not available.get(chosen.type, False):
+    if chosen is None or not available.get(chosen.type, False) or (chosen.index or 0) >= _count(chosen.type):
         here = [name for name, present in available.items() if present]
         raise UsageError(
             explain(f"There is no device {str(device)!r} here.", f"PyTorch finds {here}", "choose one of these")
@@ -28,12 +30,60 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """A torch dtype; "auto" is bf16 on CUDA, else fp32."""
-    if dtype in DTYPES.values():
-        return dtype  # pyright: ignore[reportReturnType]
-    if dtype == "auto":
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if isinstance(dtype, str) and dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        given = repr(dtype) if isinstance(dtype, str | torch.dtype) else f"of type {type(dtype).__name__}"
         raise UsageError(
-            explain(f"Unknown dtype {dtype!r}.", "it names no precision", f"choose from {['auto', *DTYPES]}")
+            explain(f"Unknown dtype {given}.", "it names no precision", f"choose from {['auto', *DTYPES]}")
         )
-    return DTYPES[str(dtype)]
+    return DTYPES[dtype]
+
+
+def move_model(parts: Sequence[nn.Module], *, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Move parts of a model in place, as if they had been loaded so; adapters keep their precision.
+
+    Args:
+        parts: on one device.
+        device: where to.
+        dtype: of the floating-point weights; None leaves them.
+
+    Raises:
+        WeightsError: for weights that overflow in `dtype`. No part is changed then.
+    """
+    weights = [(name, tensor) for part in parts for name, tensor in _weights(part, dtype)]
+    if dtype is not None:
+        for name, tensor in weights:
+            _require_room(name, tensor, dtype)
+        for _, tensor in weights:
+            tensor.data = tensor.data.to(dtype)
+    for part in parts:
+        part.to(device)
+
+
+def _weights(part: nn.Module, dtype: torch.dtype | None) -> list[tuple[str, Tensor]]:
+    """What a change of precision concerns; transformers keeps a few layers of T5 in fp32 where the rest is fp16."""
+    kept = tuple(getattr(part, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()
+    return [
+        (name, tensor)
+        for name, tensor in (*part.named_parameters(), *part.named_buffers())
+        if tensor.is_floating_point() and ".lora_" not in name and not set(name.split(".")) & set(kept)
+    ]
+
+
+def _require_room(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    limit = torch.finfo(dtype).max
+    if tensor.numel() and tensor.abs().max() > limit:
+        raise WeightsError(
+            explain(
+                f"The weights {name!r} don't fit in {str(dtype).removeprefix('torch.')}.",
+                f"its numbers end at {limit:g}",
+                "use bf16 or fp32",
+            )
+        )
+
+
+def _count(kind: str) -> int:
+    return torch.cuda.device_count() if kind == "cuda" else 1

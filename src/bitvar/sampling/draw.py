@@ -1,7 +1,5 @@
 """From logits to bits: guidance, and the draw of one bit. Two classes need no sort: everything is in closed form."""
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -35,10 +33,15 @@ def bit_probability(
 
 
 def draw_bits(
-    logits: Float[Tensor, "b l d 2"], params: SamplingParams, generators: Sequence[torch.Generator]
+    logits: Float[Tensor, "b l d 2"], params: SamplingParams, noise: Float[Tensor, "b l d"]
 ) -> Bool[Tensor, "b l d"]:
-    """Draw every bit of a scale. One CPU generator an image, so neither batch nor device changes a picture."""
+    """Draw every bit of a scale.
+
+    Args:
+        logits: guided, finite.
+        params: one scale's.
+        noise: uniform numbers in [0, 1) (`noise.uniform_noise`).
+    """
     assert isinstance(params.temperature, (int, float)), "spread per-scale values first"
     one = bit_probability(logits, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p)
-    uniform = torch.stack([torch.rand(one.shape[1:], generator=generator) for generator in generators])
-    return uniform.to(one.device) < one
+    return noise.to(one.device) < one

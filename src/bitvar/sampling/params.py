@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitvar.errors import UsageError, explain
+from bitvar.sampling import arguments
 
 PerScale = float | Sequence[float]
 
@@ -26,10 +27,10 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name, low, high in (("guidance_scale", 0.0, 100.0), ("temperature", 0.0, 100.0)):
-            for value in _as_tuple(getattr(self, name)):
+            for value in _as_tuple(arguments.checked(name, getattr(self, name), arguments.per_scale)):
                 _check_range(name, value, low, high)
-        _check_range("top_k", self.top_k, 0, 1_000_000)
-        _check_range("top_p", self.top_p, 0, 1)
+        _check_range("top_k", arguments.checked("top_k", self.top_k, arguments.whole_number), 0, 1_000_000)
+        _check_range("top_p", arguments.checked("top_p", self.top_p, arguments.real_number), 0, 1)
 
     @property
     def guided(self) -> bool:
@@ -43,7 +44,8 @@ class SamplingParams:
 
 
 def _as_tuple(value: PerScale) -> tuple[float, ...]:
-    return tuple(value) if isinstance(value, Sequence) else (value,)
+    plain = arguments.per_scale(value)
+    return plain if isinstance(plain, tuple) else (plain,)
 
 
 def _spread(name: str, value: PerScale, num_scales: int) -> tuple[float, ...]:
@@ -64,5 +66,9 @@ def _spread(name: str, value: PerScale, num_scales: int) -> tuple[float, ...]:
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise UsageError(
-            explain(f"{name} is {value}.", f"it must lie between {low:g} and {high:g}", "choose a value in that range")
+            explain(
+                f"{name} is {arguments.shown(value)}.",
+                f"it must lie between {low:g} and {high:g}",
+                "choose a value in that range",
+            )
         )

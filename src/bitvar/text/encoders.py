@@ -50,6 +50,10 @@ class TextEncoder(ABC):
         self.tokenizer = tokenizer
         self.hidden_states = hidden_states
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling and copying: without the hooks that transformers leaves in a model it has run."""
+        return {**self.__dict__, "model": _without_capturing_hooks(self.model)}
+
     @abstractmethod
     def _features(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "b t w"]: ...
 
@@ -208,6 +212,21 @@ def _load_vocabulary(folder: Path) -> "PreTrainedTokenizerFast":
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
+
+
+def _without_capturing_hooks(module: nn.Module) -> nn.Module:
+    """The same tensors in new modules, as before their first run: the hooks are closures, which pickle refuses."""
+    twin = module.__class__.__new__(module.__class__)
+    twin.__dict__ = {key: value for key, value in module.__dict__.items() if key != "_output_capturing_hooks_installed"}
+    twin.__dict__["_forward_hooks"] = type(module._forward_hooks)(
+        (key, hook)
+        for key, hook in module._forward_hooks.items()
+        if getattr(hook, "__module__", "") != "transformers.utils.output_capturing"
+    )
+    twin.__dict__["_modules"] = {
+        name: None if child is None else _without_capturing_hooks(child) for name, child in module._modules.items()
+    }
+    return twin
 
 
 def _text(token: Any) -> str:

@@ -1,0 +1,113 @@
+"""What callers hand over, turned into plain values: one rule for each kind of value, wherever it enters.
+
+Every function returns the plain value or raises a `ValueError` whose text says what is needed and what was given;
+`checked` makes the three lines of a `UsageError` of it. Knows no option by name.
+"""
+
+import numbers
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bitvar.errors import UsageError, explain
+
+T = TypeVar("T")
+
+MAX_IMAGES: Final = 1024
+"""Images of one call: more would fill the memory before the first one is drawn."""
+
+
+def checked(name: str, value: Any, rule: Callable[[Any], T]) -> T:
+    """`rule(value)`, its complaint as the three lines of an error.
+
+    Raises:
+        UsageError: naming the argument.
+    """
+    try:
+        return rule(value)
+    except ValueError as error:
+        raise UsageError(explain(f"Bad value for {name!r}.", str(error), "correct that value")) from None
+
+
+def whole_number(value: Any) -> int:
+    """An integer of any kind (Python's, NumPy's, a tensor of one); never a truth value, text or float."""
+    truth = isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) in (torch.bool, np.dtype(bool))
+    try:
+        if not truth:
+            return operator.index(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"it must be a whole number, got {shown(value)}")
+
+
+def real_number(value: Any) -> float:
+    """A real number of any kind, NaN and infinity included; never a truth value or text."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
+        try:
+            return float(value)
+        except OverflowError:
+            pass
+    raise ValueError(f"it must be a number, got {shown(value)}")
+
+
+def per_scale(value: Any) -> float | tuple[float, ...]:
+    """One number, or a list of one a scale."""
+    if isinstance(value, list | tuple | np.ndarray) and not (isinstance(value, np.ndarray) and value.ndim != 1):
+        return tuple(real_number(entry) for entry in value)
+    try:
+        return real_number(value)
+    except ValueError:
+        raise ValueError(f"it must be a number, or a list of one a scale, got {shown(value)}") from None
+
+
+def whole_numbers(value: Any) -> int | tuple[int, ...]:
+    """One whole number, or a list of them."""
+    if isinstance(value, np.ndarray | Tensor) and value.ndim == 1:
+        value = value.tolist()
+    if isinstance(value, list | tuple | range):
+        return tuple(whole_number(entry) for entry in value[: MAX_IMAGES + 1])
+    try:
+        return whole_number(value)
+    except ValueError:
+        raise ValueError(f"it must be a whole number, or a list of them, got {shown(value)}") from None
+
+
+def text(value: Any) -> str:
+    """A string that can be written down: a lone half of a surrogate pair stands for no character."""
+    if not isinstance(value, str):
+        raise ValueError(f"it must be text, got {shown(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start + 1} is half of a pair and stands for nothing alone") from None
+    return str(value)
+
+
+def entries(value: Any) -> list[Any]:
+    """One text, or an ordered collection of any kind (a list, an array, a generator), as a list."""
+    if isinstance(value, str):
+        return [value]
+    ordered = isinstance(value, Iterable) and not isinstance(value, bytes | bytearray | memoryview | Mapping | Set)
+    if not ordered or getattr(value, "ndim", 1) != 1:
+        raise ValueError(f"it must be text, or a list of texts, got {shown(value)}")
+    found = list(islice(value, MAX_IMAGES + 1))
+    if len(found) > MAX_IMAGES:
+        raise ValueError(f"a call takes at most {MAX_IMAGES:,} of them")
+    return found
+
+
+def shown(value: Any, *, limit: int = 60) -> str:
+    """A value for an error message: on one line, and not too long."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"a {type(value).__name__} of {value.dtype} and shape {tuple(value.shape)}"
+    try:
+        whole = repr(value) if isinstance(value, Sequence | int | float | None) else f"a {type(value).__name__}"
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
+    one_line = " ".join(whole.encode("ascii", "backslashreplace").decode().split())
+    return one_line if len(one_line) <= limit else f"{one_line[:limit]}..."

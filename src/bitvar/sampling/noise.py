@@ -1,0 +1,33 @@
+"""The only randomness of sampling: uniform numbers that are a pure function of an image's seed and a scale.
+
+A counter-based generator (Philox 4x64-10; Salmon et al., SC 2011) whose key is the pair (seed, scale). So every one of
+a seed's 63 bits counts, an image's numbers depend on no other image, and a scale's numbers on no other scale. The raw
+words of NumPy's bit generators are stable from version to version, its floating-point methods are not promised to be:
+the step from words to numbers is therefore made here.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+MAX_SEED: Final = 2**63 - 1
+
+
+def uniform_noise(seed: int, scale: int, shape: Sequence[int]) -> Float[Tensor, "..."]:
+    """fp32 numbers in [0, 1), each a multiple of 2^-24, on the CPU.
+
+    Args:
+        seed: the image's, from 0 to 2^63 - 1.
+        scale: index of the scale, from 0.
+        shape: as the caller needs; a longer shape begins with the numbers of a shorter one.
+    """
+    assert 0 <= seed <= MAX_SEED and scale >= 0, "seeds are checked where they enter"
+    count = int(np.prod(shape, dtype=np.int64))
+    generator = np.random.Philox(key=np.array([seed, scale], dtype=np.uint64))
+    words = generator.random_raw(-(-count // 2)).astype("<u8").view("<u4")[:count]  # low half first
+    numbers = (words >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
+    return torch.from_numpy(numbers.reshape(tuple(shape)))
