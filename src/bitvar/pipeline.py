@@ -156,7 +156,7 @@ class InfinityPipeline:
 
         Args:
             device: as `from_pretrained` takes it; None leaves the model where it is. A torch dtype alone is understood.
-            dtype: as `from_pretrained` takes it; None leaves the precision. Adapters stay in fp32, as when loaded.
+            dtype: as `from_pretrained` takes it; None leaves the precision. Adapters follow.
 
         Raises:
             UsageError: for an unknown device or dtype, or while adapters are fused. Nothing is changed.
@@ -287,7 +287,8 @@ class InfinityPipeline:
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerationKwargs]) -> Iterator[ScaleEvent]:
         """Generate pictures, yielding after each scale. Leaving the loop cancels the rest. Arguments: as of a call."""
         settings = GenerationOptions.parse(options, source="the options of this call")
-        return self._stream(arguments.checked("prompt", prompt, arguments.entries), settings)
+        given = arguments.checked("prompt", prompt, arguments.entries)
+        return self._stream([arguments.checked("prompt", entry, arguments.text) for entry in given], settings)
 
     def _stream(self, prompts: list[str], options: GenerationOptions) -> Iterator[ScaleEvent]:
         schedule = self.schedule_for(options.height, options.width)

@@ -22,9 +22,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
         chosen = None
     if chosen is None or not available.get(chosen.type, False) or (chosen.index or 0) >= _count(chosen.type):
         here = [name for name, present in available.items() if present]
-        raise UsageError(
-            explain(f"There is no device {str(device)!r} here.", f"PyTorch finds {here}", "choose one of these")
-        )
+        known_kind = isinstance(device, str | torch.device)
+        given = repr(str(device)[:40]) if known_kind else f"of type {type(device).__name__}"
+        raise UsageError(explain(f"There is no device {given} here.", f"PyTorch finds {here}", "choose one of these"))
     return chosen
 
 
@@ -35,7 +35,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if isinstance(dtype, str) and dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        given = repr(dtype) if isinstance(dtype, str | torch.dtype) else f"of type {type(dtype).__name__}"
+        given = repr(dtype)[:40] if isinstance(dtype, str | torch.dtype) else f"of type {type(dtype).__name__}"
         raise UsageError(
             explain(f"Unknown dtype {given}.", "it names no precision", f"choose from {['auto', *DTYPES]}")
         )
@@ -43,7 +43,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 
 def move_model(parts: Sequence[nn.Module], *, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Move parts of a model in place, as if they had been loaded so; adapters keep their precision.
+    """Move parts of a model in place, their adapters with them, as if they had been loaded so.
 
     Args:
         parts: on one device.
@@ -69,7 +69,7 @@ def _weights(part: nn.Module, dtype: torch.dtype | None) -> list[tuple[str, Tens
     return [
         (name, tensor)
         for name, tensor in (*part.named_parameters(), *part.named_buffers())
-        if tensor.is_floating_point() and ".lora_" not in name and not set(name.split(".")) & set(kept)
+        if tensor.is_floating_point() and not set(name.split(".")) & set(kept)
     ]
 
 
