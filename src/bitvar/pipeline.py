@@ -162,7 +162,10 @@ class InfinityPipeline:
             UsageError: for an unknown device or dtype, or while adapters are fused. Nothing is changed.
             WeightsError: for weights that fp16 can't hold. Nothing is changed.
         """
-        if isinstance(device, torch.dtype) and dtype is None:
+        if isinstance(device, torch.dtype):
+            if dtype is not None:
+                why = f"got {device} and {arguments.shown(dtype)}"
+                raise UsageError(explain("A model has one precision.", why, "give a device and a dtype"))
             device, dtype = None, device
         place = self.transformer.device if device is None else resolve_device(device)
         precision = None if dtype is None else resolve_dtype(dtype, place)

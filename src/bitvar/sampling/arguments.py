@@ -36,12 +36,11 @@ def checked(name: str, value: Any, rule: Callable[[Any], T]) -> T:
 
 def whole_number(value: Any) -> int:
     """An integer of any kind (Python's, NumPy's, a tensor of one); never a truth value, text or float."""
-    truth = isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) in (torch.bool, np.dtype(bool))
-    try:
-        if not truth:
+    if not isinstance(value, bool | np.bool_) and getattr(value, "dtype", None) not in (torch.bool, np.dtype(bool)):
+        try:
             return operator.index(value)
-    except (TypeError, ValueError):
-        pass
+        except (TypeError, ValueError):
+            pass
     raise ValueError(f"it must be a whole number, got {shown(value)}")
 
 
