@@ -130,8 +130,8 @@ BAD_LINES: dict[str, tuple[str, bytes]] = {
 BAD_PICTURES: dict[str, tuple[str, bytes]] = {
     "empty": ("empty-file", b""),
     "text": ("not-a-picture", b"not a picture"),
-    "GIF": ("not-a-picture", encoded(picture(), "GIF")),
-    "TIFF": ("not-a-picture", encoded(picture(), "TIFF")),
+    "JPEG XL": ("other-format", b"\xff\x0a" + bytes(100)),
+    "two-page TIFF": ("several-pages", encoded(picture(), "TIFF", save_all=True, append_images=[picture(seed=9)])),
     "bomb": ("too-many-pixels", bomb()),
     "giant": ("too-many-pixels", bomb(60_000, 60_000)),
     "many bytes": ("too-many-bytes", encoded(picture()) + bytes(200_000)),

@@ -9,17 +9,31 @@ import errno
 import io
 import os
 import stat
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, runtime_checkable
 
+import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-FORMATS: Final = ("PNG", "JPEG", "WEBP")
-_UNREADABLE: Final = (OSError, ValueError, SyntaxError, struct.error)
+from bitvar.data.formats import (
+    FORMATS,
+    HEAD,
+    READ,
+    FormatError,
+    count_images,
+    find_format,
+    open_as,
+    without_warnings,
+)
+from bitvar.data.orientation import find_orientation, is_sideways, turn
+from bitvar.errors import UsageError, explain
+
+__all__ = ["FORMATS", "Location", "PictureLimits", "Readable", "RefusedError"]
+
+_TALKATIVE: Final = ("TIFF", "GIF")
+"""Formats whose decoders may warn while they decode pixels."""
 
 
 class RefusedError(ValueError):
@@ -89,6 +103,8 @@ class Location:
             raise RefusedError("missing-picture", f"there is no {self.file}") from None
         except OSError as error:
             raise RefusedError("unreadable-file", error.strerror or str(error)) from None
+        except ValueError as error:  # a zero byte or half a character in the name
+            raise RefusedError("unreadable-file", f"no file can have this name: {first_line(error)}") from None
         if len(data) > max_bytes:
             raise RefusedError("too-many-bytes", f"larger than {max_bytes} bytes")
         if not data:
@@ -113,32 +129,76 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def open_picture(data: bytes | BinaryIO, limits: PictureLimits) -> Image.Image:
-    """The picture as its header describes it; no pixel is decoded yet. A file must stay open until they are.
+    """Open an image by its header; no pixel is decoded yet. A file must stay open until they are.
+
+    The format is told by content. Of a photograph with a second image inside, as phones make them, it is the first.
 
     Raises:
-        RefusedError: for another format, an animation, or sides out of the limits.
+        RefusedError: for another format, an animation, several pages, or sides out of the limits. Nothing else,
+            whatever a decoder meets.
     """
+    file = io.BytesIO(data) if isinstance(data, bytes) else data
     try:
-        image = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
+        name = find_format(file.read(HEAD))
+        file.seek(0)
+        if name is None:
+            raise RefusedError("not-a-picture", f"it is none of {READ}")
+        with without_warnings():
+            image = open_as(name, file)
+    except RefusedError:
+        raise
+    except FormatError as error:
+        raise RefusedError("other-format", str(error)) from None
     except Image.DecompressionBombError as error:
         raise RefusedError("too-many-pixels", str(error)) from None
     except UnidentifiedImageError:  # its text names a Python object
-        raise RefusedError("not-a-picture", f"it is none of {', '.join(FORMATS)}") from None
-    except _UNREADABLE as error:
+        raise RefusedError("not-a-picture", f"it begins as a {name} file and goes on as none") from None
+    except Exception as error:  # a decoder may raise anything
         raise RefusedError("not-a-picture", first_line(error)) from None
     check_picture(image, limits)
     return image
 
 
 def check_picture(image: Image.Image, limits: PictureLimits) -> None:
-    """Refuse an opened picture by what its header says.
+    """Refuse an opened image by what its header says.
 
     Raises:
-        RefusedError: for an animation, or sides out of the limits.
+        RefusedError: for an animation, several pages, or sides out of the limits.
     """
     check_sides(*image.size, limits)
-    if getattr(image, "is_animated", False):
+    try:
+        with without_warnings():
+            several = count_images(image) > 1
+    except FormatError as error:
+        raise RefusedError("other-format", str(error)) from None
+    except Exception as error:  # a decoder may raise anything
+        raise RefusedError("broken-picture", first_line(error)) from None
+    if several and image.format == "TIFF":
+        raise RefusedError("several-pages", "it has more than one page: save the wanted one as a file of its own")
+    if several:
         raise RefusedError("animated", f"it has {getattr(image, 'n_frames', 'several')} frames")
+
+
+def seen_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an opened image as people see it, turned by its orientation tag."""
+    return (image.height, image.width) if is_sideways(find_orientation(image)) else image.size
+
+
+def require_picture(path: Path, limits: PictureLimits, *, todo: str) -> Image.Image:
+    """Read an image that the user named, as `decode_picture` makes it.
+
+    Args:
+        path: the file.
+        limits: what an image may be.
+        todo: what to do if it can't be used; the last line of the error.
+
+    Raises:
+        UsageError: naming the path and what is wrong with it.
+    """
+    try:
+        return decode_picture(Location(path).read(max_bytes=limits.max_bytes), limits)
+    except RefusedError as error:
+        raise UsageError(explain(f"The picture {path} can't be used.", str(error), todo)) from None
 
 
 def check_sides(width: int, height: int, limits: PictureLimits) -> None:
@@ -203,19 +263,57 @@ def as_rgba(image: Image.Image) -> Image.Image:
 
 
 def _decode(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Colours, and how opaque they are, if the picture says."""
+    """Colours, and how opaque they are, if the image says."""
     try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I") or image.mode == "F":  # 16 bits: keep the upper 8
-            image = image.point(lambda value: value / 257).convert("L") if image.mode != "F" else image.convert("L")
+        with without_warnings() if image.format in _TALKATIVE else contextlib.nullcontext():
+            image.load()
+        image = turn(image, find_orientation(image))
         profile = image.info.get("icc_profile")
-        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-        rgb = _to_srgb(image, profile) if profile else image.convert("RGB")
-    except (*_UNREADABLE, EOFError, zlib.error, Image.DecompressionBombError) as error:
+        colours, alpha = _to_bytes(image)
+        rgb = _to_srgb(colours, profile) if profile else colours.convert("RGB")
+    except RefusedError:
+        raise
+    except Exception as error:  # a decoder may raise anything
         raise RefusedError("broken-picture", first_line(error)) from None
     rgb.info.clear()  # the profile is done with, and the one of sRGB bears the time; what else there is is not pixels
     return rgb, alpha
+
+
+def _to_bytes(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The colours of an image of any mode in 8 bits, and its transparency by itself."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _from_deep(image)
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
+    if not image.has_transparency_data:
+        return image, None
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits a colour, of which the upper 8 count
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    whole = image.convert("RGBA")
+    colours = image.getchannel("L") if image.mode == "LA" else image
+    if image.mode in ("P", "PA", "RGBA"):
+        colours = whole.convert("RGB")
+    return colours, whole.getchannel("A")
+
+
+def _from_deep(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Grey of 16 bits, of which the upper 8 count, or of floats: in [0, 1], or else in [0, 255]."""
+    values, alpha = np.asarray(image), None
+    low, high = values.min(), values.max()
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+    if image.mode == "F":
+        if not (low >= 0 and high <= 255):  # False for NaN
+            raise RefusedError("broken-picture", f"its values are {low:g} to {high:g}; floats in [0, 1] are read")
+        grey = np.round(values * 255) if high <= 1 else values
+    else:
+        if not (low >= 0 and high <= 65535):
+            raise RefusedError("broken-picture", f"its values are {low} to {high}; 16 bits are read")
+        grey = values // 257
+    return Image.fromarray(grey.astype(np.uint8)), alpha
 
 
 def fit_picture(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -228,7 +326,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         converted = ImageCms.profileToProfile(plain, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+    except Exception:  # an odd profile counts as sRGB
         return image.convert("RGB")
     assert converted is not None, "only in-place conversion returns nothing"
     return converted
@@ -236,4 +334,4 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 def first_line(error: Exception) -> str:
     """What an error says, for a refusal's detail."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

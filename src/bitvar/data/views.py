@@ -1,7 +1,7 @@
 """What of a picture a tokenizer's step sees: its channels, and one crop of it.
 
-Pictures of 1, 3 or 4 channels are PNG, JPEG or WebP (grey, RGB, RGBA); of any number, NumPy arrays `(H, W, c)` in
-`.npy` files: 8 bits, 16 bits (of which the upper 8 count), or floats in [0, 1].
+Pictures of 1, 3 or 4 channels are image files of any format that `data.formats` reads (grey, RGB, RGBA); of any number,
+NumPy arrays `(H, W, c)` in `.npy` files: 8 bits, 16 bits (of which the upper 8 count), or floats in [0, 1].
 """
 
 import io
@@ -24,6 +24,7 @@ from bitvar.data.pictures import (
     first_line,
     open_picture,
     open_plain,
+    seen_size,
 )
 
 NUM_DRAWS: Final = 4
@@ -35,8 +36,6 @@ _PICTURE_CHANNELS: Final = (1, 3, 4)
 _SHARP: Final = 2
 """How many times the wanted pixels a picture is decoded with, at least, so that scaling it down decides the result."""
 
-_ORIENTATION: Final = 0x0112
-_TURNED: Final = (5, 6, 7, 8)
 _PNG_TEXTS: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks in which a PNG may have an orientation."""
 
@@ -135,19 +134,20 @@ def picture_size(path: Path, limits: PictureLimits) -> Size:
             file.seek(0)
             if not is_array:
                 image = open_picture(file, limits)
-                turned = _may_be_turned(image, file) and image.getexif().get(_ORIENTATION, 1) in _TURNED
-                return (image.height, image.width) if turned else image.size
+                if _is_told_behind(image, file):
+                    image.load()
+                return seen_size(image)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # a decoder may raise anything
         raise _refused(error) from None
     height, width = _check_array(array, limits).shape[:2]
     return width, height
 
 
-def _may_be_turned(image: Image.Image, file: BinaryIO) -> bool:
-    """Whether an orientation may be written in a file. Of a PNG, Pillow decodes every pixel to look behind them."""
-    if image.format != "PNG":
-        return True
+def _is_told_behind(image: Image.Image, file: BinaryIO) -> bool:
+    """Whether an orientation may be written behind a PNG's pixels, which must be decoded to get there."""
+    if image.format != "PNG" or "exif" in image.info:
+        return False
     place = file.tell()
     file.seek(0)
     data = file.read()
@@ -156,9 +156,18 @@ def _may_be_turned(image: Image.Image, file: BinaryIO) -> bool:
 
 
 def _read_array(data: bytes, limits: PictureLimits) -> UInt8[np.ndarray, "H W c"]:
+    """The array of a file, whose header is checked before there is memory for what it claims."""
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        file = io.BytesIO(data)
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read_header(file)
+        if dtype.kind not in "uif":
+            raise RefusedError("broken-picture", f"{dtype} values; known are uint8, uint16, and floats in [0, 1]")
+        _check_shape(shape, limits)
+        array = np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell())
+        array = array.reshape(shape, order="F" if by_columns else "C")
+    except Exception as error:  # a decoder may raise anything
         raise _refused(error) from None
     return _to_bytes(_check_array(array, limits))
 
@@ -171,12 +180,14 @@ def _refused(error: Exception) -> RefusedError:
 
 def _check_array(array: np.ndarray, limits: PictureLimits) -> np.ndarray:
     """`(H, W, c)`, within the limits."""
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or not 1 <= array.shape[2] <= 16:
-        raise RefusedError("not-a-picture", f"an array of {array.shape}, not (height, width, 1 to 16 channels)")
-    check_sides(array.shape[1], array.shape[0], limits)
-    return array
+    _check_shape(array.shape, limits)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _check_shape(shape: tuple[int, ...], limits: PictureLimits) -> None:
+    if len(shape) not in (2, 3) or not 1 <= (*shape, 1)[2] <= 16:
+        raise RefusedError("not-a-picture", f"an array of {shape}, not (height, width, 1 to 16 channels)")
+    check_sides(shape[1], shape[0], limits)
 
 
 def _to_bytes(array: np.ndarray) -> UInt8[np.ndarray, "H W c"]:

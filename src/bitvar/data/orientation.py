@@ -1,0 +1,85 @@
+"""How a photograph has to be turned: its orientation tag, read alone.
+
+Cameras and editors write all kinds of things into EXIF. Nothing else of it is read, and what can't be read turns
+nothing.
+"""
+
+import re
+import struct
+from typing import Final
+
+from PIL import Image
+
+_TAG: Final = 0x0112
+_SHORT, _LONG = 3, 4
+_METHODS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS: Final = (5, 6, 7, 8)
+_XMP: Final = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
+
+
+def find_orientation(image: Image.Image) -> int:
+    """1 to 8 as EXIF has it, 1 for an image that stands as it should or doesn't say.
+
+    TIFF and HEIC are turned by their own decoders.
+    """
+    if image.format in ("TIFF", "HEIF"):
+        return 1
+    blob = image.info.get("exif")
+    if blob is None:
+        blob = _unwrap(image.info.get("Raw profile type exif"))
+    if isinstance(blob, bytes) and (found := parse_orientation(blob)) is not None:
+        return found
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    xmp = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
+    match = _XMP.search(xmp) if isinstance(xmp, bytes) else None
+    return int(match[1]) if match else 1
+
+
+def is_sideways(orientation: int) -> bool:
+    """Whether width and height change places."""
+    return orientation in _SIDEWAYS
+
+
+def turn(image: Image.Image, orientation: int) -> Image.Image:
+    """The image as people see it."""
+    method = _METHODS.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def parse_orientation(exif: bytes) -> int | None:
+    """The orientation in a block of EXIF: 1 to 8, or None where there is none, or none that makes sense."""
+    data = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        return None
+    try:
+        at = struct.unpack_from(order + "I", data, 4)[0]
+        count = struct.unpack_from(order + "H", data, at)[0]
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            tag, kind, length = struct.unpack_from(order + "HHI", data, entry)
+            if tag == _TAG:
+                if length != 1 or kind not in (_SHORT, _LONG):
+                    return None
+                value = struct.unpack_from(order + ("H" if kind == _SHORT else "I"), data, entry + 8)[0]
+                return value if 1 <= value <= 8 else None
+    except struct.error:  # cut off
+        pass
+    return None
+
+
+def _unwrap(text: object) -> bytes | None:
+    """EXIF as some editors write it into a PNG: a name, a length, and hexadecimal digits, in lines."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    except ValueError:
+        return None
