@@ -163,11 +163,12 @@ def test_scales_of_another_picture_are_refused() -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "no bit file"),
         (MAGIC[:5], "no bit file"),
         (MAGIC, "within its header"),
-        (rewritten(raw_header(), version=2), "of version 2.*\n.*newer bitvar"),
+        (rewritten(raw_header(), version=3), "of version 3.*\n.*newer bitvar"),
+        (rewritten(raw_header(), version=2), "makes no sense"),
         (example().to_bytes() + b"x", "1 bytes follow"),
         (START.pack(MAGIC, 1, 0xFFFFFFFF) + bytes(1000), "within its header"),
     ],
-    ids=["empty", "png", "short", "magic only", "newer", "longer", "endless header"],
+    ids=["empty", "png", "short", "magic only", "newer", "no origin", "longer", "endless header"],
 )
 def test_other_files_are_refused(data: bytes, words: str) -> None:
     with pytest.raises(UsageError, match=rf"(?s){words}"):

@@ -383,7 +383,7 @@ def test_bad_pictures_are_counted_and_named(tmp_path: Path, pictures: Path) -> N
     assert [line["picture"] for line in refused] == ["pictures/broken.png", "pictures/small.png"]
     assert all(line["detail"] for line in refused)
     assert any("pictures/broken.png" in line for line in told)
-    assert any("1 files that are no PNG, JPEG or WebP" in line for line in told)
+    assert any("1 file of other kinds skipped (.txt 1)" in line for line in told)
 
 
 @pytest.mark.usefixtures("cheap")
@@ -439,7 +439,7 @@ def test_every_kind_of_source(tmp_path: Path, pictures: Path) -> None:
         assert len(list(PictureStream([source], split="train", limit=3))) == 3
     several = PictureStream([own, pictures, pictures / "00.png"], limit=100)
     assert len(list(several)) == len(list(several)) == 6 + 12 + 1
-    assert several.others == 1
+    assert several.skipped.count == 1
     assert [entry.name for entry in PictureStream([pictures], limit=2)] == ["pictures/00.png", "pictures/02.png"]
     with pytest.raises(UsageError, match="There is no split 'val'"):
         PictureStream([pictures], split="val")

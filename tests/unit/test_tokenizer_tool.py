@@ -408,7 +408,7 @@ def test_a_run_that_was_stopped_makes_only_what_is_missing(tiny: PictureCodec, n
     bits.write_bytes(PictureCodec(other, identify("other", other.state_dict())).encode(smooth(20, 16)).to_bytes())
     assert encode() == (1, 1)
     assert bits.read_bytes() == whole
-    smooth(20, 16, 2).save(nested / "in" / "deep" / "a.jpg")  # newer than its bits
+    smooth(20, 16, 2).save(nested / "in" / "deep" / "a.jpg")  # another image
     assert encode() == (1, 1)
     assert bits.read_bytes() != whole
     assert (nested / "bits" / "a.bits").stat().st_mtime_ns == first
@@ -432,7 +432,11 @@ def test_pictures_are_decoded_again_only_of_other_bits(tiny: PictureCodec, neste
     picture.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
     assert decode() == (1, 1)
     smooth(20, 16).save(picture)  # not ours
-    assert decode() == (1, 1)
+    theirs = picture.read_bytes()
+    with pytest.raises(UsageError, match=r"1 of 2 files(?s:.*)a\.png is not replaced"):
+        decode()
+    assert picture.read_bytes() == theirs
+    assert decode(overwrite=True) == (1, 1)
     assert picture.read_bytes() == content
     assert decode(scales=2) == (2, 0)
     assert picture.read_bytes() != content
@@ -516,20 +520,22 @@ def test_the_first_file_decides_which_tokenizer_of_the_package_decodes(bitvar: A
         target.parent.mkdir(exist_ok=True)
         assert bitvar("tokenizer", "encode", folder / "in" / "a.png", "-o", target, "--tokenizer", tokenizer)[0] == 0
     code, out, err = bitvar("tokenizer", "decode", folder / "bits", "-o", folder / "out")
-    assert code == 3
+    assert code == 1
     assert out.startswith(str(folder / "out" / "a.png"))
-    assert "decode them with 'fine'" in err
+    assert "b.bits: The tokenizer 'pictures-tokenizer' did not make these bits. they are of 'fine-tokenizer'" in err
+    assert "1 of 2 files could not be done" in err
     (folder / "bits" / "a.bits").write_bytes(b"no bits")
     code, out, err = bitvar("tokenizer", "decode", folder / "bits", "-o", folder / "again")
-    assert (code, out) == (2, "")
-    assert "a.bits" in err
+    assert (code, out.count("\n")) == (1, 1)
+    assert out.startswith(str(folder / "again" / "b.png"))
+    assert "a.bits: " in err
 
 
 def test_the_command_takes_folders_and_counts_what_it_leaves_out(bitvar: Any, folder: Path) -> None:
     with_tiny = ("--tokenizer", folder / "tokenizer")
     code, out, err = bitvar("tokenizer", "encode", folder / "in", "-o", folder / "bits", *with_tiny)
     assert code == 0, err
-    assert "1 files are no PNG, JPEG or WebP" in err
+    assert "1 file of other kinds skipped (.txt 1)" in err
     assert sorted(path.name for path in (folder / "bits").iterdir()) == ["a.bits", "b.bits", "c.bits"]
     code, out, err = bitvar("tokenizer", "encode", folder / "in", "-o", folder / "bits", *with_tiny)
     assert (code, out.count("was there")) == (0, 3), err
@@ -538,7 +544,7 @@ def test_the_command_takes_folders_and_counts_what_it_leaves_out(bitvar: Any, fo
     (folder / "bits" / "c.bits").rename(folder / "bits" / "deep" / "c.bits")
     code, out, err = bitvar("tokenizer", "decode", folder / "bits", "-o", folder / "out", *with_tiny)
     assert code == 0, err
-    assert "1 files are no .bits" in err
+    assert "1 file of other kinds skipped (.txt 1)" in err
     assert out.count("\n") == 3
     (folder / "out" / "deep" / "c.png").rename(folder / "out" / "c.png")
     for name, height in (("a", 16), ("b", 17), ("c", 18)):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import typer
 
+from bitvar.cli.echo import say
+
 OK, RUNTIME, USAGE, WEIGHTS, MEMORY, CANCELLED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 
 
@@ -51,7 +53,7 @@ def exit_codes() -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> None:
-    typer.echo(message, err=True)
+    say(message, err=True)
     raise typer.Exit(code) from None
 
 

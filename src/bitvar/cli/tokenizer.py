@@ -1,17 +1,19 @@
 """`bitvar tokenizer encode | decode | info`: pictures to bit files and back."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitvar.cli.exit_codes import exit_codes
+from bitvar.cli.echo import say, show_path
+from bitvar.cli.exit_codes import RUNTIME, exit_codes
 
 if TYPE_CHECKING:
     from bitvar.codec import BitFile, PictureCodec
-    from bitvar.codec.folders import Done
+    from bitvar.codec.folders import Done, Failed
+    from bitvar.data.walking import Skipped
 
 app = typer.Typer(help="Pictures to bits, and back.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -25,6 +27,9 @@ TokenizerName = Annotated[
 ]
 Scales = Annotated[int | None, typer.Option(min=1, help="Use the first ones only, for a coarser picture.")]
 Tile = Annotated[int, typer.Option(min=64, help="Pixels; larger pictures than its square pass in tiles of that side.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="In a folder, replace files too that were not made by this command.")
+]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
@@ -37,7 +42,11 @@ def _callback() -> None:
 @app.command()
 def encode(
     pictures: Annotated[
-        list[Path], typer.Argument(metavar="PICTURE...", help="PNG, JPEG or WebP, or folders of them, at any depth.")
+        list[Path],
+        typer.Argument(
+            metavar="PICTURE...",
+            help="PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or HEIC files, or folders of them, at any depth.",
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="File for one picture; else a folder.")],
     tokenizer: TokenizerName = None,
@@ -50,21 +59,26 @@ def encode(
         ),
     ] = 0,
     tile: Tile = 1024,
+    overwrite: Overwrite = False,
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
     """Write the bits of pictures of any size, coarse scales first: such a file may be cut after any scale.
 
-    A file that is there, whole, of this tokenizer and newer than its picture is not made again, whatever the passes.
+    A file that is there and was made of the same picture by the same tokenizer with the same settings is not made
+    again. Of several pictures, those that can't be used are named, the others are written, and the exit code is 1.
     """
     with exit_codes():
         from bitvar.codec.folders import encode_files, pair_files
         from bitvar.codec.pictures import picture_files
 
-        pairs = pair_files(pictures, output, ".bits", _list(picture_files, "PNG, JPEG or WebP"))
+        pairs = pair_files(pictures, output, ".bits", _list(picture_files))
         codec = _load(tokenizer, tile, dtype, device)
-        for done in encode_files(codec, pairs, scales=scales, passes=passes):
-            typer.echo(f"{done.target}  {_summary(done.file, done.target.stat().st_size)}{_kept(done)}")
+        named = _is_named(pictures, output)
+        run = encode_files(codec, pairs, scales=scales, passes=passes, overwrite=overwrite or named)
+        for done in _each(run, len(pairs), alone=named):
+            size = done.target.stat().st_size
+            say(f"{show_path(done.target)}  {_summary(done.file, size)}{_state(done)}")
 
 
 @app.command()
@@ -76,23 +90,28 @@ def decode(
     tokenizer: TokenizerName = None,
     scales: Scales = None,
     tile: Tile = 1024,
+    overwrite: Overwrite = False,
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
     """Write the pictures of bit files, as PNG. A file that was cut gives a coarser picture, and says so.
 
-    A picture that is there and was made of these very bits is not made again.
+    A picture that is there and was made of these very bits is not made again. In a folder, a PNG that was not decoded
+    from bits is not replaced. Of several files, those that can't be decoded are named, and the exit code is 1.
     """
     with exit_codes():
         from bitvar.codec.folders import bit_files, decode_files, pair_files
 
-        pairs = pair_files(files, output, ".png", _list(bit_files, ".bits"))
-        codec = _load(tokenizer or _maker(pairs[0][0]), tile, dtype, device)
-        for done in decode_files(codec, pairs, scales=scales):
+        pairs = pair_files(files, output, ".png", _list(bit_files))
+        codec = _load(tokenizer or _maker(source for source, _ in pairs), tile, dtype, device)
+        named = _is_named(files, output)
+        run = decode_files(codec, pairs, scales=scales, overwrite=overwrite or named)
+        for done in _each(run, len(pairs), alone=named):
+            header = done.file.header
             if not done.file.is_whole:
-                last, count = len(done.file.payloads), len(done.file.header.grids)
-                typer.echo(f"{done.source} ends after scale {last} of {count}: the picture is coarser", err=True)
-            typer.echo(f"{done.target}  {done.file.header.width}x{done.file.header.height}{_kept(done)}")
+                last, count = len(done.file.payloads), len(header.grids)
+                say(f"{show_path(done.source)} ends after scale {last} of {count}: the picture is coarser", err=True)
+            say(f"{show_path(done.target)}  {header.width}x{header.height}{_state(done)}")
 
 
 @app.command()
@@ -111,7 +130,7 @@ def info(
             return
         scales = facts.pop("scales")
         for key, value in facts.items():
-            typer.echo(f"{key:<15} {value}")
+            say(f"{key:<15} {value}")
         for k, scale in enumerate(scales):
             there = "" if scale["present"] else "  missing"
             typer.echo(
@@ -125,33 +144,60 @@ def _load(tokenizer: str | None, tile: int, dtype: str, device: str) -> "Picture
     return PictureCodec.from_pretrained(tokenizer, tile=tile, dtype=dtype, device=device)
 
 
-def _maker(file: Path) -> str | None:
-    """The tokenizer in the package that made a bit file; None where it can't be told, as of a damaged one."""
+def _maker(files: Iterable[Path]) -> str | None:
+    """The tokenizer in the package that made the first of the bit files that can be read; None if it isn't there."""
     from bitvar.checkpoints.folder import TokenizerIdentity
     from bitvar.checkpoints.hub import TOKENIZERS
     from bitvar.codec.pictures import read_bitfile
     from bitvar.errors import UsageError
 
-    try:
-        made_by = read_bitfile(file).header.sha256
+    for file in files:
+        try:
+            made_by = read_bitfile(file).header.sha256
+        except UsageError:
+            continue  # decoding it will say why
         for folder in TOKENIZERS:
             if TokenizerIdentity.load(folder / "identity.json").bits_sha256 == made_by:
                 return folder.name
-    except UsageError:
-        pass  # decoding it will say why
+        return None
     return None
 
 
-def _list(files_of: Callable[[Path], tuple[list[Path], int]], kinds: str) -> Callable[[Path], list[Path]]:
-    """List a folder, and say how many files of it are left out."""
+def _list(files_of: "Callable[[Path], tuple[list[Path], Skipped]]") -> Callable[[Path], list[Path]]:
+    """List a folder, and say what else is in it."""
 
     def list_folder(folder: Path) -> list[Path]:
-        found, others = files_of(folder)
-        if others:
-            typer.echo(f"{folder}: {others} files are no {kinds}, and are left out", err=True)
+        found, skipped = files_of(folder)
+        if said := skipped.describe():
+            say(f"{show_path(folder)}: {said}", err=True)
+        for place, why in skipped.problems:
+            say(f"left out: {show_path(place)}: {why}", err=True)
         return found
 
     return list_folder
+
+
+def _is_named(sources: list[Path], output: Path) -> bool:
+    """Whether the user named the one file that is written; it may then be replaced, whatever it is."""
+    return len(sources) == 1 and not sources[0].is_dir() and not output.is_dir()
+
+
+def _each(run: "Iterator[Done | Failed]", total: int, *, alone: bool) -> "Iterator[Done]":
+    """What was done of a run. What could not be done is named, and after the last one makes the command fail."""
+    from bitvar.codec.folders import Done, summary
+
+    failed = 0
+    for each in run:
+        if isinstance(each, Done):
+            yield each
+        elif alone:
+            raise each.error
+        else:
+            failed += 1
+            say(f"left out: {show_path(each.source)}: {summary(each.error)}", err=True)
+    if failed:
+        say(f"{failed:,} of {total:,} files could not be done; the others are", err=True)
+        raise typer.Exit(RUNTIME)
 
 
 def _summary(file: "BitFile", size: int) -> str:
@@ -159,8 +205,10 @@ def _summary(file: "BitFile", size: int) -> str:
     return f"{file.header.width}x{file.header.height}  {size} bytes  {8 * size / pixels:.3f} bits a pixel"
 
 
-def _kept(done: "Done") -> str:
-    return "  was there" if done.kept else ""
+def _state(done: "Done") -> str:
+    if done.kept:
+        return "  was there"
+    return "  replaced other bits" if done.replaced else ""
 
 
 def _facts(file: "BitFile", size: int) -> dict[str, Any]:
@@ -174,6 +222,9 @@ def _facts(file: "BitFile", size: int) -> dict[str, Any]:
         "stride": header.stride,
         "bytes": size,
         "bits_per_pixel": round(8 * size / (header.width * header.height), 4),
+        "source_sha256": None if file.origin is None else file.origin.sha256,
+        "passes": None if file.origin is None else file.origin.passes,
+        "precision": None if file.origin is None else file.origin.precision,
         "whole": file.is_whole,
         "scales": [
             {"grid": list(grid), "bytes": length, "present": k < len(file.payloads)}

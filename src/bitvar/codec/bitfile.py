@@ -3,11 +3,14 @@
 All numbers are little-endian. `magic, version u16, header length u32, header, crc32 u32`, then for every scale
 `length u32, packed bits, crc32 u32`. Each crc32 covers all bytes of its part and starts from the one before it, so a
 scale counts only after the very scales and header it was written after. Between scales a file may be cut.
+
+Version 2 is version 1 with one thing more at the end of its header: what the bits were made of (`Origin`). A file whose
+origin isn't known is written as version 1.
 """
 
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from bitvar.bits import packed_length
@@ -15,7 +18,9 @@ from bitvar.errors import UsageError, explain
 from bitvar.scales import Grid
 
 MAGIC: Final = b"\x89BITVAR\n"
-VERSION: Final = 1
+VERSION: Final = 2
+PRECISIONS: Final = ("fp32", "bf16", "fp16", "fp64")
+MAX_PASSES: Final = 65_535
 MAX_PIXELS: Final = 50_000_000
 MAX_SCALES: Final = 64
 MAX_BITS: Final = 128
@@ -25,7 +30,8 @@ _START: Final = struct.Struct("<8sHI")
 _NUMBER: Final = struct.Struct("<I")
 _SIZES: Final = struct.Struct("<IIHHBBB32s")
 _GRID: Final = struct.Struct("<HH")
-_MAX_HEADER: Final = _SIZES.size + 255 + MAX_SCALES * _GRID.size
+_ORIGIN: Final = struct.Struct("<32sHBB")
+_MAX_HEADER: Final = _SIZES.size + 255 + MAX_SCALES * _GRID.size + _ORIGIN.size
 _AGAIN: Final = "get the file again, or encode the picture again"
 
 
@@ -59,16 +65,35 @@ class BitHeader:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What bits were made of, and how: the same image, settings and tokenizer give the same bits.
+
+    Attributes:
+        sha256: digest of the image file's bytes, in hex.
+        passes: as the image was encoded with.
+        aimed: number of the first scales that the passes went by; 0 for all, or without passes.
+        precision: that of the tokenizer, one of `PRECISIONS`.
+    """
+
+    sha256: str
+    passes: int = 0
+    aimed: int = 0
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True)
 class BitFile:
-    """A picture as bits.
+    """An image as bits. Two are equal if their bits are, whatever those were made of.
 
     Attributes:
         header: what they mean.
         payloads: packed bits of the first scales, or of all (`bits.pack`).
+        origin: what they were made of, if it is known.
     """
 
     header: BitHeader
     payloads: tuple[bytes, ...]
+    origin: Origin | None = field(default=None, compare=False)
 
     @property
     def is_whole(self) -> bool:
@@ -83,17 +108,31 @@ class BitFile:
         """
         if scales is None:
             return self
-        if not 1 <= scales <= len(self.payloads):
+        if not is_integer(scales) or not 1 <= scales <= len(self.payloads):
             why = f"there are {len(self.payloads)}"
             raise UsageError(
                 explain(f"Can't take the first {scales} scales.", why, f"choose 1 to {len(self.payloads)}")
             )
         return replace(self, payloads=self.payloads[:scales])
 
+    @property
+    def num_bits(self) -> int:
+        """Bits that are there, of the scales that are."""
+        return sum(self.header.bits * h * w for h, w in self.header.grids[: len(self.payloads)])
+
     def to_bytes(self) -> bytes:
-        """The file's content."""
+        """The file's content.
+
+        Raises:
+            UsageError: for a header that can't be, or payloads that aren't its own.
+        """
+        problem = _find_problem(self.header) or _find_lack(self)
+        if problem is not None:
+            raise UsageError(explain("This bit file can't be written.", problem, "encode the image again"))
         header = _pack_header(self.header)
-        parts = [_START.pack(MAGIC, VERSION, len(header)) + header]
+        if self.origin is not None:
+            header += _pack_origin(self.origin)
+        parts = [_START.pack(MAGIC, 1 if self.origin is None else VERSION, len(header)) + header]
         checksum = zlib.crc32(parts[0])
         parts.append(_NUMBER.pack(checksum))
         for payload in self.payloads:
@@ -115,7 +154,11 @@ class BitFile:
         Raises:
             UsageError: for other formats, newer versions, and anything damaged.
         """
-        header, at, checksum = _read_start(data, source)
+        if not isinstance(data, bytes | bytearray | memoryview):
+            why = f"it is {type(data).__name__}, not bytes"
+            raise UsageError(explain("This is no bit file's content.", why, "give bytes, or decode the file's path"))
+        data = bytes(data)
+        header, origin, at, checksum = _read_start(data, source)
         payloads: list[bytes] = []
         for k, length in enumerate(header.lengths()):
             end = at + 2 * _NUMBER.size + length
@@ -132,19 +175,24 @@ class BitFile:
             raise _damaged(source, "it ends before its first scale does")
         if len(payloads) == len(header.grids) and at != len(data):
             raise _damaged(source, f"{len(data) - at} bytes follow its last scale")
-        return cls(header, tuple(payloads))
+        return cls(header, tuple(payloads), origin)
 
 
-def _read_start(data: bytes, source: str) -> tuple[BitHeader, int, int]:
-    """The header, where the first scale begins, and the checksum it goes on from."""
+def is_integer(value: object) -> bool:
+    """Whether a value is a whole number; True and False are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _read_start(data: bytes, source: str) -> tuple[BitHeader, Origin | None, int, int]:
+    """The header, the origin, where the first scale begins, and the checksum it goes on from."""
     if len(data) < len(MAGIC) or not data.startswith(MAGIC):
         why = "it does not begin as one" if data else "it is empty"
         raise UsageError(explain(f"{source} is no bit file.", why, "give a file that `bitvar tokenizer encode` wrote"))
     if len(data) < _START.size:
         raise _damaged(source, "it ends within its header")
     _, version, length = _START.unpack_from(data)
-    if version != VERSION:
-        why = f"it is of version {version}, and this bitvar reads version {VERSION}"
+    if version not in (1, VERSION):
+        why = f"it is of version {version}, and this bitvar reads versions 1 to {VERSION}"
         raise UsageError(explain(f"Can't read {source}.", why, "use a newer bitvar, or encode the picture again"))
     end = _START.size + length
     if length > _MAX_HEADER or len(data) < end + _NUMBER.size:
@@ -152,16 +200,29 @@ def _read_start(data: bytes, source: str) -> tuple[BitHeader, int, int]:
     checksum = zlib.crc32(data[:end])
     if _NUMBER.unpack_from(data, end)[0] != checksum:
         raise _damaged(source, "the checksum of its header is wrong")
-    header = _unpack_header(data[_START.size : end])
-    if header is None:
+    cut = end if version == 1 else max(_START.size, end - _ORIGIN.size)
+    header = _unpack_header(data[_START.size : cut])
+    origin = None if version == 1 else _unpack_origin(data[cut:end])
+    if header is None or (origin is None and version != 1):
         raise _damaged(source, "its header makes no sense")
     if problem := _find_problem(header):
         raise _damaged(source, problem)
-    return header, end + _NUMBER.size, checksum
+    return header, origin, end + _NUMBER.size, checksum
+
+
+def _pack_origin(origin: Origin) -> bytes:
+    precision = PRECISIONS.index(origin.precision)
+    return _ORIGIN.pack(bytes.fromhex(origin.sha256), origin.passes, origin.aimed, precision)
+
+
+def _unpack_origin(data: bytes) -> Origin | None:
+    if len(data) != _ORIGIN.size:
+        return None
+    sha256, passes, aimed, precision = _ORIGIN.unpack(data)
+    return Origin(sha256.hex(), passes, aimed, PRECISIONS[precision]) if precision < len(PRECISIONS) else None
 
 
 def _pack_header(header: BitHeader) -> bytes:
-    assert _find_problem(header) is None, _find_problem(header)
     name = header.tokenizer.encode()[:255].decode(errors="ignore").encode()
     numbers = (header.width, header.height, header.bits, header.stride, header.channels, len(header.grids), len(name))
     sizes = _SIZES.pack(*numbers, bytes.fromhex(header.sha256))
@@ -198,6 +259,13 @@ def _find_problem(header: BitHeader) -> str | None:
         before = grid
     if before != (-(-header.height // header.stride), -(-header.width // header.stride)):
         return f"a last grid {before} for {header.width}x{header.height} pixels at {header.stride} a cell"
+    return None
+
+
+def _find_lack(file: BitFile) -> str | None:
+    lengths = file.header.lengths()[: len(file.payloads)]
+    if not file.payloads or tuple(map(len, file.payloads)) != lengths:
+        return f"its payloads have {tuple(map(len, file.payloads))} bytes; its grids need {file.header.lengths()}"
     return None
 
 

@@ -1,6 +1,7 @@
 """The tokenizer as a tool: pictures of any size to bit files, and bit files to pictures."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -16,27 +17,44 @@ from bitvar.bits import pack, unpack
 from bitvar.checkpoints.files import verify_folder
 from bitvar.checkpoints.folder import GRIDS, TokenizerIdentity, TrainedGrids, find_tokenizer, load_component
 from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER, resolve_named
-from bitvar.codec.bitfile import MAX_PIXELS, MAX_SCALES, BitFile, BitHeader
+from bitvar.codec.bitfile import MAX_PASSES, MAX_PIXELS, MAX_SCALES, BitFile, BitHeader, Origin
 from bitvar.codec.closed_loop import choose, correction, seen_error
-from bitvar.data.layouts import SUFFIXES
+from bitvar.codec.requests import (
+    require_count,
+    require_path,
+    require_pixels,
+    require_scales,
+    require_series,
+    require_tokenizer,
+)
+from bitvar.data.formats import IMAGE_SUFFIXES, READ
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
+from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.scales import Grid, fitted_grids
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.pixels import to_signed, to_uint8
-from bitvar.tokenizer.tiling import tiled_features, tiled_pixels
+from bitvar.tokenizer.tiling import require_tile, tiled_features, tiled_pixels
 from bitvar.transformer import TransformerConfig
 
 if TYPE_CHECKING:
-    from bitvar.codec.folders import Done, FolderCounts
+    from bitvar.codec.folders import Done, Failed, FolderCounts
 
 Picture = Image.Image | str | Path
-"""A picture, or the PNG, JPEG or WebP file of one."""
+"""An image, or the path of its file."""
 
 TILE: Final = 1024
 MAX_RATIO: Final = 64.0
 MAX_FILE_BYTES: Final = 1 << 31
+
+SMALL: Final = 1_000_000
+"""Pixels that any bit file may claim."""
+
+PIXELS_A_BIT: Final = 2_000
+"""Pixels that a bit which is there may stand for in a larger image: a whole file has one and more for every pixel."""
+
+_PRECISIONS: Final = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
 
 class Encoding(NamedTuple):
@@ -61,6 +79,13 @@ class Encoding(NamedTuple):
         return Encoding(self.header, features, steps)
 
 
+class _Read(NamedTuple):
+    """An image's pixels, and the digest of its file, if it came from one."""
+
+    pixels: UInt8[np.ndarray, "H W c"]
+    sha256: str | None
+
+
 class PictureCodec:
     """Encodes and decodes with one tokenizer. Holds no state of a call.
 
@@ -83,6 +108,8 @@ class PictureCodec:
         known: Sequence[Sequence[Grid]] = (),
         tile: int = TILE,
     ) -> None:
+        require_tokenizer(tokenizer)
+        require_tile(tile)
         if tokenizer.config.image_channels != 3:
             why = f"it takes {tokenizer.config.image_channels} channels"
             raise UsageError(explain("This tokenizer can't take RGB pictures.", why, "choose one of 3 channels"))
@@ -114,6 +141,9 @@ class PictureCodec:
             UsageError: for an unknown device or dtype, or a folder that can't be found.
             WeightsError: for missing or altered files.
         """
+        require_tile(tile)
+        if model is not None:
+            require_path(model, "tokenizer")
         chosen = resolve_device(device)
         folder = resolve_named(EMBEDDED_TOKENIZER.name if model is None else model, revision, what="tokenizer")
         verify_folder(folder)
@@ -140,6 +170,7 @@ class PictureCodec:
 
         Raises:
             UsageError: for a picture that can't be used, passes below 0, or as `BitFile.first`.
+            ComputationError: if the tokenizer gives NaN or infinity.
         """
         return next(self.encode_many([picture], scales=scales, passes=passes))
 
@@ -151,31 +182,70 @@ class PictureCodec:
         Raises:
             UsageError: as `encode`, once it comes to such a picture, or for a `batch_size` below 1.
         """
-        if batch_size < 1:
-            raise UsageError(
-                explain(f"Can't take {batch_size} pictures at a time.", "one is the least", "give 1 or more")
-            )
-        if passes < 0:
-            raise UsageError(explain(f"Can't encode in {passes} passes.", "0 is the least", "give 0 or more"))
+        require_series(pictures, "images")
+        return self._encode_many(pictures, scales, passes, batch_size)
+
+    def _encode_many(
+        self, pictures: Iterable[Picture], scales: int | None, passes: int, batch_size: int
+    ) -> Iterator[BitFile]:
+        for made in self.attempt_many(pictures, scales=scales, passes=passes, batch_size=batch_size):
+            if isinstance(made, UsageError):
+                raise made
+            yield made
+
+    def attempt_many(
+        self, pictures: Iterable[Picture], *, scales: int | None = None, passes: int = 0, batch_size: int = 1
+    ) -> Iterator[BitFile | UsageError]:
+        """As `encode_many`, but where a picture can't be used, its error comes instead of bits, and the rest goes on.
+
+        Raises:
+            UsageError: for scales, passes or a `batch_size` that can't be.
+        """
+        require_count(batch_size, "images at a time", least=1)
+        require_count(passes, "passes", least=0, most=MAX_PASSES)
+        require_scales(scales)
         remaining = iter(pictures)
         while group := list(islice(remaining, batch_size)):
-            read = [self._read(picture) for picture in group]
-            for _, alike in groupby(read, key=lambda pixels: pixels.shape):
-                header, _, steps = self.encode_alike(np.stack(list(alike)), passes=passes, scales=scales)
-                packed = [[pack(bits) for bits in step.bits] for step in steps]
-                for payloads in zip(*packed, strict=True):
-                    yield BitFile(header, payloads).first(scales)
+            read = [self._attempt(picture) for picture in group]
+            for shape, alike in groupby(read, key=lambda one: one.pixels.shape if isinstance(one, _Read) else None):
+                if shape is None:
+                    yield from (one for one in alike if isinstance(one, UsageError))
+                else:
+                    yield from self._encode_group([one for one in alike if isinstance(one, _Read)], scales, passes)
+
+    def _encode_group(self, alike: Sequence[_Read], scales: int | None, passes: int) -> Iterator[BitFile | UsageError]:
+        """Pictures of one size."""
+        pixels = np.stack([one.pixels for one in alike])
+        header = self.header_for(pixels.shape[2], pixels.shape[1])
+        if scales is not None and scales > len(header.grids):
+            why = f"a picture of {header.width}x{header.height} pixels has {len(header.grids)}"
+            todo = f"choose 1 to {len(header.grids)}"
+            yield from (UsageError(explain(f"Can't take the first {scales} scales.", why, todo)) for _ in alike)
+            return
+        _, _, steps = self.encode_alike(pixels, passes=passes, scales=scales)
+        packed = [[pack(bits) for bits in step.bits] for step in steps]
+        for one, payloads in zip(alike, zip(*packed, strict=True), strict=True):
+            origin = None if one.sha256 is None else self.origin_of(one.sha256, scales=scales, passes=passes)
+            yield BitFile(header, payloads, origin).first(scales)
+
+    def origin_of(self, sha256: str, *, scales: int | None, passes: int) -> Origin:
+        """What a bit file says of its making, of the image file with that digest."""
+        precision = _PRECISIONS[self.tokenizer.dtype]
+        return Origin(sha256, passes, aimed=scales or 0 if passes else 0, precision=precision)
 
     def decode(self, file: BitFile | bytes | str | Path, *, scales: int | None = None) -> Image.Image:
         """Bits to an RGB picture of the size that was encoded; coarser when scales are missing.
 
         Args:
             file: a bit file, its content, or its path.
-            scales: use the first ones only.
+            scales: use the first ones only. Given, it is also taken for wanting a large picture of few bits, which is
+                refused otherwise.
 
         Raises:
-            UsageError: for a file that is missing, damaged, foreign or newer, or as `BitFile.first`.
+            UsageError: for a file that is missing, damaged, foreign or newer, one that claims far more pixels than it
+                has bits for (`PIXELS_A_BIT`), or as `BitFile.first`.
             WeightsError: if another tokenizer made it.
+            ComputationError: if the tokenizer gives NaN or infinity.
         """
         return next(self.decode_many([file], scales=scales))
 
@@ -183,8 +253,16 @@ class PictureCodec:
         self, files: Iterable[BitFile | bytes | str | Path], *, scales: int | None = None
     ) -> Iterator[Image.Image]:
         """Bits to pictures, in order, one at a time."""
+        require_series(files, "bit files")
+        require_scales(scales)
+        return self._decode_many(files, scales)
+
+    def _decode_many(self, files: Iterable[BitFile | bytes | str | Path], scales: int | None) -> Iterator[Image.Image]:
         for file in files:
-            yield self._decode(read_bitfile(file).first(scales))
+            read = read_bitfile(file)
+            if scales is None:
+                require_worth(read, str(file) if isinstance(file, str | Path) else "The bit file")
+            yield self._decode(read.first(scales))
 
     def encode_folder(
         self,
@@ -194,23 +272,28 @@ class PictureCodec:
         scales: int | None = None,
         passes: int = 0,
         batch_size: int = 1,
-        progress: "Callable[[Done], None] | None" = None,
+        overwrite: bool = False,
+        progress: "Callable[[Done | Failed], None] | None" = None,
     ) -> "FolderCounts":
         """Write the bits of a folder's pictures, at any depth, to another folder; goes on where it was stopped.
 
         Args:
-            folder: files that are no PNG, JPEG or WebP are left out, and counted.
-            output: made if it isn't there. What is whole, of this tokenizer and newer than its picture stays.
+            folder: files of other kinds are left out, and counted.
+            output: made if it isn't there. What this tokenizer made of these very pictures with these settings stays.
             scales, passes, batch_size: as for `encode_many`.
+            overwrite: replace files that are no bit files too.
             progress: told of every file.
 
         Raises:
-            UsageError: if there is no picture, two have one name, or as `encode`, once it comes to such a picture.
+            UsageError: if there is no picture, or two have one name; after all the others are written, if there were
+                pictures that can't be used.
         """
         from bitvar.codec.folders import count, encode_files, pair_folder  # they are made of this class
 
-        pairs, left_out = pair_folder(Path(folder), Path(output), ".bits", picture_files)
-        return count(encode_files(self, pairs, scales=scales, passes=passes, batch_size=batch_size), left_out, progress)
+        source, target = require_path(folder, "folder"), require_path(output, "output")
+        pairs, skipped = pair_folder(source, target, ".bits", picture_files)
+        run = encode_files(self, pairs, scales=scales, passes=passes, batch_size=batch_size, overwrite=overwrite)
+        return count(run, skipped, progress)
 
     def decode_folder(
         self,
@@ -218,7 +301,8 @@ class PictureCodec:
         output: str | Path,
         *,
         scales: int | None = None,
-        progress: "Callable[[Done], None] | None" = None,
+        overwrite: bool = False,
+        progress: "Callable[[Done | Failed], None] | None" = None,
     ) -> "FolderCounts":
         """Write the pictures of a folder's bit files, `.bits`, at any depth, to another folder as PNG.
 
@@ -226,19 +310,22 @@ class PictureCodec:
             folder: other files are left out, and counted.
             output: made if it isn't there. What this tokenizer made of these very bits stays.
             scales: as for `decode`.
+            overwrite: replace pictures that weren't decoded from bits too.
             progress: told of every file.
 
         Raises:
-            UsageError: if there is none, or as `decode`, once it comes to such a file.
-            WeightsError: if another tokenizer made one.
+            UsageError: if there is none; after all the others are written, if there were files that can't be decoded.
         """
         from bitvar.codec.folders import bit_files, count, decode_files, pair_folder
 
-        pairs, left_out = pair_folder(Path(folder), Path(output), ".png", bit_files)
-        return count(decode_files(self, pairs, scales=scales), left_out, progress)
+        source, target = require_path(folder, "folder"), require_path(output, "output")
+        pairs, skipped = pair_folder(source, target, ".png", bit_files)
+        return count(decode_files(self, pairs, scales=scales, overwrite=overwrite), skipped, progress)
 
     def header_for(self, width: int, height: int) -> BitHeader:
         """The header of a bit file of a picture of that many pixels."""
+        for name, side in (("pixels of width", width), ("pixels of height", height)):
+            require_count(side, name, least=1, most=MAX_PIXELS)
         config = self.tokenizer.config
         last = (-(-height // config.stride), -(-width // config.stride))
         grids = fitted_grids(last, self.known)
@@ -263,7 +350,12 @@ class PictureCodec:
             pictures: one or more.
             passes: as for `encode`.
             scales: what comes back in a pass is decoded from the first ones only.
+
+        Raises:
+            UsageError: for arrays of another kind.
+            ComputationError: if the tokenizer gives NaN or infinity.
         """
+        require_pixels(pictures, self.limits)
         encoding = self._encode(self.header_for(pictures.shape[2], pictures.shape[1]), pictures)
         if not passes:
             return encoding
@@ -311,19 +403,26 @@ class PictureCodec:
                         picture[tile_rows, tile_columns] = _to_array(pixels)[0]
         return np.ascontiguousarray(pictures[:, : header.height, : header.width])
 
-    def _read(self, picture: Picture) -> UInt8[np.ndarray, "H W c"]:
+    def _attempt(self, picture: Picture) -> _Read | UsageError:
+        try:
+            return self._read(picture)
+        except UsageError as error:
+            return error
+
+    def _read(self, picture: Picture) -> _Read:
         """Pixels, refused by size before any is decoded."""
-        name = f"The picture {picture}" if isinstance(picture, str | Path) else "The picture"
+        if not isinstance(picture, Image.Image):
+            picture = require_path(picture, "picture")
+        name = f"The picture {picture}" if isinstance(picture, Path) else "The picture"
         try:
             if isinstance(picture, Image.Image):
                 check_picture(picture, self.limits)
-                image = as_rgb(picture)
-            else:
-                image = decode_picture(Location(Path(picture)).read(max_bytes=self.limits.max_bytes), self.limits)
+                return _Read(np.asarray(as_rgb(picture)), None)
+            data = Location(picture).read(max_bytes=self.limits.max_bytes)
+            return _Read(np.asarray(decode_picture(data, self.limits)), hashlib.sha256(data).hexdigest())
         except RefusedError as error:
-            todo = "convert or resize it: PNG, JPEG or WebP, of at most 50 megapixels"
+            todo = f"convert or resize it: {READ}, of at most 50 megapixels"
             raise UsageError(explain(f"{name} can't be used.", str(error), todo)) from None
-        return np.asarray(image)
 
     def _tiled_features(
         self, picture: UInt8[np.ndarray, "H W c"] | Float32[np.ndarray, "H W c"]
@@ -364,25 +463,34 @@ def read_bitfile(file: BitFile | bytes | str | Path) -> BitFile:
     """
     if isinstance(file, BitFile):
         return file
-    if isinstance(file, bytes):
-        return BitFile.from_bytes(file)
+    if isinstance(file, bytes | bytearray | memoryview):
+        return BitFile.from_bytes(bytes(file))
+    path = require_path(file, "bit file")
     try:
-        data = Location(Path(file)).read(max_bytes=MAX_FILE_BYTES)
+        data = Location(path).read(max_bytes=MAX_FILE_BYTES)
     except RefusedError as error:
-        raise UsageError(explain(f"Can't read {file}.", error.detail, "give a bit file")) from None
-    return BitFile.from_bytes(data, source=str(file))
+        raise UsageError(explain(f"Can't read {path}.", error.detail, "give a bit file")) from None
+    return BitFile.from_bytes(data, source=str(path))
 
 
-def picture_files(folder: Path) -> tuple[list[Path], int]:
-    """The pictures of a folder, at any depth, in the order of their names, and how many other files it has."""
-    return files_below(folder, SUFFIXES)
+def picture_files(folder: Path) -> tuple[list[Path], Skipped]:
+    """The images of a folder, at any depth, in the order of their names, and what else it has."""
+    return list_files(folder, IMAGE_SUFFIXES)
 
 
-def files_below(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], int]:
-    """The files of a folder with such an ending, at any depth, in the order of their names, and how many others."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    found = [path for path in files if path.suffix.lower() in suffixes]
-    return found, len(files) - len(found)
+def require_worth(file: BitFile, name: str) -> None:
+    """Refuse a large picture of hardly any bits: a hundred bytes could claim minutes of work."""
+    pixels = file.header.width * file.header.height
+    if pixels <= max(SMALL, PIXELS_A_BIT * file.num_bits):
+        return
+    there = f"scales 1 to {len(file.payloads)} of {len(file.header.grids)}, {file.num_bits:,} bits"
+    raise UsageError(
+        explain(
+            f"{name} claims {file.header.width}x{file.header.height} pixels, and has next to nothing of them.",
+            f"it has {there}; up to {PIXELS_A_BIT:,} pixels a bit are drawn without asking",
+            f"to draw it all the same, name its scales: --scales {len(file.payloads)} (in Python scales=)",
+        )
+    )
 
 
 def _to_planes(pictures: UInt8[np.ndarray, "b H W c"] | Float32[np.ndarray, "b H W c"]) -> Float[Tensor, "b c H W"]:

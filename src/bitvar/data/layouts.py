@@ -16,10 +16,11 @@ from pathlib import Path, PurePosixPath
 from reprlib import repr as short
 from typing import Any, BinaryIO, Final, TypeAlias
 
+from bitvar.data.formats import IMAGE_SUFFIXES
 from bitvar.data.pictures import Location, Readable, RefusedError, open_plain
 from bitvar.errors import UsageError, explain
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES: Final = IMAGE_SUFFIXES
 PICTURE_FIELDS: Final = ("image_path", "file_name", "path", "image", "file")
 CAPTION_FIELDS: Final = ("long_caption", "caption", "text", "short_caption", "prompt")
 MAX_CAPTION: Final = 4000

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
+from bitvar.data.formats import IMAGE_SUFFIXES, READ
 from bitvar.data.index import Group, SampleIndex, is_index
-from bitvar.data.layouts import SUFFIXES, Refusal
+from bitvar.data.layouts import Refusal
 from bitvar.data.pictures import Location, PictureLimits, RefusedError
 from bitvar.data.samples import read_samples
 from bitvar.data.views import ARRAY_SUFFIX, picture_size
+from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, explain
 from bitvar.scales import nearest_ratio
 
@@ -80,33 +82,70 @@ def open_pictures(
         source: a folder or an index.
         limits: what a picture may be.
         max_bad_fraction: largest share of pictures that can't be used; each is named.
-        report: receives a line of text for each picture that is left out.
+        report: receives a line of text for each picture that is left out, and last one that counts what was found.
 
     Raises:
         UsageError: if there are no pictures, or too many of them can't be used.
     """
     if is_index(source):
-        return SampleIndex.open(source)
+        index = SampleIndex.open(source)
+        report(describe_found(index.groups))
+        return index
     if not source.is_dir():
         raise UsageError(explain(f"There is no folder {source}.", "no such folder", "check the path"))
-    found = list(_of_set(source) if (source / "samples.jsonl").is_file() else _of_folder(source))
+    skipped = Skipped()
+    if (source / "samples.jsonl").is_file():
+        found = list(_of_set(source))
+    else:
+        paths, skipped = list_files(source, (*IMAGE_SUFFIXES, ARRAY_SUFFIX))
+        found = list(_of_folder(source, paths))
+    for place, why in skipped.problems:
+        report(f"left out: {place}: {why}")
     if not found:
-        why = f"no PNG, JPEG, WebP or {ARRAY_SUFFIX} file is in it"
+        why = f"no {READ} file is in it, nor {ARRAY_SUFFIX}"
+        if said := skipped.describe():
+            why += f"; {said}"
         raise UsageError(explain(f"{source} has no pictures.", why, "check the folder"))
-    return _grouped(found, source, limits or PictureLimits(), max_bad_fraction, report)
+    listed = _grouped(found, source, limits or PictureLimits(), max_bad_fraction, report)
+    refused = len(found) - len(listed.paths)
+    report(describe_found(listed.groups, refused=refused, skipped=skipped))
+    return listed
+
+
+def describe_found(groups: Sequence[Group], *, refused: int = 0, skipped: Skipped | None = None) -> str:
+    """One line that accounts for every file of a source.
+
+    Args:
+        groups: the source's; those of the split "val" are held out.
+        refused: images that can't be used.
+        skipped: what else is in the folder.
+    """
+    held_out = sum(group.count for group in groups if group.split == "val")
+    train = sum(group.count for group in groups if group.split == "train")
+    total = sum(group.count for group in groups)
+    parts = [f"{train:,} to train on", f"{held_out:,} held out"]
+    if rest := total - train - held_out:
+        parts.append(f"{rest:,} of other splits")
+    if refused:
+        parts.append(f"{refused:,} that can't be used")
+    line = f"found {total + refused:,} images: {', '.join(parts)}"
+    said = "" if skipped is None else skipped.describe()
+    return f"{line}; {said}" if said else line
 
 
 def _of_set(source: Path) -> Iterator[tuple[Path, str]]:
     return ((sample.path, sample.split) for sample in read_samples(source, split=None))
 
 
-def _of_folder(source: Path) -> Iterator[tuple[Path, str]]:
-    known = (*SUFFIXES, ARRAY_SUFFIX)
-    paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in known and not path.name.startswith("."))
-    order = sorted(paths, key=lambda path: hashlib.sha256(path.relative_to(source).as_posix().encode()).digest())
+def _of_folder(source: Path, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    order = sorted(paths, key=lambda path: hashlib.sha256(_name_below(source, path)).digest())
     held_out = set(order[: max(1, round(VALIDATION * len(order)))]) if len(order) > 1 else set()
     for path in paths:
         yield path, "val" if path in held_out else "train"
+
+
+def _name_below(source: Path, path: Path) -> bytes:
+    return path.relative_to(source).as_posix().encode("utf-8", "surrogateescape")
 
 
 def _grouped(

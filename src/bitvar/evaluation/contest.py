@@ -15,6 +15,7 @@ from bitvar.codec.pictures import MAX_RATIO
 from bitvar.data.pictures import PictureLimits
 from bitvar.evaluation.contenders import FORMATS, Result, ScaleResult, reconstruct
 from bitvar.evaluation.tally import Tally
+from bitvar.finite import require_finite
 from bitvar.metrics.distances import Distance, psnr, ssim, tint
 from bitvar.metrics.frechet import FeatureNetwork
 from bitvar.tokenizer.pixels import to_signed
@@ -87,6 +88,8 @@ class Contest:
                 "distance": self.distance(made, originals),
                 "bits_per_pixel": torch.tensor(result.bits) / pixels,
             }
+            for name, value in values.items():
+                require_finite(value, f"the {name.replace('_', ' ')} figures of {label}")
             sums = tally(label)
             sums.features.add(self.features(made))
             sums.add("pictures", len(pictures))

@@ -200,8 +200,8 @@ def _go_through(
                 saved, saved_at = progress.read, time.monotonic()
         if progress.read > saved:
             save()
-    if pictures.others:
-        tell(f"left out: {pictures.others} files that are no PNG, JPEG or WebP by their names")
+    if said := pictures.skipped.describe():
+        tell(said)
     if not progress.tallies:
         (out / FILE).unlink(missing_ok=True)
         reasons = ", ".join(f"{reason} {count}" for reason, count in progress.refused.items())

@@ -1,15 +1,16 @@
 """The pictures of an evaluation: files, folders, captioned sets and indexes, in a fixed order, one at a time."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from bitvar.data.formats import IMAGE_SUFFIXES
 from bitvar.data.index import is_index, read_source
-from bitvar.data.layouts import LISTINGS, SUFFIXES, Candidate, Entry, Refusal, read_entries
+from bitvar.data.layouts import LISTINGS, Candidate, Entry, Refusal, read_entries
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture
+from bitvar.data.walking import Skipped, walk_files
 from bitvar.errors import UsageError, explain
 
 
@@ -34,11 +35,11 @@ class PictureStream:
             why = "none of the sources is a captioned set or an index"
             raise UsageError(explain(f"There is no split {split!r}.", why, "leave --split out, or name a set"))
         self.sources, self.split, self.limit = tuple(sources), split, limit
-        self.others = 0
-        """Files passed over so far that are no pictures by their names, since the last pass began."""
+        self.skipped = Skipped()
+        """What was passed over so far in folders, since the last pass began."""
 
     def __iter__(self) -> Iterator[Entry]:
-        self.others = 0
+        self.skipped = Skipped()
         found = (entry for source in self.sources for entry in self._entries(source))
         for count, entry in enumerate(found):
             if count == self.limit:
@@ -58,20 +59,11 @@ class PictureStream:
 
     def _walk(self, folder: Path) -> Iterator[Entry]:
         """Folder by folder, the names of one at a time in memory."""
-        problems: list[OSError] = []
-        for parent, folders, files in os.walk(folder, onerror=problems.append):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in folders:
-                if (Path(parent) / name).is_symlink():
-                    yield Refusal(str(Path(parent) / name), "unreadable-file", "a link to a folder is not followed")
-            for name in sorted(name for name in files if not name.startswith(".")):
-                path = Path(parent) / name
-                if path.suffix.lower() in SUFFIXES:
-                    yield Candidate(path.relative_to(folder.parent).as_posix(), Location(path), ())
-                else:
-                    self.others += 1
-        for problem in problems:
-            yield Refusal(str(problem.filename), "unreadable-file", problem.strerror or str(problem))
+        told = len(self.skipped.problems)
+        for path in walk_files(folder, IMAGE_SUFFIXES, self.skipped):
+            yield Candidate(path.relative_to(folder.parent).as_posix(), Location(path), ())
+        for place, why in self.skipped.problems[told:]:
+            yield Refusal(str(place), "unreadable-file", why)
 
 
 def open_entry(entry: Entry, limits: PictureLimits) -> Image.Image:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitvar.config import unknown
 from bitvar.errors import UsageError, explain
+from bitvar.finite import require_finite
 from bitvar.metrics.networks import WIDTH, MobileNet, three_channels
 
 
@@ -29,7 +30,12 @@ class Moments:
         self.outer = torch.zeros(width, width, dtype=torch.float64)
 
     def add(self, features: Float[Tensor, "b f"]) -> None:
-        """Count a batch of feature vectors in."""
+        """Count a batch of feature vectors in.
+
+        Raises:
+            ComputationError: for NaN or infinity, which would spoil the sums for good.
+        """
+        require_finite(features, "the features of images")
         features = features.detach().cpu().double()
         self.count += len(features)
         self.sum += features.sum(dim=0)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bitvar import pyramid
 from bitvar.errors import UsageError, explain
+from bitvar.finite import require_finite
 from bitvar.scales import Grid, lengths_of
 from bitvar.tokenizer.autoencoder import Decoder, Encoder
 from bitvar.tokenizer.config import TokenizerConfig
@@ -43,6 +44,7 @@ class InfinityTokenizer(nn.Module):
 
         Raises:
             UsageError: when the sides are no multiples of the stride.
+            ComputationError: when they are not finite; training, whose losses are watched, goes on.
         """
         height, width = images.shape[-2:]
         if height % self.config.stride or width % self.config.stride:
@@ -53,7 +55,10 @@ class InfinityTokenizer(nn.Module):
                     "resize or crop the picture first",
                 )
             )
-        return self.encoder(images.to(self.dtype)).float()
+        features = self.encoder(images.to(self.dtype))
+        if not features.requires_grad:
+            require_finite(features, "the tokenizer's features")
+        return features.float()
 
     def encode(
         self, images: Float[Tensor, "b c H W"], grids: Sequence[Grid]
@@ -68,7 +73,13 @@ class InfinityTokenizer(nn.Module):
         return [step.bits for step in steps], steps[-1].latent
 
     def steps(self, features: Float[Tensor, "b d h w"], grids: Sequence[Grid]) -> Iterator[pyramid.Step]:
-        """Features to bits, scale by scale, as `pyramid.encode`. `grids` are all of a schedule's."""
+        """Features to bits, scale by scale, as `pyramid.encode`. `grids` are all of a schedule's.
+
+        Raises:
+            ComputationError: when they are not finite: their signs would be bits like any others.
+        """
+        if not features.requires_grad:
+            require_finite(features, "the features to make bits of")
         return pyramid.encode(features, grids, lengths_of(self.config.code_lengths, len(grids)))
 
     def latent_of(self, bits: Sequence[Bool[Tensor, "b d _ _"]], grids: Sequence[Grid]) -> Float[Tensor, "b d h w"]:
@@ -76,8 +87,14 @@ class InfinityTokenizer(nn.Module):
         return pyramid.latent_of(bits, grids[-1], lengths_of(self.config.code_lengths, len(grids)))
 
     def decode(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
-        """A latent, whole or of the first scales only, to fp32 pictures in [-1, 1]."""
-        return self.reconstruct(latent).clamp(-1, 1)
+        """A latent, whole or of the first scales only, to fp32 pictures in [-1, 1].
+
+        Raises:
+            ComputationError: when pixels are not finite.
+        """
+        pixels = self.decoder(latent.to(self.dtype))
+        require_finite(pixels, "the pixels that the tokenizer decoded")
+        return pixels.float().clamp(-1, 1)
 
     def reconstruct(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         """`decode` without the clamp, which would stop gradients in training."""

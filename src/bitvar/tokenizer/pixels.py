@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from bitvar.finite import require_finite
+
 
 def to_signed(images: UInt8[Tensor, "n c H W"] | Float[Tensor, "n c H W"]) -> Float[Tensor, "n c H W"]:
     """0..255, or somewhat more, to [-1, 1]."""
@@ -11,5 +13,10 @@ def to_signed(images: UInt8[Tensor, "n c H W"] | Float[Tensor, "n c H W"]) -> Fl
 
 
 def to_uint8(pixels: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b c H W"]:
-    """[-1, 1] to 0..255, rounded."""
+    """[-1, 1] to 0..255, rounded.
+
+    Raises:
+        ComputationError: for NaN or infinity, which would be some byte like any other.
+    """
+    require_finite(pixels, "the pixels to write")
     return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bitvar.errors import UsageError, explain
+from bitvar.finite import require_finite
 from bitvar.nn.linear import Conv2d
 from bitvar.nn.norms import EPSILON, GroupNorm
 from bitvar.scales import Grid
@@ -146,6 +148,17 @@ class Stage:
         return slice(int(part.start * self.factor), int(part.stop * self.factor))
 
 
+def require_tile(tile: object) -> None:
+    """Refuse a side of tiles that is no whole number of pixels, one or more.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if not isinstance(tile, int) or isinstance(tile, bool) or tile < 1:
+        why = "it is the side of a square in pixels, a whole number above 0"
+        raise UsageError(explain(f"Can't pass images in tiles of {tile!r:.60}.", why, "give a tile such as 1024"))
+
+
 def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile: int) -> Float[Tensor, "1 d h w"]:
     """`InfinityTokenizer.features` of one large picture.
 
@@ -155,6 +168,7 @@ def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile
         size: its rows and columns in pixels, multiples of the stride.
         tile: side of the tiles in pixels, without margins.
     """
+    require_tile(tile)
     encoder, patch, stride = tokenizer.encoder, tokenizer.config.pixel_patch, tokenizer.config.stride
     cells, cells_a_tile = (size[0] // stride, size[1] // stride), max(1, tile // stride)
     levels = [level for level in encoder.levels if isinstance(level, Level)]
@@ -180,6 +194,7 @@ def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile
             pixels = crop(_times(part.rows, stride), _times(part.columns, stride))
             beside = encoder.skip(F.pixel_unshuffle(pixels.to(tokenizer.device, tokenizer.dtype), stride))
             features[..., part.rows, part.columns] += beside
+    require_finite(features, "the tokenizer's features")
     return features.float()
 
 
@@ -195,6 +210,7 @@ def tiled_pixels(
 
     Yields rows and columns of pixels, and the pixels there, fp32 in [-1, 1].
     """
+    require_tile(tile)
     decoder, stride, patch = tokenizer.decoder, tokenizer.config.stride, tokenizer.config.pixel_patch
     levels = [level for level in decoder.levels if isinstance(level, Level)]
     parts: list[list[nn.Module]] = [[decoder.conv_in, decoder.middle, levels[0].blocks]]
@@ -210,6 +226,7 @@ def tiled_pixels(
                 pixels = F.pixel_shuffle(patches, patch)
                 if decoder.skip is not None:
                     pixels = pixels + _beside(decoder.skip, latent, rows, columns, stride)
+                require_finite(pixels, "the pixels that the tokenizer decoded")
                 yield rows, columns, pixels.float().clamp(-1, 1)
         else:
             whole, side = stage.whole(_reader(whole), size, side), int(side * stage.factor)
