@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitvar.cli.exit_codes import exit_codes
+from bitvar.cli.echo import say
+from bitvar.cli.exit_codes import RUNTIME, exit_codes
 from bitvar.cli.scenes import scenes
 
 if TYPE_CHECKING:
@@ -57,9 +58,13 @@ def reconstruction(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Measure how well tokenizers reconstruct pictures, per scale and size. Writes report.json and sheet.png."""
+    """Measure how well tokenizers reconstruct pictures, per scale and size. Writes report.json and sheet.png.
+
+    Pictures that can't be used are named and left out; the exit code is 1 then, and the figures are of the others.
+    """
     with exit_codes():
         from bitvar.evaluation.reconstruction import NamedTokenizer, ReconstructionSettings, evaluate_reconstruction
+        from bitvar.evaluation.sources import name_source
         from bitvar.runtime.placement import resolve_device, resolve_dtype
 
         chosen = resolve_device(device)
@@ -67,7 +72,7 @@ def reconstruction(
         formats = _formats(against)
         codecs = _load(tokenizer or [_DEFAULT], formats, dtype, chosen.type)
         settings = ReconstructionSettings(
-            pictures=tuple(str(path.absolute()) for path in pictures),
+            pictures=tuple(name_source(path) for path in pictures),
             split=split,
             limit=limit,
             sizes=tuple(dict.fromkeys(size or [])) or (None,),
@@ -85,13 +90,16 @@ def reconstruction(
         )
 
         def tell(text: str) -> None:
-            typer.echo(text, err=True)
+            say(text, err=True)
 
         report = evaluate_reconstruction(settings, codecs, output, sheet=sheet, tell=tell)
         if as_json:
             typer.echo(json.dumps(report))
         else:
             _print(report, settings)
+        if refused := sum(entry["pictures"] for entry in report["refused"]):
+            say(f"{refused:,} pictures could not be used; the figures are of the others", err=True)
+            raise typer.Exit(RUNTIME)
 
 
 app.command()(scenes)

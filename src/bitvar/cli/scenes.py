@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def scenes(
         from bitvar.checkpoints.files import digest
         from bitvar.data.icons.prompts import prompts_digest
         from bitvar.evaluation.scenes.evaluate import ScenesSettings, evaluate_scenes
+        from bitvar.evaluation.sources import name_source
         from bitvar.runtime.placement import resolve_device, resolve_dtype
 
         splits = _splits(split)
@@ -64,7 +66,7 @@ def scenes(
         measures = load_measures(data, feature_network, chosen.type)
         settings = ScenesSettings(
             prompts=prompts_digest(),
-            data=str(data.absolute()),
+            data=name_source(data),
             data_sha256=digest(data / "samples.jsonl"),
             splits=splits,
             limit=limit,
@@ -84,7 +86,7 @@ def scenes(
         )
 
         def tell(text: str) -> None:
-            typer.echo(text, err=True)
+            say(text, err=True)
 
         report = evaluate_scenes(settings, models, jury, output, measures=measures, tell=tell)
         if as_json:
@@ -142,6 +144,7 @@ def _find_pictures(given: list[str], splits: tuple[str, ...], limit: int | None)
     from bitvar.errors import UsageError, explain
     from bitvar.evaluation.scenes.evaluate import NamedPictures, require_label, select_prompts
     from bitvar.evaluation.scenes.pictures import find_pictures, pictures_digest
+    from bitvar.evaluation.sources import name_source
 
     prompts, found = select_prompts(splits, limit), dict[str, NamedPictures]()
     for text in given:
@@ -151,7 +154,7 @@ def _find_pictures(given: list[str], splits: tuple[str, ...], limit: int | None)
             raise UsageError(explain(f"Can't read --pictures {text!r}.", why, "write --pictures label=FOLDER"))
         require_label(label, list(found))
         digest = pictures_digest(find_pictures(Path(place), prompts))
-        found[label] = NamedPictures(label=label, folder=str(Path(place).absolute()), sha256=digest)
+        found[label] = NamedPictures(label=label, folder=name_source(Path(place)), sha256=digest)
     return found
 
 

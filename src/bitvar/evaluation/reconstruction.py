@@ -28,7 +28,7 @@ from bitvar.evaluation.contenders import FORMATS
 from bitvar.evaluation.contest import ORIGINALS, Contest
 from bitvar.evaluation.progress import FILE, PICTURES, REFUSED, Lines, Progress, read_lines
 from bitvar.evaluation.sheet import Row, choose, draw_sheet
-from bitvar.evaluation.sources import PictureStream, open_entry
+from bitvar.evaluation.sources import PictureStream, find_source, open_entry
 from bitvar.evaluation.tally import figures
 from bitvar.files import atomic_path, write_text
 from bitvar.metrics.distances import perceptual_distance, psnr
@@ -59,7 +59,7 @@ class ReconstructionSettings(Config):
     """What decides the figures.
 
     Attributes:
-        pictures: paths of the sources (`sources.PictureStream`).
+        pictures: the sources, by `sources.name_source`.
         split, limit: as there.
         sizes: side of the square that pictures are scaled and cut to, or None for their own size; one or more.
         tokenizers: one or more. The first sets the rate of the formats and the order of the sheet.
@@ -111,8 +111,10 @@ def evaluate_reconstruction(
         UsageError: for pictures or sizes that can't be used, a folder with another evaluation in it, or networks that
             can't be had.
     """
-    pictures = PictureStream([Path(path) for path in settings.pictures], split=settings.split, limit=settings.limit)
-    for source in map(Path, settings.pictures):
+    pictures = PictureStream(
+        [find_source(path) for path in settings.pictures], split=settings.split, limit=settings.limit
+    )
+    for source in map(find_source, settings.pictures):
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             why = f"it lies in {source}, so the sheet would be one of its pictures"
             raise UsageError(explain(f"Can't write to {out}.", why, "choose another folder with -o"))

@@ -1,8 +1,11 @@
 """The pictures of an evaluation: files, folders, captioned sets and indexes, in a fixed order, one at a time."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from PIL import Image
 
@@ -12,6 +15,25 @@ from bitvar.data.layouts import LISTINGS, Candidate, Entry, Refusal, read_entrie
 from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture
 from bitvar.data.walking import Skipped, walk_files
 from bitvar.errors import UsageError, explain
+
+_ADDRESS: Final = "file://"
+
+
+def name_source(path: Path) -> str:
+    """A source's absolute path as settings hold it: as it is, or as a file: address if its name is no UTF-8."""
+    text = str(path.absolute())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _ADDRESS + quote_from_bytes(os.fsencode(text))
+    return text
+
+
+def find_source(name: str) -> Path:
+    """The path that `name_source` named."""
+    if name.startswith(_ADDRESS):
+        return Path(os.fsdecode(unquote_to_bytes(name.removeprefix(_ADDRESS))))
+    return Path(name)
 
 
 class PictureStream:

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from bitvar.data.pictures import require_picture
 from bitvar.data.samples import Sample, read_samples
 from bitvar.evaluation.scenes.alignment import AlignmentScorer, score_alignment
 from bitvar.evaluation.scenes.batches import as_tensor, in_batches
 from bitvar.evaluation.scenes.diversity import measure_diversity
 from bitvar.evaluation.scenes.measures import Finding
-from bitvar.evaluation.scenes.memorisation import Neighbour, closeness, find_neighbours, thumbnails
+from bitvar.evaluation.scenes.memorisation import ANY_SIZE, Neighbour, closeness, find_neighbours, thumbnails
 from bitvar.evaluation.scenes.pictures import Shown
 from bitvar.evaluation.scenes.sheet import Cell, SheetRow
 from bitvar.metrics.distances import Distance
@@ -61,8 +62,7 @@ class MemorisationMeasure:
 
     def _pair(self, shown: Sequence[Shown], samples: Sequence[Sample], near: Neighbour) -> list[Cell]:
         mine, theirs = shown[near.picture], samples[near.training]
-        with Image.open(theirs.path) as picture:
-            training = picture.convert("RGB")
+        training = require_picture(theirs.path, ANY_SIZE, todo="build the icon set anew")
         made = Image.fromarray(mine.open())
         return [
             Cell(made, mine.prompt.prompt, f"{mine.prompt.split.replace('_', ' ')}, made"),

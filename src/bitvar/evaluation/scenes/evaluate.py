@@ -38,6 +38,7 @@ from bitvar.evaluation.scenes.pictures import (
 )
 from bitvar.evaluation.scenes.scores import score
 from bitvar.evaluation.scenes.sheet import SheetRow, draw_rows, example_rows
+from bitvar.evaluation.sources import find_source
 from bitvar.files import atomic_path, write_text
 from bitvar.pipeline import InfinityPipeline
 
@@ -233,7 +234,7 @@ def _contenders(
 ) -> Iterator[Contender]:
     """Everything that is judged, its pictures made: first what takes no time and may be missing."""
     prompts = select_prompts(settings.splits, settings.limit)
-    folders = {named.label: find_pictures(Path(named.folder), prompts) for named in settings.pictures}
+    folders = {named.label: find_pictures(find_source(named.folder), prompts) for named in settings.pictures}
     for named in settings.pictures:
         if pictures_digest(folders[named.label]) != named.sha256:
             why = "they are not those that the evaluation began with"
@@ -241,7 +242,7 @@ def _contenders(
                 explain(f"The pictures of {named.folder} have changed.", why, "begin anew with another -o")
             )
     if settings.references:
-        yield Contender(REAL, "real", own_cases(real_pictures(Path(settings.data), prompts)))
+        yield Contender(REAL, "real", own_cases(real_pictures(find_source(settings.data), prompts)))
     for label, shown in folders.items():
         yield Contender(label, "pictures", own_cases(shown))
         if settings.references:

@@ -16,6 +16,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from bitvar.data.pictures import PictureLimits, require_picture
+
+ANY_SIZE: Final = PictureLimits(min_side=1, max_ratio=64.0)
+"""What a picture of a set may be that was made to be compared."""
+
 SIDE: Final = 16
 """Pictures are compared at so many pixels a side: a copy that is shifted by a pixel or softer is still one."""
 
@@ -59,8 +64,8 @@ def thumbnails(paths: Sequence[Path]) -> Float[Tensor, "n f"]:
     """Pictures of any size as flat vectors, each pixel of `SIDE` x `SIDE` a mean, 0 to 1."""
     rows = np.empty((len(paths), SIDE * SIDE * 3), dtype=np.float32)
     for row, path in zip(rows, paths, strict=True):
-        with Image.open(path) as picture:
-            row[:] = np.asarray(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1)
+        picture = require_picture(path, ANY_SIZE, todo="make that picture again, or build the icon set anew")
+        row[:] = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1)
     return torch.from_numpy(rows / 255)
 
 

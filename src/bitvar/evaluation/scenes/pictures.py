@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bitvar.data.icons.prompts import ScenePrompt
-from bitvar.data.pictures import PictureLimits, RefusedError, decode_picture
+from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path
 from bitvar.pipeline import InfinityPipeline
@@ -48,8 +48,9 @@ class Shown:
             UsageError: for a file that can't be used, or is not square.
         """
         try:
-            image = decode_picture(self.path.read_bytes(), PictureLimits(min_side=8))
-        except (OSError, RefusedError) as error:
+            limits = PictureLimits(min_side=8)
+            image = decode_picture(Location(self.path).read(max_bytes=limits.max_bytes), limits)
+        except RefusedError as error:
             raise UsageError(explain(f"Can't read {self.path}.", str(error), "make that picture again")) from None
         if image.width != image.height:
             why = f"it has {image.width} x {image.height} pixels; scenes are square"

@@ -8,6 +8,7 @@ from typing import Any, Final
 from PIL import Image, ImageDraw, ImageFont
 
 from bitvar.data.icons.prompts import SKILLS
+from bitvar.data.pictures import PictureLimits, require_picture
 
 EACH: Final = 4
 """Right pictures in a row, and wrong ones."""
@@ -15,6 +16,7 @@ EACH: Final = 4
 _SIDE, _GAP, _LINE, _MARGIN = 192, 14, 15, 20
 _RIGHT, _WRONG, _NEUTRAL = "#1a7f37", "#c0392b", "#666666"
 _PROMPT_LINES, _NOTE_LINES = 3, 3
+_LIMITS: Final = PictureLimits(min_side=1, max_ratio=64.0)
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,7 @@ def _evenly(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _example(line: Mapping[str, Any], root: Path) -> Cell:
-    with Image.open(root / line["picture"]) as image:
-        picture = image.convert("RGB")
+    picture = require_picture(root / line["picture"], _LIMITS, todo="make that picture again")
     said = "right" if line["right"] else "; ".join(line["reasons"]) or "wrong"
     return Cell(picture, line["prompt"], f"{line['split'].replace('_', ' ')}: {said}", line["right"])
 
