@@ -7,7 +7,7 @@ import importlib
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
@@ -188,7 +188,7 @@ def _find_by_brand(head: bytes) -> str | None:
     return None
 
 
-def _heic_class() -> type[Image.Image]:
+def _heic_class() -> Callable[[BinaryIO | io.BytesIO], Image.Image]:
     try:
         plugin = importlib.import_module("pillow_heif")
     except ImportError:

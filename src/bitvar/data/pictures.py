@@ -138,6 +138,7 @@ def open_picture(data: bytes | BinaryIO, limits: PictureLimits) -> Image.Image:
             whatever a decoder meets.
     """
     file = io.BytesIO(data) if isinstance(data, bytes) else data
+    name = None
     try:
         name = find_format(file.read(HEAD))
         file.seek(0)
