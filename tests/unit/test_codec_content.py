@@ -16,10 +16,10 @@ from PIL import Image
 from bitvar.checkpoints.folder import identify
 from bitvar.cli import main as cli
 from bitvar.cli.echo import printable, say, show_path
-from bitvar.codec import BitFile, BitHeader, PictureCodec
+from bitvar.codec import BitFile, PictureCodec
 from bitvar.codec.bitfile import Origin
 from bitvar.codec.folders import Failed, encode_files
-from bitvar.codec.pictures import read_bitfile
+from bitvar.codec.pictures import PIXELS_A_BIT, read_bitfile
 from bitvar.errors import ComputationError, UsageError
 from bitvar.tokenizer.pixels import to_uint8
 from bitvar.training.export import save_tokenizer
@@ -304,14 +304,20 @@ def test_a_hundred_bytes_that_claim_fifty_megapixels_are_refused_at_once(tiny: P
         tiny.decode_folder(tmp_path, tmp_path / "out")
     small = tiny.decode(claim(80, 60, tiny))  # a small one may
     assert small.size == (80, 60)
-    wide = claim(1200, 900, tiny)
-    with pytest.raises(UsageError, match="claims"):
+
+
+def test_claims_are_weighed_unless_scales_are_named(tiny: PictureCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitvar.codec.pictures.SMALL", 1000)
+    wide = claim(120, 90, tiny)
+    with pytest.raises(UsageError, match="claims 120x90 pixels"):
         tiny.decode(wide)
-    assert tiny.decode(wide, scales=1).size == (1200, 900)  # asked for
-    header = BitHeader(1200, 900, 4, 4, 3, "tiny", tiny.identity.bits_sha256, tiny.header_for(1200, 900).grids)
-    enough = BitFile(header, tuple(bytes(length) for length in header.lengths()[:6]))
-    assert 2000 * enough.num_bits > 1200 * 900
-    assert tiny.decode(enough).size == (1200, 900)
+    with pytest.raises(UsageError, match="claims 120x90 pixels"):
+        list(tiny.decode_many([wide]))
+    assert tiny.decode(wide, scales=1).size == (120, 90)  # asked for
+    whole = BitFile.from_bytes(claim(120, 90, tiny, scales=len(tiny.header_for(120, 90).grids)))
+    enough = next(file for file in map(whole.first, range(1, 20)) if PIXELS_A_BIT * file.num_bits >= 120 * 90)
+    assert not enough.is_whole
+    assert tiny.decode(enough).size == (120, 90)
 
 
 # Misuse

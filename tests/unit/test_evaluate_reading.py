@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from bitvar.cli import main as cli
+from bitvar.data.formats import IMAGE_SUFFIXES
+from bitvar.data.listing import open_pictures
 from bitvar.data.pictures import PictureLimits
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import ComputationError, UsageError
@@ -98,3 +100,18 @@ def test_an_image_that_can_not_be_compared_is_named(tmp_path: Path) -> None:
     for name in ("a.png", "gone.png"):
         with pytest.raises(UsageError, match=name):
             thumbnails([tmp_path / name])
+
+
+def test_a_tokenizers_pictures_are_counted_in_one_line(folder: Path) -> None:
+    lines: list[str] = []
+    source = open_pictures(folder, max_bad_fraction=0.5, report=lines.append)
+    assert sum(group.count for group in source.groups) == 6
+    assert lines[-1] == (
+        "found 7 images: 5 to train on, 1 held out, 1 that can't be used; "
+        "5 files of other kinds skipped (.txt 2, no ending 1, .json 1, .jxl 1), 2 hidden"
+    )
+    for path in folder.rglob("*.*"):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            path.unlink()
+    with pytest.raises(UsageError, match=r"has no pictures(?s:.*)5 files of other kinds skipped \(\.txt 2"):
+        open_pictures(folder)

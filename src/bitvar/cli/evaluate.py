@@ -127,8 +127,8 @@ def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -
         label, equals, place = text.partition("=")
         if not equals or Path(text).exists():
             label, place = text, text
-        if not label or not place or label in (*places, *formats):
-            why = "every contender needs a name of its own"
+        if not label or not place or not label.isprintable() or label in (*places, *formats):
+            why = "every contender needs a name of its own, and one that can be printed"
             raise UsageError(explain(f"Can't call a tokenizer {label!r}.", why, "name it: --tokenizer label=folder"))
         places[label] = place
     return {label: PictureCodec.from_pretrained(place, dtype=dtype, device=device) for label, place in places.items()}

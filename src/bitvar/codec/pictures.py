@@ -51,7 +51,7 @@ MAX_FILE_BYTES: Final = 1 << 31
 SMALL: Final = 1_000_000
 """Pixels that any bit file may claim."""
 
-PIXELS_A_BIT: Final = 2_000
+PIXELS_A_BIT: Final = 500
 """Pixels that a bit which is there may stand for in a larger image: a whole file has one and more for every pixel."""
 
 _PRECISIONS: Final = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}

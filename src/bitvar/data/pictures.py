@@ -231,7 +231,7 @@ def decode_picture(data: bytes, limits: PictureLimits, *, at_least: int | None =
         RefusedError: as `open_picture`, and for pixels that can't be decoded.
     """
     image = open_picture(data, limits)
-    if at_least is not None:
+    if at_least is not None and image.format == "JPEG":
         image.draft(None, (at_least, at_least))
     return as_rgb(image)
 

@@ -6,6 +6,7 @@ NumPy arrays `(H, W, c)` in `.npy` files: 8 bits, 16 bits (of which the upper 8 
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,8 @@ def picture_size(path: Path, limits: PictureLimits) -> Size:
         with open_plain(path) as file:
             is_array = file.read(len(_ARRAY_MAGIC)) == _ARRAY_MAGIC
             file.seek(0)
+            if os.fstat(file.fileno()).st_size > limits.max_bytes:  # some decoders read all of it
+                raise RefusedError("too-many-bytes", f"larger than {limits.max_bytes} bytes")
             if not is_array:
                 image = open_picture(file, limits)
                 if _is_told_behind(image, file):
