@@ -30,7 +30,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from bitvar.errors import UsageError, explain
-from bitvar.files import atomic_path
+from bitvar.files import new_folder
 
 PACKAGE: Final = "gcompris-qt-data"
 VERSION: Final = "3.1-2"
@@ -93,7 +93,7 @@ def build(destination: Path, package: Path | None = None) -> None:
         check_package(package)
         taken, left_out = choose(resource_files(package))
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(destination) as folder:
+    with new_folder(destination) as folder:
         write_folder(folder, taken, left_out)
 
 

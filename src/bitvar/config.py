@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bitvar.errors import UsageError, explain
+from bitvar.files import LFS_POINTER, read_plain
 
 C = TypeVar("C", bound="Config")
 
@@ -100,10 +101,21 @@ def unknown(what: str, given: str, known: Sequence[str]) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; what is wrong with it as a `UsageError`."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = read_plain(path).decode("utf-8")
+        if text.startswith(LFS_POINTER.decode()):
+            why = "it is a Git LFS pointer, not the file itself"
+            raise UsageError(
+                explain(f"Can't read {path}.", why, "run `git lfs pull` in the clone, or download it again")
+            )
+        values = json.loads(text)
     except FileNotFoundError:
         raise UsageError(explain(f"There is no {path}.", "the file is missing", "check the path")) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except UsageError:
+        raise
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise UsageError(explain(f"Can't read {path}.", why, "give a file of JSON")) from None
+    except (ValueError, RecursionError) as error:
         raise UsageError(explain(f"Can't read {path}.", f"it is not JSON: {error}", "restore the file")) from None
     if not isinstance(values, dict):
         raise UsageError(explain(f"Can't read {path}.", "it holds no JSON object", "restore the file"))

@@ -262,7 +262,7 @@ def test_a_failing_disk_leaves_the_last_good_checkpoint(
     """The disk fails at each of the save's writes in turn; the checkpoint before stays, whole and unpruned."""
     config = transformer_training()
     train(config, tmp_path / "whole")
-    calls = {"save_file": shards, "write_text": Path, "fsync": os, "replace": Path, "mkdir": Path}
+    calls = {"write_tensors": shards, "write_text": Path, "fsync": os, "replace": Path, "mkdir": Path}
     failed = 0
     for fail_at in range(1, 25):
         folder = tmp_path / f"run-{fail_at}"

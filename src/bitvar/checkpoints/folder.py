@@ -14,10 +14,17 @@ from typing import TypeVar
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import atomic_folder, load_tensors, merged_digest, read_weight_map, verify_folder
+from bitvar.checkpoints.files import (
+    atomic_folder,
+    load_tensors,
+    merged_digest,
+    read_card,
+    read_weight_map,
+    verify_folder,
+    write_tensors,
+)
 from bitvar.checkpoints.lora import base_tensors
 from bitvar.checkpoints.official import OfficialBuffer
 from bitvar.config import Config
@@ -187,12 +194,7 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, token
     image_tokenizer = channels_last(_load(InfinityTokenizer, tokenizer_config, own, dtype, device))
     text = folder / "text_encoder"
     encoder = load_text_encoder(text, dtype=dtype).to(device) if text.is_dir() else None
-    try:
-        card = (folder / "README.md").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(
-            explain(f"Can't read the card of {folder}, README.md.", str(error), "download or convert the model again")
-        ) from None
+    card = read_card(folder)
     digests = merged_digest(sums), merged_digest(sums, "transformer/")
     return Components(transformer, image_tokenizer, encoder, index, card, *digests, tokenizer_identity=identity)
 
@@ -287,7 +289,7 @@ def save_tensors(tensors: dict[str, Tensor], folder: Path, *, max_shard_bytes: i
         tensors, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_bytes
     )
     for filename, names in split.filename_to_tensors.items():
-        save_file({name: tensors[name].contiguous() for name in names}, folder / filename)
+        write_tensors({name: tensors[name].contiguous() for name in names}, folder / filename)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

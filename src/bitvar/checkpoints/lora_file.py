@@ -14,10 +14,17 @@ from typing import Any, Final
 import torch
 from pydantic import ConfigDict, Field, FiniteFloat
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from bitvar.checkpoints.files import MANIFEST, atomic_folder, digest, load_tensors, merged_digest, verify_folder
+from bitvar.checkpoints.files import (
+    MANIFEST,
+    atomic_folder,
+    digest,
+    load_tensors,
+    merged_digest,
+    verify_folder,
+    write_tensors,
+)
 from bitvar.checkpoints.hub import resolve_model
 from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError, explain
@@ -104,7 +111,7 @@ def write_adapter(
         header[BASE_KEY] = base.model_dump_json()
     with atomic_folder(folder) as temporary:
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        save_file(plain, temporary / WEIGHTS, metadata=header)
+        write_tensors(plain, temporary / WEIGHTS, metadata=header)
 
 
 def find_adapter(source: str | Path, revision: str | None = None) -> Path:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import load_tensors, read_weight_map
+from bitvar.checkpoints.files import load_tensors, read_weight_map, require_weights_file, write_tensors
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import atomic_path
 
@@ -73,7 +72,7 @@ def write_official(tensors: Mapping[str, Tensor], path: Path, *, nesting: tuple[
     compact = {name: _compact(tensor) for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
-            save_file(compact, temporary)
+            write_tensors(compact, temporary)
             return
         nested: dict[str, Any] = compact
         for key in reversed(nesting):
@@ -92,6 +91,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
                 f"give a {', '.join(_PICKLES)} or .safetensors file, or a folder with an index",
             )
         )
+    require_weights_file(path)
     return _plain(_unnest(_load_pickle(path), path), path)
 
 

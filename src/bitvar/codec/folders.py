@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from bitvar.codec.bitfile import MAGIC, BitFile
 from bitvar.codec.pictures import PictureCodec, read_bitfile, require_worth
-from bitvar.data.pictures import Location, RefusedError, open_plain
+from bitvar.data.pictures import Location, RefusedError
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import atomic_path

@@ -37,7 +37,7 @@ from bitvar.data.layouts import Candidate, Refusal, read_entries
 from bitvar.data.pictures import Location, PictureLimits, RefusedError
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
-from bitvar.files import atomic_path, flush, write_text
+from bitvar.files import flush, new_folder, write_text
 from bitvar.scales import nearest_ratio
 
 MAX_SPLITS: Final = 64
@@ -85,9 +85,7 @@ def build_index(
     summary, report = Summary(), destination.with_name(f"{destination.name}.{_REFUSED}")
     made = go_through(entries, lambda image: image.size, limits=limits or PictureLimits(), content_hash=content_hash)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(destination) as folder, contextlib.ExitStack() as stack:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+    with new_folder(destination) as folder, contextlib.ExitStack() as stack:
         base = source if source.is_dir() else source.parent
         writer = stack.enter_context(IndexWriter(folder, base, content_hash=content_hash))
         with (folder / _REFUSED).open("w", encoding="ascii", newline="\n") as refused:

@@ -4,12 +4,8 @@ Knows nothing of captions or folders. A picture that can't be used raises `Refus
 reports count by.
 """
 
-import contextlib
-import errno
 import io
 import os
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, runtime_checkable
@@ -29,6 +25,7 @@ from bitvar.data.formats import (
 )
 from bitvar.data.orientation import find_orientation, is_sideways, turn
 from bitvar.errors import UsageError, explain
+from bitvar.files import open_plain
 
 __all__ = ["FORMATS", "Location", "PictureLimits", "Readable", "RefusedError"]
 
@@ -112,20 +109,6 @@ class Location:
         if self.size is not None and len(data) < self.size:
             raise RefusedError("broken-picture", f"cut off after {len(data)} of {self.size} bytes")
         return data
-
-
-@contextlib.contextmanager
-def open_plain(path: Path) -> Iterator[BinaryIO]:
-    """A file to read; a pipe or a device, which might never answer or never end, is an OSError."""
-    with open(path, "rb", opener=_open_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "It is a pipe or a device")
-        yield file
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Without waiting for a pipe's other end."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def open_picture(data: bytes | BinaryIO, limits: PictureLimits) -> Image.Image:

@@ -11,9 +11,9 @@ from types import TracebackType
 from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from bitvar.checkpoints.files import write_tensors
 from bitvar.errors import UsageError, explain
 from bitvar.evaluation.tally import Tally
 from bitvar.files import atomic_path
@@ -62,7 +62,7 @@ class Progress:
             "tallies": keys,
         }
         with atomic_path(folder / FILE) as temporary:
-            save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+            write_tensors(tensors, temporary, metadata={"state": json.dumps(state)})
 
     @classmethod
     def load(cls, folder: Path) -> "Progress":

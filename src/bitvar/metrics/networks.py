@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.files import read_plain
 
 FOLDER: Final = Path(__file__).parents[1] / "models" / "mobilenet_v2"
 WEIGHTS: Final = "model.safetensors"
@@ -107,7 +108,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     try:
         expected = read_json(folder / "SHA256SUMS.json").get(WEIGHTS)
-        data = path.read_bytes()
+        data = read_plain(path)
     except (UsageError, OSError) as error:
         raise WeightsError(explain(f"Can't read {path}.", str(error), "install bitvar again")) from None
     found = hashlib.sha256(data).hexdigest()

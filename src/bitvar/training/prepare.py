@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from bitvar.checkpoints.files import digest, load_tensors, merged_digest
+from bitvar.checkpoints.files import digest, load_tensors, merged_digest, write_tensors
 from bitvar.data.samples import Sample, load_images, read_samples
 from bitvar.files import atomic_path
 from bitvar.text import TextEncoder
@@ -75,7 +74,7 @@ def prepare(
         tensors |= _encode_captions(captions, text_encoder)
     if len(found) < len(keys):
         with atomic_path(cache) as temporary:
-            save_file(tensors, temporary, metadata=keys)
+            write_tensors(tensors, temporary, metadata=keys)
     return FeatureSet(tensors["features"], CaptionFeatures(tensors["tokens"], tensors["offsets"]), choices)
 
 

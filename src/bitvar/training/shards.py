@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from bitvar.checkpoints.files import write_tensors
 from bitvar.errors import WeightsError, explain
 
 _NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
@@ -50,7 +50,7 @@ def write_rows(path: Path, tensors: Mapping[str, Rows]) -> None:
     """Write one shard's file; empty pieces are left out."""
     kept = {name: rows for name, rows in tensors.items() if rows.values.numel() or rows.total == 0}
     places = {name: [rows.start, rows.total] for name, rows in kept.items()}
-    save_file({name: rows.values.contiguous() for name, rows in kept.items()}, path, {"rows": json.dumps(places)})
+    write_tensors({name: rows.values.contiguous() for name, rows in kept.items()}, path, {"rows": json.dumps(places)})
 
 
 class ShardedTensors:

@@ -8,10 +8,9 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import verify_folder
+from bitvar.checkpoints.files import load_tensors, verify_folder
 from bitvar.config import Config
 from bitvar.errors import UsageError, explain
 from bitvar.evaluation.scenes import detector, reader
@@ -67,7 +66,7 @@ class SceneJudge(nn.Module):
             why = f"it knows {len(config.concepts)} concepts in its own order, this package {len(CONCEPT_NAMES)}"
             raise UsageError(explain(f"Can't use the judge in {folder}.", why, "train it with recipes/icons/judge.py"))
         judge = cls(config)
-        tensors = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        tensors = {name: tensor.float() for name, tensor in load_tensors(folder / WEIGHTS).items()}
         judge.detector.load_state_dict(_part(tensors, "detector."))
         judge.reader.load_state_dict(_part(tensors, "reader."))
         return judge.to(device)
