@@ -3,6 +3,9 @@
 This file knows nothing of the command line; `cli.exit_codes` turns these into exit codes.
 """
 
+import shlex
+from pathlib import Path
+
 
 class UsageError(ValueError):
     """The request itself can't be carried out: a wrong option, key, size or prompt. Exit code 2."""
@@ -19,3 +22,27 @@ class ComputationError(RuntimeError):
 def explain(what: str, why: str, todo: str) -> str:
     """The three lines of a message: what happened, why, and what to do."""
     return f"{what}\n  why: {why}\n  do:  {todo}"
+
+
+def install_hint(extra: str = "", *more: str) -> str:
+    """How to install bitvar with an extra from where the user stands: the clone in use, or else the distribution.
+
+    Args:
+        extra: a name of pyproject.toml's optional dependencies; empty for none.
+        more: other packages to install with it.
+    """
+    wanted, option = f"[{extra}]" if extra else "", ""
+    place, clone = "bitvar", Path(__file__).resolve().parents[2]
+    if _is_clone(clone):
+        place, option = str(clone), "-e "
+    name = f"{place}{wanted}"
+    quoted = shlex.quote(name) if set(name) & set('"$`\\!') else f'"{name}"'
+    return "run: " + " ".join([f"pip install {option}{quoted}", *more])
+
+
+def _is_clone(folder: Path) -> bool:
+    """Whether a folder is bitvar's source, in which the package lies as it was written."""
+    try:
+        return 'name = "bitvar"' in (folder / "pyproject.toml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False

@@ -193,7 +193,7 @@ def test_names_that_can_not_be_kept_are_refused(adapters: Path, name: str) -> No
 
 def test_peft_is_asked_for_when_it_is_missing(adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UsageError, match=r'pip install "bitvar\[lora\]"'):
+    with pytest.raises(UsageError, match=r'pip install -e ".*\[lora\]"'):
         load_adapter(rough(), adapters / "one")
 
 

@@ -42,7 +42,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
         raise ModuleNotFoundError(f"No module named {module!r}")
 
     monkeypatch.setattr(importlib, "import_module", import_module)
-    with pytest.raises(UsageError, match=rf'pip install "bitvar\[{name}\]"'):
+    with pytest.raises(UsageError, match=rf'pip install -e ".*\[{name}\]"'):
         make(name, tmp_path)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bitvar.checkpoints.lora_file import PREFIX, AdapterFile, LoraBase, find_adapter, read_adapter, write_adapter
 from bitvar.config import Config, unknown
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError, explain, install_hint
 from bitvar.nn.linear import Linear
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _inject(
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise UsageError(
-            explain("Adapters need PEFT.", "the package peft is not installed", 'run: pip install "bitvar[lora]"')
+            explain("Adapters need PEFT.", "the package peft is not installed", install_hint("lora"))
         ) from None
     names = {layer: re.escape(f"{PREFIX}.{layer}") for layer in pairs}
     config = LoraConfig(

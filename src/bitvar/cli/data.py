@@ -37,10 +37,10 @@ def icons(
         try:
             from bitvar.data.icons import build_icon_set
         except ModuleNotFoundError as error:
-            from bitvar.errors import UsageError, explain
+            from bitvar.errors import UsageError, explain, install_hint
 
             raise UsageError(
-                explain("Can't render the icons.", f"the package {error.name} is missing", "install bitvar with [data]")
+                explain("Can't render the icons.", f"the package {error.name} is missing", install_hint("data"))
             ) from None
         summary = build_icon_set(
             destination,

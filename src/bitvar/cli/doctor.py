@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bitvar.cli.exit_codes import RUNTIME, WEIGHTS, exit_codes
+
 PACKAGES = ("bitvar", "torch", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow")
 MODELS = ("icons", "pictures", "fine", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
 """Folders of `models`, all of which come with the package."""
@@ -20,14 +22,15 @@ MODELS = ("icons", "pictures", "fine", "scene_judge", "scene_alignment", "effici
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """Check the installation, and say what to run next."""
-    facts = _facts()
-    if as_json:
-        typer.echo(json.dumps(facts))
-    else:
-        for name, value in facts.items():
-            typer.echo(f"{name:<16} {value}")
-    if facts["embedded models"] != "present" or facts["torch"] == "missing":
-        raise typer.Exit(1 if facts["torch"] == "missing" else 3)
+    with exit_codes():
+        facts = _facts()
+        if as_json:
+            typer.echo(json.dumps(facts))
+        else:
+            for name, value in facts.items():
+                typer.echo(f"{name:<16} {value}")
+        if facts["embedded models"] != "present" or facts["torch"] == "missing":
+            raise typer.Exit(RUNTIME if facts["torch"] == "missing" else WEIGHTS)
 
 
 def _facts() -> dict[str, Any]:
@@ -47,7 +50,7 @@ def _facts() -> dict[str, Any]:
         "free disk": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB here",
         "hub cache": str(cache),
         "hub token": "present" if os.environ.get("HF_TOKEN") or (cache / "token").is_file() else "none (not needed)",
-        "embedded models": f"{', '.join(absent)} missing: reinstall bitvar" if absent else "present",
+        "embedded models": f"{', '.join(absent)} missing: install bitvar again" if absent else "present",
         "next": 'bitvar generate "a red apple, 3D emoji"',
     }
 

@@ -1,17 +1,23 @@
-"""Errors to exit codes: 1 runtime, 2 usage, 3 corrupt or missing weights, 4 out of memory, 130 and 143 stopped."""
+"""Errors to exit codes: 1 runtime, 2 usage, 3 corrupt or missing weights, 4 out of memory, 130 and 143 stopped.
+
+A reader of standard output who has enough, such as `head`, is no error: 0. A standard output that can't be written to
+is one: 1.
+"""
 
 import contextlib
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Final
 
 import typer
 
 from bitvar.cli.echo import say
 
 OK, RUNTIME, USAGE, WEIGHTS, MEMORY, CANCELLED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
+_OUTPUT: Final = "standard output"
 
 
 @contextlib.contextmanager
@@ -31,11 +37,8 @@ def exit_codes() -> Iterator[None]:
         _fail("Cancelled.", CANCELLED)
     except MemoryError:
         _fail(_memory("this machine"), MEMORY)
-    except BrokenPipeError:  # whoever reads our output, such as `head`, has enough
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  (for what is left of the process)
-        raise typer.Exit(OK) from None
     except OSError as error:
-        _fail(_describe_os_error(error), RUNTIME)
+        _stop_for(error)
     except RuntimeError as error:
         text = str(error)
         if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
@@ -52,8 +55,89 @@ def exit_codes() -> Iterator[None]:
         _fail(first, RUNTIME)
 
 
+def hold_standard_streams() -> None:
+    """Before anything is opened: a standard stream that the caller closed is never the number of another file.
+
+    From then on, an error of writing to standard output says so by its filename, also where the caller closed it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    stream = sys.stdout
+    if stream is None:
+        sys.stdout = _ClosedOutput()
+    elif type(stream) is io.TextIOWrapper:
+        sys.stdout = _Output(
+            stream.buffer,
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+
+
+def finish_output() -> None:
+    """Have everything written that was printed; errors as while printing."""
+    sys.stdout.flush()
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output, whose errors bear its name."""
+
+    def write(self, text: str, /) -> int:
+        with _named_output():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _named_output():
+            super().flush()
+
+
+class _ClosedOutput(io.TextIOBase):
+    """In place of a standard output that the caller closed."""
+
+    def write(self, text: str, /) -> int:
+        with _named_output():
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+@contextlib.contextmanager
+def _named_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = _OUTPUT
+        raise
+
+
+def _stop_for(error: OSError) -> None:
+    if error.filename == _OUTPUT or (error.filename is None and _output_fails()):
+        _drop_output()
+        if error.errno == errno.EPIPE:  # whoever reads our output has enough
+            raise typer.Exit(OK) from None
+        error.filename = _OUTPUT
+    _fail(_describe_os_error(error), RUNTIME)
+
+
+def _output_fails() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _drop_output() -> None:
+    """Let what is still to be written to standard output go nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # a stream that is no file has nothing to write at the end
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
+
+
 def _fail(message: str, code: int) -> None:
-    say(message, err=True)
+    with contextlib.suppress(OSError):  # a standard error that can't be written to either
+        say(message, err=True)
     raise typer.Exit(code) from None
 
 
@@ -70,9 +154,13 @@ def _memory(where: str) -> str:
 def _describe_os_error(error: OSError) -> str:
     from bitvar.errors import explain
 
-    place = error.filename or "the file"
-    if error.errno == errno.ENOSPC:
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else error.filename or "the file"
+    if place == _OUTPUT:
+        return explain(f"Can't write to {place}.", (error.strerror or str(error)).lower(), "redirect it elsewhere")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return explain(f"Can't write {place}.", "the disk is full", "free some space; nothing was half-written")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return explain(f"Can't write {place}.", "no permission there", "choose another path with -o")
+    if error.errno == errno.EPIPE:
+        return explain(f"Can't write {place}.", "whoever read from it has stopped", "read it to its end")
     return explain(f"Can't use {place}.", error.strerror or str(error), "check the path")

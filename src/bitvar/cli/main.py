@@ -1,13 +1,15 @@
 """The command `bitvar`. Verbs load what they need when they run, so `--help` is instant."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from bitvar import __version__
 from bitvar.cli import bench, data, evaluate, tokenizer
 from bitvar.cli.convert import convert
 from bitvar.cli.doctor import doctor
-from bitvar.cli.exit_codes import CANCELLED, OK, USAGE
+from bitvar.cli.exit_codes import CANCELLED, OK, USAGE, exit_codes, finish_output, hold_standard_streams
 from bitvar.cli.export import export
 from bitvar.cli.generate import generate
 from bitvar.cli.report import report
@@ -18,9 +20,26 @@ app = typer.Typer(
     help="Bitwise visual autoregressive image generation: Infinity, from prompt to picture.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"bitvar {__version__}")
+        raise typer.Exit(OK)
+    return asked
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """Bitwise visual autoregressive image generation: Infinity, from prompt to picture."""
+
+
 for verb in (generate, train, report, export, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
@@ -34,18 +53,34 @@ _UsageError = typer.BadParameter.__mro__[1]  # typer's own click, wherever this 
 
 def main() -> None:
     """Entry point of the console script. Usage errors exit with 2, an interrupt with 130; no traceback."""
+    hold_standard_streams()
     try:
-        code = app(standalone_mode=False)
+        with exit_codes():
+            code = _run()
+            finish_output()
     except typer.Exit as stop:
         code = stop.exit_code
+    sys.exit(code if isinstance(code, int) else OK)
+
+
+def _run() -> object:
+    stdout = sys.stdout
+    try:
+        return app(standalone_mode=False)
+    except typer.Exit as stop:
+        return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         typer.echo("Cancelled.", err=True)
-        code = CANCELLED
+        return CANCELLED
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # typer makes it 1, and stands in for stdout
+            sys.stdout = stdout
+            raise stop.__context__ from None
+        return stop.code
     except Exception as error:
         if not isinstance(error, _UsageError):
             raise
-        code = _usage(error)
-    sys.exit(code if isinstance(code, int) else OK)
+        return _usage(error)
 
 
 def _usage(error: Exception) -> int:

@@ -20,7 +20,7 @@ from bitvar.codec.pictures import PictureCodec, read_bitfile, require_worth
 from bitvar.data.pictures import Location, RefusedError
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.files import atomic_path
+from bitvar.files import atomic_path, open_plain
 
 Pair: TypeAlias = tuple[Path, Path]
 """A file to read, and the one to write."""

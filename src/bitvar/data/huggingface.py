@@ -10,7 +10,7 @@ from typing import Any
 
 from bitvar.data.layouts import Candidate, Entry, Refusal, fold_captions
 from bitvar.data.pictures import Location, RefusedError
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError, explain, install_hint
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def read_dataset(name: str, *, split: str, picture_column: str, caption_column: 
         import datasets  # pyright: ignore[reportMissingImports] - an extra
     except ModuleNotFoundError:
         why = "the package datasets is missing"
-        raise UsageError(explain(f"Can't read hf:{name}.", why, "install bitvar with [huggingface]")) from None
+        raise UsageError(explain(f"Can't read hf:{name}.", why, install_hint("huggingface"))) from None
     try:
         table = datasets.load_dataset(name, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:

@@ -24,9 +24,9 @@ from bitvar.data.pictures import (
     decode_picture,
     first_line,
     open_picture,
-    open_plain,
     seen_size,
 )
+from bitvar.files import open_plain
 
 NUM_DRAWS: Final = 4
 """Uniform numbers that a view takes: size, place across, place down, mirrored."""

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bitvar.config import unknown
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError, explain, install_hint
 from bitvar.metrics.networks import MobileNet, three_channels
 
 TINT_SQUARE: Final = 16
@@ -59,7 +59,7 @@ def ssim(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H 
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError:
-        raise UsageError(_missing("SSIM needs torchmetrics.", "it is not installed", "")) from None
+        raise UsageError(_missing("SSIM needs torchmetrics.", "it is not installed")) from None
     unit, original = ((pictures.float() + 1) / 2 for pictures in (reconstruction, images))
     values = []
     for one, other in zip(unit.split(1, dim=1), original.split(1, dim=1), strict=True):  # a third of the memory
@@ -121,7 +121,7 @@ class Lpips(nn.Module):
             self.network = LearnedPerceptualImagePatchSimilarity(net_type="alex").net
         except ImportError:
             what, why = "LPIPS needs torchmetrics and torchvision.", "one of them is not installed"
-            raise UsageError(_missing(what, why, " torchvision")) from None
+            raise UsageError(_missing(what, why, "torchvision")) from None
         except (OSError, RuntimeError) as error:
             todo = "check the connection, or use the mobilenet distance, which needs no download"
             raise UsageError(explain("Can't download AlexNet for LPIPS.", str(error), todo)) from None
@@ -148,5 +148,5 @@ def perceptual_distance(name: str, device: torch.device | str = "cpu") -> Distan
     return distance.to(device) if isinstance(distance, nn.Module) else distance
 
 
-def _missing(what: str, why: str, more: str) -> str:
-    return explain(what, why, f'run: pip install "bitvar[evaluate]"{more}')
+def _missing(what: str, why: str, *more: str) -> str:
+    return explain(what, why, install_hint("evaluate", *more))

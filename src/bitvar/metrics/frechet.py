@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitvar.config import unknown
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError, explain, install_hint
 from bitvar.finite import require_finite
 from bitvar.metrics.networks import WIDTH, MobileNet, three_channels
 
@@ -141,7 +141,7 @@ class InceptionFeatures:
             network: Any = NoTrainInceptionV3("inception-v3-compat", [str(self.width)])
         except ImportError:
             what, why = "Inception needs torchmetrics and torch-fidelity.", "one of them is not installed"
-            raise UsageError(explain(what, why, 'run: pip install "bitvar[evaluate]" torch-fidelity')) from None
+            raise UsageError(explain(what, why, install_hint("evaluate", "torch-fidelity"))) from None
         except (OSError, RuntimeError) as error:
             todo = "check the connection, or use mobilenet, which needs no download"
             raise UsageError(explain("Can't download the Inception network.", str(error), todo)) from None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError, explain, install_hint
 from bitvar.training.health import PICTURES, Metrics, Series, find_trouble
 from bitvar.training.metrics import read_metrics
 
@@ -111,8 +111,9 @@ def _chart(series: dict[str, Series], logarithmic: bool) -> str:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        todo = "pip install 'bitvar[report]'"
-        raise UsageError(explain("Can't draw the curves.", "the package matplotlib is missing", todo)) from None
+        raise UsageError(
+            explain("Can't draw the curves.", "the package matplotlib is missing", install_hint("report"))
+        ) from None
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     FigureCanvasSVG(figure)
     axes: Any = figure.add_subplot()

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from bitvar.config import read_json, unknown
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError, explain, install_hint
 from bitvar.files import write_text
 
 PROJECT: Final = "bitvar"
@@ -213,7 +213,7 @@ def _import(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            explain(f"The tracker {package!r} needs a package.", str(error), f'pip install "bitvar[{package}]"')
+            explain(f"The tracker {package!r} needs a package.", str(error), install_hint(package))
         ) from None
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from bitvar.data.icons.concepts import Concept
 from bitvar.data.icons.sprites import trim_to_alpha
-from bitvar.errors import explain
+from bitvar.errors import explain, install_hint
 
 _FETCH_SECONDS = 600
 
@@ -191,8 +191,9 @@ def render_icon(icon_set: Mapping[str, Any], name: str, *, side: int) -> Image.I
     try:
         import resvg_py
     except ImportError as error:
-        todo = "pip install 'bitvar[data]'"
-        raise RuntimeError(explain("can't render the icons", "the package resvg-py is not installed", todo)) from error
+        raise RuntimeError(
+            explain("can't render the icons", "the package resvg-py is not installed", install_hint("data"))
+        ) from error
     icon = icon_set["icons"][name]
     width, height = (icon.get(axis, icon_set.get(axis, 16)) for axis in ("width", "height"))
     view = f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}"'
