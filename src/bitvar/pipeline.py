@@ -238,6 +238,10 @@ class InfinityPipeline:
         """Undo `fuse_lora`, to the bit."""
         self._adapters.unfuse()
 
+    def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
+        """Take these adapters off; of those chosen, the others go on counting."""
+        self._adapters.delete([adapter_names] if isinstance(adapter_names, str) else list(adapter_names))
+
     def unload_lora_weights(self) -> None:
         """Take all adapters off: the model is as it was before, to the bit."""
         self._adapters.unload()

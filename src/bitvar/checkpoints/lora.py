@@ -13,9 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bitvar.checkpoints.lora_file import PREFIX, AdapterFile, LoraBase, find_adapter, read_adapter, write_adapter
+from bitvar.checkpoints.lora_file import AdapterFile, LoraBase, find_adapter, read_adapter, write_adapter
+from bitvar.checkpoints.lora_names import PREFIX
 from bitvar.config import Config, unknown
-from bitvar.errors import UsageError, explain, install_hint
+from bitvar.errors import UsageError, WeightsError, explain, install_hint
 from bitvar.nn.linear import Linear
 
 if TYPE_CHECKING:
@@ -147,6 +148,10 @@ def load_adapter(
     layers = _linear_layers(model)
     file = read_adapter(find_adapter(source, revision), layers)
     pairs = {layer: (a.to(layers[layer].weight), b.to(layers[layer].weight)) for layer, (a, b) in file.pairs.items()}
+    for layer, pair in pairs.items():
+        if not all(bool(tensor.isfinite().all()) for tensor in pair):
+            why = f"its values for {layer} are beyond {layers[layer].weight.dtype}, in which the model is"
+            raise WeightsError(explain(f"The adapter {source} overflows.", why, "load the model in fp32 or bf16"))
     _inject(model, pairs, file.alphas, name=name)
     return file
 

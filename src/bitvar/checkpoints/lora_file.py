@@ -1,10 +1,13 @@
 """The file of a low-rank adapter, named and described as diffusers does: found, read, and checked against a model.
 
 Two tensors a layer, `transformer.LAYER.lora_A.weight` of shape (rank, inputs) and `transformer.LAYER.lora_B.weight` of
-shape (outputs, rank), and PEFT's settings as JSON in the header. Knows nothing of PEFT itself.
+shape (outputs, rank), and PEFT's settings as JSON in the header. Files that PEFT and kohya wrote are read too. Knows
+nothing of PEFT itself.
 """
 
+import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,16 +29,20 @@ from bitvar.checkpoints.files import (
     write_tensors,
 )
 from bitvar.checkpoints.hub import resolve_model
+from bitvar.checkpoints.lora_names import PEFT_PREFIX, PREFIX, place_of
 from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.nn.linear import Linear
 
 WEIGHTS: Final = "pytorch_lora_weights.safetensors"
-PREFIX: Final = "transformer"
+PEFT_WEIGHTS: Final = "adapter_model.safetensors"
+PEFT_SETTINGS: Final = "adapter_config.json"
 SETTINGS_KEY: Final = "lora_adapter_metadata"
 BASE_KEY: Final = "bitvar_base"
 TENSOR: Final = re.compile(rf"{PREFIX}\.(.+)\.lora_([AB])\.weight")
 FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+STRONGEST: Final = 1e6
+"""The largest number that an adapter may be able to add to a weight; a model's own are mostly below 1."""
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 WITHOUT_EFFECT: Final = (
@@ -80,7 +87,7 @@ class AdapterFile:
         pairs: `A` and `B` of each layer.
         alphas: of each layer.
         base: the model it was made for, if it says so.
-        sha256: of the file.
+        sha256: see `adapter_digest`.
     """
 
     pairs: dict[str, tuple[Tensor, Tensor]]
@@ -133,11 +140,28 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path:
     if (folder / MANIFEST).is_file():
         verify_folder(folder)
     files = sorted(folder.glob("*.safetensors"))
-    path = files[0] if len(files) == 1 else folder / WEIGHTS
+    named = [path for path in (folder / WEIGHTS, folder / PEFT_WEIGHTS) if path.is_file()]
+    path = files[0] if len(files) == 1 else named[0] if named else folder / WEIGHTS
     if not path.is_file():
         found = ", ".join(file.name for file in files) or "no .safetensors file; other formats are not read"
         raise WeightsError(explain(f"{folder} holds no {WEIGHTS}.", f"it has: {found}", "name the file itself"))
     return path
+
+
+def adapter_digest(path: Path) -> str:
+    """sha256 of all that an adapter's file says: of the file, and of PEFT's settings where they lie beside it.
+
+    Raises:
+        WeightsError: if a file can't be read.
+    """
+    settings = path.with_name(PEFT_SETTINGS)
+    try:
+        if not (settings.is_file() and _is_peft(path)):
+            return digest(path)
+        return hashlib.sha256(f"{digest(path)} {digest(settings)}".encode()).hexdigest()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise WeightsError(explain(f"Can't read the adapter {path}.", why, "get the adapter again")) from None
 
 
 def read_adapter(path: Path, layers: Mapping[str, Linear]) -> AdapterFile:
@@ -148,7 +172,9 @@ def read_adapter(path: Path, layers: Mapping[str, Linear]) -> AdapterFile:
     """
     tensors = load_tensors(path)
     settings, base = _read_header(path)
-    pairs, problems = _match(tensors, layers)
+    if any(key.startswith(PEFT_PREFIX) for key in tensors):
+        settings = _read_peft_settings(path)
+    pairs, said, problems = _match(tensors, layers)
     if problems or not pairs:
         listed = "\n    ".join(problems[:40] or ["it holds no tensors"])
         why = f"{len(problems)} entries are off; it was made for {base or 'a model that it does not name'}"
@@ -156,7 +182,40 @@ def read_adapter(path: Path, layers: Mapping[str, Linear]) -> AdapterFile:
             explain(f"The adapter {path} doesn't fit this model:\n    {listed}", why, "use it with its own model")
         )
     alphas = _alphas({layer: len(a) for layer, (a, _) in pairs.items()}, settings, path)
-    return AdapterFile(pairs, alphas, base, digest(path))
+    if settings is not None and said:
+        why = "both its settings and its tensors say alpha"
+        raise WeightsError(explain(f"The adapter {path} contradicts itself.", why, "get the adapter again"))
+    alphas |= said
+    _require_bounded(pairs, alphas, path)
+    return AdapterFile(pairs, alphas, base, adapter_digest(path))
+
+
+def _is_peft(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(key.startswith(PEFT_PREFIX) for key in file.keys())  # noqa: SIM118  (no mapping)
+    except SafetensorError:
+        return False
+
+
+def _read_peft_settings(path: Path) -> _Settings:
+    """What PEFT wrote beside an adapter; without it nobody knows how much the adapter counts."""
+    settings = path.with_name(PEFT_SETTINGS)
+    try:
+        return _Settings.load(settings)
+    except UsageError as error:
+        why = str(error).replace("\n", " ")
+        todo = f"keep {PEFT_SETTINGS} beside the file, as PEFT writes it"
+        raise WeightsError(explain(f"Can't read the settings of {path}.", why, todo)) from None
+
+
+def _require_bounded(pairs: Mapping[str, tuple[Tensor, Tensor]], alphas: Mapping[str, float], path: Path) -> None:
+    """Refuse an adapter that would drown the model's own weights, or overflow."""
+    for layer, (a, b) in pairs.items():
+        most = float(a.abs().max()) * float(b.abs().max()) * abs(alphas[layer])
+        if not math.isfinite(alphas[layer]) or most > STRONGEST:
+            why = f"it could add up to {most:.3g} to a weight of {layer}; a model's own are mostly below 1"
+            raise WeightsError(explain(f"The adapter {path} is out of bounds.", why, "get or train it again"))
 
 
 def _read_header(path: Path) -> tuple[_Settings | None, LoraBase | None]:
@@ -178,20 +237,23 @@ def _read_header(path: Path) -> tuple[_Settings | None, LoraBase | None]:
 
 def _match(
     tensors: Mapping[str, Tensor], layers: Mapping[str, Linear]
-) -> tuple[dict[str, tuple[Tensor, Tensor]], list[str]]:
-    """Each layer's `A` and `B`, and all that is wrong with names, values and shapes."""
+) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float], list[str]]:
+    """Each layer's `A` and `B`, the alphas that are tensors, and all that is wrong with names, values and shapes."""
     parts: dict[str, dict[str, Tensor]] = {}
     problems = []
     for key, tensor in sorted(tensors.items()):
-        found = TENSOR.fullmatch(key)
-        if found is None:
+        place = place_of(key, layers)
+        if place is None:
             problems.append(f"{key}: not a name like {PREFIX}.LAYER.lora_A.weight")
-        elif found[1] not in layers:
+        elif place.layer not in layers:
             problems.append(f"{key}: the model has no such layer")
-        elif tensor.dtype not in FLOATS or not bool(tensor.isfinite().all()):
-            problems.append(f"{key}: it holds what is no finite number")
+        elif problem := _value_problem(tensor, place.part):
+            problems.append(f"{key}: {problem}")
+        elif place.part in parts.setdefault(place.layer, {}):
+            problems.append(f"{key}: the file holds that tensor twice, under two names")
         else:
-            parts.setdefault(found[1], {})[found[2]] = tensor
+            parts[place.layer][place.part] = tensor
+    alphas = {layer: float(part["alpha"]) for layer, part in parts.items() if "alpha" in part}
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for layer, part in parts.items():
         inputs, outputs = layers[layer].in_features, layers[layer].out_features
@@ -204,7 +266,17 @@ def _match(
             wanted = f"(rank, {inputs}) and ({outputs}, rank)"
             problems.append(f"{PREFIX}.{layer}: lora_A is of shape {a} and lora_B of {b}, expected {wanted}")
         pairs[layer] = part["A"], part["B"]
-    return pairs, problems
+    return pairs, alphas, problems
+
+
+def _value_problem(tensor: Tensor, part: str) -> str | None:
+    if part == "alpha" and tensor.numel() != 1:
+        return f"alpha is one number, not {tensor.numel()}"
+    if tensor.dtype not in FLOATS and not (part == "alpha" and tensor.dtype in (torch.int64, torch.int32)):
+        return f"it holds {tensor.dtype}; adapters are floating point"
+    if not bool(tensor.isfinite().all()):
+        return "it holds NaN or infinity, no finite number"
+    return None
 
 
 def _alphas(ranks: Mapping[str, int], settings: _Settings | None, path: Path) -> dict[str, float]:

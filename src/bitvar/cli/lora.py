@@ -8,12 +8,11 @@ from typing import Any
 
 import typer
 
-from bitvar.checkpoints.files import digest
 from bitvar.checkpoints.lora import valid_name
-from bitvar.checkpoints.lora_file import find_adapter
+from bitvar.checkpoints.lora_file import adapter_digest, find_adapter
 from bitvar.errors import UsageError, explain
 from bitvar.pipeline import InfinityPipeline
-from bitvar.runtime.adapters import UsedAdapter
+from bitvar.runtime.adapters import UsedAdapter, require_weight
 
 
 def read_option(text: str) -> tuple[str, float | None]:
@@ -22,7 +21,9 @@ def read_option(text: str) -> tuple[str, float | None]:
     if not separator or Path(text).exists():
         return text, None
     try:
-        return source, float(weight)
+        return source, require_weight(float(weight), f"The weight of --lora {source}")
+    except UsageError:
+        raise
     except ValueError:
         why = f"{weight!r} after the last colon is no number"
         raise UsageError(explain(f"Can't read --lora {text!r}.", why, "write PATH_OR_ID:0.8, or no colon")) from None
@@ -31,7 +32,7 @@ def read_option(text: str) -> tuple[str, float | None]:
 def load_adapters(pipeline: InfinityPipeline, options: Sequence[str]) -> None:
     """Load adapters under names of their own and let all of them count."""
     weights: dict[str, float] = {}
-    for source, weight in map(read_option, options):
+    for source, weight in [read_option(option) for option in options]:  # a bad weight is told before any is loaded
         name = _name(source, taken=weights)
         _load(pipeline, source, name)
         weights[name] = 1.0 if weight is None else weight
@@ -56,7 +57,7 @@ def load_adapters_of_picture(pipeline: InfinityPipeline, options: Sequence[str],
         why = f"the picture was made with: {needed}"
         raise UsageError(explain("The adapters aren't those of the picture.", why, "name them with --lora, in order"))
     for source, adapter in zip(sources, wanted, strict=True):
-        if (found := digest(find_adapter(source))) != adapter.sha256:
+        if (found := adapter_digest(find_adapter(source))) != adapter.sha256:
             why = f"{source} is sha256 {found}; the picture was made with: {needed}"
             raise UsageError(
                 explain(f"This is not the adapter {adapter.name!r}.", why, "name them with --lora, in order")

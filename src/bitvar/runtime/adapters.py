@@ -1,8 +1,8 @@
 """The adapters that a model carries: which of them count, how much, and whether they are fused into its weights."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from torch import Tensor, nn
 
@@ -10,6 +10,26 @@ from bitvar.checkpoints.lora import load_adapter, lora_layers
 from bitvar.checkpoints.lora_file import AdapterFile
 from bitvar.config import Config, unknown
 from bitvar.errors import UsageError, WeightsError, explain
+
+STRONGEST: Final = 100.0
+"""The largest weight of an adapter, either way. Useful ones lie between -2 and 2."""
+
+
+def require_weight(weight: float, what: str) -> float:
+    """A weight that an adapter may have.
+
+    Args:
+        weight: how much it shall count.
+        what: names it in the error.
+
+    Raises:
+        UsageError: for one that is no number, not finite, or beyond `STRONGEST`.
+    """
+    number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not number or not -STRONGEST <= weight <= STRONGEST:
+        why = f"it must be a number from {-STRONGEST:g} to {STRONGEST:g}; most adapters are made for 0 to 1"
+        raise UsageError(explain(f"{what} is {str(weight)[:40]}.", why, "give a smaller number, such as 0.8"))
+    return float(weight)
 
 
 class UsedAdapter(Config):
@@ -68,7 +88,7 @@ class Adapters:
         """Let these count, each as much as its weight says, and no others.
 
         Raises:
-            UsageError: for an unknown or repeated name, not one weight a name, one that is not finite, or when fused.
+            UsageError: for an unknown or repeated name, not one weight a name, one out of bounds, or when fused.
         """
         self._refuse_if_fused("choose adapters")
         for name in names:
@@ -77,10 +97,8 @@ class Adapters:
         if len(weights) != len(names) or len(set(names)) != len(names):
             what = f"{len(weights)} weights for {len(names)} adapters ({', '.join(names)})."
             raise UsageError(explain(what, "each adapter takes one", "name each once, and give each a weight or none"))
-        for name, weight in zip(names, weights, strict=True):
-            if not math.isfinite(weight):
-                raise UsageError(explain(f"The weight of {name!r} is {weight}.", "it scales", "give a finite number"))
-        self._weights = {name: float(weight) for name, weight in zip(names, weights, strict=True)}
+        chosen = zip(names, weights, strict=True)
+        self._weights = {name: require_weight(weight, f"The weight of {name!r}") for name, weight in chosen}
         self._apply()
 
     def enable(self, enabled: bool) -> None:
@@ -97,15 +115,13 @@ class Adapters:
         """Add those chosen, `scale` times, to the layers' own weights, which are kept for `unfuse`.
 
         Raises:
-            UsageError: when fused already, when none counts, or for a scale that is not finite.
+            UsageError: when fused already, when none counts, or for a scale out of bounds.
             WeightsError: when the sum overflows the weights' dtype; nothing is changed then.
         """
         self._refuse_if_fused("fuse again")
         if not self._weights or not self._enabled:
             raise UsageError(explain("There is nothing to fuse.", "no adapter is active", "load or choose one first"))
-        if not math.isfinite(scale):
-            raise UsageError(explain(f"lora_scale is {scale}.", "it scales", "give a finite number"))
-        self._fused_scale = scale
+        self._fused_scale = require_weight(scale, "lora_scale")
         self._apply()
         layers = lora_layers(self._model)
         self._unfused = {name: layer.get_base_layer().weight.data for name, layer in layers.items()}  # type: ignore[misc]
@@ -142,6 +158,29 @@ class Adapters:
         for name, layer in lora_layers(self._model).items():
             self._model.set_submodule(name, layer.get_base_layer())
         self._sources, self._weights, self._enabled = {}, {}, True
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Take these adapters off; of those chosen, the others go on counting.
+
+        Raises:
+            UsageError: for an unknown name, or when fused.
+        """
+        self._refuse_if_fused("delete adapters")
+        for name in names:
+            if name not in self._sources:
+                raise UsageError(unknown("adapter", name, self.names))
+        if set(names) == set(self._sources):
+            self.unload()
+            return
+        self._weights = {name: weight for name, weight in self._weights.items() if name not in names}
+        self._apply()  # so that none of them is active, in whose place PEFT would choose another
+        for name in set(names):
+            for layer in lora_layers(self._model).values():
+                layer.delete_adapter(name)
+            del self._sources[name]
+        for name, layer in lora_layers(self._model).items():
+            if not layer.lora_A:
+                self._model.set_submodule(name, layer.get_base_layer())
 
     def used(self) -> list[UsedAdapter]:
         """Those that count, in order."""
