@@ -21,7 +21,7 @@ from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError
 from bitvar.files import atomic_path, open_plain, recover_folder, write_text
 
-from .tiny import tiny_pipeline
+from .tiny import tiny_pipeline, toy_set
 
 ROOT_ONLY = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may do this")
 
@@ -487,6 +487,29 @@ def test_a_full_disk_is_called_one(full_disk: Path, write: Callable[[Path], None
     assert caught.value.errno == errno.ENOSPC
     assert Path(caught.value.filename).stem == "out"
     assert hidden(full_disk) == []
+
+
+def test_a_full_disk_is_called_one_by_whatever_saves(full_disk: Path, tmp_path: Path) -> None:
+    """A model through transformers, a text encoder alone, features of a training set, a tokenizer."""
+    from bitvar.training.prepare import FeaturesKey, prepare
+
+    pipe = tiny_pipeline(tmp_path)
+    tokenizer, encoder = pipe.components.tokenizer, pipe.components.text_encoder
+    assert encoder is not None
+    data = toy_set(tmp_path / "data")
+    (full_disk / "filler").write_bytes(bytes(240_000))
+    key = FeaturesKey("a", "b")
+    saves: dict[str, Callable[[Path], object]] = {
+        "model": pipe.save_pretrained,
+        "cache": lambda path: prepare(
+            data, "train", tokenizer=tokenizer, text_encoder=encoder, cache=path, key=key, report=lambda _: None
+        ),
+    }
+    for name, write in saves.items():
+        with pytest.raises(OSError, match="No space left") as caught:
+            write(full_disk / name)
+        assert Path(caught.value.filename).is_relative_to(full_disk / name)
+        assert os.listdir(full_disk) == ["filler"]  # noqa: PTH208
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS], ids=lambda c: errno.errorcode[c])
