@@ -3,7 +3,7 @@ r"""A style that the embedded model never saw, as a folder of captioned pictures
 python recipes/icons/style.py styles/sepia
 bitvar data import styles/sepia data/sepia --size 64
 bitvar train recipes/icons/lora.py --data data/sepia --init icons --out runs/sepia
-bitvar generate "a fox, sepia print" --lora runs/sepia/lora --seed 0
+bitvar generate "a sepia print of a fox" --lora runs/sepia/lora --seed 0
 
 Noto's drawings in shades of brown on old paper. Every fifth thing is left out and named in `HELD_OUT.md`, so that its
 sepia print can be asked for and was never seen. Needs the `data` extra and npm.

@@ -580,6 +580,38 @@ def test_pointers_of_git_lfs_are_called_so(tmp_path: Path) -> None:
         verify_folder(tmp_path / "model")
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "bitvar.json"])
+@pytest.mark.parametrize("kind", ["pipe", "pointer"])
+def test_a_text_encoder_with_a_pipe_or_a_pointer_in_it_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
+    from bitvar.text import load_text_encoder
+
+    encoder = tiny_pipeline(tmp_path).components.text_encoder
+    assert encoder is not None
+    (tmp_path / "t").mkdir()
+    encoder.save(tmp_path / "t")
+    (tmp_path / "t" / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "t" / name)
+    else:
+        (tmp_path / "t" / name).write_text(POINTER)
+    with pytest.raises(WeightsError, match="pipe or a device" if kind == "pipe" else "git lfs pull"):
+        load_text_encoder(tmp_path / "t")
+
+
+def test_training_refuses_its_output_before_it_works(tmp_path: Path) -> None:
+    from .test_command_edges import run
+
+    data, out = toy_set(tmp_path / "data"), tmp_path / "out"
+    (out / "model").mkdir(parents=True)
+    (out / "model" / "thesis.txt").write_text("mine")
+    recipe = Path(__file__).parents[2] / "recipes" / "icons" / "tokenizer.py"
+    done = run(["train", str(recipe), "--data", str(data), "--out", str(out), "--set", "optimization.steps=1"])
+    assert done.returncode == 2
+    assert "thesis.txt" in done.stderr
+    assert (out / "model" / "thesis.txt").read_text() == "mine"
+    assert not (out / "checkpoints").exists()
+
+
 # What a manifest binds
 
 

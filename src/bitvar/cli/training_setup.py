@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import typer
 
+from bitvar.checkpoints.files import require_replaceable
 from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, check_bits, check_pair, load_component
 from bitvar.checkpoints.hub import resolve_named
 from bitvar.checkpoints.lora import LoraBase, save_adapter
@@ -102,6 +103,8 @@ def train(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", sto
         track=track.log if track else lambda step, phase, values: None,
         show=track.picture if track else lambda step, path: None,
     )
+    adapted = config.kind == "transformer" and config.lora is not None
+    require_replaceable(inputs.out / ("lora" if adapted else "model"))  # before the work, not after it
     try:
         if config.kind == "tokenizer":
             return train_tokenizer(config, planned, inputs, device)

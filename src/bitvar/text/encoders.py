@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from bitvar.condition import TextCondition
 from bitvar.config import Config
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.files import is_lfs_pointer, read_plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -122,6 +123,7 @@ def load_text_encoder(
     Raises:
         WeightsError: for an unknown kind or unreadable files.
     """
+    _require_plain_files(folder)
     try:
         if settings is None or (folder / "bitvar.json").is_file():
             settings = TextEncoderConfig.load(folder / "bitvar.json")
@@ -144,10 +146,24 @@ def load_text_encoder(
     return _REGISTRY[settings.kind](model, tokenizer, settings.hidden_states)
 
 
+def _require_plain_files(folder: Path) -> None:
+    """Refuse pipes, devices and Git LFS pointers before a library opens them."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        try:
+            pointer = not path.is_dir() and is_lfs_pointer(path)
+        except OSError as error:
+            raise WeightsError(_unreadable(folder, f"{path.name}: {(error.strerror or str(error)).lower()}")) from None
+        if pointer:
+            why = f"{path.name} is a Git LFS pointer, not the file itself"
+            raise WeightsError(
+                explain(f"Can't read the text encoder {folder}.", why, "run `git lfs pull` in the clone")
+            )
+
+
 def published_settings(folder: Path) -> TextEncoderConfig | None:
     """How to read a folder that its makers published, by the model its `config.json` names; None if by none known."""
     try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+        kind = json.loads(read_plain(folder / "config.json")).get("model_type")
     except (OSError, ValueError, AttributeError):
         return None  # `load_text_encoder` says what is wrong with it
     return {"t5": T5, "bert": MINILM}.get(kind)
