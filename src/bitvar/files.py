@@ -9,6 +9,7 @@ names of these two forms are ever removed.
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -17,7 +18,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/v1"
 """How the small text begins that Git LFS keeps in place of a file until the file is fetched."""
@@ -39,21 +40,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OSError: for a disk that fails, whatever the writer called it, with the errno and with `path` as its filename.
     """
-    stream = _opens_as_stream(path)
     with named_disk_errors(path) as temporaries, contextlib.ExitStack() as cleaning:
-        if stream:
-            folder = Path(cleaning.enter_context(tempfile.TemporaryDirectory(prefix="bitvar-")))
-            temporary = folder / "output"
+        target = None if _opens_as_stream(path) else _follow(path)
+        if target is None:
+            folder = cleaning.enter_context(tempfile.TemporaryDirectory(prefix="bitvar-"))
+            temporary = Path(folder) / "output"
+        elif target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         else:
-            target = _follow(path)
-            if target.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
             temporary = _beside(target, "partial")
         temporaries.append(temporary)
         cleaning.callback(_remove, temporary)
         mode = _create(temporary)
         yield temporary
-        if stream:
+        if target is None:
             _copy_into(temporary, path)
             return
         with contextlib.suppress(FileNotFoundError):
@@ -150,7 +150,7 @@ def flush(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_plain(path: Path) -> Iterator[BinaryIO]:
+def open_plain(path: Path) -> Iterator[io.BufferedReader]:
     """A file to read; a pipe or a device, which might never answer or never end, is an OSError."""
     with open(path, "rb", opener=_open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
