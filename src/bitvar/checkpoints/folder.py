@@ -17,10 +17,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bitvar.checkpoints.files import (
+    MANIFEST,
     atomic_folder,
+    digest,
+    is_inside,
     load_tensors,
     merged_digest,
     read_card,
+    read_object,
     read_weight_map,
     verify_folder,
     write_tensors,
@@ -29,9 +33,10 @@ from bitvar.checkpoints.lora import base_tensors
 from bitvar.checkpoints.official import OfficialBuffer
 from bitvar.config import Config
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.finite import require_sound_weights
 from bitvar.nn.linear import channels_last
 from bitvar.scales import Grid
-from bitvar.text import TextEncoder, load_text_encoder
+from bitvar.text import TextEncoder, is_position_index, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
@@ -197,6 +202,63 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, token
     card = read_card(folder)
     digests = merged_digest(sums), merged_digest(sums, "transformer/")
     return Components(transformer, image_tokenizer, encoder, index, card, *digests, tokenizer_identity=identity)
+
+
+def verify_part(folder: Path) -> dict[str, str]:
+    """Verify a tokenizer or a text encoder that is given as a folder of its own.
+
+    The manifest is the folder's own, or that of the model folder around it (`icons/text_encoder`). A text encoder as
+    its makers publish it has none: its weights are read instead, and must be floating point and finite.
+
+    Args:
+        folder: an image tokenizer's or a text encoder's folder.
+
+    Returns:
+        The digest of every file of the part by its name in the folder; empty where there is no manifest.
+
+    Raises:
+        WeightsError: for a missing, altered or unlisted file, or unsound weights; and for a tokenizer without a
+            manifest, which nobody can vouch for.
+    """
+    if not folder.is_dir():
+        raise WeightsError(explain(f"There is no folder {folder}.", "it is missing, or no folder", "check the path"))
+    if (folder / MANIFEST).is_file():
+        return verify_folder(folder)
+    around, prefix = folder.resolve().parent, f"{folder.resolve().name}/"
+    if (around / MANIFEST).is_file():
+        listed = {name: value for name, value in read_object(around / MANIFEST).items() if name.startswith(prefix)}
+        if listed:
+            _verify_listed(around, listed, prefix)
+            return {name.removeprefix(prefix): value for name, value in listed.items()}
+    if (folder / "identity.json").exists():
+        return verify_folder(folder)  # says that there is no manifest
+    for path in sorted(folder.rglob("*.safetensors")):
+        tensors = load_tensors(path)
+        require_sound_weights({name: t for name, t in tensors.items() if not is_position_index(name, t)}, str(path))
+    return {}
+
+
+def _verify_listed(around: Path, listed: Mapping[str, str], prefix: str) -> None:
+    problems = []
+    for name, expected in listed.items():
+        if not is_inside(name):
+            problems.append(f"{name[:100]}: not the name of a file in the folder")
+        elif not (around / name).is_file():
+            problems.append(f"{name}: missing")
+        elif (found := digest(around / name)) != expected:
+            problems.append(f"{name}: sha256 {found}, expected {expected}")
+    inside = (path.relative_to(around) for path in sorted((around / prefix).rglob("*")) if path.is_file())
+    for path in inside:
+        if path.as_posix() not in listed and not path.name.startswith(".") and path.suffix != ".md":
+            problems.append(f"{path.as_posix()}: not in {MANIFEST}")
+    if problems:
+        raise WeightsError(
+            explain(
+                f"The files of {around / prefix} are not the ones it was saved with:\n    " + "\n    ".join(problems),
+                "they were altered, truncated or replaced",
+                "download or convert the model again",
+            )
+        )
 
 
 def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:

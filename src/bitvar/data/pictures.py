@@ -4,6 +4,7 @@ Knows nothing of captions or folders. A picture that can't be used raises `Refus
 reports count by.
 """
 
+import contextlib
 import io
 import os
 from dataclasses import dataclass

@@ -7,6 +7,7 @@ from bitvar.text.encoders import (
     T5Encoder,
     TextEncoder,
     TextEncoderConfig,
+    is_position_index,
     load_text_encoder,
     published_settings,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "T5Encoder",
     "TextEncoder",
     "TextEncoderConfig",
+    "is_position_index",
     "load_text_encoder",
     "published_settings",
 ]

@@ -169,6 +169,11 @@ def published_settings(folder: Path) -> TextEncoderConfig | None:
     return {"t5": T5, "bert": MINILM}.get(kind)
 
 
+def is_position_index(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor is the row of integers 0, 1, 2, ... that published BERT files keep beside their weights."""
+    return name.endswith("position_ids") and not tensor.is_floating_point() and not tensor.is_complex()
+
+
 def _unreadable(folder: Path, why: str) -> str:
     return explain(f"Can't read the text encoder {folder}.", why, "download the model again")
 
