@@ -38,11 +38,11 @@ class Config(BaseModel):
             where = ".".join(str(part) for part in _place(first["loc"], values, missing=first["type"] in _ABSENT))
             if first["type"] == "extra_forbidden":
                 raise UsageError(unknown(f"key {where!r} in {source}", where.split(".")[-1], _keys(cls))) from None
-            raise UsageError(
-                explain(
-                    f"Bad value for {where or cls.__name__!r} in {source}.", _reason(first["msg"]), "correct that value"
-                )
-            ) from None
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, UsageError):  # one of ours, which says all three lines itself
+                raise UsageError(f"Bad value for {where or cls.__name__!r} in {source}: {cause}") from None
+            what = f"Bad value for {where or cls.__name__!r} in {source}."
+            raise UsageError(explain(what, _reason(first["msg"]), "correct that value")) from None
 
     @classmethod
     def load(cls: type[C], path: Path) -> C:
@@ -89,6 +89,28 @@ def _place(location: Sequence[str | int], values: Any, *, missing: bool) -> list
 def _reason(message: str) -> str:
     plain = message.removeprefix("Value error, ")
     return plain[:1].lower() + plain[1:]
+
+
+def check_room(parameters: int, folder: Path, *, source: str) -> None:
+    """Refuse sizes that the weights beside them can't have, before anything of these sizes is built.
+
+    Args:
+        parameters: how many numbers a model of these sizes has, at least.
+        folder: the folder of its safetensors.
+        source: the configuration to name in the error.
+
+    Raises:
+        UsageError: if the files have fewer bytes than numbers.
+    """
+    held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if parameters > held:
+        raise UsageError(
+            explain(
+                f"The weights in {folder} don't fit their {Path(source).name}.",
+                f"a model of its sizes has {parameters:,} numbers, and the files have {held:,} bytes",
+                "restore the folder",
+            )
+        )
 
 
 def unknown(what: str, given: str, known: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ def require_finite(values: Tensor, what: str, *, precision: torch.dtype | None =
 
 
 def require_sound_weights(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights of another kind than real floating point, and weights that are not finite.
+    """Refuse weights of another kind than fp64, fp32, bf16 or fp16, and weights that are not finite.
 
     Args:
         tensors: name to tensor, any shapes.
@@ -52,11 +52,11 @@ def require_sound_weights(tensors: Mapping[str, Tensor], source: str) -> None:
     Raises:
         WeightsError: naming the first tensors at fault.
     """
-    wrong_kind = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if not tensor.is_floating_point()]
+    wrong_kind = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in _NAMES]
     if wrong_kind:
         raise WeightsError(
             explain(
-                f"{source} holds weights that are not floating point.",
+                f"{source} holds weights that are not floating point of 16 bits or more.",
                 _first_of(wrong_kind),
                 "give the original fp32, bf16 or fp16 weights; quantised files are not supported",
             )
@@ -70,6 +70,58 @@ def require_sound_weights(tensors: Mapping[str, Tensor], source: str) -> None:
                 "the file was damaged or its training diverged: get it again, or use an earlier checkpoint",
             )
         )
+
+
+def cast_weights(
+    tensors: Mapping[str, Tensor], source: str, *, dtype: torch.dtype | None = None, device: torch.device | None = None
+) -> dict[str, Tensor]:
+    """Sound weights in another precision or on another device; a value that the precision can't hold is refused.
+
+    Args:
+        tensors: name to tensor, any shapes, that `require_sound_weights` has passed.
+        source: the file or folder to name in the error.
+        dtype: the precision wanted; None keeps each tensor's own.
+        device: where to put them; None leaves them where they are.
+
+    Raises:
+        WeightsError: naming the first tensors that overflow, and the precision that holds them.
+    """
+    cast = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
+    require_no_overflow(tensors, cast, source)
+    return cast
+
+
+def require_no_overflow(before: Mapping[str, Tensor], after: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that became infinite when they were cast to a narrower precision.
+
+    Args:
+        before: sound weights; those that `after` lacks are passed over.
+        after: the same weights, cast.
+        source: the file or folder to name in the error.
+
+    Raises:
+        WeightsError: naming the first tensors that overflow, and the precision that holds them.
+    """
+    narrower = [n for n, t in before.items() if n in after and _largest(after[n].dtype) < _largest(t.dtype)]
+    lost = [name for name in narrower if not torch.isfinite(after[name]).all()]
+    if not lost:
+        return
+    largest = {name: before[name].abs().max().item() for name in lost}
+    dtype = after[lost[0]].dtype
+    fits = next((t for t in (torch.bfloat16, torch.float32) if max(largest.values()) <= _largest(t)), None)
+    raise WeightsError(
+        explain(
+            f"{source} holds weights that overflow in {_NAMES[dtype]}.",
+            f"its largest number is {_largest(dtype):g}; {_first_of([f'{n} reaches {v:g}' for n, v in largest.items()])}",
+            f"use {_NAMES[fits]}, which holds them: --dtype {_NAMES[fits]}"
+            if fits
+            else "no precision of a model holds them: get the file again",
+        )
+    )
+
+
+def _largest(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).max
 
 
 def _first_of(names: list[str], shown: int = 3) -> str:

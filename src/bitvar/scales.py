@@ -28,6 +28,15 @@ BUDGETS: Final[dict[str, int]] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13
 SQUARES: Final[dict[int, str]] = {256: "0.06M", 512: "0.25M", 1024: "1M"}
 """Pixels of a square picture's side -> pixel budget, for those that the paper trains on."""
 
+MAX_SIDE: Final = 1 << 12
+"""Most rows or columns of a grid: a side of 65,536 pixels in official models."""
+
+MAX_SCALES: Final = 64
+"""Most scales of a schedule."""
+
+MAX_TOKENS: Final = 1 << 22
+"""Most tokens of a schedule; the largest official ones have 10,521."""
+
 _SIDES: Final[dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
     "1.0": ((1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64), (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)),
     "1.25": ((1, 2, 3, 5, 10, 15, 20, 25, 30, 35, 45, 55, 70), (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 36, 44, 56)),
@@ -57,6 +66,7 @@ class ScaleSchedule:
     reference: Grid
 
     def __post_init__(self) -> None:
+        self._check_bounds()
         if not self.grids or self.grids[0] != (1, 1):
             raise UsageError(
                 explain(
@@ -74,6 +84,26 @@ class ScaleSchedule:
                         "order the grids from coarse to fine",
                     )
                 )
+
+    def _check_bounds(self) -> None:
+        for what, grid in (*((f"grid {k}", grid) for k, grid in enumerate(self.grids)), ("reference", self.reference)):
+            if len(grid) != 2 or not all(1 <= side <= MAX_SIDE for side in grid):
+                raise UsageError(
+                    explain(
+                        f"The {what} of a schedule is {grid}.",
+                        f"a grid has two sides, rows and columns, of 1 to {MAX_SIDE:,} tokens",
+                        "correct it",
+                    )
+                )
+        tokens = sum(h * w for h, w in self.grids)
+        if len(self.grids) > MAX_SCALES or tokens > MAX_TOKENS:
+            raise UsageError(
+                explain(
+                    f"A schedule has {len(self.grids):,} scales and {tokens:,} tokens.",
+                    f"it may have {MAX_SCALES} scales and {MAX_TOKENS:,} tokens",
+                    "leave grids out",
+                )
+            )
 
     def __len__(self) -> int:
         return len(self.grids)

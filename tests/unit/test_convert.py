@@ -69,7 +69,7 @@ def zero_k_biases(chunks: int, depth: int = 4, width: int = 32) -> dict[str, Off
 
 
 def official_transformer(*, chunks: int = 2, buffers: bool = True, **changes: Any) -> dict[str, Tensor]:
-    model = tiny_transformer(depth=4, schedules=(), **changes)
+    model = tiny_transformer(depth=4, schedules=(), **({"max_scales": 15} | changes))
     layout = OfficialLayout(block_chunks=chunks, buffers=zero_k_biases(chunks) if buffers else {})
     return to_official(model.config, model.state_dict(), layout)
 

@@ -13,7 +13,7 @@ import bitvar
 ROOT = Path(bitvar.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-CORE = {"errors", "files", "finite", "scales", "bits", "pyramid", "condition", "config", "vocabulary"}
+CORE = {"errors", "files", "finite", "scales", "bits", "pyramid", "condition", "config", "vocabulary", "guises"}
 MODELS = {"tokenizer", "text", "transformer"}
 LOW = CORE | {"nn"} | MODELS
 USERS = {"sampling", "editing", "checkpoints", "runtime"}
@@ -36,7 +36,7 @@ MAY: dict[str, set[str]] = {
     "serving": CORE | {"pipeline"},
     "models": set(),
 }
-CORE_ORDER = ("errors", "files", "finite", "config", "vocabulary", "scales", "bits", "condition", "pyramid")
+CORE_ORDER = ("errors", "files", "finite", "guises", "config", "vocabulary", "scales", "bits", "condition", "pyramid")
 OPTIONAL = {
     "fastapi",
     "uvicorn",

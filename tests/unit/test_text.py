@@ -304,6 +304,9 @@ def test_a_folder_needs_no_code_of_its_own(saved: Path) -> None:
     config |= {"auto_map": {"AutoModel": "evil.Model"}, "architectures": ["EvilModel"]}
     (saved / "config.json").write_text(json.dumps(config))
     (saved / "evil.py").write_text("raise SystemExit('code of the folder was run')")
+    with pytest.raises(WeightsError, match=r"evil\.py"):
+        load_text_encoder(saved)
+    (saved / "evil.py").unlink()
     assert isinstance(load_text_encoder(saved).model, BertModel)
 
 

@@ -1,6 +1,7 @@
 """Official checkpoints to a model folder, and back to the same tensors, byte for byte."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -13,6 +14,7 @@ from bitvar.checkpoints.folder import (
     Defaults,
     ModelIndex,
     OfficialSpelling,
+    check_encoder,
     identify,
     read_tensors,
     save_folder,
@@ -21,8 +23,9 @@ from bitvar.checkpoints.folder import (
 from bitvar.checkpoints.official import Converted, OfficialLayout, from_official, to_official
 from bitvar.checkpoints.official_files import read_official, write_official
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.finite import cast_weights, require_sound_weights
 from bitvar.scales import BUDGETS, OFFICIAL_STRIDE, official_schedules
-from bitvar.text import T5, TextEncoder, load_text_encoder
+from bitvar.text import T5, TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
@@ -56,6 +59,7 @@ def convert_to_folder(
     text_encoder: Path | None = None,
     budget: str | None = None,
     dtype: torch.dtype | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Path:
     """Make a model folder of official files, which are only read.
 
@@ -68,6 +72,7 @@ def convert_to_folder(
         budget: pixel budget the transformer was trained on; by default 1M for the published sizes (0.25M when the file
             name says 512x512), else 0.06M.
         dtype: of the weights; None keeps each tensor's own, and only then does `convert_to_official` give equal bytes.
+        report: told in a line of what is left out of the files, or taken in place of something else.
 
     Raises:
         UsageError: for a destination in use or an unknown budget.
@@ -75,14 +80,15 @@ def convert_to_folder(
     """
     _refuse_occupied(destination)
     check_names(transformer, tokenizer)
-    model = _read(transformer, TransformerConfig)
-    image_tokenizer = _read(tokenizer, TokenizerConfig)
+    model = _read(transformer, TransformerConfig, report)
+    image_tokenizer = _read(tokenizer, TokenizerConfig, report)
     config, tokenizer_config = model.config, image_tokenizer.config
     assert isinstance(config, TransformerConfig)
     assert isinstance(tokenizer_config, TokenizerConfig)
     _check_bits(config, tokenizer_config, transformer, tokenizer)
     budget = budget or _default_budget(config, transformer)
     official_schedules((budget,))  # speak up before any work
+    config = _with_budget(config, budget, transformer)
     encoder = _read_text_encoder(text_encoder, config, dtype) if text_encoder is not None else None
     name = name or _stem(transformer)
     index = ModelIndex(
@@ -99,8 +105,10 @@ def convert_to_folder(
         ),
     )
     components = Components(
-        _assemble(InfinityTransformer, config.model_copy(update={"budgets": (budget,)}), model.tensors, dtype),
-        _assemble(InfinityTokenizer, tokenizer_config, image_tokenizer.tensors, dtype),
+        _assemble(InfinityTransformer, config, cast_weights(model.tensors, str(transformer), dtype=dtype)),
+        _assemble(
+            InfinityTokenizer, tokenizer_config, cast_weights(image_tokenizer.tensors, str(tokenizer), dtype=dtype)
+        ),
         encoder,
         index,
         _card(index, transformer, tokenizer, text_encoder),
@@ -157,22 +165,30 @@ def convert_to_official(folder: Path, destination: Path) -> list[Path]:
     return [transformer, tokenizer]
 
 
-def convert_tokenizer(path: Path, destination: Path, *, dtype: torch.dtype | None = None) -> Path:
+def convert_tokenizer(
+    path: Path,
+    destination: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Path:
     """Make a tokenizer folder of an official tokenizer, to encode with, or to train further.
 
     Args:
         path: anything `read_official` reads; only read.
         destination: the new folder; must be absent or empty.
         dtype: of the weights; None keeps each tensor's own.
+        report: told in a line of what is left out of the file, or taken in place of something else.
 
     Raises:
         UsageError: for a destination in use.
         WeightsError: for an unreadable or incomplete file.
     """
     _refuse_occupied(destination)
-    converted = _read(path, TokenizerConfig)
+    converted = _read(path, TokenizerConfig, report)
     identity = identify(_stem(path), converted.tensors)
-    model = _assemble(InfinityTokenizer, converted.config, converted.tensors, dtype)
+    tensors = cast_weights(converted.tensors, str(path), dtype=dtype)
+    model = _assemble(InfinityTokenizer, converted.config, tensors)
     patch = OFFICIAL_STRIDE // model.config.stride  # what the transformers read at once
     grids = [schedule.latent_grids(patch) for schedule in official_schedules(tuple(BUDGETS))]
     save_tokenizer_folder(model.state_dict(), model.config, destination, identity=identity, grids=grids)
@@ -222,8 +238,12 @@ def _check_bits(config: TransformerConfig, tokenizer: TokenizerConfig, model_pat
         )
 
 
-def _read(path: Path, wanted: type[TransformerConfig] | type[TokenizerConfig]) -> Converted:
-    converted = from_official(read_official(path), source=str(path))
+def _read(
+    path: Path, wanted: type[TransformerConfig] | type[TokenizerConfig], report: Callable[[str], None] | None
+) -> Converted:
+    tensors = read_official(path) if report is None else read_official(path, report=report)
+    converted = from_official(tensors, source=str(path))
+    require_sound_weights(converted.tensors, str(path))
     if not isinstance(converted.config, wanted):
         other = "transformer" if wanted is TransformerConfig else "tokenizer"
         raise WeightsError(
@@ -236,13 +256,10 @@ def _assemble(
     cls: type[M],
     config: TransformerConfig | TokenizerConfig,
     tensors: dict[str, Tensor],
-    dtype: torch.dtype | None,
 ) -> M:
     with torch.device("meta"):
         model = cls(config)  # type: ignore[arg-type]
     model.requires_grad_(False)
-    if dtype is not None:
-        tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 
@@ -250,17 +267,18 @@ def _assemble(
 def _read_text_encoder(folder: Path, config: TransformerConfig, dtype: torch.dtype | None) -> TextEncoder:
     if not folder.is_dir():
         raise UsageError(explain(f"There is no text encoder {folder}.", "it is no folder", "check the path"))
-    encoder = load_text_encoder(folder, dtype=dtype or torch.float32, settings=T5)
-    width = encoder.encode(["a picture"]).features.shape[-1]
-    if width != config.text_width:
-        raise WeightsError(
-            explain(
-                f"The text encoder {folder} does not belong to this transformer.",
-                f"its features are {width} wide, the transformer reads {config.text_width}",
-                "give the encoder it was trained with, google/flan-t5-xl for the official models",
-            )
-        )
+    settings = published_settings(folder) or T5
+    encoder = load_text_encoder(folder, dtype=dtype or torch.float32, settings=settings)
+    check_encoder(config, encoder, str(folder))
     return encoder
+
+
+def _with_budget(config: TransformerConfig, budget: str, path: Path) -> TransformerConfig:
+    """The configuration checked against the scales that the budget needs."""
+    try:
+        return TransformerConfig.parse(config.model_dump() | {"budgets": (budget,)}, source=f"the shapes of {path}")
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
 
 
 def _default_budget(config: TransformerConfig, path: Path) -> str:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -31,12 +31,13 @@ from bitvar.checkpoints.files import (
 )
 from bitvar.checkpoints.lora import base_tensors
 from bitvar.checkpoints.official import OfficialBuffer
-from bitvar.config import Config
+from bitvar.config import Config, check_room
 from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.finite import require_sound_weights
+from bitvar.finite import cast_weights, require_sound_weights
+from bitvar.guises import refuse_pointers
 from bitvar.nn.linear import channels_last
-from bitvar.scales import Grid
-from bitvar.text import TextEncoder, is_position_index, load_text_encoder
+from bitvar.scales import MAX_SCALES, MAX_SIDE, Grid
+from bitvar.text import TextEncoder, is_position_index, load_text_encoder, refuse_foreign_files
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
@@ -48,6 +49,10 @@ FILE_STEM = r"^\w[\w.-]*$"
 M = TypeVar("M", InfinityTransformer, InfinityTokenizer)
 
 
+Name = Annotated[str, Field(max_length=255)]
+Digest = Annotated[str, Field(max_length=64)]
+
+
 class TokenizerIdentity(Config):
     """Which tokenizer.
 
@@ -57,9 +62,9 @@ class TokenizerIdentity(Config):
         encoder_of: the `sha256` of the tokenizer whose encoder, and so whose bits, it has: only its decoder is its own.
     """
 
-    name: str
-    sha256: str
-    encoder_of: str | None = None
+    name: Name
+    sha256: Digest
+    encoder_of: Digest | None = None
 
     @property
     def bits_sha256(self) -> str:
@@ -67,10 +72,15 @@ class TokenizerIdentity(Config):
         return self.encoder_of or self.sha256
 
 
+CellSide = Annotated[int, Field(ge=1, le=2 * MAX_SIDE)]
+Cells = tuple[CellSide, CellSide]
+"""Rows and columns in the tokenizer's cells, of which a token has two at most on a side."""
+
+
 class TrainedGrids(Config):
     """What a tokenizer folder's `grids.json` holds: cells of each scale, coarse to fine, one list a size trained on."""
 
-    grids: tuple[tuple[tuple[int, int], ...], ...]
+    grids: tuple[Annotated[tuple[Cells, ...], Field(min_length=1, max_length=MAX_SCALES)], ...] = Field(max_length=1024)
 
 
 class OfficialSpelling(Config):
@@ -83,19 +93,23 @@ class OfficialSpelling(Config):
 
     transformer_file: str = Field(default="transformer", pattern=FILE_STEM)
     tokenizer_file: str = Field(default="tokenizer", pattern=FILE_STEM)
-    block_chunks: int = Field(default=1, ge=1)
+    block_chunks: int = Field(default=1, ge=1, le=256)
     inner_names: bool = True
-    transformer_buffers: dict[str, OfficialBuffer] = Field(default_factory=dict)
-    tokenizer_buffers: dict[str, OfficialBuffer] = Field(default_factory=dict)
+    transformer_buffers: dict[Name, OfficialBuffer] = Field(default_factory=dict, max_length=1024)
+    tokenizer_buffers: dict[Name, OfficialBuffer] = Field(default_factory=dict, max_length=1024)
+
+
+Strength = Annotated[float, Field(ge=0, le=100)]
+PerScale = Annotated[tuple[Strength, ...], Field(min_length=1, max_length=MAX_SCALES)]
 
 
 class Defaults(Config):
     """Sampling settings a model was tuned for: one value, or one a scale."""
 
-    guidance_scale: float | tuple[float, ...] = 3.0
-    temperature: float | tuple[float, ...] = 1.0
-    top_k: int = 0
-    top_p: float = 0.0
+    guidance_scale: Strength | PerScale = 3.0
+    temperature: Strength | PerScale = 1.0
+    top_k: int = Field(default=0, ge=0, le=1_000_000)
+    top_p: float = Field(default=0.0, ge=0, le=1)
 
 
 class ModelIndex(Config):
@@ -109,8 +123,8 @@ class ModelIndex(Config):
         official: spelling of the files it was converted from.
     """
 
-    format: int = 1
-    name: str
+    format: Literal[1] = 1
+    name: Name
     tokenizer: TokenizerIdentity
     defaults: Defaults = Defaults()
     official: OfficialSpelling | None = None
@@ -179,6 +193,7 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, token
                 "give a folder made by bitvar; official files are turned into one by `bitvar convert`",
             )
         )
+    refuse_pointers(folder)
     sums, own = verify_folder(folder), folder / "image_tokenizer"
     if tokenizer is not None:
         others = {name: value for name, value in sums.items() if not name.startswith("image_tokenizer/")}
@@ -195,10 +210,13 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, token
         check_bits(transformer_config, tokenizer_config)
     except UsageError as error:
         raise WeightsError(str(error)) from None
+    _check_schedules(index, transformer_config, folder)
     transformer = _load(InfinityTransformer, transformer_config, folder / "transformer", dtype, device)
     image_tokenizer = channels_last(_load(InfinityTokenizer, tokenizer_config, own, dtype, device))
     text = folder / "text_encoder"
     encoder = load_text_encoder(text, dtype=dtype).to(device) if text.is_dir() else None
+    if encoder is not None:
+        check_encoder(transformer_config, encoder, str(text))
     card = read_card(folder)
     digests = merged_digest(sums), merged_digest(sums, "transformer/")
     return Components(transformer, image_tokenizer, encoder, index, card, *digests, tokenizer_identity=identity)
@@ -222,6 +240,7 @@ def verify_part(folder: Path) -> dict[str, str]:
     """
     if not folder.is_dir():
         raise WeightsError(explain(f"There is no folder {folder}.", "it is missing, or no folder", "check the path"))
+    refuse_pointers(folder)
     if (folder / MANIFEST).is_file():
         return verify_folder(folder)
     around, prefix = folder.resolve().parent, f"{folder.resolve().name}/"
@@ -232,6 +251,7 @@ def verify_part(folder: Path) -> dict[str, str]:
             return {name.removeprefix(prefix): value for name, value in listed.items()}
     if (folder / "identity.json").exists():
         return verify_folder(folder)  # says that there is no manifest
+    refuse_foreign_files(folder)
     for path in sorted(folder.rglob("*.safetensors")):
         tensors = load_tensors(path)
         require_sound_weights({name: t for name, t in tensors.items() if not is_position_index(name, t)}, str(path))
@@ -298,6 +318,42 @@ def check_bits(transformer: TransformerConfig, tokenizer: TokenizerConfig) -> No
             )
 
 
+def check_encoder(config: TransformerConfig, encoder: TextEncoder, source: str) -> None:
+    """Refuse a text encoder whose features, or whose longest prompt, are not those that the transformer reads.
+
+    Raises:
+        WeightsError: naming both numbers.
+    """
+    if encoder.width != config.text_width:
+        why = f"its features are {encoder.width} wide, the transformer reads {config.text_width}"
+    elif encoder.max_tokens is not None and encoder.max_tokens < config.max_text_tokens:
+        why = f"it reads {encoder.max_tokens} tokens, the transformer up to {config.max_text_tokens}"
+    else:
+        return
+    raise WeightsError(
+        explain(
+            f"The text encoder {source} does not belong to this transformer.",
+            why,
+            "give the encoder it was trained with, google/flan-t5-xl for the official models",
+        )
+    )
+
+
+def _check_schedules(index: ModelIndex, config: TransformerConfig, folder: Path) -> None:
+    """Refuse a model without any schedule, and default settings that name another number of scales than it has."""
+    schedules = config.all_schedules()
+    if not schedules:
+        why = "its transformer/config.json names no budgets and no schedules, so there is no size to draw"
+        raise WeightsError(explain(f"The model in {folder} has no schedule.", why, "restore the folder"))
+    for name in ("guidance_scale", "temperature"):
+        value = getattr(index.defaults, name)
+        wrong = [len(s) for s in schedules if isinstance(value, tuple) and len(value) not in (1, len(s))]
+        if wrong:
+            why = f"it has {len(value)} values, and the model draws in {wrong[0]} scales"
+            todo = "correct it in model_index.json, or restore the folder"
+            raise WeightsError(explain(f"The default {name} of the model in {folder} can't be used.", why, todo))
+
+
 def _plain(value: object) -> str:
     """As `--set` takes it."""
     return json.dumps(value, separators=(",", ":"))
@@ -358,12 +414,17 @@ def save_tensors(tensors: dict[str, Tensor], folder: Path, *, max_shard_bytes: i
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The inverse of `save_tensors`."""
+    """The inverse of `save_tensors`; weights that no model can have are refused.
+
+    Raises:
+        WeightsError: for missing, unreadable or unsound weights.
+    """
     index = folder / f"{WEIGHTS}.index.json"
     names = sorted(set(read_weight_map(index).values())) if index.is_file() else [WEIGHTS]
     tensors: dict[str, Tensor] = {}
     for name in names:
         tensors |= load_tensors(folder / name)
+    require_sound_weights(tensors, str(folder))
     return tensors
 
 
@@ -377,6 +438,10 @@ def load_component(cls: type[M], folder: Path) -> M:
 def _load(
     cls: type[M], config: TransformerConfig | TokenizerConfig, folder: Path, dtype: torch.dtype, device: torch.device
 ) -> M:
+    try:
+        check_room(config.least_parameters, folder, source=str(folder / "config.json"))
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
     with torch.device("meta"):
         model = cls(config)  # type: ignore[arg-type]
     _assign(model, read_tensors(folder), str(folder), dtype, device)
@@ -397,4 +462,4 @@ def _assign(
                 "restore the folder",
             )
         )
-    model.load_state_dict({name: t.to(device=device, dtype=dtype) for name, t in tensors.items()}, assign=True)
+    model.load_state_dict(cast_weights(tensors, source, dtype=dtype, device=device), assign=True)

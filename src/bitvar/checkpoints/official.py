@@ -7,9 +7,10 @@ a missing, unexpected or misshapen tensor stops the conversion, and every one is
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from bitvar.config import Config
@@ -19,6 +20,8 @@ from bitvar.transformer import InfinityTransformer, TransformerConfig
 
 Kind = Literal["transformer", "tokenizer"]
 BufferType = Literal["float64", "float32", "float16", "bfloat16", "int64", "int32"]
+
+Value = Annotated[int, Field(ge=-(1 << 62), le=1 << 62)] | Annotated[float, Field(ge=-1e300, le=1e300)]
 
 C = TypeVar("C", bound=Config)
 
@@ -32,8 +35,8 @@ class OfficialBuffer(Config):
     """
 
     dtype: BufferType
-    shape: tuple[int, ...]
-    values: tuple[int | float, ...] = ()
+    shape: tuple[Annotated[int, Field(ge=0, le=1 << 16)], ...] = Field(max_length=2)
+    values: tuple[Value, ...] = Field(default=(), max_length=512)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ gets to run code.
 
 import pickle
 import pickletools
+import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from bitvar.checkpoints.files import load_tensors, read_weight_map, require_weights_file, write_tensors
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import atomic_path
+from bitvar.guises import require_guise
 
 _PICKLES: Final = (".pth", ".pt", ".bin")
 _NESTINGS: Final[tuple[tuple[str, ...], ...]] = (("vae",), ("trainer", "gpt_fsdp"))
+_MAX_NESTING: Final = 4
 _MAX_TUPLES: Final = 50_000
 """Four or five a tensor; the largest official file has 6,200."""
 
@@ -34,22 +37,68 @@ Names as written by the official `CKPTSaver` and `InfinityTrainer.state_dict`. T
 average in `gpt_ema_fsdp` are left out too: the official code samples with the weights of `gpt_fsdp`.
 """
 
+_WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "module", "ema", "model_ema", "ema_state_dict")
+"""Keys under which other trainers put a state dict. The first one present counts, so an average only if it is alone."""
 
-def read_official(path: Path) -> dict[str, Tensor]:
+_BESIDE: Final = frozenset(
+    {"args", "callbacks", "config", "epoch", "global_step", "hparams", "hparams_name", "hyper_parameters", "iter"}
+    | {"iteration", "loops", "lr_scheduler", "lr_scheduler_state_dict", "lr_schedulers", "optimizer"}
+    | {"optimizer_state_dict", "optimizer_states", "pytorch-lightning_version", "scaler", "scheduler", "step", "steps"}
+)
+"""What they put beside it."""
+
+_INNER: Final = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_LEADING: Final = ("module.", "model.")
+_AVERAGED: Final = "n_averaged"
+"""The count that `torch.optim.swa_utils.AveragedModel` keeps beside the weights."""
+
+
+def _ignore(line: str) -> None:
+    pass
+
+
+def read_official(path: Path, *, report: Callable[[str], None] = _ignore) -> dict[str, Tensor]:
     """The tensors of an official checkpoint, under their own names, read lazily where the format allows it.
 
     Args:
-        path: a `.pth`, `.pt` or `.bin` pickle, flat or nested under `vae` or `trainer` / `gpt_fsdp`; a `.safetensors`
-            file; or a folder of shards with one `*.index.json`.
+        path: a `.pth`, `.pt` or `.bin` pickle, flat or nested under `vae`, `trainer` / `gpt_fsdp`, `state_dict`, `model`
+            or `ema`; a `.safetensors` file; or a folder of shards with one `*.index.json`. The prefixes that wrappers of
+            PyTorch put before names (`module.`, `_orig_mod.`, `_fsdp_wrapped_module.`) are taken off.
+        report: told in a line of what is left out, or taken in place of something else.
 
     Raises:
         WeightsError: if it is missing, unreadable, truncated, holds anything but tensors, or is no checkpoint.
     """
     if path.is_dir():
-        return _read_shards(path)
+        return without_prefixes(_read_shards(path, report), str(path), report)
     if not path.is_file():
         raise WeightsError(explain(f"There is no checkpoint {path}.", "the file is missing", "check the path"))
-    return _read_file(path)
+    return without_prefixes(_read_file(path, report), str(path), report)
+
+
+def without_prefixes(
+    tensors: Mapping[str, Tensor], source: str, report: Callable[[str], None] = _ignore
+) -> dict[str, Tensor]:
+    """The same tensors under the names they have in the model itself, without those of wrappers around it.
+
+    Raises:
+        WeightsError: if two tensors would get one name.
+    """
+    if _AVERAGED in tensors and all(name == _AVERAGED or name.startswith("module.") for name in tensors):
+        report(f"{source}: left out {_AVERAGED}, how often the average was taken")
+        tensors = {name: tensor for name, tensor in tensors.items() if name != _AVERAGED}
+    renamed = {name: _INNER.sub("", name) for name in tensors}
+    while prefix := next((p for p in _LEADING if renamed and all(n.startswith(p) for n in renamed.values())), None):
+        renamed = {name: inner.removeprefix(prefix) for name, inner in renamed.items()}
+    if len(set(renamed.values())) < len(renamed):
+        raise WeightsError(
+            explain(
+                f"{source} holds tensors twice.",
+                "without the prefixes of wrappers, such as `module.` and `_orig_mod.`, two have one name",
+                "save the state dict of the model itself",
+            )
+        )
+    return {renamed[name]: tensor for name, tensor in tensors.items()}
 
 
 def write_official(tensors: Mapping[str, Tensor], path: Path, *, nesting: tuple[str, ...] = ()) -> None:
@@ -80,8 +129,9 @@ def write_official(tensors: Mapping[str, Tensor], path: Path, *, nesting: tuple[
         torch.save(nested, temporary)
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def _read_file(path: Path, report: Callable[[str], None]) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
+        require_guise(path, "safetensors")
         return load_tensors(path)
     if path.suffix not in _PICKLES:
         raise WeightsError(
@@ -92,7 +142,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             )
         )
     require_weights_file(path)
-    return _plain(_unnest(_load_pickle(path), path), path)
+    require_guise(path, "torch")
+    return _plain(_unnest(_load_pickle(path), path, report), path)
 
 
 def _load_pickle(path: Path) -> Any:
@@ -134,7 +185,16 @@ def _unreadable(path: Path, why: str) -> WeightsError:
     return WeightsError(explain(f"Can't read the checkpoint {path}.", why, "download it again"))
 
 
-def _unnest(value: Any, path: Path) -> Any:
+def _unnest(value: Any, path: Path, report: Callable[[str], None]) -> Any:
+    for _ in range(_MAX_NESTING):
+        inner = _unwrap(_official_part(value, path), path, report)
+        if inner is value:
+            break
+        value = inner
+    return value
+
+
+def _official_part(value: Any, path: Path) -> Any:
     for nesting in _NESTINGS:
         if not (isinstance(value, Mapping) and nesting[0] in value):
             continue
@@ -147,17 +207,35 @@ def _unnest(value: Any, path: Path) -> Any:
                         f"expected it under {' / '.join(nesting)}",
                     )
                 )
-            unknown = sorted(str(name) for name in value.keys() - _COMPANIONS[key] - {key})
-            if unknown:
-                raise WeightsError(
-                    explain(
-                        f"{path} holds more than a model.",
-                        f"beside {key!r} there is {', '.join(unknown)}; nothing is dropped in silence",
-                        f"save what lies under {key!r} alone with torch.save",
-                    )
-                )
+            _refuse_unknown(value, key, _COMPANIONS[key], path)
             value = value[key]
     return value
+
+
+def _unwrap(value: Any, path: Path, report: Callable[[str], None]) -> Any:
+    """What lies under a key that other trainers use; the value itself where there is none, or where it is tensors."""
+    if not isinstance(value, Mapping) or any(isinstance(item, Tensor) for item in value.values()):
+        return value
+    present = [key for key in _WRAPPERS if isinstance(value.get(key), Mapping)]
+    if not present:
+        return value
+    _refuse_unknown(value, present[0], _BESIDE | set(_WRAPPERS), path)
+    if beside := sorted(str(name) for name in value if name != present[0]):
+        average = "; to convert the average, save it alone" if set(beside) & set(_WRAPPERS) else ""
+        report(f"{path}: took {present[0]!r} and left out {', '.join(beside)}{average}")
+    return value[present[0]]
+
+
+def _refuse_unknown(value: Mapping[Any, Any], key: str, known: set[str] | frozenset[str], path: Path) -> None:
+    unknown = sorted(str(name) for name in value.keys() - known - {key})
+    if unknown:
+        raise WeightsError(
+            explain(
+                f"{path} holds more than a model.",
+                f"beside {key!r} there is {', '.join(unknown)}; nothing is dropped in silence",
+                f"save what lies under {key!r} alone with torch.save",
+            )
+        )
 
 
 def _plain(value: Any, path: Path) -> dict[str, Tensor]:
@@ -190,7 +268,7 @@ def _is_plain(name: Any, item: Any) -> bool:
     return plain and not item.is_quantized and not item.is_nested
 
 
-def _read_shards(folder: Path) -> dict[str, Tensor]:
+def _read_shards(folder: Path, report: Callable[[str], None]) -> dict[str, Tensor]:
     weight_map = _weight_map(folder)
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
@@ -198,7 +276,7 @@ def _read_shards(folder: Path) -> dict[str, Tensor]:
             raise WeightsError(
                 explain(f"{folder} lacks the shard {shard}.", "its index names it", "download the missing file")
             )
-        found = _read_file(folder / shard)
+        found = _read_file(folder / shard, report)
         expected = {name for name, file in weight_map.items() if file == shard}
         if expected != found.keys():
             wrong = sorted(expected ^ found.keys())

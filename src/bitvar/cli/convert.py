@@ -80,7 +80,7 @@ def _to_folder(
         raise UsageError(unknown("dtype", dtype, list(DTYPES)))
     chosen = None if dtype is None else DTYPES[dtype]
     if tokenizer is None and is_official_tokenizer(transformer):
-        typer.echo(str(convert_tokenizer(transformer, destination, dtype=chosen)))
+        typer.echo(str(convert_tokenizer(transformer, destination, dtype=chosen, report=_tell)))
         return
     if tokenizer is None:
         raise UsageError(
@@ -98,9 +98,14 @@ def _to_folder(
         text_encoder=text_encoder,
         budget=budget,
         dtype=chosen,
+        report=_tell,
     )
     if text_encoder is None:
         typer.echo(
             "No text encoder inside: add --text-encoder, a folder of google/flan-t5-xl, to read prompts.", err=True
         )
     typer.echo(str(destination))
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)

@@ -7,10 +7,10 @@ from bitvar.text.encoders import (
     T5Encoder,
     TextEncoder,
     TextEncoderConfig,
-    is_position_index,
     load_text_encoder,
     published_settings,
 )
+from bitvar.text.files import is_position_index, refuse_foreign_files
 
 __all__ = [
     "MINILM",
@@ -22,4 +22,5 @@ __all__ = [
     "is_position_index",
     "load_text_encoder",
     "published_settings",
+    "refuse_foreign_files",
 ]

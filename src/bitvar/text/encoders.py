@@ -4,21 +4,30 @@ A closed registry: which class reads a folder is written here, never in the fold
 """
 
 import contextlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from bitvar.condition import TextCondition
-from bitvar.config import Config
+from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.files import is_lfs_pointer, read_plain
+from bitvar.files import is_lfs_pointer
+from bitvar.finite import require_no_overflow, require_sound_weights
+from bitvar.text.files import (
+    EncoderSizes,
+    check_vocabulary,
+    read_sizes,
+    read_weights,
+    refuse_foreign_files,
+    special_tokens,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -32,8 +41,8 @@ class TextEncoderConfig(Config):
         hidden_states: which of the encoder's hidden states are concatenated, 0 being the embeddings. Unused by T5.
     """
 
-    kind: str
-    hidden_states: tuple[int, ...] = ()
+    kind: Annotated[str, Field(max_length=64)]
+    hidden_states: tuple[Annotated[int, Field(ge=0, le=256)], ...] = Field(default=(), max_length=257)
 
 
 T5: Final = TextEncoderConfig(kind="t5")
@@ -78,6 +87,17 @@ class TextEncoder(ABC):
     def to(self, device: torch.device) -> "TextEncoder":
         self.model.to(device)
         return self
+
+    @property
+    def width(self) -> int:
+        """Channels of the features."""
+        own = self.model.config.hidden_size  # pyright: ignore[reportAttributeAccessIssue]
+        return int(own) * max(1, len(self.hidden_states))
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest prompt that the encoder has positions for, special tokens included; None for no limit."""
+        return getattr(self.model.config, "max_position_embeddings", None)
 
     def save(self, folder: Path) -> None:
         """Write configuration, vocabulary and weights."""
@@ -135,10 +155,17 @@ def load_text_encoder(
                 f"Unknown text encoder {settings.kind!r} in {folder}.", f"known are {list(_REGISTRY)}", "upgrade bitvar"
             )
         )
+    refuse_foreign_files(folder)
+    sizes = read_sizes(folder, settings.kind)
+    check_vocabulary(folder, sizes)
     try:
-        model, problems = _load_model(settings, folder, dtype)
+        model, problems = _load_model(settings, sizes, folder, dtype)
         tokenizer = _load_vocabulary(folder)
-    except Exception as error:  # whatever a damaged file makes the parsers of three libraries raise
+    except WeightsError:
+        raise
+    except BaseException as error:  # whatever a damaged file makes the parsers of three libraries raise
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that of Rust's libraries
+            raise
         problems = str(error).splitlines()[0] if str(error) else repr(error)
         raise WeightsError(_unreadable(folder, problems)) from None
     if problems:
@@ -163,40 +190,45 @@ def _require_plain_files(folder: Path) -> None:
 def published_settings(folder: Path) -> TextEncoderConfig | None:
     """How to read a folder that its makers published, by the model its `config.json` names; None if by none known."""
     try:
-        kind = json.loads(read_plain(folder / "config.json")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+        kind = read_json(folder / "config.json").get("model_type")
+    except UsageError:
         return None  # `load_text_encoder` says what is wrong with it
-    return {"t5": T5, "bert": MINILM}.get(kind)
-
-
-def is_position_index(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is the row of integers 0, 1, 2, ... that published BERT files keep beside their weights."""
-    return name.endswith("position_ids") and not tensor.is_floating_point() and not tensor.is_complex()
+    return {"t5": T5, "bert": MINILM}.get(str(kind))
 
 
 def _unreadable(folder: Path, why: str) -> str:
     return explain(f"Can't read the text encoder {folder}.", why, "download the model again")
 
 
-def _load_model(settings: TextEncoderConfig, folder: Path, dtype: torch.dtype) -> tuple[nn.Module, str]:
-    """The model, and what is wrong with its weights: a tensor that is missing would be made up at random."""
+def _load_model(
+    settings: TextEncoderConfig, sizes: EncoderSizes, folder: Path, dtype: torch.dtype
+) -> tuple[nn.Module, str]:
+    """The model, and what is wrong with its weights: a tensor that is missing would be made up at random.
+
+    Configuration and tensors are handed over as objects, so there is no path to look beside and no name to look up.
+    """
+    tensors = read_weights(folder, leave_out=("decoder.", "lm_head.") if settings.kind == "t5" else ())
+    require_sound_weights(tensors, str(folder))
     options: dict[str, Any] = {
         "dtype": dtype,
+        "state_dict": dict(tensors),
+        "attn_implementation": "sdpa" if settings.kind == "minilm" else None,
         "local_files_only": True,
-        "use_safetensors": True,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # reported below, by name
     }
     with _quiet():
         if settings.kind == "t5":
-            from transformers.models.t5 import T5EncoderModel
+            from transformers.models.t5 import T5Config, T5EncoderModel
 
-            loaded: Any = T5EncoderModel.from_pretrained(folder, **options)
+            loaded: Any = T5EncoderModel.from_pretrained(None, config=T5Config(**sizes.model_dump()), **options)
         else:
-            from transformers.models.bert import BertModel
+            from transformers.models.bert import BertConfig, BertModel
 
-            loaded = BertModel.from_pretrained(folder, add_pooling_layer=False, **options)
+            config = BertConfig(**sizes.model_dump(exclude={"position_embedding_type"}))
+            loaded = BertModel.from_pretrained(None, config=config, add_pooling_layer=False, **options)
     model, info = loaded
+    require_no_overflow(tensors, model.state_dict(), str(folder))
     wrong = [f"{what}: {name}" for what in ("missing", "mismatched") for name in sorted(map(str, info[f"{what}_keys"]))]
     layers = getattr(model.config, "num_hidden_layers", 0)
     if settings.kind == "minilm" and not all(0 <= k <= layers for k in settings.hidden_states or (-1,)):
@@ -223,13 +255,8 @@ def _quiet() -> Iterator[None]:
 def _load_vocabulary(folder: Path) -> "PreTrainedTokenizerFast":
     from transformers import PreTrainedTokenizerFast
 
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    special = {
-        name: _text(settings[name])
-        for name in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "eos_token")
-        if settings.get(name)
-    }
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+    names = special_tokens(folder)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **names)
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
@@ -248,7 +275,3 @@ def _without_capturing_hooks(module: nn.Module) -> nn.Module:
         name: None if child is None else _without_capturing_hooks(child) for name, child in module._modules.items()
     }
     return twin
-
-
-def _text(token: Any) -> str:
-    return token["content"] if isinstance(token, dict) else token

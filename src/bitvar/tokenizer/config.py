@@ -32,7 +32,7 @@ class TokenizerConfig(Config):
     norm: Literal["group", "pixel"] = "group"
     linear_skip: bool = False
     code_lengths: CodeLengths = (1.0,)
-    norm_groups: int = Field(default=32, ge=1)
+    norm_groups: int = Field(default=32, ge=1, le=1 << 12)
     image_channels: int = Field(default=3, ge=1, le=16)
     pixel_patch: int = Field(default=1, ge=1, le=8)
 
@@ -47,6 +47,11 @@ class TokenizerConfig(Config):
     def channels(self) -> tuple[int, ...]:
         """Channels of each level, finest first."""
         return tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
+
+    @property
+    def least_parameters(self) -> int:
+        """Parameters of the blocks' convolutions alone: fewer than a tokenizer has, and counted without building one."""
+        return sum(2 * 2 * self.res_blocks * 9 * channels**2 for channels in self.channels[1:])
 
     @property
     def stride(self) -> int:

@@ -1,18 +1,22 @@
 """What a transformer is made of, and the presets of the paper."""
 
-from typing import Final
+from typing import Annotated, Final
 
 from pydantic import Field, model_validator
 
 from bitvar.config import CodeLengths, Config
-from bitvar.scales import ScaleSchedule, lengths_of, official_schedules
+from bitvar.scales import MAX_SCALES, MAX_SIDE, ScaleSchedule, lengths_of, official_schedules
+
+
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+Budget = Annotated[str, Field(max_length=16)]
 
 
 class ScheduleConfig(Config):
     """A schedule of a model's own: see `ScaleSchedule`."""
 
-    grids: tuple[tuple[int, int], ...]
-    reference: tuple[int, int]
+    grids: tuple[tuple[Side, Side], ...] = Field(min_length=1, max_length=MAX_SCALES)
+    reference: tuple[Side, Side]
 
 
 class TransformerConfig(Config):
@@ -36,7 +40,7 @@ class TransformerConfig(Config):
 
     depth: int = Field(gt=0, le=256)
     width: int = Field(gt=0, le=1 << 16)
-    num_heads: int = Field(gt=0)
+    num_heads: int = Field(gt=0, le=1 << 14)
     bits: int = Field(gt=0, le=512)
     patch_size: int = Field(default=1, ge=1, le=2)
     code_lengths: CodeLengths = (1.0,)
@@ -45,8 +49,8 @@ class TransformerConfig(Config):
     max_scales: int = Field(default=15, gt=0, le=1 << 10)
     text_adapter_depth: int = Field(default=0, ge=0, le=256)
     text_adapter_width: int | None = Field(default=None, gt=0, le=1 << 16)
-    budgets: tuple[str, ...] = ()
-    schedules: tuple[ScheduleConfig, ...] = ()
+    budgets: tuple[Budget, ...] = Field(default=(), max_length=16)
+    schedules: tuple[ScheduleConfig, ...] = Field(default=(), max_length=1024)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "TransformerConfig":
@@ -56,6 +60,15 @@ class TransformerConfig(Config):
             raise ValueError("text_adapter_depth and text_adapter_width go together")
         if self.condition_width % self.pool_heads or self.width % self.pool_heads:
             raise ValueError(f"width {self.width} must be a multiple of the {self.pool_heads} heads that pool the text")
+        return self
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> "TransformerConfig":
+        longest = max((len(schedule) for schedule in self.all_schedules()), default=0)
+        if longest > self.max_scales:
+            raise ValueError(
+                f"the scale embedding (lvl_embed) has {self.max_scales} rows, and a schedule has {longest} scales"
+            )
         return self
 
     @property
@@ -76,6 +89,12 @@ class TransformerConfig(Config):
     def pool_heads(self) -> int:
         """Heads of the attention that pools the text: of 128 text channels each, of 64 in models wider than 4096."""
         return max(1, self.condition_width // (64 if self.width > 4096 else 128))
+
+    @property
+    def least_parameters(self) -> int:
+        """Parameters of the blocks' projections alone: fewer than a model has, and counted without building one."""
+        attention, feed_forward = 8 * self.width**2, 2 * self.width * self.ffn_width
+        return self.depth * (attention + feed_forward) + self.max_text_tokens * self.text_width
 
     def all_lengths(self) -> list[tuple[float, ...]]:
         """Lengths of the codes of every scale, for each of `all_schedules`."""
