@@ -107,12 +107,12 @@ def require_no_overflow(before: Mapping[str, Tensor], after: Mapping[str, Tensor
     if not lost:
         return
     largest = {name: before[name].abs().max().item() for name in lost}
-    dtype = after[lost[0]].dtype
+    dtype, reached = after[lost[0]].dtype, [f"{name} reaches {value:g}" for name, value in largest.items()]
     fits = next((t for t in (torch.bfloat16, torch.float32) if max(largest.values()) <= _largest(t)), None)
     raise WeightsError(
         explain(
             f"{source} holds weights that overflow in {_NAMES[dtype]}.",
-            f"its largest number is {_largest(dtype):g}; {_first_of([f'{n} reaches {v:g}' for n, v in largest.items()])}",
+            f"its largest number is {_largest(dtype):g}; {_first_of(reached)}",
             f"use {_NAMES[fits]}, which holds them: --dtype {_NAMES[fits]}"
             if fits
             else "no precision of a model holds them: get the file again",

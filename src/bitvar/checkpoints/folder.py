@@ -29,6 +29,7 @@ from bitvar.checkpoints.files import (
     verify_folder,
     write_tensors,
 )
+from bitvar.checkpoints.hub import require_model_folder
 from bitvar.checkpoints.lora import base_tensors
 from bitvar.checkpoints.official import OfficialBuffer
 from bitvar.config import Config, check_room
@@ -185,19 +186,13 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, token
     Raises:
         WeightsError: for missing, altered or unreadable files, or a tokenizer the transformer was not trained with.
     """
-    if not (folder / "model_index.json").is_file():
-        raise WeightsError(
-            explain(
-                f"{folder} is no model folder.",
-                "it has no model_index.json",
-                "give a folder made by bitvar; official files are turned into one by `bitvar convert`",
-            )
-        )
+    require_model_folder(folder)
     refuse_pointers(folder)
     sums, own = verify_folder(folder), folder / "image_tokenizer"
     if tokenizer is not None:
         others = {name: value for name, value in sums.items() if not name.startswith("image_tokenizer/")}
-        own, sums = tokenizer, others | {f"image_tokenizer/{n}": v for n, v in verify_folder(tokenizer).items()}
+        own = find_tokenizer(tokenizer)
+        sums = others | {f"image_tokenizer/{name}": value for name, value in verify_part(own).items()}
     try:
         index = ModelIndex.load(folder / "model_index.json")
         identity = TokenizerIdentity.load(own / "identity.json")
@@ -431,7 +426,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 def load_component(cls: type[M], folder: Path) -> M:
     """A transformer or tokenizer from its own folder, in fp32 on the CPU."""
     config_class = TransformerConfig if cls is InfinityTransformer else TokenizerConfig
-    config = config_class.load(folder / "config.json")
+    try:
+        config = config_class.load(folder / "config.json")
+    except UsageError as error:
+        raise WeightsError(str(error)) from None
     return _load(cls, config, folder, torch.float32, torch.device("cpu"))
 
 

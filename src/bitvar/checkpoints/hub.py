@@ -1,5 +1,8 @@
-"""Finding a model or a tokenizer: one in the package, one on disk, or one on the hub."""
+"""Finding a model or a tokenizer: one in the package, one on disk, or one on the hub. The only resolver of such names."""
 
+import difflib
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,48 +17,175 @@ FINE_TOKENIZER: Final = _MODELS / "fine"
 """Four times its bits, for pictures given back as they were."""
 TOKENIZERS: Final = (EMBEDDED_TOKENIZER, FINE_TOKENIZER)
 
+_INDEX: Final = "model_index.json"
+_CHECKPOINTS: Final = (".pth", ".pt", ".bin", ".safetensors")
+
 
 def resolve_named(name: str | Path, revision: str | None = None, *, what: str = "model") -> Path:
-    """`resolve_model` of what a command is given, where the names of those in the package stand for these."""
-    embedded = {folder.name: folder for folder in (EMBEDDED_MODEL, *TOKENIZERS)}
-    return embedded.get(str(name)) or resolve_model(name, revision, what=what)
+    """`resolve_model` of what a command is given."""
+    return resolve_model(name, revision, what=what)
 
 
 def resolve_model(model: str | Path | None, revision: str | None = None, *, what: str = "model") -> Path:
     """The folder of a model: the embedded one, one on disk, or one from the hub (through its cache).
 
+    A folder here counts before a name in the package, and a name in the package before a hub id.
+
     Args:
-        model: None for the embedded one, a folder, or a hub id `owner/name`.
+        model: None for the embedded one, a folder, a name in the package, or a hub id `owner/name`.
         revision: of a hub id.
-        what: names it in errors.
+        what: names it in errors: "model", "tokenizer", "text encoder" or "adapter".
 
     Raises:
         UsageError: if there is none of that name.
         WeightsError: if the hub does not give it.
+
+    Warns:
+        UserWarning: if a folder here has the name of one in the package.
     """
     if model is None:
         return EMBEDDED_MODEL
-    folder = Path(model)
-    if folder.is_dir():
+    if not isinstance(model, str | Path):
+        why = f"a {type(model).__name__} is neither a name nor a path"
+        raise UsageError(explain(f"There is no {what} {model!r}.", why, "give a folder, a name or a hub id owner/name"))
+    name, packaged = str(model), _packaged(what)
+    folder = _existing(name, what)
+    if folder is not None:
+        if folder.is_file():
+            raise UsageError(explain(f"{name} is a file, not the folder of a {what}.", *_hint_at_file(folder, what)))
+        if name in packaged and folder.resolve() != packaged[name].resolve():
+            text = f"The folder {folder.absolute()} is used, not the {what} {name!r} in the package."
+            warnings.warn(text, UserWarning, stacklevel=2)
         return folder
-    name = str(model)
-    if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if name in packaged:
+        return packaged[name]
+    if not _is_hub_id(name):
         raise UsageError(
             explain(
-                f"There is no {what} {name!r}.", "it is neither a folder here nor a hub id owner/name", "check the path"
+                f"There is no {what} {name!r}.",
+                "there is no such folder, and no such name in the package; hub ids are owner/name",
+                _suggestion(name, packaged),
             )
         )
+    return _from_hub(name, revision, what)
+
+
+def require_model_folder(folder: Path) -> None:
+    """Refuse a folder that holds no model, saying what it is instead.
+
+    Raises:
+        WeightsError: with what to give in its place.
+    """
+    if not (folder / _INDEX).is_file():
+        raise WeightsError(explain(f"{folder} is no model folder.", *_hint_at_folder(folder)))
+
+
+def _packaged(what: str) -> Mapping[str, Path]:
+    """Those in the package that may stand for it, by name; of the text encoders there is that of the model alone."""
+    folders = {"adapter": (), "text encoder": (EMBEDDED_MODEL,)}.get(what, (EMBEDDED_MODEL, *TOKENIZERS))
+    return {folder.name: folder for folder in folders}
+
+
+def _existing(name: str, what: str) -> Path | None:
+    """The path of that name, if there is one; `~` is the user's own folder."""
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a user that nobody knows
+        reason = getattr(error, "strerror", None) or str(error)
+        shown = f"{name[:60]!r}{'...' if len(name) > 60 else ''}"
+        raise UsageError(explain(f"There is no {what} {shown}.", reason, "check the path")) from None
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def _suggestion(name: str, packaged: Mapping[str, Path]) -> str:
+    near = difflib.get_close_matches(name.lower(), packaged, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"check the path, or choose from {', '.join(packaged)}" if packaged else "check the path"
+
+
+def _from_hub(name: str, revision: str | None, what: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt"])
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # a network fails in as many ways as the libraries on it have classes
         raise WeightsError(
             explain(
-                f"Can't get the {what} {name!r} from the hub.", reason, "check the name, the revision and the network"
+                f"There is no folder {name!r}, and the hub was asked for the {what} {name!r} in vain.",
+                _reason(error),
+                "check the path; if you meant the hub, check the name, the revision and the network",
             )
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """Why the hub gave nothing, in a line, from an error and those it came from."""
+    from huggingface_hub import errors
+
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(isinstance(part, errors.RevisionNotFoundError) for part in chain):
+        return "the hub has no such revision of it"
+    if any(isinstance(part, errors.GatedRepoError) for part in chain):
+        return "its owner asks for a log-in and consent: `hf auth login`"
+    if any(isinstance(part, errors.RepositoryNotFoundError) for part in chain):
+        return "the hub has none of that name, or only for those who are logged in"
+    if any(isinstance(part, errors.OfflineModeIsEnabled) for part in chain):
+        return "HF_HUB_OFFLINE is set, and it is not in the cache"
+    networks = {"ConnectError", "ConnectTimeout", "ConnectionError", "ReadTimeout", "ProxyError", "NetworkError"}
+    if any(type(part).__name__ in networks for part in chain) or isinstance(error, errors.LocalEntryNotFoundError):
+        return "the network can't be reached, and it is not in the cache"
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _hint_at_file(path: Path, what: str) -> tuple[str, str]:
+    if path.name in (_INDEX, "model.safetensors", "config.json"):
+        return "it is a file of such a folder, perhaps", f"give the folder: {path.parent}"
+    if path.suffix == ".safetensors" and what == "model":
+        return (
+            "it holds weights alone",
+            "an adapter goes with --lora; official weights become a folder by `bitvar convert`",
+        )
+    if path.suffix in _CHECKPOINTS:
+        return "it is a checkpoint, perhaps an official one", "make a folder of it with `bitvar convert`"
+    return "a folder holds the weights and what they are", "give the folder"
+
+
+def _hint_at_folder(folder: Path) -> tuple[str, str]:
+    """Why a folder without an index is none of a model, and what to give instead."""
+    why = f"it has no {_INDEX}"
+    if (folder / "checkpoints").is_dir():
+        made = folder / "model"
+        if (made / _INDEX).is_file():
+            return f"{why}: it is the folder of a run", f"give the model that the run made: {made}"
+        return f"{why}: it is the folder of a run", f"make a model of its checkpoint: bitvar export {folder} NEW_FOLDER"
+    if (folder / "state.json").is_file():
+        return f"{why}: it is a checkpoint of a run", "make a model of it with `bitvar export`"
+    if (folder / "identity.json").is_file() and (folder / "config.json").is_file():
+        return f"{why}: it is a tokenizer", "give it with --tokenizer, beside a model"
+    if (folder / "adapter_config.json").is_file() or list(folder.glob("*lora*.safetensors")):
+        return f"{why}: it is an adapter", "give it with --lora, beside a model"
+    if (folder.resolve().parent / _INDEX).is_file():
+        return f"{why}: it is a part of a model", f"give the whole: {folder.resolve().parent}"
+    inside = sorted(path.parent for path in folder.glob(f"*/{_INDEX}"))
+    if inside:
+        return why, f"give the model inside: {inside[0]}"
+    if list(folder.glob("*.index.json")) or any(list(folder.glob(f"*{suffix}")) for suffix in _CHECKPOINTS):
+        return why, "official files are turned into a model folder by `bitvar convert`"
+    if folder.name in _packaged("model"):
+        return (
+            why,
+            f"for the model in the package leave the option out, or start elsewhere: ./{folder.name} counts first",
+        )
+    return why, "give a folder made by bitvar; official files are turned into one by `bitvar convert`"

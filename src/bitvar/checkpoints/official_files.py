@@ -61,9 +61,9 @@ def read_official(path: Path, *, report: Callable[[str], None] = _ignore) -> dic
     """The tensors of an official checkpoint, under their own names, read lazily where the format allows it.
 
     Args:
-        path: a `.pth`, `.pt` or `.bin` pickle, flat or nested under `vae`, `trainer` / `gpt_fsdp`, `state_dict`, `model`
-            or `ema`; a `.safetensors` file; or a folder of shards with one `*.index.json`. The prefixes that wrappers of
-            PyTorch put before names (`module.`, `_orig_mod.`, `_fsdp_wrapped_module.`) are taken off.
+        path: a `.pth`, `.pt` or `.bin` pickle, flat or nested under `vae`, `trainer` / `gpt_fsdp`, `state_dict`,
+            `model` or `ema`; a `.safetensors` file; or a folder of shards with one `*.index.json`. The prefixes that
+            wrappers of PyTorch put before names (`module.`, `_orig_mod.`, `_fsdp_wrapped_module.`) are taken off.
         report: told in a line of what is left out, or taken in place of something else.
 
     Raises:

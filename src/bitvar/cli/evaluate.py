@@ -63,6 +63,7 @@ def reconstruction(
     Pictures that can't be used are named and left out; the exit code is 1 then, and the figures are of the others.
     """
     with exit_codes():
+        from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER
         from bitvar.evaluation.reconstruction import NamedTokenizer, ReconstructionSettings, evaluate_reconstruction
         from bitvar.evaluation.sources import name_source
         from bitvar.runtime.placement import resolve_device, resolve_dtype
@@ -70,7 +71,7 @@ def reconstruction(
         chosen = resolve_device(device)
         kind = str(resolve_dtype(dtype, chosen)).removeprefix("torch.")
         formats = _formats(against)
-        codecs = _load(tokenizer or [_DEFAULT], formats, dtype, chosen.type)
+        codecs = _load(tokenizer or [f"{_DEFAULT}={EMBEDDED_TOKENIZER}"], formats, dtype, chosen.type)
         settings = ReconstructionSettings(
             pictures=tuple(name_source(path) for path in pictures),
             split=split,

@@ -1,6 +1,7 @@
 """The command `bitvar`. Verbs load what they need when they run, so `--help` is instant."""
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -54,6 +55,7 @@ _UsageError = typer.BadParameter.__mro__[1]  # typer's own click, wherever this 
 def main() -> None:
     """Entry point of the console script. Usage errors exit with 2, an interrupt with 130; no traceback."""
     hold_standard_streams()
+    warnings.formatwarning = _plain_warning
     try:
         with exit_codes():
             code = _run()
@@ -81,6 +83,11 @@ def _run() -> object:
         if not isinstance(error, _UsageError):
             raise
         return _usage(error)
+
+
+def _plain_warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> str:
+    """What a user is told: the words alone; of what only programmers need to know, its class too."""
+    return f"{message}\n" if category is UserWarning else f"{category.__name__}: {message}\n"
 
 
 def _usage(error: Exception) -> int:

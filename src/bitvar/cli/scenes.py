@@ -52,6 +52,7 @@ def scenes(
     """Measure whether models draw what prompts ask for, skill by skill. Writes report.json, sheet.png and pictures."""
     with exit_codes():
         from bitvar.checkpoints.files import digest
+        from bitvar.checkpoints.hub import EMBEDDED_MODEL
         from bitvar.data.icons.prompts import prompts_digest
         from bitvar.evaluation.scenes.evaluate import ScenesSettings, evaluate_scenes
         from bitvar.evaluation.sources import name_source
@@ -61,7 +62,7 @@ def scenes(
         _require_set(data)
         chosen = resolve_device(device)
         found = _find_pictures(pictures or [], splits, limit)
-        models = _load(model or ([] if pictures else [_DEFAULT]), list(found), dtype, chosen.type)
+        models = _load(model or ([] if pictures else [f"{_DEFAULT}={EMBEDDED_MODEL}"]), list(found), dtype, chosen.type)
         jury = load_jury(chosen.type)
         measures = load_measures(data, feature_network, chosen.type)
         settings = ScenesSettings(

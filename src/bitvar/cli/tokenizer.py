@@ -158,7 +158,7 @@ def _maker(files: Iterable[Path]) -> str | None:
             continue  # decoding it will say why
         for folder in TOKENIZERS:
             if TokenizerIdentity.load(folder / "identity.json").bits_sha256 == made_by:
-                return folder.name
+                return str(folder)
         return None
     return None
 

@@ -145,12 +145,13 @@ class PictureCodec:
         if model is not None:
             require_path(model, "tokenizer")
         chosen = resolve_device(device)
-        folder = resolve_named(EMBEDDED_TOKENIZER.name if model is None else model, revision, what="tokenizer")
+        precision = resolve_dtype(dtype, chosen)
+        folder = resolve_named(EMBEDDED_TOKENIZER if model is None else model, revision, what="tokenizer")
         verify_folder(folder)
         own = find_tokenizer(folder)
         try:
             identity = TokenizerIdentity.load(own / "identity.json")
-            tokenizer = load_component(InfinityTokenizer, own).to(chosen, resolve_dtype(dtype, chosen))
+            tokenizer = load_component(InfinityTokenizer, own).to(chosen, precision)
             config = TransformerConfig.load(folder / "transformer" / "config.json") if own != folder else None
             trained = TrainedGrids.load(own / GRIDS).grids if (own / GRIDS).is_file() else ()
         except UsageError as error:

@@ -1,7 +1,7 @@
 """The files of a text encoder's folder: what they may say, how large they may be, and what may not lie beside them.
 
-Everything here is read before a model is built. A `config.json` is filtered to the sizes of the kinds we know, so nothing
-in it can name code, a kernel or a place to fetch something from. Knows neither transformers nor a model.
+Everything here is read before a model is built. A `config.json` is filtered to the sizes of the kinds we know, so
+nothing in it can name code, a kernel or a place to fetch something from. Knows neither transformers nor a model.
 """
 
 import json
@@ -213,7 +213,7 @@ def check_vocabulary(folder: Path, sizes: EncoderSizes) -> None:
 
 
 def is_simple_pattern(pattern: str) -> bool:
-    """Whether a regular expression takes linear time: short, without groups, and with one repeat at most, a small one."""
+    """Whether a regular expression takes linear time: short, without groups, and with one repeat at most."""
     plain = re.sub(r"\\.", "", pattern)
     classes = re.sub(r"\[[^\]]*\]", "", plain)
     repeats = re.findall(r"[*+?]|\{[^}]*\}", classes)

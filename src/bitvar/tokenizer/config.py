@@ -50,7 +50,7 @@ class TokenizerConfig(Config):
 
     @property
     def least_parameters(self) -> int:
-        """Parameters of the blocks' convolutions alone: fewer than a tokenizer has, and counted without building one."""
+        """Parameters of the blocks' convolutions alone: fewer than a tokenizer has, counted without building one."""
         return sum(2 * 2 * self.res_blocks * 9 * channels**2 for channels in self.channels[1:])
 
     @property
