@@ -184,7 +184,7 @@ def outer(folder: Path) -> None:
     ("make", "hint"),
     [
         (folder_of_a_run, "bitvar export"),
-        (finished_run, r"give the model that the run made: .*/model"),
+        (finished_run, r"give the model it made: .*/model"),
         (checkpoint, "bitvar export"),
         (adapter, "--lora"),
         (official, "bitvar convert"),

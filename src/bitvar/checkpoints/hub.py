@@ -1,4 +1,4 @@
-"""Finding a model or a tokenizer: one in the package, one on disk, or one on the hub. The only resolver of such names."""
+"""The only resolver of names of models and tokenizers: one in the package, one on disk, or one on the hub."""
 
 import difflib
 import warnings
@@ -164,28 +164,25 @@ def _hint_at_file(path: Path, what: str) -> tuple[str, str]:
 
 def _hint_at_folder(folder: Path) -> tuple[str, str]:
     """Why a folder without an index is none of a model, and what to give instead."""
-    why = f"it has no {_INDEX}"
-    if (folder / "checkpoints").is_dir():
-        made = folder / "model"
-        if (made / _INDEX).is_file():
-            return f"{why}: it is the folder of a run", f"give the model that the run made: {made}"
-        return f"{why}: it is the folder of a run", f"make a model of its checkpoint: bitvar export {folder} NEW_FOLDER"
-    if (folder / "state.json").is_file():
-        return f"{why}: it is a checkpoint of a run", "make a model of it with `bitvar export`"
-    if (folder / "identity.json").is_file() and (folder / "config.json").is_file():
-        return f"{why}: it is a tokenizer", "give it with --tokenizer, beside a model"
-    if (folder / "adapter_config.json").is_file() or list(folder.glob("*lora*.safetensors")):
-        return f"{why}: it is an adapter", "give it with --lora, beside a model"
-    if (folder.resolve().parent / _INDEX).is_file():
-        return f"{why}: it is a part of a model", f"give the whole: {folder.resolve().parent}"
+    made, around = folder / "model", folder.resolve().parent
     inside = sorted(path.parent for path in folder.glob(f"*/{_INDEX}"))
-    if inside:
-        return why, f"give the model inside: {inside[0]}"
-    if list(folder.glob("*.index.json")) or any(list(folder.glob(f"*{suffix}")) for suffix in _CHECKPOINTS):
-        return why, "official files are turned into a model folder by `bitvar convert`"
-    if folder.name in _packaged("model"):
-        return (
-            why,
-            f"for the model in the package leave the option out, or start elsewhere: ./{folder.name} counts first",
-        )
-    return why, "give a folder made by bitvar; official files are turned into one by `bitvar convert`"
+    is_run, of_package = (folder / "checkpoints").is_dir(), folder.name in _packaged("model")
+    is_tokenizer = (folder / "identity.json").is_file() and (folder / "config.json").is_file()
+    is_adapter = (folder / "adapter_config.json").is_file() or any(folder.glob("*lora*.safetensors"))
+    is_official = any(any(folder.glob(f"*{suffix}")) for suffix in (".index.json", *_CHECKPOINTS))
+    convert = "official files are turned into a model folder by `bitvar convert`"
+    outside = f"for the model in the package leave the option out, or start elsewhere: ./{folder.name} counts first"
+    cases = (
+        (is_run and (made / _INDEX).is_file(), ": it is the folder of a run", f"give the model it made: {made}"),
+        (is_run, ": it is the folder of a run", f"make a model of its checkpoint: bitvar export {folder} NEW_FOLDER"),
+        ((folder / "state.json").is_file(), ": it is a checkpoint of a run", "make a model of it by `bitvar export`"),
+        (is_tokenizer, ": it is a tokenizer", "give it with --tokenizer, beside a model"),
+        (is_adapter, ": it is an adapter", "give it with --lora, beside a model"),
+        ((around / _INDEX).is_file(), ": it is a part of a model", f"give the whole: {around}"),
+        (bool(inside), "", f"give the model inside: {inside[0] if inside else ''}"),
+        (is_official, "", convert),
+        (of_package, "", outside),
+        (True, "", f"give a folder made by bitvar; {convert}"),
+    )
+    ending, todo = next((ending, todo) for applies, ending, todo in cases if applies)
+    return f"it has no {_INDEX}{ending}", todo

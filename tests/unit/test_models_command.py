@@ -1,0 +1,84 @@
+"""`bitvar models list` and `bitvar models info`."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bitvar.checkpoints.describe import describe
+from bitvar.checkpoints.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
+from bitvar.cli.main import app
+from bitvar.data.icons.concepts import CONCEPTS
+from bitvar.errors import WeightsError
+from bitvar.pipeline import InfinityPipeline
+
+
+def run(*command: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["models", *command])
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.stderr
+
+
+def test_the_list_names_what_comes_with_the_package() -> None:
+    lines = run("list").splitlines()
+    assert [line.split()[0] for line in lines] == ["icons", "pictures", "fine"]
+    assert "153 concepts" in lines[0]
+    rows = json.loads(run("list", "--json"))
+    assert [(row["name"], row["kind"]) for row in rows] == [
+        ("icons", "model"),
+        ("pictures", "tokenizer"),
+        ("fine", "tokenizer"),
+    ]
+
+
+def test_the_embedded_model() -> None:
+    pipeline = InfinityPipeline.from_pretrained(dtype="fp32", device="cpu")
+    text = run("info")
+    for concept in CONCEPTS:
+        assert concept.name in " ".join(text.split())
+    for word in ("64x64", "fp16", "Twemoji", "apache-2.0", "purple", "grey", "four", "a star above a house"):
+        assert word in text
+    facts = json.loads(run("info", "icons", "--json"))
+    assert facts["parameters"]["transformer"] == sum(p.numel() for p in pipeline.transformer.parameters())
+    assert facts["parameters"]["image_tokenizer"] == sum(p.numel() for p in pipeline.tokenizer.parameters())
+    assert facts["sizes"] == [f"{w}x{h}" for w, h in pipeline.sizes]
+    assert pipeline.model_name.endswith(facts["digest"])
+    assert facts["defaults"]["temperature"] == 0.25
+    assert sum(map(len, facts["knows"]["concepts"].values())) == 153
+    assert all(len(line) <= 110 for line in text.splitlines() if "bitvar generate" not in line and "/" not in line)
+
+
+@pytest.mark.parametrize("name", ["pictures", "fine"])
+def test_a_tokenizer(name: str) -> None:
+    facts = json.loads(run("info", name, "--json"))
+    assert facts["kind"] == "tokenizer"
+    assert facts["knows"] is None
+    assert "sizes" not in facts
+    assert facts["bits_per_cell"] == 16
+    assert "knows" not in run("info", name).lower()
+
+
+def test_a_folder_without_words(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(EMBEDDED_MODEL, tmp_path / "mine"))
+    (folder / "vocabulary.json").unlink()
+    shutil.rmtree(folder / "text_encoder")
+    text = run("info", str(folder))
+    assert "none: convert the model again" in text
+    assert "concepts" not in text
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    assert "did you mean 'icons'" in run("info", "icon", code=2)
+    assert "model_index.json" in run("info", str(tmp_path), code=3)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 100, b"\x08\0\0\0\0\0\0\0[1, 2]  ", b"\x0a\0\0\0\0\0\0\0" + b'{"a":null}']
+)
+def test_damaged_weights_are_told(tmp_path: Path, content: bytes) -> None:
+    folder = Path(shutil.copytree(EMBEDDED_TOKENIZER, tmp_path / "mine"))
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError):
+        describe(folder)
