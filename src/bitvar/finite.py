@@ -61,7 +61,7 @@ def require_sound_weights(tensors: Mapping[str, Tensor], source: str) -> None:
                 "give the original fp32, bf16 or fp16 weights; quantised files are not supported",
             )
         )
-    not_finite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    not_finite = [name for name, tensor in tensors.items() if not _all_finite(tensor)]
     if not_finite:
         raise WeightsError(
             explain(
@@ -103,7 +103,7 @@ def require_no_overflow(before: Mapping[str, Tensor], after: Mapping[str, Tensor
         WeightsError: naming the first tensors that overflow, and the precision that holds them.
     """
     narrower = [n for n, t in before.items() if n in after and _largest(after[n].dtype) < _largest(t.dtype)]
-    lost = [name for name in narrower if not torch.isfinite(after[name]).all()]
+    lost = [name for name in narrower if not _all_finite(after[name])]
     if not lost:
         return
     largest = {name: before[name].abs().max().item() for name in lost}
@@ -118,6 +118,11 @@ def require_no_overflow(before: Mapping[str, Tensor], after: Mapping[str, Tensor
             else "no precision of a model holds them: get the file again",
         )
     )
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite: the least and the largest say so, far faster than each by itself."""
+    return tensor.numel() == 0 or all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor))
 
 
 def _largest(dtype: torch.dtype) -> float:

@@ -7,7 +7,7 @@ rank). Knows nothing of switching between adapters: `runtime/adapters.py` does.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field
@@ -44,9 +44,9 @@ class LoraSettings(Config):
         targets: layers of every block that get one, by their names within the block.
     """
 
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=16.0, gt=0, allow_inf_nan=False)
-    targets: tuple[str, ...] = Field(
+    rank: int = Field(default=16, ge=1, le=1 << 12)
+    alpha: float = Field(default=16.0, gt=0, le=1e6, allow_inf_nan=False)
+    targets: tuple[Annotated[str, Field(max_length=64)], ...] = Field(
         default=(
             "self_attention.qkv",
             "self_attention.proj",
@@ -57,6 +57,7 @@ class LoraSettings(Config):
             "fc2",
         ),
         min_length=1,
+        max_length=64,
     )
 
 

@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import torch
-from pydantic import ConfigDict, Field, FiniteFloat
+from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -61,8 +61,8 @@ class LoraBase(Config):
         transformer: one digest of all files of its `transformer/`; empty if it never was in a folder.
     """
 
-    name: str
-    transformer: str = ""
+    name: Annotated[str, Field(max_length=255)]
+    transformer: Annotated[str, Field(max_length=64)] = ""
 
     @classmethod
     def of_folder(cls, folder: Path, sums: Mapping[str, str] | None = None) -> "LoraBase":
@@ -96,15 +96,20 @@ class AdapterFile:
     sha256: str
 
 
+Rank = Annotated[int, Field(ge=1, le=1 << 14)]
+Alpha = Annotated[float, Field(ge=-1e6, le=1e6)]
+Layer = Annotated[str, Field(max_length=1024)]
+
+
 class _Settings(Config):
     """PEFT's settings as a file carries them; patterns give some layers a value of their own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    r: int = Field(ge=1)
-    lora_alpha: FiniteFloat
-    rank_pattern: dict[str, int] = Field(default_factory=dict)
-    alpha_pattern: dict[str, FiniteFloat] = Field(default_factory=dict)
+    r: Rank
+    lora_alpha: Alpha
+    rank_pattern: dict[Layer, Rank] = Field(default_factory=dict, max_length=1 << 14)
+    alpha_pattern: dict[Layer, Alpha] = Field(default_factory=dict, max_length=1 << 14)
 
 
 def write_adapter(
