@@ -142,3 +142,29 @@ def test_the_integers_that_bert_keeps_are_no_weights(tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"embeddings.position_ids": torch.arange(512)[None]}, folder / "model.safetensors")
     assert load_text_encoder(folder).encode(["a dog"]).features.isfinite().all()
+
+
+@pytest.mark.parametrize(("rows", "budget"), [(6, "0.06M"), (9, "0.25M"), (12, "1M"), (1, None)])
+def test_fewer_scale_embeddings_than_scales_are_refused(rows: int, budget: str | None, tmp_path: Path) -> None:
+    transformer, tokenizer = write_pair(tmp_path / "in", max_scales=rows)
+    with pytest.raises(WeightsError, match=rf"lvl_embed.* has {rows} rows"):
+        convert_to_folder(transformer, tokenizer, tmp_path / "model", budget=budget)
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("budget", ["0.06M", None])
+def test_as_many_scale_embeddings_as_scales_are_enough(budget: str | None, tmp_path: Path) -> None:
+    transformer, tokenizer = write_pair(tmp_path / "in", max_scales=7)
+    assert convert_to_folder(transformer, tokenizer, tmp_path / "model", budget=budget).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("lvl_embed.weight", None), ("pos_start", None), ("head.weight", None), ("cfg_uncond", None), ("head.bias", 1)],
+)
+def test_a_table_of_another_width_is_refused(name: str, rows: int | None, tmp_path: Path) -> None:
+    transformer, tokenizer = write_pair(tmp_path / "in")
+    tensors = official_transformer()
+    torch.save(tensors | {name: tensors[name][..., : -1 if rows is None else rows].clone()}, transformer)
+    with pytest.raises(WeightsError):
+        convert_to_folder(transformer, tokenizer, tmp_path / "model")
