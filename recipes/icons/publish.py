@@ -4,6 +4,8 @@ python recipes/icons/publish.py --run runs/icons --data data/icons64 \
     --tokenizer src/bitvar/models/pictures --text-encoder MINILM_FOLDER \
     --out src/bitvar/models/icons
 
+Afterwards `python recipes/icons/vocabulary.py --model OUT` writes what the model knows into it.
+
 Everything the card says is measured here or read from the run's own files, but what machine an earlier run had.
 """
 

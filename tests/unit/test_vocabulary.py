@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from bitvar.checkpoints.files import MANIFEST, verify_folder
+from bitvar.checkpoints.folder import load_folder, save_folder
 from bitvar.checkpoints.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
 from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS
 from bitvar.data.icons.prompts import FILE as PROMPTS
@@ -85,6 +87,13 @@ def test_the_nearest_by_meaning(icons: Vocabulary, word: str, first: str | None)
 )
 def test_the_nearest_by_spelling(icons: Vocabulary, word: str, names: list[str]) -> None:
     assert icons.nearest(word) == names
+
+
+def test_a_model_saved_again_still_knows_it(icons: Vocabulary, tmp_path: Path) -> None:
+    parts = load_folder(EMBEDDED_MODEL, dtype=torch.float16, device=torch.device("cpu"))
+    assert parts.vocabulary == icons
+    save_folder(parts, tmp_path / "again")
+    assert load_vocabulary(tmp_path / "again") == icons
 
 
 def test_a_folder_that_does_not_say() -> None:

@@ -41,6 +41,7 @@ from bitvar.scales import MAX_SCALES, MAX_SIDE, Grid
 from bitvar.text import TextEncoder, is_position_index, load_text_encoder, refuse_foreign_files
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
+from bitvar.vocabulary import VOCABULARY, Vocabulary, load_vocabulary
 
 MAX_SHARD_BYTES = 5_000_000_000
 WEIGHTS = "model.safetensors"
@@ -137,7 +138,8 @@ class Components:
 
     The text encoder is absent from freshly converted official files until one is given. The digest is that of the
     folder it was read from, and the other that of its `transformer/`; empty for a model that never was in one. The
-    tokenizer is the one that the index names, unless another identity is given: one that makes the same bits.
+    tokenizer is the one that the index names, unless another identity is given: one that makes the same bits. The
+    vocabulary is what the model knows, where its folder says.
     """
 
     transformer: InfinityTransformer
@@ -148,6 +150,7 @@ class Components:
     digest: str = ""
     transformer_digest: str = ""
     tokenizer_identity: TokenizerIdentity | None = None
+    vocabulary: Vocabulary | None = None
 
 
 def identify(name: str, tensors: Mapping[str, Tensor], code_lengths: Sequence[float] = (1.0,)) -> TokenizerIdentity:
@@ -173,6 +176,8 @@ def save_folder(components: Components, folder: Path) -> None:
             components.text_encoder.save(temporary / "text_encoder")
         (temporary / "model_index.json").write_text(components.index.dump(), encoding="utf-8")
         (temporary / "README.md").write_text(components.card, encoding="utf-8")
+        if components.vocabulary is not None:
+            (temporary / VOCABULARY).write_text(components.vocabulary.dump(), encoding="utf-8")
 
 
 def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, tokenizer: Path | None = None) -> Components:
@@ -214,7 +219,8 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, token
         check_encoder(transformer_config, encoder, str(text))
     card = read_card(folder)
     digests = merged_digest(sums), merged_digest(sums, "transformer/")
-    return Components(transformer, image_tokenizer, encoder, index, card, *digests, tokenizer_identity=identity)
+    parts = transformer, image_tokenizer, encoder, index, card
+    return Components(*parts, *digests, tokenizer_identity=identity, vocabulary=load_vocabulary(folder))
 
 
 def verify_part(folder: Path) -> dict[str, str]:

@@ -91,8 +91,8 @@ class TextEncoder(ABC):
     @property
     def width(self) -> int:
         """Channels of the features."""
-        own = self.model.config.hidden_size  # pyright: ignore[reportAttributeAccessIssue]
-        return int(own) * max(1, len(self.hidden_states))
+        config: Any = self.model.config
+        return int(config.hidden_size) * max(1, len(self.hidden_states))
 
     @property
     def max_tokens(self) -> int | None:
