@@ -254,6 +254,19 @@ def a_manifest_that_is_a_pipe(tmp_path: Path) -> Path:
     return folder
 
 
+def a_circle_of_links(tmp_path: Path) -> Path:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    return tmp_path / "a"
+
+
+def test_names_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="symbolic links"):
+        save(a_circle_of_links(tmp_path))
+    with pytest.raises(UsageError, match="NUL"):
+        save(tmp_path / "a\0b")
+
+
 FOREIGN = (
     user_folder, git_checkout, ours_and_a_note, ours_and_an_empty_folder, link_to_users, ours_with_a_link_in_it, a_run,
     a_file, a_pipe, a_manifest_that_is_a_pipe,

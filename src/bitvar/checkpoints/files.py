@@ -47,7 +47,9 @@ def require_replaceable(folder: Path) -> None:
         UsageError: for a file, the current folder or one above it, the home folder or one above it, a folder without a
             manifest of ours, or one that holds a file that its manifest doesn't list.
     """
-    place = folder.resolve()
+    if "\0" in str(folder):
+        raise UsageError(explain(f"{str(folder)!r} is no name.", "it holds a NUL byte", "choose another name"))
+    place = Path(os.path.realpath(folder))
     if not place.exists():
         return
     if not place.is_dir():
