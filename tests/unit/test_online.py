@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from bitvar.data.captions import CaptionChoice
+from bitvar.data.entries import Reading
 from bitvar.data.index import SampleIndex
 from bitvar.data.index_writing import build_index
 from bitvar.data.order import SampleOrder
@@ -43,7 +44,10 @@ def pictures(folder: Path, count: int = 24) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    build_index(pictures(tmp_path / "pictures"), tmp_path / "index", content_hash=True, validation=0.2)
+    build_index(
+        pictures(tmp_path / "pictures"), tmp_path / "index", content_hash=True, validation=0.2,
+        reading=Reading(caption_lines=True),
+    )  # fmt: skip
     return tmp_path / "index"
 
 

@@ -1,5 +1,6 @@
 """Frozen features are made once: pictures for each tokenizer, captions for each text encoder."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,10 @@ def test_another_set_or_split_is_another_matter(
     assert len(made(data, tmp_path, key, text=encoders[0], split="train")[1]) == 2
     assert len(made(data, tmp_path, key, text=encoders[0])[1]) == 2
     changed = toy_set(tmp_path / "set")
+    first = (changed / "samples.jsonl").read_text().splitlines()[0]
     with (changed / "samples.jsonl").open("a", encoding="utf-8") as file:
-        file.write((changed / "samples.jsonl").read_text().splitlines()[0] + "\n")
+        file.write(first.replace("train-0.png", "again.png") + "\n")
+    shutil.copy(changed / "images" / "train-0.png", changed / "images" / "again.png")
     assert len(made(changed, tmp_path, key, text=encoders[0])[1]) == 2
 
 

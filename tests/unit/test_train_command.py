@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from bitvar.cli import main as cli
+from bitvar.data.entries import Reading
 from bitvar.data.index_writing import build_index
 from bitvar.pipeline import InfinityPipeline
 
@@ -50,7 +51,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     (folder / "recipe.py").write_text(RECIPE)
     tiny_pipeline(folder).save_pretrained(folder / "tiny")
-    build_index(pictures(folder / "pictures"), folder / "index", validation=0.2)
+    build_index(pictures(folder / "pictures"), folder / "index", validation=0.2, reading=Reading(caption_lines=True))
     return folder
 
 

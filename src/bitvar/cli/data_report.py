@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitvar.data.check import Summary
-    from bitvar.data.layouts import Refusal
+    from bitvar.data.entries import Refusal
 
 _EXAMPLES = 3
 
@@ -22,13 +22,22 @@ def as_json(summary: "Summary") -> dict[str, Any]:
         "ratios": dict(summary.ratios.most_common()),
         "shorter_side": quantiles(summary.sides),
         "caption_words": quantiles(summary.captions),
+        "other_files": dict(summary.others.most_common()),
     }
 
 
 def as_text(summary: "Summary") -> str:
     """The same for people, without the reasons."""
     total = f"{summary.good:,} samples are good, {summary.num_refused:,} can't be used ({summary.bad_fraction:.1%})"
-    return "\n".join([total, *_counts(summary)])
+    others = others_text(summary)
+    return "\n".join([total, *_counts(summary), *([others] if others else [])])
+
+
+def others_text(summary: "Summary") -> str:
+    """Files that are no part of any sample, by kind; nothing for none."""
+    from bitvar.data.layouts import kinds_text
+
+    return _shown(kinds_text(summary.others))
 
 
 def found_text(summary: "Summary", refused: "Sequence[Refusal]", *, everything_is_reported: bool) -> str:

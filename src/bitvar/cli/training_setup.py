@@ -260,7 +260,7 @@ def _data(
     """A captioned set's features, made once and kept; or an index, encoded as it is read."""
     if is_index(inputs.data):
         train_split = split == "train"
-        return IndexData(
+        indexed = IndexData(
             SampleIndex.open(inputs.data),
             split,
             schedules=config.model.all_schedules(),
@@ -270,11 +270,14 @@ def _data(
             bad=bad,
             workers=inputs.workers if train_split else 0,
             most=None if train_split else VALIDATION_SAMPLES,
+            max_text_tokens=config.model.max_text_tokens,
         )
+        indexed.report = planned.report
+        return indexed
 
     def made() -> TransformerData:
         cache = planned.folder / f"features-{split}.safetensors"
-        parts = {"tokenizer": tokenizer, "text_encoder": encoder}
+        parts = {"tokenizer": tokenizer, "text_encoder": encoder, "max_text_tokens": config.model.max_text_tokens}
         return prepare(inputs.data, split, **parts, cache=cache, key=key, report=planned.report)
 
     if planned.ranks.is_main:

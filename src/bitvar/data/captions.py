@@ -1,7 +1,8 @@
-"""Which of a picture's captions a step trains on, and how much of it."""
+"""Which of a picture's captions a step trains on, and how much of it: no more than the text encoder reads."""
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,3 +39,37 @@ class CaptionChoice:
 
 NUM_DRAWS: Final = 4
 """Uniform draws that choosing a caption takes."""
+
+
+def cut_to(caption: str, num_tokens: Callable[[str], int], limit: int) -> str:
+    """As much of a caption's beginning as has at most `limit` tokens.
+
+    It ends after a sentence where one ends in that part, else after a word, else anywhere.
+
+    Args:
+        caption: any text.
+        num_tokens: counts a text's tokens, special ones included; more text never has fewer.
+        limit: in tokens.
+    """
+    if num_tokens(caption) <= limit:
+        return caption
+    sentences = [match.end() for match in _SENTENCE_END.finditer(caption)]
+    words = [match.start() for match in re.finditer(r"\s+", caption) if match.start()]
+    for ends in (sentences, words, range(1, len(caption))):
+        fitting = bisect_right(ends, limit, key=lambda end: num_tokens(caption[:end]))
+        while fitting and num_tokens(caption[: ends[fitting - 1]]) > limit:  # where a tokenizer isn't quite so orderly
+            fitting -= 1
+        if fitting:
+            return caption[: ends[fitting - 1]]
+    return ""
+
+
+def cut_all(captions: Sequence[str], num_tokens: Callable[[str], int], limit: int) -> tuple[list[str], int]:
+    """Every caption as `cut_to` has it, and how many were cut."""
+    made = [cut_to(caption, num_tokens, limit) for caption in captions]
+    return made, sum(one is not whole for one, whole in zip(made, captions, strict=True))
+
+
+def cut_text(cut: int, total: int, limit: int) -> str:
+    """What is told of captions that were cut."""
+    return f"{cut:,} of {total:,} captions were cut to the {limit:,} tokens the model reads of a text"

@@ -11,11 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from PIL import Image
 
-from bitvar.data.layouts import Candidate, Entry, Refusal
+from bitvar.data.entries import Candidate, Entry, Refusal
 from bitvar.data.pictures import PictureLimits, RefusedError, decode_picture
 from bitvar.errors import UsageError, explain
 from bitvar.scales import nearest_ratio
@@ -57,18 +57,23 @@ class SeenSet:
 
 
 def go_through(
-    entries: Iterable[Entry], make: Callable[[Image.Image], T], *, limits: PictureLimits, content_hash: bool = False
+    entries: Iterable[Entry],
+    make: Callable[[Image.Image], T],
+    *,
+    limits: PictureLimits,
+    content_hash: bool = False,
+    allow_duplicates: bool = False,
 ) -> Iterator[Good[T] | Refusal]:
     """Decode every picture, in order, several at a time; `make` runs on each decoded RGB picture.
 
-    Refused besides: a sample whose claimed ratio is not the picture's, one whose picture's bytes are not what its
-    source knows, and one whose picture a good one has had.
+    Refused besides: whatever `open_candidate` refuses, and a sample whose picture a good one has had.
 
     Args:
         entries: of any number: only some are held at a time.
         make: what is wanted of each picture.
         limits: what a picture may be.
         content_hash: have the sha256 of each picture's bytes in `Good.digest`.
+        allow_duplicates: keep samples whose picture a good one has had.
     """
     seen = SeenSet()
 
@@ -76,28 +81,81 @@ def go_through(
         if isinstance(entry, Refusal):
             return entry
         try:
-            data = entry.picture.read(max_bytes=limits.max_bytes)
-            digest = hashlib.sha256(data).digest() if content_hash or entry.digest is not None else None
-            if entry.digest not in (None, digest):
-                raise RefusedError("altered", "the picture's bytes are not those that were indexed")
-            image = decode_picture(data, limits)
-            ratio = image.height / image.width
-            if entry.ratio is not None and abs(entry.ratio / ratio - 1) > _RATIO_TOLERANCE:
-                raise RefusedError("wrong-ratio", f"h_div_w is {entry.ratio:.4g}, the picture's is {ratio:.4g}")
+            image, digest = open_candidate(entry, limits, content_hash=content_hash)
             return Good(entry, make(image), digest)
         except RefusedError as error:
             return Refusal(entry.name, error.reason, error.detail)
 
     def once(sample: Good[T] | Refusal) -> Good[T] | Refusal:
-        if isinstance(sample, Good) and not seen.add(sample.candidate.picture.place):
-            name, place = sample.candidate.name, sample.candidate.picture.place
-            return Refusal(name, "duplicate", f"{place} is another good sample's picture too")
+        if isinstance(sample, Good) and not allow_duplicates and not seen.add(sample.candidate.picture.place):
+            return _duplicate(sample.candidate)
         return sample
 
     waiting = iter(entries)
     with ThreadPoolExecutor(_WORKERS) as pool:
         while chunk := list(itertools.islice(waiting, _CHUNK)):
             yield from map(once, pool.map(work, chunk))
+
+
+def without_duplicates(entries: Iterable[Entry], limits: PictureLimits) -> Iterator[Entry]:
+    """The same entries, those refused whose picture a good one has had: as `go_through`, for a set that fits in memory.
+
+    Opens no picture but those that are there twice.
+    """
+    first: dict[str, Candidate] = {}
+    sound: set[str] = set()
+    for entry in entries:
+        if isinstance(entry, Candidate):
+            place = entry.picture.place
+            earlier = first.get(place)
+            if earlier is not None and (place in sound or is_good(earlier, limits)):
+                sound.add(place)
+                yield _duplicate(entry)
+                continue
+            first[place] = entry
+        yield entry
+
+
+def is_good(candidate: Candidate, limits: PictureLimits) -> bool:
+    """Whether a sample's picture can be used."""
+    try:
+        open_candidate(candidate, limits)
+    except RefusedError:
+        return False
+    return True
+
+
+def _duplicate(candidate: Candidate) -> Refusal:
+    return Refusal(candidate.name, "duplicate", f"{candidate.picture.place} is another good sample's picture too")
+
+
+def open_candidate(
+    candidate: Candidate, limits: PictureLimits, *, content_hash: bool = False
+) -> tuple[Image.Image, bytes | None]:
+    """A sample's decoded RGB picture, and the sha256 of its bytes if that is asked for or its source knows one.
+
+    Raises:
+        RefusedError: if the picture can't be used, its bytes are not what its source knows, or its ratio is not what
+            its source claims.
+    """
+    data = candidate.picture.read(max_bytes=limits.max_bytes)
+    digest = hashlib.sha256(data).digest() if content_hash or candidate.digest is not None else None
+    if candidate.digest not in (None, digest):
+        raise RefusedError("altered", "the picture's bytes are not those that were indexed")
+    image = decode_picture(data, limits)
+    ratio = image.height / image.width
+    if candidate.ratio is not None and abs(candidate.ratio / ratio - 1) > _RATIO_TOLERANCE:
+        raise RefusedError("wrong-ratio", f"h_div_w is {candidate.ratio:.4g}, the picture's is {ratio:.4g}")
+    return image, digest
+
+
+CURES: Final = {
+    "duplicate": "if one image is meant to have several captions, keep them all with --allow-duplicates",
+    "no-caption": "caption them with --caption TEXT (one for all that have none) or --captions-from-names",
+    "empty-caption": "caption them with --caption TEXT (one for all that have none) or --captions-from-names",
+    "unsorted-tar": "sort the tar by name: unpack it, then tar --sort=name -cf sorted.tar FOLDER",
+}
+"""What to do about samples of one reason, where there is more to do than to mend or remove them."""
 
 
 Size: TypeAlias = tuple[int, int]
@@ -115,6 +173,7 @@ class Summary:
         ratios: samples by the official ratio nearest to the picture's height / width.
         sides: pictures by their shorter side in pixels.
         captions: captions by number of words.
+        others: files that are no part of any sample, by their ending.
     """
 
     good: int = 0
@@ -123,6 +182,7 @@ class Summary:
     ratios: Counter[str] = field(default_factory=Counter)
     sides: Counter[int] = field(default_factory=Counter)
     captions: Counter[int] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
     def num_refused(self) -> int:
@@ -145,8 +205,12 @@ class Summary:
         self.sides[min(width, height)] += 1
         self.captions.update(len(caption.split()) for caption in sample.candidate.captions)
 
-    def require(self, max_bad_fraction: float) -> None:
+    def require(self, max_bad_fraction: float, *, cure: str | None = None) -> None:
         """Refuse a source with too many bad samples, or without a good one.
+
+        Args:
+            max_bad_fraction: largest share of refused samples, 0 to 1.
+            cure: what to do, where whoever asks knows better than `CURES`.
 
         Raises:
             UsageError: with the reasons and their numbers.
@@ -156,7 +220,10 @@ class Summary:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.refused.most_common())
         share = f"{self.num_refused:,} of {self.good + self.num_refused:,} samples can't be used"
         todo = f"mend or remove them, or allow more: --max-bad-fraction (now {max_bad_fraction:g})"
-        raise UsageError(explain(f"{share}.", reasons or "there is no sample at all", todo))
+        most = next(iter(self.refused.most_common(1)), ("", 0))[0]
+        first = cure or CURES.get(most)
+        why = reasons or "there is no sample at all"
+        raise UsageError(explain(f"{share}.", why, f"{first}; or {todo}" if first else todo))
 
 
 def quantiles(counts: Counter[int]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitvar.data.layouts import Candidate, Entry, Refusal, fold_captions
+from bitvar.data.entries import PLAIN, Entry, Found, Reading, entry_of
 from bitvar.data.pictures import Location, RefusedError
 from bitvar.errors import UsageError, explain, install_hint
 
@@ -44,7 +44,9 @@ class Cell:
         return data
 
 
-def read_dataset(name: str, *, split: str, picture_column: str, caption_column: str) -> Iterator[Entry]:
+def read_dataset(
+    name: str, *, split: str, picture_column: str, caption_column: str, reading: Reading = PLAIN
+) -> Iterator[Entry]:
     """The samples of one split of a data set, named `SPLIT:ROW`.
 
     Args:
@@ -52,6 +54,7 @@ def read_dataset(name: str, *, split: str, picture_column: str, caption_column: 
         split: the split of the data set.
         picture_column: pictures, their bytes or their paths.
         caption_column: texts, or lists of them.
+        reading: gives samples without a caption one, if it does.
 
     Raises:
         UsageError: if `datasets` is missing, or there is no such data set, split or column.
@@ -79,15 +82,11 @@ def read_dataset(name: str, *, split: str, picture_column: str, caption_column: 
         what = f"The column {picture_column!r} of hf:{name} holds no pictures."
         raise UsageError(explain(what, why, "name another with --picture-column")) from None
     return (
-        _entry(Cell(f"{split}:{row}", pictures, row, picture_column), values[caption_column])
+        _entry(Cell(f"{split}:{row}", pictures, row, picture_column), values[caption_column], reading)
         for row, values in enumerate(captions)
     )
 
 
-def _entry(cell: Cell, given: Any) -> Entry:
-    try:
-        if given is None or given == []:
-            raise RefusedError("no-caption", "its caption is empty")
-        return Candidate(cell.name, cell, fold_captions(given if isinstance(given, list) else [given]), key=cell.name)
-    except RefusedError as error:
-        return Refusal(cell.name, error.reason, error.detail)
+def _entry(cell: Cell, given: Any, reading: Reading) -> Entry:
+    fields = {"captions": given} if isinstance(given, list) else {"caption": given}
+    return entry_of(cell.name, lambda: Found(cell, fields, cell.name), reading)

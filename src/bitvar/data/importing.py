@@ -4,15 +4,21 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from bitvar.data.check import Good, Summary, go_through
-from bitvar.data.index import read_source
-from bitvar.data.layouts import Candidate, Entry, Refusal
-from bitvar.data.pictures import PictureLimits, fit_picture
+from bitvar.data.entries import PLAIN, Candidate, Entry, Reading, Refusal
+from bitvar.data.fitting import MUCH_LOST, Fit, contact_sheet, lost_area
+from bitvar.data.index import allows_duplicates, read_source
+from bitvar.data.layouts import SET_TABLE
+from bitvar.data.pictures import PictureLimits
+from bitvar.data.roots import root_cure
 from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
 from bitvar.errors import UsageError, explain
 from bitvar.files import write_text
+
+CONTACT_SHEET: Final = "contact_sheet.png"
+CUT_AROUND_THE_MIDDLE: Final = Fit()
 
 
 def import_set(
@@ -20,6 +26,9 @@ def import_set(
     destination: Path,
     *,
     size: tuple[int, int],
+    fit: Fit = CUT_AROUND_THE_MIDDLE,
+    reading: Reading = PLAIN,
+    allow_duplicates: bool = False,
     validation: float = 0.05,
     max_bad_fraction: float = 0.01,
     limits: PictureLimits | None = None,
@@ -27,35 +36,49 @@ def import_set(
 ) -> Summary:
     """Write the captioned set `destination` from an index, any layout that `layouts.read_entries` knows, or entries.
 
-    Pictures are scaled to cover `size` and cut around the middle. Samples keep the split their source names; of the
-    others, `validation` of all (at least one), chosen by `Candidate.key` alone, go to "val". `refused.jsonl` names
-    every sample left out, with its reason. `samples.jsonl` is written last.
+    Samples keep the split their source names; of the others, `validation` of all (at least one), chosen by
+    `Candidate.key` alone, go to "val". `refused.jsonl` names every sample left out, with its reason, and
+    `contact_sheet.png` shows some of what was made. `samples.jsonl` is written last.
 
     Args:
         source: a folder or file, or what a reader yields.
         destination: a new folder.
         size: width and height in pixels, multiples of the tokenizer's stride.
+        fit: how images of another ratio come to that size.
+        reading: how samples are read, where there is a choice.
+        allow_duplicates: keep samples whose image an earlier one has.
         validation: share of the samples, 0 to 1.
         max_bad_fraction: largest share of refused samples, 0 to 1.
         limits: what a picture may be.
-        progress: receives a line of text now and then.
+        progress: receives a line of text now and then, and what the fit cut off.
 
     Raises:
         UsageError: when too many samples are refused, fewer than two are good, or `destination` holds something else.
     """
-    if (destination / "samples.jsonl").exists():
+    if (destination / SET_TABLE).exists():
         why = "it already holds a captioned set"
         raise UsageError(explain(f"Can't import into {destination}.", why, "choose another folder, or delete this one"))
-    entries = read_source(source) if isinstance(source, Path) else source  # speaks up before anything is written
-    prepare_folder(destination)
     summary, rows, keys, refused = Summary(), list[dict[str, Any]](), list[str](), list[Refusal]()
-    made = go_through(entries, lambda image: (image.size, fit_picture(image, size)), limits=limits or PictureLimits())
+    if isinstance(source, Path):
+        allow_duplicates = allow_duplicates or allows_duplicates(source)
+        entries = read_source(source, reading, others=summary.others)  # speaks up before anything is written
+    else:
+        entries = source
+    prepare_folder(destination)
+    made = go_through(
+        entries,
+        lambda image: (image.size, fit.apply(image, size)),
+        limits=limits or PictureLimits(),
+        allow_duplicates=allow_duplicates,
+    )
+    cut = 0
     for sample in made:
         if isinstance(sample, Refusal):
             summary.add(sample)
             refused.append(sample)
             continue
         original, picture = sample.made
+        cut += fit.kind != "pad" and lost_area(original, size) > MUCH_LOST
         summary.add(Good(sample.candidate, original))
         path = picture_path(len(rows))
         (destination / path).parent.mkdir(parents=True, exist_ok=True)
@@ -65,10 +88,13 @@ def import_set(
         if len(rows) % 1000 == 0:
             progress(f"imported {len(rows):,} pictures, refused {len(refused):,}")
     write_text(destination / "refused.jsonl", json_lines(vars(refusal) for refusal in refused))
-    summary.require(max_bad_fraction)
+    cure = root_cure(source, summary, reading) if isinstance(source, Path) else None
+    summary.require(max_bad_fraction, cure=cure)
     if len(rows) < 2:
         why = "one picture is too few: training needs some, and validation at least one"
         raise UsageError(explain(f"There are {len(rows)} usable samples.", why, "add pictures"))
+    progress(fit.text(cut, len(rows)))
+    contact_sheet([destination / row["image_path"] for row in rows], destination / CONTACT_SHEET)
     _split(rows, keys, validation)
     manifest = {"size": list(size), "samples": len(rows), "refused": dict(summary.refused)}
     finish_folder(destination, rows, manifest)

@@ -6,20 +6,23 @@ true of them, never the bytes. `index_writing` makes it.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 from pydantic import Field
 
 from bitvar.config import Config, read_json
 from bitvar.data.check import Summary
-from bitvar.data.layouts import Candidate, Entry, read_entries
+from bitvar.data.entries import PLAIN, Candidate, Entry, Reading
+from bitvar.data.layouts import read_entries
 from bitvar.data.pictures import Location, RefusedError
 from bitvar.errors import UsageError, explain
+from bitvar.scales import ratio_names
 
 FORMAT: Final = "bitvar sample index"
 VERSION: Final = 1
@@ -41,6 +44,8 @@ DIGEST: Final = np.dtype("V32")
 RECORDS, TEXTS, PATHS, PATH_ENDS, DIGESTS = "records.npy", "texts.bin", "paths.bin", "path_ends.npy", "digests.npy"
 
 _BLOCK = 1 << 20
+_LARGEST_OFFSET = (1 << 63) - 1
+"""In bytes; no file has more."""
 
 
 class Group(Config):
@@ -72,6 +77,7 @@ class IndexManifest(Config):
         refused: samples left out, by reason; `refused.jsonl` names them.
         caption_words: captions by number of words.
         files: the other files.
+        allow_duplicates: whether samples may share an image.
     """
 
     format: str
@@ -82,9 +88,10 @@ class IndexManifest(Config):
     source: str
     source_from_index: str
     groups: tuple[Group, ...]
-    refused: dict[str, int]
-    caption_words: dict[int, int]
+    refused: dict[str, Annotated[int, Field(ge=0)]]
+    caption_words: dict[int, Annotated[int, Field(ge=0)]]
     files: dict[str, FileEntry]
+    allow_duplicates: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,11 @@ class SampleIndex:
             if size != entry.bytes:
                 found = "it is missing" if size is None else f"it has {size:,} of {entry.bytes:,} bytes"
                 raise _damaged(folder, f"{name}: {found}")
+        for group in manifest.groups:
+            if group.ratio not in ratio_names():
+                raise _damaged(folder, f"{MANIFEST} has the ratio {group.ratio[:40]!r}, not one of {ratio_names()}")
+        if "\0" in manifest.source + manifest.source_from_index:
+            raise _damaged(folder, f"the source in {MANIFEST} is no path")
         starts = [0, *accumulate(group.count for group in manifest.groups)]
         if starts != [*(group.start for group in manifest.groups), manifest.samples]:
             raise _damaged(folder, f"the groups of {MANIFEST} don't make up its {manifest.samples:,} samples")
@@ -157,7 +169,8 @@ class SampleIndex:
         if not 0 <= i < len(self):
             raise IndexError(f"sample {i} of {len(self)}")
         path, width, height, text_size, offset, size, text = self._records[i].item()
-        if path >= len(self._ends) or text + text_size > len(self._texts) or not width * height:
+        out_of_files = offset + size > _LARGEST_OFFSET
+        if path >= len(self._ends) or text + text_size > len(self._texts) or out_of_files or not width * height:
             raise _damaged(self.folder, f"record {i:,} points out of it")
         where = self._path(path)
         captions, _, member = _decode(self._texts[text : text + text_size]).partition("\0")
@@ -221,7 +234,10 @@ class SampleIndex:
         start, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
         if not start < end <= len(self._paths):
             raise _damaged(self.folder, f"path {number:,} points out of it")
-        return _decode(self._paths[start:end])
+        path = _decode(self._paths[start:end])
+        if "\0" in path:
+            raise _damaged(self.folder, f"path {number:,} is none")
+        return path
 
     def _array(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
         try:
@@ -243,9 +259,29 @@ def is_index(folder: Path) -> bool:
         return False
 
 
-def read_source(source: Path) -> Iterator[Entry]:
-    """Every sample of an index, or of any layout that `layouts.read_entries` knows."""
-    return SampleIndex.open(source).entries() if is_index(source) else read_entries(source)
+def read_source(source: Path, reading: Reading = PLAIN, *, others: Counter[str] | None = None) -> Iterator[Entry]:
+    """Every sample of an index, or of any layout that `layouts.read_entries` knows.
+
+    Args:
+        source: an index, or a folder or file.
+        reading: how samples are read; of an index they are as they were when it was made.
+        others: gets the files of a folder that are no part of a sample, by ending.
+
+    Raises:
+        UsageError: as `layouts.read_entries`, and for an index that is to be read in another way.
+    """
+    if not is_index(source):
+        return read_entries(source, reading, others=others)
+    if reading != PLAIN:
+        why = f"{source} is an index, which holds paths and captions as they were read when it was made"
+        todo = "leave --root, --caption and the like out, or make the index anew with them"
+        raise UsageError(explain("Can't read an index in another way.", why, todo))
+    return SampleIndex.open(source).entries()
+
+
+def allows_duplicates(source: Path) -> bool:
+    """Whether `source` is an index that was made with several samples an image."""
+    return is_index(source) and _read_manifest(source).allow_duplicates
 
 
 def _read_manifest(folder: Path) -> IndexManifest:

@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from bitvar.data.check import Good, Size, Summary, go_through
+from bitvar.data.entries import PLAIN, Candidate, Reading, Refusal
 from bitvar.data.index import (
     DIGEST,
     DIGESTS,
@@ -33,8 +34,9 @@ from bitvar.data.index import (
     IndexManifest,
     is_index,
 )
-from bitvar.data.layouts import Candidate, Refusal, read_entries
+from bitvar.data.layouts import read_entries
 from bitvar.data.pictures import Location, PictureLimits, RefusedError
+from bitvar.data.roots import root_cure
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
 from bitvar.files import flush, new_folder, write_text
@@ -55,6 +57,8 @@ def build_index(
     destination: Path,
     *,
     content_hash: bool = False,
+    reading: Reading = PLAIN,
+    allow_duplicates: bool = False,
     validation: float = 0.05,
     max_bad_fraction: float = 0.01,
     limits: PictureLimits | None = None,
@@ -71,6 +75,8 @@ def build_index(
         source: a folder or file.
         destination: a new folder, not inside `source`.
         content_hash: keep the sha256 of every picture's bytes, 32 bytes a sample.
+        reading: how samples are read, where there is a choice.
+        allow_duplicates: keep samples whose image an earlier one has.
         validation: share of the samples without a split, 0 to 1.
         max_bad_fraction: largest share of refused samples, 0 to 1.
         limits: what a picture may be.
@@ -81,12 +87,20 @@ def build_index(
     """
     source, destination = source.absolute(), destination.absolute()
     _require_free(source, destination)
-    entries = read_entries(source)  # speaks up before anything is written
+    if reading.root is not None:
+        reading = replace(reading, root=reading.root.absolute())
     summary, report = Summary(), destination.with_name(f"{destination.name}.{_REFUSED}")
-    made = go_through(entries, lambda image: image.size, limits=limits or PictureLimits(), content_hash=content_hash)
+    entries = read_entries(source, reading, others=summary.others)  # speaks up before anything is written
+    made = go_through(
+        entries,
+        lambda image: image.size,
+        limits=limits or PictureLimits(),
+        content_hash=content_hash,
+        allow_duplicates=allow_duplicates,
+    )
     destination.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(destination) as folder, contextlib.ExitStack() as stack:
-        base = source if source.is_dir() else source.parent
+        base = reading.root or (source if source.is_dir() else source.parent)
         writer = stack.enter_context(IndexWriter(folder, base, content_hash=content_hash))
         with (folder / _REFUSED).open("w", encoding="ascii", newline="\n") as refused:
             for sample in _append_all(writer, choose_splits(made, validation)):
@@ -96,14 +110,14 @@ def build_index(
                 if (done := summary.good + summary.num_refused) % 10_000 == 0:
                     progress(f"went through {done:,} samples, refused {summary.num_refused:,}")
         try:
-            summary.require(max_bad_fraction)
+            summary.require(max_bad_fraction, cure=root_cure(source, summary, reading))
         except UsageError:
             if summary.num_refused:
                 (folder / _REFUSED).replace(report)
                 progress(f"every refused sample is in {report}")
             raise
         progress(f"sorting {summary.good:,} samples")
-        writer.finish(summary, final=destination)
+        writer.finish(summary, final=destination, allow_duplicates=allow_duplicates)
         flush(folder / _REFUSED)
     report.unlink(missing_ok=True)
     return summary
@@ -221,12 +235,13 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
         if self._filled == _BUFFER:
             self._spool()
 
-    def finish(self, summary: Summary, *, final: Path | None = None) -> IndexManifest:
+    def finish(self, summary: Summary, *, final: Path | None = None, allow_duplicates: bool = False) -> IndexManifest:
         """Sort the records into their groups, and write `index.json` last.
 
         Args:
             summary: for the captions' lengths and the refused samples' reasons.
             final: the folder the index will be in, if not the one it is written in.
+            allow_duplicates: whether samples may share an image.
         """
         assert self._counts, "an index of nothing"
         self._spool()
@@ -254,6 +269,7 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
             refused=dict(summary.refused.most_common()),
             caption_words=dict(sorted(summary.captions.items())),
             files={name: _describe(self._folder / name) for name in names},
+            allow_duplicates=allow_duplicates,
         )
         write_text(self._folder / MANIFEST, manifest.dump())
         return manifest

@@ -1,10 +1,13 @@
-"""Captioned pictures of a folder: `samples.jsonl` and the files it names."""
+"""Captioned pictures of a folder: `samples.jsonl` and the files it names, as training reads them.
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+Lines go through the same rules as everywhere else (`entries`), and pictures through the same opening (`check`), so that
+training takes exactly the samples that `bitvar data check` calls good, and refuses the others for the same reasons.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -12,53 +15,174 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from bitvar.data.pictures import FORMATS
+from bitvar.data.check import open_candidate, without_duplicates
+from bitvar.data.entries import Candidate, Entry, Refusal
+from bitvar.data.index_writing import split_rank
+from bitvar.data.layouts import SET_TABLE, read_lines
+from bitvar.data.pictures import Location, PictureLimits, RefusedError
+from bitvar.data.views import picture_size
 from bitvar.errors import UsageError, explain
+
+VALIDATION: Final = 0.05
+"""Share of the samples without a split that validate, as of an index."""
+
+_SHOWN: Final = 3
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture: its file, the captions that all describe it, and whatever labels the set has."""
+    """One picture: its file, the captions that all describe it, and whatever labels the set has.
+
+    Attributes:
+        path: the picture's file.
+        captions: one or more, each true of the picture.
+        split: given by the set, or drawn for it.
+        labels: the fields of its line.
+        name: how reports call it: table and line.
+        ratio: height / width as the set claims, if it does.
+        source: the set's folder.
+    """
 
     path: Path
     captions: tuple[str, ...]
     split: str
-    labels: dict[str, Any]
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+    ratio: float | None = None
+    source: Path = Path()
 
 
-def read_samples(folder: Path, *, split: str | None) -> list[Sample]:
+def read_samples(folder: Path, *, split: str | None, report: Callable[[str], None] = lambda line: None) -> list[Sample]:
     """The samples of one split, or all of them for None.
 
+    Opens no picture, unless two lines name it: what is wrong with one is found when `load_images` decodes it.
+
+    Args:
+        folder: a captioned set.
+        split: of the set.
+        report: receives a line of text if the set names no split and one is drawn.
+
     Raises:
-        UsageError: if the folder has no `samples.jsonl`, a line of it is broken, or the split is empty.
+        UsageError: if the folder has no `samples.jsonl`, a line of it can't be used, or the split is empty.
     """
-    path = folder / "samples.jsonl"
+    path = folder / SET_TABLE
     if not path.is_file():
-        raise UsageError(
-            explain(
-                f"{folder} is no captioned set.", "it has no samples.jsonl", f"make one: bitvar data icons {folder}"
-            )
+        todo = f"make one of your own images: bitvar data import {folder} NEW_FOLDER"
+        raise UsageError(explain(f"{folder} is no captioned set.", f"it has no {SET_TABLE}", todo))
+    entries = list(read_set(folder))
+    candidates = [entry for entry in entries if isinstance(entry, Candidate)]
+    refused = [entry for entry in entries if isinstance(entry, Refusal)]
+    if refused:
+        raise _refused(folder, refused, len(entries))
+    splits = _splits(candidates, report)
+    samples = [
+        Sample(
+            candidate.picture.file, candidate.captions, own, candidate.labels, candidate.name, candidate.ratio, folder
         )
-    samples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            sample = Sample(folder / row["image_path"], tuple(row["captions"]), row["split"], row)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                explain(f"Line {number} of {path} is broken.", repr(error), "make the set again")
-            ) from None
-        if split is None or sample.split == split:
-            samples.append(sample)
+        for candidate, own in zip(candidates, splits, strict=True)
+        if isinstance(candidate.picture, Location) and split in (None, own)
+    ]
     if not samples:
-        raise UsageError(explain(f"{folder} has no split {split!r}.", "no sample names it", "make the set again"))
+        known = ", ".join(f"{name} {splits.count(name):,}" for name in sorted(set(splits))) or "no sample at all"
+        todo = "name the splits train and val, or leave them out: then some are drawn to validate"
+        raise UsageError(explain(f"{folder} has no split {split!r}.", f"it has: {known}", todo))
     return samples
 
 
-def load_images(samples: Sequence[Sample]) -> UInt8[Tensor, "n 3 H W"]:
-    """Every picture of the samples, in memory; they must be of one size."""
-    arrays = []
+def read_set(folder: Path) -> Iterator[Entry]:
+    """Every line of a captioned set as training reads it, good or refused. Opens no picture that is there once."""
+    return without_duplicates(read_lines(folder / SET_TABLE), PictureLimits())
+
+
+def _splits(candidates: Sequence[Candidate], report: Callable[[str], None]) -> list[str]:
+    """The split of each; where none is named, it is drawn as for an index."""
+    free = [candidate for candidate in candidates if candidate.split is None]
+    if not free:
+        return [candidate.split or "" for candidate in candidates]
+    ranks = {id(candidate): split_rank(candidate.key) for candidate in free}
+    held_out = {each for each, rank in ranks.items() if rank < VALIDATION}
+    if not held_out and len(candidates) > 1 and all(candidate.split != "val" for candidate in candidates):
+        held_out = {min(ranks, key=ranks.__getitem__)}
+    report(f"{len(free):,} samples name no split: {len(held_out):,} of them validate, drawn by their paths")
+    return [candidate.split or ("val" if id(candidate) in held_out else "train") for candidate in candidates]
+
+
+def require_size(samples: Sequence[Sample], width: int, height: int, *, limits: PictureLimits | None = None) -> None:
+    """Refuse pictures of another size than a run needs. Reads headers alone.
+
+    Args:
+        samples: of a captioned set.
+        width, height: in pixels, as the last grid of the run has them.
+        limits: what a picture may be.
+
+    Raises:
+        UsageError: naming the first offender and how many there are, with the command that makes a set of the size; or
+            naming a picture whose header can't be read.
+    """
+    wrong: list[tuple[Sample, tuple[int, int]]] = []
     for sample in samples:
-        with Image.open(sample.path, formats=FORMATS) as image:
-            arrays.append(np.asarray(image.convert("RGB")))
+        try:
+            size = picture_size(sample.path, limits or PictureLimits())
+        except RefusedError as error:
+            raise _refused_picture(sample, error) from None
+        if size != (width, height):
+            wrong.append((sample, size))
+    if wrong:
+        sample, (w, h) = wrong[0]
+        what = f"{len(wrong):,} of {len(samples):,} images are not {width}x{height} pixels."
+        size = f"{width}" if width == height else f"{width}x{height}"
+        todo = f"make a set of that size: bitvar data import {sample.source} NEW_FOLDER --size {size}"
+        raise UsageError(explain(what, f"the model's last grid needs that size; {sample.path} is {w}x{h}", todo))
+
+
+def load_images(samples: Sequence[Sample], *, limits: PictureLimits | None = None) -> UInt8[Tensor, "n 3 H W"]:
+    """Every picture of the samples, in memory; they must be of one size.
+
+    Raises:
+        UsageError: naming the first picture that can't be used, or is of another size than the first.
+    """
+    arrays: list[np.ndarray] = []
+    for sample in samples:
+        try:
+            array = np.asarray(load_image(sample, limits))
+        except RefusedError as error:
+            raise _refused_picture(sample, error) from None
+        if arrays and array.shape != arrays[0].shape:
+            (h, w, _), (height, width, _) = array.shape, arrays[0].shape
+            why = f"{sample.path} is {w}x{h}, {samples[0].path} is {width}x{height}"
+            todo = f"make a set of one size: bitvar data import {sample.source} NEW_FOLDER --size {width}x{height}"
+            raise UsageError(explain("The images are not of one size.", why, todo))
+        arrays.append(array)
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def load_image(sample: Sample, limits: PictureLimits | None = None) -> Image.Image:
+    """A sample's decoded RGB picture.
+
+    Raises:
+        RefusedError: for what `bitvar data check` refuses.
+    """
+    candidate = Candidate(sample.name, Location(sample.path), sample.captions, ratio=sample.ratio)
+    image, _ = open_candidate(candidate, limits or PictureLimits())
+    return image
+
+
+def _refused(folder: Path, refused: Sequence[Refusal], total: int) -> UsageError:
+    shown = [f"line {_line(refusal)}: {refusal.reason}, {refusal.detail}" for refusal in refused[:_SHOWN]]
+    more = f"; and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
+    what = f"Line {_line(refused[0])} of {folder / SET_TABLE} can't be used"
+    what += "." if len(refused) == 1 else f", nor {len(refused) - 1:,} more of its {total:,} samples."
+    todo = f"see all of them: bitvar data check {folder}; make a set of the good ones: bitvar data import"
+    if any(refusal.reason == "duplicate" for refusal in refused):
+        todo += " (--allow-duplicates keeps images that are there several times)"
+    return UsageError(explain(what, "; ".join(shown) + more, todo))
+
+
+def _line(refusal: Refusal) -> str:
+    return refusal.name.rpartition(":")[2]
+
+
+def _refused_picture(sample: Sample, error: RefusedError) -> UsageError:
+    why = f"{error.reason}: {error.detail}"
+    todo = f"see all such: bitvar data check {sample.source}; make a set of the good ones: bitvar data import"
+    return UsageError(explain(f"Can't use {sample.path} ({sample.name}).", why, todo))

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -20,9 +20,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bitvar.data.captions import NUM_DRAWS, CaptionChoice
+from bitvar.data.captions import NUM_DRAWS, CaptionChoice, cut_all, cut_text
+from bitvar.data.entries import Refusal
 from bitvar.data.index import Group, SampleIndex
-from bitvar.data.layouts import Refusal
 from bitvar.data.listing import PictureSource
 from bitvar.data.pictures import PictureLimits, RefusedError
 from bitvar.data.views import NUM_DRAWS as NUM_VIEW_DRAWS
@@ -182,6 +182,7 @@ class IndexData:
         bad: the budget of samples that can't be used.
         workers: processes that read ahead; 0 to read here.
         most: samples of each group to use; all if None.
+        max_text_tokens: what the model reads of a text; longer captions are cut to it. All of it if None.
 
     Raises:
         UsageError: if the split has no samples.
@@ -199,6 +200,7 @@ class IndexData:
         bad: BadSamples,
         workers: int = 0,
         most: int | None = None,
+        max_text_tokens: int | None = None,
     ) -> None:
         self.index = index
         self.groups = [
@@ -215,15 +217,31 @@ class IndexData:
         self.sizes = [(w * stride, h * stride) for h, w in grids]
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.bad, self.workers = bad, workers
+        self.max_text_tokens = max_text_tokens
+        self.report: Callable[[str], None] = lambda line: None
+        """Receives a line of text the first time that captions are cut."""
+        self._seen, self._told = 0, False
 
     def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
         for loaded in self.read(parts, captions):
             self.bad.count(len(loaded.part), loaded.refused)
+            texts = self._cut(loaded.captions)
             with torch.inference_mode():
                 features = self.tokenizer.features(to_signed(loaded.images.to(self.tokenizer.device)))
-                condition = self.text_encoder.encode(loaded.captions)
+                condition = self.text_encoder.encode(texts)
             # Cloned, because tensors of inference mode can't take part in a training step.
             yield Batch(loaded.part, features.clone(), condition.clone())
+
+    def _cut(self, captions: list[str]) -> list[str]:
+        """The captions as far as the model reads them; said once."""
+        if self.max_text_tokens is None:
+            return captions
+        made, cut = cut_all(captions, self.text_encoder.num_tokens, self.max_text_tokens)
+        self._seen += len(captions)
+        if cut and not self._told:
+            self._told = True
+            self.report(f"{cut_text(cut, self._seen, self.max_text_tokens)} so far, and later ones will be as well")
+        return made
 
     def read(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[LoadedPart]:
         """The decoded pictures and chosen captions of each part, in order."""

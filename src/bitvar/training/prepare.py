@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from bitvar.checkpoints.files import digest, load_tensors, merged_digest, write_tensors
+from bitvar.data.captions import cut_all, cut_text
 from bitvar.data.samples import Sample, load_images, read_samples
 from bitvar.files import atomic_path
 from bitvar.text import TextEncoder
@@ -43,6 +44,7 @@ def prepare(
     cache: Path,
     key: FeaturesKey,
     report: Report,
+    max_text_tokens: int | None = None,
 ) -> FeatureSet:
     """The feature set of one split, from `cache` as far as that was made with the same `key`.
 
@@ -55,15 +57,16 @@ def prepare(
         cache: a safetensors file.
         key: from `features_key`.
         report: receives progress.
+        max_text_tokens: what the model reads of a text; longer captions are cut to it. All of it if None.
     """
-    samples = read_samples(data, split=split)
+    samples = read_samples(data, split=split, report=report)
     captions = sorted({caption for sample in samples for caption in sample.captions})
     index = {caption: i for i, caption in enumerate(captions)}
     choices = [[index[caption] for caption in sample.captions] for sample in samples]
     source = [digest(data / "samples.jsonl"), split]
     keys = {
         "pictures": json.dumps([key.tokenizer, *source]),
-        "captions": json.dumps([key.text_encoder, *source]),
+        "captions": json.dumps([key.text_encoder, *source, max_text_tokens]),
     }
     found, tensors = _cached(cache, keys)
     if "pictures" not in found:
@@ -71,7 +74,12 @@ def prepare(
         tensors["features"] = _encode_images(samples, tokenizer)
     if "captions" not in found:
         report(f"encoding {len(captions)} captions of split {split!r}")
-        tensors |= _encode_captions(captions, text_encoder)
+        read = captions
+        if max_text_tokens is not None:
+            read, cut = cut_all(captions, text_encoder.num_tokens, max_text_tokens)
+            if cut:
+                report(cut_text(cut, len(captions), max_text_tokens))
+        tensors |= _encode_captions(read, text_encoder)
     if len(found) < len(keys):
         with atomic_path(cache) as temporary:
             write_tensors(tensors, temporary, metadata=keys)

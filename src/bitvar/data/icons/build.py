@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,6 +49,16 @@ class IconSetSummary:
     num_samples: int
     counts: dict[str, dict[str, int]]
     already_complete: bool
+
+    def text(self) -> str:
+        """For people: what is where."""
+        splits = ", ".join(f"{split} {sum(kinds.values()):,}" for split, kinds in self.counts.items())
+        found = "was complete already and is left as it is" if self.already_complete else "is complete"
+        return f"The icon set in {self.destination} {found}: {self.num_samples:,} captioned images ({splits})."
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self) | {"destination": str(self.destination)}
 
 
 def build_icon_set(

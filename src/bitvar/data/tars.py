@@ -1,0 +1,191 @@
+"""Captioned samples in WebDataset tars. Nothing is unpacked, and what a header claims is bounded before it is read."""
+
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Final, cast
+
+from bitvar.data.entries import (
+    MAX_LINE,
+    SUFFIXES,
+    Entry,
+    Found,
+    Reading,
+    Refusal,
+    decode_text,
+    entry_of,
+    parse_object,
+    text_fields,
+)
+from bitvar.data.pictures import Location, RefusedError
+from bitvar.files import open_plain
+
+_TEXTS: Final = ("json", "txt", "caption")
+_BROKEN: Final = (tarfile.TarError, OSError, EOFError, ValueError, RecursionError, OverflowError)
+_CURE: Final = "sort the tar by name: unpack it, then tar --sort=name -cf sorted.tar FOLDER"
+
+_Members = dict[str, tarfile.TarInfo]
+
+
+def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[Entry]:
+    """Members of one key (the name up to its first dot) make a sample, if they lie side by side.
+
+    Hidden members, such as macOS adds, are passed over as hidden files are in folders.
+
+    Args:
+        path: an uncompressed tar.
+        reading: how captions are read.
+        others: gets members that are neither images nor texts, by ending.
+    """
+    try:
+        torn = _torn_keys(path)
+        with _open(path) as archive:
+            key, members, problems = "", _Members(), list[Refusal]()
+            for member in _members(archive):
+                if _is_hidden(member.name):
+                    others["hidden"] += 1
+                    continue
+                if (problem := _problem(member)) is not None:
+                    yield Refusal(f"{path.name}:{member.name}", "bad-member", problem)
+                    continue
+                found, suffix = _key(member.name)
+                if found != key:
+                    yield from _samples(path, archive, key, members, problems, reading, torn)
+                    key, members, problems = found, _Members(), []
+                if suffix in members:
+                    why = f"its key has a .{suffix} already"
+                    problems.append(Refusal(f"{path.name}:{member.name}", "duplicate", why))
+                    continue
+                members[suffix] = member
+                if f".{suffix}" not in SUFFIXES and suffix not in _TEXTS:
+                    others[f".{suffix}" if suffix else "without an ending"] += 1
+            yield from _samples(path, archive, key, members, problems, reading, torn)
+    except _BROKEN as error:
+        yield Refusal(path.name, "broken-tar", f"{str(error) or type(error).__name__}: what follows is unread")
+
+
+def _samples(
+    path: Path,
+    archive: tarfile.TarFile,
+    key: str,
+    members: _Members,
+    problems: list[Refusal],
+    reading: Reading,
+    torn: dict[str, bool],
+) -> Iterator[Entry]:
+    """The sample of one key, and what of it can't be used."""
+    if not members:
+        return
+    name = f"{path.name}:{PurePosixPath(key)}"
+    if key in torn:
+        if not torn[key]:
+            torn[key] = True
+            yield Refusal(name, "unsorted-tar", f"other members lie between its own; {_CURE}")
+        return
+    pictures = [suffix[1:] for suffix in SUFFIXES if suffix[1:] in members]
+    yield entry_of(name, lambda: _found(path, archive, name, members, pictures, reading), reading)
+    for extra in pictures[1:]:
+        why = f"its key has a .{pictures[0]} already, so the same captions"
+        yield Refusal(f"{path.name}:{members[extra].name}", "duplicate", why)
+    yield from problems
+
+
+def _found(
+    path: Path,
+    archive: tarfile.TarFile,
+    name: str,
+    members: Mapping[str, tarfile.TarInfo],
+    pictures: list[str],
+    reading: Reading,
+) -> Found:
+    if not pictures:
+        raise RefusedError("missing-picture", f"its members are {', '.join(f'.{suffix}' for suffix in members)}")
+    picture = members[pictures[0]]
+    fields: dict[str, Any] = {}
+    for suffix in _TEXTS:
+        if suffix in members:
+            if members[suffix].size > MAX_LINE:
+                raise RefusedError("broken-line", f"its .{suffix} has {members[suffix].size} bytes")
+            file = archive.extractfile(members[suffix])
+            assert file is not None, "a regular member has content"
+            text = decode_text(file.read())
+            fields |= parse_object(text) if suffix == "json" else text_fields(text, reading)
+    return Found(Location(path, picture.offset_data, picture.size), fields, name)
+
+
+def _torn_keys(path: Path) -> dict[str, bool]:
+    """Keys whose members don't lie side by side, none of them reported yet. Reads headers alone."""
+    torn: dict[str, bool] = {}
+    seen: set[int] = set()  # hashes of the keys: of a million, two are taken for one with a probability of 3e-8
+    last = ""
+    try:
+        with _open(path) as archive:
+            for member in _members(archive):
+                if _is_hidden(member.name) or _problem(member) is not None:
+                    continue
+                key, _ = _key(member.name)
+                if key != last and hash(key) in seen:
+                    torn[key] = False
+                seen.add(hash(key))
+                last = key
+    except _BROKEN:
+        pass  # the second pass says so, at the same place
+    return torn
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Every member but folders. A header that points back, which would be read for ever, is a ReadError."""
+    reached = -1
+    while (member := archive.next()) is not None:
+        archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - it keeps every header it has read
+        if member.size < 0 or archive.offset <= reached:
+            raise tarfile.ReadError(f"the header of {member.name[:100]!r} claims {member.size} bytes")
+        reached = archive.offset
+        if not member.isdir():
+            yield member
+
+
+def _problem(member: tarfile.TarInfo) -> str | None:
+    if not member.isreg():
+        return "it is no plain file"
+    return "it is stored with holes (sparse)" if member.issparse() else None
+
+
+def _key(name: str) -> tuple[str, str]:
+    """What a member's sample is known by, and the rest of its name, in small letters."""
+    parent, _, file = name.rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return f"{parent}/{stem}".lstrip("/"), suffix.lower()
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a member is hidden, or lies in a folder that is: also what macOS and older tars add."""
+    return any(
+        (part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" or part.startswith("PaxHeader")
+        for part in name.split("/")
+    )
+
+
+class _HeaderReader:
+    """A file whose every single read is small: a header may claim that its extension has gigabytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.name = None
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= MAX_LINE + tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(f"a header claims an extension of {size} bytes")
+        return self._file.read(size)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tarfile.TarFile]:
+    with open_plain(path) as file:
+        file.seek(0, os.SEEK_SET)
+        with tarfile.open(fileobj=cast("Any", _HeaderReader(file)), mode="r:") as archive:
+            yield archive
