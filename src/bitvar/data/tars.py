@@ -44,7 +44,8 @@ def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[
         torn = _torn_keys(path)
         with _open(path) as archive:
             key, members, problems = "", _Members(), list[Refusal]()
-            for member in _members(archive):
+            broken: list[str] = []
+            for member in _members(archive, broken):
                 if _is_hidden(member.name):
                     others["hidden"] += 1
                     continue
@@ -64,7 +65,8 @@ def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[
                     others[f".{suffix}" if suffix else "without an ending"] += 1
             yield from _samples(path, archive, key, members, problems, reading, torn)
     except _BROKEN as error:
-        yield Refusal(path.name, "broken-tar", f"{str(error) or type(error).__name__}: what follows is unread")
+        broken = [str(error) or type(error).__name__]
+    yield from (Refusal(path.name, "broken-tar", f"{why}: what follows is unread") for why in broken)
 
 
 def _samples(
@@ -123,7 +125,7 @@ def _torn_keys(path: Path) -> dict[str, bool]:
     last = ""
     try:
         with _open(path) as archive:
-            for member in _members(archive):
+            for member in _members(archive, []):
                 if _is_hidden(member.name) or _problem(member) is not None:
                     continue
                 key, _ = _key(member.name)
@@ -136,16 +138,22 @@ def _torn_keys(path: Path) -> dict[str, bool]:
     return torn
 
 
-def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Every member but folders. A header that points back, which would be read for ever, is a ReadError."""
+def _members(archive: tarfile.TarFile, broken: list[str]) -> Iterator[tarfile.TarInfo]:
+    """Every member but folders; what ends them too early goes to `broken`.
+
+    That includes a header that points back, which would be read for ever.
+    """
     reached = -1
-    while (member := archive.next()) is not None:
-        archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - it keeps every header it has read
-        if member.size < 0 or archive.offset <= reached:
-            raise tarfile.ReadError(f"the header of {member.name[:100]!r} claims {member.size} bytes")
-        reached = archive.offset
-        if not member.isdir():
-            yield member
+    try:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - it keeps every header it has read
+            if member.size < 0 or archive.offset <= reached:
+                raise tarfile.ReadError(f"the header of {member.name[:100]!r} claims {member.size} bytes")
+            reached = archive.offset
+            if not member.isdir():
+                yield member
+    except _BROKEN as error:
+        broken.append(str(error) or type(error).__name__)
 
 
 def _problem(member: tarfile.TarInfo) -> str | None:
