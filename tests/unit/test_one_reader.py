@@ -76,7 +76,7 @@ def drawn(folder: Path, count: int, seed: int) -> dict[str, Path]:
                 )
                 table.append((draw.choice(bad_rows) if kind == "line" else good).encode())
             elif kind != "line":
-                text = captions if isinstance(captions, str) else "\n".join(map(str, captions or []))
+                text = "\n".join(map(str, captions)) if isinstance(captions, list) else str(captions or "")
                 (source / f"{number:04d}.txt").write_bytes(text.encode())
         kind = draw.choice(("good", "good", "image", "caption"))
         members[image] = IMAGES[draw.choice(list(IMAGES))] if kind == "image" else encoded(picture(seed=number % 50))

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from bitvar.config import Config, read_json
 from bitvar.data.check import Summary
-from bitvar.data.entries import PLAIN, Candidate, Entry, Reading
+from bitvar.data.entries import PLAIN, Candidate, Entry, Reading, read_split
 from bitvar.data.layouts import read_entries
 from bitvar.data.pictures import Location, RefusedError
 from bitvar.errors import UsageError, explain
@@ -149,11 +149,7 @@ class SampleIndex:
             if size != entry.bytes:
                 found = "it is missing" if size is None else f"it has {size:,} of {entry.bytes:,} bytes"
                 raise _damaged(folder, f"{name}: {found}")
-        for group in manifest.groups:
-            if group.ratio not in ratio_names():
-                raise _damaged(folder, f"{MANIFEST} has the ratio {group.ratio[:40]!r}, not one of {ratio_names()}")
-        if "\0" in manifest.source + manifest.source_from_index:
-            raise _damaged(folder, f"the source in {MANIFEST} is no path")
+        _require_names(folder, manifest)
         starts = [0, *accumulate(group.count for group in manifest.groups)]
         if starts != [*(group.start for group in manifest.groups), manifest.samples]:
             raise _damaged(folder, f"the groups of {MANIFEST} don't make up its {manifest.samples:,} samples")
@@ -295,6 +291,19 @@ def _read_manifest(folder: Path) -> IndexManifest:
         why = f"it has version {values.get('version')!r}, this bitvar reads {VERSION}"
         raise UsageError(explain(f"Can't read the index {folder}.", why, "upgrade bitvar, or make the index again"))
     return IndexManifest.parse(values, source=str(path))
+
+
+def _require_names(folder: Path, manifest: IndexManifest) -> None:
+    """Refuse splits, ratios and paths that could be none."""
+    for group in manifest.groups:
+        if group.ratio not in ratio_names():
+            raise _damaged(folder, f"{MANIFEST} has the ratio {group.ratio[:40]!r}, not one of {ratio_names()}")
+        try:
+            read_split(group.split)
+        except RefusedError as error:
+            raise _damaged(folder, f"a split of {MANIFEST}: {error.detail}") from None
+    if "\0" in manifest.source + manifest.source_from_index:
+        raise _damaged(folder, f"the source in {MANIFEST} is no path")
 
 
 def _source_of(folder: Path, manifest: IndexManifest) -> Path:
