@@ -187,6 +187,16 @@ def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
     assert kinds_text({}) == ""
 
 
+def test_images_that_a_table_does_not_name_are_counted(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "deep/c.tif", "notes.md", ".DS_Store"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(picture()))
+    (tmp_path / "t.csv").write_text("image,caption\n./a.png,a cat\n")
+    others: Counter[str] = Counter()
+    assert len(list(read_entries(tmp_path, others=others))) == 1
+    assert others == {"image in no good line": 2, ".md": 1, "hidden": 1}
+
+
 @pytest.mark.parametrize("suffix", ["tif", "tiff", "bmp", "gif", "jfif", "avif", "heic", "JPEG"])
 def test_no_image_is_passed_over(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a.{suffix}").write_bytes(b"whatever")

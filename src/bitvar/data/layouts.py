@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from bitvar.data.check import SeenSet
 from bitvar.data.entries import (
     MAX_CAPTION,
     MAX_LINE,
@@ -48,6 +49,9 @@ _METADATA: Final = ("metadata.jsonl", "metadata.csv")
 
 _TEXT_SUFFIXES: Final = (".json", ".txt", ".caption")
 """Of those that name captions, the last one counts."""
+UNNAMED: Final = "image in no good line"
+"""The kind of a table's images that it doesn't name."""
+
 _OTHER_IMAGES: Final = frozenset((
     ".svg", ".jxl", ".jp2", ".psd", ".xcf", ".tga", ".ico", ".eps", ".pdf", ".exr", ".hdr", ".ai", ".dng", ".cr2",
     ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".npy",
@@ -94,7 +98,8 @@ def read_entries(source: Path, reading: Reading = PLAIN, *, others: Counter[str]
         raise UsageError(explain(f"Can't tell which layout {source} has.", why, "name one file instead of the folder"))
     if kinds:
         readers = [_listing(kinds[0], path, reading, others) for path in listings]
-        return (entry for reader in readers for entry in reader)
+        entries = (entry for reader in readers for entry in reader)
+        return entries if own in listings or reading.root is not None else _accounted(entries, source, kinds[0], others)
     return _read_folder(source, reading, others)
 
 
@@ -104,6 +109,26 @@ def _listing(kind: str, path: Path, reading: Reading, others: Counter[str]) -> I
         return read_tar(path, reading, others=others)
     _require_useful(reading, path, root=True, lines=False)
     return (read_lines if kind == ".jsonl" else read_table)(path, reading)
+
+
+def _accounted(entries: Iterator[Entry], folder: Path, kind: str, others: Counter[str]) -> Iterator[Entry]:
+    """The same entries; afterwards `others` has the folder's files that no line named and no table is."""
+    named = SeenSet()
+    for entry in entries:
+        if isinstance(entry, Candidate) and isinstance(entry.picture, Location):
+            named.add(entry.picture.place)
+        yield entry
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            suffix = Path(name).suffix.lower()
+            if name.startswith("."):
+                others["hidden"] += 1
+            elif suffix in SUFFIXES and kind != ".tar":
+                if named.add(Location(Path(parent) / name).place):
+                    others[UNNAMED] += 1
+            elif suffix != kind or Path(parent) != folder:
+                others[suffix or "without an ending"] += 1
 
 
 def _require_useful(reading: Reading, source: Path, *, root: bool, lines: bool) -> None:
