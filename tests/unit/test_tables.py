@@ -61,6 +61,28 @@ def test_broken_rows_are_refused_by_number_and_harm_no_other(
     assert set(reasons.values()) == {"broken-line"} if refused is None else reasons == refused
 
 
+@pytest.mark.parametrize(
+    ("head", "text", "good"),
+    [
+        ("image,caption", 'one,"a red cat\ntwo,a dog"\nthree,a fish\n', {3: 'a dog"', 4: "a fish"}),
+        ("image,caption", 'one.dat,"a red cat\ntwo.dat,a dog"\nthree.dat,a fish\n', {3: 'a dog"', 4: "a fish"}),
+        ("caption,image", '"a red cat,a.png\na dog,b.png\na fish,c.png"\n', {3: "a dog", 4: "a fish"}),
+        ("caption,image,split", '"a red cat,a.png,val\na dog,b.png,"val"\na fish,c.png,\n', {3: "a dog", 4: "a fish"}),
+    ],
+    ids=range(4),
+)
+def test_rows_are_known_whatever_their_images_are_called(
+    tmp_path: Path, head: str, text: str, good: dict[int, str]
+) -> None:
+    (tmp_path / "t.csv").write_text(f"{head}\n{text}")
+    assert read(tmp_path / "t.csv") == ({n: (caption,) for n, caption in good.items()}, {2: "broken-line"})
+
+
+def test_a_text_of_several_lines_may_look_a_little_like_a_row(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(HEAD + 'a.png,"a cat\nasleep, on a mat\n\nby a.png"\nb.png,a dog\n')
+    assert read(tmp_path / "t.csv") == ({2: ("a cat asleep, on a mat by a.png",), 6: ("a dog",)}, {})
+
+
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_encodings_and_line_ends_of_spreadsheets(tmp_path: Path, encoding: str, ending: str) -> None:

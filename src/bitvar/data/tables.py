@@ -160,6 +160,7 @@ def _read_header(path: Path, lines: _Lines, reading: Reading) -> _Header:
 def _read_fields(text: str, header: _Header, lines: _Lines) -> Sequence[str]:
     """The fields of the row that begins with `text`, and of the lines after it that belong to it."""
     _require_text(text)
+    begun = text
     for spanned in range(_MAX_SPANNED):
         fields = parse_row(text, header.delimiter)
         if fields:
@@ -172,23 +173,37 @@ def _read_fields(text: str, header: _Header, lines: _Lines) -> Sequence[str]:
         following = lines.peek(spanned)
         if following is None:
             raise RefusedError("broken-line", "a quote is opened and never closed")
-        if _is_row(following, header):
+        if _is_row(following, header, begun):
             raise RefusedError("broken-line", "a quote is opened and not closed before the next row")
         text += following
         _require_text(text)
     raise RefusedError("broken-line", f"a quote is opened and not closed within {_MAX_SPANNED} lines")
 
 
-def _is_row(line: str, header: _Header) -> bool:
-    """Whether a line is a whole row by itself: as many fields as the header, and an image's name where one belongs."""
-    try:
-        fields = parse_row(line, header.delimiter)
-    except RefusedError:
+def _is_row(line: str, header: _Header, begun: str) -> bool:
+    """Whether a line is a whole row by itself, rather than a part of the text that the row `begun` opened a quote for.
+
+    It is if it has the header's fields, and an image's name where one belongs: one with a known ending, or, where the
+    table's images have none, a single word.
+    """
+    image, fields = _image(line, header), line.count(header.delimiter) + 1
+    if image is None or fields < len(header.names):
         return False
-    if header.picture is None or len(fields) <= header.picture:
-        fields = line.split(header.delimiter)  # one that opens a quote of its own
-    picture = header.picture
-    return picture is not None and len(fields) > picture and fields[picture].strip(' "').lower().endswith(SUFFIXES)
+    if image.lower().endswith(SUFFIXES):
+        return True
+    first = _image(begun, header)
+    alike = first is not None and Path(first).suffix.lower() == Path(image).suffix.lower() not in SUFFIXES
+    return alike and len(image.split()) == 1 and fields == len(header.names)
+
+
+def _image(line: str, header: _Header) -> str | None:
+    """What stands in the image column of a line, as far as it can be told."""
+    try:
+        fields = parse_row(line, header.delimiter) or line.split(header.delimiter)  # it may open a quote of its own
+    except RefusedError:
+        return None
+    assert header.picture is not None
+    return fields[header.picture].strip(' "\r\n') if len(fields) > header.picture else None
 
 
 def _require_text(text: str) -> None:
