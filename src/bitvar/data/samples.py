@@ -172,7 +172,7 @@ def _refused(folder: Path, refused: Sequence[Refusal], total: int) -> UsageError
     more = f"; and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
     what = f"Line {_line(refused[0])} of {folder / SET_TABLE} can't be used"
     what += "." if len(refused) == 1 else f", nor {len(refused) - 1:,} more of its {total:,} samples."
-    todo = f"see all of them: bitvar data check {folder}; make a set of the good ones: bitvar data import"
+    todo = f"see all of them: bitvar data check {folder}; keep the good ones: bitvar data import {folder} NEW_FOLDER"
     if any(refusal.reason == "duplicate" for refusal in refused):
         todo += " (--allow-duplicates keeps images that are there several times)"
     return UsageError(explain(what, "; ".join(shown) + more, todo))
@@ -184,5 +184,6 @@ def _line(refusal: Refusal) -> str:
 
 def _refused_picture(sample: Sample, error: RefusedError) -> UsageError:
     why = f"{error.reason}: {error.detail}"
-    todo = f"see all such: bitvar data check {sample.source}; make a set of the good ones: bitvar data import"
+    folder = sample.source
+    todo = f"see all such: bitvar data check {folder}; keep the good ones: bitvar data import {folder} NEW_FOLDER"
     return UsageError(explain(f"Can't use {sample.path} ({sample.name}).", why, todo))
