@@ -35,7 +35,8 @@ from bitvar.pipeline import InfinityPipeline
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.optim import Ema
 from bitvar.training.shards import Rows, write_rows
-from bitvar.training.state import TrainState, clear_partial, latest, restore, step_reached
+from bitvar.training.kept import step_reached
+from bitvar.training.state import TrainState, clear_partial, latest, restore
 
 from .captioned import encoded, picture, row
 from .test_convert import official_transformer, write_pair

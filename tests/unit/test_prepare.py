@@ -60,10 +60,10 @@ def test_another_set_or_split_is_another_matter(
     assert len(made(data, tmp_path, key, text=encoders[0], split="train")[1]) == 2
     assert len(made(data, tmp_path, key, text=encoders[0])[1]) == 2
     changed = toy_set(tmp_path / "set")
-    first = (changed / "samples.jsonl").read_text().splitlines()[0]
-    with (changed / "samples.jsonl").open("a", encoding="utf-8") as file:
-        file.write(first.replace("train-0.png", "again.png") + "\n")
-    shutil.copy(changed / "images" / "train-0.png", changed / "images" / "again.png")
+    lines = (changed / "samples.jsonl").read_text().splitlines()
+    (changed / "samples.jsonl").write_text("".join(line + "\n" for line in lines if '"val"' in line))
+    assert made(changed, tmp_path, key, text=encoders[0])[1] == []  # the same split of a set that is smaller
+    (changed / "samples.jsonl").write_text("".join(line + "\n" for line in lines if '"val"' in line and "val-1" not in line))
     assert len(made(changed, tmp_path, key, text=encoders[0])[1]) == 2
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bitvar import pyramid
 from bitvar.checkpoints.files import verify_folder
 from bitvar.data.order import SampleOrder
-from bitvar.errors import WeightsError
+from bitvar.errors import UsageError, WeightsError
 from bitvar.sampling import SamplingParams, generate
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig, losses
@@ -244,7 +244,7 @@ def test_an_altered_checkpoint_is_never_loaded(name: str, tmp_path: Path) -> Non
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     train(transformer_training(), tmp_path)
-    with pytest.raises(WeightsError, match="another configuration"):
+    with pytest.raises(UsageError, match="another configuration"):
         train(transformer_training(reweighted=True), tmp_path)
 
 

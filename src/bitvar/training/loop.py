@@ -4,14 +4,14 @@ Order and draws are functions of the seed (`data/order.py`, `parts.py`), so a ru
 ranks or fewer, makes the very same steps.
 """
 
-import time
+import json
+import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from filelock import FileLock, Timeout
@@ -23,26 +23,41 @@ from bitvar.training import parallel
 from bitvar.training import state as checkpoints
 from bitvar.training.config import IntervalConfig, OptimizationConfig
 from bitvar.training.health import Trouble, batches_to_tell, find_collapse, find_trouble
+from bitvar.training.kept import (
+    Validated,
+    best_checkpoint,
+    checkpoint_name,
+    list_checkpoints,
+    validated_at,
+)
 from bitvar.training.metrics import MetricsFile, read_metrics
 from bitvar.training.optim import Ema, build_optimizer, trained_parameters
 from bitvar.training.parallel import Ranks
 from bitvar.training.parts import Part, parts_of
+from bitvar.training.progress import Throughput, Work, describe_extension, describe_step
+from bitvar.training.state import step_of
 from bitvar.training.update import TrainingDivergedError, Updater
 
 Metrics = dict[str, float]
 
-__all__ = ["Metrics", "Run", "Task", "TrainingDivergedError", "TrainingStoppedError", "Work", "run"]
-
-
-class Work(NamedTuple):
-    """What a sample is to a step: tokens, and floating-point operations if they are known, else 0."""
-
-    tokens: int
-    operations: float
+__all__ = [
+    "Metrics",
+    "Run",
+    "Task",
+    "TrainingDivergedError",
+    "TrainingInterrupted",
+    "TrainingStoppedError",
+    "Work",
+    "run",
+]
 
 
 class TrainingStoppedError(RuntimeError):
     """The run was asked to stop, and has saved where it was."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C, with what became of the run as its message."""
 
 
 @runtime_checkable
@@ -100,6 +115,8 @@ class Run:
     Attributes:
         folder: gets `checkpoints/`, `metrics.jsonl` and `samples/`.
         config: JSON of the whole configuration, kept with every checkpoint.
+        identity: the digests of what else the run depends on, by name, kept with every checkpoint (`identity.py`).
+        extend: go on from a checkpoint of fewer `optimization.steps`.
         begun_from: digest of the frozen weights that the trained ones belong to, if there are any.
         per_part: samples that a rank passes through the model at once; all of its share if None.
         ranks: who trains together; their number may change between restarts.
@@ -108,6 +125,7 @@ class Run:
         stop: asked after every step; once true, the run saves and stops.
         beat: called while there is progress.
         report: receives a line of text for people.
+        follow: receives every step, and the figures that a line of the log would have.
         track: receives (step, phase, figures), as `metrics.jsonl` does.
         show: receives (step, picture file) of samples.
     """
@@ -116,6 +134,8 @@ class Run:
     config: str
     optimization: OptimizationConfig
     intervals: IntervalConfig
+    identity: Mapping[str, str] = field(default_factory=dict)
+    extend: bool = False
     begun_from: str | None = None
     per_part: int | None = None
     ranks: Ranks = field(default_factory=Ranks)
@@ -124,6 +144,7 @@ class Run:
     stop: Callable[[], bool] = lambda: False
     beat: Callable[[], None] = lambda: None
     report: Callable[[str], None] = lambda line: None
+    follow: Callable[[int, Metrics], None] = lambda step, values: None
     track: Callable[[int, str, Metrics], None] = lambda step, phase, values: None
     show: Callable[[int, Path], None] = lambda step, path: None
 
@@ -139,10 +160,12 @@ def run(task: Task, run: Run) -> nn.Module | None:
     Raises:
         TrainingDivergedError: when loss or gradient is not finite.
         TrainingStoppedError: when `run.stop` asked for it; the state is saved.
-        UsageError: when another process trains in the same folder, or the ranks can't share a batch.
-        WeightsError: when every checkpoint is altered, or the newest is of another configuration.
+        TrainingInterrupted: after Ctrl-C; the state is saved, unless an update was half done.
+        UsageError: when another process trains in the same folder, the ranks can't share a batch, or the newest
+            checkpoint is of a run of another identity.
+        WeightsError: when every checkpoint is altered.
     """
-    _check_shares(run)
+    require_shares(run.optimization.batch_size, run.ranks.world, run.per_part)
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(run.folder / ".lock", timeout=0) if run.ranks.is_main else nullcontext():
@@ -157,10 +180,10 @@ def run(task: Task, run: Run) -> nn.Module | None:
         ) from None
 
 
-def _check_shares(run: Run) -> None:
-    size, world = run.optimization.batch_size, run.ranks.world
-    if size % world or (run.per_part is not None and (size // world) % run.per_part):
-        whom = f"{world} ranks" + (f" in parts of {run.per_part}" if run.per_part else "")
+def require_shares(size: int, world: int, per_part: int | None) -> None:
+    """Refuse a batch of `size` that `world` ranks, in parts of `per_part`, can't share equally; UsageError."""
+    if size % world or (per_part is not None and (size // world) % per_part):
+        whom = f"{world} rank{'s' * (world > 1)}" + (f" in parts of {per_part}" if per_part else "")
         why = "every rank and every part takes as many samples"
         todo = "change the ranks, --per-part or optimization.batch_size so that they divide"
         raise UsageError(explain(f"{whom} can't share a batch of {size}.", why, todo))
@@ -173,9 +196,11 @@ def _run(task: Task, run: Run) -> nn.Module | None:
         loop.train()
     except KeyboardInterrupt:
         loop.save_if_whole()
-        raise
+        loop.close()
+        raise TrainingInterrupted(loop.describe_stop()) from None
     finally:
-        loop.saver.close()
+        loop.close()
+    loop.tell_best()
     state.ema.swap(task.model)
     model = parallel.gather(task.model, task.fresh, run.ranks)
     return None if model is None else model.requires_grad_(False).eval()
@@ -193,8 +218,16 @@ def _prepare(task: Task, run: Run) -> checkpoints.TrainState:
     optimizer = build_optimizer(task.model, run.optimization)
     state = checkpoints.TrainState(task.model, Ema(task.model, run.optimization.ema_decay), optimizer)
     if newest:
-        checkpoints.restore(state, Path(newest), config=run.config, base=run.begun_from)
+        extended = checkpoints.restore(
+            state, Path(newest),
+            config=run.config, identity=run.identity, base=run.begun_from, extend=run.extend,
+        )  # fmt: skip
         report(f"resuming at step {state.step}")
+        if extended is not None:
+            report(describe_extension(state.step, *extended, run.optimization))
+        if run.identity and not checkpoints.identity_of(Path(newest)):
+            report(f"WARNING: {newest} is from before checkpoints kept what a run depends on: whether its data and"
+                   " frozen parts are still the same can't be told")  # fmt: skip
         had = checkpoints.counts_of(Path(newest))
         if had and had != list(task.counts):
             report(f"WARNING: the data have changed, from {had} samples to {list(task.counts)}: other ones come next")
@@ -209,10 +242,15 @@ class _Loop:
         optimization, ranks = run.optimization, run.ranks
         self.saver = checkpoints.Saver(
             run.folder / "checkpoints",
-            config=run.config, keep=run.intervals.keep, begun_from=run.begun_from, counts=task.counts, ranks=ranks,
+            config=run.config, keep=run.intervals.keep, identity=run.identity, begun_from=run.begun_from,
+            counts=task.counts, ranks=ranks,
         )  # fmt: skip
         self.saved_step = state.step
-        self.metrics = MetricsFile(run.folder / "metrics.jsonl", state.step) if ranks.is_main else None
+        self.metrics: MetricsFile | None = None
+        if ranks.is_main:
+            self.metrics = MetricsFile(run.folder / "metrics.jsonl", state.step, report=run.report)
+        self.best = self._best_so_far()
+        self.shown: Metrics = {}
         self.throughput = Throughput()
         self.warned: set[str] = set()
         self.recent: dict[str, deque[tuple[int, float]]] = {}
@@ -227,8 +265,12 @@ class _Loop:
     def train(self) -> None:
         run, state = self.run, self.state
         optimization, intervals = run.optimization, run.intervals
+        if run.sample is not None and state.step == 0 < optimization.steps:
+            self._sample(run.sample)
+            run.beat()
         while state.step < optimization.steps:
             logged = self.updater.step(self.batches)
+            state.validated = None
             run.beat()
             last = state.step == optimization.steps
             if last or state.step % intervals.log == 0:
@@ -236,21 +278,79 @@ class _Loop:
                 values = run.ranks.mean(logged)
                 self._log("train", values | self.throughput.read(run.ranks.world, run.peak))
                 self._watch(values)
+            run.follow(state.step, self.shown)
             if last or state.step % intervals.validation == 0:
-                with state.averaged() as model:
-                    self._log("validation", self.task.validate(model, run.ranks))
-                if self.metrics is not None:
-                    self._warn(find_trouble(read_metrics(run.folder), batch_size=optimization.batch_size))
+                self._validate()
                 run.beat()
             if run.sample is not None and (last or state.step % intervals.sample == 0):
                 self._sample(run.sample)
                 run.beat()
             stopping = run.ranks.any(run.stop())  # asked once: the answer may change while we save
-            if last or stopping or state.step % intervals.save == 0:
+            if last or stopping or state.step % intervals.save == 0 or self._is_best():
                 self._save()
             if stopping and not last:
-                self.saver.wait()
+                with self._telling():
+                    self.saver.wait()
                 raise TrainingStoppedError(f"Stopped at step {state.step}; the same command goes on from there.")
+
+    def _validate(self) -> None:
+        with self.state.averaged() as model:
+            values = self.task.validate(model, self.run.ranks)
+        self.state.validated = Validated.of(values)
+        self._log("validation", values)
+        if self.metrics is not None:
+            self._warn(find_trouble(read_metrics(self.run.folder), batch_size=self.run.optimization.batch_size))
+
+    def _best_so_far(self) -> Validated | None:
+        """The best validation figure that a checkpoint holds, on every rank."""
+        figure: Validated | None = None
+        if self.run.ranks.is_main:
+            best = best_checkpoint(self.saver.folder, until=self.state.step)
+            figure = None if best is None else validated_at(best)
+        text = self.run.ranks.first("" if figure is None else json.dumps(figure))
+        return Validated(*json.loads(text)) if text else None
+
+    def _is_best(self) -> bool:
+        """Whether this very step has a better validation figure than every checkpoint."""
+        return self.state.validated is not None and self.state.validated.better_than(self.best)
+
+    def tell_best(self) -> None:
+        """Say at the end where validation was at its best, if that was earlier."""
+        best = best_checkpoint(self.saver.folder) if self.metrics is not None else None
+        figure = None if best is None else validated_at(best)
+        if best is not None and figure is not None and step_of(best) < self.state.step:
+            value = f"{figure.name} {figure.value:.4g}"
+            self.run.report(f"validation was best at step {step_of(best)} ({value}): bitvar export RUN DEST --best")
+
+    def describe_stop(self) -> str:
+        """What became of an interrupted run."""
+        step = self.state.step
+        if self.saved_step == step:
+            return f"Stopped at step {step}; saved; the same command goes on."
+        where = f"step {self.saved_step}, the last that was saved" if self.saved_step else "the beginning"
+        return f"Stopped at step {step}; the same command goes on from {where}."
+
+    def close(self) -> None:
+        """Wait for the last save, and end its thread."""
+        with self._telling():
+            self.saver.close()
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """When a save fails, say what is left."""
+        try:
+            yield
+        except OSError:
+            self._tell_failed_save()
+            raise
+
+    def _tell_failed_save(self) -> None:
+        if self.metrics is not None:
+            known = list_checkpoints(self.saver.folder)
+            left = f"the checkpoint {known[-1].name} is whole, and the same command goes on from it" if known else (
+                "there is no checkpoint yet, so the same command begins again"
+            )  # fmt: skip
+            self.run.report(f"WARNING: a checkpoint could not be written; {left}")
 
     def save_if_whole(self) -> None:
         """Save what an interrupt left, if it is a state that the run passes through."""
@@ -259,8 +359,11 @@ class _Loop:
 
     def _save(self) -> None:
         self._check_copies()
-        self.saver.save(self.state)
+        with self._telling():
+            self.saver.save(self.state)
         self.saved_step = self.state.step
+        if self._is_best():
+            self.best = self.state.validated
 
     def _check_copies(self) -> None:
         tensors = [*trained_parameters(self.task.model).values(), *self.state.ema.tensors.values()]
@@ -270,17 +373,33 @@ class _Loop:
         with self.state.averaged():
             model = parallel.gather(self.task.model, self.task.fresh, self.run.ranks)
             if model is not None:
-                path = self.run.folder / "samples" / f"step-{self.state.step:08d}.png"
-                sample(model, path)
-                self.run.show(self.state.step, path)
+                path = self.run.folder / "samples" / f"{checkpoint_name(self.state.step)}.png"
+                try:
+                    sample(model, path)
+                except UsageError as error:  # a prompt that can't be drawn: no reason to end a run
+                    self.run.report(f"WARNING: no sample sheet of step {self.state.step}: {error}")
+                else:
+                    self.run.show(self.state.step, path)
 
     def _log(self, phase: str, values: Metrics) -> None:
         run, step = self.run, self.state.step
         if self.metrics is not None:
             self.metrics.write(step, phase, values)
             run.track(step, phase, values)
-            prefix = "" if phase == "train" else f"{phase} "
-            run.report(_describe(step, run.optimization, values, prefix=prefix))
+            if phase == "validation":
+                self.shown = self.shown | {
+                    f"validation {name}": values[name] for name in ("loss", "psnr") if name in values
+                }
+                run.report(f"validation {describe_step(step, run.optimization.steps, values)}")
+            else:
+                self.shown = {name: value for name, value in self.shown.items() if name.startswith("validation")}
+                self.shown |= {name: values[name] for name in ("loss", "samples_per_second") if name in values}
+                self.shown["seconds_left"] = self._seconds_left(values)
+                run.report(describe_step(step, run.optimization.steps, self.shown))
+
+    def _seconds_left(self, values: Metrics) -> float:
+        optimization, rate = self.run.optimization, values.get("samples_per_second", 0.0)
+        return (optimization.steps - self.state.step) * optimization.batch_size / rate if rate else math.inf
 
     def _watch(self, values: Metrics) -> None:
         """Say aloud what can't wait for the next validation."""
@@ -302,42 +421,3 @@ class _Loop:
         for batch in batches:
             self.throughput.add(batch, self.task)
             yield batch
-
-
-class Throughput:
-    """What one rank did since the last question, and how fast."""
-
-    def __init__(self) -> None:
-        self.time, self.samples, self.tokens, self.operations = time.perf_counter(), 0, 0, 0.0
-
-    def add(self, batch: Any, task: Task) -> None:
-        """Count a batch, which has its `Part` as `part`."""
-        part: Part = batch.part
-        self.samples += len(part)
-        tokens, operations = task.work(part.bucket)
-        self.tokens += len(part) * tokens
-        self.operations += len(part) * operations
-
-    def read(self, ranks: int, peak: float | None) -> Metrics:
-        """Figures of all ranks together, as if they were as fast as this one; and begin anew."""
-        now = time.perf_counter()
-        took = now - self.time
-        values = {"samples_per_second": self.samples * ranks / took}
-        if self.tokens:
-            values["tokens_per_second"] = self.tokens * ranks / took
-        if self.operations:
-            values["teraflops"] = self.operations * ranks / took / 1e12
-            if peak:
-                values["utilization"] = self.operations / took / peak
-        self.time, self.samples, self.tokens, self.operations = now, 0, 0, 0.0
-        return values
-
-
-def _describe(step: int, optimization: OptimizationConfig, values: Metrics, *, prefix: str = "") -> str:
-    shown = {name: value for name, value in values.items() if "/" not in name}
-    line = f"{prefix}step {step}/{optimization.steps}  "
-    line += "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-    if rate := values.get("samples_per_second"):
-        left = timedelta(seconds=round((optimization.steps - step) * optimization.batch_size / rate))
-        line += f"  left {left}"
-    return line

@@ -4,7 +4,6 @@ A picture that was sound when the index was made and can't be used now is replac
 reported; too many of them stop the run.
 """
 
-import json
 import multiprocessing
 import os
 import signal
@@ -29,10 +28,14 @@ from bitvar.data.views import NUM_DRAWS as NUM_VIEW_DRAWS
 from bitvar.data.views import View
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
+from bitvar.files import write_text
+from bitvar.finite import require_finite
 from bitvar.scales import ScaleSchedule, schedule_of_ratio
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.pixels import to_signed
+from bitvar.training.long_captions import CaptionLimit
+from bitvar.training.metrics import read_json_lines
 from bitvar.training.parts import Part, Purpose, draw_uniform
 from bitvar.training.transformer_task import Batch
 
@@ -134,18 +137,23 @@ class BadSamples:
     Attributes:
         report: gets a JSON line a sample; only this rank's.
         max_fraction: of the samples seen.
+        tell: receives a line of text when the report of an earlier start is damaged; it is then written anew.
     """
 
     report: Path
     max_fraction: float
+    tell: Callable[[str], None] = lambda line: None
     seen: int = 0
     bad: int = 0
     named: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        if self.report.is_file():  # the run goes on
-            lines = self.report.read_text(encoding="utf-8").splitlines()
-            self.named |= {json.loads(line)["name"] for line in lines}
+        strange: list[str] = []
+        rows = read_json_lines(self.report, accept=lambda row: isinstance(row.get("name"), str), report=strange.append)
+        self.named |= {row["name"] for row in rows}
+        if strange:
+            self.tell(strange[0])
+            write_text(self.report, json_lines(rows))
 
     def count(self, samples: int, refused: Sequence[Refusal]) -> None:
         """Count a part.
@@ -182,7 +190,7 @@ class IndexData:
         bad: the budget of samples that can't be used.
         workers: processes that read ahead; 0 to read here.
         most: samples of each group to use; all if None.
-        max_text_tokens: what the model reads of a text; longer captions are cut to it. All of it if None.
+        max_tokens: the longest caption; longer ones are cut, which is reported. No limit if None.
 
     Raises:
         UsageError: if the split has no samples.
@@ -200,7 +208,7 @@ class IndexData:
         bad: BadSamples,
         workers: int = 0,
         most: int | None = None,
-        max_text_tokens: int | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         self.index = index
         self.groups = [
@@ -217,10 +225,7 @@ class IndexData:
         self.sizes = [(w * stride, h * stride) for h, w in grids]
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.bad, self.workers = bad, workers
-        self.max_text_tokens = max_text_tokens
-        self.report: Callable[[str], None] = lambda line: None
-        """Receives a line of text the first time that captions are cut."""
-        self._seen, self._told = 0, False
+        self.limit = CaptionLimit(max_tokens, text_encoder.num_tokens, bad.tell)
 
     def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
         for loaded in self.read(parts, captions):
@@ -228,7 +233,9 @@ class IndexData:
             texts = self._cut(loaded.captions)
             with torch.inference_mode():
                 features = self.tokenizer.features(to_signed(loaded.images.to(self.tokenizer.device)))
-                condition = self.text_encoder.encode(texts)
+                condition = self.text_encoder.encode(self.limit.fit(loaded.captions))
+            require_finite(features, "the frozen tokenizer's features")
+            require_finite(condition.features[condition.mask], "the frozen text encoder's features")
             # Cloned, because tensors of inference mode can't take part in a training step.
             yield Batch(loaded.part, features.clone(), condition.clone())
 

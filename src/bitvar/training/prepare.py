@@ -1,24 +1,40 @@
 """What a transformer run reads, made once by the frozen tokenizer and text encoder, and kept beside the run."""
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
-from bitvar.checkpoints.files import digest, load_tensors, merged_digest, write_tensors
-from bitvar.data.captions import cut_all, cut_text
+from bitvar.checkpoints.files import MANIFEST, digest, load_tensors, merged_digest, write_tensors
+from bitvar.data.pictures import FORMATS
 from bitvar.data.samples import Sample, load_images, read_samples
+from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import atomic_path
+from bitvar.finite import require_finite
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.pixels import to_signed
+from bitvar.training.identity import FileDigests, digest_of
+from bitvar.training.long_captions import CaptionLimit
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet
 
 Report = Callable[[str], None]
+Size = tuple[int, int]
+
+DIGESTS: Final = "digests.json"
+"""Beside the features: digests of the files they were made from, so that these are read again only when touched."""
+
+_FORMAT: Final = 2
+_PARTS: Final = {"pictures": ("features",), "captions": ("tokens", "offsets")}
 
 
 @dataclass(frozen=True)
@@ -30,9 +46,10 @@ class FeaturesKey:
 
 
 def features_key(tokenizer_sha256: str, text_encoder: TextEncoder, folder: Path) -> FeaturesKey:
-    """The key of two encoders; `folder` is the text one's."""
-    weights = merged_digest({path.name: digest(path) for path in folder.glob("*.safetensors")})
-    return FeaturesKey(tokenizer_sha256, f"{weights} {text_encoder.hidden_states}")
+    """The key of two encoders; `folder` is the text one's. Its vocabulary and configuration count like its weights."""
+    named = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".txt", ".model"))
+    files = merged_digest({path.name: digest(path) for path in named if path.name != MANIFEST})
+    return FeaturesKey(tokenizer_sha256, f"{files} {text_encoder.hidden_states}")
 
 
 def prepare(
@@ -44,11 +61,12 @@ def prepare(
     cache: Path,
     key: FeaturesKey,
     report: Report,
-    max_text_tokens: int | None = None,
+    size: Size | None = None,
+    max_tokens: int | None = None,
 ) -> FeatureSet:
-    """The feature set of one split, from `cache` as far as that was made with the same `key`.
+    """The feature set of one split, from `cache` as far as that was made of the same images, captions and encoders.
 
-    A cache of another tokenizer still has the captions, which take the longest.
+    A cache of another tokenizer still has the captions, which take the longest. A damaged one is made again.
 
     Args:
         data: a captioned set.
@@ -57,49 +75,163 @@ def prepare(
         cache: a safetensors file.
         key: from `features_key`.
         report: receives progress.
-        max_text_tokens: what the model reads of a text; longer captions are cut to it. All of it if None.
+        size: width and height that every image must have; the same for all, if None.
+        max_tokens: the longest caption; longer ones are cut. No limit if None.
+
+    Raises:
+        UsageError: if an image is missing, broken, or of another size.
+        ComputationError: if an encoder gives numbers that are not finite.
     """
     samples = read_samples(data, split=split, report=report)
     captions = sorted({caption for sample in samples for caption in sample.captions})
     index = {caption: i for i, caption in enumerate(captions)}
     choices = [[index[caption] for caption in sample.captions] for sample in samples]
-    source = [digest(data / "samples.jsonl"), split]
+    images = FileDigests(cache.with_name(DIGESTS)).of([sample.path for sample in samples])
+    encoder = _digest(tokenizer.encoder.state_dict())
     keys = {
-        "pictures": json.dumps([key.tokenizer, *source]),
-        "captions": json.dumps([key.text_encoder, *source, max_text_tokens]),
+        "pictures": json.dumps(
+            [_FORMAT, key.tokenizer, encoder, tokenizer.config.dump(), _dtype(tokenizer), digest_of(images), size]
+        ),
+        "captions": json.dumps(
+            [_FORMAT, key.text_encoder, _dtype(text_encoder.model), digest_of(map(json.dumps, captions)), max_tokens]
+        ),
     }
-    found, tensors = _cached(cache, keys)
-    if "pictures" not in found:
+    tensors = _cached(cache, keys, report)
+    missing = [part for part, names in _PARTS.items() if not set(names) <= set(tensors)]
+    if "pictures" in missing:
+        require_images(samples, size, data)
         report(f"encoding {len(samples)} pictures of split {split!r}")
         tensors["features"] = _encode_images(samples, tokenizer)
-    if "captions" not in found:
+    if "captions" in missing:
         report(f"encoding {len(captions)} captions of split {split!r}")
-        read = captions
-        if max_text_tokens is not None:
-            read, cut = cut_all(captions, text_encoder.num_tokens, max_text_tokens)
-            if cut:
-                report(cut_text(cut, len(captions), max_text_tokens))
-        tensors |= _encode_captions(read, text_encoder)
-    if len(found) < len(keys):
+        limit = CaptionLimit(max_tokens, text_encoder.num_tokens)
+        tensors |= _encode_captions(limit.fit(captions), text_encoder)
+        if limit.cut:
+            report(f"{limit.cut:,} of {len(captions):,} captions of split {split!r} are longer than the {max_tokens}"
+                   " tokens that this model reads: cut, at the end of a sentence where there is one")  # fmt: skip
+    if missing:
+        sums = {f"{part}_sha256": _part_digest(tensors, part) for part in _PARTS}
         with atomic_path(cache) as temporary:
-            write_tensors(tensors, temporary, metadata=keys)
+            write_tensors(tensors, temporary, metadata=keys | sums)
     return FeatureSet(tensors["features"], CaptionFeatures(tensors["tokens"], tensors["offsets"]), choices)
 
 
-def _cached(cache: Path, keys: dict[str, str]) -> tuple[set[str], dict[str, Tensor]]:
-    """Which parts of the cache are those of the keys, and the cache's tensors if any is."""
+def require_images(samples: Sequence[Sample], size: Size | None, data: Path) -> None:
+    """Refuse images that are missing or broken, or not of the size that is trained on, before anything is encoded.
+
+    Every header is compared first; then every image is decoded once, so that a broken one is found now, not later.
+
+    Raises:
+        UsageError: naming the first ones, and the command that would import them at the right size.
+    """
+    with ThreadPoolExecutor(thread_name_prefix="images") as pool:
+        sizes = list(pool.map(_size_of, samples))
+        _require_sizes(samples, sizes, size, data)
+        broken = [found for found in pool.map(_broken, samples) if found]
+    _require_none(broken, data)
+
+
+def _size_of(sample: Sample) -> Size | str:
+    try:
+        with Image.open(sample.path, formats=FORMATS) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return _told(sample, error)
+
+
+def _broken(sample: Sample) -> str:
+    try:
+        with Image.open(sample.path, formats=FORMATS) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return _told(sample, error)
+    return ""
+
+
+def _told(sample: Sample, error: Exception) -> str:
+    return f"{sample.path}: {getattr(error, 'strerror', None) or error}"
+
+
+def _require_none(broken: Sequence[str], data: Path) -> None:
+    if broken:
+        more = f"; and {len(broken) - 3:,} more" if len(broken) > 3 else ""
+        todo = "restore them, or take their lines out of samples.jsonl"
+        what = f"{len(broken):,} image{'s' * (len(broken) > 1)} of {data} can't be read."
+        raise UsageError(explain(what, "; ".join(broken[:3]) + more, todo))
+
+
+def _require_sizes(samples: Sequence[Sample], sizes: Sequence[Size | str], size: Size | None, data: Path) -> None:
+    _require_none([found for found in sizes if isinstance(found, str)], data)
+    counts = Counter(sizes)
+    wanted = size or counts.most_common(1)[0][0]
+    if set(counts) == {wanted}:
+        return
+    first = next(sample.path for sample, found in zip(samples, sizes, strict=True) if found != wanted)
+    shown = ", ".join(f"{count:,} of {_pixels(found)}" for found, count in counts.most_common(4))
+    shown += f", and {len(counts) - 4} more sizes" * (len(counts) > 4)
+    needed = f"this model trains on {_pixels(wanted)}" if size else "all images of a set must have one size"
+    side = str(wanted[0]) if wanted[0] == wanted[1] else f"{wanted[0]}x{wanted[1]}"
+    raise UsageError(
+        explain(
+            f"The images of {data} have the wrong size.",
+            f"{needed}; it has {shown}; the first of another size is {first}",
+            f"import the originals at that size: bitvar data import SOURCE DEST --size {side}",
+        )
+    )
+
+
+def _pixels(size: Size | str) -> str:
+    return f"{size[0]} x {size[1]} pixels"
+
+
+def _dtype(module: nn.Module) -> str:
+    return str(next(module.parameters()).dtype)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of tensors: names, shapes, dtypes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def _part_digest(tensors: Mapping[str, Tensor], part: str) -> str:
+    return _digest({name: tensors[name] for name in _PARTS[part]})
+
+
+def _cached(cache: Path, keys: Mapping[str, str], report: Report) -> dict[str, Tensor]:
+    """The tensors of the parts of the cache that are those of the keys, and are as they were written."""
     if not cache.is_file():
-        return set(), {}
-    with safe_open(cache, "pt") as file:
-        metadata = file.metadata() or {}
-    found = {part for part, key in keys.items() if metadata.get(part) == key}
-    return found, load_tensors(cache) if found else {}
+        return {}
+    try:
+        with safe_open(cache, "pt") as file:
+            metadata = file.metadata() or {}
+        found = [part for part, key in keys.items() if metadata.get(part) == key]
+        tensors = load_tensors(cache) if found else {}
+    except (OSError, SafetensorError, WeightsError) as error:
+        report(f"{cache} is damaged ({str(error).splitlines()[0]}): it is made again")
+        return {}
+    kept: dict[str, Tensor] = {}
+    for part in found:
+        whole = set(_PARTS[part]) <= set(tensors)
+        if whole and _part_digest(tensors, part) == metadata.get(f"{part}_sha256"):
+            kept |= {name: tensors[name] for name in _PARTS[part]}
+        else:
+            report(f"{cache} is damaged ({part} are not as they were written): they are made again")
+    return kept
 
 
 @torch.inference_mode()
 def _encode_images(samples: Sequence[Sample], tokenizer: InfinityTokenizer) -> Tensor:
-    chunks = [samples[start : start + 128] for start in range(0, len(samples), 128)]
-    rows = [tokenizer.features(to_signed(load_images(chunk).to(tokenizer.device))).half().cpu() for chunk in chunks]
+    rows = []
+    for start in range(0, len(samples), 128):
+        images = load_images(samples[start : start + 128])
+        row = tokenizer.features(to_signed(images.to(tokenizer.device))).half().cpu()
+        require_finite(row, f"the frozen tokenizer's features of images {start + 1} to {start + len(row)}")
+        rows.append(row)
     return torch.cat(rows).contiguous()  # a tokenizer laid out channels-last gives features laid out so
 
 
@@ -111,5 +243,6 @@ def _encode_captions(captions: Sequence[str], text_encoder: TextEncoder) -> dict
         condition = text_encoder.encode([captions[i] for i in chunk]).to(torch.device("cpu"))
         for i, features, mask in zip(chunk, condition.features, condition.mask, strict=True):
             rows[i] = features[mask].half()
+            require_finite(rows[i], f"the frozen text encoder's features of the caption {captions[i][:60]!r}")
     offsets = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)
     return {"tokens": torch.cat(rows), "offsets": offsets}

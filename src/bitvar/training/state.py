@@ -5,9 +5,9 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from bitvar.checkpoints.files import MANIFEST, digest, read_object, verify_folde
 from bitvar.checkpoints.folder import read_tensors
 from bitvar.errors import WeightsError, explain
 from bitvar.files import flush
+from bitvar.training.identity import RunIdentity, require_same
+from bitvar.training.kept import Validated, checkpoint_name, is_ours, list_checkpoints, prune, read_state
 from bitvar.training.optim import Ema, trained_parameters
 from bitvar.training.parallel import Ranks
 from bitvar.training.shards import Rows, ShardedTensors, local_rows, shard_name, write_rows
@@ -32,6 +34,8 @@ class TrainState:
 
     Attributes:
         whole: false while an update is half done: such a state must not be saved.
+        extensions: at which step, from how many steps to how many the run was extended; kept with every checkpoint.
+        validated: the validation figure of this very step, if there is one.
     """
 
     model: nn.Module
@@ -39,6 +43,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     step: int = 0
     whole: bool = True
+    extensions: list[dict[str, int]] = field(default_factory=list)
+    validated: Validated | None = None
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
@@ -68,7 +74,8 @@ class Saver:
     Args:
         folder: gets `step-N`.
         config: JSON of the run's whole configuration.
-        keep: how many to keep.
+        keep: how many to keep, beside the one with the best validation figure.
+        identity: the other parts of the run's identity, by name.
         begun_from: digest of the frozen weights that the saved ones belong to, if there are any.
         counts: samples of each bucket, to tell when the data have changed.
         ranks: each writes its own part; the main one makes the folder whole.
@@ -80,11 +87,13 @@ class Saver:
         *,
         config: str,
         keep: int,
+        identity: Mapping[str, str] | None = None,
         begun_from: str | None = None,
         counts: Sequence[int] = (),
         ranks: Ranks | None = None,
     ) -> None:
         self.folder, self.config, self.keep, self.begun_from = folder, config, keep, begun_from
+        self.identity = dict(identity or {})
         self.counts = list(counts)
         self.ranks = ranks or Ranks()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
@@ -97,8 +106,17 @@ class Saver:
             OSError: of the save before this one.
         """
         self.wait()
-        taken, step = take_snapshot(state, self.ranks), state.step
-        self._pending = self._pool.submit(self._write, taken, step)
+        taken, values = take_snapshot(state, self.ranks), self._values(state)
+        self._pending = self._pool.submit(self._write, taken, state.step, values)
+
+    def _values(self, state: TrainState) -> dict[str, Any]:
+        """What `state.json` holds."""
+        values = {"step": state.step, "begun_from": self.begun_from, "counts": self.counts, "identity": self.identity}
+        if state.extensions:
+            values["extensions"] = [dict(extension) for extension in state.extensions]
+        if state.validated is not None:
+            values["validation"] = state.validated._asdict()
+        return values
 
     def wait(self) -> None:
         """Until the last checkpoint is whole, or its error."""
@@ -113,12 +131,12 @@ class Saver:
         finally:
             self._pool.shutdown()
 
-    def _write(self, taken: Snapshot, step: int) -> None:
-        target, temporary = self.folder / f"step-{step:08d}", self.folder / f".step-{step:08d}.partial"
+    def _write(self, taken: Snapshot, step: int, values: Mapping[str, Any]) -> None:
+        target, temporary = self.folder / checkpoint_name(step), self.folder / f".{checkpoint_name(step)}.partial"
         try:
             self._together(lambda: self._prepare(temporary))
             self._together(lambda: self._write_own(temporary, taken))
-            self._together(lambda: self._finish(temporary, target, step))
+            self._together(lambda: self._finish(temporary, target, values))
         finally:
             if self.ranks.is_main:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -153,27 +171,25 @@ class Saver:
         if sums:
             (temporary / f".{self.ranks.rank}.sums").write_text(json.dumps(sums), encoding="utf-8")
 
-    def _finish(self, temporary: Path, target: Path, step: int) -> None:
+    def _finish(self, temporary: Path, target: Path, values: Mapping[str, Any]) -> None:
         if not self.ranks.is_main:
             return
         sums: dict[str, str] = {}
         for path in temporary.glob(".*.sums"):
             sums |= json.loads(path.read_text(encoding="utf-8"))
             path.unlink()
-        state = {"step": step, "begun_from": self.begun_from, "counts": self.counts}
-        for name, text in (("config.json", self.config), ("state.json", json.dumps(state))):
+        for name, text in (("config.json", self.config), ("state.json", json.dumps(values))):
             (temporary / name).write_text(text, encoding="utf-8")
             sums[name] = digest(temporary / name)
         (temporary / MANIFEST).write_text(json.dumps(dict(sorted(sums.items())), indent=2) + "\n", encoding="utf-8")
         for name in ("config.json", "state.json", MANIFEST):
             flush(temporary / name)
         flush(temporary)
-        if target.exists():
+        if is_ours(target):
             shutil.rmtree(target)
-        temporary.replace(target)
+        temporary.replace(target)  # fails, and says so, when something of somebody else's has the name
         flush(self.folder)
-        for old in sorted(self.folder.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(old)
+        prune(self.folder, keep=self.keep)
 
 
 def take_snapshot(state: TrainState, ranks: Ranks) -> Snapshot:
@@ -213,7 +229,7 @@ def latest(folder: Path, *, report: Callable[[str], None] = lambda line: None) -
         WeightsError: if there are checkpoints and all are damaged; a run never starts over in silence.
     """
     damaged = []
-    for checkpoint in sorted(folder.glob("step-*"), reverse=True):
+    for checkpoint in reversed(list_checkpoints(folder)):
         try:
             verify_folder(checkpoint)
         except WeightsError as error:
@@ -241,32 +257,47 @@ def clear_partial(folder: Path) -> None:
             shutil.rmtree(left)
 
 
-def restore(state: TrainState, checkpoint: Path, *, config: str, base: str | None = None) -> None:
+def restore(
+    state: TrainState,
+    checkpoint: Path,
+    *,
+    config: str,
+    identity: Mapping[str, str] | None = None,
+    base: str | None = None,
+    extend: bool = False,
+) -> tuple[int, int] | None:
     """Load a checkpoint that `latest` found into `state`, whatever number of ranks it was saved by.
 
+    Args:
+        state: to fill.
+        checkpoint: to read.
+        config: JSON of the whole configuration of the run that goes on.
+        identity: the other parts of its identity.
+        base: digest of the frozen weights that the trained ones belong to, if there are any.
+        extend: allow more `optimization.steps`.
+
+    Returns:
+        The steps before and now, if the run is extended.
+
     Raises:
-        WeightsError: if it was made by a run of another configuration, or on other frozen weights.
+        UsageError: if it was made by a run of another identity.
+        WeightsError: if it was made on other frozen weights, or holds another model.
     """
-    saved = read_object(checkpoint / "config.json")
-    if saved != json.loads(config):
-        differing = ", ".join(sorted(_differences(saved, json.loads(config))))
-        raise WeightsError(
-            explain(
-                f"{checkpoint} was made with another configuration.",
-                f"a run can only go on as it began; changed: {differing}",
-                "choose another --out for the new run, or use the old settings",
-            )
-        )
-    if _read_state(checkpoint).get("begun_from") != base:
+    if read_state(checkpoint).get("begun_from") != base:
         why = "its weights belong to another model than the one of --init"
         raise WeightsError(explain(f"{checkpoint} can't go on from here.", why, "give the --init that it began from"))
+    saved, now = RunIdentity(read_object(checkpoint / "config.json"), identity_of(checkpoint)), json.loads(config)
+    extended = require_same(saved, RunIdentity(now, identity or {}), checkpoint=checkpoint, extend=extend)
     parameters = trained_parameters(state.model)
     for group, tensors in (("model", parameters), ("ema", state.ema.tensors)):
         stored = ShardedTensors(checkpoint, group)
         for name, tensor in tensors.items():
             stored.read_into(name, tensor)
     _restore_optimizer(state.optimizer, parameters, ShardedTensors(checkpoint, "optimizer"))
-    state.step = step_of(checkpoint)
+    state.step, state.extensions = step_of(checkpoint), _extensions_of(checkpoint)
+    if extended is not None:
+        state.extensions.append({"at": state.step, "from": extended[0], "to": extended[1]})
+    return extended
 
 
 @torch.no_grad()
@@ -285,28 +316,20 @@ def _restore_optimizer(
         optimizer.state[parameter][key] = moment
 
 
-def _differences(saved: Mapping[str, object], wanted: Mapping[str, object], prefix: str = "") -> Iterator[str]:
-    for name in saved.keys() | wanted.keys():
-        one, other = saved.get(name), wanted.get(name)
-        if isinstance(one, dict) and isinstance(other, dict):
-            yield from _differences(one, other, f"{prefix}{name}.")
-        elif one != other:
-            yield prefix + name
+def identity_of(checkpoint: Path) -> dict[str, str]:
+    """The parts of the run's identity, beside its configuration; empty for a checkpoint from before they were kept."""
+    found = read_state(checkpoint).get("identity")
+    return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
 
-def _read_state(checkpoint: Path) -> dict[str, object]:
-    return read_object(checkpoint / "state.json")
-
-
-def step_reached(run: Path) -> int:
-    """The step of a run's newest checkpoint, whole or not; 0 for none."""
-    names = [path.name[5:] for path in (run / "checkpoints").glob("step-*")]
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+def _extensions_of(checkpoint: Path) -> list[dict[str, int]]:
+    found = read_state(checkpoint).get("extensions")
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
 def step_of(checkpoint: Path) -> int:
     """The step at which a checkpoint was saved."""
-    step = _read_state(checkpoint).get("step")
+    step = read_state(checkpoint).get("step")
     if type(step) is not int or step < 0:
         raise WeightsError(explain(f"{checkpoint} is damaged.", f"its step is {step!r}", "restore the files"))
     return step
@@ -314,13 +337,13 @@ def step_of(checkpoint: Path) -> int:
 
 def counts_of(checkpoint: Path) -> list[object]:
     """Samples of each bucket that the run had; empty if it isn't known."""
-    counts = _read_state(checkpoint).get("counts")
+    counts = read_state(checkpoint).get("counts")
     return counts if isinstance(counts, list) else []
 
 
 def begun_from(checkpoint: Path) -> str | None:
     """The digest of the frozen weights that a checkpoint's own belong to."""
-    digest = _read_state(checkpoint).get("begun_from")
+    digest = read_state(checkpoint).get("begun_from")
     return digest if isinstance(digest, str) else None
 
 

@@ -1,0 +1,248 @@
+"""The identity of a run: what it must find unchanged to go on from a checkpoint as if it had never stopped.
+
+That is its whole configuration, the frozen parts it reads through, the model it began from, and its data, all by
+content. Every checkpoint keeps it. A resumed run is compared field by field, by name, so a field that a later version
+adds is passed over in a checkpoint from before it. Knows nothing of models or of the loop.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from bitvar.data.index import MANIFEST as INDEX_MANIFEST
+from bitvar.data.index import SampleIndex, is_index
+from bitvar.data.pictures import open_plain
+from bitvar.data.samples import read_samples
+from bitvar.errors import UsageError, explain
+from bitvar.files import write_text
+
+NONE: Final = "none"
+"""The value of a field for something that a run does without."""
+
+FREE: Final = ("intervals",)
+"""Parts of a configuration that decide when things happen, not what is learnt: these may change."""
+
+STEPS: Final = "optimization.steps"
+
+_SHORT: Final = 12
+_SHOWN: Final = 8
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Everything that decides what a run computes.
+
+    Attributes:
+        configuration: the whole of it, as JSON values.
+        parts: by name, the digest of each thing that is read: frozen parts, the model begun from, and the data.
+    """
+
+    configuration: Mapping[str, Any]
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    def changes_from(self, saved: "RunIdentity") -> list["Change"]:
+        """What differs from a checkpoint's identity. Intervals may differ; what it does not name is unknown."""
+        before, now = _flat(saved.configuration), _flat(self.configuration)
+        names = [name for name in before if name.split(".")[0] not in FREE]  # a setting of a later version is unknown
+        settings = [Change(name, _plain(before, name), _plain(now, name)) for name in names]
+        parts = [
+            Change(name, _short(value), _short(self.parts[name]))
+            for name, value in sorted(saved.parts.items())
+            if name in self.parts and self.parts[name] != value
+        ]
+        return sorted((change for change in settings if change.before != change.now), key=str) + parts
+
+
+@dataclass(frozen=True)
+class Change:
+    """A field of two identities that differs, as people read it."""
+
+    name: str
+    before: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.name} was {self.before}, now {self.now}"
+
+
+def require_same(
+    saved: RunIdentity, now: RunIdentity, *, checkpoint: Path, extend: bool = False
+) -> tuple[int, int] | None:
+    """Refuse to go on from a checkpoint of another run.
+
+    Args:
+        saved: the checkpoint's.
+        now: this run's.
+        checkpoint: to name in the error.
+        extend: whether a larger `optimization.steps` is asked for.
+
+    Returns:
+        The steps before and now, if the run is extended.
+
+    Raises:
+        UsageError: naming every change with its old and new value, and the way out.
+    """
+    changes = now.changes_from(saved)
+    longer = [change for change in changes if change.name == STEPS]
+    others = [change for change in changes if change.name != STEPS]
+    if not changes:
+        return None
+    if not others and longer:
+        before, after = int(longer[0].before), int(longer[0].now)
+        if extend and after > before:
+            return before, after
+        raise UsageError(_about_steps(checkpoint, before, after, extend))
+    settings = any("." in change.name or change.name in now.configuration for change in others)
+    what = "with another configuration" if settings else "from other files"
+    shown = "; ".join(map(str, changes[:_SHOWN])) + (f"; and {len(changes) - _SHOWN} more" * (len(changes) > _SHOWN))
+    raise UsageError(
+        explain(
+            f"{checkpoint} was made {what}.",
+            f"a run can only go on as it began: {shown}",
+            f"give back what it had, or choose another --out (to begin from its weights, add --init {checkpoint})",
+        )
+    )
+
+
+def _about_steps(checkpoint: Path, before: int, after: int, extend: bool) -> str:
+    asked = f"{STEPS} was {before}, now {after}"
+    if after > before:
+        todo = (
+            f"add --extend to go on along the learning-rate schedule of {after} steps, or begin a new run from its"
+            f" weights: another --out and --init {checkpoint}"
+        )
+        return explain(f"{checkpoint} is of a run of {before} steps.", asked, todo)
+    why = f"{asked}: {'--extend adds steps, it takes none away' if extend else 'the learning rate depends on it'}"
+    todo = f"give back {STEPS}={before}, or export an earlier step: bitvar export RUN DEST --step N"
+    return explain(f"{checkpoint} is of a run of {before} steps.", why, todo)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Every setting by its dotted name, as JSON text."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = json.dumps(value)
+    return flat
+
+
+def _plain(flat: Mapping[str, str], name: str) -> str:
+    inside = {
+        key.removeprefix(f"{name}."): json.loads(value) for key, value in flat.items() if key.startswith(f"{name}.")
+    }
+    text = flat.get(name) or (json.dumps(inside) if inside else "not set")
+    return text if len(text) <= 200 else f"{text[:200]}... ({_short(hashlib.sha256(text.encode()).hexdigest())})"
+
+
+def _short(value: str) -> str:
+    is_digest = len(value) == 64 and set(value) <= set("0123456789abcdef")
+    return f"sha256 {value[:_SHORT]}" if is_digest else value
+
+
+# Data by content
+
+
+class FileDigests:
+    """sha256 of files, in parallel, kept beside the run: a file is read again only when its size or a time changed.
+
+    The key holds the time of the last change of the inode too, which copying and `touch` can't set back.
+
+    Args:
+        cache: JSON file. A damaged one is made again.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        self._known = _read_cache(cache)
+
+    def of(self, paths: Sequence[Path]) -> list[str]:
+        """The digest of each file.
+
+        Raises:
+            UsageError: for a file that can't be read, by its path.
+        """
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="digest") as pool:
+            found = list(pool.map(self._look, paths))
+        known = {os.fsencode(path).hex(): entry for path, entry in zip(paths, found, strict=True)}
+        if known.items() - self._known.items():
+            self._known |= known
+            write_text(self._cache, json.dumps(self._known))
+        return [entry[1] for entry in found]
+
+    def _look(self, path: Path) -> tuple[str, str]:
+        try:
+            status = path.stat()
+            stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+            known = self._known.get(os.fsencode(path).hex())
+            if known is not None and known[0] == stamp:
+                return known
+            with open_plain(path) as file:
+                return stamp, hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            why = f"{path}: {error.strerror or error}"
+            raise UsageError(
+                explain("A file of the data can't be read.", why, "restore it, or make the set again")
+            ) from None
+
+
+def _read_cache(cache: Path) -> dict[str, tuple[str, str]]:
+    try:
+        values = json.loads(cache.read_bytes())
+        return {str(path): (str(stamp), str(digest)) for path, (stamp, digest) in values.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def digest_of(lines: Iterable[str]) -> str:
+    """One sha256 of several texts, in order."""
+    total = hashlib.sha256()
+    for line in lines:
+        total.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return total.hexdigest()
+
+
+def describe_data(data: Path, digests: FileDigests, *, pictures: Callable[[], Sequence[Path]]) -> dict[str, str]:
+    """The data of a run by content: fields of its identity.
+
+    Args:
+        data: an index, a captioned set, or a folder of images.
+        digests: to take them with.
+        pictures: the files of a folder of images; asked only for one.
+
+    Raises:
+        UsageError: if a file is missing, or a file of an index is not the one that was indexed.
+    """
+    if is_index(data):
+        return {"data (index)": _describe_index(data, digests)}
+    samples = data / "samples.jsonl"
+    if samples.is_file():
+        names = sorted({sample.path for sample in read_samples(data, split=None)})
+        return {
+            "data (samples.jsonl)": digests.of([samples])[0],
+            "data (images)": _describe_files(data, names, digests),
+        }
+    return {"data (images)": _describe_files(data, sorted(pictures()), digests)}
+
+
+def _describe_files(folder: Path, paths: Sequence[Path], digests: FileDigests) -> str:
+    found = zip(paths, digests.of(paths), strict=True)
+    return digest_of(f"{os.path.relpath(path, folder)} {digest}" for path, digest in found)
+
+
+def _describe_index(data: Path, digests: FileDigests) -> str:
+    manifest = SampleIndex.open(data).manifest
+    names = sorted(manifest.files)
+    for name, digest in zip(names, digests.of([data / name for name in names]), strict=True):
+        if digest != manifest.files[name].sha256:
+            listed = manifest.files[name].sha256[:_SHORT]
+            why = f"{name} is sha256 {digest[:_SHORT]}, not {listed} as {INDEX_MANIFEST} says"
+            raise UsageError(explain(f"The index {data} is damaged.", why, "make it again: bitvar data index"))
+    groups = [group.model_dump_json() for group in manifest.groups]
+    return digest_of([*(f"{name} {manifest.files[name].sha256}" for name in names), *groups])

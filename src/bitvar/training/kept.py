@@ -1,0 +1,109 @@
+"""Which checkpoints of a run there are, which is the best, and which are kept.
+
+Only what a run wrote counts, by its name; only what has a manifest too is ever deleted.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from bitvar.checkpoints.files import MANIFEST, read_object
+from bitvar.errors import WeightsError
+from bitvar.files import write_text
+
+BEST: Final = "best.json"
+"""In the run's folder: which of them has the best validation figure. For people; it is made from the checkpoints."""
+
+
+class Validated(NamedTuple):
+    """A validation figure to choose a checkpoint by: the loss, lower is better, or a PSNR, higher is better."""
+
+    name: str
+    value: float
+
+    @classmethod
+    def of(cls, values: Mapping[str, float]) -> "Validated | None":
+        """The figure among those of a validation; None if there is none, or it is not finite."""
+        for name in ("loss", "psnr"):
+            if name in values:
+                return cls(name, values[name]) if math.isfinite(values[name]) else None
+        return None
+
+    def better_than(self, other: "Validated | None") -> bool:
+        """Whether it is; any figure is better than none, and one of another name can't be compared."""
+        if other is None:
+            return True
+        lower, higher = (self, other) if self.name == "loss" else (other, self)
+        return self.name == other.name and lower.value < higher.value
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of the checkpoint of a step."""
+    return f"step-{step:08d}"
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, whole or not, by step. What else lies there, such as `step-4.backup`, is none."""
+    numbered = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    found = [path for path in numbered if path.name == checkpoint_name(_step_in_name(path)) and path.is_dir()]
+    return sorted(found, key=_step_in_name)
+
+
+def _step_in_name(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def is_ours(checkpoint: Path) -> bool:
+    """Whether it may be deleted: a run wrote it, or the manifest says so at least."""
+    return (checkpoint / MANIFEST).is_file() and not checkpoint.is_symlink()
+
+
+def prune(folder: Path, *, keep: int) -> None:
+    """Delete all checkpoints but the newest ones and the one of the best validation figure, which `best.json` names."""
+    known = [checkpoint for checkpoint in list_checkpoints(folder) if is_ours(checkpoint)]
+    best = best_checkpoint(folder)
+    for old in known[:-keep]:
+        if old != best:
+            shutil.rmtree(old)
+    if best is not None and (figure := validated_at(best)) is not None:
+        write_text(folder.parent / BEST, json.dumps({"checkpoint": best.name, **figure._asdict()}) + "\n")
+
+
+def best_checkpoint(folder: Path, *, until: int | None = None) -> Path | None:
+    """The checkpoint with the best validation figure, the later of equals; None if no checkpoint has one.
+
+    Args:
+        folder: of the checkpoints.
+        until: the last step that counts; all of them if None.
+    """
+    best: tuple[Path, Validated] | None = None
+    for checkpoint in list_checkpoints(folder):
+        figure = validated_at(checkpoint) if until is None or _step_in_name(checkpoint) <= until else None
+        if figure is not None and (best is None or not best[1].better_than(figure)):
+            best = checkpoint, figure
+    return None if best is None else best[0]
+
+
+def validated_at(checkpoint: Path) -> Validated | None:
+    """The validation figure that a checkpoint was saved with; None if it has none, or can't be read."""
+    try:
+        found = read_state(checkpoint).get("validation")
+    except WeightsError:
+        return None
+    if not isinstance(found, dict) or set(found) != {"name", "value"} or found["name"] not in ("loss", "psnr"):
+        return None
+    return Validated(**found) if isinstance(found["value"], float | int) else None
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint's `state.json` holds."""
+    return read_object(checkpoint / "state.json")
+
+
+def step_reached(run: Path) -> int:
+    """The step of a run's newest checkpoint, whole or not; 0 for none."""
+    known = list_checkpoints(run / "checkpoints")
+    return _step_in_name(known[-1]) if known else 0
