@@ -63,7 +63,9 @@ def test_another_set_or_split_is_another_matter(
     lines = (changed / "samples.jsonl").read_text().splitlines()
     (changed / "samples.jsonl").write_text("".join(line + "\n" for line in lines if '"val"' in line))
     assert made(changed, tmp_path, key, text=encoders[0])[1] == []  # the same split of a set that is smaller
-    (changed / "samples.jsonl").write_text("".join(line + "\n" for line in lines if '"val"' in line and "val-1" not in line))
+    (changed / "samples.jsonl").write_text(
+        "".join(line + "\n" for line in lines if '"val"' in line and "val-1" not in line)
+    )
     assert len(made(changed, tmp_path, key, text=encoders[0])[1]) == 2
 
 

@@ -12,22 +12,25 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out of `bitvar train`, finished or not.")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
     step: Annotated[int | None, typer.Option(min=0, help="Of the checkpoint. Default: the newest.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
-    text_encoder: Annotated[Path | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The checkpoint of the best validation.")] = False,
+    tokenizer: Annotated[str | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
+    text_encoder: Annotated[str | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
     initial: Annotated[
         str | None,
         typer.Option("--init", help="As given to `bitvar train`; runs of adapters, or of one half of a tokenizer."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the model.")] = "icons",
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the folder DEST.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="fp32, bf16 or fp16, of a transformer's weights in the file. Default: fp32.")
     ] = None,
 ) -> None:
     """Turn a checkpoint's averaged weights into a model folder, or a tokenizer run's into a tokenizer folder."""
     with exit_codes():
-        from bitvar.checkpoints.folder import save_folder
+        from bitvar.checkpoints.folder import find_tokenizer, save_folder, verify_part
         from bitvar.checkpoints.hub import resolve_named
         from bitvar.checkpoints.lora import save_adapter
+        from bitvar.cli.names import name_for, printable
+        from bitvar.cli.training_parts import find_text_encoder
         from bitvar.config import unknown
         from bitvar.errors import UsageError, explain
         from bitvar.runtime.placement import DTYPES
@@ -37,6 +40,7 @@ def export(
             assemble,
             load_tokenizer,
             model_index,
+            pick_best,
             pick_checkpoint,
             read_config,
             save_tokenizer,
@@ -44,9 +48,12 @@ def export(
         from bitvar.training.initial import TokenizerOrigin
         from bitvar.training.state import step_of
 
+        name = name_for(destination, name)
         if destination.exists():
             raise UsageError(explain(f"{destination} exists.", "nothing is overwritten", "choose another folder"))
-        checkpoint = pick_checkpoint(run, step)
+        if best and step is not None:
+            raise UsageError(explain("Which checkpoint?", "--best and --step both name one", "give one of them"))
+        checkpoint = pick_best(run) if best else pick_checkpoint(run, step)
         config = read_config(checkpoint)
         if dtype is not None and (isinstance(config, TokenizerTraining) or config.lora is not None):
             why = "a tokenizer's are fp16, and an adapter's fp32, always"
@@ -71,8 +78,11 @@ def export(
             todo = "add --tokenizer and --text-encoder as in the run's own command"
             raise UsageError(explain("A model needs its frozen parts.", "a checkpoint holds no others", todo))
         else:
-            index, card = model_index(name, tokenizer), f"# {name}\n\nStep {step_of(checkpoint):,} of a run.\n"
-            parts = assemble(checkpoint, config, tokenizer=tokenizer, text_encoder=text_encoder, index=index, card=card)
+            own = find_tokenizer(resolve_named(tokenizer, what="tokenizer"))
+            encoder = find_text_encoder(resolve_named(text_encoder, what="text encoder"))
+            verify_part(own)
+            index, card = model_index(name, own), f"# {name}\n\nStep {step_of(checkpoint):,} of a run.\n"
+            parts = assemble(checkpoint, config, tokenizer=own, text_encoder=encoder, index=index, card=card)
             parts.transformer.to(stored)
             save_folder(parts, destination)
-        typer.echo(str(destination))
+        typer.echo(printable(destination))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from bitvar.cli.exit_codes import OK, TERMINATED, exit_codes
+from bitvar.cli.exit_codes import CANCELLED, OK, TERMINATED, exit_codes
 
 if TYPE_CHECKING:
     from bitvar.training.config import TokenizerTraining, TransformerTraining
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 class Inputs:
     """What a run is given beside its configuration: how it runs, not what it learns, and where things are."""
 
-    data: Path
-    out: Path
+    data: Path | None
+    out: Path | None
     name: str
     device: str
-    tokenizer: Path | None
-    text_encoder: Path | None
+    tokenizer: str | None
+    text_encoder: str | None
     initial: str | None
+    extend: bool
     shards: int | None
     per_part: int | None
     recompute: bool
@@ -48,10 +49,12 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override: optimization.steps=1000")] = None,
     arguments: Annotated[list[str] | None, typer.Option("--with", help="Argument of recipe(): size=2B")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="The trained tokenizer: OUT/model of its run. Default: the one of --init.")
+        str | None,
+        typer.Option(help="The trained tokenizer: a folder, a hub id, or a name such as pictures. Default: --init's."),
     ] = None,
     text_encoder: Annotated[
-        Path | None, typer.Option(help="Folder of a MiniLM or T5 text encoder. Default: the one of --init.")
+        str | None,
+        typer.Option(help="A MiniLM or T5 text encoder: its folder, or that of a model. Default: the one of --init."),
     ] = None,
     initial: Annotated[
         str | None,
@@ -60,9 +63,16 @@ def train(
             help="Begin from this model, tokenizer (folder, hub id, name in the package) or checkpoint.",
         ),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the model that comes out.")] = "icons",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model that comes out. Default: that of the folder --out.")
+    ] = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Go on with more optimization.steps than the run had.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the configuration, and stop.")
+    ] = False,
     fit: Annotated[
         bool, typer.Option("--fit", help="Print the memory and work it needs, what to change, and stop.")
     ] = False,
@@ -96,43 +106,52 @@ def train(
     """Train a tokenizer or a transformer by a recipe; rerun the command to resume."""
     with exit_codes(), _stoppable() as stop:
         from bitvar.cli import training_setup
+        from bitvar.cli.names import name_for
 
-        data, out = _required(data, out, needed=not (dry_run or fit))
+        _require_both(data, out, needed=not (dry_run or fit))
+        name = name_for(out or Path("model"), name)
         config = training_setup.read_recipe(recipe, arguments or []).override(settings or [])
         inputs = Inputs(
-            data, out, name, device, tokenizer, text_encoder, initial, shards, per_part, recompute, compiled, attention,
-            workers, max_bad_fraction, tracker,
+            data, out, name, device, tokenizer, text_encoder, initial, extend, shards, per_part, recompute, compiled,
+            attention, workers, max_bad_fraction, tracker,
         )  # fmt: skip
         if dry_run:
+            from bitvar.cli.training_checks import rehearse
+
+            rehearse(config, inputs, processes)
             typer.echo(config.dump())
         elif fit:
             from bitvar.cli.training_fit import describe_fit
 
             typer.echo(describe_fit(config, inputs, processes, device_gib))
         elif (supervised or processes > 1) and not training_setup.is_child():
+            from bitvar.cli.training_checks import check_run
+
+            assert out is not None
+            check_run(config, inputs, processes)
             _supervise(out, processes, stop, hang_seconds=hang_seconds, restarts=supervised)
         else:
             _train(config, inputs, stop)
 
 
-def _required(data: Path | None, out: Path | None, *, needed: bool) -> tuple[Path, Path]:
-    """Both, or a complaint if they are needed and missing."""
+def _require_both(data: Path | None, out: Path | None, *, needed: bool) -> None:
+    """Complain of what is missing, if it is needed."""
     from bitvar.errors import UsageError, explain
 
     missing = [name for name, value in (("--data", data), ("--out", out)) if value is None]
     if missing and needed:
         why = f"{' and '.join(missing)} is missing"
         raise UsageError(explain("A run needs --data and --out.", why, "add it, or ask with --fit or --dry-run first"))
-    return data or Path(), out or Path()
 
 
 def _train(config: "TokenizerTraining | TransformerTraining", inputs: Inputs, stop: Callable[[], bool]) -> None:
     from bitvar.cli import training_setup
+    from bitvar.cli.names import printable
     from bitvar.training import parallel
 
     made = training_setup.train(config, inputs, stop)
     if made is not None:
-        typer.echo(str(made))
+        typer.echo(printable(made))
     parallel.disconnect()
     if _is_rank():
         _leave(OK)
@@ -152,11 +171,18 @@ def _leave(code: int) -> NoReturn:
 
 def _supervise(out: Path, processes: int, stop: Callable[[], bool], *, hang_seconds: float, restarts: bool) -> None:
     """Run this very command in processes of its own, and keep them alive."""
+    from bitvar.training.kept import step_reached
     from bitvar.training.supervisor import Plan, supervise
 
     command = [sys.executable, "-m", "bitvar.cli.main", *sys.argv[1:]]
     plan = Plan(command, processes, out, dict(os.environ), hang_seconds=hang_seconds, restart=restarts)
-    code = supervise(plan, stop=stop, report=lambda line: typer.echo(line, err=True))
+    try:
+        code = supervise(plan, stop=stop, report=lambda line: typer.echo(line, err=True))
+    except KeyboardInterrupt:
+        reached = step_reached(out)
+        where = f"step {reached}, the last that was saved" if reached else "the beginning"
+        typer.echo(f"Stopped; the same command goes on from {where}.", err=True)
+        raise typer.Exit(CANCELLED) from None
     if code:
         raise typer.Exit(code)
 
@@ -164,7 +190,7 @@ def _supervise(out: Path, processes: int, stop: Callable[[], bool], *, hang_seco
 @contextlib.contextmanager
 def _stoppable() -> Iterator[Callable[[], bool]]:
     """On SIGTERM finish the step, save, and exit with 143, as clusters expect; a second SIGTERM kills at once."""
-    from bitvar.training.loop import TrainingStoppedError
+    from bitvar.training.loop import TrainingInterrupted, TrainingStoppedError
 
     terminated = threading.Event()
     signals = [signal.SIGTERM]
@@ -183,6 +209,9 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
         if _is_rank():
             _leave(TERMINATED)
         raise typer.Exit(TERMINATED) from None
+    except TrainingInterrupted as stopped:
+        typer.echo(str(stopped), err=True)
+        raise typer.Exit(CANCELLED) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

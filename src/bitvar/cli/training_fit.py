@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from bitvar.checkpoints.folder import find_tokenizer
+from bitvar.checkpoints.hub import resolve_named
+from bitvar.cli.training_parts import find_text_encoder
 from bitvar.cli.training_setup import operations_of
 from bitvar.errors import UsageError, explain
 from bitvar.runtime.placement import resolve_device
@@ -56,8 +59,16 @@ def make_plan(config: TransformerTraining, inputs: "Inputs", world: int) -> Memo
         shards=inputs.shards or world,
         recompute=inputs.recompute,
         lora_rank=None if config.lora is None else config.lora.rank,
-        frozen=sum(_weights_bytes(folder) for folder in (inputs.tokenizer, inputs.text_encoder) if folder is not None),
+        frozen=_frozen_bytes(inputs),
     )
+
+
+def _frozen_bytes(inputs: "Inputs") -> int:
+    """Of the tokenizer and the text encoder, as far as they are given by themselves."""
+    found = [] if inputs.tokenizer is None else [find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))]
+    if inputs.text_encoder is not None:
+        found.append(find_text_encoder(resolve_named(inputs.text_encoder, what="text encoder")))
+    return sum(map(_weights_bytes, found))
 
 
 def _weights_bytes(folder: Path) -> int:

@@ -1,22 +1,31 @@
 """What `bitvar train` puts together: recipe, data, frozen encoders, task and loop."""
 
-import inspect
 import os
-import runpy
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import typer
 
 from bitvar.checkpoints.files import require_replaceable
-from bitvar.checkpoints.folder import Components, ModelIndex, TokenizerIdentity, check_bits, check_pair, load_component
+from bitvar.checkpoints.folder import (
+    Components,
+    ModelIndex,
+    TokenizerIdentity,
+    check_bits,
+    check_pair,
+    find_tokenizer,
+    load_component,
+    verify_part,
+)
 from bitvar.checkpoints.hub import resolve_named
 from bitvar.checkpoints.lora import LoraBase, save_adapter
+from bitvar.cli.training_checks import check_attention, check_data, check_run, image_size
+from bitvar.cli.training_display import Display
+from bitvar.cli.training_parts import find_text_encoder, identify_run, telling_failed_save, weights_digest
+from bitvar.cli.training_recipe import read_recipe
 from bitvar.cli.training_tokenizer import train_tokenizer
-from bitvar.config import unknown
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.errors import UsageError, explain
 from bitvar.pipeline import InfinityPipeline
@@ -26,12 +35,17 @@ from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training import parallel
 from bitvar.training.config import TokenizerTraining, TransformerTraining
+from bitvar.training.health import describe_set
+from bitvar.training.identity import NONE, digest_of
+from bitvar.training.kept import step_reached
+from bitvar.training.long_captions import CaptionLimit
 from bitvar.training.loop import Run, run
+from bitvar.training.metrics import from_one
 from bitvar.training.online import BadSamples, IndexData
 from bitvar.training.parallel import Ranks
-from bitvar.training.prepare import FeaturesKey, features_key, prepare
-from bitvar.training.samples import sample_grid
-from bitvar.training.state import is_checkpoint, load_initial, step_reached
+from bitvar.training.prepare import FeaturesKey, digest_tensors, features_key, prepare
+from bitvar.training.samples import choose_samples, sample_grid
+from bitvar.training.state import is_checkpoint, load_initial
 from bitvar.training.supervisor import BEAT
 from bitvar.training.trackers import make_tracker
 from bitvar.training.transformer_task import TransformerData, TransformerTask
@@ -41,40 +55,10 @@ from bitvar.transformer.cost import peak_tflops, training_flops
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs
 
+__all__ = ["attention_patterns", "is_child", "operations_of", "read_recipe", "text_length", "train"]
+
 VALIDATION_SAMPLES = 1000
 """Of each ratio of an index; a captioned set's validation split is used whole."""
-
-
-def read_recipe(path: Path, arguments: Sequence[str]) -> TokenizerTraining | TransformerTraining:
-    """The configuration that a recipe's function returns, given `NAME=VALUE` arguments."""
-    if not path.is_file():
-        raise UsageError(
-            explain(f"There is no recipe {path}.", "the file is missing", "see recipes/ for those that ship")
-        )
-    function = runpy.run_path(str(path)).get("recipe")
-    if function is None:
-        raise UsageError(explain(f"{path} is no recipe.", "it has no function recipe()", "write one"))
-    config = function(**_read_arguments(function, arguments))
-    if not isinstance(config, TokenizerTraining | TransformerTraining):
-        raise UsageError(explain(f"{path} is no recipe.", "recipe() returns no training configuration", "correct it"))
-    return config
-
-
-def _read_arguments(function: Callable[..., Any], arguments: Sequence[str]) -> dict[str, Any]:
-    """`NAME=VALUE` by the function's own signature; values take the type of the default."""
-    known = inspect.signature(function).parameters
-    values: dict[str, Any] = {}
-    for argument in arguments:
-        name, separator, text = argument.partition("=")
-        if not separator or name not in known:
-            raise UsageError(unknown(f"argument {argument!r} of the recipe", name, list(known)))
-        kind = type(known[name].default)
-        try:
-            values[name] = kind(text) if kind in (int, float, str) else text
-        except ValueError:
-            why = f"{name} is of type {kind.__name__}"
-            raise UsageError(explain(f"Can't read --with {argument!r}.", why, "correct the value")) from None
-    return values
 
 
 def is_child() -> bool:
@@ -84,51 +68,56 @@ def is_child() -> bool:
 
 def train(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", stop: Callable[[], bool]) -> Path | None:
     """Train to the end. Returns the folder of what came out; None on every rank but the main one."""
+    check_run(config, inputs)
     device, ranks = _join(inputs)
-    tell = _tell if ranks.is_main else _quiet
-    _describe_batch(config, inputs, ranks, tell)
+    display = Display(config.optimization.steps, quiet=not ranks.is_main)
+    tell = display.tell
+    tell(_describe_batch(config, inputs, ranks))
     track = _tracker(config, inputs, tell) if ranks.is_main else None
     beat = os.environ.get(BEAT)
     planned = Run(
-        inputs.out,
+        required(inputs.out),
         config.dump(),
         config.optimization,
         config.intervals,
+        extend=inputs.extend,
         per_part=inputs.per_part,
         ranks=ranks,
         peak=_peak(device),
         stop=stop,
         beat=Path(beat).touch if beat else lambda: None,
         report=tell,
-        track=track.log if track else lambda step, phase, values: None,
+        follow=display.follow,
+        track=_counted_from_one(track.log) if track else lambda step, phase, values: None,
         show=track.picture if track else lambda step, path: None,
     )
     adapted = config.kind == "transformer" and config.lora is not None
-    require_replaceable(inputs.out / ("lora" if adapted else "model"))  # before the work, not after it
+    require_replaceable(required(inputs.out) / ("lora" if adapted else "model"))  # before the work, not after it
     try:
         if config.kind == "tokenizer":
             return train_tokenizer(config, planned, inputs, device)
         return _train_transformer(config, planned, inputs, device)
     finally:
+        display.close()
         if track:
             track.close()
 
 
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
+def required(path: Path | None) -> Path:
+    """A path that was asked for before."""
+    assert path is not None
+    return path
 
 
-def _quiet(line: str) -> None:
-    pass
+def _counted_from_one(log: Callable[[int, str, Mapping[str, float]], None]) -> Callable[..., None]:
+    """A tracker's log, for people: scales are counted from 1 there."""
+    return lambda step, phase, values: log(step, phase, {from_one(name): value for name, value in values.items()})
 
 
 def _join(inputs: "Inputs") -> tuple[torch.device, Ranks]:
     """This process's device and place: alone, or where a launcher put it."""
     device = resolve_device(inputs.device)
     if "RANK" not in os.environ:
-        if inputs.shards not in (None, 1):
-            todo = "add --nproc, or use torchrun"
-            raise UsageError(explain("--shards needs several processes.", "this is one", todo))
         return device, Ranks()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda":
@@ -138,14 +127,12 @@ def _join(inputs: "Inputs") -> tuple[torch.device, Ranks]:
     return device, parallel.connect(device, rank=rank, world=world, shards=inputs.shards)
 
 
-def _describe_batch(
-    config: TokenizerTraining | TransformerTraining, inputs: "Inputs", ranks: Ranks, tell: Callable[[str], None]
-) -> None:
-    """Say what a step is: nothing multiplies the learning rate, and everybody should see that."""
+def _describe_batch(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", ranks: Ranks) -> str:
+    """What a step is: nothing multiplies the learning rate, and everybody should see that."""
     optimization = config.optimization
     share = optimization.batch_size // ranks.world
     at_once = min(inputs.per_part or share, share)
-    tell(
+    return (
         f"batch {optimization.batch_size} = {ranks.world} rank{'s' * (ranks.world > 1)} x {max(1, share // at_once)}"
         f" part{'s' * (share > at_once)} of {at_once}; learning rate {optimization.learning_rate:g} at its peak, as"
         f" set: nothing multiplies it; {optimization.optimizer}, activations in {optimization.precision}"
@@ -157,10 +144,10 @@ def _tracker(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", 
         return None
     return make_tracker(
         inputs.tracker,
-        folder=inputs.out,
-        run_name=inputs.out.name,
+        folder=required(inputs.out),
+        run_name=inputs.name,
         config=config.model_dump(mode="json"),
-        step=step_reached(inputs.out),
+        step=step_reached(required(inputs.out)),
         report=tell,
     )
 
@@ -171,14 +158,40 @@ def _peak(device: torch.device) -> float | None:
     return None if peak is None else peak * 1e12
 
 
-def _train_transformer(
-    config: TransformerTraining, planned: Run, inputs: "Inputs", device: torch.device
-) -> Path | None:
+@dataclass(frozen=True)
+class Frozen:
+    """The parts that a transformer is trained with, and does not change.
+
+    Attributes:
+        tokenizer, encoder: on the device.
+        index: of the model that comes out.
+        key: of the features that the two give.
+        start: the model or checkpoint to begin from, if any.
+        parts: their digests by the name of the option they came by, as fields of the run's identity.
+    """
+
+    tokenizer: InfinityTokenizer
+    encoder: TextEncoder
+    index: ModelIndex
+    key: FeaturesKey
+    start: Path | None
+    parts: dict[str, str]
+
+
+def load_frozen(config: TransformerTraining, inputs: "Inputs", device: torch.device) -> Frozen:
+    """Find, verify and load the frozen parts, and refuse those that don't fit the configuration.
+
+    Raises:
+        UsageError: if one is missing, or of other sizes.
+        WeightsError: if files of one are missing or altered, or the two don't belong together.
+    """
     start = None if inputs.initial is None else resolve_named(inputs.initial)
     tokenizer_folder, encoder_folder = _frozen_parts(inputs, start)
     if config.lora is not None and (start is None or is_checkpoint(start)):
         todo = "add --init, such as --init icons"
         raise UsageError(explain("Adapters need a model to --init from.", "they change one that is finished", todo))
+    verify_part(tokenizer_folder)
+    verify_part(encoder_folder)
     identity = TokenizerIdentity.load(tokenizer_folder / "identity.json")
     index = ModelIndex(name=inputs.name, tokenizer=identity)
     if start is not None and not is_checkpoint(start):
@@ -188,14 +201,35 @@ def _train_transformer(
     tokenizer = load_component(InfinityTokenizer, tokenizer_folder).to(device)
     check_bits(config.model, tokenizer.config)
     encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)
-    patterns = attention_patterns(config, inputs.attention, device)
-    planned.folder.mkdir(parents=True, exist_ok=True)
+    width = encoder.encode(["a"]).features.shape[-1]
+    if width != config.model.text_width:
+        why = f"it gives {width} features a token, and model.text_width is {config.model.text_width}"
+        raise UsageError(explain("The text encoder does not fit this model.", why, f"set model.text_width={width}"))
     key = features_key(identity.bits_sha256, encoder, encoder_folder)
-    bad = BadSamples(planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction)
-    train_data, validation = (
-        _data(config, inputs, planned, split, tokenizer=tokenizer, encoder=encoder, key=key, bad=bad)
-        for split in ("train", "val")
+    own = digest_of([tokenizer.config.dump(), digest_tensors(tokenizer.state_dict())])
+    begun = NONE if start is None else weights_digest(start)
+    parts = {"--tokenizer": own, "--text-encoder": digest_of([key.text_encoder]), "--init": begun}
+    return Frozen(tokenizer, encoder, index, key, start, parts)
+
+
+def _train_transformer(
+    config: TransformerTraining, planned: Run, inputs: "Inputs", device: torch.device
+) -> Path | None:
+    check_data(config, inputs)
+    frozen = load_frozen(config, inputs, device)
+    tokenizer, encoder, index, start = frozen.tokenizer, frozen.encoder, frozen.index, frozen.start
+    patterns = attention_patterns(config, inputs.attention, device)
+    data = required(inputs.data)
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    planned = replace(planned, identity=identify_run(planned, data, frozen.parts))
+    bad = BadSamples(
+        planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction, planned.report
     )
+    train_data, validation = (
+        _data(config, inputs, planned, split, frozen=frozen, bad=bad) for split in ("train", "val")
+    )
+    for line in describe_set(sum(train_data.counts), config, is_new=start is None):
+        planned.report(line)
     task = TransformerTask(
         config,
         train=train_data,
@@ -215,24 +249,31 @@ def _train_transformer(
 
     begun_from = base.transformer if base else None
 
+    limit = CaptionLimit(config.model.max_text_tokens, encoder.num_tokens)
+    sheet = choose_samples(data, seed=config.optimization.seed, fit=limit.fit)
+
     def sample(model: torch.nn.Module, path: Path) -> None:
         if model is not task.model:  # gathered on the CPU
             model.to(device, task.dtype)
-        sample_grid(pipeline(model), path)
+        sample_grid(pipeline(model), path, sheet)
 
     model = run(task, replace(planned, begun_from=begun_from, sample=sample))
     if model is None:
         return None
-    if config.lora is not None:
-        save_adapter(model, planned.folder / "lora", settings=config.lora, base=base)
-        return planned.folder / "lora"
-    pipeline(model).save_pretrained(planned.folder / "model")
-    return planned.folder / "model"
+    with telling_failed_save(planned.report):
+        if config.lora is not None:
+            save_adapter(model, planned.folder / "lora", settings=config.lora, base=base)
+            return planned.folder / "lora"
+        pipeline(model).save_pretrained(planned.folder / "model")
+        return planned.folder / "model"
 
 
 def _frozen_parts(inputs: "Inputs", start: Path | None) -> tuple[Path, Path]:
     """The folders of the tokenizer and the text encoder."""
-    tokenizer, encoder = inputs.tokenizer, inputs.text_encoder
+    tokenizer = None if inputs.tokenizer is None else find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))
+    encoder = None
+    if inputs.text_encoder is not None:
+        encoder = find_text_encoder(resolve_named(inputs.text_encoder, what="text encoder"))
     if start is not None and not is_checkpoint(start):
         tokenizer, encoder = tokenizer or start / "image_tokenizer", encoder or start / "text_encoder"
     if tokenizer is None or encoder is None:
@@ -247,38 +288,32 @@ def _frozen_parts(inputs: "Inputs", start: Path | None) -> tuple[Path, Path]:
 
 
 def _data(
-    config: TransformerTraining,
-    inputs: "Inputs",
-    planned: Run,
-    split: str,
-    *,
-    tokenizer: InfinityTokenizer,
-    encoder: TextEncoder,
-    key: FeaturesKey,
-    bad: BadSamples,
+    config: TransformerTraining, inputs: "Inputs", planned: Run, split: str, *, frozen: Frozen, bad: BadSamples
 ) -> TransformerData:
     """A captioned set's features, made once and kept; or an index, encoded as it is read."""
-    if is_index(inputs.data):
+    source, tokenizer, longest = required(inputs.data), frozen.tokenizer, config.model.max_text_tokens
+    if is_index(source):
         train_split = split == "train"
-        indexed = IndexData(
-            SampleIndex.open(inputs.data),
+        return IndexData(
+            SampleIndex.open(source),
             split,
             schedules=config.model.all_schedules(),
             stride=tokenizer.config.stride * config.model.patch_size,
             tokenizer=tokenizer,
-            text_encoder=encoder,
+            text_encoder=frozen.encoder,
             bad=bad,
             workers=inputs.workers if train_split else 0,
             most=None if train_split else VALIDATION_SAMPLES,
-            max_text_tokens=config.model.max_text_tokens,
+            max_text_tokens=longest,
         )
-        indexed.report = planned.report
-        return indexed
 
     def made() -> TransformerData:
         cache = planned.folder / f"features-{split}.safetensors"
-        parts = {"tokenizer": tokenizer, "text_encoder": encoder, "max_text_tokens": config.model.max_text_tokens}
-        return prepare(inputs.data, split, **parts, cache=cache, key=key, report=planned.report)
+        size = image_size(config, tokenizer.config.stride)
+        return prepare(
+            source, split, tokenizer=tokenizer, text_encoder=frozen.encoder, cache=cache, key=frozen.key,
+            report=planned.report, size=size, max_text_tokens=longest,
+        )  # fmt: skip
 
     if planned.ranks.is_main:
         made()
@@ -288,13 +323,9 @@ def _data(
 
 def attention_patterns(config: TransformerTraining, attention: str, device: torch.device) -> dict[int, Any]:
     """FlexAttention on every schedule, where it is asked for."""
-    if attention not in ("sdpa", "flex"):
-        raise UsageError(unknown(f"attention {attention!r}", attention, ["sdpa", "flex"]))
+    check_attention(attention, device.type)
     if attention == "sdpa":
         return {}
-    if device.type != "cuda":
-        why = "PyTorch computes its gradients on CUDA only"
-        raise UsageError(explain(f"FlexAttention can't train on {device.type}.", why, "leave --attention flex out"))
     from bitvar.runtime.flex import FlexBlockCausal
 
     return {which: FlexBlockCausal(schedule.offsets, device) for which, schedule in enumerate(config.schedules)}

@@ -1,5 +1,6 @@
 """What `bitvar train` puts together for a tokenizer: pictures, weights to begin from, networks that judge."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from bitvar.checkpoints.hub import resolve_named
-from bitvar.data.listing import PictureSource, open_pictures
+from bitvar.cli.training_parts import identify_run, telling_failed_save
+from bitvar.data.listing import PictureList, PictureSource, open_pictures
 from bitvar.data.pictures import PictureLimits
 from bitvar.data.views import View
 from bitvar.errors import UsageError, explain
@@ -15,10 +17,12 @@ from bitvar.metrics.distances import perceptual_distance
 from bitvar.training import parallel
 from bitvar.training.config import TokenizerTraining
 from bitvar.training.export import save_tokenizer
+from bitvar.training.identity import NONE, digest_of
 from bitvar.training.initial import TokenizerOrigin, check_origin
 from bitvar.training.loop import Run, run
 from bitvar.training.online import BadSamples
 from bitvar.training.picture_data import PictureFiles
+from bitvar.training.prepare import digest_tensors
 from bitvar.training.samples import reconstruction_sheet
 from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
 
@@ -34,13 +38,24 @@ MAX_RATIO = 64.0
 def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", device: torch.device) -> Path | None:
     """Train to the end. Returns the tokenizer folder that came out; None on every rank but the main one."""
     _refuse_unused(inputs)
-    origin = None if inputs.initial is None else TokenizerOrigin.read(resolve_named(inputs.initial, what="tokenizer"))
-    check_origin(config, origin)
+    origin = _read_origin(config, inputs)
     planned.folder.mkdir(parents=True, exist_ok=True)
+    left_out: list[str] = []
+
+    def leave_out(line: str) -> None:
+        left_out.append(line)
+        planned.report(line)
+
+    assert inputs.data is not None
     source = open_pictures(
-        inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction, report=planned.report
+        inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction, report=leave_out
     )
+    begun = NONE if origin is None else digest_of([origin.config.dump(), digest_tensors(origin.tensors)])
+    paths = source.paths if isinstance(source, PictureList) else ()
+    identity = identify_run(planned, inputs.data, {"--init": begun}, pictures=lambda: paths)
+    planned = replace(planned, identity=identity)
     train, validation = (_pictures(source, config, inputs, planned, split, device) for split in ("train", "val"))
+    planned.report(_describe_counts(source, len(left_out)))
     perceptual = perceptual_distance(config.perceptual_network, device) if config.perceptual > 0 else None
     task = TokenizerTask(config, train=train, validation=validation, perceptual=perceptual, device=device)
     if origin is not None:
@@ -59,8 +74,43 @@ def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", d
     assert isinstance(models, TokenizerModels)
     encoder_of = frozen if config.trained == "decoder" else None
     target = planned.folder / "model"
-    save_tokenizer(models.tokenizer, target, name=inputs.name, encoder_of=encoder_of, grids=config.schedules)
+    with telling_failed_save(planned.report):
+        save_tokenizer(models.tokenizer, target, name=inputs.name, encoder_of=encoder_of, grids=config.schedules)
     return target
+
+
+def rehearse(config: TokenizerTraining, inputs: "Inputs") -> None:
+    """Refuse what the run would refuse of its options, its origin and its data. Writes nothing."""
+    _refuse_unused(inputs)
+    origin = _read_origin(config, inputs)
+    if origin is not None:
+        origin.load_into(TokenizerModels(config).tokenizer)
+    if inputs.data is None:
+        return
+    source = open_pictures(inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction)
+    for split in ("train", "val"):
+        if split not in {group.split for group in source.groups}:
+            known = ", ".join(sorted({group.split for group in source.groups})) or "none"
+            raise UsageError(explain(f"The data have no split {split!r}.", f"they have: {known}", "add pictures to it"))
+
+
+def _read_origin(config: TokenizerTraining, inputs: "Inputs") -> TokenizerOrigin | None:
+    """The tokenizer to begin from, if one is given."""
+    origin = None if inputs.initial is None else TokenizerOrigin.read(resolve_named(inputs.initial, what="tokenizer"))
+    check_origin(config, origin)
+    return origin
+
+
+def _describe_counts(source: PictureSource, left_out: int) -> str:
+    """How many images were found, and what becomes of them."""
+    counts: Counter[str] = Counter()
+    for group in source.groups:
+        counts[group.split] += group.count
+    others = "".join(f", {count:,} of split {name}" for name, count in counts.items() if name not in ("train", "val"))
+    return (
+        f"{sum(counts.values()) + left_out:,} images found: {counts['train']:,} to train on, {counts['val']:,} held out"
+        f" to validate{others}; {left_out:,} left out as unfit"
+    )
 
 
 def _refuse_unused(inputs: "Inputs") -> None:
@@ -90,7 +140,9 @@ def _pictures(
         schedules=config.schedules,
         stride=config.model.stride,
         view=view,
-        bad=BadSamples(planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction),
+        bad=BadSamples(
+            planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction, planned.report
+        ),
         limits=_limits(config),
         workers=inputs.workers if is_training else 0,
         pinned=device.type == "cuda",

@@ -16,6 +16,7 @@ from bitvar.checkpoints.folder import (
     identify,
     load_component,
     save_tokenizer_folder,
+    verify_part,
 )
 from bitvar.checkpoints.lora import LoraBase, add_adapter
 from bitvar.errors import UsageError, WeightsError, explain
@@ -23,8 +24,11 @@ from bitvar.scales import Grid
 from bitvar.text import load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TokenizerTraining, TransformerTraining
+from bitvar.training.identity import RunIdentity, digest_of
 from bitvar.training.initial import TokenizerOrigin, check_origin
-from bitvar.training.state import averaged_tensors, begun_from, latest, load_initial
+from bitvar.training.kept import best_checkpoint, checkpoint_name, list_checkpoints
+from bitvar.training.prepare import digest_tensors, features_key
+from bitvar.training.state import averaged_tensors, begun_from, identity_of, latest, load_initial
 from bitvar.training.tokenizer_task import TokenizerModels
 from bitvar.transformer import InfinityTransformer
 
@@ -37,9 +41,9 @@ def pick_checkpoint(run: Path, step: int | None = None) -> Path:
         WeightsError: when it is damaged.
     """
     folder = run / "checkpoints"
-    known = sorted(folder.glob("step-*"))
+    known = list_checkpoints(folder)
     if step is not None:
-        chosen = folder / f"step-{step:08d}"
+        chosen = folder / checkpoint_name(step)
         if chosen not in known:
             steps = ", ".join(str(int(path.name.partition("-")[2])) for path in known) or "none"
             raise UsageError(explain(f"{run} has no checkpoint of step {step}.", f"it has: {steps}", "choose one"))
@@ -51,6 +55,23 @@ def pick_checkpoint(run: Path, step: int | None = None) -> Path:
     return newest
 
 
+def pick_best(run: Path) -> Path:
+    """The checkpoint with the best validation figure, verified.
+
+    Raises:
+        UsageError: when no checkpoint has one.
+        WeightsError: when it is damaged.
+    """
+    best = best_checkpoint(run / "checkpoints")
+    if best is None:
+        why = "no checkpoint was saved at a step that was validated"
+        raise UsageError(
+            explain(f"{run} has no best checkpoint.", why, "leave out --best for the newest, or give --step")
+        )
+    verify_folder(best)
+    return best
+
+
 def read_config(checkpoint: Path) -> TokenizerTraining | TransformerTraining:
     """The configuration that a checkpoint was made with."""
     kind = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("kind")
@@ -60,7 +81,14 @@ def read_config(checkpoint: Path) -> TokenizerTraining | TransformerTraining:
 def assemble(
     checkpoint: Path, config: TransformerTraining, *, tokenizer: Path, text_encoder: Path, index: ModelIndex, card: str
 ) -> Components:
-    """A model of a checkpoint's averaged weights and the two frozen parts that its run was given."""
+    """A model of a checkpoint's averaged weights and the two frozen parts that its run was given, all verified.
+
+    Raises:
+        WeightsError: if files are missing or altered.
+        UsageError: if the parts are not those of the run.
+    """
+    verify_part(tokenizer)
+    verify_part(text_encoder)
     transformer = InfinityTransformer(config.model)
     load_initial(transformer, checkpoint)
     parts = (
@@ -68,6 +96,14 @@ def assemble(
         load_text_encoder(text_encoder, settings=published_settings(text_encoder)),
     )
     check_bits(config.model, parts[0].config)
+    own = digest_of([parts[0].config.dump(), digest_tensors(parts[0].state_dict())])
+    given = {"--tokenizer": own, "--text-encoder": digest_of([features_key("", parts[1], text_encoder).text_encoder])}
+    saved = {name: value for name, value in identity_of(checkpoint).items() if name in given}
+    changes = RunIdentity({}, given).changes_from(RunIdentity({}, saved))
+    if changes:
+        why = f"the run had others: {'; '.join(map(str, changes))}"
+        todo = "give those of the run's own command"
+        raise UsageError(explain("These are not the frozen parts of the run.", why, todo))
     return Components(transformer.eval().requires_grad_(False), *parts, index, card)
 
 

@@ -1,12 +1,16 @@
 """What is wrong with a run, read off its metrics: known ways in which training fails while the loss looks fine.
 
-Knows metrics by name (docs/training.md), not models or tasks.
+And what a small set can teach, said before a run. Knows metrics by name (docs/training.md), not models or tasks.
 """
 
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+from bitvar.training.config import TransformerTraining
+from bitvar.training.metrics import from_one
+from bitvar.transformer.cost import num_parameters
 
 Series: TypeAlias = Sequence[tuple[int, float]]
 """(step, value), in the order of the steps."""
@@ -35,9 +39,22 @@ BATCHES: Final = 2
 PICTURES: Final = 16
 """Pictures that those batches must hold together: three plain ones may well have the same coarse bits."""
 
+FEW: Final = 500
+"""Images under which a model that begins from nothing learns them by heart rather than what they have in common."""
+
 MIN_POINTS: Final = 6
 
+GAP: Final = 1.25
+"""How many times the training loss, which flips bits and drops prompts, validation's must be to tell memorising."""
+
 _ENTROPY: Final = "bit_entropy/scale_"
+_TODO_OVERFIT: Final = (
+    "take the checkpoint of the best validation (bitvar export --best), or use more pictures, a lower rate or a smaller"
+    " model"
+)
+_TODO_START: Final = (
+    "begin from a finished model (--init icons) or train an adapter; use more pictures, a lower rate or a smaller model"
+)
 _TODO_DEAD: Final = "raise entropy, or truncation so that early scales count; lower the learning rate"
 
 
@@ -60,6 +77,34 @@ def find_trouble(metrics: Metrics, *, batch_size: int = PICTURES) -> list[Troubl
     return [*found, *_stalled_scales(validation), *_left_out(train), *_spikes(train)]
 
 
+def describe_set(images: int, config: TransformerTraining, *, is_new: bool) -> list[str]:
+    """What a set of so many training images can teach, for people, before a run begins; nothing for an ample one.
+
+    Args:
+        images: to train on.
+        config: of the run.
+        is_new: whether the model begins from nothing.
+    """
+    optimization = config.optimization
+    if images >= FEW or (not is_new and config.lora is not None):
+        return []
+    shown = (
+        f"{images:,} training images; each is shown {optimization.steps * optimization.batch_size / images:,.0f} times"
+    )
+    if not is_new:
+        todo = (
+            "watch validation and keep its best (bitvar export RUN DEST --best); an adapter forgets less (docs/lora.md)"
+        )
+        return [f"NOTE: {shown}. A finished model learns so few by heart soon: {todo}"]
+    parameters = num_parameters(config.model)
+    return [
+        f"WARNING: {shown}, and the model has {parameters:,} parameters, {parameters // images:,} an image, and begins"
+        f" from nothing. From fewer than {FEW} images it learns these by heart: new prompts give blobs or copies.\n"
+        "  do:  begin from a model that can draw (recipes/icons/finetune.py with --init icons), train an adapter"
+        " (docs/lora.md), or add images"
+    ]
+
+
 def batches_to_tell(batch_size: int) -> int:
     """Logged batches that a collapse must show in."""
     return max(BATCHES, -(-PICTURES // batch_size))
@@ -72,7 +117,7 @@ def find_collapse(train: Mapping[str, Series], *, batch_size: int = PICTURES) ->
         last = series[-wanted:]
         old_enough = len(last) == wanted and last[0][0] >= YOUTH
         if name.startswith(_ENTROPY) and old_enough and max(value for _, value in last) < DEAD:
-            collapsed[name.removeprefix(_ENTROPY)] = last[-1][1]
+            collapsed[_scale(name)] = last[-1][1]
     if not collapsed:
         return []
     step = max(series[-1][0] for name, series in train.items() if name.startswith(_ENTROPY))
@@ -105,29 +150,40 @@ def _left_out(train: Mapping[str, Series]) -> list[Trouble]:
 
 
 def _overfit(train: Mapping[str, Series], validation: Mapping[str, Series]) -> list[Trouble]:
+    """Validation loss that rises, from the start or after a while, or stays far above the training loss."""
     losses, trained = validation.get("loss", ()), train.get("loss", ())
-    if len(losses) < 4 or len(trained) < MIN_POINTS:
+    if len(losses) < 2 or len(trained) < 2 or trained[-1][1] > statistics.median(value for _, value in trained):
         return []
     best_step, best = min(losses, key=lambda point: point[1])
     last_step, last = losses[-1]
-    rising = last > 1.02 * best and sum(step > best_step for step, _ in losses) >= 2
-    if not rising or trained[-1][1] > statistics.median(value for _, value in trained):
-        return []
-    return [
-        Trouble(
-            f"Validation loss rose from {best:.4g} at step {best_step:,} to {last:.4g} at step {last_step:,}.",
-            "stop at its lowest (optimization.steps), or use more pictures, a lower rate or a smaller model",
+    after = sum(step > best_step for step, _ in losses)
+    if best_step == losses[0][0] and after >= 2 and last > 1.01 * best:
+        what = (
+            f"Validation loss rises from the start: {best:.4g} at step {best_step:,}, {last:.4g} at step {last_step:,}."
         )
-    ]
+        return [Trouble(f"{what} What is learnt does not carry over to other pictures.", _TODO_START)]
+    if len(losses) >= 4 and len(trained) >= MIN_POINTS and last > 1.02 * best and after >= 2:
+        what = f"Validation loss rose from {best:.4g} at step {best_step:,} to {last:.4g} at step {last_step:,}."
+        return [Trouble(what, _TODO_OVERFIT)]
+    recent = statistics.median(value for _, value in trained[-3:])
+    if len(losses) >= 2 and len(trained) >= MIN_POINTS and last > GAP * recent:
+        what = f"Validation loss, {last:.4g}, is far above that of training, {recent:.4g}"
+        return [Trouble(f"{what}: the pictures are learnt by heart.", _TODO_OVERFIT)]
+    return []
 
 
 def _dead_bits(validation: Mapping[str, Series]) -> list[Trouble]:
     dead = {
-        name.removeprefix(_ENTROPY): series[-1][1]
+        _scale(name): series[-1][1]
         for name, series in validation.items()
         if name.startswith(_ENTROPY) and series and series[-1][0] >= YOUTH and series[-1][1] < DEAD
     }
     return [Trouble(f"Bits of scale {_listed(dead)} hardly vary.", _TODO_DEAD)] if dead else []
+
+
+def _scale(name: str) -> str:
+    """The scale that a figure is of, as people count: from 1."""
+    return from_one(name).rpartition(" ")[2]
 
 
 def _listed(entropies: Mapping[str, float]) -> str:
@@ -140,7 +196,7 @@ def _stalled_scales(validation: Mapping[str, Series]) -> list[Trouble]:
     for name, series in validation.items():
         if name.startswith("loss/scale_") and len(series) >= MIN_POINTS:
             half = series[len(series) // 2 :]
-            change[name.rpartition("_")[2]] = 1 - half[-1][1] / half[0][1] if half[0][1] > 0 else 0.0
+            change[_scale(name)] = 1 - half[-1][1] / half[0][1] if half[0][1] > 0 else 0.0
     if not change or max(change.values()) < 0.02:
         return []
     stalled = [scale for scale, fell in change.items() if fell < 0.002]

@@ -6,13 +6,14 @@ adds is passed over in a checkpoint from before it. Knows nothing of models or o
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from bitvar.data.index import MANIFEST as INDEX_MANIFEST
 from bitvar.data.index import SampleIndex, is_index
@@ -184,7 +185,7 @@ class FileDigests:
             if known is not None and known[0] == stamp:
                 return known
             with open_plain(path) as file:
-                return stamp, hashlib.file_digest(file, "sha256").hexdigest()
+                return stamp, hashlib.file_digest(cast("io.BufferedReader", file), "sha256").hexdigest()
         except OSError as error:
             why = f"{path}: {error.strerror or error}"
             raise UsageError(

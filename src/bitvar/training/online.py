@@ -190,7 +190,7 @@ class IndexData:
         bad: the budget of samples that can't be used.
         workers: processes that read ahead; 0 to read here.
         most: samples of each group to use; all if None.
-        max_tokens: the longest caption; longer ones are cut, which is reported. No limit if None.
+        max_text_tokens: the longest caption; longer ones are cut, which is reported. No limit if None.
 
     Raises:
         UsageError: if the split has no samples.
@@ -208,7 +208,7 @@ class IndexData:
         bad: BadSamples,
         workers: int = 0,
         most: int | None = None,
-        max_tokens: int | None = None,
+        max_text_tokens: int | None = None,
     ) -> None:
         self.index = index
         self.groups = [
@@ -225,7 +225,7 @@ class IndexData:
         self.sizes = [(w * stride, h * stride) for h, w in grids]
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.bad, self.workers = bad, workers
-        self.limit = CaptionLimit(max_tokens, text_encoder.num_tokens, bad.tell)
+        self.limit = CaptionLimit(max_text_tokens, text_encoder.num_tokens, bad.tell)
 
     def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
         for loaded in self.read(parts, captions):

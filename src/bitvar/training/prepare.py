@@ -62,7 +62,7 @@ def prepare(
     key: FeaturesKey,
     report: Report,
     size: Size | None = None,
-    max_tokens: int | None = None,
+    max_text_tokens: int | None = None,
 ) -> FeatureSet:
     """The feature set of one split, from `cache` as far as that was made of the same images, captions and encoders.
 
@@ -76,7 +76,7 @@ def prepare(
         key: from `features_key`.
         report: receives progress.
         size: width and height that every image must have; the same for all, if None.
-        max_tokens: the longest caption; longer ones are cut. No limit if None.
+        max_text_tokens: the longest caption; longer ones are cut. No limit if None.
 
     Raises:
         UsageError: if an image is missing, broken, or of another size.
@@ -87,13 +87,19 @@ def prepare(
     index = {caption: i for i, caption in enumerate(captions)}
     choices = [[index[caption] for caption in sample.captions] for sample in samples]
     images = FileDigests(cache.with_name(DIGESTS)).of([sample.path for sample in samples])
-    encoder = _digest(tokenizer.encoder.state_dict())
+    encoder = digest_tensors(tokenizer.encoder.state_dict())
     keys = {
         "pictures": json.dumps(
             [_FORMAT, key.tokenizer, encoder, tokenizer.config.dump(), _dtype(tokenizer), digest_of(images), size]
         ),
         "captions": json.dumps(
-            [_FORMAT, key.text_encoder, _dtype(text_encoder.model), digest_of(map(json.dumps, captions)), max_tokens]
+            [
+                _FORMAT,
+                key.text_encoder,
+                _dtype(text_encoder.model),
+                digest_of(map(json.dumps, captions)),
+                max_text_tokens,
+            ]
         ),
     }
     tensors = _cached(cache, keys, report)
@@ -104,11 +110,11 @@ def prepare(
         tensors["features"] = _encode_images(samples, tokenizer)
     if "captions" in missing:
         report(f"encoding {len(captions)} captions of split {split!r}")
-        limit = CaptionLimit(max_tokens, text_encoder.num_tokens)
+        limit = CaptionLimit(max_text_tokens, text_encoder.num_tokens)
         tensors |= _encode_captions(limit.fit(captions), text_encoder)
         if limit.cut:
-            report(f"{limit.cut:,} of {len(captions):,} captions of split {split!r} are longer than the {max_tokens}"
-                   " tokens that this model reads: cut, at the end of a sentence where there is one")  # fmt: skip
+            longer = f"{limit.cut:,} of {len(captions):,} captions of split {split!r} are longer than this model reads"
+            report(f"{longer} ({max_text_tokens} tokens): cut, at the end of a sentence where there is one")
     if missing:
         sums = {f"{part}_sha256": _part_digest(tensors, part) for part in _PARTS}
         with atomic_path(cache) as temporary:
@@ -116,10 +122,16 @@ def prepare(
     return FeatureSet(tensors["features"], CaptionFeatures(tensors["tokens"], tensors["offsets"]), choices)
 
 
-def require_images(samples: Sequence[Sample], size: Size | None, data: Path) -> None:
+def require_images(samples: Sequence[Sample], size: Size | None, data: Path, *, decoded: bool = True) -> None:
     """Refuse images that are missing or broken, or not of the size that is trained on, before anything is encoded.
 
     Every header is compared first; then every image is decoded once, so that a broken one is found now, not later.
+
+    Args:
+        samples: whose images to look at.
+        size: width and height they must have; the same for all, if None.
+        data: the set, to name in errors.
+        decoded: decode them too.
 
     Raises:
         UsageError: naming the first ones, and the command that would import them at the right size.
@@ -127,7 +139,7 @@ def require_images(samples: Sequence[Sample], size: Size | None, data: Path) -> 
     with ThreadPoolExecutor(thread_name_prefix="images") as pool:
         sizes = list(pool.map(_size_of, samples))
         _require_sizes(samples, sizes, size, data)
-        broken = [found for found in pool.map(_broken, samples) if found]
+        broken = [found for found in pool.map(_broken, samples) if found] if decoded else []
     _require_none(broken, data)
 
 
@@ -188,7 +200,7 @@ def _dtype(module: nn.Module) -> str:
     return str(next(module.parameters()).dtype)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
     """sha256 of tensors: names, shapes, dtypes and bytes."""
     total = hashlib.sha256()
     for name in sorted(tensors):
@@ -199,7 +211,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _part_digest(tensors: Mapping[str, Tensor], part: str) -> str:
-    return _digest({name: tensors[name] for name in _PARTS[part]})
+    return digest_tensors({name: tensors[name] for name in _PARTS[part]})
 
 
 def _cached(cache: Path, keys: Mapping[str, str], report: Report) -> dict[str, Tensor]:

@@ -55,19 +55,23 @@ class Throughput:
 
 
 def describe_step(step: int, steps: int, values: Mapping[str, float]) -> str:
-    """A line of the log: the step and at most five figures. `metrics.jsonl` has all of them, with all digits."""
-    parts = [f"step {step}/{steps}"]
+    """A line of the log: the step and a few figures. `metrics.jsonl` has all of them, with all digits."""
+    return "  ".join([f"step {step}/{steps}", *describe_figures(values)])
+
+
+def describe_figures(values: Mapping[str, float]) -> list[str]:
+    """Loss and the like, speed, and the time left, as far as they are there: five texts at most."""
+    parts = []
     for name in ("loss", "psnr", "accuracy", "validation loss", "validation psnr"):
         if name in values:
-            shown = (
-                f"{values[name]:.1%}" if name == "accuracy" else f"{values[name]:.2f} dB" if "psnr" in name else None
-            )
-            parts.append(f"{name} {shown or f'{values[name]:.4f}'}".replace("validation loss", "validation"))
+            number = f"{values[name]:.1%}" if name == "accuracy" else f"{values[name]:.4f}"
+            number = f"{values[name]:.2f} dB" if name.endswith("psnr") else number
+            parts.append(f"{'validation' if name.startswith('validation') else name} {number}")
     if rate := values.get("samples_per_second"):
         parts.append(f"{rate:.3g} samples/s" if rate < 1000 else f"{rate:,.0f} samples/s")
     if math.isfinite(left := values.get("seconds_left", math.inf)):
         parts.append(f"left {timedelta(seconds=round(left))}")
-    return "  ".join(parts)
+    return parts
 
 
 def describe_extension(step: int, before: int, after: int, optimization: OptimizationConfig) -> str:

@@ -7,13 +7,14 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from bitvar.errors import UsageError, explain, install_hint
 from bitvar.training.health import PICTURES, Metrics, Series, find_trouble
-from bitvar.training.metrics import read_metrics
+from bitvar.training.kept import best_checkpoint, list_checkpoints, validated_at
+from bitvar.training.metrics import from_one, read_metrics
 
 CURVES: Final = (
     ("Loss", ("loss",), False),
@@ -48,9 +49,17 @@ pre { overflow: auto; border: 1px solid var(--line); border-radius: 8px; padding
 """
 
 
-def build_report(run: Path) -> str:
-    """The page, as text."""
-    metrics, configuration = read_metrics(run), _newest_configuration(run)
+def build_report(run: Path, *, report: Callable[[str], None] = lambda line: None) -> str:
+    """The page, as text.
+
+    Args:
+        run: folder of the run.
+        report: receives a line of text when lines of `metrics.jsonl` were passed over; the page says so too.
+    """
+    told: list[str] = []
+    metrics, configuration = read_metrics(run, report=told.append), _newest_configuration(run)
+    for line in told:
+        report(line)
     curves = [
         f"<figure><h3>{html.escape(title)}</h3>{_chart(series, logarithmic)}</figure>"
         for title, names, logarithmic in CURVES
@@ -60,19 +69,26 @@ def build_report(run: Path) -> str:
         (
             f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(run.name)}</title>",
             f"<style>{STYLE}</style><h1>{html.escape(run.name)}</h1>",
-            _summary(metrics),
+            _summary(metrics, told, best_line(run)),
             "<h2>Health</h2>",
             _health(metrics, _batch_size(configuration)),
             "<h2>Curves</h2>",
             f"<div class=curves>{''.join(curves)}</div>",
-            _sheets(sorted((run / "samples").glob("step-*.png"))),
+            _sheets(_sheet_paths(run)),
             _configuration(configuration),
             "</html>",
         )
     )
 
 
-def _summary(metrics: Metrics) -> str:
+def best_line(run: Path) -> list[str]:
+    """Which checkpoint has the best validation figure, for people; nothing if none has one."""
+    best = best_checkpoint(run / "checkpoints")
+    figure = None if best is None else validated_at(best)
+    return [] if best is None or figure is None else [f"best validation: {figure.name} {figure.value:.4g}, {best.name}"]
+
+
+def _summary(metrics: Metrics, told: Sequence[str], best: Sequence[str]) -> str:
     rows = []
     for phase, series in metrics.items():
         if loss := series.get("loss") or series.get("psnr"):
@@ -80,6 +96,7 @@ def _summary(metrics: Metrics) -> str:
             rows.append(f"{phase}: step {loss[-1][0]:,}, {name} {loss[-1][1]:.4g}")
     times = [value for series in metrics.values() for _, value in series.get("time", ())]
     rows.append(f"{(max(times) - min(times)) / 60:.0f} minutes from the first figure to the last")
+    rows += [*best, *told]
     return f"<p class=dim>{'<br>'.join(map(html.escape, rows))}</p>"
 
 
@@ -99,7 +116,7 @@ def _pick(metrics: Metrics, names: Sequence[str]) -> dict[str, Series]:
     for wanted in names:
         if wanted.endswith("/"):
             found = metrics.get("validation", {})
-            picked |= {n.removeprefix(wanted).replace("_", " "): s for n, s in found.items() if n.startswith(wanted)}
+            picked |= {from_one(n.removeprefix(wanted)): s for n, s in found.items() if n.startswith(wanted)}
         else:
             picked |= {phase: series[wanted] for phase, series in metrics.items() if wanted in series}
     return picked
@@ -132,6 +149,12 @@ def _chart(series: dict[str, Series], logarithmic: bool) -> str:
     return text[text.index("<svg") :]
 
 
+def _sheet_paths(run: Path) -> list[Path]:
+    """Sheets that the run wrote, by step."""
+    found = (run / "samples").glob("step-*.png")
+    return sorted(path for path in found if path.stem.removeprefix("step-").isdecimal() and path.is_file())
+
+
 def _sheets(paths: Sequence[Path]) -> str:
     """Sample sheets from early to late, the last one always."""
     if not paths:
@@ -150,8 +173,9 @@ def _sheets(paths: Sequence[Path]) -> str:
 
 def _newest_configuration(run: Path) -> str | None:
     """The text of what the newest checkpoint was made with."""
-    configs = sorted(run.glob("checkpoints/step-*/config.json"))
-    return configs[-1].read_text(encoding="utf-8") if configs else None
+    known = [checkpoint / "config.json" for checkpoint in list_checkpoints(run / "checkpoints")]
+    configs = [path for path in known if path.is_file()]
+    return configs[-1].read_text(encoding="utf-8", errors="replace") if configs else None
 
 
 def _configuration(text: str | None) -> str:
@@ -160,4 +184,8 @@ def _configuration(text: str | None) -> str:
 
 def _batch_size(text: str | None) -> int:
     """What a configuration says; without one, that of any run whose batches are large enough."""
-    return PICTURES if text is None else json.loads(text).get("optimization", {}).get("batch_size", PICTURES)
+    try:
+        size = PICTURES if text is None else json.loads(text)["optimization"]["batch_size"]
+    except (ValueError, KeyError, TypeError, RecursionError):  # whatever a damaged checkpoint's file holds
+        return PICTURES
+    return size if type(size) is int and size > 0 else PICTURES

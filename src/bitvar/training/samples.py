@@ -1,17 +1,23 @@
-"""Sample sheets during training: prompts drawn by the very pipeline users call, or pictures and reconstructions."""
+"""Sample sheets during training: captions drawn by the very pipeline users call, or pictures and reconstructions."""
 
+import contextlib
+import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from bitvar.files import atomic_path
+from bitvar.data.index import SampleIndex, is_index
+from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture
+from bitvar.data.samples import read_samples
+from bitvar.files import atomic_path, write_text
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.pixels import to_signed, to_uint8
@@ -21,24 +27,75 @@ from bitvar.training.picture_data import PictureData
 SHEET: Final = 8
 """Pictures on a sheet of reconstructions."""
 
-PROMPTS: Final = (
-    "a red apple, 3D emoji",
-    "a cat, Noto emoji",
-    "a dog, flat emoji",
-    "a car, Twemoji",
-    "a slice of pizza, 3D emoji",
-    "a guitar, Noto emoji",
-    "a house, flat emoji",
-    "a fish, Twemoji",
-    "a red heart",
-    "a blue car",
-    "a cat on a yellow background",
-    "three apples",
-    "a cat and a dog",
-    "a car to the left of a tree",
-    "a star above a house",
-    "a red car and a blue balloon",
-)
+DRAWN: Final = 16
+"""Captions on a sheet of drawings."""
+
+PROMPTS: Final = "prompts.txt"
+"""Beside the sheets: the captions they are drawn from, one a line, in their order."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What sample sheets show: captions of the run's own data, and their images for comparison.
+
+    Attributes:
+        captions: drawn from, one drawing each.
+        images: the real ones, in the same order.
+    """
+
+    captions: list[str]
+    images: list[Image.Image]
+
+
+def choose_samples(
+    data: Path, *, seed: int = 0, count: int = DRAWN, fit: Callable[[Sequence[str]], list[str]] = list
+) -> Sheet:
+    """A seeded choice of held-out samples, or of training samples where none are held out.
+
+    Args:
+        data: a captioned set or an index.
+        seed: of the run.
+        count: how many at most.
+        fit: cuts captions to what the model reads.
+    """
+    samples = _samples_of(data)
+    chosen = np.random.default_rng(seed).permutation(len(samples))
+    found: list[tuple[str, Image.Image]] = []
+    for number in chosen.tolist():
+        if len(found) == count:
+            break
+        caption, picture = samples[number]
+        with contextlib.suppress(RefusedError):  # the run itself tells of samples that can't be read
+            limits = PictureLimits(min_side=1, max_ratio=math.inf)
+            found.append((caption, decode_picture(picture.read(max_bytes=limits.max_bytes), limits)))
+    return Sheet(fit([caption for caption, _ in found]), [image for _, image in found])
+
+
+def _samples_of(data: Path) -> Sequence[tuple[str, Location]]:
+    """First captions and images of the split that is held out, or of the one that is trained on."""
+    if is_index(data):
+        index = SampleIndex.open(data)
+        splits = {group.split for group in index.groups}
+        groups = [group for group in index.groups if group.split == ("val" if "val" in splits else "train")]
+        return _IndexSamples(index, [n for group in groups for n in range(group.start, group.start + group.count)])
+    samples = read_samples(data, split=None)
+    held_out = [sample for sample in samples if sample.split == "val"]
+    chosen = held_out or [sample for sample in samples if sample.split == "train"]
+    return [(sample.captions[0], Location(sample.path)) for sample in chosen]
+
+
+class _IndexSamples(Sequence[tuple[str, Location]]):
+    """Samples of an index by number, read when they are asked for."""
+
+    def __init__(self, index: SampleIndex, numbers: list[int]) -> None:
+        self._index, self._numbers = index, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, i: Any) -> Any:
+        sample = self._index[self._numbers[i]]
+        return sample.captions[0], sample.picture
 
 
 @runtime_checkable
@@ -48,12 +105,22 @@ class Draws(Protocol):
     def __call__(self, prompt: Sequence[str], **options: Any) -> Any: ...
 
 
-def sample_grid(pipeline: Draws, path: Path, *, prompts: Sequence[str] = PROMPTS, seed: int = 0) -> None:
-    """Write a PNG of one picture a prompt, each with its prompt below."""
-    images = pipeline(list(prompts), seed=seed).images
+def sample_grid(pipeline: Draws, path: Path, sheet: Sheet, *, seed: int = 0) -> None:
+    """Write a PNG of strips: real images above, and below each what the model draws from its caption.
+
+    The captions go into `prompts.txt` beside it.
+    """
+    drawn = list(pipeline(sheet.captions, seed=seed).images)
+    images, texts = [], []
+    for start in range(0, len(drawn), SHEET):
+        part = slice(start, start + SHEET)
+        blank = [Image.new("RGB", (1, 1), "white")] * (SHEET - len(drawn[part]))
+        images += [*sheet.images[part], *blank, *drawn[part], *blank]
+        texts += [*["real"] * len(drawn[part]), *[""] * len(blank), *sheet.captions[part], *[""] * len(blank)]
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path.parent / PROMPTS, "".join(" ".join(caption.split()) + "\n" for caption in sheet.captions))
     with atomic_path(path) as temporary:
-        contact_sheet(images, prompts).save(temporary, format="PNG")
+        contact_sheet(images, texts, columns=min(SHEET, max(1, len(images)))).save(temporary, format="PNG")
 
 
 def reconstruction_sheet(
@@ -94,7 +161,8 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = 8 + i % columns * (cell + 8), 8 + i // columns * (cell + line + 8)
-        sheet.paste(image.resize((cell, cell), Image.Resampling.LANCZOS), (x, y))
+        shown = ImageOps.pad(image, (cell, cell), Image.Resampling.LANCZOS, color="white")
+        sheet.paste(shown, (x, y))
         for row, text in enumerate(textwrap.wrap(caption, cell // 6)[:2]):
             draw.text((x, y + cell + 2 + row * 12), text, fill="black")
     return sheet

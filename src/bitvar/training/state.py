@@ -257,6 +257,26 @@ def clear_partial(folder: Path) -> None:
             shutil.rmtree(left)
 
 
+def require_resumable(
+    folder: Path, config: str, *, identity: Mapping[str, str] | None = None, extend: bool = False
+) -> None:
+    """Refuse early what `restore` would refuse of the newest checkpoint in a folder, before anything is read for it.
+
+    A damaged checkpoint is left to `latest`, which knows what to do.
+
+    Raises:
+        UsageError: if it was made by a run of another identity.
+    """
+    known = list_checkpoints(folder)
+    try:
+        saved = RunIdentity(read_object(known[-1] / "config.json"), identity_of(known[-1])) if known else None
+    except WeightsError:
+        return
+    if saved is not None:
+        now = RunIdentity(json.loads(config), identity or {})
+        require_same(saved, now, checkpoint=known[-1], extend=extend)
+
+
 def restore(
     state: TrainState,
     checkpoint: Path,

@@ -1,0 +1,64 @@
+"""What a run is given, by content, for its identity; and what is said when its last save fails."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bitvar.checkpoints.files import digest, merged_digest
+from bitvar.training.identity import FileDigests, describe_data
+from bitvar.training.loop import Run
+from bitvar.training.prepare import DIGESTS
+from bitvar.training.state import require_resumable
+
+
+def find_text_encoder(folder: Path) -> Path:
+    """Where the text encoder lies in a model folder; a text encoder's folder is its own."""
+    return folder / "text_encoder" if (folder / "model_index.json").is_file() else folder
+
+
+def weights_digest(source: Path) -> str:
+    """One digest of the weights that a run begins from: a model folder's transformer, a tokenizer, or a checkpoint."""
+    inside = source / "transformer" if (source / "transformer").is_dir() else source
+    paths = sorted(inside.glob("ema*.safetensors")) or sorted(inside.glob("*.safetensors"))
+    return merged_digest({path.name: digest(path) for path in paths})
+
+
+def identify_run(
+    planned: Run,
+    data: Path,
+    parts: Mapping[str, str],
+    *,
+    pictures: Callable[[], Sequence[Path]] = tuple,
+) -> dict[str, str]:
+    """The parts of a run's identity, the same on every rank; refused already here if its checkpoint has others.
+
+    Args:
+        planned: the run.
+        data: what it reads.
+        parts: digests of the frozen parts.
+        pictures: the files of a folder of images.
+
+    Raises:
+        UsageError: if the newest checkpoint is of a run of another identity, or a file of the data can't be read.
+    """
+    text = ""
+    if planned.ranks.is_main:
+        planned.folder.mkdir(parents=True, exist_ok=True)
+        found = describe_data(data, FileDigests(planned.folder / DIGESTS), pictures=pictures)
+        text = json.dumps({**parts, **found})
+        require_resumable(
+            planned.folder / "checkpoints", planned.config, identity=json.loads(text), extend=planned.extend
+        )
+    return json.loads(planned.ranks.first(text))
+
+
+@contextlib.contextmanager
+def telling_failed_save(report: Callable[[str], None]) -> Iterator[None]:
+    """When what comes out of a finished run can't be written, say that nothing is lost."""
+    try:
+        yield
+    except OSError:
+        report("WARNING: the run is finished and its last checkpoint saved, but its result could not be written;"
+               " the same command writes it")  # fmt: skip
+        raise
