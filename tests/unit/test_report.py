@@ -49,8 +49,8 @@ def test_a_healthy_or_young_run_has_no_trouble() -> None:
     [
         (changed("train", "accuracy", falling(0.5, 0.51)), "coin toss"),
         (changed("validation", "loss", series(0.6, 0.5, 0.4, 0.35, 0.36, 0.38, 0.4)), "rose from 0.35 at step 400"),
-        (changed("validation", "bit_entropy/scale_2", falling(0.8, 0.1)), "Bits of scale 2 (0.10 of 1)"),
-        (changed("validation", "loss/scale_1", series(*[0.5] * 12)), "Scale 1 no longer learns"),
+        (changed("validation", "bit_entropy/scale_2", falling(0.8, 0.1)), "Bits of scale 3 (0.10 of 1)"),
+        (changed("validation", "loss/scale_1", series(*[0.5] * 12)), "Scale 2 no longer learns"),
         (changed("train", "gradient_norm", series(*[0.1] * 10, 5.0, 0.1)), "1 gradient spikes"),
         (changed("train", "skipped", series(0.0, 0.0, 3.0)), "3 updates were left out by step 300"),
     ],

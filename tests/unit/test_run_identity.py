@@ -17,6 +17,7 @@ from bitvar.training import loop, state
 from bitvar.training.config import IntervalConfig
 from bitvar.training.identity import FileDigests, RunIdentity, describe_data, require_same
 from bitvar.training.loop import Run
+from bitvar.training.optim import learning_rate
 
 from .test_online import pictures
 from .test_training import assert_same_run, optimization, train, transformer_task, transformer_training
@@ -182,7 +183,7 @@ def test_more_steps_need_extend_and_then_follow_the_longer_schedule(tmp_path: Pa
     assert json.loads((newest / "state.json").read_text())["extensions"] == [{"at": 6, "from": 6, "to": 10}]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     rates = {row["step"]: row["learning_rate"] for row in rows if row["phase"] == "train"}
-    assert rates[7] == pytest.approx(loop.learning_rate(6, longer.optimization))
+    assert rates[7] == pytest.approx(learning_rate(6, longer.optimization))
     train(longer, tmp_path)  # it is a run of ten steps now
     train(longer, tmp_path, extend=True)
     with pytest.raises(UsageError, match="takes none away"):
@@ -262,7 +263,8 @@ def figures(folder: Path, values: list[float], *, keep: int = 1) -> None:
         optimization=optimization(steps=len(values)), intervals=IntervalConfig(log=1, validation=1, save=100, keep=keep)
     )
     task = transformer_task(config)
-    task.validate = lambda model, ranks, left=iter(values): {"loss": next(left)}  # type: ignore[method-assign]
+    left = iter(values)
+    task.validate = lambda model, ranks: {"loss": next(left)}  # type: ignore[method-assign]
     loop.run(task, Run(folder, config.dump(), config.optimization, config.intervals))
 
 
@@ -342,7 +344,8 @@ def test_sheets_are_drawn_from_the_start(tmp_path: Path) -> None:
     config = transformer_training()
     run = Run(
         tmp_path, config.dump(), config.optimization, replace_sample(config.intervals),
-        sample=lambda model, path: Image.new("RGB", (4, 4)).save(ready(path)), show=lambda step, path: steps.append(step),
+        sample=lambda model, path: Image.new("RGB", (4, 4)).save(ready(path)),
+        show=lambda step, path: steps.append(step),
     )  # fmt: skip
     loop.run(transformer_task(config), run)
     assert steps == [0, 3, 6]
@@ -369,4 +372,4 @@ def test_a_sheet_that_can_t_be_drawn_stops_nothing(tmp_path: Path) -> None:
     config, lines = transformer_training(), list[str]()
     run = Run(tmp_path, config.dump(), config.optimization, config.intervals, sample=fail, report=lines.append)
     loop.run(transformer_task(config), replace(run))
-    assert sum(line.startswith("WARNING: no sample sheet") for line in lines) == 2
+    assert sum(line.startswith("WARNING: no sample sheet") for line in lines) == 4

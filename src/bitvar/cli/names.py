@@ -28,7 +28,7 @@ def check_name(name: str, *, option: str = "--name") -> str:
     fault = fault_of(name)
     if fault is not None:
         todo = "use letters, digits, spaces and signs such as - _ . +, with a letter or digit first"
-        raise UsageError(explain(f"{option} {printable(name)[:120]} can't be used.", fault, todo))
+        raise UsageError(explain(f"{option} {ascii(name)[:120]} can't be used.", fault, todo))
     return name
 
 
