@@ -97,7 +97,7 @@ def require_same(
         before, after = int(longer[0].before), int(longer[0].now)
         if extend and after > before:
             return before, after
-        raise UsageError(_about_steps(checkpoint, before, after, extend))
+        raise UsageError(_about_steps(checkpoint, before, after, now, extend=extend))
     settings = any("." in change.name or change.name in now.configuration for change in others)
     what = "with another configuration" if settings else "from other files"
     shown = "; ".join(map(str, changes[:_SHOWN])) + (f"; and {len(changes) - _SHOWN} more" * (len(changes) > _SHOWN))
@@ -105,18 +105,22 @@ def require_same(
         explain(
             f"{checkpoint} was made {what}.",
             f"a run can only go on as it began: {shown}",
-            f"give back what it had, or choose another --out (to begin from its weights, add --init {checkpoint})",
+            "give back what it had, or choose another --out"
+            + _from_weights(checkpoint, now, " (and begin there with {})"),
         )
     )
 
 
-def _about_steps(checkpoint: Path, before: int, after: int, extend: bool) -> str:
+def _from_weights(checkpoint: Path, now: RunIdentity, text: str) -> str:
+    """The other way out, for a run of whole models: adapters alone are nothing to begin from."""
+    return "" if now.configuration.get("lora") else text.format(f"--init {checkpoint}")
+
+
+def _about_steps(checkpoint: Path, before: int, after: int, now: RunIdentity, *, extend: bool) -> str:
     asked = f"{STEPS} was {before}, now {after}"
     if after > before:
-        todo = (
-            f"add --extend to go on along the learning-rate schedule of {after} steps, or begin a new run from its"
-            f" weights: another --out and --init {checkpoint}"
-        )
+        todo = f"add --extend to go on along the learning-rate schedule of {after} steps"
+        todo += _from_weights(checkpoint, now, ", or begin a new run from its weights: another --out and {}")
         return explain(f"{checkpoint} is of a run of {before} steps.", asked, todo)
     why = f"{asked}: {'--extend adds steps, it takes none away' if extend else 'the learning rate depends on it'}"
     todo = f"give back {STEPS}={before}, or export an earlier step: bitvar export RUN DEST --step N"
