@@ -45,6 +45,8 @@ class CaptionLimit:
 
 def cut_to(caption: str, limit: int, num_tokens: Callable[[str], int]) -> str:
     """The longest beginning of a caption that has at most `limit` tokens: whole sentences, else words, else letters."""
+    if num_tokens(caption) <= limit:
+        return caption
     for places in (
         [match.end() for match in _ENDS.finditer(caption)],
         [match.start() for match in _WORDS.finditer(caption)],
