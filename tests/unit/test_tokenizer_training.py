@@ -165,7 +165,7 @@ def test_a_half_is_exported_with_the_other(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, capsys, words(work, tmp_path / "run", "--with", "trained=decoder", "--init", str(work / "tiny")))
-    export = ["bitvar", "export", str(tmp_path / "run"), str(tmp_path / "out"), "--name", "icons"]
+    export = ["bitvar", "export", str(tmp_path / "run"), str(tmp_path / "out"), "--name", "run"]
     _, err = run(monkeypatch, capsys, export, code=2)
     assert "add --init" in err
     run(monkeypatch, capsys, [*export, "--init", str(work / "tiny")])
@@ -417,7 +417,7 @@ def test_a_collapse_is_reported_within_a_hundred_steps(tmp_path: Path) -> None:
         task.model.tokenizer.encoder.conv_out.bias.fill_(10.0)
     loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append))
     warned = next(i for i, line in enumerate(lines) if "WARNING" in line)
-    assert "Bits of scale 0 (0.00 of 1), 1 (0.00 of 1), 2 (0.00 of 1) hardly vary any more at step 60" in lines[warned]
+    assert "Bits of scale 1 (0.00 of 1), 2 (0.00 of 1), 3 (0.00 of 1) hardly vary any more at step 60" in lines[warned]
     assert sum("collapse" in line for line in lines) == 1
 
 
