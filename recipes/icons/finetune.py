@@ -4,7 +4,8 @@ bitvar data import my_pictures/ data/mine --size 64
 bitvar train recipes/icons/finetune.py --data data/mine --init icons --out runs/mine --name mine
 
 A few hundred pictures and minutes on two processor cores. A tenth of the first training's rate, so that what the model
-knows is bent rather than lost; watch the validation loss, and stop at its lowest by setting `optimization.steps`.
+knows is bent rather than lost. Watch the validation loss: the checkpoint of its lowest is kept, and
+`bitvar export runs/mine models/mine --best` with `--tokenizer icons --text-encoder icons` makes a model of it.
 """
 
 from pathlib import Path

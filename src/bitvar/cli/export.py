@@ -19,7 +19,7 @@ def export(
         str | None,
         typer.Option("--init", help="As given to `bitvar train`; runs of adapters, or of one half of a tokenizer."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the folder DEST.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the folder RUN.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="fp32, bf16 or fp16, of a transformer's weights in the file. Default: fp32.")
     ] = None,
@@ -48,7 +48,7 @@ def export(
         from bitvar.training.initial import TokenizerOrigin
         from bitvar.training.state import step_of
 
-        name = name_for(destination, name)
+        name = name_for(run, name)
         if destination.exists():
             raise UsageError(explain(f"{destination} exists.", "nothing is overwritten", "choose another folder"))
         if best and step is not None:

@@ -202,7 +202,8 @@ def load_frozen(config: TransformerTraining, inputs: "Inputs", device: torch.dev
     check_bits(config.model, tokenizer.config)
     encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)
     width = encoder.encode(["a"]).features.shape[-1]
-    if width != config.model.text_width:
+    its_own = start is not None and not is_checkpoint(start) and inputs.text_encoder is None  # sizes: `load_initial`
+    if width != config.model.text_width and not its_own:
         why = f"it gives {width} features a token, and model.text_width is {config.model.text_width}"
         raise UsageError(explain("The text encoder does not fit this model.", why, f"set model.text_width={width}"))
     key = features_key(identity.bits_sha256, encoder, encoder_folder)

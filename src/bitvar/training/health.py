@@ -88,9 +88,8 @@ def describe_set(images: int, config: TransformerTraining, *, is_new: bool) -> l
     optimization = config.optimization
     if images >= FEW or (not is_new and config.lora is not None):
         return []
-    shown = (
-        f"{images:,} training images; each is shown {optimization.steps * optimization.batch_size / images:,.0f} times"
-    )
+    shows = optimization.steps * optimization.batch_size / images
+    shown = f"{images:,} training images; each is shown {shows:,.0f} time{'s' * (round(shows) != 1)}"
     if not is_new:
         todo = (
             "watch validation and keep its best (bitvar export RUN DEST --best); an adapter forgets less (docs/lora.md)"
