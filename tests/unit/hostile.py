@@ -33,9 +33,9 @@ from bitvar.data.pictures import RefusedError
 from bitvar.errors import UsageError, WeightsError
 from bitvar.pipeline import InfinityPipeline
 from bitvar.tokenizer import InfinityTokenizer
+from bitvar.training.kept import step_reached
 from bitvar.training.optim import Ema
 from bitvar.training.shards import Rows, write_rows
-from bitvar.training.kept import step_reached
 from bitvar.training.state import TrainState, clear_partial, latest, restore
 
 from .captioned import encoded, picture, row

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bitvar.data.captions import cut_all, cut_text, cut_to
+from bitvar.data.captions import cut_text, cut_to
 from bitvar.data.entries import Candidate, Reading, Refusal, entry_of, fold_captions, words_of_name
 from bitvar.data.layouts import kinds_text, read_entries
 from bitvar.data.pictures import RefusedError
 from bitvar.errors import UsageError
+from bitvar.training.long_captions import CaptionLimit
 
 from .captioned import encoded, picture, tar
 
@@ -263,6 +264,6 @@ def test_writing_without_spaces_is_cut_anywhere() -> None:
 
 
 def test_cut_captions_are_counted() -> None:
-    made, cut = cut_all([LONG, "a cat", LONG + "."], words, 9)
-    assert made == ["A red cat sits.", "a cat", "A red cat sits."]
-    assert cut_text(cut, 3, 9) == "2 of 3 captions were cut to the 9 tokens the model reads of a text"
+    limit = CaptionLimit(9, words)
+    assert limit.fit([LONG, "a cat", LONG + "."]) == ["A red cat sits.", "a cat", "A red cat sits."]
+    assert cut_text(limit.cut, 3, 9) == "2 of 3 captions were cut to the 9 tokens the model reads of a text"

@@ -11,7 +11,7 @@ from PIL import Image
 from bitvar.errors import ComputationError, UsageError
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.long_captions import CaptionLimit, cut_to
+from bitvar.training.long_captions import CaptionLimit
 from bitvar.training.prepare import FeaturesKey, features_key, prepare
 from bitvar.training.samples import choose_samples
 
@@ -89,7 +89,7 @@ def test_features_that_are_not_finite_are_refused(data: Path, text: TextEncoder)
     tokenizer = tiny_tokenizer()
     with torch.no_grad():
         next(tokenizer.encoder.parameters()).fill_(float("nan"))
-    with pytest.raises(ComputationError, match="the frozen tokenizer's features"):
+    with pytest.raises(ComputationError, match="the (frozen )?tokenizer's features"):
         made(data, text, tokenizer)
     with torch.no_grad():
         next(text.model.parameters()).fill_(float("inf"))
@@ -100,7 +100,7 @@ def test_features_that_are_not_finite_are_refused(data: Path, text: TextEncoder)
 
 def test_sizes_that_differ_are_named(data: Path, text: TextEncoder) -> None:
     Image.new("RGB", (32, 48)).save(data / "images" / "val-2.png")
-    with pytest.raises(UsageError, match=r"2 of 64 x 64 pixels, 1 of 32 x 48 pixels[\s\S]*val-2\.png[\s\S]*--size 64"):
+    with pytest.raises(UsageError, match=r"2 of 64x64, 1 of 32x48[\s\S]*val-2\.png[\s\S]*--size 64"):
         made(data, text)
 
 
@@ -109,24 +109,6 @@ def test_sizes_that_differ_are_named(data: Path, text: TextEncoder) -> None:
 
 def count(text: str) -> int:
     return len(text.split()) + 2
-
-
-@pytest.mark.parametrize(
-    ("caption", "limit", "cut"),
-    [
-        ("one two three", 5, "one two three"),
-        ("One two. Three four. Five six.", 6, "One two. Three four."),
-        ("One two. Three four. Five six.", 5, "One two."),
-        ("one two three four five", 5, "one two three"),
-        ("\u4e00\u4e8c\u3002\u4e09", 99, "\u4e00\u4e8c\u3002\u4e09"),
-        ("one", 1, ""),
-    ],
-)
-def test_captions_are_cut_at_sentences_then_words(caption: str, limit: int, cut: str) -> None:
-    assert cut_to(caption, limit, count) == cut
-    letters = cut_to(caption, 4, len)
-    assert len(letters) <= 4
-    assert caption.startswith(letters)
 
 
 def test_cut_captions_are_counted_and_told_now_and_then() -> None:

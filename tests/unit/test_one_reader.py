@@ -20,7 +20,7 @@ from bitvar.data.index import SampleIndex
 from bitvar.data.index_writing import build_index
 from bitvar.data.layouts import read_entries
 from bitvar.data.pictures import PictureLimits, RefusedError
-from bitvar.data.samples import load_image, load_images, read_samples, read_set, require_size
+from bitvar.data.samples import load_image, load_images, read_samples, read_set, require_images
 from bitvar.errors import UsageError
 from bitvar.training.online import BadSamples, IndexData
 from bitvar.training.parts import Part
@@ -268,18 +268,21 @@ def test_a_wrong_ratio_stops_training_too(tmp_path: Path) -> None:
 def test_sizes_are_compared_before_anything_is_decoded(tmp_path: Path) -> None:
     folder = a_set(tmp_path / "set")
     samples = read_samples(folder, split="train")
-    require_size(samples, 32, 32)
-    words = rf"2 of 2 images are not 64x64[\s\S]*0\.png is 32x32[\s\S]*bitvar data import {folder} NEW_FOLDER --size 64"
+    require_images(samples, (32, 32))
+    words = (
+        rf"2 of 2 images of {folder} are not 64x64[\s\S]*2 of 32x32[\s\S]*0\.png"
+        rf"[\s\S]*bitvar data import {folder} NEW_FOLDER --size 64"
+    )
     with pytest.raises(UsageError, match=words):
-        require_size(samples, 64, 64)
+        require_images(samples, (64, 64))
     (folder / "1.png").write_bytes(encoded(picture(64, 32)))
-    with pytest.raises(UsageError, match=r"1 of 2 images[\s\S]*1\.png is 64x32"):
-        require_size(samples, 32, 32)
+    with pytest.raises(UsageError, match=r"1 of 2 images[\s\S]*1 of 64x32[\s\S]*1\.png"):
+        require_images(samples, (32, 32))
     with pytest.raises(UsageError, match=r"not of one size[\s\S]*1\.png is 64x32[\s\S]*0\.png is 32x32"):
         load_images(samples)
     (folder / "1.png").write_bytes(b"nothing")
     with pytest.raises(UsageError, match=r"1\.png"):
-        require_size(samples, 32, 32)
+        require_images(samples, (32, 32))
 
 
 def test_splits_that_are_not_named_are_drawn_as_for_an_index(tmp_path: Path) -> None:

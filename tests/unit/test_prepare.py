@@ -1,6 +1,5 @@
 """Frozen features are made once: pictures for each tokenizer, captions for each text encoder."""
 
-import shutil
 from pathlib import Path
 
 import pytest

@@ -7,13 +7,12 @@ from bitvar.checkpoints.folder import check_bits, find_tokenizer, verify_part
 from bitvar.checkpoints.hub import resolve_named
 from bitvar.config import unknown
 from bitvar.data.index import SampleIndex, is_index
-from bitvar.data.samples import read_samples
+from bitvar.data.samples import read_samples, require_images
 from bitvar.errors import UsageError, explain
 from bitvar.runtime.placement import resolve_device
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.loop import require_shares
-from bitvar.training.prepare import require_images
 from bitvar.training.state import load_initial, require_resumable
 from bitvar.training.trackers import TRACKERS
 from bitvar.transformer import InfinityTransformer
@@ -90,7 +89,7 @@ def check_data(config: TransformerTraining, inputs: "Inputs") -> None:
         raise UsageError(explain("These captions can't be cut.", why, todo))
     size = None if inputs.tokenizer is None and inputs.initial is None else _size(config, inputs)
     for split in SPLITS:
-        require_images(read_samples(inputs.data, split=split), size, inputs.data, decoded=False)
+        require_images(read_samples(inputs.data, split=split), size, decoded=False)
 
 
 def _size(config: TransformerTraining, inputs: "Inputs") -> tuple[int, int] | None:

@@ -64,12 +64,6 @@ def cut_to(caption: str, num_tokens: Callable[[str], int], limit: int) -> str:
     return ""
 
 
-def cut_all(captions: Sequence[str], num_tokens: Callable[[str], int], limit: int) -> tuple[list[str], int]:
-    """Every caption as `cut_to` has it, and how many were cut."""
-    made = [cut_to(caption, num_tokens, limit) for caption in captions]
-    return made, sum(one is not whole for one, whole in zip(made, captions, strict=True))
-
-
 def cut_text(cut: int, total: int, limit: int) -> str:
     """What is told of captions that were cut."""
     return f"{cut:,} of {total:,} captions were cut to the {limit:,} tokens the model reads of a text"

@@ -4,7 +4,9 @@ Lines go through the same rules as everywhere else (`entries`), and pictures thr
 training takes exactly the samples that `bitvar data check` calls good, and refuses the others for the same reasons.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from bitvar.data.check import open_candidate, without_duplicates
+from bitvar.data.check import Size, open_candidate, without_duplicates
 from bitvar.data.entries import Candidate, Entry, Refusal
 from bitvar.data.index_writing import split_rank
 from bitvar.data.layouts import SET_TABLE, read_lines
@@ -107,32 +109,65 @@ def _splits(candidates: Sequence[Candidate], report: Callable[[str], None]) -> l
     return [candidate.split or ("val" if id(candidate) in held_out else "train") for candidate in candidates]
 
 
-def require_size(samples: Sequence[Sample], width: int, height: int, *, limits: PictureLimits | None = None) -> None:
-    """Refuse pictures of another size than a run needs. Reads headers alone.
+def require_images(samples: Sequence[Sample], size: Size | None, *, decoded: bool = True) -> None:
+    """Refuse images that are missing or broken, or not of the size that a run needs, before anything is encoded.
+
+    Every header is compared first; then every image is decoded once, so that a broken one is found now, not later.
 
     Args:
-        samples: of a captioned set.
-        width, height: in pixels, as the last grid of the run has them.
-        limits: what a picture may be.
+        samples: samples of one captioned set.
+        size: width and height in pixels that every image must have; the same for all, if None.
+        decoded: decode the images too.
 
     Raises:
-        UsageError: naming the first offender and how many there are, with the command that makes a set of the size; or
-            naming a picture whose header can't be read.
+        UsageError: naming the first ones, and the command that makes a set of the right size.
     """
-    wrong: list[tuple[Sample, tuple[int, int]]] = []
-    for sample in samples:
-        try:
-            size = picture_size(sample.path, limits or PictureLimits())
-        except RefusedError as error:
-            raise _refused_picture(sample, error) from None
-        if size != (width, height):
-            wrong.append((sample, size))
-    if wrong:
-        sample, (w, h) = wrong[0]
-        what = f"{len(wrong):,} of {len(samples):,} images are not {width}x{height} pixels."
-        size = f"{width}" if width == height else f"{width}x{height}"
-        todo = f"make a set of that size: bitvar data import {sample.source} NEW_FOLDER --size {size}"
-        raise UsageError(explain(what, f"the model's last grid needs that size; {sample.path} is {w}x{h}", todo))
+    limits = PictureLimits()
+    with ThreadPoolExecutor(thread_name_prefix="images") as pool:
+        sizes = list(pool.map(lambda sample: _size_of(sample, limits), samples))
+        _require_sizes(samples, sizes, size)
+        if decoded:
+            for _ in pool.map(lambda sample: _decode(sample, limits), samples):
+                pass
+
+
+def _size_of(sample: Sample, limits: PictureLimits) -> Size:
+    try:
+        return picture_size(sample.path, limits)
+    except RefusedError as error:
+        raise _refused_picture(sample, error) from None
+
+
+def _decode(sample: Sample, limits: PictureLimits) -> None:
+    try:
+        load_image(sample, limits)
+    except RefusedError as error:
+        raise _refused_picture(sample, error) from None
+
+
+def _require_sizes(samples: Sequence[Sample], sizes: Sequence[Size], size: Size | None) -> None:
+    counts = Counter(sizes)
+    if not counts or set(counts) == {size or next(iter(counts))}:
+        return
+    wanted = size or counts.most_common(1)[0][0]
+    first = next(sample for sample, found in zip(samples, sizes, strict=True) if found != wanted)
+    wrong = counts.total() - counts[wanted]
+    shown = ", ".join(f"{count:,} of {_pixels(found)}" for found, count in counts.most_common(4))
+    shown += f", and {len(counts) - 4} more sizes" * (len(counts) > 4)
+    needed = f"this model trains on {_pixels(wanted)}" if size else "all images of a set must have one size"
+    side = f"{wanted[0]}" if wanted[0] == wanted[1] else _pixels(wanted)
+    raise UsageError(
+        explain(
+            f"{wrong:,} of {counts.total():,} images of {first.source} are not {_pixels(wanted)}.",
+            f"{needed}; it has {shown}; the first of another size is {first.path}",
+            f"make a set of that size, from the originals if they are larger:"
+            f" bitvar data import {first.source} NEW_FOLDER --size {side}",
+        )
+    )
+
+
+def _pixels(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def load_images(samples: Sequence[Sample], *, limits: PictureLimits | None = None) -> UInt8[Tensor, "n 3 H W"]:

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bitvar.data.captions import NUM_DRAWS, CaptionChoice, cut_all, cut_text
+from bitvar.data.captions import NUM_DRAWS, CaptionChoice
 from bitvar.data.entries import Refusal
 from bitvar.data.index import Group, SampleIndex
 from bitvar.data.listing import PictureSource
@@ -230,7 +230,6 @@ class IndexData:
     def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
         for loaded in self.read(parts, captions):
             self.bad.count(len(loaded.part), loaded.refused)
-            texts = self._cut(loaded.captions)
             with torch.inference_mode():
                 features = self.tokenizer.features(to_signed(loaded.images.to(self.tokenizer.device)))
                 condition = self.text_encoder.encode(self.limit.fit(loaded.captions))
@@ -238,17 +237,6 @@ class IndexData:
             require_finite(condition.features[condition.mask], "the frozen text encoder's features")
             # Cloned, because tensors of inference mode can't take part in a training step.
             yield Batch(loaded.part, features.clone(), condition.clone())
-
-    def _cut(self, captions: list[str]) -> list[str]:
-        """The captions as far as the model reads them; said once."""
-        if self.max_text_tokens is None:
-            return captions
-        made, cut = cut_all(captions, self.text_encoder.num_tokens, self.max_text_tokens)
-        self._seen += len(captions)
-        if cut and not self._told:
-            self._told = True
-            self.report(f"{cut_text(cut, self._seen, self.max_text_tokens)} so far, and later ones will be as well")
-        return made
 
     def read(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[LoadedPart]:
         """The decoded pictures and chosen captions of each part, in order."""

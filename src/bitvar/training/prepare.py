@@ -2,22 +2,20 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bitvar.checkpoints.files import MANIFEST, digest, load_tensors, merged_digest, write_tensors
-from bitvar.data.pictures import FORMATS
-from bitvar.data.samples import Sample, load_images, read_samples
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.data.captions import cut_text
+from bitvar.data.check import Size
+from bitvar.data.samples import Sample, load_images, read_samples, require_images
+from bitvar.errors import WeightsError
 from bitvar.files import atomic_path
 from bitvar.finite import require_finite
 from bitvar.text import TextEncoder
@@ -28,7 +26,6 @@ from bitvar.training.long_captions import CaptionLimit
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet
 
 Report = Callable[[str], None]
-Size = tuple[int, int]
 
 DIGESTS: Final = "digests.json"
 """Beside the features: digests of the files they were made from, so that these are read again only when touched."""
@@ -105,95 +102,20 @@ def prepare(
     tensors = _cached(cache, keys, report)
     missing = [part for part, names in _PARTS.items() if not set(names) <= set(tensors)]
     if "pictures" in missing:
-        require_images(samples, size, data)
+        require_images(samples, size)
         report(f"encoding {len(samples)} pictures of split {split!r}")
         tensors["features"] = _encode_images(samples, tokenizer)
     if "captions" in missing:
         report(f"encoding {len(captions)} captions of split {split!r}")
         limit = CaptionLimit(max_text_tokens, text_encoder.num_tokens)
         tensors |= _encode_captions(limit.fit(captions), text_encoder)
-        if limit.cut:
-            longer = f"{limit.cut:,} of {len(captions):,} captions of split {split!r} are longer than this model reads"
-            report(f"{longer} ({max_text_tokens} tokens): cut, at the end of a sentence where there is one")
+        if limit.cut and limit.limit is not None:
+            report(cut_text(limit.cut, len(captions), limit.limit))
     if missing:
         sums = {f"{part}_sha256": _part_digest(tensors, part) for part in _PARTS}
         with atomic_path(cache) as temporary:
             write_tensors(tensors, temporary, metadata=keys | sums)
     return FeatureSet(tensors["features"], CaptionFeatures(tensors["tokens"], tensors["offsets"]), choices)
-
-
-def require_images(samples: Sequence[Sample], size: Size | None, data: Path, *, decoded: bool = True) -> None:
-    """Refuse images that are missing or broken, or not of the size that is trained on, before anything is encoded.
-
-    Every header is compared first; then every image is decoded once, so that a broken one is found now, not later.
-
-    Args:
-        samples: whose images to look at.
-        size: width and height they must have; the same for all, if None.
-        data: the set, to name in errors.
-        decoded: decode them too.
-
-    Raises:
-        UsageError: naming the first ones, and the command that would import them at the right size.
-    """
-    with ThreadPoolExecutor(thread_name_prefix="images") as pool:
-        sizes = list(pool.map(_size_of, samples))
-        _require_sizes(samples, sizes, size, data)
-        broken = [found for found in pool.map(_broken, samples) if found] if decoded else []
-    _require_none(broken, data)
-
-
-def _size_of(sample: Sample) -> Size | str:
-    try:
-        with Image.open(sample.path, formats=FORMATS) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return _told(sample, error)
-
-
-def _broken(sample: Sample) -> str:
-    try:
-        with Image.open(sample.path, formats=FORMATS) as image:
-            image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return _told(sample, error)
-    return ""
-
-
-def _told(sample: Sample, error: Exception) -> str:
-    return f"{sample.path}: {getattr(error, 'strerror', None) or error}"
-
-
-def _require_none(broken: Sequence[str], data: Path) -> None:
-    if broken:
-        more = f"; and {len(broken) - 3:,} more" if len(broken) > 3 else ""
-        todo = "restore them, or take their lines out of samples.jsonl"
-        what = f"{len(broken):,} image{'s' * (len(broken) > 1)} of {data} can't be read."
-        raise UsageError(explain(what, "; ".join(broken[:3]) + more, todo))
-
-
-def _require_sizes(samples: Sequence[Sample], sizes: Sequence[Size | str], size: Size | None, data: Path) -> None:
-    _require_none([found for found in sizes if isinstance(found, str)], data)
-    counts = Counter(sizes)
-    wanted = size or counts.most_common(1)[0][0]
-    if set(counts) == {wanted}:
-        return
-    first = next(sample.path for sample, found in zip(samples, sizes, strict=True) if found != wanted)
-    shown = ", ".join(f"{count:,} of {_pixels(found)}" for found, count in counts.most_common(4))
-    shown += f", and {len(counts) - 4} more sizes" * (len(counts) > 4)
-    needed = f"this model trains on {_pixels(wanted)}" if size else "all images of a set must have one size"
-    side = str(wanted[0]) if wanted[0] == wanted[1] else f"{wanted[0]}x{wanted[1]}"
-    raise UsageError(
-        explain(
-            f"The images of {data} have the wrong size.",
-            f"{needed}; it has {shown}; the first of another size is {first}",
-            f"import the originals at that size: bitvar data import SOURCE DEST --size {side}",
-        )
-    )
-
-
-def _pixels(size: Size | str) -> str:
-    return f"{size[0]} x {size[1]} pixels"
 
 
 def _dtype(module: nn.Module) -> str:
