@@ -14,12 +14,14 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
+from bitvar import __version__
 from bitvar.checkpoints.folder import Components, ModelIndex, load_folder, save_folder
 from bitvar.checkpoints.hub import resolve_model
 from bitvar.checkpoints.lora_file import LoraBase
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.finite import require_finite
+from bitvar.record import ImageRecord, save_images
 from bitvar.runtime.adapters import Adapters
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
 from bitvar.sampling import SamplingParams, ScaleResult, arguments, generate, generate_apart
@@ -44,6 +46,20 @@ class GenerationOutput:
     images: Any
     seeds: list[int]
     metadata: list[dict[str, Any]]
+
+    def save(self, where: str | Path) -> list[Path]:
+        """Write the images with their settings inside, so that `bitvar generate --from FILE` makes them again.
+
+        Args:
+            where: a file (`x.png`, `x.webp`, `x.jpg`), numbered if there are several images; a pattern with `{seed}`,
+                `{prompt}` or `{index}`; or a folder, in which files are named by prompt and seed, and none is
+                overwritten.
+
+        Raises:
+            UsageError: for another suffix, two images of one name, or an output of bits.
+        """
+        records = [ImageRecord.parse({**m, "version": __version__}, source="the metadata") for m in self.metadata]
+        return save_images(_as_pil(self.images), records, where)
 
 
 @dataclass(frozen=True)
@@ -504,6 +520,18 @@ def to_pil(pixels: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
 
 def _to_numpy(pixels: Float[Tensor, "b 3 H W"]) -> np.ndarray:
     return to_uint8(pixels).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _as_pil(images: Any) -> list[Image.Image]:
+    """The images of an output, whichever form they have."""
+    if isinstance(images, Tensor):
+        return to_pil(images)
+    if isinstance(images, np.ndarray):
+        return [Image.fromarray(array) for array in images]
+    if not all(isinstance(image, Image.Image) for image in images):
+        why = "it was made with output_type='bits', which decodes nothing"
+        raise UsageError(explain("The output holds no images.", why, "leave output_type out, and save that"))
+    return list(images)
 
 
 def _as_form(event: ScaleEvent, form: str) -> Any:

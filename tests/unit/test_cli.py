@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bitvar.checkpoints.hub import EMBEDDED_MODEL
-from bitvar.cli import doctor, picture
+from bitvar.cli import doctor
 from bitvar.cli import main as cli
 
 from .tiny import tiny_pipeline

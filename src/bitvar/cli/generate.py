@@ -1,34 +1,54 @@
 """`bitvar generate PROMPT`."""
 
-import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from bitvar.cli.drawing import Changes, Drawing
+    from bitvar.cli.image_output import Written
     from bitvar.pipeline import InfinityPipeline, ScaleEvent
+    from bitvar.record import ImageRecord
+
+BATCH: Final = 16
+"""Images of a prompts file that are drawn together."""
 
 
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="PNG to write. Default: named by the prompt.")
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="File (.png, .webp, .jpg), folder, pattern with {seed}, {prompt} or {index}, or - for standard "
+            "output. Default: named by prompt and seed, and never over a file that is there.",
+        ),
     ] = None,
-    from_picture: Annotated[
-        Path | None, typer.Option("--from", help="Make a picture again from the settings inside it.")
+    from_image: Annotated[
+        Path | None,
+        typer.Option("--from", help="Make an image again from the settings inside it; other options change them."),
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, max=64, help="How many pictures.")] = 1,
+    prompts: Annotated[
+        str | None, typer.Option(help="Prompts of a text file, one a line, or of a .jsonl file; - for standard input.")
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, max=64, help="How many images. Default: 1.")] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of the first picture; the next count up. Default: random.")
+        int | None, typer.Option(min=0, help="Seed of the first image; the next count up. Default: random.")
     ] = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; the nearest the model knows.")] = None,
     aspect: Annotated[str | None, typer.Option(help="Width to height, as 16:9, at the model's usual area.")] = None,
+    exact_size: Annotated[
+        bool | None, typer.Option("--exact-size/--no-exact-size", help="Resize and cut to exactly that size.")
+    ] = None,
     guidance: Annotated[str | None, typer.Option(help="Guidance scale; one value, or one a scale: 1,2,3,...")] = None,
     temperature: Annotated[str | None, typer.Option(help="0 is greedy; one value, or one a scale.")] = None,
     top_k: Annotated[int | None, typer.Option(min=0, help="1 is greedy.")] = None,
@@ -36,9 +56,11 @@ def generate(
         float | None, typer.Option(min=0, max=1, help="A bit is certain once it is as likely as this.")
     ] = None,
     negative: Annotated[
-        str | None, typer.Option(help="What to steer away from; needs a --guidance other than 1.")
+        str | None, typer.Option(help="What to steer away from; needs a --guidance other than 1. Empty: nothing.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or hub id. Default: the small one in the package.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name, folder or hub id. Default: icons, the small one in the package.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub id of the model's tokenizer with its decoder trained further.")
@@ -48,203 +70,267 @@ def generate(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    previews: Annotated[Path | None, typer.Option(help="Folder for the picture after each scale.")] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="One sheet of all pictures instead of a file each.")] = False,
+    previews: Annotated[Path | None, typer.Option(help="Folder for the image after each scale.")] = None,
+    grid: Annotated[
+        bool | None, typer.Option("--grid/--no-grid", help="One sheet of a prompt's images instead of a file each.")
+    ] = None,
     enlarge: Annotated[
-        int, typer.Option(min=1, max=16, help="Write the picture so many times as large, smoothly; adds no detail.")
-    ] = 1,
+        int | None, typer.Option(min=1, max=16, help="Write it so many times as large, smoothly; adds no detail.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Turn a prompt into a picture. The PNG carries its settings: `bitvar generate --from out.png` makes it again."""
-    given = {
-        "seed": seed,
-        "size": size,
-        "aspect": aspect,
-        "guidance_scale": guidance,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "negative_prompt": negative,
-    }
+    """Turn a prompt into an image. The file carries its settings: `bitvar generate --from out.png` makes it again."""
     with exit_codes():
-        settings, index, count = _settings(prompt, from_picture, n, given)
-        if from_picture is not None:
-            grid, enlarge, dtype, model = _how_it_was_made(settings, dtype, model)
-        _check_writable(output, previews)
-        began = time.perf_counter()
-        pipeline = _load(model, revision, tokenizer, dtype or "auto", device)
-        _check_same_model(settings, pipeline)
-        _load_adapters(pipeline, lora or [], settings.pop("lora", []), again=from_picture is not None)
-        _apply_size(settings, pipeline)
-        event = _draw(pipeline, settings, count, previews)
-        source = _model_source(model)
-        files = _write(event, index, output, source, grid=grid, enlarge=enlarge)
-        _report(files, pipeline, time.perf_counter() - began, as_json)
+        from bitvar.cli.drawing import Changes
+        from bitvar.cli.image_output import destinations, report
+        from bitvar.cli.sizes import read_size
 
-
-def _settings(
-    prompt: str | None, from_picture: Path | None, n: int, given: dict[str, Any]
-) -> tuple[dict[str, Any], int | None, int]:
-    """Settings of the call, which picture of the batch is wanted (None: all), and the batch size."""
-    from bitvar.cli.picture import read_settings
-    from bitvar.errors import UsageError, explain
-
-    chosen = {name: value for name, value in given.items() if value is not None}
-    if from_picture is None:
-        if prompt is None:
-            raise UsageError(
-                explain("There is no prompt.", "nothing says what to draw", 'try: bitvar generate "a red apple"')
-            )
-        for name in ("guidance_scale", "temperature"):
-            if name in chosen:
-                chosen[name] = _numbers(name, chosen[name])
-        return {"prompt": prompt, **chosen}, None, n
-    if prompt is not None or chosen or n != 1:
-        raise UsageError(
-            explain(
-                "--from takes its settings from the picture.",
-                "others were given too",
-                "leave out the prompt and the rest",
-            )
+        sampling = {
+            "guidance_scale": _numbers("guidance", guidance),
+            "temperature": _numbers("temperature", temperature),
+        }
+        sampling |= {"top_k": top_k, "top_p": top_p}
+        changes = Changes(
+            prompt=prompt,
+            negative=negative,
+            seed=seed,
+            n=n,
+            size=read_size(size, aspect),
+            exact=exact_size,
+            grid=grid,
+            enlarge=enlarge,
+            sampling={name: value for name, value in sampling.items() if value is not None},
         )
-    settings = read_settings(from_picture)
-    return settings, settings.pop("batch_index", None), settings.pop("batch_size", 1)
+        _check_options(prompt, from_image, prompts, previews, model, revision)
+        record, drawings = _requested(changes, from_image, prompts)
+        targets = destinations(output, drawings, many=prompts is not None)
+        if previews is not None:
+            _check_previews(previews)
+        began = time.perf_counter()
+        pipeline = _load(model, revision, tokenizer, dtype, device, record=record, path=from_image)
+        _load_adapters(pipeline, lora or [], record)
+        drawings = _settle(drawings, pipeline, prompts)
+        extra = _provenance(model, record)
+        files = _draw(pipeline, drawings, targets, previews, extra)
+        report(files, pipeline.model_name, time.perf_counter() - began, as_json=as_json)
 
 
-def _how_it_was_made(
-    settings: dict[str, Any], dtype: str | None, model: str | None
-) -> tuple[bool, int, str, str | None]:
-    """Whether it is a sheet, how enlarged, its dtype and model, taken out of the settings; what is given goes first."""
-    names = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-    made_with = names.get(str(settings.pop("dtype", "")), "auto")
-    source = settings.pop("model_source", None)
-    return bool(settings.pop("grid", False)), int(settings.pop("enlarge", 1)), dtype or made_with, model or source
-
-
-def _numbers(name: str, text: str) -> float | tuple[float, ...]:
+def _check_options(
+    prompt: str | None,
+    from_image: Path | None,
+    prompts: str | None,
+    previews: Path | None,
+    model: str | None,
+    revision: str | None,
+) -> None:
+    """Refuse options that would be of no use together."""
     from bitvar.errors import UsageError, explain
 
+    if prompts is not None:
+        for name, given in (("a prompt", prompt), ("--from", from_image), ("--previews", previews)):
+            if given is not None:
+                why = "the file has the prompts, and each has images of its own"
+                raise UsageError(explain(f"--prompts and {name} were given.", why, "give one of them"))
+    if revision is not None and (model is None or Path(model).exists() or "/" not in model):
+        why = "a revision is that of a hub id, and --model names none"
+        raise UsageError(explain("--revision would do nothing.", why, "add --model OWNER/NAME, or leave it out"))
+
+
+def _check_previews(folder: Path) -> None:
+    from bitvar.cli.image_output import check_writable
+
+    check_writable(folder, folder)
+
+
+def _requested(
+    changes: "Changes", from_image: Path | None, prompts: str | None
+) -> "tuple[ImageRecord | None, list[Drawing]]":
+    """What to draw, and the record that it goes on from, if any."""
+    from bitvar.cli.drawing import changed, differences, drawing_of, new_drawing
+    from bitvar.record import read_record
+
+    if prompts is not None:
+        from bitvar.cli.prompts_file import read_drawings
+
+        return None, read_drawings(prompts, changes)
+    if from_image is None:
+        return None, [new_drawing(changes)]
+    record = read_record(from_image)
+    before = drawing_of(record)
+    after = changed(before, changes)
+    for difference in differences(before, after):
+        typer.echo(f"Changed from {from_image}: {difference}", err=True)
+    return record, [after]
+
+
+def _numbers(name: str, text: str | None) -> float | tuple[float, ...] | None:
+    from bitvar.errors import UsageError, explain
+
+    if text is None:
+        return None
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(
-            explain(
-                f"Can't read --{name.split('_', maxsplit=1)[0]} {text!r}.",
-                "it is no number or list of numbers",
-                "write 3 or 1,2,3",
-            )
-        ) from None
+        why = "it is no number or list of numbers"
+        raise UsageError(explain(f"Can't read --{name} {text!r}.", why, "write 3 or 1,2,3")) from None
     return values[0] if len(values) == 1 else values
 
 
-def _check_writable(output: Path | None, previews: Path | None) -> None:
-    """Fail before the work, not after it."""
-    import os
-
-    from bitvar.errors import UsageError, explain
-
-    if output is not None and output.suffix.lower() != ".png":
-        raise UsageError(explain(f"Can't write {output}.", "only PNG carries the settings", "name it something.png"))
-    for path in (output, previews):
-        if path is None:
-            continue
-        if path is output and path.is_dir():
-            raise UsageError(explain(f"Can't write {path}.", "it is a folder", "name a file"))
-        parent = path if path is previews else path.parent
-        while not parent.exists():
-            parent = parent.parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UsageError(
-                explain(f"Can't write {path}.", f"{parent} is not a writable folder", "choose another path")
-            )
-
-
 def _load(
-    model: str | None, revision: str | None, tokenizer: str | None, dtype: str, device: str
+    model: str | None,
+    revision: str | None,
+    tokenizer: str | None,
+    dtype: str | None,
+    device: str,
+    *,
+    record: "ImageRecord | None",
+    path: Path | None,
 ) -> "InfinityPipeline":
+    from bitvar.checkpoints.hub import resolve_named
+    from bitvar.cli.from_record import check_same_model, dtype_of, model_of
     from bitvar.pipeline import InfinityPipeline
 
-    if model is None:
+    source: str | Path | None = model
+    if model is not None and "/" not in model:
+        source = resolve_named(model)
+    elif model is None and record is not None and path is not None:
+        source = model_of(record, path)
+    if source is None:
         typer.echo(
             "Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True
         )
-    return InfinityPipeline.from_pretrained(model, revision=revision, tokenizer=tokenizer, dtype=dtype, device=device)
+    chosen = dtype or (dtype_of(record) if record is not None else "auto")
+    pipeline = InfinityPipeline.from_pretrained(
+        source, revision=revision, tokenizer=tokenizer, dtype=chosen, device=device
+    )
+    if record is not None:
+        check_same_model(record, pipeline)
+    return pipeline
 
 
-def _load_adapters(pipeline: "InfinityPipeline", options: list[str], entries: Any, *, again: bool) -> None:
-    """Those of the picture that is made again, or those asked for."""
-    if not options and not entries:
+def _load_adapters(pipeline: "InfinityPipeline", options: list[str], record: "ImageRecord | None") -> None:
+    """Those of the image that is made again, or those asked for."""
+    if not options and not (record and record.lora):
         return
-    from bitvar.cli.lora import load_adapters, load_adapters_of_picture
+    from bitvar.cli.lora import load_adapters, load_adapters_of_record
 
-    if again:
-        load_adapters_of_picture(pipeline, options, entries)
+    if record is not None:
+        load_adapters_of_record(pipeline, options, record.lora)
     else:
         load_adapters(pipeline, options)
 
 
-def _check_same_model(settings: dict[str, Any], pipeline: "InfinityPipeline") -> None:
+def _settle(drawings: "list[Drawing]", pipeline: "InfinityPipeline", prompts: str | None) -> "list[Drawing]":
+    """Check everything against the model before anything is drawn, and say how sizes differ, once each."""
+    from bitvar.cli.drawing import settled
+    from bitvar.cli.prompts_file import refuse_bad_lines
+    from bitvar.errors import UsageError
+
+    ready, notes, problems = [], {}, []
+    for drawing in drawings:
+        try:
+            one, note = settled(drawing, pipeline)
+        except UsageError as error:
+            if prompts is None:
+                raise
+            problems.append((drawing.line, error))
+            continue
+        ready.append(one)
+        notes |= {} if note is None else {note: None}
+    refuse_bad_lines(problems, prompts or "")
+    for note in notes:
+        typer.echo(note, err=True)
+    return ready
+
+
+def _provenance(model: str | None, record: "ImageRecord | None") -> dict[str, Any]:
+    """What a record says beyond the pipeline's metadata: the hub id, but never a path of this machine."""
     from bitvar import __version__
-    from bitvar.errors import UsageError, explain
 
-    version, wanted = settings.pop("version", __version__), settings.pop("model", None)
-    settings.pop("device", None)
-    if version != __version__:
-        typer.echo(f"Note: made by bitvar {version}, this is {__version__}; the picture may differ.", err=True)
-    found = pipeline.model_name
-    if wanted is not None and wanted != found:
-        raise UsageError(
-            explain(
-                f"This is not the model that made the picture: {found}.",
-                f"that was {wanted}",
-                "name it with --model, and --tokenizer if it had another",
-            )
+    source = model if model is not None and "/" in model and not Path(model).exists() else None
+    if record is None:
+        return {"version": __version__, "model_source": source}
+    return {"version": __version__, "model_source": source or record.model_source, "lora": record.lora}
+
+
+def _draw(
+    pipeline: "InfinityPipeline",
+    drawings: "Sequence[Drawing]",
+    targets: Any,
+    previews: Path | None,
+    extra: dict[str, Any],
+) -> "list[Written]":
+    """Draw everything, images of equal settings together, and write each drawing once all of its images are there."""
+    written: dict[int, list[Written]] = {}
+    made: dict[int, dict[int, tuple[Image.Image, ImageRecord]]] = {}
+    batches = list(_batches(drawings))
+    for number, batch in enumerate(batches, 1):
+        if len(batches) > 1:
+            typer.echo(f"batch {number}/{len(batches)}", err=True)
+        event = _stream(pipeline, [(drawings[which], image) for which, image in batch], previews)
+        for (which, image), pixels, metadata in zip(batch, event.preview(), event.metadata, strict=True):
+            made.setdefault(which, {})[image] = _one(drawings[which], pixels, {**metadata, **extra})
+        for which in [which for which, images in made.items() if len(images) == len(drawings[which].seeds)]:
+            images = made.pop(which)
+            parts = [images[i] for i in range(len(images))]
+            written[which] = _write(drawings[which], parts, None if targets is None else targets[which])
+    return [file for which in sorted(written) for file in written[which]]
+
+
+def _batches(drawings: "Sequence[Drawing]") -> Iterator[list[tuple[int, int]]]:
+    """Which drawing and which of its images, of equal settings together. A single drawing is one batch."""
+    from bitvar.cli.drawing import options_of
+
+    limit = BATCH if len(drawings) > 1 else sys.maxsize
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for which, drawing in enumerate(drawings):
+        groups.setdefault(repr(sorted(options_of(drawing).items())), []).extend(
+            (which, image) for image in range(len(drawing.seeds))
         )
+    for group in groups.values():
+        for start in range(0, len(group), limit):
+            yield group[start : start + limit]
 
 
-def _apply_size(settings: dict[str, Any], pipeline: "InfinityPipeline") -> None:
-    """`size` or `aspect` to height and width."""
-    from bitvar.errors import UsageError, explain
+def _stream(pipeline: "InfinityPipeline", batch: "list[tuple[Drawing, int]]", previews: Path | None) -> "ScaleEvent":
+    from bitvar.cli.drawing import options_of
+    from bitvar.cli.image_output import write_previews
 
-    size, aspect = settings.pop("size", None), settings.pop("aspect", None)
-    if size is not None and aspect is not None:
-        raise UsageError(explain("Both --size and --aspect were given.", "one decides the other", "give one of them"))
-    if size is None and aspect is None:
-        return
-    text, separator = (str(size).lower(), "x") if size is not None else (str(aspect), ":")
-    try:
-        width, height = (float(part) for part in text.split(separator))
-    except ValueError:
-        width = height = 0.0
-    if not (0 < width < 1e5 and 0 < height < 1e5):
-        example = "512x512" if size is not None else "16:9"
-        raise UsageError(
-            explain(f"Can't read the size {text!r}.", f"it is not like {example}", f"write it like {example}")
-        )
-    if aspect is not None:
-        usual = pipeline.sizes[0]
-        side = (usual[0] * usual[1]) ** 0.5
-        width, height = side * (width / height) ** 0.5, side * (height / width) ** 0.5
-    settings["width"], settings["height"] = max(1, round(width)), max(1, round(height))
-
-
-def _draw(pipeline: "InfinityPipeline", settings: dict[str, Any], count: int, previews: Path | None) -> "ScaleEvent":
-    from bitvar.files import atomic_path
-
-    options = {key: value for key, value in settings.items() if key != "prompt" and value is not None}
-    events = pipeline.stream(settings["prompt"], num_images_per_prompt=count, **options)
+    prompts, seeds = [drawing.prompt for drawing, _ in batch], [drawing.seeds[image] for drawing, image in batch]
     event = None
-    for event in _with_progress(events):
+    for event in _with_progress(pipeline.stream(prompts, seed=seeds, **options_of(batch[0][0]))):
         if previews is not None:
-            previews.mkdir(parents=True, exist_ok=True)
-            for i, image in enumerate(event.preview()):
-                with atomic_path(previews / f"scale-{event.index + 1:02d}-{i + 1}.png") as temporary:
-                    image.save(temporary, format="PNG")
+            write_previews(event.preview(), previews, event.index + 1)
     assert event is not None
     return event
 
 
-def _with_progress(events: Iterator["ScaleEvent"]) -> Iterator["ScaleEvent"]:
+def _one(drawing: "Drawing", image: "Image.Image", metadata: dict[str, Any]) -> "tuple[Image.Image, ImageRecord]":
+    """An image in its final size, and its record."""
+    from bitvar.cli.image_output import finished
+    from bitvar.record import ImageRecord
+
+    asked = drawing.asked or (None, None)
+    values = {
+        "asked_width": asked[0],
+        "asked_height": asked[1],
+        "exact_size": drawing.exact,
+        "enlarge": drawing.enlarge,
+    }
+    return finished(image, drawing), ImageRecord.parse({**metadata, **values}, source="the settings of the image")
+
+
+def _write(drawing: "Drawing", parts: "list[tuple[Image.Image, ImageRecord]]", targets: Any) -> "list[Written]":
+    from bitvar.cli.image_output import sheet_of, write_drawing
+
+    images, records = [image for image, _ in parts], [record for _, record in parts]
+    if drawing.grid:
+        sheet, record = sheet_of(images, records)
+        images, records = [sheet], [record]
+    return write_drawing(images, records, targets)
+
+
+def _with_progress(events: "Iterator[ScaleEvent]") -> "Iterator[ScaleEvent]":
     """Show each scale on stderr: over itself on a terminal, line by line in a log."""
     began = time.perf_counter()
     end = "\r" if sys.stderr.isatty() else "\n"
@@ -258,46 +344,3 @@ def _with_progress(events: Iterator["ScaleEvent"]) -> Iterator["ScaleEvent"]:
         yield event
     if end == "\r":
         typer.echo("", err=True)
-
-
-def _write(
-    event: "ScaleEvent",
-    index: int | None,
-    output: Path | None,
-    source: str | None,
-    *,
-    grid: bool,
-    enlarge: int,
-) -> list[dict[str, Any]]:
-    from bitvar import __version__
-    from bitvar.cli.picture import default_name, montage, numbered, save_png
-
-    count = len(event.seeds)
-    images = event.preview(max(event.pixels.shape[-2:]) * enlarge if enlarge > 1 else None)
-    first = event.metadata[0]
-    path = output or default_name(first["prompt"], first["seed"] if index is None else event.seeds[index])
-    common = {"version": __version__, "model_source": source, "seed": event.seeds[0], "enlarge": enlarge}
-    metadata = [{**m, **common, "batch_size": count, "batch_index": i} for i, m in enumerate(event.metadata)]
-    if grid:
-        save_png(montage(images), path, {**metadata[0], "grid": True})
-        return [{"path": str(path), **event.metadata[0], "enlarge": enlarge}]
-    files = []
-    for i in range(count) if index is None else (index,):
-        target = path if index is not None else numbered(path, i, count)
-        save_png(images[i], target, metadata[i])
-        files.append({"path": str(target), **event.metadata[i], "enlarge": enlarge})
-    return files
-
-
-def _model_source(model: str | None) -> str | None:
-    """What to put in the picture: a hub id, but never a path of this machine."""
-    return model if model is not None and not Path(model).exists() else None
-
-
-def _report(files: list[dict[str, Any]], pipeline: "InfinityPipeline", seconds: float, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({"files": files, "model": pipeline.model_name, "seconds": round(seconds, 3)}))
-        return
-    for file in files:
-        size = "x".join(str(file[side] * file["enlarge"]) for side in ("width", "height"))
-        typer.echo(f"{file['path']}  {size}  seed {file['seed']}  {file['model']}  {seconds:.1f} s")

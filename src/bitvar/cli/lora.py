@@ -4,15 +4,16 @@ import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from bitvar.checkpoints.lora import valid_name
 from bitvar.checkpoints.lora_file import adapter_digest, find_adapter
+from bitvar.cli.from_record import in_cache
 from bitvar.errors import UsageError, explain
 from bitvar.pipeline import InfinityPipeline
-from bitvar.runtime.adapters import UsedAdapter, require_weight
+from bitvar.record import UsedAdapter
+from bitvar.runtime.adapters import require_weight
 
 
 def read_option(text: str) -> tuple[str, float | None]:
@@ -39,36 +40,52 @@ def load_adapters(pipeline: InfinityPipeline, options: Sequence[str]) -> None:
     pipeline.set_adapters(list(weights), list(weights.values()))
 
 
-def load_adapters_of_picture(pipeline: InfinityPipeline, options: Sequence[str], entries: Any) -> None:
-    """Load the very adapters that a picture was made with: from where it says, or from the files in `options`.
+def load_adapters_of_record(pipeline: InfinityPipeline, options: Sequence[str], wanted: Sequence[UsedAdapter]) -> None:
+    """Load the very adapters that an image was made with: from the hub's cache, or from the files in `options`.
 
     Raises:
-        UsageError: for another number of them, other files, weights of one's own, or adapters that had been fused.
+        UsageError: for another number of them, other files, weights of one's own, adapters that had been fused, or
+            ones of the hub that are not on this machine and that nobody named.
     """
-    listed = entries if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries) else [{}]
-    wanted = [UsedAdapter.parse(entry, source="the adapters of the picture") for entry in listed]
     needed = "; ".join(f"{adapter.name} (sha256 {adapter.sha256})" for adapter in wanted) or "none"
     if any(adapter.fused for adapter in wanted):
         why = f"fused weights can't be had from a command: {needed}"
-        raise UsageError(explain("The picture was made with fused adapters.", why, "make it again in Python"))
-    given = [read_option(option) for option in options] or [(adapter.source, None) for adapter in wanted]
-    sources = [source for source, _ in given if source is not None]
+        raise UsageError(explain("The image was made with fused adapters.", why, "make it again in Python"))
+    given = [read_option(option) for option in options]
+    sources = [source for source, _ in given] if given else [_on_this_machine(adapter) for adapter in wanted]
+    sources = [source for source in sources if source is not None]
     if len(sources) != len(wanted):
-        why = f"the picture was made with: {needed}"
-        raise UsageError(explain("The adapters aren't those of the picture.", why, "name them with --lora, in order"))
+        why = f"the image was made with: {needed}"
+        raise UsageError(explain("The adapters aren't those of the image.", why, "name them with --lora, in order"))
     for source, adapter in zip(sources, wanted, strict=True):
         if (found := adapter_digest(find_adapter(source))) != adapter.sha256:
-            why = f"{source} is sha256 {found}; the picture was made with: {needed}"
+            why = f"{source} is sha256 {found}; the image was made with: {needed}"
             raise UsageError(
                 explain(f"This is not the adapter {adapter.name!r}.", why, "name them with --lora, in order")
             )
     if any(weight is not None for _, weight in given):
-        why = "--from takes them from the picture"
+        why = "--from takes them from the image"
         raise UsageError(explain("An adapter was given a weight.", why, "leave out the colon and the number"))
     for source, adapter in zip(sources, wanted, strict=True):
         _load(pipeline, source, adapter.name)
     if wanted:
         pipeline.set_adapters([adapter.name for adapter in wanted], [adapter.weight for adapter in wanted])
+
+
+def _on_this_machine(adapter: UsedAdapter) -> str | None:
+    """The folder of an adapter of the hub; None for one of a file, which only the user can name."""
+    if adapter.source is None:
+        return None
+    folder = in_cache(adapter.source)
+    if folder is None:
+        raise UsageError(
+            explain(
+                f"The adapter {adapter.name!r} is not on this machine: {adapter.source}.",
+                "nothing is fetched from the hub because a file says so",
+                f"if you trust it, add --lora {adapter.source}",
+            )
+        )
+    return str(folder)
 
 
 def _load(pipeline: InfinityPipeline, source: str, name: str) -> None:

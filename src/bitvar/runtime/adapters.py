@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from bitvar.checkpoints.lora import load_adapter, lora_layers
 from bitvar.checkpoints.lora_file import AdapterFile
-from bitvar.config import Config, unknown
+from bitvar.config import unknown
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.record import UsedAdapter
 
 STRONGEST: Final = 100.0
 """The largest weight of an adapter, either way. Useful ones lie between -2 and 2."""
@@ -30,24 +31,6 @@ def require_weight(weight: float, what: str) -> float:
         why = f"it must be a number from {-STRONGEST:g} to {STRONGEST:g}; most adapters are made for 0 to 1"
         raise UsageError(explain(f"{what} is {str(weight)[:40]}.", why, "give a smaller number, such as 0.8"))
     return float(weight)
-
-
-class UsedAdapter(Config):
-    """What a picture says of an adapter it was made with.
-
-    Attributes:
-        name: what it was called.
-        weight: how much it counted.
-        source: its hub id; None for a file.
-        sha256: of its file.
-        fused: whether it was part of the model's weights.
-    """
-
-    name: str
-    weight: float
-    source: str | None
-    sha256: str
-    fused: bool
 
 
 class Adapters:

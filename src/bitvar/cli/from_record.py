@@ -1,0 +1,75 @@
+"""`--from FILE`: going on from the settings inside an image, without fetching anything on a file's word."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from bitvar import __version__
+from bitvar.errors import UsageError, explain
+from bitvar.record import ImageRecord
+
+if TYPE_CHECKING:
+    from bitvar.pipeline import InfinityPipeline
+
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def model_of(record: ImageRecord, path: Path) -> Path | None:
+    """The folder of the model that a record names; None for the embedded one.
+
+    Raises:
+        UsageError: if it names one of the hub that is not in the cache on this machine.
+    """
+    if record.model_source is None:
+        return None
+    folder = in_cache(record.model_source)
+    if folder is None:
+        raise UsageError(
+            explain(
+                f"The model of {path} is not on this machine: {record.model_source}.",
+                "nothing is fetched from the hub because a file says so",
+                f"if you trust it, add --model {record.model_source}",
+            )
+        )
+    return folder
+
+
+def in_cache(name: str) -> Path | None:
+    """Where the hub's cache keeps a repository, if it does. Asks nobody else."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError, ValueError):
+        return None
+
+
+def dtype_of(record: ImageRecord) -> str:
+    """The precision that a record names, as the option takes it."""
+    return DTYPES.get(record.dtype or "", "auto")
+
+
+def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> None:
+    """Say what may make a difference, and refuse another model.
+
+    Raises:
+        UsageError: if it is not the model that the record names.
+    """
+    if record.model is not None and record.model != pipeline.model_name:
+        raise UsageError(
+            explain(
+                f"This is not the model that made the image: {pipeline.model_name}.",
+                f"that was {record.model!r}",
+                "name it with --model, and --tokenizer if it had another",
+            )
+        )
+    here = {
+        "bitvar": (record.version, __version__),
+        "precision": (record.dtype, str(pipeline.transformer.dtype).removeprefix("torch.")),
+        "device": (record.device, pipeline.transformer.device.type),
+    }
+    for what, (then, now) in here.items():
+        if then is not None and then != now:
+            typer.echo(f"Note: made with {what} {then!r}, and this is {now}; details may differ.", err=True)
