@@ -27,9 +27,8 @@ FIELDS: Final = ("{seed}", "{prompt}", "{index}")
 """What a pattern may hold: the image's own seed, the words of its prompt, and its number from 1."""
 
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
-_RESERVED: Final = re.compile(
-    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3])", re.I
-)
+_RESERVED: Final = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]", re.IGNORECASE)
+"""Names that Windows keeps for devices, whatever suffix follows."""
 
 
 @dataclass(frozen=True)

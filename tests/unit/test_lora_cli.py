@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from bitvar.checkpoints.lora import LoraBase, LoraSettings, save_adapter
 from bitvar.checkpoints.lora_file import WEIGHTS
 from bitvar.cli import main as cli
-from bitvar.cli import picture
 from bitvar.cli.lora import read_option
 from bitvar.pipeline import InfinityPipeline
+from bitvar.record import read_record
 
 from .test_lora import rough, trained
 from .tiny import tiny_components
@@ -63,9 +63,9 @@ def test_the_command_takes_adapters_and_makes_the_picture_again(bitvar: Any, ada
     assert code == 0, err
     assert "Note: The adapter 'one' was made for another model" in err
     assert Path("plain.png").read_bytes() != Path("a.png").read_bytes()
-    entries = picture.read_settings(Path("a.png"))["lora"]
-    assert [(entry["name"], entry["weight"]) for entry in entries] == [("one", 0.8), ("pytorch_lora-weights", 1.0)]
-    assert str(adapters) not in json.dumps(picture.read_settings(Path("a.png")))
+    entries = read_record(Path("a.png")).lora
+    assert [(entry.name, entry.weight) for entry in entries] == [("one", 0.8), ("pytorch_lora-weights", 1.0)]
+    assert str(adapters) not in read_record(Path("a.png")).json_text()
     code, err = bitvar("--from", "a.png", "-o", "b.png", "--lora", one, "--lora", two)
     assert code == 0, err
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
@@ -94,8 +94,10 @@ def test_making_a_picture_again_takes_its_own_adapters(bitvar: Any, adapters: Pa
 )
 def test_pictures_that_can_not_be_made_again_say_why(bitvar: Any, entries: Any) -> None:
     assert bitvar("a red dog", "-o", "a.png")[0] == 0
-    settings = picture.read_settings(Path("a.png")) | {"lora": entries}
-    picture.save_png(Image.open("a.png"), Path("c.png"), settings)
+    settings = json.loads(read_record(Path("a.png")).json_text()) | {"lora": entries}
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("bitvar", json.dumps(settings))
+    Image.open("a.png").save("c.png", pnginfo=info)
     code, err = bitvar("--from", "c.png", "-o", "d.png")
     assert code == 2
     assert "why:" in err
@@ -132,5 +134,5 @@ def test_adapters_of_one_name_are_numbered(bitvar: Any, adapters: Path) -> None:
         (Path(folder) / "train.safetensors").write_bytes((adapters / "two" / WEIGHTS).read_bytes())
     options = ("--lora", "x/train.safetensors", "--lora", "y/train.safetensors")
     assert bitvar("a dog", "-o", "a.png", *options)[0] == 0
-    names = [entry["name"] for entry in picture.read_settings(Path("a.png"))["lora"]]
+    names = [entry.name for entry in read_record(Path("a.png")).lora]
     assert names == ["train-lora", "train-lora-2"]

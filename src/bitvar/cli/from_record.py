@@ -60,7 +60,7 @@ def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> None:
     if record.model is not None and record.model != pipeline.model_name:
         raise UsageError(
             explain(
-                f"This is not the model that made the image: {pipeline.model_name}.",
+                f"This is not the model that made the picture: {pipeline.model_name}.",
                 f"that was {record.model!r}",
                 "name it with --model, and --tokenizer if it had another",
             )

@@ -110,6 +110,7 @@ def generate(
         pipeline = _load(model, revision, tokenizer, dtype, device, record=record, path=from_image)
         _load_adapters(pipeline, lora or [], record)
         drawings = _settle(drawings, pipeline, prompts)
+        _note_unknown_words(drawings, model, record)
         extra = _provenance(model, record)
         files = _draw(pipeline, drawings, targets, previews, extra)
         report(files, pipeline.model_name, time.perf_counter() - began, as_json=as_json)
@@ -241,6 +242,14 @@ def _settle(drawings: "list[Drawing]", pipeline: "InfinityPipeline", prompts: st
     for note in notes:
         typer.echo(note, err=True)
     return ready
+
+
+def _note_unknown_words(drawings: "list[Drawing]", model: str | None, record: "ImageRecord | None") -> None:
+    from bitvar.cli.unknown_words import note
+
+    source = model or (record.model_source if record is not None else None)
+    if (text := note([drawing.prompt for drawing in drawings], source)) is not None:
+        typer.echo(text, err=True)
 
 
 def _provenance(model: str | None, record: "ImageRecord | None") -> dict[str, Any]:
