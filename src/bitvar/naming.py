@@ -98,7 +98,7 @@ def targets_of(where: str | Path | None, images: Sequence[tuple[str, int]]) -> l
 
 def is_folder(where: str | Path) -> bool:
     """Whether an output names a folder: one that exists, or any text that ends in a slash."""
-    return (isinstance(where, str) and where.endswith(("/", os.sep))) or Path(where).is_dir()
+    return (isinstance(where, str) and where.endswith(("/", os.sep))) or os.path.isdir(where)  # noqa: PTH112  (a Path raises for a long name)
 
 
 def write_new(path: Path, data: bytes) -> Path:

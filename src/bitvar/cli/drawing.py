@@ -166,13 +166,14 @@ def differences(before: Drawing, after: Drawing) -> list[str]:
     pairs = {
         "prompt": (before.prompt, after.prompt),
         "seeds": (before.seeds, after.seeds),
-        "size": (size, after.size.text if after.size else size),
         "exact size": (before.exact, after.exact),
         "sheet": (before.grid, after.grid),
         "enlarge": (before.enlarge, after.enlarge),
         **{name.replace("_", " "): (before.sampling.get(name), after.sampling.get(name)) for name in SAMPLING},
     }
-    return [f"{name}: {_shown(old)} -> {_shown(new)}" for name, (old, new) in pairs.items() if _differ(old, new)]
+    shown = {name: (_shown(old), _shown(new)) for name, (old, new) in pairs.items()}
+    shown["size"] = (size, after.size.text if after.size else size)
+    return [f"{name}: {old} -> {new}" for name, (old, new) in shown.items() if old != new]
 
 
 def settled(drawing: Drawing, pipeline: "InfinityPipeline") -> tuple[Drawing, str | None]:
@@ -234,10 +235,6 @@ def check_prompt(prompt: str, pipeline: "InfinityPipeline") -> None:
     if encoder is not None and (length := encoder.num_tokens(prompt)) > limit:
         why = f"this model reads at most {limit}; nothing is cut off in silence"
         raise UsageError(explain(f"The prompt is too long: {length} tokens.", why, "shorten the prompt"))
-
-
-def _differ(old: Any, new: Any) -> bool:
-    return _shown(old) != _shown(new)
 
 
 def _shown(value: Any) -> str:
