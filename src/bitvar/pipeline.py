@@ -58,7 +58,7 @@ class GenerationOutput:
         Raises:
             UsageError: for another suffix, two images of one name, or an output of bits.
         """
-        records = [ImageRecord.parse({**m, "version": __version__}, source="the metadata") for m in self.metadata]
+        records = [ImageRecord.of(metadata, version=__version__) for metadata in self.metadata]
         return save_images(_as_pil(self.images), records, where)
 
 

@@ -4,16 +4,13 @@ A record is read from a file's header without decoding a pixel, and is believed 
 models or pipelines.
 """
 
+import contextlib
 import io
 import json
-import os
 import stat
-import struct
-import warnings
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from PIL import Image, PngImagePlugin
 from pydantic import Field, StrictBool, field_validator, model_validator
@@ -21,6 +18,7 @@ from pydantic import Field, StrictBool, field_validator, model_validator
 from bitvar.config import Config
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path
+from bitvar.image_text import exif_with, find_text
 from bitvar.naming import Target, targets_of, write_new
 
 KEY: Final = "bitvar"
@@ -28,6 +26,9 @@ KEY: Final = "bitvar"
 
 FORMATS: Final = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """By suffix. PNG and WebP keep every pixel; JPEG, of quality 95, does not."""
+
+CURRENT: Final = 2
+"""The format of records written now."""
 
 MAX_RECORD_BYTES: Final = 60_000
 """As JSON. What a JPEG's EXIF segment can hold, less some room; so that every record fits every format."""
@@ -38,10 +39,6 @@ MAX_PIXELS: Final = 2**28
 MAX_IMAGES: Final = 64
 """On a sheet."""
 
-_MAX_CHUNK: Final = 4 * MAX_RECORD_BYTES
-_MAX_CHUNKS: Final = 200_000
-_COMMENT: Final = b"ASCII\0\0\0"
-_EXIF, _USER_COMMENT = 0x8769, 0x9286
 _GAP: Final = 4
 
 Seed: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
@@ -64,10 +61,10 @@ class UsedAdapter(Config):
         fused: whether it was part of the model's weights.
     """
 
-    name: str = Field(max_length=200)
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")
     weight: float = Field(strict=True)
     source: Source | None
-    sha256: str = Field(max_length=64)
+    sha256: str = Field(pattern=r"^[0-9a-f]{0,64}$")
     fused: StrictBool
 
 
@@ -80,7 +77,7 @@ class ImageRecord(Config):
         seed: the image's own; on a sheet, the first.
         seeds: those of a sheet, in order; empty for a single image.
         width, height: the size that the model drew, in pixels.
-        asked_width, asked_height: the size asked for, both or neither.
+        requested_width, requested_height: the size asked for, both or neither.
         exact_size: whether the image was resized and cut to the size asked for.
         enlarge: how many times as large it was written.
         grid: whether it is a sheet.
@@ -89,7 +86,9 @@ class ImageRecord(Config):
         model_source: its hub id; None for the embedded one and for a folder.
         dtype, device: what the model computed in, and on.
         version: of bitvar.
+        batch_invariant: whether it was computed by itself, so that it is the same in any batch.
         lora: the adapters that counted, in order.
+        format: 1 up to version 0.1.0, whose random numbers were others; since then `CURRENT`.
     """
 
     prompt: Prompt
@@ -98,8 +97,8 @@ class ImageRecord(Config):
     seeds: Annotated[tuple[Seed, ...], Field(max_length=MAX_IMAGES)] = ()
     width: Side
     height: Side
-    asked_width: Side | None = None
-    asked_height: Side | None = None
+    requested_width: Side | None = None
+    requested_height: Side | None = None
     exact_size: StrictBool = False
     enlarge: int = Field(default=1, strict=True, ge=1, le=16)
     grid: StrictBool = False
@@ -112,7 +111,22 @@ class ImageRecord(Config):
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device: str | None = Field(default=None, max_length=40)
     version: str | None = Field(default=None, max_length=40)
+    batch_invariant: StrictBool = True
     lora: Annotated[tuple[UsedAdapter, ...], Field(max_length=32)] = ()
+    format: Annotated[int, Field(strict=True, ge=1, le=CURRENT)] = 1
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any], **more: Any) -> "ImageRecord":
+        """The record of an image made now.
+
+        Args:
+            metadata: what the pipeline says of it.
+            more: what it doesn't know; goes first.
+
+        Raises:
+            UsageError: if that is out of the record's bounds.
+        """
+        return cls.parse({**metadata, **more, "format": CURRENT}, source="the settings of the image")
 
     @model_validator(mode="before")
     @classmethod
@@ -143,9 +157,9 @@ class ImageRecord(Config):
 
     @model_validator(mode="after")
     def _coherent(self) -> "ImageRecord":
-        if (self.asked_width is None) != (self.asked_height is None):
-            raise ValueError("only one of asked_width and asked_height is there")
-        if self.exact_size and self.asked_width is None:
+        if (self.requested_width is None) != (self.requested_height is None):
+            raise ValueError("only one of requested_width and requested_height is there")
+        if self.exact_size and self.requested_width is None:
             raise ValueError("exact_size without the size asked for")
         if self.grid and (not self.seeds or self.seeds[0] != self.seed):
             raise ValueError("a sheet names its seeds, and the first of them again as its seed")
@@ -167,8 +181,8 @@ class ImageRecord(Config):
     def image_size(self) -> tuple[int, int]:
         """Width and height of each image as it is written."""
         width, height = self.width, self.height
-        if self.exact_size and self.asked_width is not None and self.asked_height is not None:
-            width, height = self.asked_width, self.asked_height
+        if self.exact_size and self.requested_width is not None and self.requested_height is not None:
+            width, height = self.requested_width, self.requested_height
         return width * self.enlarge, height * self.enlarge
 
     @property
@@ -203,15 +217,19 @@ def _columns(count: int) -> int:
 
 
 def format_of(path: Path) -> str:
-    """The format that a file's suffix stands for.
+    """The format that a file's suffix stands for; PNG for a pipe or a device of any name.
 
     Raises:
         UsageError: for another suffix than those of `FORMATS`.
     """
+    with contextlib.suppress(OSError):
+        mode = path.stat().st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return FORMATS.get(path.suffix.lower(), "PNG")
     if path.suffix.lower() not in FORMATS:
         known = ", ".join(FORMATS)
         why = f"the suffix names the format, and {path.suffix or 'none'!r} is none of {known}"
-        raise UsageError(explain(f"Can't write {path}.", why, f"let the name end in {known}"))
+        raise UsageError(explain(f"Can't write {path}.", why, "let the name end in one of them, or in / for a folder"))
     return FORMATS[path.suffix.lower()]
 
 
@@ -231,9 +249,7 @@ def encode_image(image: Image.Image, record: ImageRecord, form: str = "PNG") -> 
         info.add_itxt(KEY, record.json_text())
         image.save(file, format=form, pnginfo=info)
         return file.getvalue()
-    exif = Image.Exif()
-    comment = f'{{"{KEY}": {record.json_text()}}}'
-    exif.get_ifd(_EXIF)[_USER_COMMENT] = _COMMENT + comment.encode("ascii")
+    exif = exif_with(KEY, record.json_text())
     options = {"lossless": True} if form == "WEBP" else {"quality": 95, "subsampling": 0}
     image.save(file, format=form, exif=exif, **options)
     return file.getvalue()
@@ -265,12 +281,11 @@ def read_record(path: Path) -> ImageRecord:
         UsageError: if there is no such file, it is none of PNG, WebP and JPEG, holds no record, or one out of bounds.
     """
     try:
-        with _open_regular(path) as file:
-            text = _find_text(file)
+        text = find_text(path, KEY, max_bytes=4 * MAX_RECORD_BYTES)
     except FileNotFoundError:
         raise UsageError(explain(f"There is no {path}.", "the file is missing", "check the path")) from None
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        why = error.strerror if isinstance(error, OSError) and error.strerror else _plain(str(error))
         raise UsageError(explain(f"Can't read {path}.", why, "give an image that bitvar wrote")) from None
     values = None if text is None else _parsed(text, path)
     if values is None:
@@ -297,123 +312,3 @@ def _no_constant(name: str) -> float:
 
 def _plain(text: str) -> str:
     return text.splitlines()[0][:200] if text else "unreadable"
-
-
-def _open_regular(path: Path) -> BinaryIO:
-    """A file to read; a pipe or a device, which might never answer or never end, is an OSError."""
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError("it is a pipe or a device")
-    return file
-
-
-def _find_text(file: BinaryIO) -> str | None:
-    """The JSON of a record, looked for by each format's own rules."""
-    start = file.read(12)
-    if start.startswith(b"\x89PNG\r\n\x1a\n"):
-        file.seek(8)
-        return next(_png_texts(file), None)
-    if start.startswith(b"RIFF") and start[8:] == b"WEBP":
-        return _comment(next(_riff_chunks(file, b"EXIF"), None))
-    if start.startswith(b"\xff\xd8\xff"):
-        file.seek(2)
-        return _comment(next(_jpeg_exif(file), None))
-    raise ValueError("it is none of PNG, WebP and JPEG")
-
-
-def _png_texts(file: BinaryIO) -> Iterator[str]:
-    for _ in range(_MAX_CHUNKS):
-        head = file.read(8)
-        if len(head) < 8 or head[4:] == b"IEND":
-            return
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if kind not in (b"tEXt", b"zTXt", b"iTXt"):
-            file.seek(length + 4, os.SEEK_CUR)
-            continue
-        key = file.read(min(length, len(KEY) + 1))
-        if key != KEY.encode() + b"\0":
-            file.seek(length - len(key) + 4, os.SEEK_CUR)
-            continue
-        rest = file.read(_bounded(length) - len(key))
-        if zlib.crc32(kind + key + rest).to_bytes(4, "big") != file.read(4):
-            raise ValueError("its settings are damaged: their checksum is wrong")
-        yield _png_text(kind, rest)
-    raise ValueError(f"it has more than {_MAX_CHUNKS} chunks")
-
-
-def _png_text(kind: bytes, rest: bytes) -> str:
-    if kind == b"tEXt":
-        return rest.decode("latin-1")
-    if kind == b"zTXt":
-        return _unpacked(rest[1:]).decode("latin-1")
-    compressed, rest = rest[:1] == b"\1", rest[2:]
-    _, _, rest = rest.partition(b"\0")  # language
-    _, _, rest = rest.partition(b"\0")  # the keyword, translated
-    return (_unpacked(rest) if compressed else rest).decode()
-
-
-def _unpacked(data: bytes) -> bytes:
-    unpacker = zlib.decompressobj()
-    try:
-        text = unpacker.decompress(data, _MAX_CHUNK)
-    except zlib.error as error:
-        raise ValueError(f"its settings are damaged: {error}") from None
-    if not unpacker.eof:
-        raise ValueError(f"its settings unpack to more than {_MAX_CHUNK} bytes, or are cut off")
-    return text
-
-
-def _riff_chunks(file: BinaryIO, wanted: bytes) -> Iterator[bytes]:
-    for _ in range(_MAX_CHUNKS):
-        head = file.read(8)
-        if len(head) < 8:
-            return
-        length = int.from_bytes(head[4:], "little")
-        if head[:4] == wanted:
-            yield file.read(_bounded(length))
-            return
-        file.seek(length + length % 2, os.SEEK_CUR)
-    raise ValueError(f"it has more than {_MAX_CHUNKS} chunks")
-
-
-def _jpeg_exif(file: BinaryIO) -> Iterator[bytes]:
-    for _ in range(_MAX_CHUNKS):
-        head = file.read(4)
-        if len(head) < 4 or head[0] != 0xFF or head[1] in (0xDA, 0xD9):  # the pixels begin, or it ends
-            return
-        length = int.from_bytes(head[2:], "big") - 2
-        if length < 0:
-            return
-        if head[1] == 0xE1:
-            data = file.read(length)
-            if data.startswith(b"Exif\0\0"):
-                yield data
-        else:
-            file.seek(length, os.SEEK_CUR)
-    raise ValueError(f"it has more than {_MAX_CHUNKS} segments")
-
-
-def _bounded(length: int) -> int:
-    if length > _MAX_CHUNK:
-        raise ValueError(f"its settings have {length} bytes; {_MAX_CHUNK} are read at most")
-    return length
-
-
-def _comment(data: bytes | None) -> str | None:
-    """The record in an EXIF block's comment, as JSON; None if there is none."""
-    if data is None:
-        return None
-    exif = Image.Exif()
-    try:
-        with warnings.catch_warnings():  # Pillow warns of odd entries; what counts is whether ours can be read
-            warnings.simplefilter("ignore")
-            exif.load(data)
-            comment = exif.get_ifd(_EXIF).get(_USER_COMMENT)
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, OverflowError) as error:
-        raise ValueError(f"its EXIF data can't be read: {_plain(str(error))}") from None
-    if not isinstance(comment, bytes) or not comment.startswith(_COMMENT):
-        return None
-    text = comment.removeprefix(_COMMENT).decode("utf-8")
-    before, after = f'{{"{KEY}": ', "}"
-    return text[len(before) : -len(after)] if text.startswith(before) and text.endswith(after) else None

@@ -198,11 +198,15 @@ def nearest_schedule(
         schedules: the schedules a model was trained on.
         height, width: the wanted size in pixels.
         stride: pixels per token side.
-        tolerance: how many times smaller or larger either side may be than the schedule found.
+        tolerance: how many times smaller or larger either side may be than the schedule found. Infinity gives the
+            nearest one however far it is, for an image that is resized afterwards.
 
     Raises:
-        UsageError: when the nearest one is further away than `tolerance`.
+        UsageError: for sides that are no positive numbers, or when the nearest one is further away than `tolerance`.
     """
+    if not (0 < height < math.inf and 0 < width < math.inf):
+        why = "each side takes a positive number of pixels"
+        raise UsageError(explain(f"The size {width}x{height} can't be drawn.", why, "give a size like 512x512"))
     sizes = [(schedule, schedule[-1][0] * stride, schedule[-1][1] * stride) for schedule in schedules]
     schedule, h, w = min(sizes, key=lambda entry: _distance(entry[1:], (height, width)))
     if not all(1 / tolerance <= got / asked <= tolerance for got, asked in ((h, height), (w, width))):

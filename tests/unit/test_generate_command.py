@@ -158,7 +158,7 @@ def test_a_size_that_is_not_drawn_is_said_before(run: Any) -> None:
     assert "asked for 20x16; the model draws 16x16" in note
     assert "add --exact-size" in note
     record = read_record(Path("a.png"))
-    assert (record.width, record.height, record.asked_width, record.asked_height) == (16, 16, 20, 16)
+    assert (record.width, record.height, record.requested_width, record.requested_height) == (16, 16, 20, 16)
     assert opened("a.png").size == (16, 16)
     assert "Note" not in run("a dog", "--size", "16x8", "-o", "b.png").err
 
@@ -464,7 +464,11 @@ def test_a_saved_output_is_made_again_by_the_command(run: Any, model: Path, form
 def test_a_saved_output_overwrites_only_what_was_named(run: Any, model: Path) -> None:
     pipe = InfinityPipeline.from_pretrained(model, device="cpu")
     out = pipe("a red dog", seed=3, width=16, height=20)
-    assert (out.metadata[0]["asked_width"], out.metadata[0]["height"], out.metadata[0]["asked_height"]) == (16, 16, 20)
+    assert (out.metadata[0]["requested_width"], out.metadata[0]["height"], out.metadata[0]["requested_height"]) == (
+        16,
+        16,
+        20,
+    )
     for name in ("a-red-dog-3.png", "a-red-dog-3-2.png"):
         assert out.save("out/") == [Path("out") / name]
     for _ in range(2):

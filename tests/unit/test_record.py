@@ -60,7 +60,7 @@ def records(draw: st.DrawFn) -> ImageRecord:
         "version": draw(st.none() | st.just("0.1.0")),
     }
     if draw(st.booleans()):
-        values |= {"asked_width": draw(sides), "asked_height": draw(sides), "exact_size": draw(st.booleans())}
+        values |= {"requested_width": draw(sides), "requested_height": draw(sides), "exact_size": draw(st.booleans())}
     if draw(st.booleans()):
         more = draw(st.lists(seeds, max_size=63))
         values |= {"grid": True, "seeds": (values["seed"], *more)}
@@ -158,7 +158,7 @@ def test_altered_bytes_are_a_record_or_a_usage_error(tmp_path: Path, form: str, 
         {"lora": [{"name": "a", "weight": 1, "source": "/tmp/a", "sha256": "0", "fused": False}]},
         {"grid": True}, {"grid": "yes"}, {"grid": 1}, {"grid": True, "seeds": [4, 5]}, {"seeds": [3, 4]},
         {"grid": True, "seeds": [3] * 65}, {"exact_size": True},
-        {"asked_width": 5}, {"asked_width": 0, "asked_height": 5},
+        {"requested_width": 5}, {"requested_width": 0, "requested_height": 5},
         {"colour": "red"}, {"__class__": "x"}, {"Prompt": "a"},
     ],
     ids=lambda change: str(change)[:60],

@@ -100,7 +100,8 @@ def new_drawing(changes: Changes, *, line: int = 0) -> Drawing:
 def drawing_of(record: ImageRecord) -> Drawing:
     """The drawing that a record describes."""
     sampling = {name: getattr(record, name) for name in SAMPLING}
-    asked = (record.asked_width, record.asked_height) if record.asked_width and record.asked_height else None
+    width, height = record.requested_width, record.requested_height
+    asked = None if width is None or height is None else (width, height)
     return Drawing(
         prompt=record.prompt,
         seeds=record.all_seeds,

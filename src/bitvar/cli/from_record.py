@@ -7,7 +7,7 @@ import typer
 
 from bitvar import __version__
 from bitvar.errors import UsageError, explain
-from bitvar.record import ImageRecord
+from bitvar.record import CURRENT, ImageRecord
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
@@ -65,6 +65,10 @@ def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> None:
                 "name it with --model, and --tokenizer if it had another",
             )
         )
+    if record.format < CURRENT:
+        typer.echo("Note: made by version 0.1.0, whose random numbers were others: the image differs.", err=True)
+    if not record.batch_invariant:
+        typer.echo("Note: made with others in one pass (batch_invariant=False); details may differ.", err=True)
     here = {
         "bitvar": (record.version, __version__),
         "precision": (record.dtype, str(pipeline.transformer.dtype).removeprefix("torch.")),

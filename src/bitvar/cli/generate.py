@@ -321,12 +321,12 @@ def _one(drawing: "Drawing", image: "Image.Image", metadata: dict[str, Any]) -> 
 
     asked = drawing.asked or (None, None)
     values = {
-        "asked_width": asked[0],
-        "asked_height": asked[1],
+        "requested_width": asked[0],
+        "requested_height": asked[1],
         "exact_size": drawing.exact,
         "enlarge": drawing.enlarge,
     }
-    return finished(image, drawing), ImageRecord.parse({**metadata, **values}, source="the settings of the image")
+    return finished(image, drawing), ImageRecord.of(metadata, **values)
 
 
 def _write(drawing: "Drawing", parts: "list[tuple[Image.Image, ImageRecord]]", targets: Any) -> "list[Written]":

@@ -99,8 +99,7 @@ def write_drawing(images: list[Image.Image], records: list[ImageRecord], targets
 def sheet_of(images: list[Image.Image], records: list[ImageRecord]) -> tuple[Image.Image, ImageRecord]:
     """All images of a drawing on one sheet, and its record, which names all seeds."""
     seeds = tuple(record.seed for record in records)
-    values = records[0].model_dump() | {"grid": True, "seeds": seeds}
-    return montage(images), ImageRecord.parse(values, source="the settings of the sheet")
+    return montage(images), ImageRecord.of(records[0].model_dump(), grid=True, seeds=seeds)
 
 
 def write_previews(images: Sequence[Image.Image], folder: Path, scale: int) -> None:

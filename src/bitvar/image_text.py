@@ -1,0 +1,163 @@
+"""A text under a key of ours inside PNG, WebP and JPEG files, found without decoding a pixel.
+
+PNG keeps it as a text chunk; WebP and JPEG as `{"KEY": TEXT}` in the comment of their EXIF data, so the text must be
+JSON. The walk over a file's parts reads no more of them than their lengths, within limits that are checked first.
+"""
+
+import os
+import stat
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from PIL import Image
+
+_MAX_CHUNKS: Final = 200_000
+_COMMENT: Final = b"ASCII\0\0\0"
+_EXIF, _USER_COMMENT = 0x8769, 0x9286
+
+
+def find_text(path: Path, key: str, *, max_bytes: int) -> str | None:
+    """The text under a key; None if the file has none.
+
+    Args:
+        path: a PNG, WebP or JPEG.
+        key: the name of a PNG's text chunk, and of the only entry in an EXIF comment.
+        max_bytes: the longest text that is read.
+
+    Raises:
+        OSError: if the file can't be read.
+        ValueError: if it is a pipe or a device, another format, or its text is damaged or too long.
+    """
+    with _open_regular(path) as file:
+        return _find(file, key, max_bytes)
+
+
+def exif_with(key: str, text: str) -> Image.Exif:
+    """EXIF data whose comment holds a JSON text in ASCII under a key."""
+    exif = Image.Exif()
+    exif.get_ifd(_EXIF)[_USER_COMMENT] = _COMMENT + f'{{"{key}": {text}}}'.encode("ascii")
+    return exif
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """A file to read; a pipe or a device, which might never answer or never end, is an OSError."""
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is a pipe or a device")
+    return file
+
+
+def _find(file: BinaryIO, key: str, max_bytes: int) -> str | None:
+    """The text, looked for by each format's own rules."""
+    start = file.read(12)
+    if start.startswith(b"\x89PNG\r\n\x1a\n"):
+        file.seek(8)
+        return next(_png_texts(file, key.encode() + b"\0", max_bytes), None)
+    if start.startswith(b"RIFF") and start[8:] == b"WEBP":
+        return _comment(next(_riff_chunks(file, b"EXIF", max_bytes), None), key)
+    if start.startswith(b"\xff\xd8\xff"):
+        file.seek(2)
+        return _comment(next(_jpeg_exif(file), None), key)
+    raise ValueError("it is none of PNG, WebP and JPEG")
+
+
+def _png_texts(file: BinaryIO, wanted: bytes, max_bytes: int) -> Iterator[str]:
+    for _ in range(_MAX_CHUNKS):
+        head = file.read(8)
+        if len(head) < 8 or head[4:] == b"IEND":
+            return
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if kind not in (b"tEXt", b"zTXt", b"iTXt"):
+            file.seek(length + 4, os.SEEK_CUR)
+            continue
+        key = file.read(min(length, len(wanted)))
+        if key != wanted:
+            file.seek(length - len(key) + 4, os.SEEK_CUR)
+            continue
+        rest = file.read(_bounded(length, max_bytes) - len(key))
+        if zlib.crc32(kind + key + rest).to_bytes(4, "big") != file.read(4):
+            raise ValueError("its settings are damaged: their checksum is wrong")
+        yield _png_text(kind, rest, max_bytes)
+    raise ValueError(f"it has more than {_MAX_CHUNKS} chunks")
+
+
+def _png_text(kind: bytes, rest: bytes, max_bytes: int) -> str:
+    if kind == b"tEXt":
+        return rest.decode("latin-1")
+    if kind == b"zTXt":
+        return _unpacked(rest[1:], max_bytes).decode("latin-1")
+    compressed, rest = rest[:1] == b"\1", rest[2:]
+    _, _, rest = rest.partition(b"\0")  # language
+    _, _, rest = rest.partition(b"\0")  # the keyword, translated
+    return (_unpacked(rest, max_bytes) if compressed else rest).decode()
+
+
+def _unpacked(data: bytes, max_bytes: int) -> bytes:
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(data, max_bytes)
+    except zlib.error as error:
+        raise ValueError(f"its settings are damaged: {error}") from None
+    if not unpacker.eof:
+        raise ValueError(f"its settings unpack to more than {max_bytes} bytes, or are cut off")
+    return text
+
+
+def _riff_chunks(file: BinaryIO, wanted: bytes, max_bytes: int) -> Iterator[bytes]:
+    for _ in range(_MAX_CHUNKS):
+        head = file.read(8)
+        if len(head) < 8:
+            return
+        length = int.from_bytes(head[4:], "little")
+        if head[:4] == wanted:
+            yield file.read(_bounded(length, max_bytes))
+            return
+        file.seek(length + length % 2, os.SEEK_CUR)
+    raise ValueError(f"it has more than {_MAX_CHUNKS} chunks")
+
+
+def _jpeg_exif(file: BinaryIO) -> Iterator[bytes]:
+    for _ in range(_MAX_CHUNKS):
+        head = file.read(4)
+        if len(head) < 4 or head[0] != 0xFF or head[1] in (0xDA, 0xD9):  # the pixels begin, or it ends
+            return
+        length = int.from_bytes(head[2:], "big") - 2
+        if length < 0:
+            return
+        if head[1] == 0xE1:
+            data = file.read(length)
+            if data.startswith(b"Exif\0\0"):
+                yield data
+        else:
+            file.seek(length, os.SEEK_CUR)
+    raise ValueError(f"it has more than {_MAX_CHUNKS} segments")
+
+
+def _bounded(length: int, max_bytes: int) -> int:
+    if length > max_bytes:
+        raise ValueError(f"its settings have {length} bytes; {max_bytes} are read at most")
+    return length
+
+
+def _comment(data: bytes | None, key: str) -> str | None:
+    """The text under a key in the comment of EXIF data; None if there is none."""
+    if data is None:
+        return None
+    exif = Image.Exif()
+    try:
+        with warnings.catch_warnings():  # Pillow warns of odd entries; what counts is whether ours can be read
+            warnings.simplefilter("ignore")
+            exif.load(data)
+            comment = exif.get_ifd(_EXIF).get(_USER_COMMENT)
+    except (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, struct.error, OverflowError) as error:
+        raise ValueError(f"its EXIF data can't be read: {error}") from None
+    if not isinstance(comment, bytes) or not comment.startswith(_COMMENT):
+        return None
+    text = comment.removeprefix(_COMMENT).decode("utf-8")
+    before, after = f'{{"{key}": ', "}"
+    return text[len(before) : -len(after)] if text.startswith(before) and text.endswith(after) else None
