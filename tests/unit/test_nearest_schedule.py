@@ -12,12 +12,10 @@ from bitvar.scales import ScaleSchedule, nearest_schedule, official_schedules
 SQUARE = [ScaleSchedule(((1, 1), (2, 2), (4, 4), (8, 8)), (8, 8))]
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(0, 64), (64, 0), (-1, 64), (math.nan, 64), (64, math.inf), (5e-324 * 0, 1)], ids=str
-)
-def test_what_is_no_size_is_refused(height: float, width: float) -> None:
+@pytest.mark.parametrize(("height", "width"), [(0, 64), (64, 0), (-1, 64)])
+def test_what_is_no_size_is_refused(height: int, width: int) -> None:
     with pytest.raises(UsageError, match="can't be drawn"):
-        nearest_schedule(SQUARE, height=height, width=width, stride=8)  # type: ignore[arg-type]
+        nearest_schedule(SQUARE, height=height, width=width, stride=8)
 
 
 @pytest.mark.parametrize(("width", "height"), [(100, 100), (85, 48), (128, 32), (33, 127)])
