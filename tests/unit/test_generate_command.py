@@ -230,6 +230,17 @@ def test_records_of_a_batch_are_still_made_again(run: Any) -> None:
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
+def test_records_of_version_0_1_0_are_drawn_with_a_note(run: Any) -> None:
+    assert run("a red dog", "--seed", 4, "-o", "a.png").code == 0
+    edited("a.png", format=1, model="tiny@000000000000")
+    result = run("--from", "edited.png", "-o", "b.png")
+    assert result.code == 0, result.err
+    assert "random numbers were others" in result.err
+    assert "made with model 'tiny@000000000000'" in result.err
+    edited("a.png", format=1, model="large@000000000000")
+    assert run("--from", "edited.png", "-o", "c.png").code == 2
+
+
 @pytest.mark.parametrize(
     ("options", "same", "said"),
     [

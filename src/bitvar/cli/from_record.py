@@ -57,7 +57,9 @@ def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> None:
     Raises:
         UsageError: if it is not the model that the record names.
     """
-    if record.model is not None and record.model != pipeline.model_name:
+    old = record.format < CURRENT  # its image can't be had again, so any model of that name will do
+    name = record.model is not None and record.model.partition("@")[0]
+    if record.model is not None and record.model != pipeline.model_name and not (old and name == pipeline.index.name):
         raise UsageError(
             explain(
                 f"This is not the model that made the picture: {pipeline.model_name}.",
@@ -65,11 +67,12 @@ def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> None:
                 "name it with --model, and --tokenizer if it had another",
             )
         )
-    if record.format < CURRENT:
+    if old:
         typer.echo("Note: made by version 0.1.0, whose random numbers were others: the image differs.", err=True)
     if not record.batch_invariant:
         typer.echo("Note: made with others in one pass (batch_invariant=False); details may differ.", err=True)
     here = {
+        "model": (record.model, pipeline.model_name),
         "bitvar": (record.version, __version__),
         "precision": (record.dtype, str(pipeline.transformer.dtype).removeprefix("torch.")),
         "device": (record.device, pipeline.transformer.device.type),

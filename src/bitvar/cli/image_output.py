@@ -90,9 +90,12 @@ def write_drawing(images: list[Image.Image], records: list[ImageRecord], targets
     if targets is not None:
         paths = [write_image(*each) for each in zip(images, records, targets, strict=True)]
         return [Written(str(path), record) for path, record in zip(paths, records, strict=True)]
-    for image, record in zip(images, records, strict=True):
-        sys.stdout.buffer.write(encode_image(image, record))
-    sys.stdout.buffer.flush()
+    data = b"".join(encode_image(*each) for each in zip(images, records, strict=True))
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
     return [Written("-", record) for record in records]
 
 
