@@ -233,16 +233,25 @@ def format_of(path: Path) -> str:
     return FORMATS[path.suffix.lower()]
 
 
+def check_size(size: tuple[int, int], form: str) -> None:
+    """Refuse a width and height that a format has no images of.
+
+    Raises:
+        UsageError: if a side is too long.
+    """
+    limit = {"JPEG": 65_500, "WEBP": 16_383}.get(form)
+    if limit is not None and max(size) > limit:
+        why = f"{form} has at most {limit} pixels a side, and this image has {max(size)}"
+        raise UsageError(explain(f"Can't write it as {form}.", why, "write a PNG, or a smaller image"))
+
+
 def encode_image(image: Image.Image, record: ImageRecord, form: str = "PNG") -> bytes:
     """A whole file: the image with its record inside. Same image and record, same bytes.
 
     Raises:
         UsageError: if the format has no images of that size.
     """
-    limit = {"JPEG": 65_500, "WEBP": 16_383}.get(form)
-    if limit is not None and max(image.size) > limit:
-        why = f"{form} has at most {limit} pixels a side, and this image has {max(image.size)}"
-        raise UsageError(explain(f"Can't write it as {form}.", why, "write a PNG, or a smaller image"))
+    check_size(image.size, form)
     file = io.BytesIO()
     if form == "PNG":
         info = PngImagePlugin.PngInfo()

@@ -190,6 +190,8 @@ def test_exact_sizes_are_resized_and_made_again(run: Any, arguments: tuple[str, 
         ("--size", "nanx5"), ("--size", "16x16x16"), ("--size", "99999x99999"), ("--size", "16.5x16"),
         ("--size", "\uff11\uff16x16"), ("--exact-size",), ("--size", "16384x16384", "--exact-size", "--enlarge", "16"),
         ("--size", "128x128"), ("--seed", str(2**63)), ("--negative", "a cat", "--guidance", "1"),
+        ("--size", "16384x16", "--exact-size", "-o", "a.webp"), ("--negative", "a\udcff", "--guidance", "3"),
+        ("--negative", "a" * 30_000, "--guidance", "3"),
         ("--revision", "main"), ("--guidance", "1,,2"),
         ("--n", "64", "--grid", "--enlarge", "16", "--size", "4000x4000", "--exact-size"),
     ],
@@ -337,6 +339,14 @@ def test_a_model_in_the_hubs_cache_is_used(run: Any, model: Path, monkeypatch: p
     assert run("--from", "edited.png", "-o", "b.png", with_model=False).code == 0
     assert opened("b.png").tobytes() == opened("a.png").tobytes()
     assert read_record(Path("b.png")).model_source == "someone/tiny"
+
+
+@pytest.mark.parametrize("prompt", ["\udcff", "a dog\ud800", "a" * 30_000], ids=lambda prompt: ascii(prompt)[:20])
+def test_prompts_that_are_no_text_are_refused(run: Any, prompt: str) -> None:
+    for arguments in ((prompt,), (prompt, "-o", "{prompt}.png")):
+        result = run(*arguments)
+        assert (result.code, here()) == (2, set()), result.err
+        assert "scale 1" not in result.err
 
 
 # sheets

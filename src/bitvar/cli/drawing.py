@@ -77,6 +77,13 @@ class Drawing:
         return [(self.prompt, seed) for seed in (self.seeds[:1] if self.grid else self.seeds)]
 
     @property
+    def file_size(self) -> tuple[int, int]:
+        """Width and height of each file, once the model's size is known."""
+        size = self.image_size
+        assert size is not None, "settle it first"
+        return sheet_size(size, len(self.seeds)) if self.grid else size
+
+    @property
     def image_size(self) -> tuple[int, int] | None:
         """Width and height of each image as it is written, once the model's size is known."""
         size = self.asked if self.exact else self.drawn
@@ -128,9 +135,8 @@ def changed(drawing: Drawing, changes: Changes) -> Drawing:
     seeds = drawing.seeds
     if changes.seed is not None or changes.n is not None:
         seeds = seeds_from(seeds[0] if changes.seed is None else changes.seed, changes.n or len(seeds))
-    if changes.prompt is not None and len(changes.prompt) > MAX_PROMPT:
-        why = f"{MAX_PROMPT} are read at most"
-        raise UsageError(explain(f"The prompt has {len(changes.prompt)} characters.", why, "shorten the prompt"))
+    for what, text in (("prompt", changes.prompt), ("negative prompt", changes.negative)):
+        _check_text(what, text or "")
     made = replace(
         drawing,
         prompt=drawing.prompt if changes.prompt is None else changes.prompt,
@@ -215,13 +221,19 @@ def _check(drawing: Drawing, pipeline: "InfinityPipeline") -> None:
         why = "it is what guidance steers away from, and guidance is off: its scale is 1"
         raise UsageError(explain("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3"))
     check_prompt(drawing.prompt, pipeline)
-    size = drawing.image_size
-    assert size is not None
-    width, height = sheet_size(size, len(drawing.seeds)) if drawing.grid else size
+    width, height = drawing.file_size
     if width * height > MAX_PIXELS:
         why = f"a file may have {MAX_PIXELS} pixels"
         raise UsageError(explain(f"Can't write {width}x{height} pixels.", why, "ask for less with --size or --enlarge"))
     assert len(drawing.seeds) <= MAX_IMAGES
+
+
+def _check_text(what: str, text: str) -> None:
+    if len(text) > MAX_PROMPT:
+        why = f"{MAX_PROMPT} are read at most"
+        raise UsageError(explain(f"The {what} has {len(text)} characters.", why, f"shorten the {what}"))
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UsageError(explain(f"The {what} is no text.", "it holds bytes that are not UTF-8", "write it in UTF-8"))
 
 
 def check_prompt(prompt: str, pipeline: "InfinityPipeline") -> None:

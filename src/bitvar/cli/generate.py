@@ -82,7 +82,7 @@ def generate(
     """Turn a prompt into an image. The file carries its settings: `bitvar generate --from out.png` makes it again."""
     with exit_codes():
         from bitvar.cli.drawing import Changes
-        from bitvar.cli.image_output import destinations, report
+        from bitvar.cli.image_output import check_sizes, destinations, report
         from bitvar.cli.sizes import read_size
 
         sampling = {
@@ -110,6 +110,7 @@ def generate(
         pipeline = _load(model, revision, tokenizer, dtype, device, record=record, path=from_image)
         _load_adapters(pipeline, lora or [], record)
         drawings = _settle(drawings, pipeline, prompts)
+        check_sizes(drawings, targets)
         _note_unknown_words(drawings, model, record)
         extra = _provenance(model, record)
         files = _draw(pipeline, drawings, targets, previews, extra)

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from bitvar.cli.drawing import Drawing
 from bitvar.errors import UsageError, explain
 from bitvar.naming import Target, targets_of, write_new
-from bitvar.record import ImageRecord, encode_image, format_of, montage, write_image
+from bitvar.record import ImageRecord, check_size, encode_image, format_of, montage, write_image
 
 STDOUT: Final = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
@@ -58,6 +58,17 @@ def destinations(output: str | None, drawings: Sequence[Drawing], *, many: bool)
         check_writable(target.path.parent, target.path)
     rest = iter(targets)
     return [[next(rest) for _ in drawing.files] for drawing in drawings]
+
+
+def check_sizes(drawings: Sequence[Drawing], targets: list[list[Target]] | None) -> None:
+    """Refuse sizes that the formats of the files can't have.
+
+    Raises:
+        UsageError: for the first of them.
+    """
+    for drawing, files in zip(drawings, targets or [], strict=False):
+        for target in files:
+            check_size(drawing.file_size, format_of(target.path))
 
 
 def check_writable(folder: Path, path: Path) -> None:
