@@ -39,4 +39,5 @@ def note(prompts: Iterable[str], source: str | Path | None) -> str | None:
         return None
     parts = [f"{word!r} (nearest: {', '.join(near)})" if near else repr(word) for word, near in words.items()]
     more = f", and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
-    return f"Note: this model was never taught {', '.join(parts[:SHOWN])}{more}; what it draws for it means nothing."
+    named = f"Note: this model was never taught {', '.join(parts[:SHOWN])}{more}, and draws something else."
+    return f"{named} `bitvar models info {source or EMBEDDED_MODEL.name}` lists what it knows."
