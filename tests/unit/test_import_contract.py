@@ -105,7 +105,20 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
 
 
 def test_the_contract_has_no_cycle() -> None:
-    order = [*sorted(CORE), "naming", "image_text", "record", "nn", *sorted(MODELS), "sampling", "editing", "checkpoints", "runtime", "pipeline", "data"]
+    order = [
+        *sorted(CORE),
+        "naming",
+        "image_text",
+        "record",
+        "nn",
+        *sorted(MODELS),
+        "sampling",
+        "editing",
+        "checkpoints",
+        "runtime",
+        "pipeline",
+        "data",
+    ]
     for position, name in enumerate(order):
         assert MAY[name] - CORE <= set(order[:position]), name
 
