@@ -20,9 +20,9 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps
 
-from bitvar.codec.pictures import files_below
 from bitvar.data.pictures import PictureLimits, decode_picture
 from bitvar.data.samples import read_samples
+from bitvar.data.walking import list_files
 from bitvar.errors import UsageError, explain
 
 SMALLEST: Final = 64
@@ -68,7 +68,7 @@ def copy_icons(icons: Path, out: Path) -> int:
 
 def cut_crops(photographs: Path, out: Path, num_crops: int, side: int) -> int:
     """Write `num_crops` random squares of every photograph, `side` pixels a side; how many there are."""
-    paths, _ = files_below(photographs, SUFFIXES)
+    paths, _ = list_files(photographs, SUFFIXES)
     for number, path in enumerate(paths):
         picture = decode_picture(path.read_bytes(), PictureLimits(min_side=SMALLEST))
         rng = np.random.default_rng([SEED, number])

@@ -89,7 +89,7 @@ def test_features_that_are_not_finite_are_refused(data: Path, text: TextEncoder)
     tokenizer = tiny_tokenizer()
     with torch.no_grad():
         next(tokenizer.encoder.parameters()).fill_(float("nan"))
-    with pytest.raises(ComputationError, match="the (frozen )?tokenizer's features"):
+    with pytest.raises(ComputationError, match=r"the (frozen )?tokenizer's features"):
         made(data, text, tokenizer)
     with torch.no_grad():
         next(text.model.parameters()).fill_(float("inf"))
