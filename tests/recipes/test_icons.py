@@ -52,6 +52,7 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
         "model.width=64",
         "model.num_heads=2",
         "model.text_width=64",
+        "model.max_text_tokens=32",
         "model.text_adapter_width=64",
     )
     settings = [part for size in sizes for part in ("--set", size)]

@@ -301,7 +301,7 @@ def test_data_check_names_what_is_bad(bitvar: Any, own_pictures: Path, tmp_path:
     assert result.code == 2
     assert "14 samples are good, 6 can't be used (30.0%)" in result.out
     assert "not-a-picture: 5" in result.out
-    assert result.out.count("it is none of PNG, JPEG, WEBP") == 3
+    assert result.out.count("it is none of PNG, JPEG, WebP") == 3
     assert "why: not-a-picture 5, no-caption 1" in result.err
     rows = [json.loads(line) for line in report.read_text().splitlines()]
     assert [row["name"] for row in rows] == ["00.png", "01.png", "02.png", "03.png", "04.png", "19.png"]

@@ -522,7 +522,7 @@ def test_a_full_disk_is_called_one_by_whatever_saves(full_disk: Path, tmp_path: 
         with pytest.raises(OSError, match="No space left") as caught:
             write(full_disk / name)
         assert Path(caught.value.filename).is_relative_to(full_disk / name)
-        assert os.listdir(full_disk) == ["filler"]  # noqa: PTH208
+        assert set(os.listdir(full_disk)) <= {"filler", "digests.json"}  # noqa: PTH208  (what is known of the data)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS], ids=lambda c: errno.errorcode[c])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bitvar.checkpoints.lora import base_tensors, load_adapter, lora_layers
 from bitvar.checkpoints.lora_file import PEFT_SETTINGS, PEFT_WEIGHTS, adapter_digest, find_adapter
-from bitvar.cli.lora import load_adapters, load_adapters_of_picture, read_option
+from bitvar.cli.lora import load_adapters, load_adapters_of_record, read_option
 from bitvar.errors import UsageError, WeightsError
 from bitvar.pipeline import InfinityPipeline
 
@@ -93,8 +93,8 @@ def test_adapters_of_other_trainers_count_as_they_do_there(
     assert set(lora_layers(pipe.transformer)) == set(LAYERS)
     for layer in LAYERS:
         torch.testing.assert_close(delta(pipe, layer), wanted[layer], rtol=1e-4, atol=1e-4)
-    load_adapters_of_picture(pipe_again := InfinityPipeline(replace(pipe.components, transformer=rough())),
-                             [str(source)], [each.model_dump() for each in pipe._adapters.used()])  # fmt: skip
+    load_adapters_of_record(pipe_again := InfinityPipeline(replace(pipe.components, transformer=rough())),
+                             [str(source)], pipe._adapters.used())  # fmt: skip
     assert torch.equal(logits(pipe_again.transformer), logits(pipe.transformer))
 
 

@@ -126,7 +126,7 @@ def test_without_matplotlib_it_says_what_to_install(run: Path, monkeypatch: pyte
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UsageError, match=r"bitvar\[report\]"):
+    with pytest.raises(UsageError, match=r"pip install .*\[report\]"):
         build_report(run)
 
 

@@ -89,7 +89,8 @@ def test_each_message_names_the_next_option_and_the_end_trains(
         given += () if data == "index" else ("--set", "cut_caption=0")  # a set's features are stored whole
         result = bitvar("train", *given, "--out", tmp_path / f"run{number}", "--device", "cpu", "--workers", 0)
         assert result.code == 0, result.err
-        assert "captions were cut to the 16 tokens the model reads of a text" in result.err
+        told = {"set": "captions were cut to the 16 tokens the model reads", "index": "1 caption cut so far"}
+        assert told[data] in result.err
 
 
 def test_long_captions_are_counted_beforehand(toy: Path, tmp_path: Path, bitvar: Any) -> None:

@@ -46,9 +46,9 @@ def test_a_picture_depends_on_its_prompt_and_number_alone(pipeline: InfinityPipe
     assert len({each.path.read_bytes() for each in first}) == 4
 
 
-@pytest.mark.parametrize("making", [Making(2, guidance=7.0), Making(2, temperature=0.1)])
+@pytest.mark.parametrize("making", [Making(2, guidance=90.0), Making(2, temperature=0.1)])
 def test_guidance_and_temperature_are_the_models(making: Making, pipeline: InfinityPipeline, tmp_path: Path) -> None:
-    prompts = select_prompts(("seen",), 1)[:2]
+    prompts = select_prompts(("seen",), 1)[:4]
     plain = make_pictures(pipeline, prompts, tmp_path / "plain", num_seeds=1, making=Making(2))
     changed = make_pictures(pipeline, prompts, tmp_path / "changed", num_seeds=1, making=making)
     assert [each.path.read_bytes() for each in plain] != [each.path.read_bytes() for each in changed]

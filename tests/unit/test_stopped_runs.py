@@ -35,7 +35,7 @@ def test_a_tokenizer_run_counts_its_images_and_knows_them(
     assert '"tokenizer"' in out
     assert not (tmp_path / "run").exists()
     _, err = run(monkeypatch, capsys, given)
-    assert "24 images found: 23 to train on, 1 held out to validate; 0 left out as unfit" in err
+    assert "found 24 images: 23 to train on, 1 held out" in err
     path = tokenizer_work / "pictures" / "5.png"
     kept = path.read_bytes()
     Image.new("RGB", (24, 24), "red").save(path)

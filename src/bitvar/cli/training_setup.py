@@ -206,6 +206,10 @@ def load_frozen(config: TransformerTraining, inputs: "Inputs", device: torch.dev
     if width != config.model.text_width and not its_own:
         why = f"it gives {width} features a token, and model.text_width is {config.model.text_width}"
         raise UsageError(explain("The text encoder does not fit this model.", why, f"set model.text_width={width}"))
+    if encoder.max_tokens is not None and encoder.max_tokens < config.model.max_text_tokens and not its_own:
+        why = f"it reads {encoder.max_tokens} tokens, and model.max_text_tokens is {config.model.max_text_tokens}"
+        todo = f"set model.max_text_tokens={encoder.max_tokens}"
+        raise UsageError(explain("The text encoder does not fit this model.", why, todo))
     key = features_key(identity.bits_sha256, encoder, encoder_folder)
     own = digest_of([tokenizer.config.dump(), digest_tensors(tokenizer.state_dict())])
     begun = NONE if start is None else weights_digest(start)

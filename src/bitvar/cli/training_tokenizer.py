@@ -1,6 +1,5 @@
 """What `bitvar train` puts together for a tokenizer: pictures, weights to begin from, networks that judge."""
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,22 +39,15 @@ def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", d
     _refuse_unused(inputs)
     origin = _read_origin(config, inputs)
     planned.folder.mkdir(parents=True, exist_ok=True)
-    left_out: list[str] = []
-
-    def leave_out(line: str) -> None:
-        left_out.append(line)
-        planned.report(line)
-
     assert inputs.data is not None
     source = open_pictures(
-        inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction, report=leave_out
+        inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction, report=planned.report
     )
     begun = NONE if origin is None else digest_of([origin.config.dump(), digest_tensors(origin.tensors)])
     paths = source.paths if isinstance(source, PictureList) else ()
     identity = identify_run(planned, inputs.data, {"--init": begun}, pictures=lambda: paths)
     planned = replace(planned, identity=identity)
     train, validation = (_pictures(source, config, inputs, planned, split, device) for split in ("train", "val"))
-    planned.report(_describe_counts(source, len(left_out)))
     perceptual = perceptual_distance(config.perceptual_network, device) if config.perceptual > 0 else None
     task = TokenizerTask(config, train=train, validation=validation, perceptual=perceptual, device=device)
     if origin is not None:
@@ -99,18 +91,6 @@ def _read_origin(config: TokenizerTraining, inputs: "Inputs") -> TokenizerOrigin
     origin = None if inputs.initial is None else TokenizerOrigin.read(resolve_named(inputs.initial, what="tokenizer"))
     check_origin(config, origin)
     return origin
-
-
-def _describe_counts(source: PictureSource, left_out: int) -> str:
-    """How many images were found, and what becomes of them."""
-    counts: Counter[str] = Counter()
-    for group in source.groups:
-        counts[group.split] += group.count
-    others = "".join(f", {count:,} of split {name}" for name, count in counts.items() if name not in ("train", "val"))
-    return (
-        f"{sum(counts.values()) + left_out:,} images found: {counts['train']:,} to train on, {counts['val']:,} held out"
-        f" to validate{others}; {left_out:,} left out as unfit"
-    )
 
 
 def _refuse_unused(inputs: "Inputs") -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 from pydantic import Field, model_validator
 
 from bitvar.config import CodeLengths, Config
+from bitvar.errors import UsageError, explain
 from bitvar.scales import MAX_SCALES, MAX_SIDE, ScaleSchedule, lengths_of, official_schedules
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
@@ -65,8 +66,12 @@ class TransformerConfig(Config):
     def _scales_fit(self) -> "TransformerConfig":
         longest = max((len(schedule) for schedule in self.all_schedules()), default=0)
         if longest > self.max_scales:
-            raise ValueError(
-                f"the scale embedding (lvl_embed) has {self.max_scales} rows, and a schedule has {longest} scales"
+            raise UsageError(
+                explain(
+                    "The scale embedding is too small.",
+                    f"it (lvl_embed) has {self.max_scales} rows, and a schedule has {longest} scales",
+                    f"set model.max_scales={longest}",
+                )
             )
         return self
 
