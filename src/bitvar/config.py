@@ -42,7 +42,7 @@ class Config(BaseModel):
             if isinstance(cause, UsageError):  # one of ours, which says all three lines itself
                 raise UsageError(f"Bad value for {where or cls.__name__!r} in {source}: {cause}") from None
             what = f"Bad value for {where or cls.__name__!r} in {source}."
-            raise UsageError(explain(what, _reason(first["msg"]), "correct that value")) from None
+            raise UsageError(explain(what, _reason(first["msg"]), "give another value")) from None
 
     @classmethod
     def load(cls: type[C], path: Path) -> C:

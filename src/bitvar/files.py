@@ -164,6 +164,14 @@ def read_plain(path: Path) -> bytes:
         return file.read()
 
 
+def is_file_name(text: str) -> bool:
+    """Whether a file could have this path: it has characters, no NUL, and none that can't be written down."""
+    try:
+        return text != "" and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def is_lfs_pointer(path: Path) -> bool:
     """Whether Git LFS has yet to fetch this file."""
     with open_plain(path) as file:

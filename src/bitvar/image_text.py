@@ -5,7 +5,6 @@ JSON. The walk over a file's parts reads no more of them than their lengths, wit
 """
 
 import os
-import stat
 import struct
 import warnings
 import zlib
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from PIL import Image
+
+from bitvar.files import open_plain
 
 _MAX_CHUNKS: Final = 200_000
 _COMMENT: Final = b"ASCII\0\0\0"
@@ -29,10 +30,10 @@ def find_text(path: Path, key: str, *, max_bytes: int) -> str | None:
         max_bytes: the longest text that is read.
 
     Raises:
-        OSError: if the file can't be read.
-        ValueError: if it is a pipe or a device, another format, or its text is damaged or too long.
+        OSError: if the file can't be read, or is a pipe or a device.
+        ValueError: if it is of another format, or its text is damaged or too long.
     """
-    with _open_regular(path) as file:
+    with open_plain(path) as file:
         return _find(file, key, max_bytes)
 
 
@@ -41,15 +42,6 @@ def exif_with(key: str, text: str) -> Image.Exif:
     exif = Image.Exif()
     exif.get_ifd(_EXIF)[_USER_COMMENT] = _COMMENT + f'{{"{key}": {text}}}'.encode("ascii")
     return exif
-
-
-def _open_regular(path: Path) -> BinaryIO:
-    """A file to read; a pipe or a device, which might never answer or never end, is an OSError."""
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))  # noqa: SIM115
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError("it is a pipe or a device")
-    return file
 
 
 def _find(file: BinaryIO, key: str, max_bytes: int) -> str | None:

@@ -58,6 +58,7 @@ class GenerationOutput:
         Raises:
             UsageError: for another suffix, two images of one name, or an output of bits.
         """
+        where = arguments.checked("where", where, arguments.path)
         records = [ImageRecord.of(metadata, version=__version__) for metadata in self.metadata]
         return save_images(_as_pil(self.images), records, where)
 
@@ -157,10 +158,10 @@ class InfinityPipeline:
         precision = resolve_dtype(dtype, chosen)
         if revision is not None:
             revision = arguments.checked("revision", revision, arguments.text)
-        folder = resolve_model(None if model is None else arguments.checked("model", model, _path), revision)
+        folder = resolve_model(None if model is None else arguments.checked("model", model, arguments.path), revision)
         other = None
         if tokenizer is not None:
-            other = resolve_model(arguments.checked("tokenizer", tokenizer, _path), what="tokenizer")
+            other = resolve_model(arguments.checked("tokenizer", tokenizer, arguments.path), what="tokenizer")
         return cls(load_folder(folder, dtype=precision, device=chosen, tokenizer=other))
 
     def to(
@@ -194,7 +195,7 @@ class InfinityPipeline:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model folder, whole or not at all: without adapters, but with those that are fused."""
-        save_folder(self.components, Path(arguments.checked("folder", folder, _path)))
+        save_folder(self.components, Path(arguments.checked("folder", folder, arguments.path)))
 
     def load_lora_weights(
         self, source: str | Path, adapter_name: str = "default", *, revision: str | None = None
@@ -213,7 +214,7 @@ class InfinityPipeline:
         Warns:
             UserWarning: if the adapter was made for another model of the same sizes.
         """
-        source = arguments.checked("source", source, _path)
+        source = arguments.checked("source", source, arguments.path)
         adapter_name = arguments.checked("adapter_name", adapter_name, arguments.text)
         if revision is not None:
             revision = arguments.checked("revision", revision, arguments.text)
@@ -256,7 +257,7 @@ class InfinityPipeline:
 
     def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
         """Take these adapters off; of those chosen, the others go on counting."""
-        self._adapters.delete([adapter_names] if isinstance(adapter_names, str) else list(adapter_names))
+        self._adapters.delete(arguments.checked("adapter_names", adapter_names, _names))
 
     def unload_lora_weights(self) -> None:
         """Take all adapters off: the model is as it was before, to the bit."""
@@ -303,7 +304,7 @@ class InfinityPipeline:
         forms = ("pil", "np", "pt", "bits")
         if not isinstance(output_type, str) or output_type not in forms:
             what = f"Unknown output_type {arguments.shown(output_type)}."
-            raise UsageError(explain(what, "no such form", f"choose from {forms}"))
+            raise UsageError(explain(what, "images come in no such form", f"choose from {', '.join(forms)}"))
         last = collections.deque(self.stream(prompt, **options), maxlen=1).pop()
         return GenerationOutput(_as_form(last, output_type), last.seeds, last.metadata)
 
@@ -407,6 +408,25 @@ class InfinityPipeline:
         }
         return SamplingParams(**values)
 
+    def check_prompt(self, text: str, *, what: str = "prompt") -> None:
+        """Refuse a prompt that can't be drawn, before any work.
+
+        Args:
+            text: the prompt.
+            what: names it in the error.
+
+        Raises:
+            UsageError: for one without words, or with more tokens than the model reads.
+        """
+        if not text.strip():
+            todo = "say what to draw, such as 'a red apple'"
+            raise UsageError(explain(f"The {what} is empty.", "it has no words", todo))
+        limit = self.transformer.config.max_text_tokens
+        length = 0 if self.text_encoder is None else self.text_encoder.num_tokens(text)
+        if length > limit:
+            why = f"this model reads at most {limit}; nothing is cut off in silence"
+            raise UsageError(explain(f"The {what} is too long: {length} tokens.", why, f"shorten the {what}"))
+
     def encode_prompts(
         self, prompts: str | Sequence[str], *, what: str = "prompt", batch_invariant: bool = True
     ) -> TextCondition:
@@ -431,13 +451,8 @@ class InfinityPipeline:
         if not texts:
             raise UsageError(explain(f"There is no {what}.", "the list is empty", "give at least one"))
         distinct = list(dict.fromkeys(texts))
-        limit = self.transformer.config.max_text_tokens
         for text in distinct:
-            if not text.strip():
-                raise UsageError(explain(f"The {what} is empty.", "it has no words", f"describe it, got {text!r}"))
-            if (length := self.text_encoder.num_tokens(text)) > limit:
-                why = f"this model reads at most {limit}; nothing is cut off in silence"
-                raise UsageError(explain(f"The {what} is too long: {length} tokens.", why, f"shorten the {what}"))
+            self.check_prompt(text, what=what)
         parts = [[text] for text in distinct] if batch_invariant else [distinct]
         rows = [row for part in parts for row in self.text_encoder.encode(part).rows()]
         for row in rows:
@@ -498,15 +513,6 @@ def _side(value: Any) -> int:
     if not 1 <= number <= MAX_SIDE:
         raise ValueError(f"it must lie between 1 and {MAX_SIDE:,}, got {arguments.shown(number)}")
     return number
-
-
-def _path(value: Any) -> str | Path:
-    if isinstance(value, Path):
-        return value
-    text = arguments.text(value)
-    if not text or "\0" in text:
-        raise ValueError(f"it must be a path or a name, got {arguments.shown(value)}")
-    return text
 
 
 def _names(value: Any) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bitvar.checkpoints.files import MANIFEST, merged_digest, read_object
-from bitvar.checkpoints.folder import Defaults, ModelIndex, TokenizerIdentity, find_tokenizer
+from bitvar.checkpoints.folder import Defaults, ModelIndex, TokenizerIdentity, digest_of_parts, find_tokenizer
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.tokenizer import TokenizerConfig
@@ -28,7 +28,7 @@ class Description:
         kind: "model" or "tokenizer".
         name: the model's own name.
         folder: where it is.
-        digest: one digest of all its files, by its manifest; empty without one.
+        digest: one digest of the files that compute, by its manifest; empty without one.
         sizes: every (width, height) in pixels that a model draws; none for a tokenizer, which takes any.
         parameters: the number of parameters of each part.
         precision: the precisions of the weights of each part.
@@ -88,7 +88,7 @@ def describe(folder: Path) -> Description:
         kind="model" if is_model else "tokenizer",
         name=index.name if index else identity.name,
         folder=folder,
-        digest=merged_digest(sums) if sums else "",
+        digest=(digest_of_parts(sums) if is_model else merged_digest(sums)) if sums else "",
         sizes=tuple(dict.fromkeys((schedule[-1][1] * side, schedule[-1][0] * side) for schedule in schedules)),
         parameters={part: number for part, (number, _) in counted.items()},
         precision={part: precision for part, (_, precision) in counted.items()},

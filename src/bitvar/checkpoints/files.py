@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.files import is_lfs_pointer, named_disk_errors, open_plain, read_plain, replaced_folder
+from bitvar.files import is_file_name, is_lfs_pointer, named_disk_errors, open_plain, read_plain, replaced_folder
 
 MANIFEST = "SHA256SUMS.json"
 
@@ -45,10 +45,11 @@ def require_replaceable(folder: Path) -> None:
 
     Raises:
         UsageError: for a file, the current folder or one above it, the home folder or one above it, a folder without a
-            manifest of ours, or one that holds a file that its manifest doesn't list.
+            manifest of ours, or one that holds a file that its manifest doesn't list, or a text that was edited since.
     """
-    if "\0" in str(folder):
-        raise UsageError(explain(f"{str(folder)!r} is no name.", "it holds a NUL byte", "choose another name"))
+    if not is_file_name(str(folder)):
+        why = "it is empty, or holds a NUL or half a character"
+        raise UsageError(explain(f"No folder can be called {str(folder)!a}.", why, "choose another name"))
     place = Path(os.path.realpath(folder))
     if not place.exists():
         return
@@ -62,7 +63,7 @@ def require_replaceable(folder: Path) -> None:
     if foreign:
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         raise UsageError(
-            explain(f"{folder} holds files that bitvar did not save there.", shown, "choose another folder")
+            explain(f"{folder} holds files that bitvar did not save so.", shown, "move them, or choose another folder")
         )
 
 
@@ -74,7 +75,10 @@ def _home() -> Path | None:
 
 
 def _foreign(folder: Path) -> list[str]:
-    """What is in a folder that no manifest lists, all of it if there is no manifest."""
+    """What is in a folder that no manifest lists, or differently; all of it if there is no manifest.
+
+    Weights are not read again for this: nobody edits them by hand.
+    """
     found = sorted(path.relative_to(folder) for path in folder.rglob("*"))
     try:
         sums = _read_manifest(folder)
@@ -82,12 +86,25 @@ def _foreign(folder: Path) -> list[str]:
         sums = {}
     listed = {PurePosixPath(name) for name in sums} | ({PurePosixPath(MANIFEST)} if sums else set())
     parents = {parent for name in listed for parent in name.parents}
-    return [
+    foreign = [
         str(name)
         for name in found
         if PurePosixPath(name) not in (parents if (folder / name).is_dir() else listed)
         or ((folder / name).is_symlink() and (folder / name).is_dir())
     ]
+    edited = [
+        f"{name} (edited since)"
+        for name, expected in sums.items()
+        if is_inside(name) and not name.endswith(".safetensors") and _is_edited(folder / name, expected)
+    ]
+    return foreign + edited
+
+
+def _is_edited(path: Path, expected: str) -> bool:
+    try:
+        return digest(path) != expected and not _line_ends_changed(path, expected)
+    except OSError:  # what is gone, or no file, is nothing to lose
+        return False
 
 
 def digest(path: Path) -> str:
@@ -103,8 +120,12 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
 
 
-def verify_folder(folder: Path) -> dict[str, str]:
+def verify_folder(folder: Path, part: str = "") -> dict[str, str]:
     """Check what computes against the folder's manifest, and return the digests of all files that it lists.
+
+    Args:
+        folder: the one with the manifest.
+        part: a folder in it, which is then checked alone.
 
     Cards and notes (see `is_note`) may be edited, removed and added; so may files whose names begin with a dot. JSON
     whose line ends are CRLF now is the JSON it was.
@@ -113,8 +134,10 @@ def verify_folder(folder: Path) -> dict[str, str]:
         WeightsError: naming each missing, altered or unlisted file, with the digests.
     """
     sums = _read_manifest(folder)
+    if part:
+        sums = {name: value for name, value in sums.items() if name.startswith(f"{part}/")}
     problems = {name: problem for name, expected in sums.items() if (problem := _problem(folder, name, expected))}
-    for path in sorted(folder.rglob("*")):
+    for path in sorted((folder / part).rglob("*")):
         name = path.relative_to(folder).as_posix()
         if name not in sums and not path.is_dir() and not _may_be_added(name):
             problems[name] = f"not in {MANIFEST}"
@@ -123,7 +146,7 @@ def verify_folder(folder: Path) -> dict[str, str]:
         more = [f"and {len(listed) - _SHOWN} more"] if len(listed) > _SHOWN else []
         raise WeightsError(
             explain(
-                f"The files of {folder} are not the ones it was saved with:\n    "
+                f"The files of {folder / part} are not the ones it was saved with:\n    "
                 + "\n    ".join(listed[:_SHOWN] + more),
                 *_cure(problems.values()),
             )
@@ -283,7 +306,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
         path.chmod(stat.S_IMODE(mode))
 
 
-def merged_digest(sums: Mapping[str, str], prefix: str = "") -> str:
-    """One digest for the files of a manifest that compute, or for those of them whose names begin with `prefix`."""
+def merged_digest(sums: Mapping[str, str], prefix: str | tuple[str, ...] = "") -> str:
+    """One digest for those files of a manifest whose names begin with `prefix`, or with one of several; notes apart."""
     bound = [(name, value) for name, value in sorted(sums.items()) if name.startswith(prefix) and not is_note(name)]
     return hashlib.sha256("".join(f"{name} {value}\n" for name, value in bound).encode()).hexdigest()

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from bitvar.checkpoints.files import (
     MANIFEST,
     atomic_folder,
-    digest,
-    is_inside,
     load_tensors,
     merged_digest,
     read_card,
@@ -46,6 +44,8 @@ from bitvar.vocabulary import VOCABULARY, Vocabulary, load_vocabulary
 MAX_SHARD_BYTES = 5_000_000_000
 WEIGHTS = "model.safetensors"
 GRIDS = "grids.json"
+PARTS = ("transformer/", "image_tokenizer/", "text_encoder/")
+"""The folders in a model folder that hold what computes."""
 FILE_STEM = r"^\w[\w.-]*$"
 
 M = TypeVar("M", InfinityTransformer, InfinityTokenizer)
@@ -137,9 +137,9 @@ class Components:
     """A model in memory.
 
     The text encoder is absent from freshly converted official files until one is given. The digest is that of the
-    folder it was read from, and the other that of its `transformer/`; empty for a model that never was in one. The
-    tokenizer is the one that the index names, unless another identity is given: one that makes the same bits. The
-    vocabulary is what the model knows, where its folder says.
+    parts it was read from (see `digest_of_parts`), and the other that of its `transformer/`; empty for a model that
+    never was in a folder. The tokenizer is the one that the index names, unless another identity is given: one that
+    makes the same bits. The vocabulary is what the model knows, where its folder says.
     """
 
     transformer: InfinityTransformer
@@ -218,9 +218,18 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, token
     if encoder is not None:
         check_encoder(transformer_config, encoder, str(text))
     card = read_card(folder)
-    digests = merged_digest(sums), merged_digest(sums, "transformer/")
+    digests = digest_of_parts(sums), merged_digest(sums, "transformer/")
     parts = transformer, image_tokenizer, encoder, index, card
     return Components(*parts, *digests, tokenizer_identity=identity, vocabulary=load_vocabulary(folder))
+
+
+def digest_of_parts(sums: Mapping[str, str]) -> str:
+    """The digest by which images name the model that drew them: of its parts, which alone compute.
+
+    The index (the name, default settings, which an image records itself), the vocabulary, the card and notes are not in
+    it: a model that gains any of them draws the same images.
+    """
+    return merged_digest(sums, PARTS)
 
 
 def verify_part(folder: Path) -> dict[str, str]:
@@ -244,12 +253,9 @@ def verify_part(folder: Path) -> dict[str, str]:
     refuse_pointers(folder)
     if (folder / MANIFEST).is_file():
         return verify_folder(folder)
-    around, prefix = folder.resolve().parent, f"{folder.resolve().name}/"
-    if (around / MANIFEST).is_file():
-        listed = {name: value for name, value in read_object(around / MANIFEST).items() if name.startswith(prefix)}
-        if listed:
-            _verify_listed(around, listed, prefix)
-            return {name.removeprefix(prefix): value for name, value in listed.items()}
+    around, name = folder.resolve().parent, folder.resolve().name
+    if (around / MANIFEST).is_file() and any(key.startswith(f"{name}/") for key in read_object(around / MANIFEST)):
+        return {key.removeprefix(f"{name}/"): value for key, value in verify_folder(around, part=name).items()}
     if (folder / "identity.json").exists():
         return verify_folder(folder)  # says that there is no manifest
     refuse_foreign_files(folder)
@@ -257,29 +263,6 @@ def verify_part(folder: Path) -> dict[str, str]:
         tensors = load_tensors(path)
         require_sound_weights({name: t for name, t in tensors.items() if not is_position_index(name, t)}, str(path))
     return {}
-
-
-def _verify_listed(around: Path, listed: Mapping[str, str], prefix: str) -> None:
-    problems = []
-    for name, expected in listed.items():
-        if not is_inside(name):
-            problems.append(f"{name[:100]}: not the name of a file in the folder")
-        elif not (around / name).is_file():
-            problems.append(f"{name}: missing")
-        elif (found := digest(around / name)) != expected:
-            problems.append(f"{name}: sha256 {found}, expected {expected}")
-    inside = (path.relative_to(around) for path in sorted((around / prefix).rglob("*")) if path.is_file())
-    for path in inside:
-        if path.as_posix() not in listed and not path.name.startswith(".") and path.suffix != ".md":
-            problems.append(f"{path.as_posix()}: not in {MANIFEST}")
-    if problems:
-        raise WeightsError(
-            explain(
-                f"The files of {around / prefix} are not the ones it was saved with:\n    " + "\n    ".join(problems),
-                "they were altered, truncated or replaced",
-                "download or convert the model again",
-            )
-        )
 
 
 def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:

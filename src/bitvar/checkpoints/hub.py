@@ -33,7 +33,7 @@ def resolve_model(model: str | Path | None, revision: str | None = None, *, what
 
     Args:
         model: None for the embedded one, a folder, a name in the package, or a hub id `owner/name`.
-        revision: of a hub id.
+        revision: of a hub id; with anything else it is refused, since it would do nothing.
         what: names it in errors: "model", "tokenizer", "text encoder" or "adapter".
 
     Raises:
@@ -43,6 +43,28 @@ def resolve_model(model: str | Path | None, revision: str | None = None, *, what
     Warns:
         UserWarning: if a folder here has the name of one in the package.
     """
+    folder = _resolve_local(model, what)
+    if folder is None:
+        return _from_hub(str(model), revision, what)
+    refuse_revision(revision, folder, what)
+    return folder
+
+
+def refuse_revision(revision: str | None, path: Path, what: str) -> None:
+    """Refuse the revision of something that is on this machine, and so has none.
+
+    Raises:
+        UsageError: if there is a revision.
+    """
+    if revision is not None:
+        why = f"only {_a(what)} of the hub has revisions, and this is {path}"
+        raise UsageError(
+            explain(f"The revision {revision!r} would do nothing.", why, "name OWNER/NAME, or leave it out")
+        )
+
+
+def _resolve_local(model: str | Path | None, what: str) -> Path | None:
+    """A folder on this machine; None for a hub id."""
     if model is None:
         return EMBEDDED_MODEL
     if not isinstance(model, str | Path):
@@ -52,7 +74,7 @@ def resolve_model(model: str | Path | None, revision: str | None = None, *, what
     folder = _existing(name, what)
     if folder is not None:
         if folder.is_file():
-            raise UsageError(explain(f"{name} is a file, not the folder of a {what}.", *_hint_at_file(folder, what)))
+            raise UsageError(explain(f"{name} is a file, not the folder of {_a(what)}.", *_hint_at_file(folder, what)))
         if name in packaged and folder.resolve() != packaged[name].resolve():
             text = f"The folder {folder.absolute()} is used, not the {what} {name!r} in the package."
             warnings.warn(text, UserWarning, stacklevel=2)
@@ -67,7 +89,7 @@ def resolve_model(model: str | Path | None, revision: str | None = None, *, what
                 _suggestion(name, packaged),
             )
         )
-    return _from_hub(name, revision, what)
+    return None
 
 
 def require_model_folder(folder: Path) -> None:
@@ -80,6 +102,10 @@ def require_model_folder(folder: Path) -> None:
         raise WeightsError(explain(f"{folder} is no model folder.", *_hint_at_folder(folder)))
 
 
+def _a(what: str) -> str:
+    return f"an {what}" if what.startswith("a") else f"a {what}"
+
+
 def _packaged(what: str) -> Mapping[str, Path]:
     """Those in the package that may stand for it, by name; of the text encoders there is that of the model alone."""
     folders = {"adapter": (), "text encoder": (EMBEDDED_MODEL,)}.get(what, (EMBEDDED_MODEL, *TOKENIZERS))
@@ -88,6 +114,8 @@ def _packaged(what: str) -> Mapping[str, Path]:
 
 def _existing(name: str, what: str) -> Path | None:
     """The path of that name, if there is one; `~` is the user's own folder."""
+    if not name:
+        raise UsageError(explain(f"There is no {what} ''.", "the name is empty", "name one, or leave the option out"))
     try:
         path = Path(name).expanduser()
         return path if path.exists() else None
@@ -118,7 +146,7 @@ def _from_hub(name: str, revision: str | None, what: str) -> Path:
     except Exception as error:  # a network fails in as many ways as the libraries on it have classes
         raise WeightsError(
             explain(
-                f"There is no folder {name!r}, and the hub was asked for the {what} {name!r} in vain.",
+                f"There is no folder {name!r}, and the hub gave no {what} of that name.",
                 _reason(error),
                 "check the path; if you meant the hub, check the name, the revision and the network",
             )

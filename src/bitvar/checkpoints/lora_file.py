@@ -28,7 +28,7 @@ from bitvar.checkpoints.files import (
     verify_folder,
     write_tensors,
 )
-from bitvar.checkpoints.hub import resolve_model
+from bitvar.checkpoints.hub import refuse_revision, resolve_model
 from bitvar.checkpoints.lora_names import PEFT_PREFIX, PREFIX, place_of
 from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError, explain
@@ -140,6 +140,7 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path:
     if path.suffix == ".safetensors" and not path.is_dir():
         if not path.is_file():
             raise UsageError(explain(f"There is no adapter {str(path)!r}.", "the file is missing", "check the path"))
+        refuse_revision(revision, path, "adapter")
         return path
     folder = resolve_model(source, revision, what="adapter")
     if (folder / MANIFEST).is_file():

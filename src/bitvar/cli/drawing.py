@@ -220,7 +220,7 @@ def _check(drawing: Drawing, pipeline: "InfinityPipeline") -> None:
     if "negative_prompt" in drawing.sampling and not params.guided:
         why = "it is what guidance steers away from, and guidance is off: its scale is 1"
         raise UsageError(explain("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3"))
-    check_prompt(drawing.prompt, pipeline)
+    pipeline.check_prompt(drawing.prompt)
     width, height = drawing.file_size
     if width * height > MAX_PIXELS:
         why = f"a file may have {MAX_PIXELS} pixels"
@@ -234,20 +234,6 @@ def _check_text(what: str, text: str) -> None:
         raise UsageError(explain(f"The {what} has {len(text)} characters.", why, f"shorten the {what}"))
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise UsageError(explain(f"The {what} is no text.", "it holds bytes that are not UTF-8", "write it in UTF-8"))
-
-
-def check_prompt(prompt: str, pipeline: "InfinityPipeline") -> None:
-    """Refuse a prompt that the pipeline would refuse, before any work.
-
-    Raises:
-        UsageError: for one without words, or with more tokens than the model reads.
-    """
-    if not prompt.strip():
-        raise UsageError(explain("The prompt is empty.", "it has no words", f"describe it, got {prompt!r}"))
-    encoder, limit = pipeline.text_encoder, pipeline.transformer.config.max_text_tokens
-    if encoder is not None and (length := encoder.num_tokens(prompt)) > limit:
-        why = f"this model reads at most {limit}; nothing is cut off in silence"
-        raise UsageError(explain(f"The prompt is too long: {length} tokens.", why, "shorten the prompt"))
 
 
 def _shown(value: Any) -> str:

@@ -101,7 +101,7 @@ def generate(
             enlarge=enlarge,
             sampling={name: value for name, value in sampling.items() if value is not None},
         )
-        _check_options(prompt, from_image, prompts, previews, model, revision)
+        _check_options(prompt, from_image, prompts, previews)
         record, drawings = _requested(changes, from_image, prompts)
         targets = destinations(output, drawings, many=prompts is not None)
         if previews is not None:
@@ -122,8 +122,6 @@ def _check_options(
     from_image: Path | None,
     prompts: str | None,
     previews: Path | None,
-    model: str | None,
-    revision: str | None,
 ) -> None:
     """Refuse options that would be of no use together."""
     from bitvar.errors import UsageError, explain
@@ -133,9 +131,6 @@ def _check_options(
             if given is not None:
                 why = "the file has the prompts, and each has images of its own"
                 raise UsageError(explain(f"--prompts and {name} were given.", why, "give one of them"))
-    if revision is not None and (model is None or Path(model).exists() or "/" not in model):
-        why = "a revision is that of a hub id, and --model names none"
-        raise UsageError(explain("--revision would do nothing.", why, "add --model OWNER/NAME, or leave it out"))
 
 
 def _check_previews(folder: Path) -> None:
@@ -188,20 +183,18 @@ def _load(
     record: "ImageRecord | None",
     path: Path | None,
 ) -> "InfinityPipeline":
-    from bitvar.checkpoints.hub import resolve_named
     from bitvar.cli.from_record import check_same_model, dtype_of, model_of
     from bitvar.pipeline import InfinityPipeline
 
     source: str | Path | None = model
-    if model is not None and "/" not in model:
-        source = resolve_named(model)
-    elif model is None and record is not None and path is not None:
+    if model is None and record is not None and path is not None:
         source = model_of(record, path)
     if source is None:
         typer.echo(
             "Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True
         )
-    chosen = dtype or (dtype_of(record) if record is not None else "auto")
+    kept = "auto" if record is None else dtype_of(record)
+    chosen = kept if dtype is None else dtype
     pipeline = InfinityPipeline.from_pretrained(
         source, revision=revision, tokenizer=tokenizer, dtype=chosen, device=device
     )

@@ -19,6 +19,9 @@ from bitvar.runtime.adapters import require_weight
 def read_option(text: str) -> tuple[str, float | None]:
     """The source and the weight, None if there is none; a path that exists is a source whatever it holds."""
     source, separator, weight = text.rpartition(":")
+    if not (source if separator else text):
+        why = "it is empty, or has a weight alone"
+        raise UsageError(explain(f"--lora {text!r} names no adapter.", why, "write PATH_OR_ID or PATH_OR_ID:0.8"))
     if not separator or Path(text).exists():
         return text, None
     try:

@@ -48,9 +48,9 @@ def read_size(size: str | None, aspect: str | None) -> AskedSize | None:
     if size is not None and aspect is not None:
         raise UsageError(explain("Both --size and --aspect were given.", "one decides the other", "give one of them"))
     if size is not None:
-        found = re.fullmatch(r"([0-9]{1,6})[xX\u00d7*]([0-9]{1,6})", size.strip())
+        found = re.fullmatch(r"([0-9]{1,12})[xX\u00d7*]([0-9]{1,12})", size.strip())
         if found is None:
-            raise _unreadable("size", size, "512x512, two whole numbers")
+            raise _unreadable("size", size, "two whole numbers with an x between", "512x512")
         width, height = int(found[1]), int(found[2])
         if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
             why = f"each side takes 1 to {MAX_SIDE} pixels"
@@ -60,7 +60,7 @@ def read_size(size: str | None, aspect: str | None) -> AskedSize | None:
         return None
     found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)[:/]([0-9]{1,6}(?:\.[0-9]{1,6})?)", aspect.strip())
     if found is None:
-        raise _unreadable("aspect ratio", aspect, "16:9, width to height")
+        raise _unreadable("aspect ratio", aspect, "two plain numbers with a colon between, width first", "16:9")
     width, height = float(found[1]), float(found[2])
     if not (width > 0 and height > 0 and 1 / MAX_RATIO <= width / height <= MAX_RATIO):
         why = f"width to height lies between 1:{MAX_RATIO} and {MAX_RATIO}:1"
@@ -99,7 +99,5 @@ def difference(asked: AskedSize, wanted: tuple[int, int], drawn: tuple[int, int]
     return explain(f"Note: asked for {named}; the model draws {got}.", why, todo)
 
 
-def _unreadable(what: str, text: str, example: str) -> UsageError:
-    return UsageError(
-        explain(f"Can't read the {what} {text!r}.", f"it is not like {example}", f"write it like {example}")
-    )
+def _unreadable(what: str, text: str, form: str, example: str) -> UsageError:
+    return UsageError(explain(f"Can't read the {what} {text!r}.", f"it is not {form}", f"write it like {example}"))

@@ -10,6 +10,7 @@ from PIL import Image
 from bitvar.codec.bitfile import BitFile, is_integer
 from bitvar.data.pictures import PictureLimits, RefusedError, check_sides
 from bitvar.errors import UsageError, explain
+from bitvar.files import is_file_name
 from bitvar.tokenizer import InfinityTokenizer
 
 
@@ -28,12 +29,9 @@ def require_path(value: object, what: str) -> Path:
         todo = "give a path (str or Path), or for an image a PIL image: Image.fromarray(array), Image.open(file)"
         raise UsageError(explain(f"This is no {what}.", why, todo))
     text = os.fspath(value)
-    try:
-        if b"\0" in os.fsencode(text) or not text:
-            raise ValueError
-    except ValueError:
-        why = "it is empty, or has a zero byte or half a character in it"
-        raise UsageError(explain(f"No {what} can be called {text!a}.", why, "check the path")) from None
+    if not is_file_name(text):
+        why = "it is empty, or holds a NUL or half a character"
+        raise UsageError(explain(f"No {what} can be called {text!a}.", why, "check the path"))
     return Path(text)
 
 

@@ -6,7 +6,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, explain
+from bitvar.finite import require_no_overflow
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,17 +54,17 @@ def move_model(parts: Sequence[nn.Module], *, device: torch.device, dtype: torch
     Raises:
         WeightsError: for weights that overflow in `dtype`. No part is changed then.
     """
-    weights = [(name, tensor) for part in parts for name, tensor in _weights(part, dtype)]
     if dtype is not None:
-        for name, tensor in weights:
-            _require_room(name, tensor, dtype)
-        for _, tensor in weights:
+        weights = [(type(part).__name__, *named) for part in parts for named in _weights(part, dtype)]
+        for part_name, name, tensor in weights:
+            require_no_overflow({name: tensor}, {name: tensor.to(dtype)}, part_name)
+        for _, _, tensor in weights:
             tensor.data = tensor.data.to(dtype)
     for part in parts:
         part.to(device)
 
 
-def _weights(part: nn.Module, dtype: torch.dtype | None) -> list[tuple[str, Tensor]]:
+def _weights(part: nn.Module, dtype: torch.dtype) -> list[tuple[str, Tensor]]:
     """What a change of precision concerns; transformers keeps a few layers of T5 in fp32 where the rest is fp16."""
     kept = tuple(getattr(part, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()
     return [
@@ -71,18 +72,6 @@ def _weights(part: nn.Module, dtype: torch.dtype | None) -> list[tuple[str, Tens
         for name, tensor in (*part.named_parameters(), *part.named_buffers())
         if tensor.is_floating_point() and not set(name.split(".")) & set(kept)
     ]
-
-
-def _require_room(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
-    limit = torch.finfo(dtype).max
-    if tensor.numel() and tensor.abs().max() > limit:
-        raise WeightsError(
-            explain(
-                f"The weights {name!r} don't fit in {str(dtype).removeprefix('torch.')}.",
-                f"its numbers end at {limit:g}",
-                "use bf16 or fp32",
-            )
-        )
 
 
 def _count(kind: str) -> int:

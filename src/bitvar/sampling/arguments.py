@@ -8,6 +8,7 @@ import numbers
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bitvar.errors import UsageError, explain
+from bitvar.files import is_file_name
 
 T = TypeVar("T")
 
@@ -31,7 +33,7 @@ def checked(name: str, value: Any, rule: Callable[[Any], T]) -> T:
     try:
         return rule(value)
     except ValueError as error:
-        raise UsageError(explain(f"Bad value for {name!r}.", str(error), "correct that value")) from None
+        raise UsageError(explain(f"Bad value for {name!r}.", str(error), "give another value")) from None
 
 
 def whole_number(value: Any) -> int:
@@ -85,6 +87,15 @@ def text(value: Any) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"character {error.start + 1} is half of a pair and stands for nothing alone") from None
     return str(value)
+
+
+def path(value: Any) -> str | Path:
+    """A path, or a name that stands for one, as it was given: a text that ends in a slash keeps it."""
+    if not isinstance(value, str | Path):
+        raise ValueError(f"it must be a path, got {shown(value)}")
+    if not is_file_name(str(value)):
+        raise ValueError(f"no file or folder can be called {str(value)!a}")
+    return value
 
 
 def entries(value: Any) -> list[Any]:

@@ -17,10 +17,9 @@ from typing import Any, Final, cast
 
 from bitvar.data.index import MANIFEST as INDEX_MANIFEST
 from bitvar.data.index import SampleIndex, is_index
-from bitvar.data.pictures import open_plain
 from bitvar.data.samples import read_samples
 from bitvar.errors import UsageError, explain
-from bitvar.files import write_text
+from bitvar.files import open_plain, write_text
 
 NONE: Final = "none"
 """The value of a field for something that a run does without."""
