@@ -465,7 +465,7 @@ def test_quantiles_and_fractions() -> None:
     assert quantiles(Counter({1: 98, 5: 1, 9: 1})) == {"min": 1, "median": 1, "p99": 5, "max": 9}
     summary = Summary()
     assert summary.bad_fraction == 0
-    with pytest.raises(UsageError, match="no sample at all"):
+    with pytest.raises(UsageError, match="There are no samples"):
         summary.require(1.0)
     candidate = Candidate("a", Location(Path("a")), ("one two", "three"))
     for _ in range(3):

@@ -62,7 +62,7 @@ def rehearse(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", 
     if config.kind == "tokenizer":
         training_tokenizer.rehearse(config, inputs)
         return
-    check_data(config, inputs)
+    check_data(config, inputs, decoded=True)
     if inputs.initial is not None or (inputs.tokenizer is not None and inputs.text_encoder is not None):
         frozen = training_setup.load_frozen(config, inputs, device)
         if frozen.start is not None:
@@ -73,8 +73,14 @@ def rehearse(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", 
         check_bits(config.model, TokenizerConfig.load(folder / "config.json"))
 
 
-def check_data(config: TransformerTraining, inputs: "Inputs") -> None:
-    """Refuse data that a transformer run would refuse, as far as headers tell: splits, and sizes where known."""
+def check_data(config: TransformerTraining, inputs: "Inputs", *, decoded: bool = False) -> None:
+    """Refuse data that a transformer run would refuse: lines, splits, and sizes where known.
+
+    Args:
+        config: of the run.
+        inputs: what it is given.
+        decoded: decode the images of a captioned set; else their headers alone are read.
+    """
     if inputs.data is None:
         return
     if is_index(inputs.data):
@@ -89,7 +95,7 @@ def check_data(config: TransformerTraining, inputs: "Inputs") -> None:
         raise UsageError(explain("These captions can't be cut.", why, todo))
     size = None if inputs.tokenizer is None and inputs.initial is None else _size(config, inputs)
     for split in SPLITS:
-        require_images(read_samples(inputs.data, split=split), size, decoded=False)
+        require_images(read_samples(inputs.data, split=split), size, decoded=decoded)
 
 
 def _size(config: TransformerTraining, inputs: "Inputs") -> tuple[int, int] | None:

@@ -143,10 +143,15 @@ def open_candidate(
     if candidate.digest not in (None, digest):
         raise RefusedError("altered", "the picture's bytes are not those that were indexed")
     image = decode_picture(data, limits)
-    ratio = image.height / image.width
-    if candidate.ratio is not None and abs(candidate.ratio / ratio - 1) > _RATIO_TOLERANCE:
-        raise RefusedError("wrong-ratio", f"h_div_w is {candidate.ratio:.4g}, the picture's is {ratio:.4g}")
+    check_ratio(candidate.ratio, image.size)
     return image, digest
+
+
+def check_ratio(claimed: float | None, size: "Size") -> None:
+    """Refuse a picture whose ratio, height / width, is not what its source claims; RefusedError."""
+    ratio = size[1] / size[0]
+    if claimed is not None and abs(claimed / ratio - 1) > _RATIO_TOLERANCE:
+        raise RefusedError("wrong-ratio", f"h_div_w is {claimed:.4g}, the picture's is {ratio:.4g}")
 
 
 CURES: Final = {
@@ -217,13 +222,16 @@ class Summary:
         """
         if self.good and self.bad_fraction <= max_bad_fraction:
             return
+        if not self.refused:
+            todo = "check the path, and that the table has rows below its header"
+            raise UsageError(explain("There are no samples.", "the source names none", todo))
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.refused.most_common())
         share = f"{self.num_refused:,} of {self.good + self.num_refused:,} samples can't be used"
-        todo = f"mend or remove them, or allow more: --max-bad-fraction (now {max_bad_fraction:g})"
+        todo = "mend or remove them"
+        todo += f", or allow more: --max-bad-fraction (now {max_bad_fraction:g})" if self.good else ""
         most = next(iter(self.refused.most_common(1)), ("", 0))[0]
         first = cure or CURES.get(most)
-        why = reasons or "there is no sample at all"
-        raise UsageError(explain(f"{share}.", why, f"{first}; or {todo}" if first else todo))
+        raise UsageError(explain(f"{share}.", reasons, f"{first}; or {todo}" if first else todo))
 
 
 def quantiles(counts: Counter[int]) -> dict[str, int]:

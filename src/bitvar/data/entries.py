@@ -43,6 +43,10 @@ _FORBIDDEN = re.compile(
 )
 """Control characters other than white space, surrogates, and code points that Unicode never assigns."""
 
+_LIST = re.compile(r"""\s*\[\s*(["']).*\1\s*,?\s*\]\s*""", re.DOTALL)
+"""A list of texts, as JSON or as Python writes it."""
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 _CAMERA_WORDS = frozenset(
     ("img", "image", "dsc", "dscn", "dscf", "pxl", "photo", "pic", "picture", "scan", "screenshot", "untitled", "copy")
@@ -157,6 +161,8 @@ def found_in_row(folder: Path, row: Mapping[str, Any], reading: Reading) -> Foun
     text = row[known]
     if not isinstance(text, str) or "\0" in text:
         raise RefusedError("wrong-type", f"{known} is no path: {short(text)}")
+    if _ADDRESS.match(text):
+        raise RefusedError("missing-picture", f"{text[:100]} is an address: fetch the images, and name the files")
     try:
         os.fsencode(text)
     except UnicodeEncodeError:
@@ -173,8 +179,9 @@ def _captions(fields: Mapping[str, Any], key: str, reading: Reading) -> tuple[st
     given = fields.get("captions")
     if given is None or given == "":
         given = [fields[name] for name in CAPTION_FIELDS if fields.get(name) is not None]
+        given = [caption for value in given for caption in _listed(value)]
     elif isinstance(given, str):
-        given = [given]
+        given = _listed(given)
     elif not isinstance(given, list):
         raise RefusedError("wrong-type", f"captions is no list of texts: {short(given)}")
     if reading.makes_captions and all(isinstance(caption, str) and not caption.strip() for caption in given):
@@ -182,6 +189,21 @@ def _captions(fields: Mapping[str, Any], key: str, reading: Reading) -> tuple[st
     if not given:
         raise RefusedError("no-caption", f"it has none of captions, {', '.join(CAPTION_FIELDS)}")
     return fold_captions(given)
+
+
+def _listed(value: Any) -> list[Any]:
+    """The captions in a field for one: that one, or those of a list that a table's cell holds as JSON.
+
+    Raises:
+        RefusedError: for a list in Python's spelling, whose brackets and quotes would be trained on.
+    """
+    if not isinstance(value, str) or not _LIST.fullmatch(value):
+        return [value]
+    try:
+        given = json.loads(value)
+    except (ValueError, RecursionError):
+        raise RefusedError("wrong-type", f"a list of captions that is no JSON: {short(value)}") from None
+    return given if all(isinstance(caption, str) for caption in given) else [value]
 
 
 def _made_captions(key: str, reading: Reading) -> list[str]:
@@ -275,6 +297,8 @@ def parse_object(text: str) -> Mapping[str, Any]:
     """
     try:
         row = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise RefusedError("broken-line", f"no JSON: {error.msg.lower()} at character {error.pos + 1}") from None
     except (ValueError, RecursionError) as error:
         raise RefusedError("broken-line", f"no JSON: {str(error)[:100]}") from None
     if not isinstance(row, dict):

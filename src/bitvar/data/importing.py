@@ -10,6 +10,7 @@ from bitvar.data.check import Good, Summary, go_through
 from bitvar.data.entries import PLAIN, Candidate, Entry, Reading, Refusal
 from bitvar.data.fitting import MUCH_LOST, Fit, contact_sheet, lost_area
 from bitvar.data.index import allows_duplicates, read_source
+from bitvar.data.index_writing import NO_VALIDATION
 from bitvar.data.layouts import SET_TABLE
 from bitvar.data.pictures import PictureLimits
 from bitvar.data.roots import root_cure
@@ -64,7 +65,7 @@ def import_set(
         entries = read_source(source, reading, others=summary.others)  # speaks up before anything is written
     else:
         entries = source
-    prepare_folder(destination)
+    prepare_folder(destination, source=source if isinstance(source, Path) else None)
     made = go_through(
         entries,
         lambda image: (image.size, fit.apply(image, size)),
@@ -92,10 +93,12 @@ def import_set(
     summary.require(max_bad_fraction, cure=cure)
     if len(rows) < 2:
         why = "one picture is too few: training needs some, and validation at least one"
-        raise UsageError(explain(f"There are {len(rows)} usable samples.", why, "add pictures"))
+        raise UsageError(explain("There is one usable sample.", why, "add pictures"))
     progress(fit.text(cut, len(rows)))
     contact_sheet([destination / row["image_path"] for row in rows], destination / CONTACT_SHEET)
     _split(rows, keys, validation)
+    if all(row["split"] != "val" for row in rows):
+        progress(NO_VALIDATION)
     manifest = {"size": list(size), "samples": len(rows), "refused": dict(summary.refused)}
     finish_folder(destination, rows, manifest)
     return summary
@@ -112,10 +115,25 @@ def _row(path: Path, candidate: Candidate, size: tuple[int, int]) -> dict[str, A
 
 
 def _split(rows: list[dict[str, Any]], keys: list[str], validation: float) -> None:
-    """Give every row without a split one: which ones are "val" depends on their keys alone, not on their order."""
-    free = [(key, row) for key, row in zip(keys, rows, strict=True) if row["split"] is None]
+    """Give every row without a split one: which ones are "val" depends on their keys alone, not on their order.
+
+    Rows of one key are captions of one image, and stay together: a model that has trained on an image can't show on it
+    what it makes of others. They are parted only where there is no other key.
+    """
+    free: dict[str, list[dict[str, Any]]] = {}
+    for key, row in zip(keys, rows, strict=True):
+        if row["split"] is None:
+            row["split"] = "train"
+            free.setdefault(key, []).append(row)
     given = sum(row["split"] == "val" for row in rows)
     wanted = max(0 if given else 1, math.ceil(validation * len(rows)) - given)
-    by_hash = sorted(free, key=lambda pair: hashlib.sha256(pair[0].encode("utf-8", "surrogatepass")).digest())
-    for index, (_, row) in enumerate(by_hash):
-        row["split"] = "val" if index < wanted else "train"
+    by_hash = sorted(free, key=lambda key: hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest())
+    held_out: list[dict[str, Any]] = []
+    for key in by_hash:
+        if len(held_out) + len(free[key]) <= wanted:
+            held_out += free[key]
+    if free and not held_out and not given:
+        smallest = min((free[key] for key in by_hash), key=len)
+        held_out = smallest if len(set(keys)) > 1 else smallest[:wanted]
+    for row in held_out:
+        row["split"] = "val"

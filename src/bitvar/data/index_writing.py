@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, TypeVar
 
 import numpy as np
 
@@ -45,11 +45,17 @@ from bitvar.scales import nearest_ratio
 MAX_SPLITS: Final = 64
 """A source with more has something else in that field."""
 
+NO_VALIDATION: Final = (
+    "WARNING: no sample is of the split 'val', and training needs some: call some samples' split so, or name no splits"
+)
+
 _REFUSED = "refused.jsonl"
 _BUFFER = 1 << 16
 _SPOOLED: Final = {RECORDS: "records.spool", DIGESTS: "digests.spool", PATH_ENDS: "path_ends.spool"}
 _GROUPS = "groups.spool"
 _GROUP: Final = np.dtype("<u2")
+
+T = TypeVar("T")
 
 
 def build_index(
@@ -116,6 +122,8 @@ def build_index(
                 (folder / _REFUSED).replace(report)
                 progress(f"every refused sample is in {report}")
             raise
+        if not summary.splits["val"]:
+            progress(NO_VALIDATION)
         progress(f"sorting {summary.good:,} samples")
         writer.finish(summary, final=destination, allow_duplicates=allow_duplicates)
         flush(folder / _REFUSED)
@@ -138,13 +146,13 @@ def split_rank(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:6]) / (1 << 48)
 
 
-def choose_splits(samples: Iterable[Good[Size] | Refusal], validation: float) -> Iterator[Good[Size] | Refusal]:
+def choose_splits(samples: Iterable[Good[T] | Refusal], validation: float) -> Iterator[Good[T] | Refusal]:
     """The same samples, each with a split.
 
     One that has none is "val" if its rank is below `validation`. So that there is a "val" at all, the lowest one is
     held back to the end, and put there if no other was and it isn't alone.
     """
-    held: Good[Size] | None = None
+    held: Good[T] | None = None
     settled, others = validation == 0, 0
     for sample in samples:
         if isinstance(sample, Refusal):
@@ -164,7 +172,7 @@ def choose_splits(samples: Iterable[Good[Size] | Refusal], validation: float) ->
         yield _with_split(held, "train" if settled or not others else "val")
 
 
-def _with_split(sample: Good[Size], split: str) -> Good[Size]:
+def _with_split(sample: Good[T], split: str) -> Good[T]:
     return replace(sample, candidate=replace(sample.candidate, split=split))
 
 

@@ -97,19 +97,33 @@ class Location:
             with open_plain(self.file) as file:
                 file.seek(self.offset)
                 data = file.read(max_bytes + 1 if self.size is None else min(self.size, max_bytes + 1))
-        except FileNotFoundError:
-            raise RefusedError("missing-picture", f"there is no {self.file}") from None
-        except OSError as error:
-            raise RefusedError("unreadable-file", error.strerror or str(error)) from None
-        except ValueError as error:  # a zero byte or half a character in the name
-            raise RefusedError("unreadable-file", f"no file can have this name: {first_line(error)}") from None
-        if len(data) > max_bytes:
-            raise RefusedError("too-many-bytes", f"larger than {max_bytes} bytes")
-        if not data:
-            raise RefusedError("empty-file", "it has no bytes")
+        except (OSError, ValueError) as error:
+            raise unreadable(self.file, error) from None
+        check_bytes(len(data), max_bytes)
         if self.size is not None and len(data) < self.size:
             raise RefusedError("broken-picture", f"cut off after {len(data)} of {self.size} bytes")
         return data
+
+
+def unreadable(path: Path, error: OSError | ValueError) -> RefusedError:
+    """The refusal of a file that can't be opened or read, by what opening or reading it raised."""
+    if isinstance(error, FileNotFoundError):
+        return RefusedError("missing-picture", f"there is no {path}")
+    if isinstance(error, OSError):
+        return RefusedError("unreadable-file", error.strerror or str(error))
+    return RefusedError("unreadable-file", f"no file can have this name: {first_line(error)}")  # such as a zero byte
+
+
+def check_bytes(count: int, limit: int) -> None:
+    """Refuse a file by its number of bytes.
+
+    Raises:
+        RefusedError: if it has none, or more than the limit.
+    """
+    if count > limit:
+        raise RefusedError("too-many-bytes", f"larger than {limit} bytes")
+    if not count:
+        raise RefusedError("empty-file", "it has no bytes")
 
 
 def open_picture(data: bytes | BinaryIO, limits: PictureLimits) -> Image.Image:

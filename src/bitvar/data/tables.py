@@ -147,6 +147,9 @@ def _read_header(path: Path, lines: _Lines, reading: Reading) -> _Header:
     known = {"image": PICTURE_FIELDS, "caption": ("captions", *CAPTION_FIELDS)}
     missing = [] if header.picture is not None else ["image"]
     missing += [] if header.has_caption or reading.makes_captions else ["caption"]
+    if missing and "\0" in text:
+        why = "its text has zero bytes, as UTF-16 and UTF-32 without a byte order mark have"
+        raise UsageError(explain(f"Can't read {path}.", why, "save it as UTF-8"))
     for what in missing:
         why = f"its header is {shown or 'empty'}; {what} columns are {', '.join(known[what])}"
         raise UsageError(explain(f"{path} has no {what} column.", why, "name the columns in the first line"))

@@ -20,11 +20,13 @@ from bitvar.data.pictures import (
     PictureLimits,
     RefusedError,
     as_rgba,
+    check_bytes,
     check_sides,
     decode_picture,
     first_line,
     open_picture,
     seen_size,
+    unreadable,
 )
 from bitvar.files import open_plain
 
@@ -131,16 +133,17 @@ def picture_size(path: Path, limits: PictureLimits) -> Size:
     """
     try:
         with open_plain(path) as file:
+            check_bytes(os.fstat(file.fileno()).st_size, limits.max_bytes)  # some decoders read all of it
             is_array = file.read(len(_ARRAY_MAGIC)) == _ARRAY_MAGIC
             file.seek(0)
-            if os.fstat(file.fileno()).st_size > limits.max_bytes:  # some decoders read all of it
-                raise RefusedError("too-many-bytes", f"larger than {limits.max_bytes} bytes")
             if not is_array:
                 image = open_picture(file, limits)
                 if _is_told_behind(image, file):
                     image.load()
                 return seen_size(image)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise unreadable(path, error) from None
     except Exception as error:  # a decoder may raise anything
         raise _refused(error) from None
     height, width = _check_array(array, limits).shape[:2]

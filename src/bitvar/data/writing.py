@@ -13,13 +13,26 @@ _PICTURES_PER_FOLDER = 1000
 _INCOMPLETE = ".incomplete"
 
 
-def prepare_folder(destination: Path) -> None:
-    """Make the folder, and clear the pictures of a build that was cut short; UsageError if they are somebody else's."""
+def prepare_folder(destination: Path, *, source: Path | None = None) -> None:
+    """Make the folder, or clear the pictures of a build in it that was cut short.
+
+    Args:
+        destination: a new or empty folder, or one that such a build left.
+        source: what the set is made of, so that nothing is written among its files.
+
+    Raises:
+        UsageError: if there is something else in it, or it is the source or inside it.
+    """
+    what, todo = f"Can't write a captioned set to {destination}.", "choose a new folder"
+    if source is not None and source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
+        where = f"it is {'' if destination.resolve() == source.resolve() else 'inside '}{source}"
+        raise UsageError(explain(what, f"{where}, whose files are the samples", "choose a folder elsewhere"))
     marker, images = destination / _INCOMPLETE, destination / "images"
+    if destination.exists() and not destination.is_dir():
+        raise UsageError(explain(what, "it is a file", todo))
+    if not marker.exists() and destination.exists() and any(destination.iterdir()):
+        raise UsageError(explain(what, "other files are in it, and nothing is overwritten", todo))
     if images.exists():
-        if not marker.exists():
-            why = f"{images} exists and was not written by an unfinished build"
-            raise UsageError(explain(f"Can't write a captioned set to {destination}.", why, "choose an empty folder"))
         shutil.rmtree(images)
     destination.mkdir(parents=True, exist_ok=True)
     marker.touch()

@@ -41,18 +41,26 @@ def pick_checkpoint(run: Path, step: int | None = None) -> Path:
         WeightsError: when it is damaged.
     """
     folder = run / "checkpoints"
-    known = list_checkpoints(folder)
+    known = _require_checkpoints(run)
     if step is not None:
         chosen = folder / checkpoint_name(step)
         if chosen not in known:
-            steps = ", ".join(str(int(path.name.partition("-")[2])) for path in known) or "none"
+            steps = ", ".join(str(int(path.name.partition("-")[2])) for path in known)
             raise UsageError(explain(f"{run} has no checkpoint of step {step}.", f"it has: {steps}", "choose one"))
         verify_folder(chosen)
         return chosen
     newest = latest(folder)
-    if newest is None:
-        raise UsageError(explain(f"{run} has no checkpoint.", "it saved none yet", "give the --out of `bitvar train`"))
+    assert newest is not None, "there are some, and were none of them whole, it would have said so"
     return newest
+
+
+def _require_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run; UsageError if it has none."""
+    known = list_checkpoints(run / "checkpoints")
+    if not known:
+        why = "it has saved none yet, or is no run" if run.is_dir() else "there is no such folder"
+        raise UsageError(explain(f"{run} has no checkpoint.", why, "give the --out of `bitvar train`"))
+    return known
 
 
 def pick_best(run: Path) -> Path:
@@ -62,6 +70,7 @@ def pick_best(run: Path) -> Path:
         UsageError: when no checkpoint has one.
         WeightsError: when it is damaged.
     """
+    _require_checkpoints(run)
     best = best_checkpoint(run / "checkpoints")
     if best is None:
         why = "no checkpoint was saved at a step that was validated"

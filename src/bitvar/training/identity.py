@@ -97,7 +97,7 @@ def require_same(
         if extend and after > before:
             return before, after
         raise UsageError(_about_steps(checkpoint, before, after, now, extend=extend))
-    settings = any("." in change.name or change.name in now.configuration for change in others)
+    settings = any(change.name.split(".")[0] in now.configuration for change in others)
     what = "with another configuration" if settings else "from other files"
     shown = "; ".join(map(str, changes[:_SHOWN])) + (f"; and {len(changes) - _SHOWN} more" * (len(changes) > _SHOWN))
     raise UsageError(
