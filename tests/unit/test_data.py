@@ -551,5 +551,5 @@ def test_one_picture_is_too_few(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(encoded(picture()))
     (tmp_path / "in" / "a.txt").write_text("a cat")
-    with pytest.raises(UsageError, match="are 1 usable"):
+    with pytest.raises(UsageError, match="one usable"):
         import_set(tmp_path / "in", tmp_path / "out", size=(16, 16))

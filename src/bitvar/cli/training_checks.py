@@ -79,12 +79,15 @@ def check_data(config: TransformerTraining, inputs: "Inputs", *, decoded: bool =
     Args:
         config: of the run.
         inputs: what it is given.
-        decoded: decode the images of a captioned set; else their headers alone are read.
+        decoded: decode the images of a captioned set, and verify an index's own files; a run does so later.
     """
     if inputs.data is None:
         return
     if is_index(inputs.data):
-        known = {group.split for group in SampleIndex.open(inputs.data).groups}
+        index = SampleIndex.open(inputs.data)
+        if decoded:
+            index.verify_files()  # as a run does for its identity
+        known = {group.split for group in index.groups}
         if missing := [split for split in SPLITS if split not in known]:
             why = f"it has: {', '.join(sorted(known))}"
             raise UsageError(explain(f"The index has no split {missing[0]!r}.", why, "make it anew"))

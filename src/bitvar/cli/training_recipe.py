@@ -133,7 +133,9 @@ def _read_arguments(path: Path, function: Callable[..., Any], arguments: Sequenc
     values: dict[str, Any] = {}
     for argument in arguments:
         name, separator, text = argument.partition("=")
-        if not separator or name not in by_name:
+        if not separator and name in by_name:
+            raise UsageError(explain(f"Can't read --with {argument!r}.", "it has no '='", f"write {name}=VALUE"))
+        if name not in by_name:
             raise UsageError(unknown(f"argument {argument!r} of the recipe", name, list(by_name)))
         values[name] = _read_value(argument, text, _kind(by_name[name]))
     _require_all(path, known, values)

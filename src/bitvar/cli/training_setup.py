@@ -262,7 +262,9 @@ def _train_transformer(
             model.to(device, task.dtype)
         sample_grid(pipeline(model), path, sheet)
 
-    model = run(task, replace(planned, begun_from=begun_from, sample=sample))
+    if not sheet.captions:
+        planned.report("WARNING: no sample sheets: none of the images that they would show can be read")
+    model = run(task, replace(planned, begun_from=begun_from, sample=sample if sheet.captions else None))
     if model is None:
         return None
     with telling_failed_save(planned.report):

@@ -247,7 +247,9 @@ class SampleIndex:
 
 
 def is_index(folder: Path) -> bool:
-    """Whether `folder` says that it is an index, sound or not."""
+    """Whether `folder` is an index, sound or not: its manifest says so, or its arrays lie there."""
+    if all((folder / name).is_file() for name in (RECORDS, TEXTS)):
+        return True
     path = folder / MANIFEST
     try:
         return path.is_file() and read_json(path).get("format") == FORMAT
