@@ -118,3 +118,29 @@ def test_a_run_whose_images_are_gone_says_so_plainly(
     assert "no sample sheets: none of the images" in err
     assert "There is no prompt" not in err
     assert "can't be read, the last one" in err
+
+
+def test_a_run_or_its_adapters_are_no_model_to_begin_from(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapters = [*words(work), "--init", str(work / "tiny"), "--with", "adapters=2"]
+    run(monkeypatch, capsys, adapters, 0)
+    checkpoint = work / "run" / "checkpoints" / "step-00000002"
+    for start, why in ((work / "run", "is a run."), (checkpoint, "holds adapters.")):
+        for more in (["--dry-run"], []):
+            given = words(work, "--init", str(start), "--out", str(work / "next"), *more)
+            _, err = run(monkeypatch, capsys, given, 2)
+            assert f"{start} {why}" in err
+            assert "encoding" not in err
+
+
+def test_a_terminal_gets_no_lines_of_steps_before_its_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    from bitvar.cli.training_display import Display
+
+    for live in (True, False):
+        display = Display(2, live=live)
+        display.tell("step 1/2  loss 0.5")
+        display.tell("validation step 1/2  loss 0.5")
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[-1].startswith("validation")
+        assert len(lines) == 2 - live

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from bitvar.checkpoints.folder import check_bits, find_tokenizer, verify_part
 from bitvar.checkpoints.hub import resolve_named
+from bitvar.cli.training_parts import find_start
 from bitvar.config import unknown
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.data.samples import read_samples, require_images
@@ -103,8 +104,11 @@ def check_data(config: TransformerTraining, inputs: "Inputs", *, decoded: bool =
 
 def _size(config: TransformerTraining, inputs: "Inputs") -> tuple[int, int] | None:
     """Width and height of what a captioned set is trained on, by the tokenizer given."""
-    name = inputs.tokenizer or inputs.initial
-    folder = find_tokenizer(resolve_named(name, what="tokenizer")) if name is not None else None
+    folder = None
+    if inputs.tokenizer is not None:
+        folder = find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))
+    elif inputs.initial is not None:
+        folder = find_tokenizer(find_start(inputs.initial))
     if folder is None or not (folder / "identity.json").is_file():  # a checkpoint of another run
         return None
     return image_size(config, TokenizerConfig.load(folder / "config.json").stride)

@@ -27,7 +27,7 @@ class Display:
 
     def tell(self, line: str) -> None:
         """Show a line of text. Lines of training steps are left to the bar where there is one."""
-        if self.quiet or (self._progress is not None and line.startswith("step ")):
+        if self.quiet or (self._live and line.startswith("step ")):
             return
         if self._progress is None:
             typer.echo(printable(line), err=True)

@@ -5,16 +5,37 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bitvar.checkpoints.files import digest, merged_digest
+from bitvar.checkpoints.files import digest, merged_digest, read_object
+from bitvar.checkpoints.hub import resolve_named
+from bitvar.errors import UsageError, explain
 from bitvar.training.identity import FileDigests, describe_data
 from bitvar.training.loop import Run
 from bitvar.training.prepare import DIGESTS
-from bitvar.training.state import require_resumable
+from bitvar.training.state import is_checkpoint, require_resumable
 
 
 def find_text_encoder(folder: Path) -> Path:
     """Where the text encoder lies in a model folder; a text encoder's folder is its own."""
     return folder / "text_encoder" if (folder / "model_index.json").is_file() else folder
+
+
+def find_start(name: str) -> Path:
+    """The model or checkpoint that a transformer run begins from.
+
+    Raises:
+        UsageError: if there is none of that name, or it is a whole run, or a checkpoint of adapters.
+    """
+    folder = resolve_named(name)
+    if is_checkpoint(folder):
+        if read_object(folder / "config.json").get("lora"):
+            todo = (
+                "give the model that they were trained on; to train them further, use their run's command and --extend"
+            )
+            raise UsageError(explain(f"{folder} holds adapters.", "they are no whole model to begin from", todo))
+    elif (folder / "checkpoints").is_dir() and not (folder / "model_index.json").is_file():
+        todo = f"give what came of it, such as {folder / 'model'}, or one of its checkpoints"
+        raise UsageError(explain(f"{folder} is a run.", "--init needs a model or a checkpoint", todo))
+    return folder
 
 
 def weights_digest(source: Path) -> str:

@@ -23,7 +23,7 @@ from bitvar.checkpoints.hub import resolve_named
 from bitvar.checkpoints.lora import LoraBase, save_adapter
 from bitvar.cli.training_checks import check_attention, check_data, check_run, image_size
 from bitvar.cli.training_display import Display
-from bitvar.cli.training_parts import find_text_encoder, identify_run, telling_failed_save, weights_digest
+from bitvar.cli.training_parts import find_start, find_text_encoder, identify_run, telling_failed_save, weights_digest
 from bitvar.cli.training_recipe import read_recipe
 from bitvar.cli.training_tokenizer import train_tokenizer
 from bitvar.data.index import SampleIndex, is_index
@@ -185,7 +185,7 @@ def load_frozen(config: TransformerTraining, inputs: "Inputs", device: torch.dev
         UsageError: if one is missing, or of other sizes.
         WeightsError: if files of one are missing or altered, or the two don't belong together.
     """
-    start = None if inputs.initial is None else resolve_named(inputs.initial)
+    start = None if inputs.initial is None else find_start(inputs.initial)
     tokenizer_folder, encoder_folder = _frozen_parts(inputs, start)
     if config.lora is not None and (start is None or is_checkpoint(start)):
         todo = "add --init, such as --init icons"
