@@ -1,13 +1,17 @@
 """Captioned sets as careless users make and name them: nothing of theirs is touched, nothing is misread in silence."""
 
+import io
 import json
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
 
+from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.data.check import Summary, go_through
 from bitvar.data.entries import Candidate, Refusal
 from bitvar.data.importing import import_set
@@ -217,3 +221,40 @@ def test_headers_and_whole_images_are_refused_for_the_reasons_of_data_check(
         with pytest.raises(RefusedError) as refused:
             picture_size(tmp_path / "1.png", PictureLimits())
         assert (refused.value.reason, refused.value.detail) == (refusal.reason, refusal.detail)
+
+
+def write_tar(path: Path, mode: Literal["w", "w:gz", "w:bz2", "w:xz"] = "w", count: int = 3) -> Path:
+    draw(path.with_name("x.png"))
+    with tarfile.open(path, mode) as archive:
+        for i in range(count):
+            for suffix, data in (("png", path.with_name("x.png").read_bytes()), ("txt", b"a cat")):
+                member = tarfile.TarInfo(f"{i}.{suffix}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")])
+def test_a_compressed_tar_is_told_to_be_one(tmp_path: Path, mode: Literal["w:gz", "w:bz2", "w:xz"], kind: str) -> None:
+    (entry,) = read_entries(write_tar(tmp_path / "a.tar", mode))
+    assert isinstance(entry, Refusal)
+    assert f"compressed with {kind}" in entry.detail
+
+
+@pytest.mark.parametrize("at", [513, 1200, 1600, 2049, 2500, 5000])
+def test_a_tar_that_is_cut_off_never_passes_for_a_whole_one(tmp_path: Path, at: int) -> None:
+    path = write_tar(tmp_path / "a.tar")
+    path.write_bytes(path.read_bytes()[:at])
+    entries = go_through(read_entries(path), lambda image: None, limits=PictureLimits())
+    assert any(isinstance(entry, Refusal) for entry in entries)
+
+
+def test_captions_are_counted_by_the_encoders_that_training_knows_by_name(tmp_path: Path) -> None:
+    from bitvar.cli.caption_tokens import LongCaptions
+
+    for name in ("icons", str(EMBEDDED_MODEL), str(EMBEDDED_MODEL / "text_encoder")):
+        long = LongCaptions.open(name, 8)
+        long.add(["a cat", "a cat " * 20])
+        assert (long.seen, long.long) == (2, 1)
+    with pytest.raises(UsageError, match="no such folder"):
+        LongCaptions.open(str(tmp_path / "nowhere"), 8)

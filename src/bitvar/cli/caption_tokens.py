@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from bitvar.errors import UsageError, explain
@@ -27,22 +26,25 @@ class LongCaptions:
     long: int = 0
 
     @classmethod
-    def open(cls, folder: Path | None, limit: int | None) -> "LongCaptions":
-        """Read the vocabulary of the text encoder in `folder`; count nothing if that is None.
+    def open(cls, encoder: str | None, limit: int | None) -> "LongCaptions":
+        """Read the vocabulary of a text encoder, as `bitvar train` finds it; count nothing for None.
 
         Raises:
             UsageError: if there is no vocabulary, or a limit without one.
         """
-        if folder is None:
+        if encoder is None:
             if limit is not None:
-                todo = "add --text-encoder DIR"
+                todo = "add --text-encoder"
                 raise UsageError(
                     explain("--max-tokens can't be used alone.", "it needs a vocabulary to count by", todo)
                 )
             return cls(None)
         from tokenizers import Tokenizer
 
-        path = folder / "tokenizer.json"
+        from bitvar.checkpoints.hub import resolve_named
+        from bitvar.cli.training_parts import find_text_encoder
+
+        path = find_text_encoder(resolve_named(encoder, what="text encoder")) / "tokenizer.json"
         try:
             vocabulary = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower

@@ -90,8 +90,8 @@ def check(
     caption: Caption = None,
     captions_from_names: FromNames = False,
     text_encoder: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Count captions that are longer than a model reads, by its encoder."),
+        str | None,
+        typer.Option(help="Count captions that are longer than a model reads, by its encoder: as `bitvar train`."),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="With --text-encoder, the tokens that the model reads [default: 512].")

@@ -140,14 +140,9 @@ def _require_both(data: Path | None, out: Path | None, *, needed: bool) -> None:
 
     missing = [name for name, value in (("--data", data), ("--out", out)) if value is None]
     if missing and needed:
-        why = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
-        raise UsageError(
-            explain(
-                "A run needs --data and --out.",
-                why,
-                f"add {'it' if len(missing) == 1 else 'them'}, or ask with --fit or --dry-run first",
-            )
-        )
+        verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        why, todo = f"{' and '.join(missing)} {verb} missing", f"add {them}, or ask with --fit or --dry-run first"
+        raise UsageError(explain("A run needs --data and --out.", why, todo))
 
 
 def _train(config: "TokenizerTraining | TransformerTraining", inputs: Inputs, stop: Callable[[], bool]) -> None:

@@ -223,7 +223,7 @@ class Summary:
         if self.good and self.bad_fraction <= max_bad_fraction:
             return
         if not self.refused:
-            todo = "check the path, and that the table has rows below its header"
+            todo = "check the path, and that there is more in it than a header"
             raise UsageError(explain("There are no samples.", "the source names none", todo))
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.refused.most_common())
         share = f"{self.num_refused:,} of {self.good + self.num_refused:,} samples can't be used"

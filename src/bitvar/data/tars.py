@@ -25,6 +25,7 @@ from bitvar.files import open_plain
 
 _TEXTS: Final = ("json", "txt", "caption")
 _BROKEN: Final = (tarfile.TarError, OSError, EOFError, ValueError, RecursionError, OverflowError)
+_COMPRESSED: Final = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _CURE: Final = "sort the tar by name: unpack it, then tar --sort=name -cf sorted.tar FOLDER"
 
 _Members = dict[str, tarfile.TarInfo]
@@ -152,6 +153,9 @@ def _members(archive: tarfile.TarFile, broken: list[str]) -> Iterator[tarfile.Ta
             reached = archive.offset
             if not member.isdir():
                 yield member
+        left = cast("_HeaderReader", archive.fileobj).size - archive.offset
+        if 0 < left < tarfile.BLOCKSIZE:  # which the library takes for the end
+            raise tarfile.ReadError(f"it is cut off in a header, after {left} bytes of it")
     except _BROKEN as error:
         broken.append(str(error) or type(error).__name__)
 
@@ -181,7 +185,7 @@ class _HeaderReader:
     """A file whose every single read is small: a header may claim that its extension has gigabytes."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        self._file, self.size = file, os.fstat(file.fileno()).st_size
         self.name = None
         self.seek, self.tell, self.close = file.seek, file.tell, file.close
 
@@ -194,6 +198,9 @@ class _HeaderReader:
 @contextmanager
 def _open(path: Path) -> Iterator[tarfile.TarFile]:
     with open_plain(path) as file:
-        file.seek(0, os.SEEK_SET)
+        start = file.read(max(map(len, _COMPRESSED)))
+        if (kind := next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)) is not None:
+            raise tarfile.ReadError(f"it is compressed with {kind}, and images are read where they lie: decompress it")
+        file.seek(0)
         with tarfile.open(fileobj=cast("Any", _HeaderReader(file)), mode="r:") as archive:
             yield archive
