@@ -24,10 +24,10 @@ from typing import Final
 
 from bitvar.config import unknown
 from bitvar.errors import UsageError
-from bitvar.scales import SQUARES, official_schedule
+from bitvar.scales import SQUARES
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
+from bitvar.training.expected import expected_work
 from bitvar.transformer import PRESETS
-from bitvar.transformer.cost import PEAK_TFLOPS, training_flops
 
 STEPS: Final = {256: 150_000, 512: 110_000, 1024: 60_000}
 BATCH_SIZES: Final = {256: 4096, 512: 3072, 1024: 2048}
@@ -35,12 +35,6 @@ LEARNING_RATES: Final = {256: 6e-5, 512: 3.5e-5, 1024: 2e-5}
 
 VALIDATION_LOSS: Final = {"125M": 0.471, "361M": 0.451, "940M": 0.437, "2.2B": 0.427, "4.7B": 0.419}
 """Nats a bit at the end of the 256 px stage, from the paper's plot."""
-
-UTILIZATION: Final = 0.40
-"""The share of the H100's peak that `expected_hours` counts on. An assumption, not a measurement."""
-
-TEXT_TOKENS: Final = 128
-"""Of a prompt, as `expected_hours` counts it."""
 
 
 def recipe(size: str = "125M", pixels: int = 256) -> TransformerTraining:
@@ -76,8 +70,5 @@ def recipe(size: str = "125M", pixels: int = 256) -> TransformerTraining:
 
 
 def expected_hours(size: str, pixels: int) -> float:
-    """H100-hours of a stage: its operations, at `UTILIZATION` of the card's peak. Frozen encoders are not counted."""
-    config = recipe(size, pixels)
-    flops = training_flops(config.model, official_schedule("1.0", SQUARES[pixels]), text_tokens=TEXT_TOKENS)
-    samples = config.optimization.steps * config.optimization.batch_size
-    return flops * samples / (UTILIZATION * PEAK_TFLOPS["H100"] * 1e12) / 3600
+    """H100-hours of a stage, as `--fit` counts them."""
+    return expected_work(recipe(size, pixels)).hours

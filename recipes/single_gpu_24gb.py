@@ -22,18 +22,18 @@ from typing import Final
 from bitvar.errors import UsageError, explain
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
 from bitvar.training.estimate import GIB, MemoryPlan, largest_batch
+from bitvar.training.expected import longest_schedule
 
 BATCH_SIZE: Final = 256
-TEXT_TOKENS: Final = 128
 
 AVAILABLE: Final = 21 * GIB
 """Of a card of 24 GB, what is left for tensors when the driver, the screen and the allocator's gaps have had theirs."""
 
 
 def plan(size: str, pixels: int) -> MemoryPlan:
-    """The memory of a forward pass of one sample."""
-    model = _stage(size, pixels).model
-    return MemoryPlan(model, model.all_schedules()[0], 1, text_tokens=TEXT_TOKENS, recompute=True)
+    """The memory of a forward pass of one sample of the longest schedule."""
+    stage = _stage(size, pixels)
+    return MemoryPlan(stage.model, longest_schedule(stage), 1, recompute=True)
 
 
 def part_size(size: str, pixels: int) -> int:

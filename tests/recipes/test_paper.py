@@ -18,6 +18,7 @@ from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
 from bitvar.scales import official_schedule
 from bitvar.training.estimate import GIB, MemoryPlan, estimate_memory, largest_batch
+from bitvar.training.expected import expected_work, longest_schedule
 from bitvar.training.self_correction import teacher_forcing
 from bitvar.transformer import PRESETS, InfinityTransformer, bitwise_loss
 from bitvar.transformer.cost import PEAK_TFLOPS, num_parameters, training_flops
@@ -108,8 +109,8 @@ def test_the_table_of_costs_is_up_to_date() -> None:
 
 def test_the_table_of_samples_a_rank_is_up_to_date() -> None:
     def most(size: str, pixels: int) -> int:
-        schedule = official_schedule("1.0", PAPER["SQUARES"][pixels])
-        return largest_batch(MemoryPlan(PRESETS[size], schedule, 1, recompute=True, shards=64), 72 * GIB)
+        config = PAPER["recipe"](size, pixels)
+        return largest_batch(MemoryPlan(config.model, longest_schedule(config), 1, recompute=True, shards=64), 72 * GIB)
 
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     spread, card = text.split("## One card of 24 GB")
@@ -129,7 +130,8 @@ def test_a_part_of_a_step_fits_one_card(size: str, pixels: int) -> None:
     assert estimate_memory(replace(CARD["plan"](size, pixels), batch_size=part)).total <= CARD["AVAILABLE"] < 24e9
     config = CARD["recipe"](size, pixels)
     assert config.optimization.batch_size == CARD["BATCH_SIZE"]
-    assert config.model.all_schedules()[0] == CARD["plan"](size, pixels).schedule
+    planned = CARD["plan"](size, pixels).schedule
+    assert planned.num_tokens == max(schedule.num_tokens for schedule in config.schedules)
 
 
 def test_what_does_not_fit_one_card_is_refused() -> None:
@@ -138,10 +140,12 @@ def test_what_does_not_fit_one_card_is_refused() -> None:
 
 
 def test_the_cost_that_the_one_card_recipe_names() -> None:
-    plan = CARD["plan"]("361M", 256)
+    config = CARD["recipe"]("361M", 256)
+    schedule = expected_work(config).schedule
     once, twice = (
-        training_flops(plan.model, plan.schedule, text_tokens=128, recompute=recompute) for recompute in (False, True)
+        training_flops(config.model, schedule, text_tokens=128, recompute=recompute) for recompute in (False, True)
     )
+    assert expected_work(config).flops_per_sample == once
     samples_a_second = 0.4 * PEAK_TFLOPS["RTX 4090"] * 1e12 / twice
     hours = 50_000 * 256 / samples_a_second / 3600
     stated = f"{once / 1e12:.1f} TFLOP a sample and {twice / 1e12:.1f} with the second"

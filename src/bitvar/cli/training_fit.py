@@ -9,20 +9,15 @@ import torch
 from bitvar.checkpoints.folder import find_tokenizer
 from bitvar.checkpoints.hub import resolve_named
 from bitvar.cli.training_parts import find_text_encoder
-from bitvar.cli.training_setup import operations_of
 from bitvar.errors import UsageError, explain
 from bitvar.runtime.placement import resolve_device
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.estimate import GIB, MemoryPlan, advice, describe, estimate_memory
+from bitvar.training.estimate import GIB, LONG_TEXT, MemoryPlan, advice, describe, estimate_memory
+from bitvar.training.expected import CARD, UTILIZATION, ExpectedWork, expected_work, longest_schedule
 from bitvar.transformer.cost import num_parameters
 
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs
-
-UTILIZATION = 0.4
-"""Share of a card's peak that a good training run reaches; for the expected time only."""
-
-H100_TFLOPS = 989.0
 
 
 def describe_fit(
@@ -37,11 +32,11 @@ def describe_fit(
     available = device_gib * GIB if device_gib is not None else _device_bytes(inputs.device)
     lines = [
         f"{num_parameters(config.model):,} parameters; {world} rank{'s' * (world > 1)}, each with {plan.batch_size}"
-        f" samples of {plan.schedule.num_tokens} tokens at once, in {plan.precision}",
+        f" samples of up to {plan.schedule.num_tokens:,} tokens at once, in {plan.precision}",
         describe(estimate),
         f"of {available / GIB:.1f} GiB: " + ("fits" if estimate.total <= available else "does not fit"),
         *(f"  {line}" for line in advice(plan, int(available))),
-        _describe_work(config, plan),
+        _describe_work(expected_work(config)),
     ]
     return "\n".join(lines)
 
@@ -51,11 +46,11 @@ def make_plan(config: TransformerTraining, inputs: "Inputs", world: int) -> Memo
     optimization = config.optimization
     return MemoryPlan(
         model=config.model,
-        schedule=max(config.schedules, key=lambda schedule: schedule.num_tokens),
+        schedule=longest_schedule(config),
         batch_size=inputs.per_part or max(1, optimization.batch_size // world),
         precision=optimization.precision,
         optimizer=optimization.optimizer,
-        text_tokens=min(128, config.model.max_text_tokens),
+        text_tokens=min(LONG_TEXT, config.model.max_text_tokens),
         shards=inputs.shards or world,
         recompute=inputs.recompute,
         lora_rank=None if config.lora is None else config.lora.rank,
@@ -82,12 +77,17 @@ def _device_bytes(name: str) -> float:
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _describe_work(config: TransformerTraining, plan: MemoryPlan) -> str:
-    """Operations of the run, and how long one known card would take."""
-    per_sample = operations_of(config, plan.schedule)
-    samples = config.optimization.steps * config.optimization.batch_size
-    hours = per_sample * samples / (H100_TFLOPS * 1e12 * UTILIZATION) / 3600
+def _describe_work(work: ExpectedWork) -> str:
+    """Operations of the run, how long one known card would take, and what is counted."""
+    height, width = work.schedule[-1]
     return (
-        f"{per_sample / 1e12:.3g} teraflop a sample, {samples:,} samples: {hours:,.3g} hours of one H100 at"
-        f" {UTILIZATION:.0%} of its peak"
+        f"{work.flops_per_sample / 1e12:.3g} teraflop a sample, {work.samples:,} samples: {_rounded(work.hours)} hours of"
+        f" one {CARD} at {UTILIZATION:.0%} of its peak\n"
+        f"  memory is counted with the longest schedule, work with the square of {height} x {width}"
+        f" ({work.schedule.num_tokens:,} tokens), both with {work.text_tokens} tokens of text;"
+        " recomputed activations (a third more) and frozen encoders are not in the hours"
     )
+
+
+def _rounded(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"

@@ -15,6 +15,9 @@ from bitvar.transformer.cost import count_parameters, num_parameters
 FP32: Final = 4
 GIB: Final = 2**30
 
+LONG_TEXT: Final = 128
+"""Tokens of a long prompt, as memory and work are counted with."""
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -40,7 +43,7 @@ class MemoryPlan:
     precision: Literal["fp32", "bf16"] = "bf16"
     optimizer: Literal["adamw", "muon"] = "adamw"
     ema: bool = True
-    text_tokens: int = 128
+    text_tokens: int = LONG_TEXT
     shards: int = 1
     recompute: bool = False
     lora_rank: int | None = None
