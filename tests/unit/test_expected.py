@@ -11,6 +11,7 @@ import pytest
 from bitvar.cli import main as cli
 from bitvar.scales import SQUARES, official_schedule
 from bitvar.training.expected import expected_work, longest_schedule, square_schedule
+from bitvar.transformer.config import ScheduleConfig
 from bitvar.transformer.cost import training_flops
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +72,8 @@ def test_of_several_squares_the_largest_counts(paper: dict[str, Any]) -> None:
 def test_without_a_square_the_nearest_ratio_counts(paper: dict[str, Any]) -> None:
     config = paper["recipe"]("125M", 256)
     wide = [official_schedule(ratio, "0.06M") for ratio in ("0.5", "0.75", "2.0")]
-    model = config.model.model_copy(update={"budgets": (), "schedules": tuple(tuple(s) for s in wide)})
+    own = tuple(ScheduleConfig(grids=schedule.grids, reference=schedule.reference) for schedule in wide)
+    model = config.model.model_copy(update={"budgets": (), "schedules": own})
     assert square_schedule(config.model_copy(update={"model": model})) == wide[1]
 
 

@@ -81,8 +81,8 @@ def _describe_work(work: ExpectedWork) -> str:
     """Operations of the run, how long one known card would take, and what is counted."""
     height, width = work.schedule[-1]
     return (
-        f"{work.flops_per_sample / 1e12:.3g} teraflop a sample, {work.samples:,} samples: {_rounded(work.hours)} hours of"
-        f" one {CARD} at {UTILIZATION:.0%} of its peak\n"
+        f"{work.flops_per_sample / 1e12:.3g} teraflop a sample, {work.samples:,} samples: {_rounded(work.hours)} hours"
+        f" of one {CARD} at {UTILIZATION:.0%} of its peak\n"
         f"  memory is counted with the longest schedule, work with the square of {height} x {width}"
         f" ({work.schedule.num_tokens:,} tokens), both with {work.text_tokens} tokens of text;"
         " recomputed activations (a third more) and frozen encoders are not in the hours"

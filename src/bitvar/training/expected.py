@@ -1,7 +1,7 @@
 """What a transformer run will cost: its operations, and the hours of a known card that they take.
 
-Memory and work follow two conventions. Memory goes by the schedule with the most tokens, since every batch must fit. Work
-goes by the square, since images of all ratios have about as many pixels.
+Memory and work follow two conventions. Memory goes by the schedule with the most tokens, since every batch must fit.
+Work goes by the square, since images of all ratios have about as many pixels.
 """
 
 import math
