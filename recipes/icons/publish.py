@@ -4,7 +4,9 @@ python recipes/icons/publish.py --run runs/icons --data data/icons64 \
     --tokenizer src/bitvar/models/pictures --text-encoder MINILM_FOLDER \
     --out src/bitvar/models/icons
 
-Afterwards `python recipes/icons/vocabulary.py --model OUT` writes what the model knows into it.
+Afterwards `python recipes/icons/vocabulary.py --model OUT` writes what the model knows into it. With `--figures
+docs/figures.json` the per-scale figures are kept there too, and `python recipes/icons/figures.py` writes the tables of
+the README and the docs from them.
 
 Everything the card says is measured here or read from the run's own files, but what machine an earlier run had.
 """
@@ -12,7 +14,8 @@ Everything the card says is measured here or read from the run's own files, but 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from runpy import run_path
+from typing import Any, Final
 
 import torch
 
@@ -31,6 +34,8 @@ from bitvar.training.reconstruction import measure_reconstruction
 from bitvar.training.state import counts_of, step_of
 from bitvar.training.transformer_task import measure_bits
 
+FIGURES: Final = run_path(str(Path(__file__).with_name("figures.py")))
+
 
 @torch.no_grad()
 def main() -> None:
@@ -45,6 +50,7 @@ def main() -> None:
     parser.add_argument("--begun-on", default="", help="what machine that was, such as 'a GPU', for the card")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, default=0.25)
+    parser.add_argument("--figures", type=Path, help="docs/figures.json, to keep what was measured in")
     options = parser.parse_args()
 
     pipeline = load_run(options)
@@ -53,6 +59,8 @@ def main() -> None:
         split: measure(pipeline, options, split) for split in ("val", "held_out_combination", "held_out_prompt")
     }
     card = write_card(pipeline, measured, options)
+    if options.figures is not None:
+        FIGURES["keep"](options.figures, scales=FIGURES["keep_scales"](measured))
     for part in (parts.transformer, parts.tokenizer, parts.text_encoder.model if parts.text_encoder else None):
         if part is not None:
             part.half()
@@ -98,17 +106,10 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
     manifest = json.loads((options.data / "manifest.json").read_text())
     schedule = pipeline.transformer.config.all_schedules()[0]
     models = {"transformer": pipeline.transformer, "tokenizer": pipeline.tokenizer}
-    scales = [name for name in measured["val"] if name.startswith("accuracy/")]
-    rows = "\n".join(
-        f"| {k + 1} | "
-        + " | ".join(f"{100 * measured[s][f'accuracy/scale_{k}']:.1f} %" for s in measured)
-        + f" | {measured['val'][f'loss/scale_{k}']:.3f} | {measured['val'][f'psnr/scale_{k}']:.1f} |"
-        for k in range(len(scales))
-    )
     combinations = held_out_combinations([concept.name for concept in CONCEPTS], [artist.key for artist in ARTISTS])
     template = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
     return template.format(
-        table=rows,
+        table=FIGURES["scale_table"](FIGURES["keep_scales"](measured)),
         transformer=pipeline.transformer.config,
         tokenizer=pipeline.tokenizer.config,
         millions={name: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f}" for name, m in models.items()},
