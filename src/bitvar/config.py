@@ -153,7 +153,7 @@ def _member(values: Any, name: str, key: str) -> dict[str, Any]:
 def _json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # too long a number and too deep a list are no JSON either
         return text
 
 

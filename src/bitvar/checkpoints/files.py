@@ -227,6 +227,8 @@ def _cure(problems: Iterable[str]) -> tuple[str, str]:
     if any("line ends" in problem for problem in problems):
         todo = "run `git config core.autocrlf false` in the clone, and check the files out again"
         return "git, or an editor, rewrites the line ends of texts", todo
+    if all(problem == "permission denied" for problem in problems):
+        return "this user may not read them", "ask whoever owns them for permission to read (chmod a+r)"
     if all(problem.startswith("not in ") for problem in problems):
         return "files were added that a loader might read", "remove or rename these files"
     return "they were altered, truncated or replaced", "download or convert the model again"

@@ -1,6 +1,7 @@
 """`bitvar data`: captioned sets, indexes of them, and what is in either."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -318,6 +319,6 @@ def _read_size(text: str) -> tuple[int, int]:
     from bitvar.errors import UsageError, explain
 
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and 8 <= int(part) <= 4096 for part in parts):
+    if len(parts) > 2 or not all(re.fullmatch(r"[0-9]{1,6}", part) and 8 <= int(part) <= 4096 for part in parts):
         raise UsageError(explain(f"Can't read the size {text!r}.", "sides are 8 to 4096 pixels", "write 64 or 96x64"))
     return int(parts[0]), int(parts[-1])

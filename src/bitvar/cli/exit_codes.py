@@ -63,6 +63,10 @@ def hold_standard_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123  (for as long as the process lives)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
     stream = sys.stdout
     if stream is None:
         sys.stdout = _ClosedOutput()
@@ -96,7 +100,17 @@ class _Output(io.TextIOWrapper):
 class _ClosedOutput(io.TextIOBase):
     """In place of a standard output that the caller closed."""
 
+    def __init__(self) -> None:
+        self.buffer = _ClosedBytes()
+
     def write(self, text: str, /) -> int:
+        return self.buffer.write(text.encode("utf-8", "replace"))
+
+
+class _ClosedBytes(io.RawIOBase):
+    """The same, for bytes."""
+
+    def write(self, data: object, /) -> int:
         with _named_output():
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
@@ -116,7 +130,8 @@ def _stop_for(error: OSError) -> None:
         if error.errno == errno.EPIPE:  # whoever reads our output has enough
             raise typer.Exit(OK) from None
         error.filename = _OUTPUT
-    _fail(_describe_os_error(error), RUNTIME)
+    named_wrong = isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError)
+    _fail(_describe_os_error(error), USAGE if named_wrong else RUNTIME)
 
 
 def _output_fails() -> bool:
@@ -163,4 +178,9 @@ def _describe_os_error(error: OSError) -> str:
         return explain(f"Can't write {place}.", "no permission there", "choose another path with -o")
     if error.errno == errno.EPIPE:
         return explain(f"Can't write {place}.", "whoever read from it has stopped", "read it to its end")
-    return explain(f"Can't use {place}.", error.strerror or str(error), "check the path")
+    why = {
+        errno.EEXIST: "a file is where a folder is needed",
+        errno.ENOTDIR: "a file is where a folder is needed",
+        errno.EISDIR: "a folder is where a file is needed",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return explain(f"Can't use {place}.", why, "check the path")

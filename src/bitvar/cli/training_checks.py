@@ -111,6 +111,7 @@ def _size(config: TransformerTraining, inputs: "Inputs") -> tuple[int, int] | No
         folder = find_tokenizer(find_start(inputs.initial))
     if folder is None or not (folder / "identity.json").is_file():  # a checkpoint of another run
         return None
+    verify_part(folder)  # before a size in it is believed
     return image_size(config, TokenizerConfig.load(folder / "config.json").stride)
 
 

@@ -38,6 +38,8 @@ def read_recipe(path: Path, arguments: Sequence[str]) -> TokenizerTraining | Tra
     values = _read_arguments(path, function, arguments)
     with _stdout_is_ours(), _errors_of(path):
         config = function(**values)
+    if inspect.iscoroutine(config):
+        config.close()  # or Python complains that nobody waited for it
     if not isinstance(config, TokenizerTraining | TransformerTraining):
         why = f"recipe() returns {type(config).__name__}, not TransformerTraining or TokenizerTraining"
         raise UsageError(explain(f"{path} is no recipe.", why, "return a training configuration"))

@@ -45,7 +45,7 @@ from bitvar.training.online import BadSamples, IndexData
 from bitvar.training.parallel import Ranks
 from bitvar.training.prepare import FeaturesKey, digest_tensors, features_key, prepare
 from bitvar.training.samples import choose_samples, sample_grid
-from bitvar.training.state import is_checkpoint, load_initial
+from bitvar.training.state import Initial, is_checkpoint
 from bitvar.training.supervisor import BEAT
 from bitvar.training.trackers import make_tracker
 from bitvar.training.transformer_task import TransformerData, TransformerTask
@@ -202,7 +202,9 @@ def load_frozen(config: TransformerTraining, inputs: "Inputs", device: torch.dev
     check_bits(config.model, tokenizer.config)
     encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)
     width = encoder.encode(["a"]).features.shape[-1]
-    its_own = start is not None and not is_checkpoint(start) and inputs.text_encoder is None  # sizes: `load_initial`
+    its_own = (
+        start is not None and not is_checkpoint(start) and inputs.text_encoder is None
+    )  # sizes: `Initial.load_into`
     if width != config.model.text_width and not its_own:
         why = f"it gives {width} features a token, and model.text_width is {config.model.text_width}"
         raise UsageError(explain("The text encoder does not fit this model.", why, f"set model.text_width={width}"))
@@ -223,6 +225,7 @@ def _train_transformer(
     check_data(config, inputs)
     frozen = load_frozen(config, inputs, device)
     tokenizer, encoder, index, start = frozen.tokenizer, frozen.encoder, frozen.index, frozen.start
+    initial = None if start is None else _read_initial(config, start)  # before anything is encoded for hours
     patterns = attention_patterns(config, inputs.attention, device)
     data = required(inputs.data)
     planned.folder.mkdir(parents=True, exist_ok=True)
@@ -243,8 +246,10 @@ def _train_transformer(
         patterns=patterns,
         operations=[operations_of(config, schedule) for schedule in config.schedules],
     )
-    sums = {} if start is None else load_initial(task.model, start)
-    base = None if config.lora is None or start is None else LoraBase.of_folder(start, sums)
+    base = None
+    if initial is not None:
+        initial.load_into(task.model)
+        base = None if config.lora is None else LoraBase.of_folder(initial.source, initial.sums)
     task.adapt()
     parallel.lighten(task.units, recompute=inputs.recompute, compiled=inputs.compiled)
 
@@ -273,6 +278,13 @@ def _train_transformer(
             return planned.folder / "lora"
         pipeline(model).save_pretrained(planned.folder / "model")
         return planned.folder / "model"
+
+
+def _read_initial(config: TransformerTraining, start: Path) -> Initial:
+    initial = Initial.read(start)
+    with torch.device("meta"):
+        initial.load_into(InfinityTransformer(config.model))
+    return initial
 
 
 def _frozen_parts(inputs: "Inputs", start: Path | None) -> tuple[Path, Path]:

@@ -15,7 +15,14 @@ from torch import Tensor
 from bitvar import pyramid
 from bitvar.bits import pack, unpack
 from bitvar.checkpoints.files import verify_folder
-from bitvar.checkpoints.folder import GRIDS, TokenizerIdentity, TrainedGrids, find_tokenizer, load_component
+from bitvar.checkpoints.folder import (
+    GRIDS,
+    TokenizerIdentity,
+    TrainedGrids,
+    find_tokenizer,
+    load_component,
+    verify_part,
+)
 from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER, resolve_named
 from bitvar.codec.bitfile import MAX_PASSES, MAX_PIXELS, MAX_SCALES, BitFile, BitHeader, Origin
 from bitvar.codec.closed_loop import choose, correction, seen_error
@@ -147,8 +154,8 @@ class PictureCodec:
         chosen = resolve_device(device)
         precision = resolve_dtype(dtype, chosen)
         folder = resolve_named(EMBEDDED_TOKENIZER if model is None else model, revision, what="tokenizer")
-        verify_folder(folder)
         own = find_tokenizer(folder)
+        verify_part(folder) if own == folder else verify_folder(folder)  # a part may lie in its model
         try:
             identity = TokenizerIdentity.load(own / "identity.json")
             tokenizer = load_component(InfinityTokenizer, own).to(chosen, precision)

@@ -26,6 +26,7 @@ from bitvar.data.pictures import RefusedError, fit_picture
 from bitvar.errors import UsageError, explain
 from bitvar.evaluation.contenders import FORMATS
 from bitvar.evaluation.contest import ORIGINALS, Contest
+from bitvar.evaluation.folders import SETTINGS, require_own
 from bitvar.evaluation.progress import FILE, PICTURES, REFUSED, Lines, Progress, read_lines
 from bitvar.evaluation.sheet import Row, choose, draw_sheet
 from bitvar.evaluation.sources import PictureStream, find_source, open_entry
@@ -40,7 +41,6 @@ SAVE_EVERY: Final = 256
 SAVE_SECONDS: Final = 30.0
 
 REPORT: Final = "report.json"
-SETTINGS: Final = "settings.json"
 SHEET: Final = "sheet.png"
 OWN: Final = "own"
 
@@ -118,6 +118,8 @@ def evaluate_reconstruction(
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             why = f"it lies in {source}, so the sheet would be one of its pictures"
             raise UsageError(explain(f"Can't write to {out}.", why, "choose another folder with -o"))
+    require_own(out, (REPORT, FILE, SHEET, PICTURES, REFUSED))
+    contest = None if (out / REPORT).exists() else _contest(settings, codecs)  # refused before anything is written
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
@@ -126,7 +128,7 @@ def evaluate_reconstruction(
             report = read_json(path) if path.is_file() else None
             if report is not None and report.get("sheet") == sheet:
                 return report
-            contest = _contest(settings, codecs)
+            contest = contest or _contest(settings, codecs)
             if report is None:
                 report = _report(settings, contest, _go_through(pictures, settings, contest, out, tell, save_every))
             _draw(pictures, settings, contest, out, sheet)

@@ -4,6 +4,8 @@ A closed registry: which class reads a folder is written here, never in the fold
 """
 
 import contextlib
+import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,7 +71,26 @@ class TextEncoder(ABC):
 
     def num_tokens(self, prompt: str) -> int:
         """Length of a prompt, special tokens included."""
-        return len(self.tokenizer(prompt, verbose=False)["input_ids"])
+        return len(self.ids(prompt))
+
+    def ids(self, prompt: str) -> list[int]:
+        """The tokens of a prompt, special ones included.
+
+        Raises:
+            WeightsError: if the vocabulary gives none, gives some that the model has no embedding for, or breaks down.
+        """
+        try:
+            ids = list(self.tokenizer(prompt, verbose=False)["input_ids"])
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise _bad_tokens(prompt, (str(error).splitlines() or [repr(error)])[0]) from None
+        rows = self.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        if not ids:
+            raise _bad_tokens(prompt, "it gives no token at all")
+        if not 0 <= min(ids) <= max(ids) < rows:
+            raise _bad_tokens(prompt, f"it gives tokens {min(ids)} to {max(ids)}, and the model has {rows}")
+        return ids
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> TextCondition:
@@ -78,7 +99,7 @@ class TextEncoder(ABC):
         The tokenizer is only read, never set to pad, so calls may run side by side and saving writes what was loaded.
         """
         device = next(self.model.parameters()).device
-        rows = [torch.tensor(self.tokenizer(prompt, verbose=False)["input_ids"]) for prompt in prompts]
+        rows = [torch.tensor(self.ids(prompt)) for prompt in prompts]
         ids = pad_sequence(rows, batch_first=True).to(device)  # any padding does, since it is masked
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
         features = self._features(ids, mask)
@@ -106,6 +127,8 @@ class TextEncoder(ABC):
             self.tokenizer.save_pretrained(folder)
         settings = TextEncoderConfig(kind=self.kind, hidden_states=self.hidden_states)
         (folder / "bitvar.json").write_text(settings.dump(), encoding="utf-8")
+        for path in folder.glob("*.safetensors"):  # the library would keep them to this user
+            path.chmod(stat.S_IMODE((folder / "bitvar.json").stat().st_mode))
 
 
 class MiniLMEncoder(TextEncoder):
@@ -170,7 +193,16 @@ def load_text_encoder(
         raise WeightsError(_unreadable(folder, problems)) from None
     if problems:
         raise WeightsError(_unreadable(folder, problems))
-    return _REGISTRY[settings.kind](model, tokenizer, settings.hidden_states)
+    encoder = _REGISTRY[settings.kind](model, tokenizer, settings.hidden_states)
+    with _silenced():  # what breaks down for any text does so now, and a library in Rust prints where
+        encoder.ids("a")
+    return encoder
+
+
+def _bad_tokens(prompt: str, why: str) -> WeightsError:
+    return WeightsError(
+        explain(f"The model's vocabulary can't read {prompt[:40]!r}.", why, "download or convert the model again")
+    )
 
 
 def _require_plain_files(folder: Path) -> None:
@@ -234,6 +266,24 @@ def _load_model(
     if settings.kind == "minilm" and not all(0 <= k <= layers for k in settings.hidden_states or (-1,)):
         wrong.append(f"hidden_states {list(settings.hidden_states)}, of 0 to {layers}")
     return model, ", ".join(wrong)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """What libraries write to the process's stderr themselves goes nowhere."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """What a training run is: optimisation, intervals, and each model's own settings."""
 
 from itertools import pairwise
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,9 @@ from bitvar.config import Config
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
+
+MAX_STEPS: Final = 10**10
+"""More than any run will have."""
 
 
 class OptimizationConfig(Config):
@@ -34,10 +37,10 @@ class OptimizationConfig(Config):
     """
 
     optimizer: Literal["adamw", "muon"] = "adamw"
-    steps: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    warmup_steps: int = Field(default=100, ge=0)
+    steps: int = Field(gt=0, le=MAX_STEPS)
+    batch_size: int = Field(gt=0, le=1 << 20)
+    learning_rate: float = Field(gt=0, le=1e6)
+    warmup_steps: int = Field(default=100, ge=0, le=MAX_STEPS)
     final_learning_rate: float = Field(default=0.02, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.97)
     momentum: float = Field(default=0.95, ge=0, lt=1)
@@ -45,18 +48,18 @@ class OptimizationConfig(Config):
     clip: float = Field(default=5.0, gt=0)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     precision: Literal["fp32", "bf16"] = "bf16"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     not_finite: Literal["stop", "skip"] = "stop"
 
 
 class IntervalConfig(Config):
     """Every how many steps things happen; the last step always saves."""
 
-    log: int = Field(default=20, gt=0)
-    validation: int = Field(default=500, gt=0)
-    sample: int = Field(default=1000, gt=0)
-    save: int = Field(default=500, gt=0)
-    keep: int = Field(default=2, gt=0)
+    log: int = Field(default=20, gt=0, le=MAX_STEPS)
+    validation: int = Field(default=500, gt=0, le=MAX_STEPS)
+    sample: int = Field(default=1000, gt=0, le=MAX_STEPS)
+    save: int = Field(default=500, gt=0, le=MAX_STEPS)
+    keep: int = Field(default=2, gt=0, le=1_000_000)
 
 
 Grids = tuple[tuple[int, int], ...]
@@ -86,7 +89,7 @@ class TokenizerTraining(Config):
 
     kind: Literal["tokenizer"] = "tokenizer"
     model: TokenizerConfig
-    schedules: tuple[Grids, ...] = Field(min_length=1)
+    schedules: tuple[Grids, ...] = Field(min_length=1, max_length=256)
     optimization: OptimizationConfig
     intervals: IntervalConfig = IntervalConfig()
     trained: Literal["all", "decoder", "encoder"] = "all"
@@ -99,9 +102,9 @@ class TokenizerTraining(Config):
     perceptual: float = Field(default=0.0, ge=0)
     perceptual_network: Literal["mobilenet", "lpips"] = "mobilenet"
     adversarial: float = Field(default=0.0, ge=0)
-    adversarial_start: int = Field(default=0, ge=0)
+    adversarial_start: int = Field(default=0, ge=0, le=MAX_STEPS)
     adversarial_adaptive: bool = True
-    discriminator_width: int = Field(default=32, ge=8, multiple_of=8)
+    discriminator_width: int = Field(default=32, ge=8, le=1 << 12, multiple_of=8)
     discriminator_levels: int = Field(default=2, ge=1, le=6)
     truncation: float = Field(default=0.0, ge=0, lt=1)
 
@@ -137,11 +140,11 @@ class TransformerTraining(Config):
     optimization: OptimizationConfig
     intervals: IntervalConfig = IntervalConfig()
     max_flip_strength: float = Field(default=0.3, ge=0, le=1)
-    num_corrected_scales: int = Field(default=100, ge=0)
+    num_corrected_scales: int = Field(default=100, ge=0, le=1_000_000)
     requantized: bool = True
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
     reweighted: bool = False
-    num_scales: int | None = Field(default=None, gt=0)
+    num_scales: int | None = Field(default=None, gt=0, le=1_000_000)
     first_caption: float | None = Field(default=None, ge=0, le=1)
     cut_caption: float = Field(default=0.0, ge=0, le=1)
     lora: LoraSettings | None = None

@@ -387,13 +387,41 @@ def load_initial(model: nn.Module, source: Path) -> dict[str, str]:
     Raises:
         WeightsError: if the files are altered, or the model in them has other sizes.
     """
-    sums = verify_folder(source)
-    tensors = averaged_tensors(source) if is_checkpoint(source) else read_tensors(source / "transformer")
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        why = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
-        raise WeightsError(
-            explain(f"{source} holds another model.", why, "give one of the same sizes, or set the recipe's to its own")
-        ) from None
-    return sums
+    initial = Initial.read(source)
+    initial.load_into(model)
+    return initial.sums
+
+
+@dataclass(frozen=True)
+class Initial:
+    """What a new run begins from: a checkpoint's averaged weights, or those of a model folder's transformer.
+
+    Attributes:
+        source: the folder.
+        tensors: the weights.
+        sums: the folder's manifest, which has been verified.
+    """
+
+    source: Path
+    tensors: Mapping[str, Tensor]
+    sums: dict[str, str]
+
+    @classmethod
+    def read(cls, source: Path) -> "Initial":
+        """Raises WeightsError if the files are altered, or their weights unsound."""
+        sums = verify_folder(source)
+        tensors = averaged_tensors(source) if is_checkpoint(source) else read_tensors(source / "transformer")
+        return cls(source, tensors, sums)
+
+    def load_into(self, model: nn.Module) -> None:
+        """Give a model the weights; one on the device "meta" is only compared, and takes no room.
+
+        Raises:
+            WeightsError: if it has other sizes.
+        """
+        try:
+            model.load_state_dict(self.tensors, assign=any(tensor.is_meta for tensor in model.parameters()))
+        except RuntimeError as error:
+            why = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
+            todo = "give one of the same sizes, or set the recipe's to its own"
+            raise WeightsError(explain(f"{self.source} holds another model.", why, todo)) from None

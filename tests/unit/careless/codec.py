@@ -7,7 +7,7 @@ import zlib
 from .kind import Kind
 from .stage import Stage, expect, pixels, tree
 
-TOKENIZER = ("--tokenizer", "tiny")
+TOKENIZER = ("--tokenizer", "tiny/image_tokenizer")
 
 
 def _encode(stage: Stage, source: str, target: str, *more: str) -> None:
@@ -41,7 +41,9 @@ def encoded_again(stage: Stage) -> None:
     _encode(stage, given, target, *options)
     _encode(stage, given, f"fresh/{'' if folder else 'x.bits'}", *options)
     pairs = [(there, stage.folder / "fresh" / there.name)]
-    pairs += [(stage.folder / f"out/{name}.bits", stage.folder / f"fresh/{name}.bits") for name in "abc"] if folder else []
+    pairs += (
+        [(stage.folder / f"out/{name}.bits", stage.folder / f"fresh/{name}.bits") for name in "abc"] if folder else []
+    )
     for old, fresh in pairs:
         expect(old.read_bytes() == fresh.read_bytes(), f"after another {what}, {old.name} is not what would be made")
     if what == "nothing":

@@ -32,10 +32,10 @@ def seeds(stage: Stage) -> None:
 
 
 def odd_seeds(stage: Stage) -> None:
-    """Seeds that are none are refused; the seeds of several images may not run over the end."""
+    """Seeds that are none are refused."""
     stage.copy("tiny")
     large = str(2 ** stage.random.choice([63, 64, 100, 2000]))
-    forms = (["-1"], [large], ["1.5"], ["1e3"], ["nan"], ["0x10"], [""], [str(2**63 - 1), "--n", "2"])
+    forms = (["-1"], [large], ["1.5"], ["1e3"], ["nan"], ["0x10"], [""], ["1_0_"])
     given = stage.turn(forms)
     stage.refused(2, "generate", "a dog", *MODEL, "-o", "x.png", "--seed", *given)
 
@@ -65,7 +65,18 @@ def several(stage: Stage) -> None:
     if "--aspect" in more and "--size" in more:
         more = more[2:]
     place = f"out/{{index}}.{suffix}"
-    stage.works("generate", "a red cat", *MODEL, "--n", str(count), "--seed", str(stage.random.getrandbits(40)), "-o", place, *more)
+    stage.works(
+        "generate",
+        "a red cat",
+        *MODEL,
+        "--n",
+        str(count),
+        "--seed",
+        str(stage.random.getrandbits(40)),
+        "-o",
+        place,
+        *more,
+    )
     files = sorted((stage.folder / "out").iterdir())
     expect(len(files) == count, f"{len(files)} of {count} images")
     for path in files:
@@ -107,7 +118,7 @@ def sizes(stage: Stage) -> None:
         expect(same or not exact, f"{got} is not exactly {asked}:\n{done}")
     else:
         a, b = map(float, forms[form].replace("/", ":").split(":"))
-        same = abs(got[0] / got[1] / (a / b) - 1) < 0.01
+        same = abs(got[0] / got[1] / (a / b) - 1) < 1.5 / min(got)  # as near as whole pixels come
     expect(same or "asked for" in done.err, f"it draws {got} for {given} without a word:\n{done}")
 
 
@@ -129,14 +140,18 @@ def records(stage: Stage) -> None:
     text = None
     if changes in ("field", "unknown"):
         for _ in range(stage.random.choice([1, 1, 2])):
-            name = stage.pick([*values]) if changes == "field" else stage.pick(["x", "Prompt", "", "__class__", "seed "])
+            name = (
+                stage.pick([*values]) if changes == "field" else stage.pick(["x", "Prompt", "", "__class__", "seed "])
+            )
             values[name] = stage.pick(ODD)
     elif changes == "gone":
         del values[stage.pick([*values])]
     elif changes == "text":
         whole = json.dumps(values)
         place = stage.random.randrange(len(whole))
-        text = stage.pick([whole[:place], whole[:place] + stage.random.choice('"{}[],:0\\') + whole[place + 1 :], "[]", "5", ""])
+        text = stage.pick(
+            [whole[:place], whole[:place] + stage.random.choice('"{}[],:0\\') + whole[place + 1 :], "[]", "5", ""]
+        )
     else:
         text = stage.pick(["[" * 20_000, '{"prompt": ' * 9_000, '{"prompt": ' + "9" * 5000 + "}"])
     text = json.dumps(values) if text is None else text
@@ -232,7 +247,9 @@ def prompts_file(stage: Stage) -> None:
     stage.copy("tiny")
     count = stage.random.randint(2, 5)
     fault = stage.turn(["none", "none", "bytes", "long", "surrogate", "json", "seed", "key", "blank", "nul"])
-    lines = [json.dumps({"prompt": f"a red dog {i}", "seed": stage.random.getrandbits(50)}).encode() for i in range(count)]
+    lines = [
+        json.dumps({"prompt": f"a red dog {i}", "seed": stage.random.getrandbits(50)}).encode() for i in range(count)
+    ]
     bad = {
         "bytes": b'{"prompt": "\xff"}', "long": json.dumps({"prompt": "dog " * 6000}).encode(), "surrogate": b'{"prompt": "\\ud800"}',
         "json": stage.random.choice([b"{", b"[]", b"5", b"[" * 5000, b'{"prompt": NaN}']), "nul": b'{"prompt": "a\0b"}',

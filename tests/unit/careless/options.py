@@ -6,7 +6,23 @@ from .kind import Kind
 from .stage import Stage, expect
 from .training import words
 
-NEVER = ("nan", "NaN", "inf", "-inf", "1e309", "", " ", "0x10", "\u00bd", "null", "x", "1;2", "--", "\udcff", "5" * 5000)
+NEVER = (
+    "nan",
+    "NaN",
+    "inf",
+    "-inf",
+    "1e309",
+    "",
+    " ",
+    "0x10",
+    "\u00bd",
+    "null",
+    "x",
+    "1;2",
+    "--",
+    "\udcff",
+    "5" * 5000,
+)
 """What is no number to anybody."""
 
 MAYBE = ("-0", "1_000", "\u0663", "+1", " 1", "1.0", "1e0", "01", "1e-400", "0.999999999999999999")
@@ -66,7 +82,9 @@ def texts(stage: Stage) -> None:
     _ready(stage)
     option = stage.turn(TEXTS)
     call, name = TEXTS[option], option.split()[-1]
-    value = stage.pick(["", " ", "x" * 5000, "\udcff", "nan", "a\nb", "..", "/dev/null/x", "0", "a/b/c/d", "\u0663", "none"])
+    value = stage.pick(
+        ["", " ", "x" * 5000, "\udcff", "nan", "a\nb", "..", "/dev/null/x", "0", "a/b/c/d", "\u0663", "none"]
+    )
     done = stage.either((2, 3), *call, f"{name}={value}")
     fine = (name == "--root" and value == "..") or (name == "--against" and value == "none")
     fine |= name == "--name" and value in ("nan", "0", "none")

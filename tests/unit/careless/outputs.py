@@ -37,7 +37,7 @@ def _pipe(stage: Stage, suffix: str) -> None:
     done = stage.works(*_writers(stage, path.name))
     reader.join(5)
     expect(path.is_fifo(), f"the pipe was replaced:\n{done}")
-    expect(bool(read) and len(read[0]) > 0 or suffix == ".jsonl", f"nothing came through the pipe:\n{done}")
+    expect((bool(read) and len(read[0]) > 0) or suffix == ".jsonl", f"nothing came through the pipe:\n{done}")
 
 
 def _device(stage: Stage, suffix: str) -> None:
@@ -50,6 +50,8 @@ def _device(stage: Stage, suffix: str) -> None:
 def _full(stage: Stage, suffix: str) -> None:
     target = stage.folder / f"full{suffix}"
     target.symlink_to("/dev/full")
+    if suffix == ".jsonl":  # a report of nothing takes no room
+        return
     done = stage.refused(1, *_writers(stage, target.name))
     expect("full" in done.err, f"it does not say that it is full:\n{done}")
 
@@ -73,7 +75,9 @@ def _loop(stage: Stage, suffix: str) -> None:
 
 def _odd_name(stage: Stage, suffix: str) -> None:
     length = stage.pick([230, 240, 255 - len(suffix), 256])
-    name = stage.pick(["x" * length, "\u732b" * (length // 3), "a\nb", "\udcff", "-x", " ", "a;b", "x" * 100 + "/" + "y" * 50])
+    name = stage.pick(
+        ["x" * length, "\u732b" * (length // 3), "a\nb", "\udcff", "-x", " ", "a;b", "x" * 100 + "/" + "y" * 50]
+    )
     done = stage.either((1, 2), *_writers(stage, f"./{name}{suffix}"))
     there = [path for path in stage.folder.rglob(f"*{suffix}") if path.name == Path(f"{name}{suffix}").name]
     expect((done is not None) == bool(there), f"said {done and done.code}, and there is {there}:\n{done}")
@@ -118,7 +122,7 @@ def _open_for_all(folder: Path) -> None:
 def _reachable(folder: Path) -> bool:
     """Whether another user may read there, and the Python that runs this."""
     return all(place.stat().st_mode & 0o001 for place in (folder, *folder.parents)) and all(
-        place.stat().st_mode & 0o001 for place in (Path(__file__).resolve(), *Path(__file__).resolve().parents)[1:]
+        place.stat().st_mode & 0o001 for file in (__file__, os.__file__) for place in Path(file).resolve().parents
     )
 
 
@@ -174,6 +178,8 @@ def streams(stage: Stage) -> None:
     elif what in ("closed", "all closed"):
         done = stage.run(*call, closed=(1,) if what == "closed" else (0, 1, 2))
         expect(done.code == 1, f"it should exit with 1:\n{done}")
+        if what == "closed":
+            _told(done)
     else:
         done = stage.run(*call, closed=(0,) if what == "no input" else (2,))
         expect(done.code == 0, f"it should work:\n{done}")
@@ -190,8 +196,8 @@ def _told(done: Done) -> None:
 def inputs(stage: Stage) -> None:
     """Prompts from a standard input that is empty, closed, binary or long: refused."""
     stage.copy("tiny")
-    what = stage.turn(["empty", "closed", "binary", "blank", "nul"])
-    data = {"binary": stage.random.randbytes(300), "blank": b"\n \n", "nul": b"a\0b\n"}.get(what, b"")
+    what = stage.turn(["empty", "closed", "binary", "blank", "lone"])
+    data = {"binary": stage.random.randbytes(300), "blank": b"\n \n", "lone": b"\xed\xa0\x80\n"}.get(what, b"")
     closed = (0,) if what == "closed" else ()
     stage.refused((1, 2), "generate", *MODEL, "--prompts", "-", "-o", "out/", stdin=data, closed=closed)
 

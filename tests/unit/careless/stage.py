@@ -158,7 +158,9 @@ class Stage:
     def unchanged(self, before: dict[str, str], done: Done | None = None, *, aside: str = "") -> None:
         """No file may have come, gone or changed."""
         after = tree(self.folder)
-        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name) and name != aside)
+        changed = sorted(
+            name for name in before.keys() | after.keys() if before.get(name) != after.get(name) and name != aside
+        )
         expect(not changed, f"it changed {changed[:8]}:\n{done}")
 
 

@@ -31,13 +31,13 @@ def copied(stage: Stage, *more: str) -> None:
 
 BREAKS: dict[str, Callable[[Stage, str], str]] = {
     "syntax": lambda stage, text: text.replace("def recipe(", stage.pick(["def recipe((", "def 5recipe(", "df recipe("])),
-    "indent": lambda stage, text: text.replace("    return", stage.pick(["  return", "\treturn x\n    return"]), 1),
+    "indent": lambda stage, text: text.replace("    return", stage.pick(["x\n      return", "\treturn x\n    return"]), 1),
     "raises": lambda stage, text: (
         f"{text}\nraise {stage.pick(['ValueError', 'KeyError', 'RecursionError', 'OSError', 'MemoryError'])}('x' * 9)\n"
     ),
     "exits": lambda stage, text: f"import sys\n{text}\nsys.exit({stage.pick(['0', '1', 'None', repr('x'), '256'])})\n",
     "hard": lambda stage, text: text.replace(
-        "    return", f"    raise {stage.pick(['SystemExit', 'KeyboardInterrupt', 'GeneratorExit', 'BaseException'])}\n    return"
+        "    return", f"    raise {stage.pick(['SystemExit', 'GeneratorExit', 'BaseException'])}\n    return"
     ),
     "type": lambda stage, text: text.replace("batch_size=4", f"batch_size={stage.pick(['None', repr('4'), '4.5', '[4]', 'True'])}"),
     "range": lambda stage, text: text.replace("batch_size=4", f"batch_size={stage.pick(['0', '-1', '10**30'])}"),
@@ -46,7 +46,7 @@ BREAKS: dict[str, Callable[[Stage, str], str]] = {
     "returns": lambda stage, text: text.replace("return TransformerTraining", stage.pick(["x = ", "return str", "return dict"])),
     "absent": lambda stage, text: text.replace("def recipe", stage.pick(["def Recipe", "def recipes", "async def recipe"])),
     "imports": lambda stage, text: stage.pick(["import nowhere_at_all\n", "from bitvar import nothing_like_it\n", "from . import x\n"]) + text,
-    "bytes": lambda stage, text: "# \udcff\udcfe\n" + text,
+    "bytes": lambda stage, text: "x = '\udcff\udcfe'\n" + text,
     "nul": lambda stage, text: text + "\0",
     "empty": lambda stage, text: "",
     "prints": lambda stage, text: "print('hello')\nimport os; os.write(1, b'raw')\n" + text.replace("depth=2", "depth=0"),
@@ -148,14 +148,20 @@ def _cut_cache(stage: Stage) -> None:
     path = next((stage.folder / "run").glob("features-train*"))
     data = bytearray(path.read_bytes())
     place = stage.random.randrange(len(data))
-    spoilt = {"cut": data[:place], "flip": data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :], "zeros": bytes(len(data))}
+    spoilt = {
+        "cut": data[:place],
+        "flip": data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :],
+        "zeros": bytes(len(data)),
+    }
     path.write_bytes(spoilt[stage.pick(spoilt)])
 
 
 def _foreign_lines(stage: Stage) -> None:
     path = stage.folder / "run" / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
-    odd = stage.pick([b"\0\0\0\n", b"[]\n", b"{\n", b"\xff\xfe\n", b'{"step": "x"}\n', b'{"step": NaN}\n', b"[" * 5000 + b"\n"])
+    odd = stage.pick(
+        [b"\0\0\0\n", b"[]\n", b"{\n", b"\xff\xfe\n", b'{"step": "x"}\n', b'{"step": NaN}\n', b"[" * 5000 + b"\n"]
+    )
     lines.insert(stage.random.randrange(len(lines) + 1), odd)
     path.write_bytes(b"".join(lines))
 

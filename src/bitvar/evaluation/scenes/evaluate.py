@@ -17,6 +17,7 @@ from bitvar.config import Config, read_json
 from bitvar.data.icons.prompts import ScenePrompt, read_prompts
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
+from bitvar.evaluation.folders import SETTINGS, require_own
 from bitvar.evaluation.scenes.judging import (
     Case,
     Jury,
@@ -43,7 +44,6 @@ from bitvar.files import atomic_path, write_text
 from bitvar.pipeline import InfinityPipeline
 
 REPORT: Final = "report.json"
-SETTINGS: Final = "settings.json"
 SHEET: Final = "sheet.png"
 PICTURES: Final = "pictures"
 VERDICTS: Final = "verdicts"
@@ -185,6 +185,7 @@ def evaluate_scenes(
     Raises:
         UsageError: for pictures that are missing or can't be used, or a folder with another evaluation in it.
     """
+    require_own(out, (REPORT, SHEET, PICTURES, VERDICTS))
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
