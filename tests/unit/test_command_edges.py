@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import typer
 
 from bitvar import __version__, errors
 from bitvar.cli import exit_codes
@@ -125,3 +126,38 @@ def test_a_hint_for_a_clone_of_any_name_can_be_pasted(tmp_path: Path, monkeypatc
 def test_hints_come_from_one_function(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert path.name == "errors.py" or ("bitvar[" not in text and "install bitvar with" not in text)
+
+
+def test_closed_streams_become_streams_to_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    exit_codes.hold_standard_streams()
+    assert sys.stdin.buffer.read() == b""
+    assert not sys.stderr.isatty()
+    for write in (lambda: sys.stdout.write("x"), lambda: sys.stdout.buffer.write(b"x")):
+        with pytest.raises(OSError, match="Bad file descriptor") as error:
+            write()
+        assert error.value.filename == "standard output"
+    for stream in (sys.stdin, sys.stderr):
+        stream.close()
+
+
+def test_prompts_from_a_closed_input_are_refused(tmp_path: Path) -> None:
+    done = run(["generate", "--prompts", "-", "-o", f"{tmp_path}/"], preexec_fn=lambda: os.close(0))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 3), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (FileExistsError(errno.EEXIST, "File exists", "mine"), "a file is where a folder is needed"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "mine/x"), "a file is where a folder is needed"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "mine"), "a folder is where a file is needed"),
+    ],
+    ids=["exists", "no folder", "folder"],
+)
+def test_a_file_for_a_folder_is_a_usage_error(error: OSError, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as stop, exit_codes.exit_codes():
+        raise error
+    assert stop.value.exit_code == exit_codes.USAGE
+    assert why in capsys.readouterr().err

@@ -201,3 +201,12 @@ def test_overriding_reads_json_before_text() -> None:
 def test_grids_of_a_tokenizer_run_go_from_coarse_to_fine(grids: list[list[int]]) -> None:
     with pytest.raises(UsageError, match="coarse to fine"):
         small_trainings()[0].override([f"schedules={[grids]}"])
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, "9" * 5000, '{"a":' * 3000], ids=["lists", "digits", "objects"])
+def test_settings_too_deep_or_too_long_for_json_are_texts(text: str) -> None:
+    class Steps(Config):
+        steps: int = 5
+
+    with pytest.raises(UsageError, match="steps"):
+        Steps().override([f"steps={text}"])

@@ -536,3 +536,24 @@ def test_the_output_may_not_lie_among_the_pictures(bitvar: Any, pictures: Path) 
     code, _, err = bitvar(pictures, "-o", pictures / "deep" / "out", "--device", "cpu")
     assert code == 2
     assert "would be one of its pictures" in err
+
+
+@pytest.mark.parametrize("name", ["settings.json", "report.json", "sheet.png", "pictures.jsonl", "refused.jsonl"])
+def test_files_of_the_names_of_an_evaluation_are_not_replaced(tmp_path: Path, pictures: Path, name: str) -> None:
+    codecs = {"tiny": tiny_codec()}
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text('{"mine": 1}')
+    with pytest.raises(UsageError, match="no evaluation wrote"):
+        evaluate_reconstruction(settings_for(codecs, pictures), codecs, out)
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, '{"mine": 1}')]
+    with pytest.raises(UsageError, match="is no folder"):
+        evaluate_reconstruction(settings_for(codecs, pictures), codecs, out / name / "deeper")
+
+
+@pytest.mark.parametrize("changes", [{"distance": "x"}, {"feature_network": "x"}, {"sizes": (1,)}], ids=str)
+def test_what_is_refused_leaves_nothing(tmp_path: Path, pictures: Path, changes: dict[str, Any]) -> None:
+    codecs = {"tiny": tiny_codec()}
+    with pytest.raises(UsageError):
+        evaluate_reconstruction(settings_for(codecs, pictures, **changes), codecs, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -56,6 +56,8 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "a missing module": ("import no_such_module_at_all", "imports 'no_such_module_at_all', which is not installed"),
     "a missing name": ("from bitvar.training.config import Nothing", "cannot import name"),
     "deep recursion": ("def f(): return f()\nf()", "RecursionError"),
+    "a recipe that is to be awaited": (good().replace("def recipe", "async def recipe"), "returns coroutine"),
+    "a batch without end": (good().replace("batch_size=4", "batch_size=10**30"), "batch_size"),
     "no recipe": ("x = 1", "no function recipe()"),
     "a recipe that is no function": ("recipe = 5", "its recipe is of type int"),
     "a recipe that returns nothing": ("def recipe(): pass", "returns NoneType"),

@@ -172,3 +172,31 @@ def test_an_encoder_that_does_not_fit_the_transformer_is_refused(
     config = config.model_copy(update={"text_width": width, "max_text_tokens": tokens or 64})
     with pytest.raises(WeightsError, match="does not belong"):
         check_encoder(config, load_text_encoder(EMBEDDED_MODEL / "text_encoder"), "x")
+
+
+@pytest.mark.parametrize(
+    "single",
+    [
+        [],
+        [{"Sequence": {"id": "B", "type_id": 0}}],
+        [{"SpecialToken": {"id": "[FAR]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    ],
+    ids=["nothing", "a second text", "a token without an embedding"],
+)
+def test_a_vocabulary_that_breaks_down_is_refused_at_load(
+    single: list[Any], encoder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = encoder / "tokenizer.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    far = {"[FAR]": {"id": "[FAR]", "ids": [10**6], "tokens": ["[FAR]"]}}
+    values["post_processor"] = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": far}
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(WeightsError, match="vocabulary can't read"):
+        load_text_encoder(encoder)
+    assert capfd.readouterr().err == ""
+
+
+def test_saved_weights_are_for_everybody_whom_other_files_are_for(tmp_path: Path, encoder: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    load_text_encoder(encoder).save(tmp_path / "saved")
+    assert len({path.stat().st_mode for path in (tmp_path / "saved").iterdir()}) == 1

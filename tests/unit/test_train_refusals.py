@@ -269,3 +269,24 @@ def test_the_best_is_exported(work: Path, command: Run) -> None:
     assert out.strip() == str(work / "best")
     _, err = command(["bitvar", "export", str(work / "run"), str(work / "b"), "--best", "--step", "2", *given], code=2)
     assert "Which checkpoint?" in err
+
+
+def test_a_broken_configuration_of_a_frozen_part_is_the_weights_fault(work: Path, command: Run) -> None:
+    path = work / "tiny" / "image_tokenizer" / "config.json"
+    path.write_text(path.read_text()[:-9])
+    for again in (words(work), words(work, "--dry-run")):
+        assert "config.json: sha256" in command(again, code=3)[1]
+    assert not (work / "run").exists()
+
+
+@pytest.mark.parametrize("spoil", ["nan", "size"])
+def test_what_a_run_begins_from_is_looked_at_before_anything_is_encoded(work: Path, command: Run, spoil: str) -> None:
+    path = work / "tiny" / "transformer" / "model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name] * float("nan") if spoil == "nan" else torch.zeros(3)
+    save_file(tensors, path)
+    rewrite(work)
+    _, err = command(words(work, "--init", str(work / "tiny")), code=3)
+    assert "encoding" not in err
+    assert not (work / "run").exists()

@@ -1,6 +1,7 @@
 """A tokenizer or text encoder given by itself is verified as a model folder is."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bitvar.checkpoints import files
 from bitvar.checkpoints.files import MANIFEST
 from bitvar.checkpoints.folder import verify_part
 from bitvar.checkpoints.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
+from bitvar.codec import PictureCodec
 from bitvar.errors import WeightsError
 
 PARTS = ("text_encoder", "image_tokenizer")
@@ -107,3 +110,27 @@ def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
+
+
+def test_a_pipe_in_a_part_is_refused(model: Path) -> None:
+    os.mkfifo(model / "image_tokenizer" / "x.json")
+    with pytest.raises(WeightsError, match=r"x\.json: not in"):
+        verify_part(model / "image_tokenizer")
+
+
+def test_the_tokenizer_in_a_model_is_a_tokenizer(model: Path) -> None:
+    codec = PictureCodec.from_pretrained(model / "image_tokenizer", device="cpu")
+    assert codec.identity == PictureCodec.from_pretrained(model, device="cpu").identity
+    (model / "image_tokenizer" / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"config\.json"):
+        PictureCodec.from_pretrained(model / "image_tokenizer", device="cpu")
+
+
+def test_files_that_may_not_be_read_are_not_called_altered(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "digest", refuse)
+    with pytest.raises(WeightsError, match="may not read") as error:
+        files.verify_folder(model)
+    assert "altered" not in str(error.value)

@@ -37,6 +37,7 @@ COMMANDS = {
 WRONG = {
     "dtype": ("--dtype", "bogus"),
     "fp64": ("--dtype", "fp64"),
+    "no dtype": ("--dtype", ""),
     "device": ("--device", "bogus"),
     "a device that is not there": ("--device", "cuda:99"),
     "number of a device": ("--device", "5"),

@@ -14,9 +14,20 @@ from .stage import Stage, expect, pixels, tree
 
 MODEL = ("--model", "tiny")
 SCRIPTS = (
-    (0x41, 0x5A), (0x3B1, 0x3C9), (0x410, 0x44F), (0x5D0, 0x5EA), (0x627, 0x64A), (0x905, 0x939), (0xE01, 0xE2E),
-    (0x4E00, 0x9FA5), (0x3041, 0x3096), (0xAC00, 0xD7A3), (0x1F300, 0x1F5FF), (0x10330, 0x1034A), (0x21, 0x2F),
-)  # fmt: skip
+    (0x41, 0x5A),
+    (0x3B1, 0x3C9),
+    (0x410, 0x44F),
+    (0x5D0, 0x5EA),
+    (0x627, 0x64A),
+    (0x905, 0x939),
+    (0xE01, 0xE2E),
+    (0x4E00, 0x9FA5),
+    (0x3041, 0x3096),
+    (0xAC00, 0xD7A3),
+    (0x1F300, 0x1F5FF),
+    (0x10330, 0x1034A),
+    (0x21, 0x2F),
+)
 
 
 def seeds(stage: Stage) -> None:
@@ -91,12 +102,19 @@ def sizes(stage: Stage) -> None:
     stage.copy("tiny")
     width, height = stage.random.randint(1, 60), stage.random.randint(1, 60)
     forms = {
-        "size": f"{width}x{height}", "near": f"{stage.random.randint(12, 20)}x{stage.random.randint(7, 20)}",
-        "aspect": f"{width}:{height}", "decimal": f"{width / 7:.3f}:{height / 7:.2f}", "slash": f"{width}/{height}",
-        "odd": stage.random.choice(["16", "x", "16x", "-16x16", "1e1x16", "16x16x3", "nanxnan", "", "16 x 16", "0x0", "99999x1"]),
-        "ratio": stage.random.choice(["1:0", "0:1", "nan:1", "inf:1", "1:5e-324", "1", "", "a:b", "1:2:3", "-1:-1", "1e9:1"]),
+        "size": f"{width}x{height}",
+        "near": f"{stage.random.randint(12, 20)}x{stage.random.randint(7, 20)}",
+        "aspect": f"{width}:{height}",
+        "decimal": f"{width / 7:.3f}:{height / 7:.2f}",
+        "slash": f"{width}/{height}",
+        "odd": stage.random.choice(
+            ["16", "x", "16x", "-16x16", "1e1x16", "16x16x3", "nanxnan", "", "16 x 16", "0x0", "99999x1"]
+        ),
+        "ratio": stage.random.choice(
+            ["1:0", "0:1", "nan:1", "inf:1", "1:5e-324", "1", "", "a:b", "1:2:3", "-1:-1", "1e9:1"]
+        ),
         "digits": f"{width}x{height}".translate({48 + i: 0x660 + i for i in range(10)}),
-    }  # fmt: skip
+    }
     form = stage.turn(forms)
     option = "--aspect" if form in ("aspect", "decimal", "slash", "ratio") else "--size"
     exact = stage.pick([True, False])
@@ -123,13 +141,52 @@ def sizes(stage: Stage) -> None:
 
 
 ODD: tuple[Any, ...] = (
-    None, True, 0, -1, 1.5, 2**31, 2**63, 10**40, 1e308, "", " ", "x", "5", [], [1], [[1]], {}, {"a": 1}, "\ud800",
-    "\0", "x" * 70_000, [1] * 100, "NaN", float("nan"), float("inf"), -0.0, "../../etc/passwd", "evil/model",
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    2**31,
+    2**63,
+    10**40,
+    1e308,
+    "",
+    " ",
+    "x",
+    "5",
+    [],
+    [1],
+    [[1]],
+    {},
+    {"a": 1},
+    "\ud800",
+    "\0",
+    "x" * 70_000,
+    [1] * 100,
+    "NaN",
+    float("nan"),
+    float("inf"),
+    -0.0,
+    "../../etc/passwd",
+    "evil/model",
+)
 COMPARED = (
-    "prompt", "negative_prompt", "seed", "seeds", "width", "height", "guidance_scale", "temperature", "top_k", "top_p",
-    "enlarge", "grid", "exact_size", "requested_width", "requested_height",
-)  # fmt: skip
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "seeds",
+    "width",
+    "height",
+    "guidance_scale",
+    "temperature",
+    "top_k",
+    "top_p",
+    "enlarge",
+    "grid",
+    "exact_size",
+    "requested_width",
+    "requested_height",
+)
 
 
 def records(stage: Stage) -> None:
@@ -186,8 +243,9 @@ def _with_record(stage: Stage, text: str) -> Path:
 
 def _field(name: str, value: Any) -> Any:
     return lambda stage, out, record: (
-        record is not None and record[name] == value, f"{name} is {record and record[name]!r}, not {value!r}"
-    )  # fmt: skip
+        record is not None and record[name] == value,
+        f"{name} is {record and record[name]!r}, not {value!r}",
+    )
 
 
 def _refuses(stage: Stage, out: list[Path], record: Any) -> tuple[bool, str]:
@@ -215,7 +273,7 @@ WITH_FROM: dict[str, tuple[tuple[str, ...], Any]] = {
     "prompts": (("--prompts", "prompts.txt"), _refuses),
     "device": (("--device", "cpu"), _field("device", "cpu")),
     "no-grid": (("--no-grid",), _field("grid", False)),
-}  # fmt: skip
+}
 
 
 def from_pairs(stage: Stage) -> None:
@@ -251,11 +309,17 @@ def prompts_file(stage: Stage) -> None:
         json.dumps({"prompt": f"a red dog {i}", "seed": stage.random.getrandbits(50)}).encode() for i in range(count)
     ]
     bad = {
-        "bytes": b'{"prompt": "\xff"}', "long": json.dumps({"prompt": "dog " * 6000}).encode(), "surrogate": b'{"prompt": "\\ud800"}',
-        "json": stage.random.choice([b"{", b"[]", b"5", b"[" * 5000, b'{"prompt": NaN}']), "nul": b'{"prompt": "a\0b"}',
-        "seed": json.dumps({"prompt": "a dog", "seed": stage.random.choice([-1, 2**63, 1.5, "x", None, True, [1]])}).encode(),
-        "key": b'{"prompt": "a dog", "sede": 5}', "blank": json.dumps({"prompt": stage.random.choice(["", " ", None, 5])}).encode(),
-    }  # fmt: skip
+        "bytes": b'{"prompt": "\xff"}',
+        "long": json.dumps({"prompt": "dog " * 6000}).encode(),
+        "surrogate": b'{"prompt": "\\ud800"}',
+        "json": stage.random.choice([b"{", b"[]", b"5", b"[" * 5000, b'{"prompt": NaN}']),
+        "nul": b'{"prompt": "a\0b"}',
+        "seed": json.dumps(
+            {"prompt": "a dog", "seed": stage.random.choice([-1, 2**63, 1.5, "x", None, True, [1]])}
+        ).encode(),
+        "key": b'{"prompt": "a dog", "sede": 5}',
+        "blank": json.dumps({"prompt": stage.random.choice(["", " ", None, 5])}).encode(),
+    }
     place = stage.random.randrange(count + 1)
     if fault != "none":
         lines.insert(place, bad[fault])
@@ -276,7 +340,7 @@ KINDS = {
     "odd seeds": Kind(8, odd_seeds),
     "unnamed": Kind(13, unnamed, quick=True),
     "several": Kind(6, several),
-    "sizes": Kind(16, sizes, quick=True),
+    "sizes": Kind(16, sizes),
     "records": Kind(28, records, quick=True),
     "from pairs": Kind(20, from_pairs, quick=True),
     "prompts file": Kind(10, prompts_file),

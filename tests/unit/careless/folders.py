@@ -1,4 +1,4 @@
-"""Folders of models, tokenizers, encoders and adapters: altered, extended, edited, unsound; and folders that are not ours."""
+"""Folders of models, tokenizers, encoders and adapters: altered, extended, edited, unsound; and folders of others."""
 
 import json
 import os
@@ -38,15 +38,18 @@ def _uses(stage: Stage, part: str) -> tuple[str, ...]:
     frozen += [("export", "run", "new", *words()[3:7])]
     uses = {
         "image_tokenizer": [
-            generate(), ("tokenizer", "encode", "image.png", "-o", "x.bits", "--tokenizer", TOKENIZER),
+            generate(),
+            ("tokenizer", "encode", "image.png", "-o", "x.bits", "--tokenizer", TOKENIZER),
             ("tokenizer", "decode", "image.bits", "-o", "x.png", "--tokenizer", TOKENIZER),
-            ("evaluate", "reconstruction", "image.png", "-o", "new", "--tokenizer", TOKENIZER), *frozen,
+            ("evaluate", "reconstruction", "image.png", "-o", "new", "--tokenizer", TOKENIZER),
+            *frozen,
         ],
         "text_encoder": [generate(), *frozen],
         "transformer": [
-            generate(), ("train", *words(), "--out", "new", "--init", "tiny"),
+            generate(),
+            ("train", *words(), "--out", "new", "--init", "tiny"),
         ],
-    }  # fmt: skip
+    }
     return stage.pick(uses[part])
 
 
@@ -66,8 +69,11 @@ def altered(stage: Stage) -> None:
     place = stage.random.randrange(len(data))
     made = {
         "flip": data[:place] + bytes([data[place] ^ (1 << stage.random.randrange(8))]) + data[place + 1 :],
-        "cut": data[:place], "grow": data + b"\0", "empty": b"", "insert": data[:place] + b"x" + data[place:],
-    }  # fmt: skip
+        "cut": data[:place],
+        "grow": data + b"\0",
+        "empty": b"",
+        "insert": data[:place] + b"x" + data[place:],
+    }
     path.write_bytes(made[how])
     done = stage.refused(3, *_uses(stage, name.split("/")[0]))
     expect(path.name in done.err, f"it does not name {path.name}:\n{done}")
@@ -81,8 +87,10 @@ def added(stage: Stage) -> None:
     what = stage.pick(["add", "remove", "rename", "pickle", "pipe", "folder"])
     extra = {
         "add": ["adapter_config.json", "extra.safetensors", "config.yaml", "special_tokens_map.json", "vocab.txt"],
-        "pickle": ["pytorch_model.bin", "model.pt", "modeling.py", "training_args.bin"], "pipe": ["x.json"], "folder": ["sub/x.json"],
-    }  # fmt: skip
+        "pickle": ["pytorch_model.bin", "model.pt", "modeling.py", "training_args.bin"],
+        "pipe": ["x.json"],
+        "folder": ["sub/x.json"],
+    }
     if what in ("remove", "rename"):
         path = stage.pick(sorted(place.iterdir()))
         path.unlink() if what == "remove" else path.rename(path.with_name(f"{path.name}.old"))
@@ -100,7 +108,9 @@ def cards(stage: Stage) -> None:
     first = (stage.folder / "x.png").read_bytes()
     place = stage.folder / "tiny"
     edits: dict[str, Callable[[], Any]] = {
-        "append": lambda: (place / "README.md").write_bytes((place / "README.md").read_bytes() + stage.random.randbytes(40)),
+        "append": lambda: (place / "README.md").write_bytes(
+            (place / "README.md").read_bytes() + stage.random.randbytes(40)
+        ),
         "remove": (place / "README.md").unlink,
         "licence": lambda: (place / "LICENSE").write_text("x"),
         "notes": lambda: (place / "transformer" / "notes.md").write_text("x"),
@@ -110,14 +120,16 @@ def cards(stage: Stage) -> None:
             for path in (*place.rglob("*.json"), place / "README.md")
             if path.name != MANIFEST
         ],
-    }  # fmt: skip
+    }
     edits[stage.turn(edits)]()
     stage.works(*generate())
     expect((stage.folder / "x.png").read_bytes() == first, "another image came of it")
 
 
 SPOILS: dict[str, Callable[[Tensor], Tensor]] = {
-    "nan": lambda tensor: tensor.clone().flatten().index_fill_(0, torch.tensor([tensor.numel() // 2]), float("nan")).view_as(tensor),
+    "nan": lambda tensor: (
+        tensor.clone().flatten().index_fill_(0, torch.tensor([tensor.numel() // 2]), float("nan")).view_as(tensor)
+    ),
     "inf": lambda tensor: tensor.clone().flatten().index_fill_(0, torch.tensor([0]), float("-inf")).view_as(tensor),
     "int8": lambda tensor: tensor.to(torch.int8),
     "int64": lambda tensor: tensor.to(torch.int64),
@@ -127,11 +139,11 @@ SPOILS: dict[str, Callable[[Tensor], Tensor]] = {
     "shape": lambda tensor: torch.zeros(3, 5, 7),
     "empty": lambda tensor: tensor.new_zeros(0),
     "huge": lambda tensor: torch.full_like(tensor, 3e38),
-}  # fmt: skip
+}
 
 
 def weights(stage: Stage) -> None:
-    """A tensor of a part is no number, or of a kind that is none: an error of the weights or the computation, no file."""
+    """A tensor of a part is no number, or of a kind that is none: an error of the weights, and no file."""
     _ready(stage)
     spoil = stage.turn(SPOILS)
     part = stage.pick(["transformer", "image_tokenizer", "text_encoder"])
@@ -296,10 +308,20 @@ def foreign(stage: Stage) -> None:
         "import": ("data", "import", "set", "mine", "--size", "16"),
         "index": ("data", "index", "set", "mine"),
         "train": ("train", *words(), "--out", "mine"),
-        "evaluate": ("evaluate", "reconstruction", "image.png", "-o", "mine", "--tokenizer", TOKENIZER, "--against", "none"),
+        "evaluate": (
+            "evaluate",
+            "reconstruction",
+            "image.png",
+            "-o",
+            "mine",
+            "--tokenizer",
+            TOKENIZER,
+            "--against",
+            "none",
+        ),
         "official": ("convert", "tiny", "mine", "--to-official"),
         "pretrained": (),
-    }  # fmt: skip
+    }
     save = stage.turn(saves)
     mine = stage.folder / "mine"
     form = stage.pick(["files", "ours and a file", "git", "file", "link", "deep"])
@@ -367,7 +389,7 @@ KINDS = {
     "altered": Kind(27, altered, quick=True),
     "added": Kind(12, added),
     "cards": Kind(6, cards, quick=True),
-    "weights": Kind(30, weights, quick=True),
+    "weights": Kind(30, weights),
     "configs": Kind(25, configs, quick=True),
     "vocabularies": Kind(20, vocabularies),
     "adapters": Kind(24, adapters),

@@ -11,7 +11,7 @@ from bitvar.checkpoints.lora import LoraSettings, add_adapter, save_adapter
 
 from ..test_train_command import RECIPE
 from ..tiny import tiny_pipeline, tiny_transformer, toy_set
-from . import codec, drawing, folders, options, outputs, sets, training
+from . import codec, drawing, folders, images, options, outputs, sets, training
 from .kind import Kind
 from .stage import Stage
 
@@ -41,6 +41,7 @@ KINDS: dict[str, Kind] = {
     **codec.KINDS,
     **drawing.KINDS,
     **folders.KINDS,
+    **images.KINDS,
     **options.KINDS,
     **outputs.KINDS,
     **sets.KINDS,
@@ -50,7 +51,7 @@ CONTROLS: dict[str, Kind] = {"_control": Kind(4, _control)}
 
 
 def make_shared(folder: Path) -> None:
-    """A tiny model, an adapter, a captioned set of 16 pixels, a recipe, a run of it, an index, an image and its bits."""
+    """A tiny model, an adapter, a set of images of 16 pixels, a recipe, a run of it, an index, an image, bits."""
     folder.mkdir()
     tiny_pipeline(folder).save_pretrained(folder / "tiny")
     transformer, settings = tiny_transformer(), LoraSettings(rank=2, targets=("fc1",))

@@ -1,7 +1,7 @@
 """One process that makes the sound files, and forks for each case: `python -m tests.unit.careless.server ORDER`.
 
-The order is a JSON file: `folder` to work in, `seed`, `processes`, and `counts` of cases by kind. What came of the cases
-is written to `outcomes.json` in the folder. The process itself computes nothing, so that its forks may.
+The order is a JSON file: `folder` to work in, `seed`, `processes`, and `counts` of cases by kind. What came of them is
+written to `outcomes.json` in the folder. The process itself computes nothing, so that its forks may.
 """
 
 import faulthandler
@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .stage import Stage, Wrong
+from .stage import Stage, WrongError
 
 CASE_SECONDS = 150
 
@@ -58,7 +58,7 @@ def _begin(folder: Path, shared: Path, seed: str, kind: str, number: int) -> int
         stage = Stage(place, shared, f"{seed}/{kind}/{number}", number)
         try:
             (KINDS | CONTROLS)[kind].play(stage)
-        except Wrong as wrong:
+        except WrongError as wrong:
             problem = str(wrong)
         except BaseException:
             problem = f"the case itself failed: {traceback.format_exc()}"

@@ -1,6 +1,6 @@
 """Where a case plays: a folder of its own, a seeded generator, commands in processes of their own, and what is checked.
 
-A case is a function that takes a `Stage`, makes files in its folder, runs commands, and raises `Wrong` for anything that
+A case is a function that takes a `Stage`, makes files in its folder, runs commands, and raises `WrongError` for what
 should not have come of it. Whatever the case, a command must neither raise, hang, nor say an error in other than three
 lines.
 """
@@ -37,14 +37,14 @@ HANG = 71
 _NOISE = re.compile(r"^\w*Warning: |Traceback \(most recent call last\)|Exception ignored|pyo3_runtime", re.MULTILINE)
 
 
-class Wrong(AssertionError):
+class WrongError(AssertionError):
     """What a case found wrong."""
 
 
 def expect(condition: object, message: str) -> None:
     """Something must hold."""
     if not condition:
-        raise Wrong(message)
+        raise WrongError(message)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Stage:
         return done
 
     def refused(self, codes: int | tuple[int, ...], *words: str | Path, aside: str = "", **more: Any) -> Done:
-        """Run what must be refused: by the right exit code, in three lines, with no file made or changed but `aside`."""
+        """Run what must be refused: by the right exit code, in three lines, no file made or changed but `aside`."""
         before = tree(self.folder)
         done = self.run(*words, **more)
         allowed = (codes,) if isinstance(codes, int) else codes
@@ -184,7 +184,7 @@ def tree(folder: Path) -> dict[str, str]:
                 with suppress(PermissionError):
                     what += hashlib.sha256(path.read_bytes()).hexdigest()
             elif stat.S_ISLNK(mode):
-                what += os.readlink(path)
+                what += str(path.readlink())
             found[str(path.relative_to(folder))] = what
     return found
 

@@ -30,8 +30,12 @@ def copied(stage: Stage, *more: str) -> None:
 # Recipes that are broken
 
 BREAKS: dict[str, Callable[[Stage, str], str]] = {
-    "syntax": lambda stage, text: text.replace("def recipe(", stage.pick(["def recipe((", "def 5recipe(", "df recipe("])),
-    "indent": lambda stage, text: text.replace("    return", stage.pick(["x\n      return", "\treturn x\n    return"]), 1),
+    "syntax": lambda stage, text: text.replace(
+        "def recipe(", stage.pick(["def recipe((", "def 5recipe(", "df recipe("])
+    ),
+    "indent": lambda stage, text: text.replace(
+        "    return", stage.pick(["x\n      return", "\treturn x\n    return"]), 1
+    ),
     "raises": lambda stage, text: (
         f"{text}\nraise {stage.pick(['ValueError', 'KeyError', 'RecursionError', 'OSError', 'MemoryError'])}('x' * 9)\n"
     ),
@@ -39,18 +43,30 @@ BREAKS: dict[str, Callable[[Stage, str], str]] = {
     "hard": lambda stage, text: text.replace(
         "    return", f"    raise {stage.pick(['SystemExit', 'GeneratorExit', 'BaseException'])}\n    return"
     ),
-    "type": lambda stage, text: text.replace("batch_size=4", f"batch_size={stage.pick(['None', repr('4'), '4.5', '[4]', 'True'])}"),
+    "type": lambda stage, text: text.replace(
+        "batch_size=4", f"batch_size={stage.pick(['None', repr('4'), '4.5', '[4]', 'True'])}"
+    ),
     "range": lambda stage, text: text.replace("batch_size=4", f"batch_size={stage.pick(['0', '-1', '10**30'])}"),
-    "rate": lambda stage, text: text.replace("1e-2", stage.pick(["float('nan')", "float('inf')", "-1", "1e400", "'x'"])),
+    "rate": lambda stage, text: text.replace(
+        "1e-2", stage.pick(["float('nan')", "float('inf')", "-1", "1e400", "'x'"])
+    ),
     "name": lambda stage, text: text.replace("ema_decay", stage.pick(["ema_decai", "ema", "decay"])),
-    "returns": lambda stage, text: text.replace("return TransformerTraining", stage.pick(["x = ", "return str", "return dict"])),
-    "absent": lambda stage, text: text.replace("def recipe", stage.pick(["def Recipe", "def recipes", "async def recipe"])),
-    "imports": lambda stage, text: stage.pick(["import nowhere_at_all\n", "from bitvar import nothing_like_it\n", "from . import x\n"]) + text,
+    "returns": lambda stage, text: text.replace(
+        "return TransformerTraining", stage.pick(["x = ", "return str", "return dict"])
+    ),
+    "absent": lambda stage, text: text.replace(
+        "def recipe", stage.pick(["def Recipe", "def recipes", "async def recipe"])
+    ),
+    "imports": lambda stage, text: (
+        stage.pick(["import nowhere_at_all\n", "from bitvar import nothing_like_it\n", "from . import x\n"]) + text
+    ),
     "bytes": lambda stage, text: "x = '\udcff\udcfe'\n" + text,
     "nul": lambda stage, text: text + "\0",
     "empty": lambda stage, text: "",
-    "prints": lambda stage, text: "print('hello')\nimport os; os.write(1, b'raw')\n" + text.replace("depth=2", "depth=0"),
-}  # fmt: skip
+    "prints": lambda stage, text: (
+        "print('hello')\nimport os; os.write(1, b'raw')\n" + text.replace("depth=2", "depth=0")
+    ),
+}
 
 
 def recipes(stage: Stage) -> None:
@@ -67,15 +83,57 @@ def recipes(stage: Stage) -> None:
 # --set and --with
 
 SETTINGS = (
-    "optimization.steps", "optimization.batch_size", "optimization.learning_rate", "optimization.warmup_steps",
-    "optimization.ema_decay", "optimization.precision", "intervals.log", "intervals.save", "intervals.validation",
-    "model.depth", "model.width", "model.num_heads", "model.bits", "model.max_text_tokens", "model.max_scales",
-    "model.schedules", "cut_caption", "first_caption", "lora", "optimization", "nothing.of_it", "", "model.", ".",
-)  # fmt: skip
+    "optimization.steps",
+    "optimization.batch_size",
+    "optimization.learning_rate",
+    "optimization.warmup_steps",
+    "optimization.ema_decay",
+    "optimization.precision",
+    "intervals.log",
+    "intervals.save",
+    "intervals.validation",
+    "model.depth",
+    "model.width",
+    "model.num_heads",
+    "model.bits",
+    "model.max_text_tokens",
+    "model.max_scales",
+    "model.schedules",
+    "cut_caption",
+    "first_caption",
+    "lora",
+    "optimization",
+    "nothing.of_it",
+    "",
+    "model.",
+    ".",
+)
 VALUES = (
-    "0", "-1", "nan", "inf", "1e309", "-0", "", "0x10", "1_000", "9" * 400, "\u0663", "null", "true", "[]", "{}", "x",
-    "2.5", "[[[[[1]]]]]", "[" * 3000, '"', "1e-400", "4,5", "__import__('os')", "\udcff",
-)  # fmt: skip
+    "0",
+    "-1",
+    "nan",
+    "inf",
+    "1e309",
+    "-0",
+    "",
+    "0x10",
+    "1_000",
+    "9" * 400,
+    "\u0663",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "x",
+    "2.5",
+    "[[[[[1]]]]]",
+    "[" * 3000,
+    '"',
+    "1e-400",
+    "4,5",
+    "__import__('os')",
+    "\udcff",
+)
 
 
 def settings(stage: Stage) -> None:
@@ -231,7 +289,7 @@ def resumed(stage: Stage) -> None:
 
 
 KINDS = {
-    "recipes": Kind(20, recipes, quick=True),
+    "recipes": Kind(20, recipes),
     "settings": Kind(24, settings),
     "resumed": Kind(16, resumed, quick=True),
 }
