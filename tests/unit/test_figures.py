@@ -126,4 +126,4 @@ def test_what_is_kept_of_reports() -> None:
 def test_pictures_in_the_gallery_are_as_many_as_are_said() -> None:
     sections = json.loads((ROOT / "docs" / "images" / "gallery.json").read_text(encoding="utf-8"))["sections"]
     count = sum(map(len, sections.values()))
-    assert re.search(rf"saw the {count} pictures above", text_of("README.md"))
+    assert re.search(rf"shown the {count} images above", text_of("README.md"))
