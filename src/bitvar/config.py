@@ -34,14 +34,18 @@ class Config(BaseModel):
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
+            count = error.error_count()
+            if count > _MOST_ERRORS:  # to describe each would take seconds
+                why = f"{count:,} values are wrong"
+                raise UsageError(explain(f"Can't use {source}.", why, "give the original")) from None
+            first = min(error.errors(include_url=False), key=lambda entry: entry["type"] != "extra_forbidden")
             where = ".".join(str(part) for part in _place(first["loc"], values, missing=first["type"] in _ABSENT))
             if first["type"] == "extra_forbidden":
                 raise UsageError(unknown(f"key {where!r} in {source}", where.split(".")[-1], _keys(cls))) from None
             cause = first.get("ctx", {}).get("error")
             if isinstance(cause, UsageError):  # one of ours, which says all three lines itself
-                raise UsageError(f"Bad value for {where or cls.__name__!r} in {source}: {cause}") from None
-            what = f"Bad value for {where or cls.__name__!r} in {source}."
+                raise UsageError(f"Bad value for {where!r} in {source}: {cause}" if where else str(cause)) from None
+            what = f"Bad value for {where!r} in {source}." if where else f"The values in {source} don't go together."
             raise UsageError(explain(what, _reason(first["msg"]), "give another value")) from None
 
     @classmethod
@@ -69,6 +73,7 @@ class Config(BaseModel):
         return self.parse(values, source="the settings given")
 
 
+_MOST_ERRORS = 1000
 _ABSENT = ("missing", "extra_forbidden")
 
 

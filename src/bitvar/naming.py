@@ -20,8 +20,8 @@ from bitvar.files import flush
 MAX_NAME_BYTES: Final = 150
 """The longest name made of a prompt, in UTF-8, with seed, number and suffix. File systems allow 255."""
 
-MAX_FILE_BYTES: Final = 240
-"""The longest name taken from a pattern: file systems allow 255, and a temporary name is longer than the final one."""
+MAX_FILE_BYTES: Final = 255
+"""The longest name of a file that the user chose, as file systems have it."""
 
 FIELDS: Final = ("{seed}", "{prompt}", "{index}")
 """What a pattern may hold: the image's own seed, the words of its prompt, and its number from 1."""

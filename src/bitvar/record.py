@@ -227,7 +227,7 @@ def format_of(path: Path) -> str:
         if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
             return FORMATS.get(path.suffix.lower(), "PNG")
     if path.suffix.lower() not in FORMATS:
-        found = f"{path.suffix!r} is not one of" if path.suffix else "the name ends in none of"
+        found = f"{path.suffix!r} is none of" if path.suffix else "the name ends in none of"
         why = f"the suffix names the format, and {found} {', '.join(FORMATS)}"
         raise UsageError(explain(f"Can't write {path}.", why, "let the name end in one of them, or in / for a folder"))
     return FORMATS[path.suffix.lower()]

@@ -124,4 +124,4 @@ def test_patterns_that_give_one_name_twice_are_refused() -> None:
     with pytest.raises(UsageError, match="same name"):
         targets_of("{prompt}.png", [("a cat", 1), ("a cat", 2)])
     with pytest.raises(UsageError, match="too long"):
-        targets_of("x" * 250 + ".png", [("a cat", 1)])
+        targets_of("x" * 256 + ".png", [("a cat", 1)])

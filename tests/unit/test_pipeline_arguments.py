@@ -93,6 +93,7 @@ CALLS: dict[str, tuple[Callable[[InfinityPipeline, Any], Any], set[str]]] = {
     "load_lora_weights(revision)": (lambda pipe, x: pipe.load_lora_weights("no.safetensors", revision=x), set()),
     "set_adapters": (lambda pipe, x: pipe.set_adapters(x), set()),
     "set_adapters(weights)": (lambda pipe, x: pipe.set_adapters(["one"], x), set()),
+    "delete_adapters": (lambda pipe, x: pipe.delete_adapters(x), set()),
     "fuse_lora": (lambda pipe, x: pipe.fuse_lora(lora_scale=x), set()),
     "InfinityPipeline": (lambda pipe, x: InfinityPipeline(x), set()),
     "SamplingParams(guidance_scale)": (lambda pipe, x: SamplingParams(guidance_scale=x), {"five", "float"}),

@@ -8,10 +8,11 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from bitvar.checkpoints.files import MANIFEST, merged_digest, read_object
+from bitvar.checkpoints.files import MANIFEST, merged_digest, read_card, read_object
 from bitvar.checkpoints.folder import Defaults, ModelIndex, TokenizerIdentity, digest_of_parts, find_tokenizer
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.files import open_plain
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
 from bitvar.vocabulary import Vocabulary, load_vocabulary
@@ -98,7 +99,7 @@ def describe(folder: Path) -> Description:
         bits=tokenizer.bits,
         stride=tokenizer.stride,
         text_encoder=_encoder_kind(folder / "text_encoder"),
-        licence=_licence(card),
+        licence=_licence(read_card(folder)),
         card=card if card.is_file() else None,
         vocabulary=load_vocabulary(folder),
     )
@@ -115,7 +116,7 @@ def _count(folder: Path) -> tuple[int, str]:
 
 def _header(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if length > min(_MAX_HEADER, path.stat().st_size):
                 raise ValueError(f"its header would have {length:,} bytes")
@@ -141,12 +142,8 @@ def _encoder_kind(folder: Path) -> str | None:
     return f"{kind}, {depth} layers of width {width}"
 
 
-def _licence(card: Path) -> str | None:
+def _licence(text: str) -> str | None:
     """The `license` of a card's front matter."""
-    try:
-        text = card.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
     front = re.match(r"---\n(.*?)\n---\n", text, flags=re.DOTALL)
     found = re.search(r"^license: *(\S.*)$", front[1], flags=re.MULTILINE) if front else None
     return found[1].strip()[:100] if found else None

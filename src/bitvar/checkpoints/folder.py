@@ -226,10 +226,10 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, token
 def digest_of_parts(sums: Mapping[str, str]) -> str:
     """The digest by which images name the model that drew them: of its parts, which alone compute.
 
-    The index (the name, default settings, which an image records itself), the vocabulary, the card and notes are not in
-    it: a model that gains any of them draws the same images.
+    The index (the name, and default settings, which an image records itself), the vocabulary, the sizes that a
+    tokenizer was trained on, the card and notes are not in it: a model that gains any of them draws the same images.
     """
-    return merged_digest(sums, PARTS)
+    return merged_digest({name: value for name, value in sums.items() if not name.endswith(f"/{GRIDS}")}, PARTS)
 
 
 def verify_part(folder: Path) -> dict[str, str]:

@@ -43,6 +43,9 @@ def resolve_model(model: str | Path | None, revision: str | None = None, *, what
     Warns:
         UserWarning: if a folder here has the name of one in the package.
     """
+    if not isinstance(model, str | Path | None):
+        why = f"a {type(model).__name__} is neither a name nor a path"
+        raise UsageError(explain(f"There is no {what} {model!r}.", why, "give a folder, a name or a hub id owner/name"))
     folder = _resolve_local(model, what)
     if folder is None:
         return _from_hub(str(model), revision, what)
@@ -67,9 +70,6 @@ def _resolve_local(model: str | Path | None, what: str) -> Path | None:
     """A folder on this machine; None for a hub id."""
     if model is None:
         return EMBEDDED_MODEL
-    if not isinstance(model, str | Path):
-        why = f"a {type(model).__name__} is neither a name nor a path"
-        raise UsageError(explain(f"There is no {what} {model!r}.", why, "give a folder, a name or a hub id owner/name"))
     name, packaged = str(model), _packaged(what)
     folder = _existing(name, what)
     if folder is not None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
 
 
@@ -52,7 +53,7 @@ def _to_official(folder: Path, destination: Path, unused: list[str]) -> None:
             )
         )
     for path in convert_to_official(folder, destination):
-        typer.echo(str(path))
+        say(str(path))
 
 
 def _to_folder(
@@ -80,7 +81,7 @@ def _to_folder(
         raise UsageError(unknown("dtype", dtype, list(DTYPES)))
     chosen = None if dtype is None else DTYPES[dtype]
     if tokenizer is None and is_official_tokenizer(transformer):
-        typer.echo(str(convert_tokenizer(transformer, destination, dtype=chosen, report=_tell)))
+        say(str(convert_tokenizer(transformer, destination, dtype=chosen, report=_tell)))
         return
     if tokenizer is None:
         raise UsageError(
@@ -101,11 +102,9 @@ def _to_folder(
         report=_tell,
     )
     if text_encoder is None:
-        typer.echo(
-            "No text encoder inside: add --text-encoder, a folder of google/flan-t5-xl, to read prompts.", err=True
-        )
-    typer.echo(str(destination))
+        say("No text encoder inside: add --text-encoder, a folder of google/flan-t5-xl, to read prompts.", err=True)
+    say(str(destination))
 
 
 def _tell(line: str) -> None:
-    typer.echo(line, err=True)
+    say(line, err=True)

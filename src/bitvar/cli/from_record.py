@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from bitvar import __version__
+from bitvar.cli.echo import say
 from bitvar.errors import UsageError, explain
 from bitvar.record import CURRENT, ImageRecord
 
@@ -68,9 +67,9 @@ def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> None:
             )
         )
     if old:
-        typer.echo("Note: made by version 0.1.0, whose random numbers were others: the image differs.", err=True)
+        say("Note: made by version 0.1.0, whose random numbers were others: the image differs.", err=True)
     if not record.batch_invariant:
-        typer.echo("Note: made with others in one pass (batch_invariant=False); details may differ.", err=True)
+        say("Note: made with others in one pass (batch_invariant=False); details may differ.", err=True)
     here = {
         "model": (record.model, pipeline.model_name),
         "bitvar": (record.version, __version__),
@@ -79,4 +78,4 @@ def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> None:
     }
     for what, (then, now) in here.items():
         if then is not None and then != now:
-            typer.echo(f"Note: made with {what} {then!r}, and this is {now}; details may differ.", err=True)
+            say(f"Note: made with {what} {then!r}, and this is {now}; details may differ.", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _requested(
     before = drawing_of(record)
     after = changed(before, changes)
     for difference in differences(before, after):
-        typer.echo(f"Changed from {from_image}: {difference}", err=True)
+        say(f"Changed from {from_image}: {difference}", err=True)
     return record, [after]
 
 
@@ -190,9 +191,7 @@ def _load(
     if model is None and record is not None and path is not None:
         source = model_of(record, path)
     if source is None:
-        typer.echo(
-            "Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True
-        )
+        say("Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True)
     kept = "auto" if record is None else dtype_of(record)
     chosen = kept if dtype is None else dtype
     pipeline = InfinityPipeline.from_pretrained(
@@ -234,7 +233,7 @@ def _settle(drawings: "list[Drawing]", pipeline: "InfinityPipeline", prompts: st
         notes |= {} if note is None else {note: None}
     refuse_bad_lines(problems, prompts or "")
     for note in notes:
-        typer.echo(note, err=True)
+        say(note, err=True)
     return ready
 
 
@@ -243,7 +242,7 @@ def _note_unknown_words(drawings: "list[Drawing]", model: str | None, record: "I
 
     source = model or (record.model_source if record is not None else None)
     if (text := note([drawing.prompt for drawing in drawings], source)) is not None:
-        typer.echo(text, err=True)
+        say(text, err=True)
 
 
 def _provenance(model: str | None, record: "ImageRecord | None") -> dict[str, Any]:
@@ -269,7 +268,7 @@ def _draw(
     batches = list(_batches(drawings))
     for number, batch in enumerate(batches, 1):
         if len(batches) > 1:
-            typer.echo(f"batch {number}/{len(batches)}", err=True)
+            say(f"batch {number}/{len(batches)}", err=True)
         event = _stream(pipeline, [(drawings[which], image) for which, image in batch], previews)
         for (which, image), pixels, metadata in zip(batch, event.preview(), event.metadata, strict=True):
             made.setdefault(which, {})[image] = _one(drawings[which], pixels, {**metadata, **extra})

@@ -13,6 +13,7 @@ import typer
 from PIL import Image, ImageOps
 
 from bitvar.cli.drawing import Drawing
+from bitvar.cli.echo import say
 from bitvar.errors import UsageError, explain
 from bitvar.naming import Target, targets_of, write_new
 from bitvar.record import ImageRecord, check_size, encode_image, format_of, montage, write_image
@@ -137,7 +138,7 @@ def report(files: Sequence[Written], model: str, seconds: float, *, as_json: boo
         seeds = file.record.all_seeds
         named = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
         line = f"{file.path}  {width}x{height}  {named}  {file.record.model}  {seconds:.1f} s"
-        typer.echo(line.encode(errors="backslashreplace").decode(), err=aside)
+        say(line, err=aside)
 
 
 def _row(file: Written) -> dict[str, Any]:

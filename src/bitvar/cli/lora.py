@@ -5,10 +5,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
 from bitvar.checkpoints.lora import valid_name
 from bitvar.checkpoints.lora_file import adapter_digest, find_adapter
+from bitvar.cli.echo import say
 from bitvar.cli.from_record import in_cache
 from bitvar.errors import UsageError, explain
 from bitvar.pipeline import InfinityPipeline
@@ -96,7 +95,7 @@ def _load(pipeline: InfinityPipeline, source: str, name: str) -> None:
         warnings.simplefilter("always", UserWarning)
         pipeline.load_lora_weights(source, adapter_name=name)
     for warning in caught:
-        typer.echo(f"Note: {warning.message}", err=True)
+        say(f"Note: {warning.message}", err=True)
 
 
 def _name(source: str, *, taken: Sequence[str] | dict[str, float]) -> str:

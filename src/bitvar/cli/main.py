@@ -100,7 +100,7 @@ def _usage(error: Exception) -> int:
         return OK
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "bitvar"
-    typer.echo(explain(message, "the command can't be understood so", f"see `{path} --help`"), err=True)
+    typer.echo(explain(message, "the command line can't be read as written", f"see `{path} --help`"), err=True)
     return USAGE
 
 

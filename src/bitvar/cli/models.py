@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print as J
         described = {folder.name: describe(folder) for folder in (EMBEDDED_MODEL, *TOKENIZERS)}
         if as_json:
             rows = [{"name": name, "kind": one.kind, "parameters": one.parameters} for name, one in described.items()]
-            typer.echo(json.dumps(rows))
+            say(json.dumps(rows))
             return
         for name, one in described.items():
-            typer.echo(f"{name:<10} {one.kind:<10} {_summary(one)}")
-        typer.echo("More of one: bitvar models info NAME", err=True)
+            say(f"{name:<10} {one.kind:<10} {_summary(one)}")
+        say("More of one: bitvar models info NAME", err=True)
 
 
 @app.command()
@@ -54,11 +55,11 @@ def info(
 
         facts = _facts(describe(resolve_model(name or None)))
         if as_json:
-            typer.echo(json.dumps(facts))
+            say(json.dumps(facts))
             return
         known = facts.pop("knows")
         for key, value in facts.items():
-            typer.echo(_line(key.replace("_", " "), _plain(value)))
+            say(_line(key.replace("_", " "), _plain(value)))
         if known is not None:
             _print_known(known)
 
@@ -111,15 +112,15 @@ def _known(vocabulary: "Vocabulary") -> dict[str, Any]:
 
 
 def _print_known(known: dict[str, Any]) -> None:
-    typer.echo(f"\nIt knows {sum(map(len, known['concepts'].values()))} concepts:")
+    say(f"\nIt knows {sum(map(len, known['concepts'].values()))} concepts:")
     for category, names in known["concepts"].items():
-        typer.echo(_line(category, ", ".join(names)))
-    typer.echo("\nA prompt may also name:")
+        say(_line(category, ", ".join(names)))
+    say("\nA prompt may also name:")
     for key in ("styles", "colours", "backgrounds", "counts"):
-        typer.echo(_line(key, ", ".join(known[key])))
-    typer.echo("\nLayouts, each with a prompt that asks for it:")
+        say(_line(key, ", ".join(known[key])))
+    say("\nLayouts, each with a prompt that asks for it:")
     for name, example in known["layouts"].items():
-        typer.echo(f"{name:<27} bitvar generate {json.dumps(example)}")
+        say(f"{name:<27} bitvar generate {json.dumps(example)}")
 
 
 def _line(key: str, text: str) -> str:

@@ -91,7 +91,8 @@ def pair_files(
         raise UsageError(explain("There is nothing to do.", f"no file is in {sources[0]}", "check the folder"))
     if len(found) == 1 and not sources[0].is_dir() and not output.is_dir():
         if output.suffix.lower() != suffix:
-            raise UsageError(explain(f"Can't write {output}.", f"the name does not end in {suffix}", f"use {suffix}"))
+            why, todo = f"the name does not end in {suffix}", "name a file that does, or a folder that is there"
+            raise UsageError(explain(f"Can't write {output}.", why, todo))
         if output.exists() and found[0][0].exists() and output.samefile(found[0][0]):
             raise UsageError(explain(f"Can't write {output}.", "it is the file to read", "name another file with -o"))
         return [(found[0][0], output)]

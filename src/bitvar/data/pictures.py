@@ -197,7 +197,8 @@ def require_picture(path: Path, limits: PictureLimits, *, todo: str) -> Image.Im
     try:
         return decode_picture(Location(path).read(max_bytes=limits.max_bytes), limits)
     except RefusedError as error:
-        raise UsageError(explain(f"The picture {path} can't be used.", str(error), todo)) from None
+        cure = "check the path" if error.reason in ("missing-picture", "unreadable-file") else todo
+        raise UsageError(explain(f"The picture {path} can't be used.", str(error), cure)) from None
 
 
 def check_sides(width: int, height: int, limits: PictureLimits) -> None:
