@@ -202,7 +202,10 @@ def _stalled_scales(validation: Mapping[str, Series]) -> list[Trouble]:
     if not stalled:
         return []
     todo = "if its loss is far below ln 2 times its bit entropy it may be done; else try reweighted=true"
-    return [Trouble(f"Scale {', '.join(stalled)} no longer learns while others do.", todo)]
+    said = (
+        f"Scale {stalled[0]} no longer learns" if len(stalled) == 1 else f"Scales {', '.join(stalled)} no longer learn"
+    )
+    return [Trouble(f"{said} while others do.", todo)]
 
 
 def _spikes(train: Mapping[str, Series]) -> list[Trouble]:
