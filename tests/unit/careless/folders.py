@@ -166,6 +166,32 @@ def weights(stage: Stage) -> None:
     stage.refused(codes, *call)
 
 
+def official(stage: Stage) -> None:
+    """Official files whose numbers are none, or that are damaged: not converted, and nothing is left behind."""
+    path = stage.copy("official") / "vae.pth"
+    how = stage.turn(["sound", *(name for name in SPOILS if name != "huge"), "cut", "flip", "zip"])
+    call = ("convert", str(path.relative_to(stage.folder)), "new")
+    if how == "sound":
+        stage.works(*call)
+        stage.refused(2, *call)  # what is there is not overwritten
+        return
+    data = path.read_bytes()
+    if how in SPOILS:
+        values = torch.load(path, weights_only=True)
+        tensors = values["vae"]
+        name = stage.pick(sorted(name for name, tensor in tensors.items() if tensor.is_floating_point()))
+        tensors[name] = SPOILS[how](tensors[name])
+        torch.save(values, path)
+    else:
+        place = stage.random.randrange(len(data) // 4, len(data) // 2)
+        flipped = data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]
+        path.write_bytes({"cut": data[:place], "flip": flipped, "zip": b"PK\3\4" + bytes(200)}[how])
+    if how == "flip":  # in a number, it may be another number
+        stage.either(3, *call)
+    else:
+        stage.refused((2, 3), *call)
+
+
 EXTREMES = (
     0,
     -1,
@@ -390,6 +416,7 @@ KINDS = {
     "added": Kind(12, added),
     "cards": Kind(6, cards, quick=True),
     "weights": Kind(30, weights),
+    "official": Kind(13, official),
     "configs": Kind(25, configs, quick=True),
     "vocabularies": Kind(20, vocabularies),
     "adapters": Kind(24, adapters),

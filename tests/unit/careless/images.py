@@ -115,12 +115,14 @@ def images(stage: Stage) -> None:
     bits = sorted((stage.folder / "bits").iterdir())
     expect(len(bits) == found, f"{form}: check finds {found} good, the tokenizer {len(bits)}:\n{done}\n{encoded}")
     expect(encoded.code == (0 if found == 3 else 1), f"{form}: another exit code:\n{encoded}")
-    call = ("evaluate", "reconstruction", "in", "-o", "report", "--tokenizer", "tiny", "--against", "none")
-    evaluated = stage.run(*call, "--size", "16")
-    expect(evaluated.code == (0 if found == 3 else 1), f"{form}: evaluation gives another exit code:\n{evaluated}")
     if found == 3 and sound:
         told = json.loads(stage.works("tokenizer", "info", "bits/odd.bits", "--json").out)
         expect((told["width"], told["height"]) == seen, f"{form}: {told['width']}x{told['height']}, not {seen}")
+    if stage.number >= len(IMAGES):  # once a form: it takes a while
+        return
+    call = ("evaluate", "reconstruction", "in", "-o", "report", "--tokenizer", "tiny", "--against", "none")
+    evaluated = stage.run(*call, "--size", "16")
+    expect(evaluated.code == (0 if found == 3 else 1), f"{form}: evaluation gives another exit code:\n{evaluated}")
 
 
 KINDS = {"images": Kind(24, images)}

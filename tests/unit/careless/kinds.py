@@ -9,6 +9,7 @@ from PIL import Image
 
 from bitvar.checkpoints.lora import LoraSettings, add_adapter, save_adapter
 
+from ..test_convert import write_pair
 from ..test_train_command import RECIPE
 from ..tiny import tiny_pipeline, tiny_transformer, toy_set
 from . import codec, drawing, folders, images, options, outputs, sets, training
@@ -47,7 +48,8 @@ KINDS: dict[str, Kind] = {
     **sets.KINDS,
     **training.KINDS,
 }
-CONTROLS: dict[str, Kind] = {"_control": Kind(4, _control)}
+CONTROL = "control"
+CONTROLS: dict[str, Kind] = {CONTROL: Kind(4, _control)}
 
 
 def make_shared(folder: Path) -> None:
@@ -61,6 +63,7 @@ def make_shared(folder: Path) -> None:
             if "lora_B" in name:
                 tensor.fill_(0.05)
     save_adapter(transformer, folder / "adapter", settings=settings, base=None)
+    write_pair(folder / "official")
     toy_set(folder / "set")
     for path in (folder / "set" / "images").glob("*.png"):
         Image.open(path).resize((16, 16)).save(path)
