@@ -33,7 +33,9 @@ def as_users_meet_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-@pytest.mark.parametrize("where", NO_PATHS, ids=repr)
+@pytest.mark.parametrize(
+    "where", NO_PATHS, ids=lambda value: type(value).__name__ if isinstance(value, io.BytesIO) else repr(value)
+)
 def test_an_output_is_saved_to_paths_alone(
     pipeline: InfinityPipeline, where: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,13 +45,21 @@ def test_an_output_is_saved_to_paths_alone(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("where", [Path("x\0.png"), "x\ud800", ""], ids=repr)
+@pytest.mark.parametrize(
+    "where",
+    [Path("x\0.png"), "x\ud800", ""],
+    ids=lambda value: type(value).__name__ if isinstance(value, io.BytesIO) else repr(value),
+)
 def test_a_model_is_saved_to_paths_alone(pipeline: InfinityPipeline, where: Any) -> None:
     with pytest.raises(UsageError, match="why:"):
         pipeline.save_pretrained(where)
 
 
-@pytest.mark.parametrize("names", [5, None, b"x", {"a": 1}, [5]], ids=repr)
+@pytest.mark.parametrize(
+    "names",
+    [5, None, b"x", {"a": 1}, [5]],
+    ids=lambda value: type(value).__name__ if isinstance(value, io.BytesIO) else repr(value),
+)
 def test_adapters_are_deleted_by_names_alone(pipeline: InfinityPipeline, names: Any) -> None:
     with pytest.raises(UsageError, match="why:"):
         pipeline.delete_adapters(names)
