@@ -247,8 +247,15 @@ def test_help_needs_no_torch(module: str) -> None:
     assert _loaded_by(module) & {"torch", "transformers", "numpy", "PIL", "safetensors", "pydantic"} == set()
 
 
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "bitvar", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, f"bitvar {bitvar.__version__}")
+
+
 def test_the_public_names_are_sorted_and_all_there() -> None:
     assert list(bitvar.__all__) == sorted(bitvar.__all__)
+    assert set(bitvar.__all__) <= set(dir(bitvar))
+    assert (ROOT / "py.typed").is_file()  # or type checkers ignore every annotation of an installed package
     for name in bitvar.__all__:
         assert getattr(bitvar, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
