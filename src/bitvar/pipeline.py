@@ -273,6 +273,16 @@ class InfinityPipeline:
         return f"{self.index.name}@{self.components.digest[:12]}" if self.components.digest else self.index.name
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.transformer.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The transformer's precision."""
+        return self.transformer.dtype
+
+    @property
     def stride(self) -> int:
         """Pixels per token side."""
         return self.tokenizer.config.stride * self.transformer.config.patch_size

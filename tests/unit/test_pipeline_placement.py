@@ -68,6 +68,7 @@ def test_a_dtype_alone_and_nothing_at_all(pipe: InfinityPipeline) -> None:
     before = drawn(pipe)
     assert drawn(pipe.to()) == before
     assert pipe.to(torch.bfloat16).transformer.dtype == torch.bfloat16
+    assert (pipe.device, pipe.dtype) == (torch.device("cpu"), torch.bfloat16)
     assert pipe.to("cpu").transformer.dtype == torch.bfloat16
     assert pipe.to(dtype="auto").transformer.dtype == torch.float32
 
