@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.long_captions import CaptionLimit
 from bitvar.training.prepare import FeaturesKey, features_key, prepare
-from bitvar.training.samples import choose_samples
+from bitvar.training.samples import Sheet, choose_samples, sample_grid
 
 from .tiny import tiny_text_encoder, tiny_tokenizer, toy_set
 
@@ -130,3 +131,12 @@ def test_samples_for_sheets_are_a_seeded_choice_of_held_out_ones(data: Path) -> 
     assert len(choose_samples(data, seed=1).captions) == 12
     (data / "images" / "train-3.png").write_bytes(b"no image")
     assert len(choose_samples(data, seed=1).captions) == 11
+
+
+@pytest.mark.parametrize(("count", "size"), [(2, (344, 404)), (9, (1352, 800))])
+def test_a_sample_sheet_is_as_wide_as_its_images(count: int, size: tuple[int, int], tmp_path: Path) -> None:
+    images = [Image.new("RGB", (8, 8))] * count
+    sheet = Sheet(["a dog"] * count, images)
+    sample_grid(lambda prompt, **_: SimpleNamespace(images=images), tmp_path / "sheet.png", sheet)
+    with Image.open(tmp_path / "sheet.png") as written:
+        assert written.size == size

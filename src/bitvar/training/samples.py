@@ -111,16 +111,17 @@ def sample_grid(pipeline: Draws, path: Path, sheet: Sheet, *, seed: int = 0) -> 
     The captions go into `prompts.txt` beside it.
     """
     drawn = list(pipeline(sheet.captions, seed=seed).images)
+    columns = min(SHEET, max(1, len(drawn)))
     images, texts = [], []
-    for start in range(0, len(drawn), SHEET):
-        part = slice(start, start + SHEET)
-        blank = [Image.new("RGB", (1, 1), "white")] * (SHEET - len(drawn[part]))
+    for start in range(0, len(drawn), columns):
+        part = slice(start, start + columns)
+        blank = [Image.new("RGB", (1, 1), "white")] * (columns - len(drawn[part]))
         images += [*sheet.images[part], *blank, *drawn[part], *blank]
         texts += [*["real"] * len(drawn[part]), *[""] * len(blank), *sheet.captions[part], *[""] * len(blank)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.parent / PROMPTS, "".join(" ".join(caption.split()) + "\n" for caption in sheet.captions))
     with atomic_path(path) as temporary:
-        contact_sheet(images, texts, columns=min(SHEET, max(1, len(images)))).save(temporary, format="PNG")
+        contact_sheet(images, texts, columns=columns).save(temporary, format="PNG")
 
 
 def reconstruction_sheet(
