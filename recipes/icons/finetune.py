@@ -5,7 +5,7 @@ bitvar train recipes/icons/finetune.py --data data/mine --init icons --out runs/
 
 A few hundred pictures and minutes on two processor cores. A tenth of the first training's rate, so that what the model
 knows is bent rather than lost. Watch the validation loss: the checkpoint of its lowest is kept, and
-`bitvar export runs/mine models/mine --best` with `--tokenizer icons --text-encoder icons` makes a model of it.
+`bitvar export runs/mine models/mine --best --init icons` makes a model of it.
 """
 
 from pathlib import Path

@@ -98,6 +98,9 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     bitvar(monkeypatch, *tune, tmp_path / "tuned", *settings)
     tuned, before = (InfinityPipeline.from_pretrained(f) for f in (tmp_path / "tuned" / "model", out))
     assert tuned.index.tokenizer == before.index.tokenizer
+    bitvar(monkeypatch, "export", tmp_path / "tuned", tmp_path / "of init", "--best", "--init", out)
+    exported = InfinityPipeline.from_pretrained(tmp_path / "of init", device="cpu")
+    assert exported.index.tokenizer == before.index.tokenizer
     assert tuned.index.defaults == before.index.defaults != Defaults()
     assert not torch.equal(tuned.transformer.head.weight, before.transformer.head.weight)
     torch.testing.assert_close(tuned.transformer.head.weight, before.transformer.head.weight, atol=0.01, rtol=0)

@@ -17,7 +17,7 @@ def export(
     text_encoder: Annotated[str | None, typer.Option(help="As given to `bitvar train`; transformer runs.")] = None,
     initial: Annotated[
         str | None,
-        typer.Option("--init", help="As given to `bitvar train`; runs of adapters, or of one half of a tokenizer."),
+        typer.Option("--init", help="As given to `bitvar train`; names a model's frozen parts, or what a run adapts."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: that of the folder RUN.")] = None,
     dtype: Annotated[
@@ -74,12 +74,13 @@ def export(
                 raise UsageError(explain("Adapters belong to a model.", "the checkpoint holds none", todo))
             model, base = adapted(checkpoint, config, resolve_named(initial))
             save_adapter(model, destination, settings=config.lora, base=base)
-        elif tokenizer is None or text_encoder is None:
-            todo = "add --tokenizer and --text-encoder as in the run's own command"
-            raise UsageError(explain("A model needs its frozen parts.", "a checkpoint holds no others", todo))
+        elif (own_name := tokenizer or initial) is None or (encoder_name := text_encoder or initial) is None:
+            why = "a checkpoint holds the transformer only, not the tokenizer and the text encoder"
+            todo = "add --init, or --tokenizer and --text-encoder, as in the run's own command"
+            raise UsageError(explain("A model needs its frozen parts.", why, todo))
         else:
-            own = find_tokenizer(resolve_named(tokenizer, what="tokenizer"))
-            encoder = find_text_encoder(resolve_named(text_encoder, what="text encoder"))
+            own = find_tokenizer(resolve_named(own_name, what="tokenizer"))
+            encoder = find_text_encoder(resolve_named(encoder_name, what="text encoder"))
             verify_part(own)
             index, card = model_index(name, own), f"# {name}\n\nStep {step_of(checkpoint):,} of a run.\n"
             parts = assemble(checkpoint, config, tokenizer=own, text_encoder=encoder, index=index, card=card)
