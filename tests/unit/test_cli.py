@@ -102,7 +102,7 @@ def test_previews_show_every_scale(bitvar: Any, model: Path, tmp_path: Path) -> 
         (("generate", "a dog " * 20), 2, "too long"),
         (("generate", "a dog", "--sead", "3"), 2, "--seed"),
         (("genrate", "a dog"), 2, "generate"),
-        (("generate", "a dog", "--size", "4096x4096"), 2, "out of this model's range"),
+        (("generate", "a dog", "--size", "4096x4096"), 2, "or add --exact-size"),
         (("generate", "a dog", "--size", "big"), 2, "Can't read the size"),
         (("generate", "a dog", "--size", "16x16", "--aspect", "1:1"), 2, "one decides the other"),
         (("generate", "a dog", "--guidance", "strong"), 2, "Can't read --guidance"),

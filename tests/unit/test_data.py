@@ -472,7 +472,7 @@ def test_quantiles_and_fractions() -> None:
         summary.add(Good(candidate, (40, 30)))
     summary.add(Refusal("b", "too-small", "8x8"))
     summary.require(0.25)
-    with pytest.raises(UsageError, match=r"1 of 4 samples[\s\S]*too-small 1[\s\S]*max-bad-fraction"):
+    with pytest.raises(UsageError, match=r"1 of 4 samples[\s\S]*too-small 1[\s\S]*max-bad-fraction 0.25 "):
         summary.require(0.2)
     assert summary.captions == {2: 3, 1: 3}
     assert (summary.sides, summary.ratios, summary.splits) == ({30: 3}, {"0.75": 3}, {"": 3})

@@ -76,9 +76,12 @@ def drawn_size(pipeline: "InfinityPipeline", wanted: tuple[int, int], *, exact: 
     """
     schedules = pipeline.transformer.config.all_schedules()
     tolerance = math.inf if exact else 2.0
-    schedule = nearest_schedule(
-        schedules, height=wanted[1], width=wanted[0], stride=pipeline.stride, tolerance=tolerance
-    )
+    try:
+        schedule = nearest_schedule(
+            schedules, height=wanted[1], width=wanted[0], stride=pipeline.stride, tolerance=tolerance
+        )
+    except UsageError as error:
+        raise UsageError(f"{error}; or add --exact-size, which resizes the image") from None
     return schedule[-1][1] * pipeline.stride, schedule[-1][0] * pipeline.stride
 
 

@@ -5,6 +5,7 @@ Knows nothing of layouts (`layouts`) or formats (`pictures`), only that some sam
 
 import hashlib
 import itertools
+import math
 from array import array
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -228,7 +229,9 @@ class Summary:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.refused.most_common())
         share = f"{self.num_refused:,} of {self.good + self.num_refused:,} samples can't be used"
         todo = "mend or remove them"
-        todo += f", or allow more: --max-bad-fraction (now {max_bad_fraction:g})" if self.good else ""
+        if self.good:
+            enough = math.ceil(self.bad_fraction * 100) / 100
+            todo += f", or leave them out: --max-bad-fraction {enough:g} (now {max_bad_fraction:g})"
         most = next(iter(self.refused.most_common(1)), ("", 0))[0]
         first = cure or CURES.get(most)
         raise UsageError(explain(f"{share}.", reasons, f"{first}; or {todo}" if first else todo))
