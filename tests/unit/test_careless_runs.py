@@ -24,12 +24,12 @@ CONFIGURATION = {"kind": "transformer", "optimization": {"steps": 2, "seed": 0},
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"data (samples.jsonl)": "b"}, "from other files"),
-        ({"data (images)": "b"}, "from other files"),
-        ({"--text-encoder": "b"}, "from other files"),
-        ({"--init": "b"}, "from other files"),
-        ({"seed": 1}, "with another configuration"),
-        ({"lora": {"rank": 2}}, "with another configuration"),
+        ({"data (samples.jsonl)": "b"}, "with other data or models"),
+        ({"data (images)": "b"}, "with other data or models"),
+        ({"--text-encoder": "b"}, "with other data or models"),
+        ({"--init": "b"}, "with other data or models"),
+        ({"seed": 1}, "with other settings"),
+        ({"lora": {"rank": 2}}, "with other settings"),
     ],
 )
 def test_what_changed_is_called_what_it_is(changed: dict[str, object], named: str) -> None:

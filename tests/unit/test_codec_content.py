@@ -189,14 +189,14 @@ def test_the_rest_of_a_folder_is_encoded_and_decoded(bitvar: Any, place: Path) -
     assert sorted(path.name for path in (place / "bits").iterdir()) == ["0.bits", "2.bits", "3.bits"]
     for name in ("1.png", "2b.jpg", "3b.png"):
         assert err.count(f"left out: {folder / name}: The picture {folder / name} can't be used.") == 1
-    assert "3 of 6 files could not be done" in err
+    assert "3 of 6 files failed" in err
     assert "1 hidden" in err
     code, out, _ = bitvar("encode", folder, "-o", "bits")
     assert (code, out.count("was there")) == (1, 3)
     (place / "bits" / "2.bits").write_bytes(b"no bits")
     code, out, err = bitvar("decode", "bits", "-o", "out")
     assert (code, out.count("\n")) == (1, 2)
-    assert "2.bits: " in err and "1 of 3 files could not be done" in err
+    assert "2.bits: " in err and "1 of 3 files failed" in err
     (place / "bits" / "2.bits").unlink()
     assert bitvar("decode", "bits", "-o", "out")[0] == 0
 
@@ -204,7 +204,7 @@ def test_the_rest_of_a_folder_is_encoded_and_decoded(bitvar: Any, place: Path) -
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_from_python_all_others_are_done_before_it_is_said(tiny: PictureCodec, place: Path, batch_size: int) -> None:
     folder, seen = broken(place), []
-    with pytest.raises(UsageError, match=r"3 of 6 files could not be done(?s:.*)1\.png can't be used(?s:.*)And 2 more"):
+    with pytest.raises(UsageError, match=r"3 of 6 files failed(?s:.*)1\.png can't be used(?s:.*)And 2 more"):
         tiny.encode_folder(folder, place / "bits", batch_size=batch_size, progress=seen.append)
     assert [each.source.name for each in seen if isinstance(each, Failed)] == ["1.png", "2b.jpg", "3b.png"]
     assert len(list((place / "bits").iterdir())) == 3

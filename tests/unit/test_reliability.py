@@ -479,6 +479,6 @@ def test_sigterm_saves_and_exits_with_143(tmp_path: Path, to_all: bool) -> None:
         rest = process.stderr.read()
         assert process.wait(timeout=10) == 143, rest
         assert time.monotonic() - began < 10
-        assert "the same command goes on" in rest
+        assert "the same command resumes" in rest
         assert state.latest(out / "checkpoints") is not None
         process.stderr.close()

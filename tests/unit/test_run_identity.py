@@ -156,7 +156,7 @@ def test_a_checkpoint_from_before_identities_is_taken_with_a_warning(tmp_path: P
 )
 def test_changed_settings_show_both_values(tmp_path: Path, changes: dict[str, object], words: str) -> None:
     train(transformer_training(), tmp_path)
-    with pytest.raises(UsageError, match=r"another configuration[\s\S]*--init") as error:
+    with pytest.raises(UsageError, match=r"other settings[\s\S]*--init") as error:
         train(transformer_training(**changes), tmp_path)
     assert words in str(error.value)
 
@@ -318,7 +318,7 @@ def test_an_interrupt_says_where_it_stopped(tmp_path: Path) -> None:
         if line.startswith("step 3/"):
             raise KeyboardInterrupt
 
-    with pytest.raises(loop.TrainingInterrupted, match=r"^Stopped at step 3; saved; the same command goes on\.$"):
+    with pytest.raises(loop.TrainingInterrupted, match=r"^Stopped at step 3, which is saved; the same command resumes"):
         train(transformer_training(), tmp_path, report=interrupt)
 
 

@@ -43,4 +43,4 @@ def test_allowing_more_is_no_cure_where_nothing_is_good() -> None:
     summary.add(Refusal("a", "broken-line", "x"))
     with pytest.raises(UsageError) as error:
         summary.require(1.0)
-    assert "allow more" not in str(error.value)
+    assert "max-bad-fraction" not in str(error.value)

@@ -23,7 +23,7 @@ def test_ctrl_c_says_where_it_stopped_and_exits_with_130(work: Path, tmp_path: P
     _, err = stopped.communicate(timeout=120)
     assert stopped.returncode == 130
     assert "Stopped at step" in err
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
     assert "Cancelled" not in err
 
 
@@ -43,7 +43,7 @@ def test_a_tokenizer_run_counts_its_images_and_knows_them(
     assert "data (images) was sha256" in err
     path.write_bytes(kept)
     _, err = run(monkeypatch, capsys, given)
-    assert "resuming at step" in err
+    assert "finished already, at step" in err
     (tokenizer_work / "pictures" / "new.png").write_bytes(kept)
     _, err = run(monkeypatch, capsys, given, code=2)
     assert "data (images) was sha256" in err

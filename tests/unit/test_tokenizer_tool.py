@@ -523,7 +523,7 @@ def test_the_first_file_decides_which_tokenizer_of_the_package_decodes(bitvar: A
     assert code == 1
     assert out.startswith(str(folder / "out" / "a.png"))
     assert "b.bits: The tokenizer 'pictures-tokenizer' did not make these bits. they are of 'fine-tokenizer'" in err
-    assert "1 of 2 files could not be done" in err
+    assert "1 of 2 files failed" in err
     (folder / "bits" / "a.bits").write_bytes(b"no bits")
     code, out, err = bitvar("tokenizer", "decode", folder / "bits", "-o", folder / "again")
     assert (code, out.count("\n")) == (1, 1)

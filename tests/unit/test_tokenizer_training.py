@@ -93,7 +93,7 @@ def test_a_folder_of_pictures_makes_a_tokenizer(
     before = load_component(InfinityTokenizer, work / "tiny" / "image_tokenizer")
     assert not torch.equal(made.tokenizer.encoder.conv_in.weight, before.encoder.conv_in.weight)
     again, err = run(monkeypatch, capsys, words(work, tmp_path / "run", "--init", str(work / "tiny")))
-    assert "resuming at step 4" in err
+    assert "finished already, at step 4" in err
     assert again == out
 
 

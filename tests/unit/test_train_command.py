@@ -94,7 +94,7 @@ def test_a_run_from_an_index_makes_a_model(
     assert all(line["teraflops"] > 0 for line in lines[:4])
     assert list((tmp_path / "tensorboard").iterdir())
     again, err = run(monkeypatch, capsys, words(work, tmp_path))
-    assert "resuming at step 4" in err
+    assert "finished already, at step 4" in err
     assert again == out
 
 
@@ -137,7 +137,7 @@ def test_adapters_are_trained_and_leave_the_model_alone(
     pipe.unload_lora_weights()
     assert all(torch.equal(a, b) for a, b in zip(before, pipe(prompts, seed=0, output_type="bits").images, strict=True))
     _, err = run(monkeypatch, capsys, given)
-    assert "resuming at step 20" in err
+    assert "finished already, at step 20" in err
     export = ["bitvar", "export", str(tmp_path), str(tmp_path / "exported")]
     run(monkeypatch, capsys, export, code=2)
     run(monkeypatch, capsys, [*export, "--init", str(work / "tiny")])

@@ -162,6 +162,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(kind: str, tmp_path: Path) -> No
     model = train(config, tmp_path / "cut", report=lines.append)
     assert lines[0] == "resuming at step 3"
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    train(config, tmp_path / "cut", report=lines.append)
+    assert "finished already, at step 6" in lines
     averaged = {f"ema/{name}": p for name, p in model.named_parameters()}
     assert all(torch.equal(p, saved(tmp_path / "cut")[name]) for name, p in averaged.items())
 
@@ -244,7 +246,7 @@ def test_an_altered_checkpoint_is_never_loaded(name: str, tmp_path: Path) -> Non
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
     train(transformer_training(), tmp_path)
-    with pytest.raises(UsageError, match="another configuration"):
+    with pytest.raises(UsageError, match="other settings"):
         train(transformer_training(reweighted=True), tmp_path)
 
 

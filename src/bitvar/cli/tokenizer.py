@@ -196,7 +196,7 @@ def _each(run: "Iterator[Done | Failed]", total: int, *, alone: bool) -> "Iterat
             failed += 1
             say(f"left out: {show_path(each.source)}: {summary(each.error)}", err=True)
     if failed:
-        say(f"{failed:,} of {total:,} files could not be done; the others are", err=True)
+        say(f"{failed:,} of {total:,} files failed; the others are written", err=True)
         raise typer.Exit(RUNTIME)
 
 

@@ -182,7 +182,7 @@ def _supervise(out: Path, processes: int, stop: Callable[[], bool], *, hang_seco
     except KeyboardInterrupt:
         reached = step_reached(out)
         where = f"step {reached}, the last that was saved" if reached else "the beginning"
-        typer.echo(f"Stopped; the same command goes on from {where}.", err=True)
+        typer.echo(f"Stopped; the same command resumes from {where}.", err=True)
         raise typer.Exit(CANCELLED) from None
     if code:
         raise typer.Exit(code)

@@ -92,7 +92,7 @@ class BitFile:
     """
 
     header: BitHeader
-    payloads: tuple[bytes, ...]
+    payloads: tuple[bytes, ...] = field(repr=False)
     origin: Origin | None = field(default=None, compare=False)
 
     @property
@@ -186,7 +186,7 @@ def is_integer(value: object) -> bool:
 def _read_start(data: bytes, source: str) -> tuple[BitHeader, Origin | None, int, int]:
     """The header, the origin, where the first scale begins, and the checksum it goes on from."""
     if len(data) < len(MAGIC) or not data.startswith(MAGIC):
-        why = "it does not begin as one" if data else "it is empty"
+        why = "its first bytes are those of another kind of file" if data else "it is empty"
         raise UsageError(explain(f"{source} is no bit file.", why, "give a file that `bitvar tokenizer encode` wrote"))
     if len(data) < _START.size:
         raise _damaged(source, "it ends within its header")

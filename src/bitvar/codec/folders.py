@@ -145,7 +145,7 @@ def count(
         total = written + kept + len(failed)
         raise UsageError(
             explain(
-                f"{len(failed)} of {total} files could not be done; the others are.",
+                f"{len(failed)} of {total} files failed; the others are written.",
                 why + (f" And {len(failed) - 1} more." if failed[1:] else ""),
                 "mend or remove them; what is done is not done again",
             )

@@ -128,7 +128,11 @@ class GenerationOptions(Config):
             return [(seed + i) % (MAX_SEED + 1) for i in range(count)]
         if len(seed) != count:
             raise UsageError(
-                explain(f"{len(seed)} seeds for {count} pictures.", "each needs one", f"give one seed, or {count}")
+                explain(
+                    f"The list of seeds has {len(seed)}, and {count} are needed.",
+                    "each image takes one",
+                    f"give a list of {count}, or one number that the images count up from",
+                )
             )
         return list(seed)
 

@@ -92,9 +92,10 @@ def describe_set(images: int, config: TransformerTraining, *, is_new: bool) -> l
     shown = f"{images:,} training images; each is shown {shows:,.0f} time{'s' * (round(shows) != 1)}"
     if not is_new:
         todo = (
-            "watch validation and keep its best (bitvar export RUN DEST --best); an adapter forgets less (docs/lora.md)"
+            "watch the validation loss and export the best checkpoint (bitvar export RUN DEST --best --init MODEL);"
+            " an adapter forgets less (docs/lora.md)"
         )
-        return [f"NOTE: {shown}. A finished model learns so few by heart soon: {todo}"]
+        return [f"NOTE: {shown}. A trained model soon memorises so small a set: {todo}"]
     parameters = num_parameters(config.model)
     return [
         f"WARNING: {shown}, and the model has {parameters:,} parameters, {parameters // images:,} an image, and begins"

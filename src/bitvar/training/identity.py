@@ -98,13 +98,13 @@ def require_same(
             return before, after
         raise UsageError(_about_steps(checkpoint, before, after, now, extend=extend))
     settings = any(change.name.split(".")[0] in now.configuration for change in others)
-    what = "with another configuration" if settings else "from other files"
+    what = "with other settings" if settings else "with other data or models"
     shown = "; ".join(map(str, changes[:_SHOWN])) + (f"; and {len(changes) - _SHOWN} more" * (len(changes) > _SHOWN))
     raise UsageError(
         explain(
             f"{checkpoint} was made {what}.",
-            f"a run can only go on as it began: {shown}",
-            "give back what it had, or choose another --out"
+            f"a run resumes only as it began: {shown}",
+            "restore what it had, or choose another --out"
             + _from_weights(checkpoint, now, " (and begin there with {})"),
         )
     )
@@ -120,10 +120,10 @@ def _about_steps(checkpoint: Path, before: int, after: int, now: RunIdentity, *,
     if after > before:
         todo = f"add --extend to go on along the learning-rate schedule of {after} steps"
         todo += _from_weights(checkpoint, now, ", or begin a new run from its weights: another --out and {}")
-        return explain(f"{checkpoint} is of a run of {before} steps.", asked, todo)
+        return explain(f"{checkpoint} belongs to a run of {before} steps.", asked, todo)
     why = f"{asked}: {'--extend adds steps, it takes none away' if extend else 'the learning rate depends on it'}"
-    todo = f"give back {STEPS}={before}, or export an earlier step: bitvar export RUN DEST --step N"
-    return explain(f"{checkpoint} is of a run of {before} steps.", why, todo)
+    todo = f"restore {STEPS}={before}, or export an earlier step: bitvar export RUN DEST --step N"
+    return explain(f"{checkpoint} belongs to a run of {before} steps.", why, todo)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

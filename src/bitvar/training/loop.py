@@ -222,7 +222,8 @@ def _prepare(task: Task, run: Run) -> checkpoints.TrainState:
             state, Path(newest),
             config=run.config, identity=run.identity, base=run.begun_from, extend=run.extend,
         )  # fmt: skip
-        report(f"resuming at step {state.step}")
+        done = state.step >= run.optimization.steps
+        report(f"finished already, at step {state.step}" if done else f"resuming at step {state.step}")
         if extended is not None:
             report(describe_extension(state.step, *extended, run.optimization))
         if run.identity and not checkpoints.identity_of(Path(newest)):
@@ -291,7 +292,7 @@ class _Loop:
             if stopping and not last:
                 with self._telling():
                     self.saver.wait()
-                raise TrainingStoppedError(f"Stopped at step {state.step}; the same command goes on from there.")
+                raise TrainingStoppedError(f"Stopped at step {state.step}; the same command resumes from there.")
 
     def _validate(self) -> None:
         with self.state.averaged() as model:
@@ -326,9 +327,9 @@ class _Loop:
         """What became of an interrupted run."""
         step = self.state.step
         if self.saved_step == step:
-            return f"Stopped at step {step}; saved; the same command goes on."
+            return f"Stopped at step {step}, which is saved; the same command resumes there."
         where = f"step {self.saved_step}, the last that was saved" if self.saved_step else "the beginning"
-        return f"Stopped at step {step}; the same command goes on from {where}."
+        return f"Stopped at step {step}; the same command resumes from {where}."
 
     def close(self) -> None:
         """Wait for the last save, and end its thread."""
@@ -347,7 +348,7 @@ class _Loop:
     def _tell_failed_save(self) -> None:
         if self.metrics is not None:
             known = list_checkpoints(self.saver.folder)
-            left = f"the checkpoint {known[-1].name} is whole, and the same command goes on from it" if known else (
+            left = f"the checkpoint {known[-1].name} is whole, and the same command resumes from it" if known else (
                 "there is no checkpoint yet, so the same command begins again"
             )  # fmt: skip
             self.run.report(f"WARNING: a checkpoint could not be written; {left}")
