@@ -178,7 +178,8 @@ def _last_lines(error: BaseException) -> str:
 def _note(noted: list[str], root: str, event: str, arguments: tuple[Any, ...]) -> None:
     forbidden = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "pickle.find_class")
     writes = event == "open" and isinstance(arguments[0], str) and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
-    if event.startswith(forbidden) or (writes and not os.path.realpath(arguments[0]).startswith(root)):
+    outside = writes and arguments[0] != os.devnull and not os.path.realpath(arguments[0]).startswith(root)
+    if event.startswith(forbidden) or outside:
         noted.append(f"{event} {arguments}"[:300])
 
 

@@ -382,7 +382,7 @@ def test_a_folder_cut_short_does_not_pass_for_whole(tmp_path):
 
 def test_foreign_pictures_are_not_deleted(tmp_path):
     (tmp_path / "images").mkdir()
-    with pytest.raises(UsageError, match="empty folder"):
+    with pytest.raises(UsageError, match="new folder"):
         build.prepare_folder(tmp_path)
     assert (tmp_path / "images").exists()
 

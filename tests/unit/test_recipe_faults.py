@@ -94,7 +94,7 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["steps"], "Unknown argument"),
+        (["steps"], "write steps=VALUE"),
         (["stepz=3"], "did you mean 'steps'"),
         (["steps=many"], "steps is of type int"),
         (["steps=1.5"], "steps is of type int"),

@@ -300,7 +300,7 @@ def test_another_evaluation_is_refused(icon_set: Path, tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(icon_set: Path, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="files that no evaluation wrote"):
         evaluate_scenes(settings_for(icon_set), {}, JURY, tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["pictures"]
 

@@ -30,8 +30,10 @@ def prepare_folder(destination: Path, *, source: Path | None = None) -> None:
     marker, images = destination / _INCOMPLETE, destination / "images"
     if destination.exists() and not destination.is_dir():
         raise UsageError(explain(what, "it is a file", todo))
-    if not marker.exists() and destination.exists() and any(destination.iterdir()):
-        raise UsageError(explain(what, "other files are in it, and nothing is overwritten", todo))
+    there = sorted(path.name for path in destination.iterdir()) if destination.exists() else []
+    if there and not marker.exists():
+        shown = ", ".join(there[:3]) + (f" and {len(there) - 3:,} more" if len(there) > 3 else "")
+        raise UsageError(explain(what, f"it holds {shown}, and nothing is overwritten", todo))
     if images.exists():
         shutil.rmtree(images)
     destination.mkdir(parents=True, exist_ok=True)
