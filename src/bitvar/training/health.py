@@ -89,7 +89,7 @@ def describe_set(images: int, config: TransformerTraining, *, is_new: bool) -> l
     if images >= FEW or (not is_new and config.lora is not None):
         return []
     shows = optimization.steps * optimization.batch_size / images
-    shown = f"{images:,} training images; each is shown {shows:,.0f} time{'s' * (round(shows) != 1)}"
+    shown = f"{images:,} training images; each is shown {shows:,.{int(shows < 10)}f} times"
     if not is_new:
         todo = (
             "watch the validation loss and export the best checkpoint (bitvar export RUN DEST --best --init MODEL);"

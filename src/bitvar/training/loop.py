@@ -321,7 +321,10 @@ class _Loop:
         figure = None if best is None else validated_at(best)
         if best is not None and figure is not None and step_of(best) < self.state.step:
             value = f"{figure.name} {figure.value:.4g}"
-            self.run.report(f"validation was best at step {step_of(best)} ({value}): bitvar export RUN DEST --best")
+            self.run.report(
+                f"validation was best at step {step_of(best)} ({value}): bitvar export RUN DEST --best, with the model,"
+                " tokenizer or text encoder that the run was given"
+            )
 
     def describe_stop(self) -> str:
         """What became of an interrupted run."""
