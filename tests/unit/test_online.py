@@ -169,7 +169,10 @@ def test_the_index_may_move_with_its_pictures(index: Path, tmp_path: Path) -> No
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="it can't be told who sends a signal")
 def test_workers_outlive_a_sigterm_that_others_send(index: Path) -> None:
-    """As clusters send it to every process; the main process's own ends them."""
+    """As clusters send it to every process; the main process's own ends them. Whatever threads PyTorch starts there."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.set_num_threads(threads)
     made = data(index, workers=2)
     batches = made.read(parts_of(SampleOrder(made.counts, 2, 0), range(40)), None)
     assert len([next(batches), next(batches)]) == 2  # both workers are at work

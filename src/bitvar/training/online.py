@@ -4,6 +4,7 @@ A picture that was sound when the index was made and can't be used now is replac
 reported; too many of them stop the run.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -255,7 +256,24 @@ def read_parts(
         reader, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=as_it_is, pin_memory=pinned,
         worker_init_fn=_end_with_the_run,
     )  # fmt: skip
-    return iter(loader)
+    with _sigterm_blocked():
+        return iter(loader)
+
+
+@contextlib.contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Block SIGTERM while workers start, so that every thread of theirs is born with it blocked.
+
+    A library may have threads in a worker before `worker_init_fn` runs, and one that does not block it would be ended.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_the_run(worker: int) -> None:
