@@ -16,12 +16,16 @@ import secrets
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/v1"
 """How the small text begins that Git LFS keeps in place of a file until the file is fetched."""
+
+REPLACING: Final = threading.RLock()
+"""Held while a folder is looked at and replaced, so that no thread looks at one that another is replacing."""
 
 _LONGEST_LABEL: Final = 120  # bytes of a name that a hidden one repeats; file systems allow 255
 _LITTLE_SPACE: Final = 4 << 20
@@ -82,9 +86,10 @@ def replaced_folder(folder: Path, *, check: Callable[[Path], None], seal: Callab
     target = _follow(folder)
     with named_disk_errors(folder) as temporaries:
         target.parent.mkdir(parents=True, exist_ok=True)
-        recover_folder(target)
-        if _exists(target):
-            check(target)
+        with REPLACING:
+            recover_folder(target)
+            if _exists(target):
+                check(target)
         temporary = _beside(target, "partial")
         temporaries.append(temporary)
         try:
@@ -94,10 +99,11 @@ def replaced_folder(folder: Path, *, check: Callable[[Path], None], seal: Callab
             for path in temporary.rglob("*"):
                 flush(path)
             flush(temporary)
-            if _exists(target):
-                check(target)
-                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-            _swap(temporary, target)
+            with REPLACING:
+                if _exists(target):
+                    check(target)
+                    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+                _swap(temporary, target)
         finally:
             _remove(temporary)
 

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.files import is_file_name, is_lfs_pointer, named_disk_errors, open_plain, read_plain, replaced_folder
+from bitvar.files import (
+    REPLACING,
+    is_file_name,
+    is_lfs_pointer,
+    named_disk_errors,
+    open_plain,
+    read_plain,
+    replaced_folder,
+)
 
 MANIFEST = "SHA256SUMS.json"
 
@@ -59,21 +67,13 @@ def require_replaceable(folder: Path) -> None:
         if other is not None and other.resolve().is_relative_to(place):
             why = f"it is {what}" if other.resolve() == place else f"it holds {what}"
             raise UsageError(explain(f"{str(folder)!r} can't be replaced.", why, "name a folder of its own"))
-    foreign, seen = _foreign(place), None
-    while foreign and seen != (seen := _manifest_text(place)):  # another save may have put a new folder there meanwhile
+    with REPLACING:
         foreign = _foreign(place)
     if foreign:
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         raise UsageError(
             explain(f"{folder} holds files that bitvar did not save so.", shown, "move them, or choose another folder")
         )
-
-
-def _manifest_text(folder: Path) -> bytes:
-    try:
-        return read_plain(folder / MANIFEST)
-    except OSError:
-        return b""
 
 
 def _home() -> Path | None:
