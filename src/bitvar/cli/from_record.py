@@ -22,13 +22,27 @@ def model_of(record: ImageRecord, path: Path) -> Path | None:
     """
     if record.model_source is None:
         return None
-    folder = in_cache(record.model_source)
+    return require_cached(record.model_source, f"The model of {path}", option="--model")
+
+
+def require_cached(name: str, what: str, *, option: str) -> Path:
+    """The folder of a hub repository that a file names, from this machine's cache.
+
+    Args:
+        name: hub id.
+        what: names the model or adapter in the error.
+        option: the option by which the user may name it.
+
+    Raises:
+        UsageError: if it is not in the cache: nothing is fetched on a file's word.
+    """
+    folder = in_cache(name)
     if folder is None:
         raise UsageError(
             explain(
-                f"The model of {path} is not on this machine: {record.model_source}.",
+                f"{what} is not on this machine: {name}.",
                 "nothing is fetched from the hub because a file says so",
-                f"if you trust it, add --model {record.model_source}",
+                f"if you trust it, add {option} {name}",
             )
         )
     return folder

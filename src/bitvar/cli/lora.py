@@ -8,7 +8,7 @@ from pathlib import Path
 from bitvar.checkpoints.lora import valid_name
 from bitvar.checkpoints.lora_file import adapter_digest, find_adapter
 from bitvar.cli.echo import say
-from bitvar.cli.from_record import in_cache
+from bitvar.cli.from_record import require_cached
 from bitvar.errors import UsageError, explain
 from bitvar.pipeline import InfinityPipeline
 from bitvar.record import UsedAdapter
@@ -78,16 +78,7 @@ def _on_this_machine(adapter: UsedAdapter) -> str | None:
     """The folder of an adapter of the hub; None for one of a file, which only the user can name."""
     if adapter.source is None:
         return None
-    folder = in_cache(adapter.source)
-    if folder is None:
-        raise UsageError(
-            explain(
-                f"The adapter {adapter.name!r} is not on this machine: {adapter.source}.",
-                "nothing is fetched from the hub because a file says so",
-                f"if you trust it, add --lora {adapter.source}",
-            )
-        )
-    return str(folder)
+    return str(require_cached(adapter.source, f"The adapter {adapter.name!r}", option="--lora"))
 
 
 def _load(pipeline: InfinityPipeline, source: str, name: str) -> None:
