@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitvar.checkpoints.files import digest, write_manifest
 from bitvar.metrics.efficientnet import Network
+from bitvar.weights.digests import digest, write_manifest
 
 SOURCE = "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.models.mobilenet_v2 import MobileNetV2Config, MobileNetV2Model
 
-from bitvar.checkpoints.files import digest, write_manifest
+from bitvar.weights.digests import digest, write_manifest
 
 SOURCE = "mobilenet_v2-b0353104.pth"
 SHA256 = "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889"

@@ -34,7 +34,6 @@ from torch import Tensor, nn
 
 from bitvar import pyramid
 from bitvar.bits import bits_to_codes, to_cells
-from bitvar.checkpoints.folder import TokenizerIdentity, load_component
 from bitvar.cli.training_setup import read_recipe
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, explain
@@ -53,6 +52,7 @@ from bitvar.training.prepare import features_key, prepare
 from bitvar.training.self_correction import teacher_forcing
 from bitvar.training.transformer_task import VALIDATION_BATCH, Batch, TransformerTask
 from bitvar.transformer import InfinityTransformer
+from bitvar.weights.model_folder import TokenizerIdentity, load_component
 
 RECIPE: Final = Path(__file__).parent / "transformer.py"
 FACTS: Final = "facts.json"

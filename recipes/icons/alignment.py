@@ -20,8 +20,6 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitvar.checkpoints.files import atomic_folder
-from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.data.samples import Sample, load_images, read_samples
 from bitvar.evaluation.scenes.alignment import (
     AlignmentConfig,
@@ -33,6 +31,8 @@ from bitvar.evaluation.scenes.alignment import (
 from bitvar.metrics.efficientnet import EfficientNet
 from bitvar.text import TextEncoder, load_text_encoder
 from bitvar.tokenizer.pixels import to_signed
+from bitvar.weights.digests import atomic_folder
+from bitvar.weights.hub import EMBEDDED_MODEL
 
 BATCH: Final = 256
 RATE: Final = 1e-3

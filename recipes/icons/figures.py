@@ -17,8 +17,8 @@ from pathlib import Path
 from runpy import run_path
 from typing import Any, Final
 
-from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.data.icons.prompts import SKILLS, SPLITS
+from bitvar.weights.hub import EMBEDDED_MODEL
 
 ROOT: Final = Path(__file__).parents[2]
 FIGURES: Final = ROOT / "docs" / "figures.json"

@@ -24,7 +24,6 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 
-from bitvar.checkpoints.files import atomic_folder
 from bitvar.data.icons.concepts import CONCEPTS, Concept
 from bitvar.data.icons.free_scenes import FreeScene, draw_free_scene
 from bitvar.data.icons.judge_artists import JUDGE_ARTISTS, render_known_sprites
@@ -37,6 +36,7 @@ from bitvar.evaluation.scenes.judge_training import Lessons, gather_lessons, tra
 from bitvar.evaluation.scenes.reader import Reader
 from bitvar.evaluation.scenes.sight import Sight, Thresholds
 from bitvar.files import atomic_path
+from bitvar.weights.digests import atomic_folder
 
 CARD = Path(__file__).with_name("judge.md")
 VALIDATION_ARTIST = "emojione"

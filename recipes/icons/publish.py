@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import torch
 
-from bitvar.checkpoints.folder import Components, Defaults
 from bitvar.data.icons.concepts import CONCEPTS
 from bitvar.data.icons.held_out import held_out_combinations, held_out_prompts
 from bitvar.data.icons.sources import ARTISTS
@@ -33,6 +32,7 @@ from bitvar.training.prepare import features_key, prepare
 from bitvar.training.reconstruction import measure_reconstruction
 from bitvar.training.state import counts_of, step_of
 from bitvar.training.transformer_task import measure_bits
+from bitvar.weights.model_folder import Components, Defaults
 
 FIGURES: Final = run_path(str(Path(__file__).with_name("figures.py")))
 

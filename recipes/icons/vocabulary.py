@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 
-from bitvar.checkpoints.files import verify_folder, write_manifest
 from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS, NUMBER_WORDS
 from bitvar.data.icons.requests import SceneRequest, Thing, write_captions
 from bitvar.data.icons.sources import ARTISTS
 from bitvar.data.icons.wordings import STYLED, TEMPLATES
 from bitvar.text import TextEncoder, load_text_encoder
-from bitvar.vocabulary import VOCABULARY, KnownConcept, Layout, Vocabulary, words_of
+from bitvar.weights.digests import verify_folder, write_manifest
+from bitvar.weights.vocabulary import VOCABULARY, KnownConcept, Layout, Vocabulary, words_of
 
 LEAST_SIMILARITY = 0.5
 """Cosine of a word and the nearest concept, from which the word is listed."""

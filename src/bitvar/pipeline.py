@@ -15,8 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar import __version__
-from bitvar.checkpoints.folder import Components, ModelIndex, load_folder, save_folder
-from bitvar.checkpoints.hub import resolve_model
 from bitvar.checkpoints.lora_file import LoraBase
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, WeightsError, explain
@@ -28,6 +26,8 @@ from bitvar.sampling import SamplingParams, ScaleResult, arguments, generate, ge
 from bitvar.sampling.options import MAX_SIDE, GenerationKwargs, GenerationOptions
 from bitvar.scales import Grid, ScaleSchedule, nearest_schedule
 from bitvar.tokenizer.pixels import to_uint8
+from bitvar.weights.hub import resolve_model
+from bitvar.weights.model_folder import Components, ModelIndex, load_folder, save_folder
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitvar.checkpoints.official import from_official
 from bitvar.scales import ScaleSchedule, official_schedules
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
+from bitvar.weights.official.names import from_official
 
 KINDS = {"tokenizer", "bitwise_self_correction", "teacher_forced", "greedy_generation", "bit_distribution"}
 

@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar import pyramid
-from bitvar.checkpoints.files import write_manifest
 from bitvar.errors import UsageError
 from bitvar.sampling import SamplingParams, uniform_noise
 from bitvar.scales import ScaleSchedule
@@ -26,6 +25,7 @@ from bitvar.training.loop import Run
 from bitvar.training.loop import run as train
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
 from bitvar.transformer import InfinityTransformer
+from bitvar.weights.digests import write_manifest
 from tests.unit.tiny import tiny_pipeline, toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "experiments"

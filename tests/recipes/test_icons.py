@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from bitvar.checkpoints.folder import Defaults
-from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.cli import main as cli
 from bitvar.pipeline import InfinityPipeline
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.transformer import TransformerConfig
+from bitvar.weights.hub import EMBEDDED_MODEL
+from bitvar.weights.model_folder import Defaults
 from tests.unit.tiny import tiny_text_encoder, toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "icons"

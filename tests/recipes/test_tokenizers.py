@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitvar.checkpoints.folder import GRIDS, TokenizerIdentity, TrainedGrids, identify, read_tensors
-from bitvar.checkpoints.hub import TOKENIZERS
 from bitvar.errors import UsageError
 from bitvar.scales import ratio_names
 from bitvar.tokenizer import TOKENIZER_PRESETS, TokenizerConfig
+from bitvar.weights.hub import TOKENIZERS
+from bitvar.weights.model_folder import GRIDS, TokenizerIdentity, TrainedGrids, identify, read_tensors
 from tests.unit.tiny import toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -21,9 +21,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from bitvar.checkpoints.convert import convert_to_folder
-from bitvar.checkpoints.files import MANIFEST, digest, load_tensors, write_manifest
-from bitvar.checkpoints.folder import load_component, save_folder
 from bitvar.checkpoints.lora import LoraSettings, add_adapter, load_adapter, save_adapter
 from bitvar.checkpoints.lora_file import BASE_KEY, SETTINGS_KEY, WEIGHTS
 from bitvar.data.index import RECORDS, SampleIndex
@@ -37,6 +34,9 @@ from bitvar.training.kept import step_reached
 from bitvar.training.optim import Ema
 from bitvar.training.shards import Rows, write_rows
 from bitvar.training.state import TrainState, clear_partial, latest, restore
+from bitvar.weights.digests import MANIFEST, digest, load_tensors, write_manifest
+from bitvar.weights.model_folder import load_component, save_folder
+from bitvar.weights.official.convert import convert_to_folder
 
 from .captioned import encoded, picture, row
 from .test_convert import official_transformer, write_pair

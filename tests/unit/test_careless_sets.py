@@ -11,7 +11,6 @@ from typing import Literal
 import pytest
 from PIL import Image
 
-from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.data.check import Summary, go_through
 from bitvar.data.entries import Candidate, Refusal
 from bitvar.data.importing import import_set
@@ -21,6 +20,7 @@ from bitvar.data.pictures import PictureLimits, RefusedError
 from bitvar.data.samples import read_samples, require_images
 from bitvar.data.views import picture_size
 from bitvar.errors import UsageError
+from bitvar.weights.hub import EMBEDDED_MODEL
 
 SIZE = (16, 16)
 

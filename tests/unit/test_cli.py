@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.cli import doctor
 from bitvar.cli import main as cli
 from bitvar.record import read_record
+from bitvar.weights.hub import EMBEDDED_MODEL
 
 from .tiny import tiny_pipeline
 

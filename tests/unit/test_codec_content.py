@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from bitvar.checkpoints.folder import identify
 from bitvar.cli import main as cli
 from bitvar.cli.echo import printable, say, show_path
 from bitvar.codec import BitFile, PictureCodec
@@ -23,6 +22,7 @@ from bitvar.codec.pictures import PIXELS_A_BIT, read_bitfile
 from bitvar.errors import ComputationError, UsageError
 from bitvar.tokenizer.pixels import to_uint8
 from bitvar.training.export import save_tokenizer
+from bitvar.weights.model_folder import identify
 
 from .tiny import tiny_tokenizer
 

@@ -15,9 +15,6 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bitvar.checkpoints.files import write_manifest
-from bitvar.checkpoints.folder import ModelIndex, TokenizerIdentity, TrainedGrids, load_folder
-from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.checkpoints.lora import LoraSettings
 from bitvar.checkpoints.lora_file import LoraBase, _Settings
 from bitvar.errors import UsageError, WeightsError
@@ -26,7 +23,10 @@ from bitvar.text import TextEncoderConfig
 from bitvar.text.files import BertSizes, T5Sizes, is_simple_pattern
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
-from bitvar.vocabulary import Vocabulary
+from bitvar.weights.digests import write_manifest
+from bitvar.weights.hub import EMBEDDED_MODEL
+from bitvar.weights.model_folder import ModelIndex, TokenizerIdentity, TrainedGrids, load_folder
+from bitvar.weights.vocabulary import Vocabulary
 
 READ_FROM_FILES = (
     ModelIndex,

@@ -13,22 +13,6 @@ from torch import Tensor
 from transformers.models.t5 import T5Config, T5EncoderModel
 from typer.testing import CliRunner
 
-from bitvar.checkpoints.convert import (
-    check_names,
-    convert_to_folder,
-    convert_to_official,
-    convert_tokenizer,
-    is_official_tokenizer,
-)
-from bitvar.checkpoints.folder import ModelIndex, load_folder
-from bitvar.checkpoints.official import (
-    Converted,
-    OfficialBuffer,
-    OfficialLayout,
-    from_official,
-    to_official,
-)
-from bitvar.checkpoints.official_files import read_official, write_official
 from bitvar.cli.main import app
 from bitvar.codec import PictureCodec
 from bitvar.errors import UsageError, WeightsError
@@ -36,6 +20,22 @@ from bitvar.scales import official_schedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.training.initial import TokenizerOrigin
 from bitvar.transformer import InfinityTransformer, TransformerConfig
+from bitvar.weights.model_folder import ModelIndex, load_folder
+from bitvar.weights.official.convert import (
+    check_names,
+    convert_to_folder,
+    convert_to_official,
+    convert_tokenizer,
+    is_official_tokenizer,
+)
+from bitvar.weights.official.files import read_official, write_official
+from bitvar.weights.official.names import (
+    Converted,
+    OfficialBuffer,
+    OfficialLayout,
+    from_official,
+    to_official,
+)
 
 from .tiny import tiny_text_encoder, tiny_tokenizer, tiny_transformer
 

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar.checkpoints.folder import identify
 from bitvar.cli import main as cli
 from bitvar.codec import PictureCodec
 from bitvar.data.index_writing import build_index
@@ -31,6 +30,7 @@ from bitvar.evaluation.tally import Tally, figures
 from bitvar.metrics.distances import tint
 from bitvar.metrics.frechet import Moments, frechet_distance
 from bitvar.training.export import save_tokenizer
+from bitvar.weights.model_folder import identify
 
 from .tiny import tiny_tokenizer
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bitvar.checkpoints.files import MANIFEST, atomic_folder, load_tensors, verify_folder, write_tensors
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError
 from bitvar.files import atomic_path, open_plain, recover_folder, write_text
+from bitvar.weights.digests import MANIFEST, atomic_folder, load_tensors, verify_folder, write_tensors
 
 from .tiny import tiny_pipeline, toy_set
 
@@ -469,7 +469,7 @@ def big_tensors(path: Path) -> None:
 
 
 def big_official(path: Path) -> None:
-    from bitvar.checkpoints.official_files import write_official
+    from bitvar.weights.official.files import write_official
 
     write_official({"a": torch.zeros(1_000_000)}, path.with_suffix(".pth"))
 
@@ -531,12 +531,12 @@ def test_what_safetensors_says_of_a_disk_is_an_oserror(
 ) -> None:
     from safetensors import SafetensorError
 
-    from bitvar.checkpoints import files
+    from bitvar.weights import digests
 
     def fail(*_: object) -> None:
         raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})")
 
-    monkeypatch.setattr(files, "save_file", fail)
+    monkeypatch.setattr(digests, "save_file", fail)
     with pytest.raises(OSError) as caught:
         write_tensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "a.safetensors"))
@@ -578,7 +578,7 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\ns
 
 
 def test_pointers_of_git_lfs_are_called_so(tmp_path: Path) -> None:
-    from bitvar.checkpoints.official_files import read_official
+    from bitvar.weights.official.files import read_official
 
     for name in ("model.safetensors", "model.pth"):
         (tmp_path / name).write_text(POINTER)

@@ -12,9 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitvar.checkpoints import folder as folder_module
-from bitvar.checkpoints.files import MANIFEST, atomic_folder, digest, verify_folder, write_manifest
-from bitvar.checkpoints.folder import (
+from bitvar.errors import UsageError, WeightsError
+from bitvar.files import atomic_path
+from bitvar.tokenizer import InfinityTokenizer
+from bitvar.transformer import InfinityTransformer
+from bitvar.weights import model_folder as folder_module
+from bitvar.weights.digests import MANIFEST, atomic_folder, digest, verify_folder, write_manifest
+from bitvar.weights.model_folder import (
     Components,
     Defaults,
     check_bits,
@@ -26,10 +30,6 @@ from bitvar.checkpoints.folder import (
     save_folder,
     save_tensors,
 )
-from bitvar.errors import UsageError, WeightsError
-from bitvar.files import atomic_path
-from bitvar.tokenizer import InfinityTokenizer
-from bitvar.transformer import InfinityTransformer
 
 from .tiny import tiny_components, tiny_text_encoder, tiny_tokenizer, tiny_transformer
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bitvar.checkpoints.official_files import read_official
 from bitvar.errors import WeightsError
-from bitvar.guises import recognise, refuse_pointers
+from bitvar.file_kinds import recognise, refuse_pointers
+from bitvar.weights.official.files import read_official
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4d7a2146" * 8 + b"\nsize 12345\n"
 TENSORS = {"a": torch.arange(4.0)}

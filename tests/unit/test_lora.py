@@ -16,7 +16,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bitvar.checkpoints.files import digest
 from bitvar.checkpoints.lora import (
     LoraBase,
     LoraSettings,
@@ -33,6 +32,7 @@ from bitvar.errors import UsageError, WeightsError
 from bitvar.nn.linear import Linear
 from bitvar.pipeline import InfinityPipeline
 from bitvar.transformer import InfinityTransformer
+from bitvar.weights.digests import digest
 
 from .tiny import SCHEDULES, TEXT_WIDTH, tiny_components, tiny_transformer
 

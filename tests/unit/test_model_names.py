@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bitvar.checkpoints.describe import describe
-from bitvar.checkpoints.files import require_replaceable, write_manifest
-from bitvar.checkpoints.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER, resolve_model
 from bitvar.checkpoints.lora_file import find_adapter
 from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline
+from bitvar.weights.describe import describe
+from bitvar.weights.digests import require_replaceable, write_manifest
+from bitvar.weights.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER, resolve_model
 
 from .tiny import tiny_pipeline
 

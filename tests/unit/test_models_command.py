@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bitvar.checkpoints.describe import describe
-from bitvar.checkpoints.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
 from bitvar.cli.main import app
 from bitvar.data.icons.concepts import CONCEPTS
 from bitvar.errors import WeightsError
 from bitvar.pipeline import InfinityPipeline
+from bitvar.weights.describe import describe
+from bitvar.weights.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
 
 
 def run(*command: str, code: int = 0) -> str:

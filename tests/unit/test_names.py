@@ -11,8 +11,11 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from typer.testing import CliRunner
 
-from bitvar.checkpoints.folder import load_folder
-from bitvar.checkpoints.hub import (
+from bitvar.cli.main import app
+from bitvar.codec import PictureCodec
+from bitvar.errors import UsageError, WeightsError
+from bitvar.pipeline import InfinityPipeline
+from bitvar.weights.hub import (
     EMBEDDED_MODEL,
     EMBEDDED_TOKENIZER,
     FINE_TOKENIZER,
@@ -20,10 +23,7 @@ from bitvar.checkpoints.hub import (
     resolve_model,
     resolve_named,
 )
-from bitvar.cli.main import app
-from bitvar.codec import PictureCodec
-from bitvar.errors import UsageError, WeightsError
-from bitvar.pipeline import InfinityPipeline
+from bitvar.weights.model_folder import load_folder
 
 
 @pytest.fixture(autouse=True)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from bitvar.checkpoints.files import verify_folder
 from bitvar.errors import UsageError
 from bitvar.training import loop
 from bitvar.training.loop import Run
 from bitvar.training.parallel import Ranks
 from bitvar.training.shards import ShardedTensors
+from bitvar.weights.digests import verify_folder
 
 from .ranks import config, together
 from .test_training import metrics, task_for

@@ -18,11 +18,11 @@ from torch import Tensor
 import bitvar
 from bitvar import pyramid
 from bitvar.bits import bits_to_codes
-from bitvar.checkpoints import hub
-from bitvar.checkpoints.folder import Components, Defaults
 from bitvar.errors import UsageError, WeightsError
 from bitvar.pipeline import GenerationOptions, GenerationOutput, InfinityPipeline, ScaleEvent, to_pil, to_uint8
 from bitvar.text import TextEncoder
+from bitvar.weights import hub
+from bitvar.weights.model_folder import Components, Defaults
 
 from .tiny import SCHEDULES, tiny_components
 

@@ -18,11 +18,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bitvar.checkpoints.files import MANIFEST, verify_folder, write_manifest
 from bitvar.errors import UsageError, WeightsError
 from bitvar.training import loop, shards, state
 from bitvar.training.config import IntervalConfig
 from bitvar.training.loop import Run, TrainingStoppedError
+from bitvar.weights.digests import MANIFEST, verify_folder, write_manifest
 
 from .test_training import assert_same_run, metrics, optimization, saved, train, transformer_task, transformer_training
 from .tiny import toy_set

@@ -305,7 +305,7 @@ def test_an_altered_judge_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_judge_of_other_concepts_is_refused(tmp_path: Path) -> None:
-    from bitvar.checkpoints.files import write_manifest
+    from bitvar.weights.digests import write_manifest
 
     folder = tmp_path / "judge"
     shutil.copytree(FOLDER, folder)

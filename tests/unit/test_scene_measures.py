@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.condition import TextCondition
 from bitvar.data.icons.prompts import read_prompts
 from bitvar.data.samples import read_samples
@@ -29,6 +28,7 @@ from bitvar.evaluation.scenes.memorisation import COPY, closeness, find_neighbou
 from bitvar.evaluation.scenes.pictures import Shown
 from bitvar.metrics.efficientnet import EfficientNet
 from bitvar.text import load_text_encoder
+from bitvar.weights.hub import EMBEDDED_MODEL
 from tests.unit.tiny import tiny_text_encoder, toy_set
 
 PROMPTS = read_prompts()

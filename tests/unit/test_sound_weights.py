@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bitvar.checkpoints.convert import convert_to_folder, convert_tokenizer
-from bitvar.checkpoints.files import write_manifest
-from bitvar.checkpoints.folder import load_component, load_folder, read_tensors
-from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.errors import WeightsError
 from bitvar.finite import cast_weights, require_sound_weights
 from bitvar.text import load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer
+from bitvar.weights.digests import write_manifest
+from bitvar.weights.hub import EMBEDDED_MODEL
+from bitvar.weights.model_folder import load_component, load_folder, read_tensors
+from bitvar.weights.official.convert import convert_to_folder, convert_tokenizer
 
 from .test_convert import official_tokenizer, official_transformer, write_pair
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from bitvar.checkpoints.convert import convert_to_folder
-from bitvar.checkpoints.files import write_manifest
-from bitvar.checkpoints.folder import load_folder
-from bitvar.checkpoints.hub import EMBEDDED_MODEL
 from bitvar.errors import WeightsError
 from bitvar.text import MINILM, T5, load_text_encoder
+from bitvar.weights.digests import write_manifest
+from bitvar.weights.hub import EMBEDDED_MODEL
+from bitvar.weights.model_folder import load_folder
+from bitvar.weights.official.convert import convert_to_folder
 
 from .test_convert import write_pair
 
@@ -165,8 +165,8 @@ def test_a_published_folder_of_another_kind_than_asked_for(encoder: Path) -> Non
 def test_an_encoder_that_does_not_fit_the_transformer_is_refused(
     width: int, tokens: int | None, tmp_path: Path
 ) -> None:
-    from bitvar.checkpoints.folder import check_encoder
     from bitvar.transformer import TransformerConfig
+    from bitvar.weights.model_folder import check_encoder
 
     config = TransformerConfig.load(EMBEDDED_MODEL / "transformer" / "config.json")
     config = config.model_copy(update={"text_width": width, "max_text_tokens": tokens or 64})

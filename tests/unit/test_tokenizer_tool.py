@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from bitvar.checkpoints.folder import identify
 from bitvar.cli import main as cli
 from bitvar.codec import BitFile, PictureCodec
 from bitvar.codec.closed_loop import seen_error
@@ -23,6 +22,7 @@ from bitvar.errors import UsageError, WeightsError
 from bitvar.scales import fitted_grids
 from bitvar.tokenizer.tiling import tiled_features, tiled_pixels
 from bitvar.training.export import save_tokenizer
+from bitvar.weights.model_folder import identify
 
 from .tiny import tiny_components, tiny_pipeline, tiny_tokenizer
 

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar import InfinityPipeline, PictureCodec, pyramid
-from bitvar.checkpoints.folder import TokenizerIdentity, load_component
 from bitvar.errors import UsageError, WeightsError
 from bitvar.metrics.distances import PerceptualDistance
 from bitvar.tokenizer import InfinityTokenizer, losses
@@ -28,6 +27,7 @@ from bitvar.training.picture_data import PictureSet
 from bitvar.training.reconstruction import measure_reconstruction
 from bitvar.training.samples import reconstruction_sheet, to_picture
 from bitvar.training.tokenizer_task import TokenizerTask
+from bitvar.weights.model_folder import TokenizerIdentity, load_component
 
 from .test_train_command import launch, run
 from .test_training import GRIDS, Blurry, optimization, pictures, tokenizer_loss, tokenizer_task, tokenizer_training

@@ -66,7 +66,7 @@ def test_a_flipped_byte_in_a_frozen_part_is_refused(work: Path, command: Run, pa
     command(exported)
     folder = work / "tiny" / part
     if alone and part == "image_tokenizer":
-        from bitvar.checkpoints.files import write_manifest
+        from bitvar.weights.digests import write_manifest
 
         shutil.move(folder, work / "own")
         write_manifest(work / "own")
@@ -108,7 +108,7 @@ def other_vocabulary(work: Path) -> None:
 
 
 def rewrite(work: Path) -> None:
-    from bitvar.checkpoints.files import write_manifest
+    from bitvar.weights.digests import write_manifest
 
     (work / "tiny" / "SHA256SUMS.json").unlink()
     write_manifest(work / "tiny")

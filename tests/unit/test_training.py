@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bitvar import pyramid
-from bitvar.checkpoints.files import verify_folder
 from bitvar.data.order import SampleOrder
 from bitvar.errors import UsageError, WeightsError
 from bitvar.sampling import SamplingParams, generate
@@ -33,6 +32,7 @@ from bitvar.training.self_correction import random_flip, teacher_forcing
 from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
 from bitvar.transformer import InfinityTransformer, ScheduleConfig, TransformerConfig
+from bitvar.weights.digests import verify_folder
 
 GRIDS = ((1, 1), (2, 2), (4, 4))
 

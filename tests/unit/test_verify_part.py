@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bitvar.checkpoints import files
-from bitvar.checkpoints.files import MANIFEST
-from bitvar.checkpoints.folder import verify_part
-from bitvar.checkpoints.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
 from bitvar.codec import PictureCodec
 from bitvar.errors import WeightsError
+from bitvar.weights import digests
+from bitvar.weights.digests import MANIFEST
+from bitvar.weights.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
+from bitvar.weights.model_folder import verify_part
 
 PARTS = ("text_encoder", "image_tokenizer")
 
@@ -130,7 +130,7 @@ def test_files_that_may_not_be_read_are_not_called_altered(model: Path, monkeypa
     def refuse(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(files, "digest", refuse)
+    monkeypatch.setattr(digests, "digest", refuse)
     with pytest.raises(WeightsError, match="may not read") as error:
-        files.verify_folder(model)
+        digests.verify_folder(model)
     assert "altered" not in str(error.value)

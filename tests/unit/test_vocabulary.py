@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitvar.checkpoints.files import MANIFEST, verify_folder
-from bitvar.checkpoints.folder import load_folder, save_folder
-from bitvar.checkpoints.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
 from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS
 from bitvar.data.icons.prompts import FILE as PROMPTS
 from bitvar.data.icons.sources import ARTISTS
 from bitvar.errors import WeightsError
-from bitvar.vocabulary import VOCABULARY, Vocabulary, load_vocabulary
+from bitvar.weights.digests import MANIFEST, verify_folder
+from bitvar.weights.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
+from bitvar.weights.model_folder import load_folder, save_folder
+from bitvar.weights.vocabulary import VOCABULARY, Vocabulary, load_vocabulary
 
 
 @pytest.fixture(scope="module")

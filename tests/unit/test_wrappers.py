@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitvar.checkpoints.official_files import read_official, without_prefixes
 from bitvar.errors import WeightsError
+from bitvar.weights.official.files import read_official, without_prefixes
 
 NAMES = ("cfg_uncond", "block_chunks.0.module.1.sa.q_bias", "head.weight")
 

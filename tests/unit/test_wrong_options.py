@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from bitvar.checkpoints.files import write_manifest
-from bitvar.checkpoints.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
 from bitvar.cli.main import app
+from bitvar.weights.digests import write_manifest
+from bitvar.weights.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 from transformers.models.bert import BertConfig, BertModel
 
-from bitvar.checkpoints.folder import Components, Defaults, ModelIndex, identify
 from bitvar.pipeline import InfinityPipeline
 from bitvar.text import TextEncoder, TextEncoderConfig, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
+from bitvar.weights.model_folder import Components, Defaults, ModelIndex, identify
 
 BITS = 4
 TEXT_WIDTH = 64

@@ -19,7 +19,11 @@ from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bitvar.checkpoints.files import (
+from bitvar.checkpoints.lora_names import PEFT_PREFIX, PREFIX, place_of
+from bitvar.config import Config, read_json
+from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.nn.linear import Linear
+from bitvar.weights.digests import (
     MANIFEST,
     atomic_folder,
     digest,
@@ -28,11 +32,7 @@ from bitvar.checkpoints.files import (
     verify_folder,
     write_tensors,
 )
-from bitvar.checkpoints.hub import refuse_revision, resolve_model
-from bitvar.checkpoints.lora_names import PEFT_PREFIX, PREFIX, place_of
-from bitvar.config import Config, read_json
-from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.nn.linear import Linear
+from bitvar.weights.hub import refuse_revision, resolve_model
 
 WEIGHTS: Final = "pytorch_lora_weights.safetensors"
 PEFT_WEIGHTS: Final = "adapter_model.safetensors"

@@ -91,7 +91,6 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     """A preset with random weights: its speed is that of trained ones."""
     import torch
 
-    from bitvar.checkpoints.folder import Components, Defaults, ModelIndex, TokenizerIdentity
     from bitvar.config import unknown
     from bitvar.errors import UsageError
     from bitvar.nn.linear import channels_last
@@ -99,6 +98,7 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     from bitvar.runtime.placement import resolve_device, resolve_dtype
     from bitvar.tokenizer import TOKENIZER_PRESETS, InfinityTokenizer
     from bitvar.transformer import PRESETS, InfinityTransformer
+    from bitvar.weights.model_folder import Components, Defaults, ModelIndex, TokenizerIdentity
 
     for what, name, table in (("preset", preset, PRESETS), ("tokenizer", tokenizer, TOKENIZER_PRESETS)):
         if name not in table:

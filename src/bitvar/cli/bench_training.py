@@ -206,8 +206,8 @@ def save(
     with exit_codes():
         import torch
 
-        from bitvar.checkpoints.files import digest, write_tensors
         from bitvar.files import flush
+        from bitvar.weights.digests import digest, write_tensors
 
         tensor = torch.randn(megabytes * 250_000)
         lines: list[dict[str, float]] = []

@@ -41,8 +41,8 @@ class LongCaptions:
             return cls(None)
         from tokenizers import Tokenizer
 
-        from bitvar.checkpoints.hub import resolve_named
         from bitvar.cli.training_parts import find_text_encoder
+        from bitvar.weights.hub import resolve_named
 
         path = find_text_encoder(resolve_named(encoder, what="text encoder")) / "tokenizer.json"
         try:

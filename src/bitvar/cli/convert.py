@@ -41,8 +41,8 @@ def convert(
 
 
 def _to_official(folder: Path, destination: Path, unused: list[str]) -> None:
-    from bitvar.checkpoints.convert import convert_to_official
     from bitvar.errors import UsageError, explain
+    from bitvar.weights.official.convert import convert_to_official
 
     if unused:
         raise UsageError(
@@ -66,10 +66,10 @@ def _to_folder(
     budget: str | None,
     dtype: str | None,
 ) -> None:
-    from bitvar.checkpoints.convert import convert_to_folder, convert_tokenizer, is_official_tokenizer
     from bitvar.config import unknown
     from bitvar.errors import UsageError, explain
     from bitvar.runtime.placement import DTYPES
+    from bitvar.weights.official.convert import convert_to_folder, convert_tokenizer, is_official_tokenizer
 
     if (transformer / "model_index.json").is_file():
         raise UsageError(

@@ -63,10 +63,10 @@ def reconstruction(
     Pictures that can't be used are named and left out; the exit code is 1 then, and the figures are of the others.
     """
     with exit_codes():
-        from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER
         from bitvar.evaluation.reconstruction import NamedTokenizer, ReconstructionSettings, evaluate_reconstruction
         from bitvar.evaluation.sources import name_source
         from bitvar.runtime.placement import resolve_device, resolve_dtype
+        from bitvar.weights.hub import EMBEDDED_TOKENIZER
 
         chosen = resolve_device(device)
         kind = str(resolve_dtype(dtype, chosen)).removeprefix("torch.")

@@ -26,8 +26,6 @@ def export(
 ) -> None:
     """Turn a checkpoint's averaged weights into a model folder, or a tokenizer run's into a tokenizer folder."""
     with exit_codes():
-        from bitvar.checkpoints.folder import find_tokenizer, save_folder, verify_part
-        from bitvar.checkpoints.hub import resolve_named
         from bitvar.checkpoints.lora import save_adapter
         from bitvar.cli.names import name_for, printable
         from bitvar.cli.training_parts import find_text_encoder
@@ -47,6 +45,8 @@ def export(
         )
         from bitvar.training.initial import TokenizerOrigin
         from bitvar.training.state import step_of
+        from bitvar.weights.hub import resolve_named
+        from bitvar.weights.model_folder import find_tokenizer, save_folder, verify_part
 
         name = name_for(run, name)
         if destination.exists():

@@ -10,8 +10,8 @@ from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
-    from bitvar.checkpoints.describe import Description
-    from bitvar.vocabulary import Vocabulary
+    from bitvar.weights.describe import Description
+    from bitvar.weights.vocabulary import Vocabulary
 
 app = typer.Typer(help="Models and tokenizers: which there are, and what they know.", no_args_is_help=True)
 
@@ -28,8 +28,8 @@ def _callback() -> None:
 def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """List the models and tokenizers that come with the package."""
     with exit_codes():
-        from bitvar.checkpoints.describe import describe
-        from bitvar.checkpoints.hub import EMBEDDED_MODEL, TOKENIZERS
+        from bitvar.weights.describe import describe
+        from bitvar.weights.hub import EMBEDDED_MODEL, TOKENIZERS
 
         described = {folder.name: describe(folder) for folder in (EMBEDDED_MODEL, *TOKENIZERS)}
         if as_json:
@@ -50,8 +50,8 @@ def info(
 ) -> None:
     """Say what a model is, what sizes it draws and what it knows. Default: the embedded model."""
     with exit_codes():
-        from bitvar.checkpoints.describe import describe
-        from bitvar.checkpoints.hub import resolve_model
+        from bitvar.weights.describe import describe
+        from bitvar.weights.hub import resolve_model
 
         facts = _facts(describe(resolve_model(name or None)))
         if as_json:

@@ -51,12 +51,12 @@ def scenes(
 ) -> None:
     """Measure whether models draw what prompts ask for, skill by skill. Writes report.json, sheet.png and pictures."""
     with exit_codes():
-        from bitvar.checkpoints.files import digest
-        from bitvar.checkpoints.hub import EMBEDDED_MODEL
         from bitvar.data.icons.prompts import prompts_digest
         from bitvar.evaluation.scenes.evaluate import ScenesSettings, evaluate_scenes
         from bitvar.evaluation.sources import name_source
         from bitvar.runtime.placement import resolve_device, resolve_dtype
+        from bitvar.weights.digests import digest
+        from bitvar.weights.hub import EMBEDDED_MODEL
 
         splits = _splits(split)
         _require_set(data)
@@ -105,13 +105,13 @@ def load_jury(device: str) -> "Jury":
 
 def load_measures(data: Path, feature_network: str, device: str) -> "list[Measure]":
     """Everything that is measured beside the verdicts."""
-    from bitvar.checkpoints.hub import EMBEDDED_MODEL
     from bitvar.evaluation.scenes.alignment import AlignmentScorer
     from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
     from bitvar.evaluation.scenes.measures import FrechetMeasure
     from bitvar.metrics.distances import perceptual_distance
     from bitvar.metrics.frechet import feature_network as load_network
     from bitvar.text import load_text_encoder
+    from bitvar.weights.hub import EMBEDDED_MODEL
 
     encoder = load_text_encoder(EMBEDDED_MODEL / "text_encoder")
     return [
@@ -161,9 +161,9 @@ def _find_pictures(given: list[str], splits: tuple[str, ...], limit: int | None)
 
 def _load(given: list[str], labels: list[str], dtype: str, device: str) -> "dict[str, InfinityPipeline]":
     """Models by label: what stands before "=", or else the last part of the name."""
-    from bitvar.checkpoints.hub import resolve_named
     from bitvar.evaluation.scenes.evaluate import require_label
     from bitvar.pipeline import InfinityPipeline
+    from bitvar.weights.hub import resolve_named
 
     places: dict[str, str] = {}
     for text in given:

@@ -146,10 +146,10 @@ def _load(tokenizer: str | None, tile: int, dtype: str, device: str) -> "Picture
 
 def _maker(files: Iterable[Path]) -> str | None:
     """The tokenizer in the package that made the first of the bit files that can be read; None if it isn't there."""
-    from bitvar.checkpoints.folder import TokenizerIdentity
-    from bitvar.checkpoints.hub import TOKENIZERS
     from bitvar.codec.pictures import read_bitfile
     from bitvar.errors import UsageError
+    from bitvar.weights.hub import TOKENIZERS
+    from bitvar.weights.model_folder import TokenizerIdentity
 
     for file in files:
         try:

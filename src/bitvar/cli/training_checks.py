@@ -3,8 +3,6 @@
 import os
 from typing import TYPE_CHECKING, Final
 
-from bitvar.checkpoints.folder import check_bits, find_tokenizer, verify_part
-from bitvar.checkpoints.hub import resolve_named
 from bitvar.cli.training_parts import find_start
 from bitvar.config import unknown
 from bitvar.data.index import SampleIndex, is_index
@@ -17,6 +15,8 @@ from bitvar.training.loop import require_shares
 from bitvar.training.state import load_initial, require_resumable
 from bitvar.training.trackers import TRACKERS
 from bitvar.transformer import InfinityTransformer
+from bitvar.weights.hub import resolve_named
+from bitvar.weights.model_folder import check_bits, find_tokenizer, verify_part
 
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs

@@ -5,13 +5,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bitvar.checkpoints.files import digest, merged_digest, read_object
-from bitvar.checkpoints.hub import resolve_named
 from bitvar.errors import UsageError, explain
 from bitvar.training.identity import FileDigests, describe_data
 from bitvar.training.loop import Run
 from bitvar.training.prepare import DIGESTS
 from bitvar.training.state import is_checkpoint, require_resumable
+from bitvar.weights.digests import digest, merged_digest, read_object
+from bitvar.weights.hub import resolve_named
 
 
 def find_text_encoder(folder: Path) -> Path:

@@ -8,18 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bitvar.checkpoints.files import require_replaceable
-from bitvar.checkpoints.folder import (
-    Components,
-    ModelIndex,
-    TokenizerIdentity,
-    check_bits,
-    check_pair,
-    find_tokenizer,
-    load_component,
-    verify_part,
-)
-from bitvar.checkpoints.hub import resolve_named
 from bitvar.checkpoints.lora import LoraBase, save_adapter
 from bitvar.cli.training_checks import check_attention, check_data, check_run, image_size
 from bitvar.cli.training_display import Display
@@ -51,6 +39,18 @@ from bitvar.training.trackers import make_tracker
 from bitvar.training.transformer_task import TransformerData, TransformerTask
 from bitvar.transformer import InfinityTransformer
 from bitvar.transformer.cost import peak_tflops, training_flops
+from bitvar.weights.digests import require_replaceable
+from bitvar.weights.hub import resolve_named
+from bitvar.weights.model_folder import (
+    Components,
+    ModelIndex,
+    TokenizerIdentity,
+    check_bits,
+    check_pair,
+    find_tokenizer,
+    load_component,
+    verify_part,
+)
 
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bitvar.checkpoints.hub import resolve_named
 from bitvar.cli.training_parts import identify_run, telling_failed_save
 from bitvar.data.listing import PictureList, PictureSource, open_pictures
 from bitvar.data.pictures import PictureLimits
@@ -24,6 +23,7 @@ from bitvar.training.picture_data import PictureFiles
 from bitvar.training.prepare import digest_tensors
 from bitvar.training.samples import reconstruction_sheet
 from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
+from bitvar.weights.hub import resolve_named
 
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs

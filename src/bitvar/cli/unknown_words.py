@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from bitvar.checkpoints.hub import EMBEDDED_MODEL, resolve_named
 from bitvar.cli.from_record import in_cache
-from bitvar.vocabulary import Vocabulary, load_vocabulary
+from bitvar.weights.hub import EMBEDDED_MODEL, resolve_named
+from bitvar.weights.vocabulary import Vocabulary, load_vocabulary
 
 SHOWN: Final = 8
 

@@ -14,16 +14,6 @@ from torch import Tensor
 
 from bitvar import pyramid
 from bitvar.bits import pack, unpack
-from bitvar.checkpoints.files import verify_folder
-from bitvar.checkpoints.folder import (
-    GRIDS,
-    TokenizerIdentity,
-    TrainedGrids,
-    find_tokenizer,
-    load_component,
-    verify_part,
-)
-from bitvar.checkpoints.hub import EMBEDDED_TOKENIZER, resolve_named
 from bitvar.codec.bitfile import MAX_PASSES, MAX_PIXELS, MAX_SCALES, BitFile, BitHeader, Origin
 from bitvar.codec.closed_loop import choose, correction, seen_error
 from bitvar.codec.requests import (
@@ -44,6 +34,16 @@ from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.pixels import to_signed, to_uint8
 from bitvar.tokenizer.tiling import require_tile, tiled_features, tiled_pixels
 from bitvar.transformer import TransformerConfig
+from bitvar.weights.digests import verify_folder
+from bitvar.weights.hub import EMBEDDED_TOKENIZER, resolve_named
+from bitvar.weights.model_folder import (
+    GRIDS,
+    TokenizerIdentity,
+    TrainedGrids,
+    find_tokenizer,
+    load_component,
+    verify_part,
+)
 
 if TYPE_CHECKING:
     from bitvar.codec.folders import Done, Failed, FolderCounts

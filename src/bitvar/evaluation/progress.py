@@ -13,10 +13,10 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bitvar.checkpoints.files import write_tensors
 from bitvar.errors import UsageError, explain
 from bitvar.evaluation.tally import Tally
 from bitvar.files import atomic_path
+from bitvar.weights.digests import write_tensors
 
 FILE: Final = "progress.safetensors"
 REFUSED: Final = "refused.jsonl"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bitvar.config import Config, check_room, read_json
 from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.guises import require_guise
+from bitvar.file_kinds import require_guise
 
 WEIGHTS: Final = "model.safetensors"
 _FOREIGN: Final = ("adapter_config.json", "adapter_model.*", "*.py", "*.so", "*.gguf")

@@ -6,18 +6,6 @@ from pathlib import Path
 
 import torch
 
-from bitvar.checkpoints.files import verify_folder
-from bitvar.checkpoints.folder import (
-    Components,
-    Defaults,
-    ModelIndex,
-    TokenizerIdentity,
-    check_bits,
-    identify,
-    load_component,
-    save_tokenizer_folder,
-    verify_part,
-)
 from bitvar.checkpoints.lora import LoraBase, add_adapter
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.scales import Grid
@@ -31,6 +19,18 @@ from bitvar.training.prepare import digest_tensors, features_key
 from bitvar.training.state import averaged_tensors, begun_from, identity_of, latest, load_initial
 from bitvar.training.tokenizer_task import TokenizerModels
 from bitvar.transformer import InfinityTransformer
+from bitvar.weights.digests import verify_folder
+from bitvar.weights.model_folder import (
+    Components,
+    Defaults,
+    ModelIndex,
+    TokenizerIdentity,
+    check_bits,
+    identify,
+    load_component,
+    save_tokenizer_folder,
+    verify_part,
+)
 
 
 def pick_checkpoint(run: Path, step: int | None = None) -> Path:

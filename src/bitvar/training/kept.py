@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from bitvar.checkpoints.files import MANIFEST, read_object
 from bitvar.errors import WeightsError
 from bitvar.files import write_text
+from bitvar.weights.digests import MANIFEST, read_object
 
 BEST: Final = "best.json"
 """In the run's folder: which of them has the best validation figure. For people; it is made from the checkpoints."""

@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import MANIFEST, digest, load_tensors, merged_digest, write_tensors
 from bitvar.data.captions import cut_text
 from bitvar.data.check import Size
 from bitvar.data.samples import Sample, load_images, read_samples, require_images
@@ -24,6 +23,7 @@ from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.identity import FileDigests, digest_of
 from bitvar.training.long_captions import CaptionLimit
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet
+from bitvar.weights.digests import MANIFEST, digest, load_tensors, merged_digest, write_tensors
 
 Report = Callable[[str], None]
 

@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from bitvar.checkpoints.files import write_tensors
 from bitvar.errors import WeightsError, explain
+from bitvar.weights.digests import write_tensors
 
 _NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 

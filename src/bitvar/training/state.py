@@ -12,8 +12,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import MANIFEST, digest, read_object, verify_folder
-from bitvar.checkpoints.folder import read_tensors
 from bitvar.errors import WeightsError, explain
 from bitvar.files import flush
 from bitvar.training.identity import RunIdentity, require_same
@@ -21,6 +19,8 @@ from bitvar.training.kept import Validated, checkpoint_name, is_ours, list_check
 from bitvar.training.optim import Ema, trained_parameters
 from bitvar.training.parallel import Ranks
 from bitvar.training.shards import Rows, ShardedTensors, local_rows, shard_name, write_rows
+from bitvar.weights.digests import MANIFEST, digest, read_object, verify_folder
+from bitvar.weights.model_folder import read_tensors
 
 GROUPS = ("model", "ema", "optimizer")
 

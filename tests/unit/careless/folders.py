@@ -11,8 +11,8 @@ import typer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bitvar.checkpoints.files import MANIFEST, write_manifest
 from bitvar.cli.exit_codes import exit_codes
+from bitvar.weights.digests import MANIFEST, write_manifest
 
 from .kind import Kind
 from .stage import Stage, expect, require_three_lines, tree

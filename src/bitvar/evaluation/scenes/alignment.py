@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import verify_folder
-from bitvar.checkpoints.folder import read_tensors
 from bitvar.condition import TextCondition
 from bitvar.config import Config
 from bitvar.metrics.efficientnet import HEAD_CHANNELS, STAGE_CHANNELS, EfficientNet
 from bitvar.text import TextEncoder
+from bitvar.weights.digests import verify_folder
+from bitvar.weights.model_folder import read_tensors
 
 FOLDER: Final = Path(__file__).parents[2] / "models" / "scene_alignment"
 

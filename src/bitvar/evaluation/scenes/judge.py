@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import load_tensors, verify_folder
 from bitvar.config import Config
 from bitvar.errors import UsageError, explain
 from bitvar.evaluation.scenes import detector, reader
@@ -18,6 +17,7 @@ from bitvar.evaluation.scenes.detector import Detector, find_objects
 from bitvar.evaluation.scenes.reader import COLOUR_NAMES, CONCEPT_NAMES, STYLE_NAMES, Reader, Reading, concept_fold
 from bitvar.evaluation.scenes.sight import Sight, Sighting, Thresholds
 from bitvar.metrics.efficientnet import EfficientNet
+from bitvar.weights.digests import load_tensors, verify_folder
 
 FOLDER: Final = Path(__file__).parents[2] / "models" / "scene_judge"
 WEIGHTS: Final = "model.safetensors"

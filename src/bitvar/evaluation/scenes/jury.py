@@ -4,12 +4,12 @@ from typing import Final
 
 import torch
 
-from bitvar.checkpoints.files import MANIFEST, digest
 from bitvar.config import read_json
 from bitvar.data.icons.prompts import SKILLS
 from bitvar.evaluation.scenes.judge import FOLDER, SceneJudge
 from bitvar.evaluation.scenes.judging import Jury
 from bitvar.evaluation.scenes.verdict import give_verdict
+from bitvar.weights.digests import MANIFEST, digest
 
 FIGURES: Final = "figures.json"
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import load_tensors, read_weight_map, require_weights_file, write_tensors
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.file_kinds import require_guise
 from bitvar.files import atomic_path
-from bitvar.guises import require_guise
+from bitvar.weights.digests import load_tensors, read_weight_map, require_weights_file, write_tensors
 
 _PICKLES: Final = (".pth", ".pt", ".bin")
 _NESTINGS: Final[tuple[tuple[str, ...], ...]] = (("vae",), ("trainer", "gpt_fsdp"))

@@ -8,8 +8,14 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from bitvar.checkpoints.files import verify_folder
-from bitvar.checkpoints.folder import (
+from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.finite import cast_weights, require_sound_weights
+from bitvar.scales import BUDGETS, OFFICIAL_STRIDE, official_schedules
+from bitvar.text import T5, TextEncoder, load_text_encoder, published_settings
+from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
+from bitvar.transformer import InfinityTransformer, TransformerConfig
+from bitvar.weights.digests import verify_folder
+from bitvar.weights.model_folder import (
     Components,
     Defaults,
     ModelIndex,
@@ -20,14 +26,8 @@ from bitvar.checkpoints.folder import (
     save_folder,
     save_tokenizer_folder,
 )
-from bitvar.checkpoints.official import Converted, OfficialLayout, from_official, to_official
-from bitvar.checkpoints.official_files import read_official, write_official
-from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.finite import cast_weights, require_sound_weights
-from bitvar.scales import BUDGETS, OFFICIAL_STRIDE, official_schedules
-from bitvar.text import T5, TextEncoder, load_text_encoder, published_settings
-from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
-from bitvar.transformer import InfinityTransformer, TransformerConfig
+from bitvar.weights.official.files import read_official, write_official
+from bitvar.weights.official.names import Converted, OfficialLayout, from_official, to_official
 
 PAIRS: Final = {
     "infinity_2b_reg": "infinity_vae_d32reg",

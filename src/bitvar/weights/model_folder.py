@@ -16,7 +16,17 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from pydantic import Field
 from torch import Tensor, nn
 
-from bitvar.checkpoints.files import (
+from bitvar.checkpoints.lora import base_tensors
+from bitvar.config import Config, check_room
+from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.file_kinds import refuse_pointers
+from bitvar.finite import cast_weights, require_sound_weights
+from bitvar.nn.linear import channels_last
+from bitvar.scales import MAX_SCALES, MAX_SIDE, Grid
+from bitvar.text import TextEncoder, is_position_index, load_text_encoder, refuse_foreign_files
+from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
+from bitvar.transformer import InfinityTransformer, TransformerConfig
+from bitvar.weights.digests import (
     MANIFEST,
     atomic_folder,
     load_tensors,
@@ -27,19 +37,9 @@ from bitvar.checkpoints.files import (
     verify_folder,
     write_tensors,
 )
-from bitvar.checkpoints.hub import require_model_folder
-from bitvar.checkpoints.lora import base_tensors
-from bitvar.checkpoints.official import OfficialBuffer
-from bitvar.config import Config, check_room
-from bitvar.errors import UsageError, WeightsError, explain
-from bitvar.finite import cast_weights, require_sound_weights
-from bitvar.guises import refuse_pointers
-from bitvar.nn.linear import channels_last
-from bitvar.scales import MAX_SCALES, MAX_SIDE, Grid
-from bitvar.text import TextEncoder, is_position_index, load_text_encoder, refuse_foreign_files
-from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
-from bitvar.transformer import InfinityTransformer, TransformerConfig
-from bitvar.vocabulary import VOCABULARY, Vocabulary, load_vocabulary
+from bitvar.weights.hub import require_model_folder
+from bitvar.weights.official.names import OfficialBuffer
+from bitvar.weights.vocabulary import VOCABULARY, Vocabulary, load_vocabulary
 
 MAX_SHARD_BYTES = 5_000_000_000
 WEIGHTS = "model.safetensors"

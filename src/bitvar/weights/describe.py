@@ -8,14 +8,14 @@ from math import prod
 from pathlib import Path
 from typing import Any, Final
 
-from bitvar.checkpoints.files import MANIFEST, merged_digest, read_card, read_object
-from bitvar.checkpoints.folder import Defaults, ModelIndex, TokenizerIdentity, digest_of_parts, find_tokenizer
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import open_plain
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
-from bitvar.vocabulary import Vocabulary, load_vocabulary
+from bitvar.weights.digests import MANIFEST, merged_digest, read_card, read_object
+from bitvar.weights.model_folder import Defaults, ModelIndex, TokenizerIdentity, digest_of_parts, find_tokenizer
+from bitvar.weights.vocabulary import Vocabulary, load_vocabulary
 
 _PRECISIONS: Final = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 _MAX_HEADER: Final = 1 << 27
