@@ -11,7 +11,7 @@ for one style: docs/lora.md.
 from pathlib import Path
 from runpy import run_path
 
-from bitvar.checkpoints.lora import LoraSettings
+from bitvar.lora.layers import LoraSettings
 from bitvar.training.config import IntervalConfig, TransformerTraining
 
 

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar import __version__
-from bitvar.checkpoints.lora_file import LoraBase
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.finite import require_finite
+from bitvar.lora.adapters import Adapters
+from bitvar.lora.file import LoraBase
 from bitvar.record import ImageRecord, save_images
-from bitvar.runtime.adapters import Adapters
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
 from bitvar.sampling import SamplingParams, ScaleResult, arguments, generate, generate_apart
 from bitvar.sampling.options import MAX_SIDE, GenerationKwargs, GenerationOptions

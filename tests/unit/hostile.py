@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from bitvar.checkpoints.lora import LoraSettings, add_adapter, load_adapter, save_adapter
-from bitvar.checkpoints.lora_file import BASE_KEY, SETTINGS_KEY, WEIGHTS
 from bitvar.data.index import RECORDS, SampleIndex
 from bitvar.data.index_writing import build_index
 from bitvar.data.layouts import Candidate, Refusal, read_entries
 from bitvar.data.pictures import RefusedError
 from bitvar.errors import UsageError, WeightsError
+from bitvar.lora.file import BASE_KEY, SETTINGS_KEY, WEIGHTS
+from bitvar.lora.layers import LoraSettings, add_adapter, load_adapter, save_adapter
 from bitvar.pipeline import InfinityPipeline
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.kept import step_reached

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bitvar.checkpoints.lora import LoraSettings, adapter_tensors
+from bitvar.lora.layers import LoraSettings, adapter_tensors
 from bitvar.training import loop, parallel
 from bitvar.training.config import IntervalConfig
 from bitvar.training.loop import Run

@@ -15,9 +15,9 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bitvar.checkpoints.lora import LoraSettings
-from bitvar.checkpoints.lora_file import LoraBase, _Settings
 from bitvar.errors import UsageError, WeightsError
+from bitvar.lora.file import LoraBase, _Settings
+from bitvar.lora.layers import LoraSettings
 from bitvar.scales import ScaleSchedule
 from bitvar.text import TextEncoderConfig
 from bitvar.text.files import BertSizes, T5Sizes, is_simple_pattern

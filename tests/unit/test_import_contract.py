@@ -149,8 +149,8 @@ def test_an_optional_package_has_one_home(package: str) -> None:
 
 def test_only_the_adapters_import_peft() -> None:
     users = {name_of(path) for path in FILES if any(m.split(".")[0] == "peft" for m in imports(path))}
-    assert users == {"checkpoints/lora.py"}
-    first = [node for node in tree(ROOT / "checkpoints/lora.py").body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert users == {"lora/layers.py"}
+    first = [node for node in tree(ROOT / "lora/layers.py").body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert "peft" not in " ".join(
         map(ast.unparse, first)
     )  # it takes seconds to load, and may be missing: only where it is used

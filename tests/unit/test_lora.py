@@ -16,7 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bitvar.checkpoints.lora import (
+from bitvar.condition import TextCondition
+from bitvar.errors import UsageError, WeightsError
+from bitvar.lora.file import BASE_KEY, SETTINGS_KEY, WEIGHTS
+from bitvar.lora.layers import (
     LoraBase,
     LoraSettings,
     adapter_tensors,
@@ -26,9 +29,6 @@ from bitvar.checkpoints.lora import (
     lora_layers,
     save_adapter,
 )
-from bitvar.checkpoints.lora_file import BASE_KEY, SETTINGS_KEY, WEIGHTS
-from bitvar.condition import TextCondition
-from bitvar.errors import UsageError, WeightsError
 from bitvar.nn.linear import Linear
 from bitvar.pipeline import InfinityPipeline
 from bitvar.transformer import InfinityTransformer

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from bitvar.checkpoints.lora import LoraBase, LoraSettings, save_adapter
-from bitvar.checkpoints.lora_file import WEIGHTS
 from bitvar.cli import main as cli
 from bitvar.cli.lora import read_option
+from bitvar.lora.file import WEIGHTS
+from bitvar.lora.layers import LoraBase, LoraSettings, save_adapter
 from bitvar.pipeline import InfinityPipeline
 from bitvar.record import read_record
 

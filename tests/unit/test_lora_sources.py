@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bitvar.checkpoints.lora import base_tensors, load_adapter, lora_layers
-from bitvar.checkpoints.lora_file import PEFT_SETTINGS, PEFT_WEIGHTS, adapter_digest, find_adapter
 from bitvar.cli.lora import load_adapters, load_adapters_of_record, read_option
 from bitvar.errors import UsageError, WeightsError
+from bitvar.lora.file import PEFT_SETTINGS, PEFT_WEIGHTS, adapter_digest, find_adapter
+from bitvar.lora.layers import base_tensors, load_adapter, lora_layers
 from bitvar.pipeline import InfinityPipeline
 
 from .test_lora import delta, logits, rough

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bitvar.checkpoints.lora_file import find_adapter
 from bitvar.errors import UsageError
+from bitvar.lora.file import find_adapter
 from bitvar.pipeline import InfinityPipeline
 from bitvar.weights.describe import describe
 from bitvar.weights.digests import require_replaceable, write_manifest

@@ -9,8 +9,8 @@ import jaxtyping
 import pytest
 import torch
 
-from bitvar.checkpoints.lora import LoraSettings, adapter_tensors, add_adapter, save_adapter
 from bitvar.errors import UsageError, WeightsError
+from bitvar.lora.layers import LoraSettings, adapter_tensors, add_adapter, save_adapter
 from bitvar.pipeline import InfinityPipeline
 
 from .test_batch_invariance import rough_pipeline

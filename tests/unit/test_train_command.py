@@ -25,7 +25,7 @@ from .tiny import SCHEDULES, TEXT_WIDTH, tiny_pipeline
 
 RECIPE = f"""
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
-from bitvar.checkpoints.lora import LoraSettings
+from bitvar.lora.layers import LoraSettings
 from bitvar.transformer import TransformerConfig
 
 def recipe(steps: int = 4, adapters: int = 0) -> TransformerTraining:

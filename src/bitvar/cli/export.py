@@ -26,11 +26,11 @@ def export(
 ) -> None:
     """Turn a checkpoint's averaged weights into a model folder, or a tokenizer run's into a tokenizer folder."""
     with exit_codes():
-        from bitvar.checkpoints.lora import save_adapter
         from bitvar.cli.names import name_for, printable
         from bitvar.cli.training_parts import find_text_encoder
         from bitvar.config import unknown
         from bitvar.errors import UsageError, explain
+        from bitvar.lora.layers import save_adapter
         from bitvar.runtime.placement import DTYPES
         from bitvar.training.config import TokenizerTraining
         from bitvar.training.export import (

@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from bitvar.checkpoints.lora import valid_name
-from bitvar.checkpoints.lora_file import adapter_digest, find_adapter
 from bitvar.cli.echo import say
 from bitvar.cli.from_record import require_cached
 from bitvar.errors import UsageError, explain
+from bitvar.lora.adapters import require_weight
+from bitvar.lora.file import adapter_digest, find_adapter
+from bitvar.lora.layers import valid_name
 from bitvar.pipeline import InfinityPipeline
 from bitvar.record import UsedAdapter
-from bitvar.runtime.adapters import require_weight
 
 
 def read_option(text: str) -> tuple[str, float | None]:

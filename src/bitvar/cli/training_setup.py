@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bitvar.checkpoints.lora import LoraBase, save_adapter
 from bitvar.cli.training_checks import check_attention, check_data, check_run, image_size
 from bitvar.cli.training_display import Display
 from bitvar.cli.training_parts import find_start, find_text_encoder, identify_run, telling_failed_save, weights_digest
@@ -16,6 +15,7 @@ from bitvar.cli.training_recipe import read_recipe
 from bitvar.cli.training_tokenizer import train_tokenizer
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.errors import UsageError, explain
+from bitvar.lora.layers import LoraBase, save_adapter
 from bitvar.pipeline import InfinityPipeline
 from bitvar.runtime.placement import resolve_device
 from bitvar.scales import ScaleSchedule

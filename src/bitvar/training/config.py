@@ -5,8 +5,8 @@ from typing import Final, Literal
 
 from pydantic import Field, model_validator
 
-from bitvar.checkpoints.lora import LoraSettings
 from bitvar.config import Config
+from bitvar.lora.layers import LoraSettings
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig

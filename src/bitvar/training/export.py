@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from bitvar.checkpoints.lora import LoraBase, add_adapter
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.lora.layers import LoraBase, add_adapter
 from bitvar.scales import Grid
 from bitvar.text import load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer

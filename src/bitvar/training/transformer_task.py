@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from bitvar.checkpoints.lora import add_adapter
 from bitvar.condition import TextCondition
 from bitvar.data.captions import NUM_DRAWS, CaptionChoice
 from bitvar.errors import UsageError, explain
+from bitvar.lora.layers import add_adapter
 from bitvar.nn.attention import Pattern
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining

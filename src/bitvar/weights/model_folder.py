@@ -16,11 +16,11 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from pydantic import Field
 from torch import Tensor, nn
 
-from bitvar.checkpoints.lora import base_tensors
 from bitvar.config import Config, check_room
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.file_kinds import refuse_pointers
 from bitvar.finite import cast_weights, require_sound_weights
+from bitvar.lora.layers import base_tensors
 from bitvar.nn.linear import channels_last
 from bitvar.scales import MAX_SCALES, MAX_SIDE, Grid
 from bitvar.text import TextEncoder, is_position_index, load_text_encoder, refuse_foreign_files

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from bitvar.checkpoints.lora import LoraSettings, add_adapter, save_adapter
+from bitvar.lora.layers import LoraSettings, add_adapter, save_adapter
 
 from ..test_convert import write_pair
 from ..test_train_command import RECIPE

@@ -1,7 +1,7 @@
 """Low-rank adapters (Hu et al., arXiv 2106.09685) in a model: made, saved and loaded, by means of PEFT.
 
 An adapted layer computes `x W^T + (alpha / rank) x A^T B^T` with `A` of shape (rank, inputs) and `B` of shape (outputs,
-rank). Knows nothing of switching between adapters: `runtime/adapters.py` does.
+rank). Knows nothing of switching between adapters: `lora/adapters.py` does.
 """
 
 import re
@@ -13,10 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bitvar.checkpoints.lora_file import AdapterFile, LoraBase, find_adapter, read_adapter, write_adapter
-from bitvar.checkpoints.lora_names import PREFIX
 from bitvar.config import Config, unknown
 from bitvar.errors import UsageError, WeightsError, explain, install_hint
+from bitvar.lora.file import AdapterFile, LoraBase, find_adapter, read_adapter, write_adapter
+from bitvar.lora.names import PREFIX
 from bitvar.nn.linear import Linear
 
 if TYPE_CHECKING:

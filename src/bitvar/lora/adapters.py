@@ -6,10 +6,10 @@ from typing import Final
 
 from torch import Tensor, nn
 
-from bitvar.checkpoints.lora import load_adapter, lora_layers
-from bitvar.checkpoints.lora_file import AdapterFile
 from bitvar.config import unknown
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.lora.file import AdapterFile
+from bitvar.lora.layers import load_adapter, lora_layers
 from bitvar.record import UsedAdapter
 
 STRONGEST: Final = 100.0

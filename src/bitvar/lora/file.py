@@ -19,9 +19,9 @@ from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bitvar.checkpoints.lora_names import PEFT_PREFIX, PREFIX, place_of
 from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.lora.names import PEFT_PREFIX, PREFIX, place_of
 from bitvar.nn.linear import Linear
 from bitvar.weights.digests import (
     MANIFEST,
