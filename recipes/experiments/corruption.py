@@ -34,12 +34,12 @@ from bitvar.condition import TextCondition
 from bitvar.data.samples import load_images, read_samples
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path, write_text
+from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import psnr
 from bitvar.pipeline import InfinityPipeline
 from bitvar.sampling import SamplingParams, generate
 from bitvar.scales import Grid, ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.parts import Purpose, draw_uniform, make_generator
 
 RATES: Final = (0.0, 0.05, 0.1, 0.2, 0.3)

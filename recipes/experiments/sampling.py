@@ -29,8 +29,8 @@ from PIL import Image
 
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path
+from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance, perceptual_distance
-from bitvar.tokenizer.pixels import to_signed
 
 PANELS: Final = {"right": "right pictures, %", "frechet": "Frechet distance", "diversity": "diversity"}
 SPLITS: Final = ("seen", "unseen")

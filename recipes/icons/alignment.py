@@ -28,9 +28,9 @@ from bitvar.evaluation.scenes.alignment import (
     score_alignment,
     see,
 )
+from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.efficientnet import EfficientNet
 from bitvar.text import TextEncoder, load_text_encoder
-from bitvar.tokenizer.pixels import to_signed
 from bitvar.weights.digests import atomic_folder
 from bitvar.weights.hub import EMBEDDED_MODEL
 

@@ -19,7 +19,7 @@ from typing import Final
 from PIL import Image, ImageDraw, ImageFont
 
 from bitvar.data.icons.prompts import SKILLS, read_prompts
-from bitvar.evaluation.scenes.sheet import wrapped
+from bitvar.imaging.sheet import wrapped
 from bitvar.pipeline import InfinityPipeline
 
 SECTIONS: Final = {

@@ -20,10 +20,10 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps
 
-from bitvar.data.pictures import PictureLimits, decode_picture
 from bitvar.data.samples import read_samples
 from bitvar.data.walking import list_files
 from bitvar.errors import UsageError, explain
+from bitvar.imaging.open import PictureLimits, decode_picture
 
 SMALLEST: Final = 64
 """Side in pixels that a photograph must have; one that has it and not `--side` is magnified."""

@@ -18,7 +18,7 @@ from pydantic import Field, StrictBool, field_validator, model_validator
 from bitvar.config import Config
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path
-from bitvar.image_text import exif_with, find_text
+from bitvar.imaging.embedded_text import exif_with, find_text
 from bitvar.naming import Target, targets_of, write_new
 
 KEY: Final = "bitvar"

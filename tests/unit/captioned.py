@@ -13,7 +13,7 @@ from PIL import Image
 
 from bitvar.data.check import Good, go_through
 from bitvar.data.layouts import MAX_CAPTION, read_entries
-from bitvar.data.pictures import PictureLimits
+from bitvar.imaging.open import PictureLimits
 
 LIMITS = PictureLimits(max_bytes=200_000, max_pixels=200_000)
 

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from bitvar.data.index import RECORDS, SampleIndex
 from bitvar.data.index_writing import build_index
 from bitvar.data.layouts import Candidate, Refusal, read_entries
-from bitvar.data.pictures import RefusedError
 from bitvar.errors import UsageError, WeightsError
+from bitvar.imaging.open import RefusedError
 from bitvar.lora.file import BASE_KEY, SETTINGS_KEY, WEIGHTS
 from bitvar.lora.layers import LoraSettings, add_adapter, load_adapter, save_adapter
 from bitvar.pipeline import InfinityPipeline

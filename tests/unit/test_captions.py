@@ -9,8 +9,8 @@ import pytest
 from bitvar.data.captions import cut_text, cut_to
 from bitvar.data.entries import Candidate, Reading, Refusal, entry_of, fold_captions, words_of_name
 from bitvar.data.layouts import kinds_text, read_entries
-from bitvar.data.pictures import RefusedError
 from bitvar.errors import UsageError
+from bitvar.imaging.open import RefusedError
 from bitvar.training.long_captions import CaptionLimit
 
 from .captioned import encoded, picture, tar

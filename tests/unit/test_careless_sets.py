@@ -16,10 +16,10 @@ from bitvar.data.entries import Candidate, Refusal
 from bitvar.data.importing import import_set
 from bitvar.data.index_writing import NO_VALIDATION, build_index
 from bitvar.data.layouts import read_entries
-from bitvar.data.pictures import PictureLimits, RefusedError
 from bitvar.data.samples import read_samples, require_images
 from bitvar.data.views import picture_size
 from bitvar.errors import UsageError
+from bitvar.imaging.open import PictureLimits, RefusedError
 from bitvar.weights.hub import EMBEDDED_MODEL
 
 SIZE = (16, 16)

@@ -20,7 +20,7 @@ from bitvar.codec.bitfile import Origin
 from bitvar.codec.folders import Failed, encode_files
 from bitvar.codec.pictures import PIXELS_A_BIT, read_bitfile
 from bitvar.errors import ComputationError, UsageError
-from bitvar.tokenizer.pixels import to_uint8
+from bitvar.imaging.pixels import to_uint8
 from bitvar.training.export import save_tokenizer
 from bitvar.weights.model_folder import identify
 

@@ -19,9 +19,9 @@ from bitvar.data.check import Good, SeenSet, Summary, quantiles
 from bitvar.data.entries import Candidate, Reading, Refusal
 from bitvar.data.importing import import_set
 from bitvar.data.layouts import read_entries
-from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture, fit_picture, open_picture
 from bitvar.data.samples import load_images, read_samples
 from bitvar.errors import UsageError
+from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture, fit_picture, open_picture
 from bitvar.scales import nearest_ratio, ratio_names
 
 from .captioned import (

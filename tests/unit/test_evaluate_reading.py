@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from bitvar.cli import main as cli
-from bitvar.data.formats import IMAGE_SUFFIXES
 from bitvar.data.listing import open_pictures
-from bitvar.data.pictures import PictureLimits
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import ComputationError, UsageError
 from bitvar.evaluation.scenes.memorisation import thumbnails
 from bitvar.evaluation.sources import PictureStream, find_source, name_source, open_entry
+from bitvar.imaging.formats import IMAGE_SUFFIXES
+from bitvar.imaging.open import PictureLimits
 from bitvar.metrics.frechet import Moments
 from bitvar.training.export import save_tokenizer
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bitvar.data.entries import Reading
-from bitvar.data.fitting import SHEET, Fit, contact_sheet, lost_area
 from bitvar.data.importing import import_set
 from bitvar.errors import UsageError
+from bitvar.imaging.fitting import SHEET, Fit, contact_sheet, lost_area
 
 from .captioned import encoded, picture
 

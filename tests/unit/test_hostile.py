@@ -26,8 +26,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bitvar.data.pictures import RefusedError
 from bitvar.errors import UsageError, WeightsError
+from bitvar.imaging.open import RefusedError
 
 from .hostile import (
     CASES,

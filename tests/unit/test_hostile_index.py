@@ -11,8 +11,8 @@ import pytest
 from bitvar.data.check import go_through
 from bitvar.data.index import SampleIndex, is_index, read_source
 from bitvar.data.index_writing import build_index
-from bitvar.data.pictures import PictureLimits
 from bitvar.errors import UsageError
+from bitvar.imaging.open import PictureLimits
 
 from .test_index import many
 

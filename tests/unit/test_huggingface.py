@@ -12,8 +12,8 @@ import pytest
 from bitvar.data.huggingface import read_dataset
 from bitvar.data.importing import import_set
 from bitvar.data.layouts import Candidate, Refusal
-from bitvar.data.pictures import RefusedError
 from bitvar.errors import UsageError
+from bitvar.imaging.open import RefusedError
 
 from .captioned import encoded, picture
 

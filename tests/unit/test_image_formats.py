@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitvar.data import formats
-from bitvar.data.orientation import parse_orientation
-from bitvar.data.pictures import (
+from bitvar.data.views import decode_planes, picture_size
+from bitvar.errors import UsageError
+from bitvar.imaging import formats
+from bitvar.imaging.open import (
     PictureLimits,
     RefusedError,
     as_rgb,
@@ -26,8 +27,7 @@ from bitvar.data.pictures import (
     require_picture,
     seen_size,
 )
-from bitvar.data.views import decode_planes, picture_size
-from bitvar.errors import UsageError
+from bitvar.imaging.orientation import parse_orientation
 
 LIMITS = PictureLimits()
 RED, BLUE = (np.full((24, 20, 3), colour, np.uint8) for colour in ((220, 30, 30), (20, 40, 200)))

@@ -20,8 +20,8 @@ from bitvar.data.check import Good, Summary, go_through
 from bitvar.data.index import SampleIndex, is_index, read_source
 from bitvar.data.index_writing import MAX_SPLITS, IndexWriter, build_index, split_rank
 from bitvar.data.layouts import Candidate, Refusal, read_entries
-from bitvar.data.pictures import Location, RefusedError
 from bitvar.errors import UsageError
+from bitvar.imaging.open import Location, RefusedError
 from bitvar.scales import nearest_ratio
 
 from .captioned import BAD_LINES, BAD_PICTURES, LIMITS, encoded, lines, picture, row, sidecars, table, tar
@@ -417,7 +417,7 @@ import pathlib, resource, sys
 from bitvar.data.check import Summary
 from bitvar.data.index_writing import IndexWriter
 from bitvar.data.layouts import Candidate
-from bitvar.data.pictures import Location
+from bitvar.imaging.open import Location
 
 folder = pathlib.Path(sys.argv[1])
 with IndexWriter(folder, folder) as writer:

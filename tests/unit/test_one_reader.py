@@ -19,9 +19,9 @@ from bitvar.data.importing import import_set
 from bitvar.data.index import SampleIndex
 from bitvar.data.index_writing import build_index
 from bitvar.data.layouts import read_entries
-from bitvar.data.pictures import PictureLimits, RefusedError
 from bitvar.data.samples import load_image, load_images, read_samples, read_set, require_images
 from bitvar.errors import UsageError
+from bitvar.imaging.open import PictureLimits, RefusedError
 from bitvar.training.online import BadSamples, IndexData
 from bitvar.training.parts import Part
 

@@ -12,9 +12,9 @@ from PIL import Image, PngImagePlugin
 from bitvar.data.index_writing import build_index
 from bitvar.data.listing import PictureList, open_pictures
 from bitvar.data.order import SampleOrder
-from bitvar.data.pictures import PictureLimits, RefusedError, decode_picture
 from bitvar.data.views import View, picture_size
 from bitvar.errors import UsageError
+from bitvar.imaging.open import PictureLimits, RefusedError, decode_picture
 from bitvar.scales import nearest_in_ratio
 from bitvar.training.online import BadSamples
 from bitvar.training.parts import Part, parts_of

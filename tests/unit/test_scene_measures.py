@@ -21,11 +21,11 @@ from bitvar.evaluation.scenes.alignment import (
     AlignmentScorer,
     score_alignment,
 )
-from bitvar.evaluation.scenes.batches import as_tensor
 from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
 from bitvar.evaluation.scenes.diversity import measure_diversity
 from bitvar.evaluation.scenes.memorisation import COPY, closeness, find_neighbours, thumbnails
 from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.imaging.batches import as_tensor
 from bitvar.metrics.efficientnet import EfficientNet
 from bitvar.text import load_text_encoder
 from bitvar.weights.hub import EMBEDDED_MODEL

@@ -33,7 +33,7 @@ from bitvar.evaluation.scenes.pictures import (
     pictures_digest,
     real_pictures,
 )
-from bitvar.evaluation.scenes.sheet import Cell, SheetRow
+from bitvar.imaging.sheet import Cell, SheetRow
 from bitvar.pipeline import InfinityPipeline
 
 from .tiny import tiny_pipeline

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from bitvar.cli.main import app
 from bitvar.config import Config
-from bitvar.data.pictures import PictureLimits, require_picture
 from bitvar.errors import UsageError
 from bitvar.files import is_file_name
+from bitvar.imaging.open import PictureLimits, require_picture
 from bitvar.naming import targets_of
 from bitvar.pipeline import InfinityPipeline
 from bitvar.record import ImageRecord

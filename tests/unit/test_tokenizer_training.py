@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bitvar import InfinityPipeline, PictureCodec, pyramid
 from bitvar.errors import UsageError, WeightsError
+from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import PerceptualDistance
 from bitvar.tokenizer import InfinityTokenizer, losses
-from bitvar.tokenizer.pixels import to_signed
 from bitvar.training import health, loop
 from bitvar.training.config import IntervalConfig
 from bitvar.training.export import load_tokenizer, save_tokenizer

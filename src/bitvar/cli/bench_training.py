@@ -156,7 +156,7 @@ def index(
         from bitvar.data.check import Summary
         from bitvar.data.index_writing import IndexWriter
         from bitvar.data.layouts import Candidate
-        from bitvar.data.pictures import Location
+        from bitvar.imaging.open import Location
 
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             began = time.perf_counter()

@@ -13,7 +13,7 @@ from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
     from bitvar.data.entries import Entry, Reading
-    from bitvar.data.fitting import Fit
+    from bitvar.imaging.fitting import Fit
 
 app = typer.Typer(help="Captioned picture sets.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -109,10 +109,10 @@ def check(
         from bitvar.data.check import Summary, go_through
         from bitvar.data.entries import Refusal
         from bitvar.data.index import SampleIndex, allows_duplicates, is_index, read_source
-        from bitvar.data.pictures import PictureLimits
         from bitvar.data.roots import root_cure
         from bitvar.data.writing import json_lines
         from bitvar.files import write_text
+        from bitvar.imaging.open import PictureLimits
 
         if is_index(source):
             SampleIndex.open(source).verify_files()
@@ -247,7 +247,7 @@ def stats(
     with exit_codes():
         from bitvar.data.check import Summary, go_through
         from bitvar.data.index import SampleIndex, is_index, read_source
-        from bitvar.data.pictures import PictureLimits
+        from bitvar.imaging.open import PictureLimits
 
         reading = _reading(root, caption_lines, caption, captions_from_names)
         summary = Summary()
@@ -265,8 +265,8 @@ def stats(
 
 def _reading(root: Path | None, caption_lines: bool, caption: str | None, captions_from_names: bool) -> "Reading":
     from bitvar.data.entries import Reading, fold_captions
-    from bitvar.data.pictures import RefusedError
     from bitvar.errors import UsageError, explain
+    from bitvar.imaging.open import RefusedError
 
     if root is not None and not root.is_dir():
         raise UsageError(explain(f"There is no folder {root}.", "--root names none", "check the path"))
@@ -279,8 +279,8 @@ def _reading(root: Path | None, caption_lines: bool, caption: str | None, captio
 
 
 def _read_fit(kind: str, colour: str | None) -> "Fit":
-    from bitvar.data.fitting import Fit
     from bitvar.errors import UsageError, explain
+    from bitvar.imaging.fitting import Fit
 
     if colour is not None and kind != "pad":
         raise UsageError(explain("--pad-color can't be used here.", f"--fit {kind} pads nothing", "add --fit pad"))

@@ -8,9 +8,9 @@ import torch
 
 from bitvar.cli.training_parts import identify_run, telling_failed_save
 from bitvar.data.listing import PictureList, PictureSource, open_pictures
-from bitvar.data.pictures import PictureLimits
 from bitvar.data.views import View
 from bitvar.errors import UsageError, explain
+from bitvar.imaging.open import PictureLimits
 from bitvar.metrics.distances import perceptual_distance
 from bitvar.training import parallel
 from bitvar.training.config import TokenizerTraining

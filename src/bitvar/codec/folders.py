@@ -17,10 +17,10 @@ from PIL.PngImagePlugin import PngInfo
 
 from bitvar.codec.bitfile import MAGIC, BitFile
 from bitvar.codec.pictures import PictureCodec, read_bitfile, require_worth
-from bitvar.data.pictures import Location, RefusedError
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import atomic_path, open_plain
+from bitvar.imaging.open import Location, RefusedError
 
 Pair: TypeAlias = tuple[Path, Path]
 """A file to read, and the one to write."""

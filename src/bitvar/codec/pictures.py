@@ -24,14 +24,14 @@ from bitvar.codec.requests import (
     require_series,
     require_tokenizer,
 )
-from bitvar.data.formats import IMAGE_SUFFIXES, READ
-from bitvar.data.pictures import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.imaging.formats import IMAGE_SUFFIXES, READ
+from bitvar.imaging.open import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
+from bitvar.imaging.pixels import to_signed, to_uint8
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.scales import Grid, fitted_grids
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.tokenizer.pixels import to_signed, to_uint8
 from bitvar.tokenizer.tiling import require_tile, tiled_features, tiled_pixels
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.digests import verify_folder

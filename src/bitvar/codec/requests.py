@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from bitvar.codec.bitfile import BitFile, is_integer
-from bitvar.data.pictures import PictureLimits, RefusedError, check_sides
 from bitvar.errors import UsageError, explain
 from bitvar.files import is_file_name
+from bitvar.imaging.open import PictureLimits, RefusedError, check_sides
 from bitvar.tokenizer import InfinityTokenizer
 
 

@@ -17,8 +17,8 @@ from typing import Final, Generic, TypeAlias, TypeVar
 from PIL import Image
 
 from bitvar.data.entries import Candidate, Entry, Refusal
-from bitvar.data.pictures import PictureLimits, RefusedError, decode_picture
 from bitvar.errors import UsageError, explain
+from bitvar.imaging.open import PictureLimits, RefusedError, decode_picture
 from bitvar.scales import nearest_ratio
 
 _WORKERS = 4

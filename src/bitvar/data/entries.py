@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from reprlib import repr as short
 from typing import Any, Final, TypeAlias
 
-from bitvar.data.formats import IMAGE_SUFFIXES
-from bitvar.data.pictures import Location, Readable, RefusedError
+from bitvar.imaging.formats import IMAGE_SUFFIXES
+from bitvar.imaging.open import Location, Readable, RefusedError
 
 SUFFIXES: Final = IMAGE_SUFFIXES
 """Endings of the files that are opened as images. One whose format can't be read is refused by name, never skipped."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bitvar.data.entries import PLAIN, Entry, Found, Reading, entry_of
-from bitvar.data.pictures import Location, RefusedError
 from bitvar.errors import UsageError, explain, install_hint
+from bitvar.imaging.open import Location, RefusedError
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from typing import Any, Final
 
 from bitvar.data.check import Good, Summary, go_through
 from bitvar.data.entries import PLAIN, Candidate, Entry, Reading, Refusal
-from bitvar.data.fitting import MUCH_LOST, Fit, contact_sheet, lost_area
 from bitvar.data.index import allows_duplicates, read_source
 from bitvar.data.index_writing import NO_VALIDATION
 from bitvar.data.layouts import SET_TABLE
-from bitvar.data.pictures import PictureLimits
 from bitvar.data.roots import root_cure
 from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
 from bitvar.errors import UsageError, explain
 from bitvar.files import write_text
+from bitvar.imaging.fitting import MUCH_LOST, Fit, contact_sheet, lost_area
+from bitvar.imaging.open import PictureLimits
 
 CONTACT_SHEET: Final = "contact_sheet.png"
 CUT_AROUND_THE_MIDDLE: Final = Fit()

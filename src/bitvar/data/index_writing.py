@@ -35,11 +35,11 @@ from bitvar.data.index import (
     is_index,
 )
 from bitvar.data.layouts import read_entries
-from bitvar.data.pictures import Location, PictureLimits, RefusedError
 from bitvar.data.roots import root_cure
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
 from bitvar.files import flush, new_folder, write_text
+from bitvar.imaging.open import Location, PictureLimits, RefusedError
 from bitvar.scales import nearest_ratio
 
 MAX_SPLITS: Final = 64

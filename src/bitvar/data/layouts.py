@@ -30,11 +30,11 @@ from bitvar.data.entries import (
     read_split,
     text_fields,
 )
-from bitvar.data.pictures import Location, RefusedError
 from bitvar.data.tables import read_table
 from bitvar.data.tars import read_tar
 from bitvar.errors import UsageError, explain
 from bitvar.files import open_plain
+from bitvar.imaging.open import Location, RefusedError
 
 __all__ = [
     "LISTINGS", "MAX_CAPTION", "SUFFIXES", "Candidate", "Entry", "Reading", "Refusal", "fold_captions", "kinds_text",

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
-from bitvar.data.formats import IMAGE_SUFFIXES, READ
 from bitvar.data.index import Group, SampleIndex, is_index
 from bitvar.data.layouts import Refusal
-from bitvar.data.pictures import Location, PictureLimits, RefusedError
 from bitvar.data.samples import read_samples
 from bitvar.data.views import ARRAY_SUFFIX, picture_size
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, explain
+from bitvar.imaging.formats import IMAGE_SUFFIXES, READ
+from bitvar.imaging.open import Location, PictureLimits, RefusedError
 from bitvar.scales import nearest_ratio
 
 VALIDATION: Final = 0.05

@@ -10,7 +10,7 @@ from typing import Final
 from bitvar.data.check import Summary
 from bitvar.data.entries import Candidate, Reading
 from bitvar.data.layouts import read_entries
-from bitvar.data.pictures import Location
+from bitvar.imaging.open import Location
 
 _TRIED: Final = 50
 """Samples whose paths are tried; and at most so many times as many are read to find them."""

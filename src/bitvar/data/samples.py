@@ -21,9 +21,9 @@ from bitvar.data.check import Good, Size, check_ratio, open_candidate, without_d
 from bitvar.data.entries import Candidate, Entry, Refusal
 from bitvar.data.index_writing import choose_splits
 from bitvar.data.layouts import SET_TABLE, read_lines
-from bitvar.data.pictures import Location, PictureLimits, RefusedError
 from bitvar.data.views import picture_size
 from bitvar.errors import UsageError, explain
+from bitvar.imaging.open import Location, PictureLimits, RefusedError
 
 VALIDATION: Final = 0.05
 """Share of the samples without a split that validate, as of an index."""

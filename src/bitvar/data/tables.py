@@ -25,8 +25,8 @@ from bitvar.data.entries import (
     entry_of,
     found_in_row,
 )
-from bitvar.data.pictures import RefusedError
 from bitvar.errors import UsageError, explain
+from bitvar.imaging.open import RefusedError
 
 _DELIMITERS: Final = ",;\t|"
 _MAX_SPANNED: Final = 200

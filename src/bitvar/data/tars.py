@@ -20,8 +20,8 @@ from bitvar.data.entries import (
     parse_object,
     text_fields,
 )
-from bitvar.data.pictures import Location, RefusedError
 from bitvar.files import open_plain
+from bitvar.imaging.open import Location, RefusedError
 
 _TEXTS: Final = ("json", "txt", "caption")
 _BROKEN: Final = (tarfile.TarError, OSError, EOFError, ValueError, RecursionError, OverflowError)

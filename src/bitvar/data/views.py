@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from bitvar.data.pictures import (
+from bitvar.files import open_plain
+from bitvar.imaging.open import (
     PictureLimits,
     RefusedError,
     as_rgba,
@@ -28,7 +29,6 @@ from bitvar.data.pictures import (
     seen_size,
     unreadable,
 )
-from bitvar.files import open_plain
 
 NUM_DRAWS: Final = 4
 """Uniform numbers that a view takes: size, place across, place down, mirrored."""

@@ -12,13 +12,13 @@ from torch import Tensor
 from bitvar.codec import PictureCodec
 from bitvar.codec.bitfile import MAX_PIXELS
 from bitvar.codec.pictures import MAX_RATIO
-from bitvar.data.pictures import PictureLimits
 from bitvar.evaluation.contenders import FORMATS, Result, ScaleResult, reconstruct
 from bitvar.evaluation.tally import Tally
 from bitvar.finite import require_finite
+from bitvar.imaging.open import PictureLimits
+from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance, psnr, ssim, tint
 from bitvar.metrics.frechet import FeatureNetwork
-from bitvar.tokenizer.pixels import to_signed
 
 ORIGINALS: Final = ""
 """The untouched pictures, in the place of a contender."""

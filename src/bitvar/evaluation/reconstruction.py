@@ -22,7 +22,6 @@ from bitvar.codec import PictureCodec
 from bitvar.codec.bitfile import MAX_PIXELS
 from bitvar.config import Config, read_json
 from bitvar.data.layouts import Entry
-from bitvar.data.pictures import RefusedError, fit_picture
 from bitvar.errors import UsageError, explain
 from bitvar.evaluation.contenders import FORMATS
 from bitvar.evaluation.contest import ORIGINALS, Contest
@@ -32,6 +31,7 @@ from bitvar.evaluation.sheet import Row, choose, draw_sheet
 from bitvar.evaluation.sources import PictureStream, find_source, open_entry
 from bitvar.evaluation.tally import figures
 from bitvar.files import atomic_path, write_text
+from bitvar.imaging.open import RefusedError, fit_picture
 from bitvar.metrics.distances import perceptual_distance, psnr
 from bitvar.metrics.frechet import feature_network
 

@@ -9,12 +9,12 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from PIL import Image
 
-from bitvar.data.formats import IMAGE_SUFFIXES
 from bitvar.data.index import is_index, read_source
 from bitvar.data.layouts import LISTINGS, Candidate, Entry, Refusal, read_entries
-from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture
 from bitvar.data.walking import Skipped, walk_files
 from bitvar.errors import UsageError, explain
+from bitvar.imaging.formats import IMAGE_SUFFIXES
+from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture
 
 _ADDRESS: Final = "file://"
 

@@ -24,17 +24,17 @@ from bitvar.data.captions import NUM_DRAWS, CaptionChoice
 from bitvar.data.entries import Refusal
 from bitvar.data.index import Group, SampleIndex
 from bitvar.data.listing import PictureSource
-from bitvar.data.pictures import PictureLimits, RefusedError
 from bitvar.data.views import NUM_DRAWS as NUM_VIEW_DRAWS
 from bitvar.data.views import View
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
 from bitvar.files import write_text
 from bitvar.finite import require_finite
+from bitvar.imaging.open import PictureLimits, RefusedError
+from bitvar.imaging.pixels import to_signed
 from bitvar.scales import ScaleSchedule, schedule_of_ratio
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.long_captions import CaptionLimit
 from bitvar.training.metrics import read_json_lines
 from bitvar.training.parts import Part, Purpose, draw_uniform

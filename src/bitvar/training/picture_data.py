@@ -7,9 +7,9 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from bitvar.data.listing import PictureSource
-from bitvar.data.pictures import PictureLimits
 from bitvar.data.views import View
 from bitvar.errors import UsageError, explain
+from bitvar.imaging.open import PictureLimits
 from bitvar.scales import Grid, nearest_in_ratio
 from bitvar.training.online import BadSamples, PartReader, read_parts
 from bitvar.training.parts import Part

@@ -17,9 +17,9 @@ from bitvar.data.samples import Sample, load_images, read_samples, require_image
 from bitvar.errors import WeightsError
 from bitvar.files import atomic_path
 from bitvar.finite import require_finite
+from bitvar.imaging.pixels import to_signed
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.identity import FileDigests, digest_of
 from bitvar.training.long_captions import CaptionLimit
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet

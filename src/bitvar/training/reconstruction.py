@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance, psnr
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer, losses
-from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.loop import Metrics
 from bitvar.training.parallel import Ranks
 from bitvar.training.parts import parts_in_order

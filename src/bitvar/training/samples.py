@@ -15,12 +15,12 @@ from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from bitvar.data.index import SampleIndex, is_index
-from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture
 from bitvar.data.samples import read_samples
 from bitvar.files import atomic_path, write_text
+from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture
+from bitvar.imaging.pixels import to_signed, to_uint8
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.tokenizer.pixels import to_signed, to_uint8
 from bitvar.training.parts import Part
 from bitvar.training.picture_data import PictureData
 

@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance
 from bitvar.nn.linear import channels_last
 from bitvar.pyramid import Step
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
-from bitvar.tokenizer.pixels import to_signed
 from bitvar.training.config import TokenizerTraining
 from bitvar.training.loop import Metrics, Work
 from bitvar.training.parallel import Ranks

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from bitvar.image_text import exif_with
+from bitvar.imaging.embedded_text import exif_with
 from bitvar.record import KEY, read_record
 
 from .kind import Kind

@@ -15,9 +15,9 @@ from torch import Tensor
 from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, Concept
 from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing
 from bitvar.data.icons.scenes import SpriteAtlas, draw_scene
-from bitvar.evaluation.scenes.batches import as_tensor
 from bitvar.evaluation.scenes.sight import Sight, Thresholds
 from bitvar.evaluation.scenes.verdict import give_verdict
+from bitvar.imaging.batches import as_tensor
 
 CLAIMS = ("single", "background", "two", "count", "colour", "position", "colour_pair", "style")
 """Kinds of claims: the skills, and "single" with a background named apart."""

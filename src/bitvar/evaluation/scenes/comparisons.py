@@ -14,15 +14,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar.data.pictures import require_picture
 from bitvar.data.samples import Sample, read_samples
 from bitvar.evaluation.scenes.alignment import AlignmentScorer, score_alignment
-from bitvar.evaluation.scenes.batches import as_tensor, in_batches
 from bitvar.evaluation.scenes.diversity import measure_diversity
 from bitvar.evaluation.scenes.measures import Finding
 from bitvar.evaluation.scenes.memorisation import ANY_SIZE, Neighbour, closeness, find_neighbours, thumbnails
 from bitvar.evaluation.scenes.pictures import Shown
-from bitvar.evaluation.scenes.sheet import Cell, SheetRow
+from bitvar.imaging.batches import as_tensor, in_batches
+from bitvar.imaging.open import require_picture
+from bitvar.imaging.sheet import Cell, SheetRow
 from bitvar.metrics.distances import Distance
 
 _PAIRS: Final = 4

@@ -38,9 +38,9 @@ from bitvar.evaluation.scenes.pictures import (
     seconds_per_picture,
 )
 from bitvar.evaluation.scenes.scores import score
-from bitvar.evaluation.scenes.sheet import SheetRow, draw_rows, example_rows
 from bitvar.evaluation.sources import find_source
 from bitvar.files import atomic_path, write_text
+from bitvar.imaging.sheet import SheetRow, draw_rows, example_rows
 from bitvar.pipeline import InfinityPipeline
 
 REPORT: Final = "report.json"

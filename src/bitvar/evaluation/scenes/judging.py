@@ -16,8 +16,8 @@ from torch import Tensor
 
 from bitvar.data.icons.prompts import ScenePrompt
 from bitvar.data.icons.requests import SceneRequest
-from bitvar.evaluation.scenes.batches import in_batches
 from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.imaging.batches import in_batches
 
 _LOOKED_AT_ONCE: Final = 32
 _SHUFFLE_SEED: Final = 0

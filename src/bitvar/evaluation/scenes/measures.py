@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from bitvar.data.pictures import PictureLimits, RefusedError
 from bitvar.errors import UsageError, explain
-from bitvar.evaluation.scenes.batches import in_batches
 from bitvar.evaluation.scenes.pictures import Shown
-from bitvar.evaluation.scenes.sheet import SheetRow
 from bitvar.evaluation.sources import PictureStream, open_entry
+from bitvar.imaging.batches import in_batches
+from bitvar.imaging.open import PictureLimits, RefusedError
+from bitvar.imaging.sheet import SheetRow
 from bitvar.metrics.frechet import FeatureNetwork, Moments, frechet_distance
 
 _AT_ONCE: Final = 32

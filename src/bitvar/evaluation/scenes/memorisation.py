@@ -16,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar.data.pictures import PictureLimits, require_picture
+from bitvar.imaging.open import PictureLimits, require_picture
 
 ANY_SIZE: Final = PictureLimits(min_side=1, max_ratio=64.0)
 """What a picture of a set may be that was made to be compared."""

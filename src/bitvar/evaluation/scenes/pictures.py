@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bitvar.data.icons.prompts import ScenePrompt
-from bitvar.data.pictures import Location, PictureLimits, RefusedError, decode_picture
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path
+from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture
 from bitvar.pipeline import InfinityPipeline
 
 BATCHES: Final = "batches.jsonl"

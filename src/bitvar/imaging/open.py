@@ -14,7 +14,9 @@ from typing import BinaryIO, Final, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from bitvar.data.formats import (
+from bitvar.errors import UsageError, explain
+from bitvar.files import open_plain
+from bitvar.imaging.formats import (
     FORMATS,
     HEAD,
     READ,
@@ -24,9 +26,7 @@ from bitvar.data.formats import (
     open_as,
     without_warnings,
 )
-from bitvar.data.orientation import find_orientation, is_sideways, turn
-from bitvar.errors import UsageError, explain
-from bitvar.files import open_plain
+from bitvar.imaging.orientation import find_orientation, is_sideways, turn
 
 __all__ = ["FORMATS", "Location", "PictureLimits", "Readable", "RefusedError"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from PIL import Image, ImageDraw, ImageFont
 
 from bitvar.data.icons.prompts import SKILLS
-from bitvar.data.pictures import PictureLimits, require_picture
+from bitvar.imaging.open import PictureLimits, require_picture
 
 EACH: Final = 4
 """Right pictures in a row, and wrong ones."""

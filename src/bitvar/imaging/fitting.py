@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from bitvar.config import unknown
-from bitvar.data.pictures import fit_picture
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path
+from bitvar.imaging.open import fit_picture
 
 FITS: Final = ("cover", "smart", "pad")
 MUCH_LOST: Final = 0.2
