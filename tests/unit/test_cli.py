@@ -12,7 +12,7 @@ from PIL import Image
 
 from bitvar.cli import doctor
 from bitvar.cli import main as cli
-from bitvar.record import read_record
+from bitvar.pipeline.record import read_record
 from bitvar.weights.hub import EMBEDDED_MODEL
 
 from .tiny import tiny_pipeline

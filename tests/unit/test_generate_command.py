@@ -14,7 +14,7 @@ from bitvar.cli import from_record, unknown_words
 from bitvar.cli import main as cli
 from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline
-from bitvar.record import read_record
+from bitvar.pipeline.record import read_record
 from bitvar.weights.hub import EMBEDDED_MODEL
 
 from .tiny import tiny_pipeline

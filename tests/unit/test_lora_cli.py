@@ -14,7 +14,7 @@ from bitvar.cli.lora import read_option
 from bitvar.lora.file import WEIGHTS
 from bitvar.lora.layers import LoraBase, LoraSettings, save_adapter
 from bitvar.pipeline import InfinityPipeline
-from bitvar.record import read_record
+from bitvar.pipeline.record import read_record
 
 from .test_lora import rough, trained
 from .tiny import tiny_components

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitvar import naming
 from bitvar.errors import UsageError
-from bitvar.naming import MAX_NAME_BYTES, default_name, targets_of, words_of, write_new
+from bitvar.pipeline import file_names
+from bitvar.pipeline.file_names import MAX_NAME_BYTES, default_name, targets_of, words_of, write_new
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(naming.os, "link", refuse)
+    monkeypatch.setattr(file_names.os, "link", refuse)
     assert [write_new(tmp_path / "a.png", bytes([i])).name for i in range(3)] == ["a.png", "a-2.png", "a-3.png"]
     assert (tmp_path / "a-2.png").read_bytes() == b"\1"
 
@@ -85,7 +85,7 @@ def test_many_at_once_get_a_name_each(tmp_path: Path) -> None:
 
 
 def test_two_processes_get_a_name_each(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from bitvar.naming import write_new\n"
+    code = "import sys; from pathlib import Path; from bitvar.pipeline.file_names import write_new\n"
     code += "[write_new(Path(sys.argv[1]) / 'a.png', sys.argv[2].encode()) for _ in range(50)]"
     running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(i)]) for i in range(2)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
@@ -96,7 +96,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def fail(_: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(naming, "flush", fail)
+    monkeypatch.setattr(file_names, "flush", fail)
     with pytest.raises(OSError, match="No space"):
         write_new(tmp_path / "a.png", b"x")
     assert list(tmp_path.iterdir()) == []

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from bitvar import arguments
 from bitvar.config import Config
 from bitvar.errors import UsageError, WeightsError
 from bitvar.pipeline import InfinityPipeline
-from bitvar.sampling import SamplingParams, arguments
-from bitvar.sampling.options import GenerationKwargs, GenerationOptions
+from bitvar.pipeline.options import GenerationKwargs, GenerationOptions
+from bitvar.sampling import SamplingParams
 
 from .tiny import tiny_pipeline
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from bitvar.errors import UsageError
-from bitvar.naming import Target
-from bitvar.record import FORMATS, MAX_RECORD_BYTES, ImageRecord, encode_image, read_record, write_image
+from bitvar.pipeline.file_names import Target
+from bitvar.pipeline.record import FORMATS, MAX_RECORD_BYTES, ImageRecord, encode_image, read_record, write_image
 
 PLAIN: dict[str, Any] = {
     "prompt": "a red dog",

@@ -13,9 +13,9 @@ from bitvar.config import Config
 from bitvar.errors import UsageError
 from bitvar.files import is_file_name
 from bitvar.imaging.open import PictureLimits, require_picture
-from bitvar.naming import targets_of
 from bitvar.pipeline import InfinityPipeline
-from bitvar.record import ImageRecord
+from bitvar.pipeline.file_names import targets_of
+from bitvar.pipeline.record import ImageRecord
 
 from .tiny import tiny_pipeline
 

@@ -144,7 +144,7 @@ def test_what_inference_has_used_can_be_trained_on() -> None:
 @torch.no_grad()
 def test_flex_attention_computes_the_same(schedule: ScaleSchedule) -> None:
     """Without its fused kernel, which needs CUDA; whole logits, through a model."""
-    from bitvar.runtime.flex import FlexBlockCausal
+    from bitvar.runtime.flex_attention import FlexBlockCausal
 
     model, condition = rough_model(), TextCondition.from_list(prompts(3))
     inputs, _ = picture(model, schedule, 1)

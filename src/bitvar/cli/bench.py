@@ -58,7 +58,7 @@ def generate(
         import torch
 
         from bitvar.pipeline import InfinityPipeline
-        from bitvar.sampling.options import GenerationOptions
+        from bitvar.pipeline.options import GenerationOptions
 
         imported = time.perf_counter() - began
         began = time.perf_counter()

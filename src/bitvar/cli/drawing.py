@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bitvar.cli.sizes import AskedSize, difference, drawn_size
 from bitvar.errors import UsageError, explain
-from bitvar.record import MAX_IMAGES, MAX_PIXELS, ImageRecord, sheet_size
-from bitvar.sampling.options import GenerationOptions
+from bitvar.pipeline.options import GenerationOptions
+from bitvar.pipeline.record import MAX_IMAGES, MAX_PIXELS, ImageRecord, sheet_size
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline

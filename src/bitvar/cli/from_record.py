@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from bitvar import __version__
 from bitvar.cli.echo import say
 from bitvar.errors import UsageError, explain
-from bitvar.record import CURRENT, ImageRecord
+from bitvar.pipeline.record import CURRENT, ImageRecord
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline

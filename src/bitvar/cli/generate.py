@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bitvar.cli.drawing import Changes, Drawing
     from bitvar.cli.image_output import Written
     from bitvar.pipeline import InfinityPipeline, ScaleEvent
-    from bitvar.record import ImageRecord
+    from bitvar.pipeline.record import ImageRecord
 
 BATCH: Final = 16
 """Images of a prompts file that are drawn together."""
@@ -145,7 +145,7 @@ def _requested(
 ) -> "tuple[ImageRecord | None, list[Drawing]]":
     """What to draw, and the record that it goes on from, if any."""
     from bitvar.cli.drawing import changed, differences, drawing_of, new_drawing
-    from bitvar.record import read_record
+    from bitvar.pipeline.record import read_record
 
     if prompts is not None:
         from bitvar.cli.prompts_file import read_drawings
@@ -310,7 +310,7 @@ def _stream(pipeline: "InfinityPipeline", batch: "list[tuple[Drawing, int]]", pr
 def _one(drawing: "Drawing", image: "Image.Image", metadata: dict[str, Any]) -> "tuple[Image.Image, ImageRecord]":
     """An image in its final size, and its record."""
     from bitvar.cli.image_output import finished
-    from bitvar.record import ImageRecord
+    from bitvar.pipeline.record import ImageRecord
 
     asked = drawing.asked or (None, None)
     values = {

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from bitvar.cli.drawing import Drawing
 from bitvar.cli.echo import say
 from bitvar.errors import UsageError, explain
-from bitvar.naming import Target, targets_of, write_new
-from bitvar.record import ImageRecord, check_size, encode_image, format_of, montage, write_image
+from bitvar.pipeline.file_names import Target, targets_of, write_new
+from bitvar.pipeline.record import ImageRecord, check_size, encode_image, format_of, montage, write_image
 
 STDOUT: Final = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 

@@ -12,7 +12,7 @@ from bitvar.lora.adapters import require_weight
 from bitvar.lora.file import adapter_digest, find_adapter
 from bitvar.lora.layers import valid_name
 from bitvar.pipeline import InfinityPipeline
-from bitvar.record import UsedAdapter
+from bitvar.pipeline.record import UsedAdapter
 
 
 def read_option(text: str) -> tuple[str, float | None]:

@@ -345,7 +345,7 @@ def attention_patterns(config: TransformerTraining, attention: str, device: torc
     check_attention(attention, device.type)
     if attention == "sdpa":
         return {}
-    from bitvar.runtime.flex import FlexBlockCausal
+    from bitvar.runtime.flex_attention import FlexBlockCausal
 
     return {which: FlexBlockCausal(schedule.offsets, device) for which, schedule in enumerate(config.schedules)}
 

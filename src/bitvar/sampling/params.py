@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bitvar import arguments
 from bitvar.errors import UsageError, explain
-from bitvar.sampling import arguments
 
 PerScale = float | Sequence[float]
 

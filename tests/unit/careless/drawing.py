@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from bitvar.imaging.embedded_text import exif_with
-from bitvar.record import KEY, read_record
+from bitvar.pipeline.record import KEY, read_record
 
 from .kind import Kind
 from .stage import Stage, expect, pixels, tree

@@ -19,7 +19,7 @@ from bitvar.config import Config
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path
 from bitvar.imaging.embedded_text import exif_with, find_text
-from bitvar.naming import Target, targets_of, write_new
+from bitvar.pipeline.file_names import Target, targets_of, write_new
 
 KEY: Final = "bitvar"
 """The PNG text chunk that holds the record, and the key of it in the EXIF comment of WebP and JPEG."""

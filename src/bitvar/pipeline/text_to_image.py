@@ -14,17 +14,17 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar import __version__
+from bitvar import __version__, arguments
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.finite import require_finite
 from bitvar.imaging.pixels import to_uint8
 from bitvar.lora.adapters import Adapters
 from bitvar.lora.file import LoraBase
-from bitvar.record import ImageRecord, save_images
+from bitvar.pipeline.options import MAX_SIDE, GenerationKwargs, GenerationOptions
+from bitvar.pipeline.record import ImageRecord, save_images
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
-from bitvar.sampling import SamplingParams, ScaleResult, arguments, generate, generate_apart
-from bitvar.sampling.options import MAX_SIDE, GenerationKwargs, GenerationOptions
+from bitvar.sampling import SamplingParams, ScaleResult, generate, generate_apart
 from bitvar.scales import Grid, ScaleSchedule, nearest_schedule
 from bitvar.weights.hub import resolve_model
 from bitvar.weights.model_folder import Components, ModelIndex, load_folder, save_folder

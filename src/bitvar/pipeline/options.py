@@ -7,10 +7,10 @@ from typing import Any, TypeAlias, TypedDict
 from pydantic import ConfigDict, Field, field_validator
 from torch import Tensor
 
+from bitvar import arguments
+from bitvar.arguments import MAX_IMAGES
 from bitvar.config import Config
 from bitvar.errors import UsageError, explain
-from bitvar.sampling import arguments
-from bitvar.sampling.arguments import MAX_IMAGES
 from bitvar.sampling.noise import MAX_SEED
 
 PerScale: TypeAlias = float | tuple[float, ...]
