@@ -6,7 +6,7 @@ bitvar train recipes/single_gpu_24gb.py --with size=940M --recompute --per-part 
     --text-encoder ENCODER --out runs/940m
 
 All weights are trained. Activations are computed again in the backward pass, and a step's 256 samples pass in parts of
-`part_size`, the most that `training/estimate.py` says fit into `AVAILABLE`. The frozen encoders stay on the card and
+`part_size`, the most that `costs/training_memory.py` says fit into `AVAILABLE`. The frozen encoders stay on the card and
 are not in it: with a large text encoder, `--fit` tells what is left.
 
 Cost by arithmetic: 361M at 256 px is 1.0 TFLOP a sample and 1.4 with the second forward pass; at 40 % of an RTX 4090's
@@ -19,9 +19,9 @@ from pathlib import Path
 from runpy import run_path
 from typing import Final
 
+from bitvar.costs.training_memory import GIB, MemoryPlan, largest_batch
 from bitvar.errors import UsageError, explain
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
-from bitvar.training.estimate import GIB, MemoryPlan, largest_batch
 from bitvar.training.expected import longest_schedule
 
 BATCH_SIZE: Final = 256

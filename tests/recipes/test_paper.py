@@ -15,13 +15,13 @@ import torch
 import bitvar
 from bitvar.cli import main as cli
 from bitvar.condition import TextCondition
+from bitvar.costs.flops import PEAK_TFLOPS, num_parameters, training_flops
+from bitvar.costs.training_memory import GIB, MemoryPlan, estimate_memory, largest_batch
 from bitvar.errors import UsageError
 from bitvar.scales import official_schedule
-from bitvar.training.estimate import GIB, MemoryPlan, estimate_memory, largest_batch
 from bitvar.training.expected import expected_work, longest_schedule
 from bitvar.training.self_correction import teacher_forcing
 from bitvar.transformer import PRESETS, InfinityTransformer, bitwise_loss
-from bitvar.transformer.cost import PEAK_TFLOPS, num_parameters, training_flops
 from tests.unit.tiny import toy_set
 
 ROOT = Path(__file__).parents[2]

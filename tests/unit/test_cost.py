@@ -7,10 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bitvar.condition import TextCondition
-from bitvar.nn.attention import BlockCausal
-from bitvar.scales import ScaleSchedule, official_schedule
-from bitvar.transformer import PRESETS, InfinityTransformer, TransformerConfig
-from bitvar.transformer.cost import (
+from bitvar.costs.flops import (
     attended_pairs,
     count_parameters,
     forward_flops,
@@ -19,6 +16,9 @@ from bitvar.transformer.cost import (
     peak_tflops,
     training_flops,
 )
+from bitvar.nn.attention import BlockCausal
+from bitvar.scales import ScaleSchedule, official_schedule
+from bitvar.transformer import PRESETS, InfinityTransformer, TransformerConfig
 
 ADAPTED = TransformerConfig(
     depth=2, width=64, num_heads=4, bits=8, text_width=24, max_text_tokens=12, max_scales=5,

@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from bitvar.condition import TextCondition
+from bitvar.costs.training_memory import GIB, MemoryPlan, advice, describe, estimate_memory, largest_batch
 from bitvar.scales import ScaleSchedule, official_schedule
 from bitvar.training.config import OptimizationConfig
-from bitvar.training.estimate import GIB, MemoryPlan, advice, describe, estimate_memory, largest_batch
 from bitvar.training.optim import Ema, build_optimizer
 from bitvar.transformer import PRESETS, InfinityTransformer, TransformerConfig, bitwise_loss
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from bitvar.cli import main as cli
+from bitvar.costs.flops import training_flops
 from bitvar.scales import SQUARES, official_schedule
 from bitvar.training.expected import expected_work, longest_schedule, square_schedule
 from bitvar.transformer.config import ScheduleConfig
-from bitvar.transformer.cost import training_flops
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "paper.py"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitvar.cli import bench_training
-from bitvar.cli.bench_clock import Clock, peak_memory
 from bitvar.cli.exit_codes import exit_codes
+from bitvar.profiling.clock import Clock, peak_memory
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bitvar.cli.bench_clock import Clock, peak_memory
 from bitvar.cli.exit_codes import exit_codes
+from bitvar.profiling.clock import Clock, peak_memory
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +38,8 @@ def train(
 ) -> None:
     """Time whole training steps on random features or pictures: loss, gradients, optimiser, averages; the median."""
     with exit_codes():
-        from bitvar.cli.bench_tasks import read_config, timed_tokenizer, timed_transformer
         from bitvar.data.order import SampleOrder
+        from bitvar.profiling.training import read_config, timed_tokenizer, timed_transformer
         from bitvar.runtime.placement import resolve_device
         from bitvar.training.config import TransformerTraining
         from bitvar.training.optim import Ema, build_optimizer
@@ -92,8 +92,8 @@ def attention(
     with exit_codes():
         import torch
 
-        from bitvar.cli.bench_tasks import budget_of
         from bitvar.nn.attention import BlockCausal, attend
+        from bitvar.profiling.training import budget_of
         from bitvar.runtime.placement import resolve_device, resolve_dtype
         from bitvar.scales import official_schedule
 

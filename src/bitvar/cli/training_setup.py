@@ -13,6 +13,7 @@ from bitvar.cli.training_display import Display
 from bitvar.cli.training_parts import find_start, find_text_encoder, identify_run, telling_failed_save, weights_digest
 from bitvar.cli.training_recipe import read_recipe
 from bitvar.cli.training_tokenizer import train_tokenizer
+from bitvar.costs.flops import peak_tflops, training_flops
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.errors import UsageError, explain
 from bitvar.lora.layers import LoraBase, save_adapter
@@ -38,7 +39,6 @@ from bitvar.training.supervisor import BEAT
 from bitvar.training.trackers import make_tracker
 from bitvar.training.transformer_task import TransformerData, TransformerTask
 from bitvar.transformer import InfinityTransformer
-from bitvar.transformer.cost import peak_tflops, training_flops
 from bitvar.weights.digests import require_replaceable
 from bitvar.weights.hub import resolve_named
 from bitvar.weights.model_folder import (

@@ -8,10 +8,10 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
+from bitvar.costs.flops import PEAK_TFLOPS, training_flops
+from bitvar.costs.training_memory import LONG_TEXT
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
-from bitvar.training.estimate import LONG_TEXT
-from bitvar.transformer.cost import PEAK_TFLOPS, training_flops
 
 CARD: Final = "H100"
 

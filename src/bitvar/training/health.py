@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from bitvar.costs.flops import num_parameters
 from bitvar.training.config import TransformerTraining
 from bitvar.training.metrics import from_one
-from bitvar.transformer.cost import num_parameters
 
 Series: TypeAlias = Sequence[tuple[int, float]]
 """(step, value), in the order of the steps."""

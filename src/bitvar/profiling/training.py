@@ -9,6 +9,7 @@ from torch import nn
 
 from bitvar.cli.training_setup import attention_patterns, operations_of, read_recipe, text_length
 from bitvar.config import unknown
+from bitvar.costs.flops import model_flops_utilization, num_parameters
 from bitvar.errors import UsageError, explain
 from bitvar.metrics.distances import perceptual_distance
 from bitvar.scales import SQUARES, ScaleSchedule, official_schedule
@@ -17,7 +18,6 @@ from bitvar.training.picture_data import PictureSet
 from bitvar.training.tokenizer_task import TokenizerTask
 from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
 from bitvar.transformer import PRESETS, ScheduleConfig
-from bitvar.transformer.cost import model_flops_utilization, num_parameters
 
 
 class Timed(NamedTuple):

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Final, Literal
 
+from bitvar.costs.flops import count_parameters, num_parameters
 from bitvar.scales import ScaleSchedule
 from bitvar.transformer.config import TransformerConfig
-from bitvar.transformer.cost import count_parameters, num_parameters
 
 FP32: Final = 4
 GIB: Final = 2**30

@@ -1,0 +1,1 @@
+"""What models cost, by arithmetic: operations, memory, and what devices can do."""

@@ -1,0 +1,1 @@
+"""Benchmarks of speed: where the time of generation and training goes."""
