@@ -5,7 +5,7 @@ bitvar train recipes/experiments/transformer.py --with bits=12 --with patch=1 --
     --name bits12 --tokenizer runs/d12/model --text-encoder src/bitvar/models/icons/text_encoder
 python recipes/experiments/index_head.py --with bits=12 --with patch=1 --data data/icons64 --out runs/index12 \
     --tokenizer runs/d12/model --text-encoder src/bitvar/models/icons/text_encoder \
-    --prompts src/bitvar/data/icons/prompts.jsonl
+    --prompts src/bitvar/icons/dataset/prompts.jsonl
 
 Trains by the recipe of this folder that `--with` describes, but for the head: `Linear(width, 2^d)` and cross-entropy
 over codes. Everything else is the same: first weights of the trunk, order, captions, flips. Losses compare in nats a

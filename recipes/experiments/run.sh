@@ -45,7 +45,7 @@ for source in "$kept" "$runs"/features-*; do # those of another tokenizer have t
     fi
 done
 if [[ $index ]]; then
-    python "$here/index_head.py" "${settings[@]}" "${inputs[@]}" --prompts src/bitvar/data/icons/prompts.jsonl "$@"
+    python "$here/index_head.py" "${settings[@]}" "${inputs[@]}" --prompts src/bitvar/icons/dataset/prompts.jsonl "$@"
 else
     bitvar train "$here/transformer.py" "${settings[@]}" "${inputs[@]}" --name "$name" "$@"
 fi

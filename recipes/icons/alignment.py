@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bitvar.data.samples import Sample, load_images, read_samples
-from bitvar.evaluation.scenes.alignment import (
+from bitvar.icons.benchmark.alignment import (
     AlignmentConfig,
     AlignmentModel,
     AlignmentScorer,

@@ -17,7 +17,7 @@ from pathlib import Path
 from runpy import run_path
 from typing import Any, Final
 
-from bitvar.data.icons.prompts import SKILLS, SPLITS
+from bitvar.icons.dataset.prompts import SKILLS, SPLITS
 from bitvar.weights.hub import EMBEDDED_MODEL
 
 ROOT: Final = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bitvar.data.icons.prompts import SKILLS, read_prompts
+from bitvar.icons.dataset.prompts import SKILLS, read_prompts
 from bitvar.imaging.sheet import wrapped
 from bitvar.pipeline import InfinityPipeline
 

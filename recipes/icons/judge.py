@@ -24,18 +24,18 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 
-from bitvar.data.icons.concepts import CONCEPTS, Concept
-from bitvar.data.icons.free_scenes import FreeScene, draw_free_scene
-from bitvar.data.icons.judge_artists import JUDGE_ARTISTS, render_known_sprites
-from bitvar.data.icons.scenes import SpriteAtlas
-from bitvar.data.icons.sources import ARTISTS, Artist, fetch_package, render_sprites
-from bitvar.evaluation.scenes.claims import Claim, draw_claims, look_at_claims, measure_claims
-from bitvar.evaluation.scenes.detector import SIDE, Detector
-from bitvar.evaluation.scenes.judge import WEIGHTS, JudgeConfig, SceneJudge
-from bitvar.evaluation.scenes.judge_training import Lessons, gather_lessons, train_detector, train_reader
-from bitvar.evaluation.scenes.reader import Reader
-from bitvar.evaluation.scenes.sight import Sight, Thresholds
 from bitvar.files import atomic_path
+from bitvar.icons.benchmark.classifier import Reader
+from bitvar.icons.benchmark.detections import Sight, Thresholds
+from bitvar.icons.benchmark.detector import SIDE, Detector
+from bitvar.icons.benchmark.judge import WEIGHTS, JudgeConfig, SceneJudge
+from bitvar.icons.benchmark.judge_calibration import Claim, draw_claims, look_at_claims, measure_claims
+from bitvar.icons.benchmark.judge_training import Lessons, gather_lessons, train_detector, train_reader
+from bitvar.icons.dataset.concepts import CONCEPTS, Concept
+from bitvar.icons.dataset.free_scenes import FreeScene, draw_free_scene
+from bitvar.icons.dataset.judge_artists import JUDGE_ARTISTS, render_known_sprites
+from bitvar.icons.dataset.render import SpriteAtlas
+from bitvar.icons.dataset.sources import ARTISTS, Artist, fetch_package, render_sprites
 from bitvar.weights.digests import atomic_folder
 
 CARD = Path(__file__).with_name("judge.md")

@@ -1,6 +1,6 @@
 r"""The fixed prompts that models of the icon set are judged by.
 
-python recipes/icons/prompts.py src/bitvar/data/icons/prompts.jsonl
+python recipes/icons/prompts.py src/bitvar/icons/dataset/prompts.jsonl
 
 The same bytes every time. Models are compared by these prompts, so change them only together with the set's version.
 
@@ -15,21 +15,21 @@ from typing import Final
 
 import numpy as np
 
-from bitvar.data.icons.concepts import COLOURS, CONCEPTS, NUMBER_WORDS, named
-from bitvar.data.icons.held_out import (
+from bitvar.data.writing import json_lines
+from bitvar.files import write_text
+from bitvar.icons.dataset.captions import name_words, wording_kind
+from bitvar.icons.dataset.concepts import COLOURS, CONCEPTS, NUMBER_WORDS, named
+from bitvar.icons.dataset.held_out import (
     Composition,
     held_out_combinations,
     held_out_keys,
     held_out_prompts,
     is_held_out,
 )
-from bitvar.data.icons.mix import ShuffledCycle
-from bitvar.data.icons.prompts import SKILLS, ScenePrompt, to_row
-from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing, write_captions
-from bitvar.data.icons.sources import ARTISTS
-from bitvar.data.icons.wordings import name_words, wording_kind
-from bitvar.data.writing import json_lines
-from bitvar.files import write_text
+from bitvar.icons.dataset.prompts import SKILLS, ScenePrompt, to_row
+from bitvar.icons.dataset.scene_sampler import ShuffledCycle
+from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing, write_captions
+from bitvar.icons.dataset.sources import ARTISTS
 
 SEED: Final = 20261126
 NUM_SEEN: Final = 30

@@ -19,10 +19,10 @@ from typing import Any, Final
 
 import torch
 
-from bitvar.data.icons.concepts import CONCEPTS
-from bitvar.data.icons.held_out import held_out_combinations, held_out_prompts
-from bitvar.data.icons.sources import ARTISTS
 from bitvar.data.samples import load_images, read_samples
+from bitvar.icons.dataset.concepts import CONCEPTS
+from bitvar.icons.dataset.held_out import held_out_combinations, held_out_prompts
+from bitvar.icons.dataset.sources import ARTISTS
 from bitvar.pipeline import InfinityPipeline
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining

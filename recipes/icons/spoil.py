@@ -18,8 +18,8 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from bitvar.data.icons.prompts import ScenePrompt, read_prompts
 from bitvar.evaluation.scenes.pictures import real_pictures
+from bitvar.icons.dataset.prompts import ScenePrompt, read_prompts
 
 BLUR: Final = 0.05
 HUE_STEPS: Final = 256

@@ -17,10 +17,10 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageOps
 
-from bitvar.data.icons.concepts import CONCEPTS, Concept, named
-from bitvar.data.icons.requests import SceneRequest, Thing, write_captions
-from bitvar.data.icons.scenes import SpriteAtlas, draw_scene
-from bitvar.data.icons.sources import ARTISTS, fetch_package, read_licence, render_sprites
+from bitvar.icons.dataset.concepts import CONCEPTS, Concept, named
+from bitvar.icons.dataset.render import SpriteAtlas, draw_scene
+from bitvar.icons.dataset.scene_spec import SceneRequest, Thing, write_captions
+from bitvar.icons.dataset.sources import ARTISTS, fetch_package, read_licence, render_sprites
 
 STYLE: Final = "sepia print"
 PAPER: Final = (247, 232, 201)

@@ -2,7 +2,7 @@ r"""Write what the embedded model knows into its folder: `vocabulary.json`, and 
 
 python recipes/icons/vocabulary.py --model src/bitvar/models/icons
 
-Concepts, styles, colours, counts and layouts are those of `bitvar.data.icons`. Words related to a concept are the whole
+Concepts, styles, colours, counts and layouts are those of `bitvar.icons.dataset`. Words related to a concept are the whole
 words of the text encoder's own vocabulary that lie nearest to it by the mean of its last hidden states.
 """
 
@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS, NUMBER_WORDS
-from bitvar.data.icons.requests import SceneRequest, Thing, write_captions
-from bitvar.data.icons.sources import ARTISTS
-from bitvar.data.icons.wordings import STYLED, TEMPLATES
+from bitvar.icons.dataset.captions import STYLED, TEMPLATES
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, NUMBER_WORDS
+from bitvar.icons.dataset.scene_spec import SceneRequest, Thing, write_captions
+from bitvar.icons.dataset.sources import ARTISTS
 from bitvar.text import TextEncoder, load_text_encoder
 from bitvar.weights.digests import verify_folder, write_manifest
 from bitvar.weights.vocabulary import VOCABULARY, KnownConcept, Layout, Vocabulary, words_of

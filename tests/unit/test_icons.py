@@ -9,16 +9,16 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bitvar.data import writing
-from bitvar.data.icons import build, build_icon_set
-from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS, named, with_article
-from bitvar.data.icons.held_out import held_out_combinations, held_out_keys, held_out_prompts, is_held_out
-from bitvar.data.icons.mix import SHARES, ShuffledCycle
-from bitvar.data.icons.requests import SceneRequest, Thing, write_captions
-from bitvar.data.icons.scenes import SpriteAtlas, draw_scene
-from bitvar.data.icons.sources import ARTISTS, Licence, fetch_package
-from bitvar.data.icons.sprites import camouflaged_share, recolour, trim_to_alpha
-from bitvar.data.icons.wordings import draw_captions, write_wordings
 from bitvar.errors import UsageError
+from bitvar.icons.dataset import build, build_icon_set
+from bitvar.icons.dataset.captions import draw_captions, write_wordings
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, named, with_article
+from bitvar.icons.dataset.held_out import held_out_combinations, held_out_keys, held_out_prompts, is_held_out
+from bitvar.icons.dataset.render import SpriteAtlas, draw_scene
+from bitvar.icons.dataset.scene_sampler import SHARES, ShuffledCycle
+from bitvar.icons.dataset.scene_spec import SceneRequest, Thing, write_captions
+from bitvar.icons.dataset.sources import ARTISTS, Licence, fetch_package
+from bitvar.icons.dataset.sprites import camouflaged_share, recolour, trim_to_alpha
 
 BY_NAME = {concept.name: concept for concept in CONCEPTS}
 ARGUMENTS = {"format_version": 5, "size": 32, "seed": 3, "num_scenes": 200, "jitter": True}

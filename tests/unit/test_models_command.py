@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bitvar.cli.main import app
-from bitvar.data.icons.concepts import CONCEPTS
 from bitvar.errors import WeightsError
+from bitvar.icons.dataset.concepts import CONCEPTS
 from bitvar.pipeline import InfinityPipeline
 from bitvar.weights.describe import describe
 from bitvar.weights.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER

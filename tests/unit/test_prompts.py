@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bitvar.data.icons import build, wordings
-from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS, NUMBER_WORDS
-from bitvar.data.icons.held_out import held_out_combinations, held_out_keys, is_held_out
-from bitvar.data.icons.prompts import FILE, SKILLS, SPLITS, ScenePrompt, from_row, read_prompts, to_row
-from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing, write_captions
-from bitvar.data.icons.scenes import SpriteAtlas, draw_scene
-from bitvar.data.icons.sources import ARTISTS, fetch_package, render_sprites
-from bitvar.data.icons.wordings import write_wordings
+from bitvar.icons.dataset import build, captions
+from bitvar.icons.dataset.captions import write_wordings
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, NUMBER_WORDS
+from bitvar.icons.dataset.held_out import held_out_combinations, held_out_keys, is_held_out
+from bitvar.icons.dataset.prompts import FILE, SKILLS, SPLITS, ScenePrompt, from_row, read_prompts, to_row
+from bitvar.icons.dataset.render import SpriteAtlas, draw_scene
+from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing, write_captions
+from bitvar.icons.dataset.sources import ARTISTS, fetch_package, render_sprites
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "icons" / "prompts.py"
 BY_NAME = {concept.name: concept for concept in CONCEPTS}
@@ -120,7 +120,7 @@ def test_wordings_are_not_the_paraphrases_templates() -> None:
     for asked, taught in pairs.items():
         assert len(recipe[asked]) == 5
         for name in taught:
-            assert set(recipe[asked]).isdisjoint(getattr(wordings, name)), asked
+            assert set(recipe[asked]).isdisjoint(getattr(captions, name)), asked
 
 
 def test_every_prompt_is_drawn_into_the_set(

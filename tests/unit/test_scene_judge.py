@@ -11,18 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bitvar.data.icons.concepts import CONCEPTS, Concept
-from bitvar.data.icons.free_scenes import draw_free_scene
-from bitvar.data.icons.judge_artists import JUDGE_ARTISTS, render_known_sprites
-from bitvar.data.icons.requests import SceneRequest, Thing
-from bitvar.data.icons.scenes import SpriteAtlas
-from bitvar.data.icons.sources import ARTISTS
 from bitvar.errors import UsageError, WeightsError
-from bitvar.evaluation.scenes.claims import CLAIMS, as_images, draw_claims, measure_claims
-from bitvar.evaluation.scenes.detector import GRID, find_objects, targets
-from bitvar.evaluation.scenes.judge import FOLDER, JudgeConfig, SceneJudge, as_seen
-from bitvar.evaluation.scenes.judge_training import gather_lessons, train_detector, train_reader
-from bitvar.evaluation.scenes.reader import (
+from bitvar.icons.benchmark.classifier import (
     NUM_FEATURES,
     background_shares,
     concept_fold,
@@ -30,8 +20,18 @@ from bitvar.evaluation.scenes.reader import (
     object_paints,
     outside_boxes,
 )
-from bitvar.evaluation.scenes.sight import Sight, Sighting, Thresholds
-from bitvar.evaluation.scenes.verdict import give_verdict
+from bitvar.icons.benchmark.detections import Sight, Sighting, Thresholds
+from bitvar.icons.benchmark.detector import GRID, find_objects, targets
+from bitvar.icons.benchmark.judge import FOLDER, JudgeConfig, SceneJudge, as_seen
+from bitvar.icons.benchmark.judge_calibration import CLAIMS, as_images, draw_claims, measure_claims
+from bitvar.icons.benchmark.judge_training import gather_lessons, train_detector, train_reader
+from bitvar.icons.benchmark.rules import give_verdict
+from bitvar.icons.dataset.concepts import CONCEPTS, Concept
+from bitvar.icons.dataset.free_scenes import draw_free_scene
+from bitvar.icons.dataset.judge_artists import JUDGE_ARTISTS, render_known_sprites
+from bitvar.icons.dataset.render import SpriteAtlas
+from bitvar.icons.dataset.scene_spec import SceneRequest, Thing
+from bitvar.icons.dataset.sources import ARTISTS
 from bitvar.metrics import efficientnet
 from bitvar.metrics.efficientnet import STAGE_CHANNELS, STAGE_STRIDES, EfficientNet
 

@@ -10,10 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar.condition import TextCondition
-from bitvar.data.icons.prompts import read_prompts
 from bitvar.data.samples import read_samples
 from bitvar.errors import WeightsError
-from bitvar.evaluation.scenes.alignment import (
+from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
+from bitvar.evaluation.scenes.diversity import measure_diversity
+from bitvar.evaluation.scenes.memorisation import COPY, closeness, find_neighbours, thumbnails
+from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.icons.benchmark.alignment import (
     FOLDER,
     SEEN,
     AlignmentConfig,
@@ -21,10 +24,7 @@ from bitvar.evaluation.scenes.alignment import (
     AlignmentScorer,
     score_alignment,
 )
-from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
-from bitvar.evaluation.scenes.diversity import measure_diversity
-from bitvar.evaluation.scenes.memorisation import COPY, closeness, find_neighbours, thumbnails
-from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.icons.dataset.prompts import read_prompts
 from bitvar.imaging.batches import as_tensor
 from bitvar.metrics.efficientnet import EfficientNet
 from bitvar.text import load_text_encoder

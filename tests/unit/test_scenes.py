@@ -13,10 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar.data.icons.prompts import SPLITS, read_prompts
-from bitvar.data.icons.requests import SceneRequest
 from bitvar.errors import UsageError
-from bitvar.evaluation.scenes import evaluate, pictures, scores
 from bitvar.evaluation.scenes.evaluate import (
     NamedModel,
     NamedPictures,
@@ -33,6 +30,9 @@ from bitvar.evaluation.scenes.pictures import (
     pictures_digest,
     real_pictures,
 )
+from bitvar.icons.benchmark import evaluate, pictures, scores
+from bitvar.icons.dataset.prompts import SPLITS, read_prompts
+from bitvar.icons.dataset.scene_spec import SceneRequest
 from bitvar.imaging.sheet import Cell, SheetRow
 from bitvar.pipeline import InfinityPipeline
 

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar.evaluation.scenes import pictures, scores
 from bitvar.evaluation.scenes.evaluate import (
     select_prompts,
 )
@@ -23,6 +22,7 @@ from bitvar.evaluation.scenes.pictures import (
     find_pictures,
     make_pictures,
 )
+from bitvar.icons.benchmark import pictures, scores
 from bitvar.imaging import sheet
 from bitvar.imaging.sheet import Cell, SheetRow, draw_rows, example_rows
 from bitvar.pipeline import InfinityPipeline

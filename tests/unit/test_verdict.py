@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from bitvar.data.icons.requests import SceneRequest, Thing
 from bitvar.errors import UsageError
-from bitvar.evaluation.scenes.sight import Sight, Sighting, Thresholds
-from bitvar.evaluation.scenes.verdict import give_verdict
+from bitvar.icons.benchmark.detections import Sight, Sighting, Thresholds
+from bitvar.icons.benchmark.rules import give_verdict
+from bitvar.icons.dataset.scene_spec import SceneRequest, Thing
 
 MIDDLE = (0.3, 0.3, 0.7, 0.7)
 LEFT, RIGHT = (0.05, 0.3, 0.45, 0.7), (0.55, 0.35, 0.95, 0.75)

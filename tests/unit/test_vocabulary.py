@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS
-from bitvar.data.icons.prompts import FILE as PROMPTS
-from bitvar.data.icons.sources import ARTISTS
 from bitvar.errors import WeightsError
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS
+from bitvar.icons.dataset.prompts import FILE as PROMPTS
+from bitvar.icons.dataset.sources import ARTISTS
 from bitvar.weights.digests import MANIFEST, verify_folder
 from bitvar.weights.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
 from bitvar.weights.model_folder import load_folder, save_folder

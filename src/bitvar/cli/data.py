@@ -38,7 +38,7 @@ def icons(
     """Fetch openly licensed icons by package name and write a captioned set with attribution."""
     with exit_codes():
         try:
-            from bitvar.data.icons import build_icon_set
+            from bitvar.icons.dataset import build_icon_set
         except ModuleNotFoundError as error:
             from bitvar.errors import UsageError, explain, install_hint
 

@@ -51,9 +51,9 @@ def scenes(
 ) -> None:
     """Measure whether models draw what prompts ask for, skill by skill. Writes report.json, sheet.png and pictures."""
     with exit_codes():
-        from bitvar.data.icons.prompts import prompts_digest
         from bitvar.evaluation.scenes.evaluate import ScenesSettings, evaluate_scenes
         from bitvar.evaluation.sources import name_source
+        from bitvar.icons.dataset.prompts import prompts_digest
         from bitvar.runtime.placement import resolve_device, resolve_dtype
         from bitvar.weights.digests import digest
         from bitvar.weights.hub import EMBEDDED_MODEL
@@ -98,16 +98,16 @@ def scenes(
 
 def load_jury(device: str) -> "Jury":
     """The judge in the package."""
-    from bitvar.evaluation.scenes.jury import package_jury
+    from bitvar.icons.benchmark.pretrained_judge import package_jury
 
     return package_jury(device)
 
 
 def load_measures(data: Path, feature_network: str, device: str) -> "list[Measure]":
     """Everything that is measured beside the verdicts."""
-    from bitvar.evaluation.scenes.alignment import AlignmentScorer
     from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
     from bitvar.evaluation.scenes.measures import FrechetMeasure
+    from bitvar.icons.benchmark.alignment import AlignmentScorer
     from bitvar.metrics.distances import perceptual_distance
     from bitvar.metrics.frechet import feature_network as load_network
     from bitvar.text import load_text_encoder
@@ -124,8 +124,8 @@ def load_measures(data: Path, feature_network: str, device: str) -> "list[Measur
 
 def _splits(given: list[str] | None) -> tuple[str, ...]:
     from bitvar.config import unknown
-    from bitvar.data.icons.prompts import SPLITS
     from bitvar.errors import UsageError
+    from bitvar.icons.dataset.prompts import SPLITS
 
     for name in given or []:
         if name not in SPLITS:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bitvar.data.icons.prompts import SKILLS
+from bitvar.icons.dataset.prompts import SKILLS
 from bitvar.imaging.open import PictureLimits, require_picture
 
 EACH: Final = 4

@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 from filelock import FileLock, Timeout
 
 from bitvar.config import Config, read_json
-from bitvar.data.icons.prompts import ScenePrompt, read_prompts
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
 from bitvar.evaluation.folders import SETTINGS, require_own
@@ -40,6 +39,7 @@ from bitvar.evaluation.scenes.pictures import (
 from bitvar.evaluation.scenes.scores import score
 from bitvar.evaluation.sources import find_source
 from bitvar.files import atomic_path, write_text
+from bitvar.icons.dataset.prompts import ScenePrompt, read_prompts
 from bitvar.imaging.sheet import SheetRow, draw_rows, example_rows
 from bitvar.pipeline import InfinityPipeline
 

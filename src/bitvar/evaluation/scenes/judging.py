@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from bitvar.data.icons.prompts import ScenePrompt
-from bitvar.data.icons.requests import SceneRequest
 from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.icons.dataset.prompts import ScenePrompt
+from bitvar.icons.dataset.scene_spec import SceneRequest
 from bitvar.imaging.batches import in_batches
 
 _LOOKED_AT_ONCE: Final = 32

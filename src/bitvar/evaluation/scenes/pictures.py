@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import UInt8
 
-from bitvar.data.icons.prompts import ScenePrompt
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path
+from bitvar.icons.dataset.prompts import ScenePrompt
 from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture
 from bitvar.pipeline import InfinityPipeline
 

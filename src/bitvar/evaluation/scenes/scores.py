@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from bitvar.data.icons.prompts import SKILLS, SPLITS
+from bitvar.icons.dataset.prompts import SKILLS, SPLITS
 
 MEAN: Final = "mean"
 """In the place of a skill: the mean of the skills' shares."""

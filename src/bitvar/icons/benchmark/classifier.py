@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS
-from bitvar.data.icons.sources import ARTISTS
-from bitvar.evaluation.scenes.sight import OWN_COLOUR
+from bitvar.icons.benchmark.detections import OWN_COLOUR
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS
+from bitvar.icons.dataset.sources import ARTISTS
 from bitvar.metrics.efficientnet import HEAD_CHANNELS, STAGE_CHANNELS, EfficientNet
 
 CROP_SIDE: Final = 128

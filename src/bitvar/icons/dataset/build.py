@@ -15,23 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, CONCEPTS, Concept
-from bitvar.data.icons.held_out import held_out_combinations
-from bitvar.data.icons.mix import (
+from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
+from bitvar.errors import UsageError, explain
+from bitvar.files import write_text
+from bitvar.icons.dataset.captions import draw_captions
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, Concept
+from bitvar.icons.dataset.held_out import held_out_combinations
+from bitvar.icons.dataset.prompts import ScenePrompt, read_prompts
+from bitvar.icons.dataset.render import Box, SpriteAtlas, draw_scene
+from bitvar.icons.dataset.scene_sampler import (
     SceneMix,
     held_out_combination_requests,
     held_out_prompt_requests,
     training_requests,
     validation_requests,
 )
-from bitvar.data.icons.prompts import ScenePrompt, read_prompts
-from bitvar.data.icons.requests import SceneRequest
-from bitvar.data.icons.scenes import Box, SpriteAtlas, draw_scene
-from bitvar.data.icons.sources import ARTISTS, Artist, Licence, fetch_package, read_licence, render_sprites
-from bitvar.data.icons.wordings import draw_captions
-from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
-from bitvar.errors import UsageError, explain
-from bitvar.files import write_text
+from bitvar.icons.dataset.scene_spec import SceneRequest
+from bitvar.icons.dataset.sources import ARTISTS, Artist, Licence, fetch_package, read_licence, render_sprites
 
 FORMAT_VERSION = 5
 SPLITS = ("train", "val", "held_out_combination", "held_out_prompt", "scenes")

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from bitvar.config import Config
 from bitvar.errors import UsageError, explain
-from bitvar.evaluation.scenes import detector, reader
-from bitvar.evaluation.scenes.detector import Detector, find_objects
-from bitvar.evaluation.scenes.reader import COLOUR_NAMES, CONCEPT_NAMES, STYLE_NAMES, Reader, Reading, concept_fold
-from bitvar.evaluation.scenes.sight import Sight, Sighting, Thresholds
+from bitvar.icons.benchmark import classifier, detector
+from bitvar.icons.benchmark.classifier import COLOUR_NAMES, CONCEPT_NAMES, STYLE_NAMES, Reader, Reading, concept_fold
+from bitvar.icons.benchmark.detections import Sight, Sighting, Thresholds
+from bitvar.icons.benchmark.detector import Detector, find_objects
 from bitvar.metrics.efficientnet import EfficientNet
 from bitvar.weights.digests import load_tensors, verify_folder
 
@@ -68,12 +68,12 @@ class SceneJudge(nn.Module):
         judge = cls(config)
         tensors = {name: tensor.float() for name, tensor in load_tensors(folder / WEIGHTS).items()}
         judge.detector.load_state_dict(_part(tensors, "detector."))
-        judge.reader.load_state_dict(_part(tensors, "reader."))
+        judge.reader.load_state_dict(_part(tensors, "classifier."))
         return judge.to(device)
 
     def tensors(self) -> dict[str, Tensor]:
         """The trained weights as the folder keeps them, in half precision: without the frozen network."""
-        parts = {"detector.": self.detector, "reader.": self.reader}
+        parts = {"detector.": self.detector, "classifier.": self.reader}
         return {
             prefix + name: tensor.half().contiguous()
             for prefix, part in parts.items()
@@ -101,7 +101,7 @@ class SceneJudge(nn.Module):
     def _look(self, images: Float[Tensor, "b 3 64 64"]) -> list[Sight]:
         found = find_objects(self.detector(images), threshold=self.config.detection)
         outside = [
-            reader.outside_boxes(image, [box for _, box in objects])
+            classifier.outside_boxes(image, [box for _, box in objects])
             for image, objects in zip(images, found, strict=True)
         ]
         backgrounds = torch.stack([pixels.median(dim=1).values for pixels in outside])
@@ -109,7 +109,7 @@ class SceneJudge(nn.Module):
         sights = []
         for objects, pixels in zip(found, outside, strict=True):
             seen = tuple(next(sightings) for _ in objects)
-            shares = reader.background_shares(pixels)
+            shares = classifier.background_shares(pixels)
             sights.append(Sight(seen, shares, _common_style(seen), self.config.thresholds))
         return sights
 
@@ -126,8 +126,8 @@ class SceneJudge(nn.Module):
             part = listed[start : start + _OBJECTS_AT_ONCE]
             owners = torch.tensor([index for index, _, _ in part], device=images.device)
             boxes = torch.tensor([box for _, _, box in part], device=images.device)
-            crops = reader.cut_out(images, owners, boxes, backgrounds)
-            seen = reader.look_at(self.network, crops, backgrounds[owners])
+            crops = classifier.cut_out(images, owners, boxes, backgrounds)
+            seen = classifier.look_at(self.network, crops, backgrounds[owners])
             sightings += _sightings([(sure, box) for _, sure, box in part], self.reader(seen))
         return sightings
 

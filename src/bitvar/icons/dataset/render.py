@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS
-from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing
-from bitvar.data.icons.sprites import camouflaged_share, recolour
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS
+from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing
+from bitvar.icons.dataset.sprites import camouflaged_share, recolour
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels, x to the right and y downwards, x1 and y1 exclusive."""

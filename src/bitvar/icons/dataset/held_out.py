@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitvar.data.icons.requests import SceneRequest, Thing
+from bitvar.icons.dataset.scene_spec import SceneRequest, Thing
 
 _COMBINATION_SEED = 20240917
 _SHARE_OF_COMBINATIONS = 0.1

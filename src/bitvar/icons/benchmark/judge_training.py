@@ -13,10 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bitvar.data.icons.free_scenes import FreeScene
-from bitvar.evaluation.scenes.claims import as_images
-from bitvar.evaluation.scenes.detector import SIDE, Detector, detection_loss, targets
-from bitvar.evaluation.scenes.reader import (
+from bitvar.icons.benchmark.classifier import (
     COLOUR_NAMES,
     CONCEPT_NAMES,
     CROP_SIDE,
@@ -28,7 +25,10 @@ from bitvar.evaluation.scenes.reader import (
     look_at,
     outside_boxes,
 )
-from bitvar.evaluation.scenes.sight import OWN_COLOUR
+from bitvar.icons.benchmark.detections import OWN_COLOUR
+from bitvar.icons.benchmark.detector import SIDE, Detector, detection_loss, targets
+from bitvar.icons.benchmark.judge_calibration import as_images
+from bitvar.icons.dataset.free_scenes import FreeScene
 from bitvar.metrics.efficientnet import EfficientNet
 
 NONE = len(CONCEPT_NAMES)

@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitvar.data.icons.concepts import CONCEPTS, NUMBER_WORDS, with_article
-from bitvar.data.icons.prompts import SKILLS
-from bitvar.data.icons.requests import RELATION_PHRASES, SceneRequest, Thing
 from bitvar.errors import UsageError, explain
-from bitvar.evaluation.scenes.sight import OWN_COLOUR, Sight, Sighting
+from bitvar.icons.benchmark.detections import OWN_COLOUR, Sight, Sighting
+from bitvar.icons.dataset.concepts import CONCEPTS, NUMBER_WORDS, with_article
+from bitvar.icons.dataset.prompts import SKILLS
+from bitvar.icons.dataset.scene_spec import RELATION_PHRASES, SceneRequest, Thing
 
 _PLURALS = {concept.name: concept.plural for concept in CONCEPTS}
 

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, Concept
-from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing
-from bitvar.data.icons.scenes import SpriteAtlas, draw_scene
-from bitvar.evaluation.scenes.sight import Sight, Thresholds
-from bitvar.evaluation.scenes.verdict import give_verdict
+from bitvar.icons.benchmark.detections import Sight, Thresholds
+from bitvar.icons.benchmark.rules import give_verdict
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, Concept
+from bitvar.icons.dataset.render import SpriteAtlas, draw_scene
+from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing
 from bitvar.imaging.batches import as_tensor
 
 CLAIMS = ("single", "background", "two", "count", "colour", "position", "colour_pair", "style")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, Concept
-from bitvar.data.icons.requests import Thing
-from bitvar.data.icons.scenes import Box, SpriteAtlas
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, Concept
+from bitvar.icons.dataset.render import Box, SpriteAtlas
+from bitvar.icons.dataset.scene_spec import Thing
 
 _NUMBER_SHARES = (0.02, 0.30, 0.24, 0.16, 0.18, 0.06, 0.04)  # of scenes with 0, 1, ... 6 objects
 _REPEATED_SHARE = 0.4  # of scenes with several objects, of which all are alike

@@ -17,9 +17,9 @@ from typing import Any
 
 from PIL import Image
 
-from bitvar.data.icons.concepts import Concept
-from bitvar.data.icons.sprites import trim_to_alpha
 from bitvar.errors import explain, install_hint
+from bitvar.icons.dataset.concepts import Concept
+from bitvar.icons.dataset.sprites import trim_to_alpha
 
 _FETCH_SECONDS = 600
 

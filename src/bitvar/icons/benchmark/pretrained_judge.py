@@ -5,10 +5,10 @@ from typing import Final
 import torch
 
 from bitvar.config import read_json
-from bitvar.data.icons.prompts import SKILLS
-from bitvar.evaluation.scenes.judge import FOLDER, SceneJudge
 from bitvar.evaluation.scenes.judging import Jury
-from bitvar.evaluation.scenes.verdict import give_verdict
+from bitvar.icons.benchmark.judge import FOLDER, SceneJudge
+from bitvar.icons.benchmark.rules import give_verdict
+from bitvar.icons.dataset.prompts import SKILLS
 from bitvar.weights.digests import MANIFEST, digest
 
 FIGURES: Final = "figures.json"

@@ -9,10 +9,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from bitvar.data.icons.concepts import BACKGROUNDS, COLOURS, NUMBER_WORDS, Concept
-from bitvar.data.icons.held_out import held_out_keys, held_out_prompts, is_held_out
-from bitvar.data.icons.requests import OPPOSITE, SceneRequest, Thing
-from bitvar.data.icons.scenes import SpriteAtlas
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, NUMBER_WORDS, Concept
+from bitvar.icons.dataset.held_out import held_out_keys, held_out_prompts, is_held_out
+from bitvar.icons.dataset.render import SpriteAtlas
+from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing
 
 Item = TypeVar("Item")
 

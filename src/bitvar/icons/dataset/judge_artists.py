@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from bitvar.data.icons.concepts import Concept
-from bitvar.data.icons.sources import Artist, read_icon_set, render_icon
-from bitvar.data.icons.sprites import trim_to_alpha
+from bitvar.icons.dataset.concepts import Concept
+from bitvar.icons.dataset.sources import Artist, read_icon_set, render_icon
+from bitvar.icons.dataset.sprites import trim_to_alpha
 
 JUDGE_ARTISTS: tuple[Artist, ...] = (
     Artist(

@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from bitvar.data.icons.concepts import NUMBER_WORDS, Concept, named, with_article
-from bitvar.data.icons.requests import SceneRequest, write_captions
+from bitvar.icons.dataset.concepts import NUMBER_WORDS, Concept, named, with_article
+from bitvar.icons.dataset.scene_spec import SceneRequest, write_captions
 
 # fmt: off
 SINGLE: Final = (

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bitvar.data.icons.requests import SceneRequest, Thing
+from bitvar.icons.dataset.scene_spec import SceneRequest, Thing
 
 FILE: Final = Path(__file__).parent / "prompts.jsonl"
 SPLITS: Final = ("seen", "unseen", "paraphrase", "held_out_style")

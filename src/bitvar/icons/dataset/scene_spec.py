@@ -6,7 +6,7 @@ This file knows nothing of pixels: `scenes` draws a request, `mix` decides which
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bitvar.data.icons.concepts import NUMBER_WORDS, Concept, named, with_article
+from bitvar.icons.dataset.concepts import NUMBER_WORDS, Concept, named, with_article
 
 # The reverse of each relation, and how a caption says it.
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
