@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from bitvar.evaluation.scenes.pictures import real_pictures
+from bitvar.evaluation.generation.images import real_pictures
 from bitvar.icons.dataset.prompts import ScenePrompt, read_prompts
 
 BLUR: Final = 0.05

@@ -20,13 +20,17 @@ from bitvar.cli import main as cli
 from bitvar.codec import PictureCodec
 from bitvar.data.index_writing import build_index
 from bitvar.errors import UsageError
-from bitvar.evaluation import reconstruction
-from bitvar.evaluation.contenders import FORMATS
-from bitvar.evaluation.progress import FILE, Progress
-from bitvar.evaluation.reconstruction import NamedTokenizer, ReconstructionSettings, evaluate_reconstruction
-from bitvar.evaluation.sheet import choose, draw_sheet
-from bitvar.evaluation.sources import PictureStream
-from bitvar.evaluation.tally import Tally, figures
+from bitvar.evaluation.reconstruction.accumulators import Tally, figures
+from bitvar.evaluation.reconstruction.baselines import FORMATS
+from bitvar.evaluation.reconstruction.evaluate import (
+    NamedTokenizer,
+    ReconstructionSettings,
+    evaluate,
+    evaluate_reconstruction,
+)
+from bitvar.evaluation.reconstruction.images import PictureStream
+from bitvar.evaluation.reconstruction.sheet import choose, draw_sheet
+from bitvar.evaluation.resume import FILE, Progress
 from bitvar.metrics.distances import tint
 from bitvar.metrics.frechet import Moments, frechet_distance
 from bitvar.training.export import save_tokenizer
@@ -60,8 +64,8 @@ class Absolute:
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, "feature_network", lambda name, device: Means())
-    monkeypatch.setattr(reconstruction, "perceptual_distance", lambda name, device: Absolute())
+    monkeypatch.setattr(evaluate, "feature_network", lambda name, device: Means())
+    monkeypatch.setattr(evaluate, "perceptual_distance", lambda name, device: Absolute())
 
 
 def photo(width: int = 24, height: int = 16, seed: int = 0) -> Image.Image:
@@ -173,7 +177,7 @@ def test_residuals_shrink_and_begin_at_the_features() -> None:
 
 
 def reconstruction_of(codec: PictureCodec, pixels: np.ndarray) -> Any:
-    from bitvar.evaluation.contenders import reconstruct
+    from bitvar.evaluation.reconstruction.baselines import reconstruct
 
     return reconstruct(codec, pixels)
 
@@ -236,7 +240,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_figures(
     whole = tmp_path / "whole"
     evaluate_reconstruction(settings, codecs, whole, sheet=2, save_every=6)
 
-    real, calls = reconstruction._measure, 0
+    real, calls = evaluate._measure, 0
 
     def killed(*arguments: Any) -> None:
         nonlocal calls
@@ -245,7 +249,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_figures(
         if calls == stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(reconstruction, "_measure", killed)
+    monkeypatch.setattr(evaluate, "_measure", killed)
     out, told = tmp_path / "out", []
     with pytest.raises(KeyboardInterrupt):
         evaluate_reconstruction(settings, codecs, out, sheet=2, save_every=6)
@@ -265,8 +269,8 @@ def test_a_finished_evaluation_is_only_read(tmp_path: Path, pictures: Path, monk
     codecs = {"a": tiny_codec()}
     settings, out = settings_for(codecs, pictures), tmp_path / "out"
     report = evaluate_reconstruction(settings, codecs, out)
-    monkeypatch.delattr(reconstruction, "_measure")
-    monkeypatch.delattr(reconstruction, "_contest")
+    monkeypatch.delattr(evaluate, "_measure")
+    monkeypatch.delattr(evaluate, "_contest")
     assert evaluate_reconstruction(settings, codecs, out) == json.loads(json.dumps(report))
 
 
@@ -276,7 +280,7 @@ def test_another_sheet_needs_no_measuring(tmp_path: Path, pictures: Path, monkey
     settings, out = settings_for(codecs, pictures), tmp_path / "out"
     report = evaluate_reconstruction(settings, codecs, out)
     before = (out / "sheet.png").read_bytes()
-    monkeypatch.delattr(reconstruction, "_measure")
+    monkeypatch.delattr(evaluate, "_measure")
     again = evaluate_reconstruction(settings, codecs, out, sheet=2)
     assert again["results"] == json.loads(json.dumps(report))["results"]
     assert (out / "sheet.png").read_bytes() != before
@@ -321,7 +325,7 @@ def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path, pictures: P
 
 @pytest.mark.usefixtures("cheap")
 def test_slow_pictures_are_saved_more_often(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(evaluate, "SAVE_SECONDS", 0.0)
     codecs, told = {"a": tiny_codec()}, []
     evaluate_reconstruction(settings_for(codecs, pictures), codecs, tmp_path / "out", sheet=0, tell=told.append)
     assert [line for line in told if line.endswith(" pictures")] == [f"{n} pictures" for n in (3, 6, 9, 12)]

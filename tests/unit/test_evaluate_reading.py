@@ -13,8 +13,8 @@ from bitvar.cli import main as cli
 from bitvar.data.listing import open_pictures
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import ComputationError, UsageError
-from bitvar.evaluation.scenes.memorisation import thumbnails
-from bitvar.evaluation.sources import PictureStream, find_source, name_source, open_entry
+from bitvar.evaluation.generation.memorisation import thumbnails
+from bitvar.evaluation.reconstruction.images import PictureStream, find_source, name_source, open_entry
 from bitvar.imaging.formats import IMAGE_SUFFIXES
 from bitvar.imaging.open import PictureLimits
 from bitvar.metrics.frechet import Moments

@@ -12,10 +12,10 @@ from torch import Tensor
 from bitvar.condition import TextCondition
 from bitvar.data.samples import read_samples
 from bitvar.errors import WeightsError
-from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
-from bitvar.evaluation.scenes.diversity import measure_diversity
-from bitvar.evaluation.scenes.memorisation import COPY, closeness, find_neighbours, thumbnails
-from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.evaluation.generation.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
+from bitvar.evaluation.generation.diversity import measure_diversity
+from bitvar.evaluation.generation.images import Shown
+from bitvar.evaluation.generation.memorisation import COPY, closeness, find_neighbours, thumbnails
 from bitvar.icons.benchmark.alignment import (
     FOLDER,
     SEEN,

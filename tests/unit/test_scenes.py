@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar.errors import UsageError
-from bitvar.evaluation.scenes.evaluate import (
+from bitvar.evaluation.generation.evaluate import (
     NamedModel,
     NamedPictures,
     ScenesSettings,
@@ -22,14 +22,14 @@ from bitvar.evaluation.scenes.evaluate import (
     require_label,
     select_prompts,
 )
-from bitvar.evaluation.scenes.judging import Jury
-from bitvar.evaluation.scenes.measures import Finding
-from bitvar.evaluation.scenes.pictures import (
+from bitvar.evaluation.generation.images import (
     Shown,
     find_pictures,
     pictures_digest,
     real_pictures,
 )
+from bitvar.evaluation.generation.metrics import Finding
+from bitvar.evaluation.generation.scoring import Jury
 from bitvar.icons.benchmark import evaluate, pictures, scores
 from bitvar.icons.dataset.prompts import SPLITS, read_prompts
 from bitvar.icons.dataset.scene_spec import SceneRequest

@@ -9,8 +9,8 @@ import pytest
 
 from bitvar.cli import main as cli
 from bitvar.cli import scenes as command
-from bitvar.evaluation.scenes.evaluate import ScenesSettings, select_prompts
-from bitvar.evaluation.scenes.measures import FrechetMeasure
+from bitvar.evaluation.generation.evaluate import ScenesSettings, select_prompts
+from bitvar.evaluation.generation.metrics import FrechetMeasure
 from bitvar.icons.dataset.prompts import SPLITS
 
 from . import test_scenes as scenes

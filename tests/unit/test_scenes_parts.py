@@ -11,17 +11,17 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar.evaluation.scenes.evaluate import (
+from bitvar.evaluation.generation.evaluate import (
     select_prompts,
 )
-from bitvar.evaluation.scenes.judging import Case, Jury, Onlooker, own_cases, shuffled_cases
-from bitvar.evaluation.scenes.measures import FrechetMeasure
-from bitvar.evaluation.scenes.pictures import (
+from bitvar.evaluation.generation.images import (
     Making,
     Shown,
     find_pictures,
     make_pictures,
 )
+from bitvar.evaluation.generation.metrics import FrechetMeasure
+from bitvar.evaluation.generation.scoring import Case, Jury, Onlooker, own_cases, shuffled_cases
 from bitvar.icons.benchmark import pictures, scores
 from bitvar.imaging import sheet
 from bitvar.imaging.sheet import Cell, SheetRow, draw_rows, example_rows

@@ -12,7 +12,7 @@ from bitvar.cli.scenes import scenes
 
 if TYPE_CHECKING:
     from bitvar.codec import PictureCodec
-    from bitvar.evaluation.reconstruction import ReconstructionSettings
+    from bitvar.evaluation.reconstruction.evaluate import ReconstructionSettings
 
 app = typer.Typer(help="Measure what models do.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -63,8 +63,12 @@ def reconstruction(
     Pictures that can't be used are named and left out; the exit code is 1 then, and the figures are of the others.
     """
     with exit_codes():
-        from bitvar.evaluation.reconstruction import NamedTokenizer, ReconstructionSettings, evaluate_reconstruction
-        from bitvar.evaluation.sources import name_source
+        from bitvar.evaluation.reconstruction.evaluate import (
+            NamedTokenizer,
+            ReconstructionSettings,
+            evaluate_reconstruction,
+        )
+        from bitvar.evaluation.reconstruction.images import name_source
         from bitvar.runtime.placement import resolve_device, resolve_dtype
         from bitvar.weights.hub import EMBEDDED_TOKENIZER
 
@@ -109,7 +113,7 @@ app.command()(scenes)
 def _formats(against: str) -> tuple[str, ...]:
     from bitvar.config import unknown
     from bitvar.errors import UsageError
-    from bitvar.evaluation.contenders import FORMATS
+    from bitvar.evaluation.reconstruction.baselines import FORMATS
 
     names = () if against == "none" else tuple(dict.fromkeys(name.strip() for name in against.split(",")))
     for name in names:

@@ -10,9 +10,9 @@ from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
-    from bitvar.evaluation.scenes.evaluate import NamedModel, NamedPictures
-    from bitvar.evaluation.scenes.judging import Jury
-    from bitvar.evaluation.scenes.measures import Measure
+    from bitvar.evaluation.generation.evaluate import NamedModel, NamedPictures
+    from bitvar.evaluation.generation.metrics import Measure
+    from bitvar.evaluation.generation.scoring import Jury
     from bitvar.pipeline import InfinityPipeline
 
 _DEFAULT = "icons"
@@ -51,8 +51,8 @@ def scenes(
 ) -> None:
     """Measure whether models draw what prompts ask for, skill by skill. Writes report.json, sheet.png and pictures."""
     with exit_codes():
-        from bitvar.evaluation.scenes.evaluate import ScenesSettings, evaluate_scenes
-        from bitvar.evaluation.sources import name_source
+        from bitvar.evaluation.generation.evaluate import ScenesSettings, evaluate_scenes
+        from bitvar.evaluation.reconstruction.images import name_source
         from bitvar.icons.dataset.prompts import prompts_digest
         from bitvar.runtime.placement import resolve_device, resolve_dtype
         from bitvar.weights.digests import digest
@@ -105,8 +105,8 @@ def load_jury(device: str) -> "Jury":
 
 def load_measures(data: Path, feature_network: str, device: str) -> "list[Measure]":
     """Everything that is measured beside the verdicts."""
-    from bitvar.evaluation.scenes.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
-    from bitvar.evaluation.scenes.measures import FrechetMeasure
+    from bitvar.evaluation.generation.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
+    from bitvar.evaluation.generation.metrics import FrechetMeasure
     from bitvar.icons.benchmark.alignment import AlignmentScorer
     from bitvar.metrics.distances import perceptual_distance
     from bitvar.metrics.frechet import feature_network as load_network
@@ -143,9 +143,9 @@ def _require_set(data: Path) -> None:
 
 def _find_pictures(given: list[str], splits: tuple[str, ...], limit: int | None) -> "dict[str, NamedPictures]":
     from bitvar.errors import UsageError, explain
-    from bitvar.evaluation.scenes.evaluate import NamedPictures, require_label, select_prompts
-    from bitvar.evaluation.scenes.pictures import find_pictures, pictures_digest
-    from bitvar.evaluation.sources import name_source
+    from bitvar.evaluation.generation.evaluate import NamedPictures, require_label, select_prompts
+    from bitvar.evaluation.generation.images import find_pictures, pictures_digest
+    from bitvar.evaluation.reconstruction.images import name_source
 
     prompts, found = select_prompts(splits, limit), dict[str, NamedPictures]()
     for text in given:
@@ -161,7 +161,7 @@ def _find_pictures(given: list[str], splits: tuple[str, ...], limit: int | None)
 
 def _load(given: list[str], labels: list[str], dtype: str, device: str) -> "dict[str, InfinityPipeline]":
     """Models by label: what stands before "=", or else the last part of the name."""
-    from bitvar.evaluation.scenes.evaluate import require_label
+    from bitvar.evaluation.generation.evaluate import require_label
     from bitvar.pipeline import InfinityPipeline
     from bitvar.weights.hub import resolve_named
 
@@ -179,7 +179,7 @@ def _load(given: list[str], labels: list[str], dtype: str, device: str) -> "dict
 
 
 def _named(models: "dict[str, InfinityPipeline]") -> "tuple[NamedModel, ...]":
-    from bitvar.evaluation.scenes.evaluate import NamedModel
+    from bitvar.evaluation.generation.evaluate import NamedModel
 
     return tuple(
         NamedModel(label=label, name=pipeline.model_name, sha256=pipeline.components.digest)

@@ -116,7 +116,7 @@ def _preload() -> None:
     import bitvar.cli.training_setup
     import bitvar.codec
     import bitvar.data.importing
-    import bitvar.evaluation.reconstruction
+    import bitvar.evaluation.reconstruction.evaluate
     import bitvar.pipeline
     import bitvar.training.loop  # noqa: F401
 

@@ -5,7 +5,7 @@ from typing import Final
 import torch
 
 from bitvar.config import read_json
-from bitvar.evaluation.scenes.judging import Jury
+from bitvar.evaluation.generation.scoring import Jury
 from bitvar.icons.benchmark.judge import FOLDER, SceneJudge
 from bitvar.icons.benchmark.rules import give_verdict
 from bitvar.icons.dataset.prompts import SKILLS

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar.data.samples import Sample, read_samples
-from bitvar.evaluation.scenes.diversity import measure_diversity
-from bitvar.evaluation.scenes.measures import Finding
-from bitvar.evaluation.scenes.memorisation import ANY_SIZE, Neighbour, closeness, find_neighbours, thumbnails
-from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.evaluation.generation.diversity import measure_diversity
+from bitvar.evaluation.generation.images import Shown
+from bitvar.evaluation.generation.memorisation import ANY_SIZE, Neighbour, closeness, find_neighbours, thumbnails
+from bitvar.evaluation.generation.metrics import Finding
 from bitvar.icons.benchmark.alignment import AlignmentScorer, score_alignment
 from bitvar.imaging.batches import as_tensor, in_batches
 from bitvar.imaging.open import require_picture

@@ -12,8 +12,8 @@ from torch import Tensor
 from bitvar.codec import PictureCodec
 from bitvar.codec.bitfile import MAX_PIXELS
 from bitvar.codec.pictures import MAX_RATIO
-from bitvar.evaluation.contenders import FORMATS, Result, ScaleResult, reconstruct
-from bitvar.evaluation.tally import Tally
+from bitvar.evaluation.reconstruction.accumulators import Tally
+from bitvar.evaluation.reconstruction.baselines import FORMATS, Result, ScaleResult, reconstruct
 from bitvar.finite import require_finite
 from bitvar.imaging.open import PictureLimits
 from bitvar.imaging.pixels import to_signed

@@ -16,17 +16,7 @@ from filelock import FileLock, Timeout
 from bitvar.config import Config, read_json
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
-from bitvar.evaluation.folders import SETTINGS, require_own
-from bitvar.evaluation.scenes.judging import (
-    Case,
-    Jury,
-    Onlooker,
-    own_cases,
-    read_verdicts,
-    shuffled_cases,
-)
-from bitvar.evaluation.scenes.measures import Measure
-from bitvar.evaluation.scenes.pictures import (
+from bitvar.evaluation.generation.images import (
     Making,
     Shown,
     find_pictures,
@@ -36,8 +26,18 @@ from bitvar.evaluation.scenes.pictures import (
     real_pictures,
     seconds_per_picture,
 )
-from bitvar.evaluation.scenes.scores import score
-from bitvar.evaluation.sources import find_source
+from bitvar.evaluation.generation.intervals import score
+from bitvar.evaluation.generation.metrics import Measure
+from bitvar.evaluation.generation.scoring import (
+    Case,
+    Jury,
+    Onlooker,
+    own_cases,
+    read_verdicts,
+    shuffled_cases,
+)
+from bitvar.evaluation.reconstruction.images import find_source
+from bitvar.evaluation.run_folder import SETTINGS, require_own
 from bitvar.files import atomic_path, write_text
 from bitvar.icons.dataset.prompts import ScenePrompt, read_prompts
 from bitvar.imaging.sheet import SheetRow, draw_rows, example_rows

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from bitvar.evaluation.scenes.pictures import Shown
+from bitvar.evaluation.generation.images import Shown
 from bitvar.icons.dataset.prompts import ScenePrompt
 from bitvar.icons.dataset.scene_spec import SceneRequest
 from bitvar.imaging.batches import in_batches

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bitvar.errors import UsageError, explain
-from bitvar.evaluation.tally import Tally
+from bitvar.evaluation.reconstruction.accumulators import Tally
 from bitvar.files import atomic_path
 from bitvar.weights.digests import write_tensors
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import UInt8
 
 from bitvar.errors import UsageError, explain
-from bitvar.evaluation.scenes.pictures import Shown
-from bitvar.evaluation.sources import PictureStream, open_entry
+from bitvar.evaluation.generation.images import Shown
+from bitvar.evaluation.reconstruction.images import PictureStream, open_entry
 from bitvar.imaging.batches import in_batches
 from bitvar.imaging.open import PictureLimits, RefusedError
 from bitvar.imaging.sheet import SheetRow

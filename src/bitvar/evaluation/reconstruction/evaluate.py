@@ -23,13 +23,13 @@ from bitvar.codec.bitfile import MAX_PIXELS
 from bitvar.config import Config, read_json
 from bitvar.data.layouts import Entry
 from bitvar.errors import UsageError, explain
-from bitvar.evaluation.contenders import FORMATS
-from bitvar.evaluation.contest import ORIGINALS, Contest
-from bitvar.evaluation.folders import SETTINGS, require_own
-from bitvar.evaluation.progress import FILE, PICTURES, REFUSED, Lines, Progress, read_lines
-from bitvar.evaluation.sheet import Row, choose, draw_sheet
-from bitvar.evaluation.sources import PictureStream, find_source, open_entry
-from bitvar.evaluation.tally import figures
+from bitvar.evaluation.reconstruction.accumulators import figures
+from bitvar.evaluation.reconstruction.baselines import FORMATS
+from bitvar.evaluation.reconstruction.compare import ORIGINALS, Contest
+from bitvar.evaluation.reconstruction.images import PictureStream, find_source, open_entry
+from bitvar.evaluation.reconstruction.sheet import Row, choose, draw_sheet
+from bitvar.evaluation.resume import FILE, PICTURES, REFUSED, Lines, Progress, read_lines
+from bitvar.evaluation.run_folder import SETTINGS, require_own
 from bitvar.files import atomic_path, write_text
 from bitvar.imaging.open import RefusedError, fit_picture
 from bitvar.metrics.distances import perceptual_distance, psnr

@@ -1,0 +1,1 @@
+"""Evaluation of tokenizers: reconstruction quality beside other tokenizers, JPEG and WebP."""
