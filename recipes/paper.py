@@ -26,7 +26,7 @@ from bitvar.config import unknown
 from bitvar.errors import UsageError
 from bitvar.scales import SQUARES
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
-from bitvar.training.expected import expected_work
+from bitvar.training.expected_work import expected_work
 from bitvar.transformer import PRESETS
 
 STEPS: Final = {256: 150_000, 512: 110_000, 1024: 60_000}

@@ -22,7 +22,7 @@ from typing import Final
 from bitvar.costs.training_memory import GIB, MemoryPlan, largest_batch
 from bitvar.errors import UsageError, explain
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
-from bitvar.training.expected import longest_schedule
+from bitvar.training.expected_work import longest_schedule
 
 BATCH_SIZE: Final = 256
 

@@ -31,8 +31,8 @@ from matplotlib.figure import Figure
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path
 from bitvar.training.config import TransformerTraining
+from bitvar.training.engine.metrics_log import read_metrics
 from bitvar.training.export import pick_checkpoint
-from bitvar.training.metrics import read_metrics
 from bitvar.transformer import InfinityTransformer
 
 FACTS: Final = "facts.json"

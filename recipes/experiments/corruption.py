@@ -40,7 +40,7 @@ from bitvar.pipeline import InfinityPipeline
 from bitvar.sampling import SamplingParams, generate
 from bitvar.scales import Grid, ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.parts import Purpose, draw_uniform, make_generator
+from bitvar.training.engine.microbatch import Purpose, draw_uniform, make_generator
 
 RATES: Final = (0.0, 0.05, 0.1, 0.2, 0.3)
 REFERENCES: Final = ("repaired", "unrepaired")

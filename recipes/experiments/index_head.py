@@ -45,12 +45,12 @@ from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TransformerTraining
-from bitvar.training.loop import Metrics, Run, Work, run
-from bitvar.training.parallel import Ranks
-from bitvar.training.parts import Part, Purpose, make_generator, parts_in_order
-from bitvar.training.prepare import features_key, prepare
-from bitvar.training.self_correction import teacher_forcing
-from bitvar.training.transformer_task import VALIDATION_BATCH, Batch, TransformerTask
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.loop import Metrics, Run, Work, run
+from bitvar.training.engine.microbatch import Part, Purpose, make_generator, parts_in_order
+from bitvar.training.transformer.feature_cache import features_key, prepare
+from bitvar.training.transformer.self_correction import teacher_forcing
+from bitvar.training.transformer.task import VALIDATION_BATCH, Batch, TransformerTask
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.model_folder import TokenizerIdentity, load_component
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from bitvar.data.samples import load_images, read_samples
 from bitvar.pipeline import InfinityPipeline
-from bitvar.training.picture_data import PictureSet
-from bitvar.training.reconstruction import measure_reconstruction
-from bitvar.training.samples import contact_sheet
+from bitvar.training.monitor.sample_sheets import contact_sheet
+from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.tokenizer.validation import measure_reconstruction
 
 EVERY, MOST = 4, 8
 WEIGHTS = (0.5, 1.0)

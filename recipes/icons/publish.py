@@ -26,12 +26,12 @@ from bitvar.icons.dataset.sources import ARTISTS
 from bitvar.pipeline import InfinityPipeline
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
+from bitvar.training.engine.checkpoint import counts_of, step_of
 from bitvar.training.export import assemble, model_index, pick_checkpoint, read_config
-from bitvar.training.picture_data import PictureSet
-from bitvar.training.prepare import features_key, prepare
-from bitvar.training.reconstruction import measure_reconstruction
-from bitvar.training.state import counts_of, step_of
-from bitvar.training.transformer_task import measure_bits
+from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.tokenizer.validation import measure_reconstruction
+from bitvar.training.transformer.feature_cache import features_key, prepare
+from bitvar.training.transformer.task import measure_bits
 from bitvar.weights.model_folder import Components, Defaults
 
 FIGURES: Final = run_path(str(Path(__file__).with_name("figures.py")))

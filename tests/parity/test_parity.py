@@ -8,7 +8,7 @@ from einops import rearrange
 from bitvar.bits import to_tokens
 from bitvar.condition import TextCondition
 from bitvar.sampling import SamplingParams, bit_probability, generate
-from bitvar.training.self_correction import teacher_forcing
+from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import bitwise_loss
 
 from .fixtures import Case, relative_error, to_rows

@@ -21,9 +21,9 @@ from bitvar.errors import UsageError
 from bitvar.sampling import SamplingParams, uniform_noise
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
-from bitvar.training.loop import Run
-from bitvar.training.loop import run as train
-from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
+from bitvar.training.engine.loop import Run
+from bitvar.training.engine.loop import run as train
+from bitvar.training.transformer.task import CaptionFeatures, FeatureSet, TransformerTask
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import write_manifest
 from tests.unit.tiny import tiny_pipeline, toy_set

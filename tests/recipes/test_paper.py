@@ -19,8 +19,8 @@ from bitvar.costs.flops import PEAK_TFLOPS, num_parameters, training_flops
 from bitvar.costs.training_memory import GIB, MemoryPlan, estimate_memory, largest_batch
 from bitvar.errors import UsageError
 from bitvar.scales import official_schedule
-from bitvar.training.expected import expected_work, longest_schedule
-from bitvar.training.self_correction import teacher_forcing
+from bitvar.training.expected_work import expected_work, longest_schedule
+from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import PRESETS, InfinityTransformer, bitwise_loss
 from tests.unit.tiny import toy_set
 

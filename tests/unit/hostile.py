@@ -30,10 +30,10 @@ from bitvar.lora.file import BASE_KEY, SETTINGS_KEY, WEIGHTS
 from bitvar.lora.layers import LoraSettings, add_adapter, load_adapter, save_adapter
 from bitvar.pipeline import InfinityPipeline
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.kept import step_reached
-from bitvar.training.optim import Ema
-from bitvar.training.shards import Rows, write_rows
-from bitvar.training.state import TrainState, clear_partial, latest, restore
+from bitvar.training.engine.checkpoint import TrainState, clear_partial, latest, restore
+from bitvar.training.engine.optim import Ema
+from bitvar.training.engine.retention import step_reached
+from bitvar.training.engine.shards import Rows, write_rows
 from bitvar.weights.digests import MANIFEST, digest, load_tensors, write_manifest
 from bitvar.weights.model_folder import load_component, save_folder
 from bitvar.weights.official.convert import convert_to_folder

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from bitvar.lora.layers import LoraSettings, adapter_tensors
-from bitvar.training import loop, parallel
 from bitvar.training.config import IntervalConfig
-from bitvar.training.loop import Run
-from bitvar.training.parallel import Ranks, ReplicasDifferError
-from bitvar.training.supervisor import BEAT, free_port
+from bitvar.training.engine import distributed, loop
+from bitvar.training.engine.distributed import Ranks, ReplicasDifferError
+from bitvar.training.engine.loop import Run
+from bitvar.training.engine.supervisor import BEAT, free_port
 
 from .test_training import optimization, task_for, tokenizer_training, transformer_training
 
@@ -52,7 +52,7 @@ def together(world: int, name: str, *arguments: Any) -> list[str]:
 def work(rank: int, world: int, name: str, arguments: list[str]) -> None:
     torch.set_num_threads(1)
     globals()[name](rank, world, *arguments)
-    parallel.disconnect()
+    distributed.disconnect()
     sys.stdout.flush()
     os._exit(0)  # as the command does
 
@@ -71,19 +71,19 @@ def train_alone(rank: int, world: int, folder: str, per_part: str = "0", optimiz
 
 def train_muon(rank: int, world: int, folder: str) -> None:
     """Train it in shards with Muon."""
-    ranks = parallel.connect(torch.device("cpu"), rank=rank, world=world)
+    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world)
     train(config(optimizer="muon"), Path(folder), ranks)
 
 
 def train_shards(rank: int, world: int, folder: str, shards: str = "0", until: str = "20", per_part: str = "0") -> None:
     """Train the toy transformer; stop after step `until`, as a cluster that takes its machines back does."""
-    ranks = parallel.connect(torch.device("cpu"), rank=rank, world=world, shards=int(shards) or None)
+    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world, shards=int(shards) or None)
     train(config(), Path(folder), ranks, until=int(until), per_part=int(per_part) or None)
 
 
 def train_adapters(rank: int, world: int, folder: str) -> None:
     """Train adapters of a toy transformer, in shards if there are several ranks."""
-    ranks = parallel.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else Ranks()
+    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else Ranks()
     made = config().model_copy(update={"lora": LoraSettings(rank=2)})
     task = task_for(made)
     task.adapt()
@@ -98,7 +98,7 @@ def train_copies(rank: int, world: int, folder: str) -> None:
     """Train a toy tokenizer, whole on every rank."""
     settings = optimization(steps=10, batch_size=4)
     made = tokenizer_training(optimization=settings, entropy=0.0, intervals=IntervalConfig(log=1, save=5))
-    train(made, Path(folder), parallel.connect(torch.device("cpu"), rank=rank, world=world))
+    train(made, Path(folder), distributed.connect(torch.device("cpu"), rank=rank, world=world))
 
 
 def train(made: Any, folder: Path, ranks: Ranks, *, until: int | None = None, per_part: int | None = None) -> None:
@@ -122,11 +122,11 @@ def train(made: Any, folder: Path, ranks: Ranks, *, until: int | None = None, pe
 
 def flip_a_bit(rank: int, world: int, folder: str) -> None:
     """Ten times: one bit of one copy flips, and the next comparison says so on every rank."""
-    ranks = parallel.connect(torch.device("cpu"), rank=rank, world=world, shards=1)
+    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world, shards=1)
     task = task_for(config())
-    parallel.distribute(task.model, task.units, ranks, precision=torch.float32, device=torch.device("cpu"))
+    distributed.distribute(task.model, task.units, ranks, precision=torch.float32, device=torch.device("cpu"))
     parameters = list(task.model.parameters())
-    parallel.require_equal_copies(parameters, ranks)
+    distributed.require_equal_copies(parameters, ranks)
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         which, bit, victim = (int(torch.randint(n, (), generator=generator)) for n in (len(parameters), 32, world))
@@ -136,12 +136,12 @@ def flip_a_bit(rank: int, world: int, folder: str) -> None:
         if rank == victim:
             local[place] ^= mask
         try:
-            parallel.require_equal_copies(parameters, ranks)
+            distributed.require_equal_copies(parameters, ranks)
         except ReplicasDifferError as error:
             print("found", str(error).splitlines()[0])  # noqa: T201  (the test reads it)
         if rank == victim:
             local[place] ^= mask
-    parallel.require_equal_copies(parameters, ranks)
+    distributed.require_equal_copies(parameters, ranks)
 
 
 def supervised(folder: str) -> None:
@@ -149,7 +149,7 @@ def supervised(folder: str) -> None:
     torch.set_num_threads(1)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
-    ranks = parallel.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else Ranks()
+    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else Ranks()
     intervals = IntervalConfig(log=1, validation=20, sample=100, save=5, keep=2)
     made = transformer_training(optimization=optimization(steps=40, batch_size=4), intervals=intervals)
     slowly = time.sleep  # a step takes milliseconds; whoever disturbs the run needs some
@@ -158,5 +158,5 @@ def supervised(folder: str) -> None:
         beat=lambda: (Path(os.environ[BEAT]).touch(), slowly(0.05))[0],
     )  # fmt: skip
     loop.run(task_for(made), run)
-    parallel.disconnect()
+    distributed.disconnect()
     os._exit(0)  # as the command does

@@ -11,7 +11,7 @@ from bitvar.data.entries import Candidate, Reading, Refusal, entry_of, fold_capt
 from bitvar.data.layouts import kinds_text, read_entries
 from bitvar.errors import UsageError
 from bitvar.imaging.open import RefusedError
-from bitvar.training.long_captions import CaptionLimit
+from bitvar.training.transformer.long_captions import CaptionLimit
 
 from .captioned import encoded, picture, tar
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from bitvar.data.index_writing import build_index
 from bitvar.errors import UsageError
+from bitvar.training.engine.identity import RunIdentity, require_same
 from bitvar.training.export import pick_best, pick_checkpoint
-from bitvar.training.identity import RunIdentity, require_same
 
 from .test_train_command import run
 from .test_train_refusals import command, shared, words, work

@@ -18,7 +18,7 @@ from bitvar.codec import PictureCodec
 from bitvar.errors import UsageError, WeightsError
 from bitvar.scales import official_schedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
-from bitvar.training.initial import TokenizerOrigin
+from bitvar.training.tokenizer.warm_start import TokenizerOrigin
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 from bitvar.weights.model_folder import ModelIndex, load_folder
 from bitvar.weights.official.convert import (

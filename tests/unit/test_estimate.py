@@ -16,7 +16,7 @@ from bitvar.condition import TextCondition
 from bitvar.costs.training_memory import GIB, MemoryPlan, advice, describe, estimate_memory, largest_batch
 from bitvar.scales import ScaleSchedule, official_schedule
 from bitvar.training.config import OptimizationConfig
-from bitvar.training.optim import Ema, build_optimizer
+from bitvar.training.engine.optim import Ema, build_optimizer
 from bitvar.transformer import PRESETS, InfinityTransformer, TransformerConfig, bitwise_loss
 
 SCHEDULE = ScaleSchedule(((1, 1), (2, 2), (4, 4), (8, 8), (12, 12)), (12, 12))

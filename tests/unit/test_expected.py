@@ -11,7 +11,7 @@ import pytest
 from bitvar.cli import main as cli
 from bitvar.costs.flops import training_flops
 from bitvar.scales import SQUARES, official_schedule
-from bitvar.training.expected import expected_work, longest_schedule, square_schedule
+from bitvar.training.expected_work import expected_work, longest_schedule, square_schedule
 from bitvar.transformer.config import ScheduleConfig
 
 ROOT = Path(__file__).parents[2]

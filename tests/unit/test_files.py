@@ -504,7 +504,7 @@ def test_a_full_disk_is_called_one(full_disk: Path, write: Callable[[Path], None
 
 def test_a_full_disk_is_called_one_by_whatever_saves(full_disk: Path, tmp_path: Path) -> None:
     """A model through transformers, a text encoder alone, features of a training set, a tokenizer."""
-    from bitvar.training.prepare import FeaturesKey, prepare
+    from bitvar.training.transformer.feature_cache import FeaturesKey, prepare
 
     pipe = tiny_pipeline(tmp_path)
     tokenizer, encoder = pipe.components.tokenizer, pipe.components.text_encoder

@@ -12,9 +12,9 @@ from PIL import Image
 from bitvar.errors import ComputationError, UsageError
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.long_captions import CaptionLimit
-from bitvar.training.prepare import FeaturesKey, features_key, prepare
-from bitvar.training.samples import Sheet, choose_samples, sample_grid
+from bitvar.training.monitor.sample_sheets import Sheet, choose_samples, sample_grid
+from bitvar.training.transformer.feature_cache import FeaturesKey, features_key, prepare
+from bitvar.training.transformer.long_captions import CaptionLimit
 
 from .tiny import tiny_text_encoder, tiny_tokenizer, toy_set
 

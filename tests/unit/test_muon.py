@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from bitvar.nn.linear import channels_last
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
-from bitvar.training.muon import Muon, batches_of_one_shape, orthogonalize
-from bitvar.training.optim import EDGES, hidden_matrices
+from bitvar.training.engine.muon import Muon, batches_of_one_shape, orthogonalize
+from bitvar.training.engine.optim import EDGES, hidden_matrices
 from bitvar.transformer import InfinityTransformer, ScheduleConfig, TransformerConfig
 
 TOKENIZER = TokenizerConfig(bits=4, base_channels=8, channel_multipliers=(1, 2), res_blocks=1, norm_groups=4)

@@ -22,8 +22,8 @@ from bitvar.data.layouts import read_entries
 from bitvar.data.samples import load_image, load_images, read_samples, read_set, require_images
 from bitvar.errors import UsageError
 from bitvar.imaging.open import PictureLimits, RefusedError
-from bitvar.training.online import BadSamples, IndexData
-from bitvar.training.parts import Part
+from bitvar.training.engine.microbatch import Part
+from bitvar.training.streaming import BadSamples, IndexData
 
 from .captioned import BAD_LINES, BAD_PICTURES, encoded, picture, row, tar
 from .tiny import SCHEDULES, tiny_text_encoder, tiny_tokenizer

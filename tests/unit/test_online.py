@@ -17,8 +17,8 @@ from bitvar.data.index import SampleIndex
 from bitvar.data.index_writing import build_index
 from bitvar.data.order import SampleOrder
 from bitvar.errors import UsageError
-from bitvar.training.online import BadSamples, IndexData
-from bitvar.training.parts import parts_of
+from bitvar.training.engine.microbatch import parts_of
+from bitvar.training.streaming import BadSamples, IndexData
 from bitvar.transformer import TransformerConfig
 
 from .tiny import SCHEDULES, TEXT_WIDTH, tiny_text_encoder, tiny_tokenizer

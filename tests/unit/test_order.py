@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bitvar.data.captions import NUM_DRAWS, CaptionChoice
 from bitvar.data.order import SampleOrder, permute, share
-from bitvar.training.parts import Part, Purpose, draw_uniform, parts_of
+from bitvar.training.engine.microbatch import Part, Purpose, draw_uniform, parts_of
 
 
 class Names(torch.utils.data.Dataset[list[tuple[int, int]]]):

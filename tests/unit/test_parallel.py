@@ -7,10 +7,10 @@ import pytest
 from torch import Tensor
 
 from bitvar.errors import UsageError
-from bitvar.training import loop
-from bitvar.training.loop import Run
-from bitvar.training.parallel import Ranks
-from bitvar.training.shards import ShardedTensors
+from bitvar.training.engine import loop
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.loop import Run
+from bitvar.training.engine.shards import ShardedTensors
 from bitvar.weights.digests import verify_folder
 
 from .ranks import config, together

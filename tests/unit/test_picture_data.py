@@ -16,9 +16,9 @@ from bitvar.data.views import View, picture_size
 from bitvar.errors import UsageError
 from bitvar.imaging.open import PictureLimits, RefusedError, decode_picture
 from bitvar.scales import nearest_in_ratio
-from bitvar.training.online import BadSamples
-from bitvar.training.parts import Part, parts_of
-from bitvar.training.picture_data import PictureFiles
+from bitvar.training.engine.microbatch import Part, parts_of
+from bitvar.training.streaming import BadSamples
+from bitvar.training.tokenizer.data import PictureFiles
 
 LIMITS = PictureLimits(min_side=4)
 SQUARE, LARGE, WIDE = ((1, 1), (2, 2)), ((1, 1), (2, 2), (4, 4)), ((1, 1), (1, 2))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bitvar.text import TextEncoder
-from bitvar.training.prepare import FeaturesKey, features_key, prepare
-from bitvar.training.transformer_task import FeatureSet
+from bitvar.training.transformer.feature_cache import FeaturesKey, features_key, prepare
+from bitvar.training.transformer.task import FeatureSet
 from tests.unit.tiny import tiny_text_encoder, tiny_tokenizer, toy_set
 
 

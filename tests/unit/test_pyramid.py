@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bitvar import pyramid
 from bitvar.scales import ScaleSchedule, lengths_of
-from bitvar.training.self_correction import teacher_forcing
+from bitvar.training.transformer.self_correction import teacher_forcing
 
 from ..reference import oracle
 

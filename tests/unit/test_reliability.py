@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import save_file
 
 from bitvar.errors import UsageError, WeightsError
-from bitvar.training import loop, shards, state
 from bitvar.training.config import IntervalConfig
-from bitvar.training.loop import Run, TrainingStoppedError
+from bitvar.training.engine import checkpoint, loop, shards
+from bitvar.training.engine.loop import Run, TrainingStoppedError
 from bitvar.weights.digests import MANIFEST, verify_folder, write_manifest
 
 from .test_training import assert_same_run, metrics, optimization, saved, train, transformer_task, transformer_training
@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(tmp_path: Path) -> None:
             assert_same_run(tmp_path / "whole", folder)
             assert "resuming at step 4" in lines
         else:
-            found = state.latest(folder / "checkpoints", report=lines.append)
+            found = checkpoint.latest(folder / "checkpoints", report=lines.append)
             assert found is not None
             assert found.name == "step-00000004"
         assert victim.name in lines[0]
@@ -162,7 +162,7 @@ def test_training_goes_on_while_a_checkpoint_s_digests_are_taken(
     """B3: a step waits for the copy of the state alone. Here no digest is done before two more steps are."""
     config = transformer_training(intervals=IntervalConfig(log=1, save=3))
     ahead, lines = threading.Event(), list[str]()
-    plain = state.digest
+    plain = checkpoint.digest
 
     def report(line: str) -> None:
         lines.append(line)
@@ -173,7 +173,7 @@ def test_training_goes_on_while_a_checkpoint_s_digests_are_taken(
         assert ahead.wait(60), "training waits for the digest"
         return plain(path)
 
-    monkeypatch.setattr(state, "digest", slow)
+    monkeypatch.setattr(checkpoint, "digest", slow)
     train(config, tmp_path, report=report)
     for step in (3, 6):
         verify_folder(tmp_path / "checkpoints" / f"step-{step:08d}")
@@ -184,7 +184,7 @@ def test_a_save_that_fails_in_the_background_stops_the_run(tmp_path: Path, monke
     def full(path: Path) -> str:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(state, "digest", full)
+    monkeypatch.setattr(checkpoint, "digest", full)
     with pytest.raises(OSError, match="No space left"):
         train(transformer_training(), tmp_path)
     assert list((tmp_path / "checkpoints").iterdir()) == []
@@ -223,7 +223,7 @@ def test_a_request_that_comes_while_a_step_ends_loses_nothing(tmp_path: Path) ->
         run = Run(folder, config.dump(), config.optimization, config.intervals, stop=stop)
         with pytest.raises(TrainingStoppedError) as stopped:
             loop.run(transformer_task(config), run)
-        newest = state.latest(folder / "checkpoints")
+        newest = checkpoint.latest(folder / "checkpoints")
         assert newest is not None
         assert str(stopped.value).startswith(f"Stopped at step {int(newest.name[5:])};")
 
@@ -283,8 +283,8 @@ def test_a_failing_disk_leaves_the_last_good_checkpoint(
 
         restored = transformer_task(config)
         opt = loop.build_optimizer(restored.model, config.optimization)
-        training = state.TrainState(restored.model, loop.Ema(restored.model, 0.9), opt)
-        state.restore(training, checkpoints / "step-00000004", config=config.dump())
+        training = checkpoint.TrainState(restored.model, loop.Ema(restored.model, 0.9), opt)
+        checkpoint.restore(training, checkpoints / "step-00000004", config=config.dump())
         training.step = 6
         with monkeypatch.context() as patch:
             for name, owner in calls.items():
@@ -294,7 +294,7 @@ def test_a_failing_disk_leaves_the_last_good_checkpoint(
             except OSError as error:
                 assert error.errno == code
                 failed += 1
-        newest = state.latest(checkpoints)
+        newest = checkpoint.latest(checkpoints)
         assert newest is not None
         assert newest.name in ("step-00000004", "step-00000006")
         assert not list(checkpoints.glob(".*.partial"))
@@ -302,9 +302,9 @@ def test_a_failing_disk_leaves_the_last_good_checkpoint(
     assert failed >= 15
 
 
-def save(training: state.TrainState, folder: Path, *, keep: int) -> None:
+def save(training: checkpoint.TrainState, folder: Path, *, keep: int) -> None:
     """Write a checkpoint, and wait for it."""
-    saver = state.Saver(folder, config=transformer_training().dump(), keep=keep)
+    saver = checkpoint.Saver(folder, config=transformer_training().dump(), keep=keep)
     try:
         saver.save(training)
     finally:
@@ -380,8 +380,8 @@ import torch
 torch.set_num_threads(1)
 from bitvar.data.order import SampleOrder
 from bitvar.training import loop, state
-from bitvar.training.parts import parts_of
-from bitvar.training.update import Updater
+from bitvar.training.engine.microbatch import parts_of
+from bitvar.training.engine.update import Updater
 from tests.unit.test_reliability import long_config, save
 from tests.unit.test_training import transformer_task
 
@@ -389,7 +389,7 @@ folder = Path(sys.argv[1])
 config = long_config()
 task = transformer_task(config)
 optimizer = loop.build_optimizer(task.model, config.optimization)
-training = state.TrainState(task.model, loop.Ema(task.model, 0.9), optimizer)
+training = checkpoint.TrainState(task.model, loop.Ema(task.model, 0.9), optimizer)
 batches = task.batches(parts_of(SampleOrder(task.counts, 2, 0), range(1)))
 Updater(training, task.loss, config.optimization).step(batches)
 for step in (3, 6):
@@ -445,7 +445,7 @@ def test_wherever_a_save_stops_a_whole_checkpoint_is_found(tmp_path: Path) -> No
     assert operations >= 15
     newest = []
     for number in range(1, operations + 2):
-        found = state.latest(tmp_path / f"copy-{number}")
+        found = checkpoint.latest(tmp_path / f"copy-{number}")
         assert found is not None
         newest.append(found.name)
     assert newest[0] == "step-00000006"
@@ -480,5 +480,5 @@ def test_sigterm_saves_and_exits_with_143(tmp_path: Path, to_all: bool) -> None:
         assert process.wait(timeout=10) == 143, rest
         assert time.monotonic() - began < 10
         assert "the same command resumes" in rest
-        assert state.latest(out / "checkpoints") is not None
+        assert checkpoint.latest(out / "checkpoints") is not None
         process.stderr.close()

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from bitvar.errors import UsageError
-from bitvar.training.health import Metrics, find_trouble
-from bitvar.training.metrics import read_metrics
-from bitvar.training.report import NUM_SHEETS, build_report
+from bitvar.training.engine.metrics_log import read_metrics
+from bitvar.training.monitor.health import Metrics, find_trouble
+from bitvar.training.monitor.report import NUM_SHEETS, build_report
 
 STEPS = range(100, 1300, 100)
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 from bitvar.data.index_writing import build_index
 from bitvar.errors import UsageError
-from bitvar.training import loop, state
 from bitvar.training.config import IntervalConfig
-from bitvar.training.identity import FileDigests, RunIdentity, describe_data, require_same
-from bitvar.training.loop import Run
-from bitvar.training.optim import learning_rate
+from bitvar.training.engine import checkpoint, loop
+from bitvar.training.engine.identity import FileDigests, RunIdentity, describe_data, require_same
+from bitvar.training.engine.loop import Run
+from bitvar.training.engine.optim import learning_rate
 
 from .test_online import pictures
 from .test_training import assert_same_run, optimization, train, transformer_task, transformer_training
@@ -177,10 +177,10 @@ def test_more_steps_need_extend_and_then_follow_the_longer_schedule(tmp_path: Pa
     lines: list[str] = []
     train(longer, tmp_path, extend=True, report=lines.append)
     assert any(line.startswith("extended from 6 to 10 steps: ") for line in lines)
-    newest = state.latest(tmp_path / "checkpoints")
+    newest = checkpoint.latest(tmp_path / "checkpoints")
     assert newest is not None
     assert newest.name == "step-00000010"
-    assert json.loads((newest / "state.json").read_text())["extensions"] == [{"at": 6, "from": 6, "to": 10}]
+    assert json.loads((newest / "checkpoint.json").read_text())["extensions"] == [{"at": 6, "from": 6, "to": 10}]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     rates = {row["step"]: row["learning_rate"] for row in rows if row["phase"] == "train"}
     assert rates[7] == pytest.approx(learning_rate(6, longer.optimization))
@@ -249,7 +249,9 @@ def test_a_name_in_the_way_stops_a_save_and_is_not_deleted(tmp_path: Path) -> No
     theirs = tmp_path / "checkpoints" / "step-00000002"
     theirs.mkdir(parents=True)
     (theirs / "mine").write_text("mine")
-    with pytest.raises(state.WeightsError, match="No checkpoint"):  # it could be a damaged one: nothing starts over
+    with pytest.raises(
+        checkpoint.WeightsError, match="No checkpoint"
+    ):  # it could be a damaged one: nothing starts over
         train(config, tmp_path, report=lines.append)
     assert (theirs / "mine").read_text() == "mine"
 
@@ -323,7 +325,7 @@ def test_an_interrupt_says_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_a_failed_save_says_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, lines = state.write_rows, list[str]()
+    plain, lines = checkpoint.write_rows, list[str]()
 
     def full(path: Path, tensors: object) -> None:
         if "step-00000006" in str(path):
@@ -331,7 +333,7 @@ def test_a_failed_save_says_what_is_left(tmp_path: Path, monkeypatch: pytest.Mon
         plain(path, tensors)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(state, "write_rows", full)
+        patch.setattr(checkpoint, "write_rows", full)
         train(transformer_training(), tmp_path / "cut", report=lines.append)
     assert any("could not be written; the checkpoint step-00000004 is whole" in line for line in lines)
     train(transformer_training(), tmp_path / "cut")

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from bitvar.training.health import FEW, Metrics, describe_set, find_trouble
-from bitvar.training.metrics import MetricsFile, from_one, is_metrics_row, read_json_lines, read_metrics
-from bitvar.training.online import BadSamples
-from bitvar.training.progress import describe_figures, describe_step
-from bitvar.training.report import build_report
+from bitvar.training.engine.metrics_log import MetricsFile, from_one, is_metrics_row, read_json_lines, read_metrics
+from bitvar.training.monitor.health import FEW, Metrics, describe_set, find_trouble
+from bitvar.training.monitor.progress import describe_figures, describe_step
+from bitvar.training.monitor.report import build_report
+from bitvar.training.streaming import BadSamples
 
 from .test_report import HEALTHY, changed, falling, series
 from .test_training import transformer_training

@@ -13,7 +13,7 @@ from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
 from bitvar.sampling import SamplingParams, ScaleResult, bit_probability, draw_bits, generate, guide, uniform_noise
 from bitvar.scales import ScaleSchedule, lengths_of
-from bitvar.training.self_correction import teacher_forcing
+from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
 TALL = ScaleSchedule(((1, 1), (2, 1), (3, 2), (6, 4)), (12, 8))

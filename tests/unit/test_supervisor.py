@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitvar.training.supervisor import NoProgressError, Plan, RunFailedError, supervise
+from bitvar.training.engine.supervisor import NoProgressError, Plan, RunFailedError, supervise
 
 from .ranks import ROOT
 from .test_parallel import tensors

@@ -16,17 +16,18 @@ from bitvar.errors import UsageError, WeightsError
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import PerceptualDistance
 from bitvar.tokenizer import InfinityTokenizer, losses
-from bitvar.training import health, loop
 from bitvar.training.config import IntervalConfig
+from bitvar.training.engine import loop
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.loop import Run
+from bitvar.training.engine.microbatch import Part
 from bitvar.training.export import load_tokenizer, save_tokenizer
-from bitvar.training.initial import TokenizerOrigin, check_origin, fit_channels
-from bitvar.training.loop import Run
-from bitvar.training.parallel import Ranks
-from bitvar.training.parts import Part
-from bitvar.training.picture_data import PictureSet
-from bitvar.training.reconstruction import measure_reconstruction
-from bitvar.training.samples import reconstruction_sheet, to_picture
-from bitvar.training.tokenizer_task import TokenizerTask
+from bitvar.training.monitor import health
+from bitvar.training.monitor.sample_sheets import reconstruction_sheet, to_picture
+from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.tokenizer.task import TokenizerTask
+from bitvar.training.tokenizer.validation import measure_reconstruction
+from bitvar.training.tokenizer.warm_start import TokenizerOrigin, check_origin, fit_channels
 from bitvar.weights.model_folder import TokenizerIdentity, load_component
 
 from .test_train_command import launch, run

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bitvar.errors import UsageError
-from bitvar.training.trackers import TRACKERS, GuardedTracker, Tracker, make_tracker
+from bitvar.training.monitor.trackers import TRACKERS, GuardedTracker, Tracker, make_tracker
 
 CONFIG = {"kind": "transformer", "model": {"depth": 2, "schedules": [[1, 1]]}}
 

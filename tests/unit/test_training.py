@@ -20,17 +20,17 @@ from bitvar.errors import UsageError, WeightsError
 from bitvar.sampling import SamplingParams, generate
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig, losses
-from bitvar.training import loop, parallel
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining, TransformerTraining
-from bitvar.training.health import Trouble
-from bitvar.training.loop import Run, Task, TrainingDivergedError
-from bitvar.training.optim import Ema, build_optimizer, learning_rate
-from bitvar.training.parallel import Ranks
-from bitvar.training.parts import Part, Purpose, make_generator, parts_of
-from bitvar.training.picture_data import PictureSet
-from bitvar.training.self_correction import random_flip, teacher_forcing
-from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
-from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
+from bitvar.training.engine import distributed, loop
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.loop import Run, Task, TrainingDivergedError
+from bitvar.training.engine.microbatch import Part, Purpose, make_generator, parts_of
+from bitvar.training.engine.optim import Ema, build_optimizer, learning_rate
+from bitvar.training.monitor.health import Trouble
+from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.tokenizer.task import TokenizerModels, TokenizerTask
+from bitvar.training.transformer.self_correction import random_flip, teacher_forcing
+from bitvar.training.transformer.task import CaptionFeatures, FeatureSet, TransformerTask
 from bitvar.transformer import InfinityTransformer, ScheduleConfig, TransformerConfig
 from bitvar.weights.digests import verify_folder
 
@@ -339,7 +339,7 @@ def test_computing_activations_again_changes_nothing(precision: str) -> None:
     for recompute in (False, True):
         task = transformer_task(config)
         _set_all(task.model)
-        parallel.lighten(task.units, recompute=recompute, compiled=False)
+        distributed.lighten(task.units, recompute=recompute, compiled=False)
         batch = next(task.batches(parts_of(SampleOrder(task.counts, 3, 0), range(1))))
         task.loss(batch)[0].backward()
         gradients.append({name: p.grad for name, p in task.model.named_parameters()})

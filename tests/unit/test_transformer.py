@@ -14,7 +14,7 @@ from bitvar.errors import UsageError
 from bitvar.nn.attention import BlockCausal, attend
 from bitvar.nn.rope import rope_table
 from bitvar.scales import ScaleSchedule, official_schedule
-from bitvar.training.self_correction import teacher_forcing
+from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import (
     InfinityTransformer,
     ScheduleConfig,

@@ -42,11 +42,11 @@ def train(
         from bitvar.profiling.training import read_config, timed_tokenizer, timed_transformer
         from bitvar.runtime.placement import resolve_device
         from bitvar.training.config import TransformerTraining
-        from bitvar.training.optim import Ema, build_optimizer
-        from bitvar.training.parallel import Ranks, distribute, lighten
-        from bitvar.training.parts import parts_of
-        from bitvar.training.state import TrainState
-        from bitvar.training.update import Updater
+        from bitvar.training.engine.checkpoint import TrainState
+        from bitvar.training.engine.distributed import Ranks, distribute, lighten
+        from bitvar.training.engine.microbatch import parts_of
+        from bitvar.training.engine.optim import Ema, build_optimizer
+        from bitvar.training.engine.update import Updater
 
         config, chosen = read_config(recipe, preset, batch, dtype), resolve_device(device)
         if isinstance(config, TransformerTraining):
@@ -127,8 +127,8 @@ def loader(
         from bitvar.data.captions import CaptionChoice
         from bitvar.data.index import SampleIndex
         from bitvar.data.order import SampleOrder
-        from bitvar.training.online import PartReader, read_parts
-        from bitvar.training.parts import parts_of
+        from bitvar.training.engine.microbatch import parts_of
+        from bitvar.training.streaming import PartReader, read_parts
 
         opened = SampleIndex.open(index)
         reader = PartReader(opened, opened.groups, [(size, size)] * len(opened.groups), CaptionChoice())
@@ -181,7 +181,7 @@ import torch
 began = time.perf_counter()
 from bitvar.data.index import SampleIndex
 from bitvar.data.order import SampleOrder
-from bitvar.training.parts import parts_of
+from bitvar.training.engine.microbatch import parts_of
 imported = time.perf_counter()
 index = SampleIndex.open(pathlib.Path(sys.argv[1]))
 groups = [group for group in index.groups if group.split == "train"]

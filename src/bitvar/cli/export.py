@@ -33,6 +33,7 @@ def export(
         from bitvar.lora.layers import save_adapter
         from bitvar.runtime.placement import DTYPES
         from bitvar.training.config import TokenizerTraining
+        from bitvar.training.engine.checkpoint import step_of
         from bitvar.training.export import (
             adapted,
             assemble,
@@ -43,8 +44,7 @@ def export(
             read_config,
             save_tokenizer,
         )
-        from bitvar.training.initial import TokenizerOrigin
-        from bitvar.training.state import step_of
+        from bitvar.training.tokenizer.warm_start import TokenizerOrigin
         from bitvar.weights.hub import resolve_named
         from bitvar.weights.model_folder import find_tokenizer, save_folder, verify_part
 

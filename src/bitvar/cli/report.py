@@ -15,7 +15,7 @@ def report(
     """Write one HTML page about a run: curves, sample sheets over time, and signs of trouble with what to try."""
     with exit_codes():
         from bitvar.files import write_text
-        from bitvar.training.report import build_report
+        from bitvar.training.monitor.report import build_report
 
         page = build_report(run, report=lambda line: typer.echo(line, err=True))
         path = output or run / "report.html"

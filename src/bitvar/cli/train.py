@@ -148,12 +148,12 @@ def _require_both(data: Path | None, out: Path | None, *, needed: bool) -> None:
 def _train(config: "TokenizerTraining | TransformerTraining", inputs: Inputs, stop: Callable[[], bool]) -> None:
     from bitvar.cli import training_setup
     from bitvar.cli.names import printable
-    from bitvar.training import parallel
+    from bitvar.training.engine import distributed
 
     made = training_setup.train(config, inputs, stop)
     if made is not None:
         typer.echo(printable(made))
-    parallel.disconnect()
+    distributed.disconnect()
     if _is_rank():
         _leave(OK)
 
@@ -172,8 +172,8 @@ def _leave(code: int) -> NoReturn:
 
 def _supervise(out: Path, processes: int, stop: Callable[[], bool], *, hang_seconds: float, restarts: bool) -> None:
     """Run this very command in processes of its own, and keep them alive."""
-    from bitvar.training.kept import step_reached
-    from bitvar.training.supervisor import Plan, supervise
+    from bitvar.training.engine.retention import step_reached
+    from bitvar.training.engine.supervisor import Plan, supervise
 
     command = [sys.executable, "-m", "bitvar.cli.main", *sys.argv[1:]]
     plan = Plan(command, processes, out, dict(os.environ), hang_seconds=hang_seconds, restart=restarts)
@@ -191,7 +191,7 @@ def _supervise(out: Path, processes: int, stop: Callable[[], bool], *, hang_seco
 @contextlib.contextmanager
 def _stoppable() -> Iterator[Callable[[], bool]]:
     """On SIGTERM finish the step, save, and exit with 143, as clusters expect; a second SIGTERM kills at once."""
-    from bitvar.training.loop import TrainingInterrupted, TrainingStoppedError
+    from bitvar.training.engine.loop import TrainingInterrupted, TrainingStoppedError
 
     terminated = threading.Event()
     signals = [signal.SIGTERM]

@@ -11,9 +11,9 @@ from bitvar.errors import UsageError, explain
 from bitvar.runtime.placement import resolve_device
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.loop import require_shares
-from bitvar.training.state import load_initial, require_resumable
-from bitvar.training.trackers import TRACKERS
+from bitvar.training.engine.checkpoint import load_initial, require_resumable
+from bitvar.training.engine.loop import require_shares
+from bitvar.training.monitor.trackers import TRACKERS
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.hub import resolve_named
 from bitvar.weights.model_folder import check_bits, find_tokenizer, verify_part

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from bitvar.cli.names import printable
-from bitvar.training.progress import describe_figures
+from bitvar.training.monitor.progress import describe_figures
 
 
 class Display:

@@ -12,7 +12,7 @@ from bitvar.costs.training_memory import GIB, LONG_TEXT, MemoryPlan, advice, des
 from bitvar.errors import UsageError, explain
 from bitvar.runtime.placement import resolve_device
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.expected import CARD, UTILIZATION, ExpectedWork, expected_work, longest_schedule
+from bitvar.training.expected_work import CARD, UTILIZATION, ExpectedWork, expected_work, longest_schedule
 from bitvar.weights.hub import resolve_named
 from bitvar.weights.model_folder import find_tokenizer
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bitvar.errors import UsageError, explain
-from bitvar.training.identity import FileDigests, describe_data
-from bitvar.training.loop import Run
-from bitvar.training.prepare import DIGESTS
-from bitvar.training.state import is_checkpoint, require_resumable
+from bitvar.training.engine.checkpoint import is_checkpoint, require_resumable
+from bitvar.training.engine.identity import FileDigests, describe_data
+from bitvar.training.engine.loop import Run
+from bitvar.training.transformer.feature_cache import DIGESTS
 from bitvar.weights.digests import digest, merged_digest, read_object
 from bitvar.weights.hub import resolve_named
 

@@ -22,22 +22,22 @@ from bitvar.runtime.placement import resolve_device
 from bitvar.scales import ScaleSchedule
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training import parallel
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.health import describe_set
-from bitvar.training.identity import NONE, digest_of
-from bitvar.training.kept import step_reached
-from bitvar.training.long_captions import CaptionLimit
-from bitvar.training.loop import Run, run
-from bitvar.training.metrics import from_one
-from bitvar.training.online import BadSamples, IndexData
-from bitvar.training.parallel import Ranks
-from bitvar.training.prepare import FeaturesKey, digest_tensors, features_key, prepare
-from bitvar.training.samples import choose_samples, sample_grid
-from bitvar.training.state import Initial, is_checkpoint
-from bitvar.training.supervisor import BEAT
-from bitvar.training.trackers import make_tracker
-from bitvar.training.transformer_task import TransformerData, TransformerTask
+from bitvar.training.engine import distributed
+from bitvar.training.engine.checkpoint import Initial, is_checkpoint
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.identity import NONE, digest_of
+from bitvar.training.engine.loop import Run, run
+from bitvar.training.engine.metrics_log import from_one
+from bitvar.training.engine.retention import step_reached
+from bitvar.training.engine.supervisor import BEAT
+from bitvar.training.monitor.health import describe_set
+from bitvar.training.monitor.sample_sheets import choose_samples, sample_grid
+from bitvar.training.monitor.trackers import make_tracker
+from bitvar.training.streaming import BadSamples, IndexData
+from bitvar.training.transformer.feature_cache import FeaturesKey, digest_tensors, features_key, prepare
+from bitvar.training.transformer.long_captions import CaptionLimit
+from bitvar.training.transformer.task import TransformerData, TransformerTask
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import require_replaceable
 from bitvar.weights.hub import resolve_named
@@ -124,7 +124,7 @@ def _join(inputs: "Inputs") -> tuple[torch.device, Ranks]:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return device, parallel.connect(device, rank=rank, world=world, shards=inputs.shards)
+    return device, distributed.connect(device, rank=rank, world=world, shards=inputs.shards)
 
 
 def _describe_batch(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", ranks: Ranks) -> str:
@@ -251,7 +251,7 @@ def _train_transformer(
         initial.load_into(task.model)
         base = None if config.lora is None else LoraBase.of_folder(initial.source, initial.sums)
     task.adapt()
-    parallel.lighten(task.units, recompute=inputs.recompute, compiled=inputs.compiled)
+    distributed.lighten(task.units, recompute=inputs.recompute, compiled=inputs.compiled)
 
     def pipeline(model: torch.nn.Module) -> InfinityPipeline:
         assert isinstance(model, InfinityTransformer)

@@ -12,17 +12,17 @@ from bitvar.data.views import View
 from bitvar.errors import UsageError, explain
 from bitvar.imaging.open import PictureLimits
 from bitvar.metrics.distances import perceptual_distance
-from bitvar.training import parallel
 from bitvar.training.config import TokenizerTraining
+from bitvar.training.engine import distributed
+from bitvar.training.engine.identity import NONE, digest_of
+from bitvar.training.engine.loop import Run, run
 from bitvar.training.export import save_tokenizer
-from bitvar.training.identity import NONE, digest_of
-from bitvar.training.initial import TokenizerOrigin, check_origin
-from bitvar.training.loop import Run, run
-from bitvar.training.online import BadSamples
-from bitvar.training.picture_data import PictureFiles
-from bitvar.training.prepare import digest_tensors
-from bitvar.training.samples import reconstruction_sheet
-from bitvar.training.tokenizer_task import TokenizerModels, TokenizerTask
+from bitvar.training.monitor.sample_sheets import reconstruction_sheet
+from bitvar.training.streaming import BadSamples
+from bitvar.training.tokenizer.data import PictureFiles
+from bitvar.training.tokenizer.task import TokenizerModels, TokenizerTask
+from bitvar.training.tokenizer.warm_start import TokenizerOrigin, check_origin
+from bitvar.training.transformer.feature_cache import digest_tensors
 from bitvar.weights.hub import resolve_named
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", d
     task = TokenizerTask(config, train=train, validation=validation, perceptual=perceptual, device=device)
     if origin is not None:
         origin.load_into(task.model.tokenizer)
-    parallel.lighten(task.model.tokenizer.levels, recompute=inputs.recompute, compiled=inputs.compiled)
+    distributed.lighten(task.model.tokenizer.levels, recompute=inputs.recompute, compiled=inputs.compiled)
     frozen = None if config.trained == "all" or origin is None else origin
     begun_from = None if frozen is None or frozen.identity is None else frozen.identity.sha256
 

@@ -14,9 +14,9 @@ from bitvar.errors import UsageError, explain
 from bitvar.metrics.distances import perceptual_distance
 from bitvar.scales import SQUARES, ScaleSchedule, official_schedule
 from bitvar.training.config import OptimizationConfig, TokenizerTraining, TransformerTraining
-from bitvar.training.picture_data import PictureSet
-from bitvar.training.tokenizer_task import TokenizerTask
-from bitvar.training.transformer_task import CaptionFeatures, FeatureSet, TransformerTask
+from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.tokenizer.task import TokenizerTask
+from bitvar.training.transformer.task import CaptionFeatures, FeatureSet, TransformerTask
 from bitvar.transformer import PRESETS, ScheduleConfig
 
 

@@ -12,12 +12,12 @@ from bitvar.scales import Grid
 from bitvar.text import load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.identity import RunIdentity, digest_of
-from bitvar.training.initial import TokenizerOrigin, check_origin
-from bitvar.training.kept import best_checkpoint, checkpoint_name, list_checkpoints
-from bitvar.training.prepare import digest_tensors, features_key
-from bitvar.training.state import averaged_tensors, begun_from, identity_of, latest, load_initial
-from bitvar.training.tokenizer_task import TokenizerModels
+from bitvar.training.engine.checkpoint import averaged_tensors, begun_from, identity_of, latest, load_initial
+from bitvar.training.engine.identity import RunIdentity, digest_of
+from bitvar.training.engine.retention import best_checkpoint, checkpoint_name, list_checkpoints
+from bitvar.training.tokenizer.task import TokenizerModels
+from bitvar.training.tokenizer.warm_start import TokenizerOrigin, check_origin
+from bitvar.training.transformer.feature_cache import digest_tensors, features_key
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import verify_folder
 from bitvar.weights.model_folder import (

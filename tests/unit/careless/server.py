@@ -118,7 +118,7 @@ def _preload() -> None:
     import bitvar.data.importing
     import bitvar.evaluation.reconstruction.evaluate
     import bitvar.pipeline
-    import bitvar.training.loop  # noqa: F401
+    import bitvar.training.engine.loop  # noqa: F401
 
     PIL.Image.init()
 

@@ -21,8 +21,8 @@ from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_pi
 from bitvar.imaging.pixels import to_signed, to_uint8
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.parts import Part
-from bitvar.training.picture_data import PictureData
+from bitvar.training.engine.microbatch import Part
+from bitvar.training.tokenizer.data import PictureData
 
 SHEET: Final = 8
 """Pictures on a sheet of reconstructions."""

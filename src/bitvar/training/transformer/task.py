@@ -15,10 +15,10 @@ from bitvar.lora.layers import add_adapter
 from bitvar.nn.attention import Pattern
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
-from bitvar.training.loop import Metrics, Work
-from bitvar.training.parallel import Ranks
-from bitvar.training.parts import Part, Purpose, draw_uniform, make_generator, parts_in_order
-from bitvar.training.self_correction import TeacherForcing, random_flip, teacher_forcing
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.loop import Metrics, Work
+from bitvar.training.engine.microbatch import Part, Purpose, draw_uniform, make_generator, parts_in_order
+from bitvar.training.transformer.self_correction import TeacherForcing, random_flip, teacher_forcing
 from bitvar.transformer import Block, InfinityTransformer, bit_losses, token_weights
 
 VALIDATION_BATCH = 64

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 from bitvar.costs.flops import num_parameters
 from bitvar.training.config import TransformerTraining
-from bitvar.training.metrics import from_one
+from bitvar.training.engine.metrics_log import from_one
 
 Series: TypeAlias = Sequence[tuple[int, float]]
 """(step, value), in the order of the steps."""

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from bitvar.errors import explain
-from bitvar.training import parallel
 from bitvar.training.config import OptimizationConfig
-from bitvar.training.optim import learning_rate, trained_parameters
-from bitvar.training.parallel import Ranks
-from bitvar.training.state import TrainState
+from bitvar.training.engine import distributed
+from bitvar.training.engine.checkpoint import TrainState
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.optim import learning_rate, trained_parameters
 
 MAX_SKIPPED = 10
 """Updates left out one after another before a run that skips them stops all the same."""
@@ -68,8 +68,8 @@ class Updater:
             for name, value in {"loss": loss.detach(), **logged}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / self.num_parts
         parameters = list(trained_parameters(state.model).values())
-        parallel.average_gradients(parameters, self.ranks)
-        norm = parallel.whole(nn.utils.clip_grad_norm_(parameters, config.clip))
+        distributed.average_gradients(parameters, self.ranks)
+        norm = distributed.whole(nn.utils.clip_grad_norm_(parameters, config.clip))
         rate = learning_rate(state.step, config)
         for group in state.optimizer.param_groups:
             group["lr"] = rate

@@ -10,7 +10,7 @@ from torch import Tensor
 from bitvar import pyramid
 from bitvar.bits import to_tokens
 from bitvar.scales import ScaleSchedule
-from bitvar.training.parts import draw_uniform
+from bitvar.training.engine.microbatch import draw_uniform
 
 
 class TeacherForcing(NamedTuple):

@@ -35,10 +35,10 @@ from bitvar.imaging.pixels import to_signed
 from bitvar.scales import ScaleSchedule, schedule_of_ratio
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.long_captions import CaptionLimit
-from bitvar.training.metrics import read_json_lines
-from bitvar.training.parts import Part, Purpose, draw_uniform
-from bitvar.training.transformer_task import Batch
+from bitvar.training.engine.metrics_log import read_json_lines
+from bitvar.training.engine.microbatch import Part, Purpose, draw_uniform
+from bitvar.training.transformer.long_captions import CaptionLimit
+from bitvar.training.transformer.task import Batch
 
 _MAX_TRIES = 20
 _MIN_SEEN = 200

@@ -14,11 +14,11 @@ from bitvar.pyramid import Step
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
 from bitvar.training.config import TokenizerTraining
-from bitvar.training.loop import Metrics, Work
-from bitvar.training.parallel import Ranks
-from bitvar.training.parts import Part
-from bitvar.training.picture_data import PictureBatch, PictureData
-from bitvar.training.reconstruction import measure_reconstruction
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.loop import Metrics, Work
+from bitvar.training.engine.microbatch import Part
+from bitvar.training.tokenizer.data import PictureBatch, PictureData
+from bitvar.training.tokenizer.validation import measure_reconstruction
 
 
 class TokenizerModels(nn.Module):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from bitvar.errors import explain
-from bitvar.training.kept import step_reached
+from bitvar.training.engine.retention import step_reached
 
 FINAL: Final = frozenset({0, 2, 3, 130, 143})
 """Exit codes that another attempt would not change: done, wrong usage, damaged weights, interrupted, asked to stop."""

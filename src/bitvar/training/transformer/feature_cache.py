@@ -20,9 +20,9 @@ from bitvar.finite import require_finite
 from bitvar.imaging.pixels import to_signed
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.identity import FileDigests, digest_of
-from bitvar.training.long_captions import CaptionLimit
-from bitvar.training.transformer_task import CaptionFeatures, FeatureSet
+from bitvar.training.engine.identity import FileDigests, digest_of
+from bitvar.training.transformer.long_captions import CaptionLimit
+from bitvar.training.transformer.task import CaptionFeatures, FeatureSet
 from bitvar.weights.digests import MANIFEST, digest, load_tensors, merged_digest, write_tensors
 
 Report = Callable[[str], None]

@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from bitvar.training.config import OptimizationConfig
-from bitvar.training.optim import learning_rate
-from bitvar.training.parts import Part
+from bitvar.training.engine.microbatch import Part
+from bitvar.training.engine.optim import learning_rate
 
 
 class Work(NamedTuple):

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from bitvar.errors import WeightsError, explain
 from bitvar.files import flush
-from bitvar.training.identity import RunIdentity, require_same
-from bitvar.training.kept import Validated, checkpoint_name, is_ours, list_checkpoints, prune, read_state
-from bitvar.training.optim import Ema, trained_parameters
-from bitvar.training.parallel import Ranks
-from bitvar.training.shards import Rows, ShardedTensors, local_rows, shard_name, write_rows
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.identity import RunIdentity, require_same
+from bitvar.training.engine.optim import Ema, trained_parameters
+from bitvar.training.engine.retention import Validated, checkpoint_name, is_ours, list_checkpoints, prune, read_state
+from bitvar.training.engine.shards import Rows, ShardedTensors, local_rows, shard_name, write_rows
 from bitvar.weights.digests import MANIFEST, digest, read_object, verify_folder
 from bitvar.weights.model_folder import read_tensors
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from bitvar.nn.linear import Conv2d, Linear
 from bitvar.training.config import OptimizationConfig
-from bitvar.training.muon import Muon, decay_groups
+from bitvar.training.engine.muon import Muon, decay_groups
 
 EDGES = frozenset({"conv_in", "conv_out", "word_embedding", "head", "shared_modulation", "head_modulation"})
 """Layers at the models' ends, by name: what they map from or to is no hidden space, so Muon leaves them to AdamW.

@@ -11,8 +11,8 @@ from bitvar.data.views import View
 from bitvar.errors import UsageError, explain
 from bitvar.imaging.open import PictureLimits
 from bitvar.scales import Grid, nearest_in_ratio
-from bitvar.training.online import BadSamples, PartReader, read_parts
-from bitvar.training.parts import Part
+from bitvar.training.engine.microbatch import Part
+from bitvar.training.streaming import BadSamples, PartReader, read_parts
 
 
 class PictureBatch(NamedTuple):

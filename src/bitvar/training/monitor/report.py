@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bitvar.errors import UsageError, explain, install_hint
-from bitvar.training.health import PICTURES, Metrics, Series, find_trouble
-from bitvar.training.kept import best_checkpoint, list_checkpoints, validated_at
-from bitvar.training.metrics import from_one, read_metrics
+from bitvar.training.engine.metrics_log import from_one, read_metrics
+from bitvar.training.engine.retention import best_checkpoint, list_checkpoints, validated_at
+from bitvar.training.monitor.health import PICTURES, Metrics, Series, find_trouble
 
 CURVES: Final = (
     ("Loss", ("loss",), False),

@@ -10,10 +10,10 @@ from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance, psnr
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer, losses
-from bitvar.training.loop import Metrics
-from bitvar.training.parallel import Ranks
-from bitvar.training.parts import parts_in_order
-from bitvar.training.picture_data import PictureData
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.loop import Metrics
+from bitvar.training.engine.microbatch import parts_in_order
+from bitvar.training.tokenizer.data import PictureData
 
 VALIDATION_BATCH = 64
 Sums = dict[str, Tensor]

@@ -10,7 +10,7 @@ from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.training.config import TokenizerTraining
-from bitvar.training.state import averaged_tensors, is_checkpoint
+from bitvar.training.engine.checkpoint import averaged_tensors, is_checkpoint
 from bitvar.weights.digests import verify_folder
 from bitvar.weights.model_folder import TokenizerIdentity, find_tokenizer, read_tensors
 

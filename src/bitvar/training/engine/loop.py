@@ -19,24 +19,24 @@ from torch import Tensor, nn
 
 from bitvar.data.order import SampleOrder
 from bitvar.errors import UsageError, explain
-from bitvar.training import parallel
-from bitvar.training import state as checkpoints
 from bitvar.training.config import IntervalConfig, OptimizationConfig
-from bitvar.training.health import Trouble, batches_to_tell, find_collapse, find_trouble
-from bitvar.training.kept import (
+from bitvar.training.engine import checkpoint as checkpoints
+from bitvar.training.engine import distributed
+from bitvar.training.engine.checkpoint import step_of
+from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.metrics_log import MetricsFile, read_metrics
+from bitvar.training.engine.microbatch import Part, parts_of
+from bitvar.training.engine.optim import Ema, build_optimizer, trained_parameters
+from bitvar.training.engine.retention import (
     Validated,
     best_checkpoint,
     checkpoint_name,
     list_checkpoints,
     validated_at,
 )
-from bitvar.training.metrics import MetricsFile, read_metrics
-from bitvar.training.optim import Ema, build_optimizer, trained_parameters
-from bitvar.training.parallel import Ranks
-from bitvar.training.parts import Part, parts_of
-from bitvar.training.progress import Throughput, Work, describe_extension, describe_step
-from bitvar.training.state import step_of
-from bitvar.training.update import TrainingDivergedError, Updater
+from bitvar.training.engine.update import TrainingDivergedError, Updater
+from bitvar.training.monitor.health import Trouble, batches_to_tell, find_collapse, find_trouble
+from bitvar.training.monitor.progress import Throughput, Work, describe_extension, describe_step
 
 Metrics = dict[str, float]
 
@@ -202,7 +202,7 @@ def _run(task: Task, run: Run) -> nn.Module | None:
         loop.close()
     loop.tell_best()
     state.ema.swap(task.model)
-    model = parallel.gather(task.model, task.fresh, run.ranks)
+    model = distributed.gather(task.model, task.fresh, run.ranks)
     return None if model is None else model.requires_grad_(False).eval()
 
 
@@ -214,7 +214,7 @@ def _prepare(task: Task, run: Run) -> checkpoints.TrainState:
         newest = str(checkpoints.latest(folder, report=report) or "")
         checkpoints.clear_partial(folder)
     newest = run.ranks.first(newest)
-    parallel.distribute(task.model, task.units, run.ranks, precision=task.dtype, device=task.device)
+    distributed.distribute(task.model, task.units, run.ranks, precision=task.dtype, device=task.device)
     optimizer = build_optimizer(task.model, run.optimization)
     state = checkpoints.TrainState(task.model, Ema(task.model, run.optimization.ema_decay), optimizer)
     if newest:
@@ -371,11 +371,11 @@ class _Loop:
 
     def _check_copies(self) -> None:
         tensors = [*trained_parameters(self.task.model).values(), *self.state.ema.tensors.values()]
-        parallel.require_equal_copies(tensors, self.run.ranks)
+        distributed.require_equal_copies(tensors, self.run.ranks)
 
     def _sample(self, sample: Callable[[nn.Module, Path], None]) -> None:
         with self.state.averaged():
-            model = parallel.gather(self.task.model, self.task.fresh, self.run.ranks)
+            model = distributed.gather(self.task.model, self.task.fresh, self.run.ranks)
             if model is not None:
                 path = self.run.folder / "samples" / f"{checkpoint_name(self.state.step)}.png"
                 try:

@@ -1,0 +1,1 @@
+"""What a run shows of itself: progress, health, reports, sample sheets and trackers."""
