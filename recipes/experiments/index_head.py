@@ -34,7 +34,6 @@ from torch import Tensor, nn
 
 from bitvar import pyramid
 from bitvar.bits import bits_to_codes, to_cells
-from bitvar.cli.training_setup import read_recipe
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path, write_text
@@ -44,6 +43,7 @@ from bitvar.sampling import SamplingParams, guide, uniform_noise
 from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
+from bitvar.training.assemble import read_recipe
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.distributed import Ranks
 from bitvar.training.engine.loop import Metrics, Run, Work, run

@@ -83,7 +83,7 @@ def test_a_dry_run_names_a_bad_image_as_the_run_does(
 
 
 def test_an_argument_without_a_value_is_told_how_to_have_one(tmp_path: Path) -> None:
-    from bitvar.cli.training_recipe import read_recipe
+    from bitvar.training.recipes import read_recipe
 
     (tmp_path / "r.py").write_text("def recipe(steps: int = 1): ...\n")
     with pytest.raises(UsageError, match=r"it has no '='\n  do:  write steps=VALUE"):

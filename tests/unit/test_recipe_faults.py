@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bitvar.cli.training_recipe import read_recipe
 from bitvar.errors import UsageError
+from bitvar.training.recipes import read_recipe
 
 from .ranks import ROOT
 

@@ -140,7 +140,7 @@ def test_what_a_tokenizer_run_can_not_use_is_refused(
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setattr("bitvar.cli.training_setup._join", lambda inputs: (torch.device("cpu"), Ranks()))
+    monkeypatch.setattr("bitvar.training.assemble._join", lambda inputs: (torch.device("cpu"), Ranks()))
     _, err = run(monkeypatch, capsys, words(work, tmp_path / "run", option), code=2)
     assert option.partition("=")[0] in err
     assert not (tmp_path / "run" / "checkpoints").exists()

@@ -41,7 +41,7 @@ class LongCaptions:
             return cls(None)
         from tokenizers import Tokenizer
 
-        from bitvar.cli.training_parts import find_text_encoder
+        from bitvar.training.run_inputs import find_text_encoder
         from bitvar.weights.hub import resolve_named
 
         path = find_text_encoder(resolve_named(encoder, what="text encoder")) / "tokenizer.json"

@@ -27,7 +27,6 @@ def export(
     """Turn a checkpoint's averaged weights into a model folder, or a tokenizer run's into a tokenizer folder."""
     with exit_codes():
         from bitvar.cli.names import name_for, printable
-        from bitvar.cli.training_parts import find_text_encoder
         from bitvar.config import unknown
         from bitvar.errors import UsageError, explain
         from bitvar.lora.layers import save_adapter
@@ -44,6 +43,7 @@ def export(
             read_config,
             save_tokenizer,
         )
+        from bitvar.training.run_inputs import find_text_encoder
         from bitvar.training.tokenizer.warm_start import TokenizerOrigin
         from bitvar.weights.hub import resolve_named
         from bitvar.weights.model_folder import find_tokenizer, save_folder, verify_part

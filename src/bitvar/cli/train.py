@@ -105,27 +105,27 @@ def train(
 ) -> None:
     """Train a tokenizer or a transformer by a recipe; rerun the command to resume."""
     with exit_codes(), _stoppable() as stop:
-        from bitvar.cli import training_setup
         from bitvar.cli.names import name_for
+        from bitvar.training import assemble
 
         _require_both(data, out, needed=not (dry_run or fit))
         name = name_for(out or Path("model"), name)
-        config = training_setup.read_recipe(recipe, arguments or []).override(settings or [])
+        config = assemble.read_recipe(recipe, arguments or []).override(settings or [])
         inputs = Inputs(
             data, out, name, device, tokenizer, text_encoder, initial, extend, shards, per_part, recompute, compiled,
             attention, workers, max_bad_fraction, tracker,
         )  # fmt: skip
         if dry_run:
-            from bitvar.cli.training_checks import rehearse
+            from bitvar.training.checks import rehearse
 
             rehearse(config, inputs, processes)
             typer.echo(config.dump())
         elif fit:
-            from bitvar.cli.training_fit import describe_fit
+            from bitvar.training.fit import describe_fit
 
             typer.echo(describe_fit(config, inputs, processes, device_gib))
-        elif (supervised or processes > 1) and not training_setup.is_child():
-            from bitvar.cli.training_checks import check_run
+        elif (supervised or processes > 1) and not assemble.is_child():
+            from bitvar.training.checks import check_run
 
             assert out is not None
             check_run(config, inputs, processes)
@@ -146,11 +146,11 @@ def _require_both(data: Path | None, out: Path | None, *, needed: bool) -> None:
 
 
 def _train(config: "TokenizerTraining | TransformerTraining", inputs: Inputs, stop: Callable[[], bool]) -> None:
-    from bitvar.cli import training_setup
     from bitvar.cli.names import printable
+    from bitvar.training import assemble
     from bitvar.training.engine import distributed
 
-    made = training_setup.train(config, inputs, stop)
+    made = assemble.train(config, inputs, stop)
     if made is not None:
         typer.echo(printable(made))
     distributed.disconnect()

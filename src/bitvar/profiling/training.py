@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from bitvar.cli.training_setup import attention_patterns, operations_of, read_recipe, text_length
 from bitvar.config import unknown
 from bitvar.costs.flops import model_flops_utilization, num_parameters
 from bitvar.errors import UsageError, explain
 from bitvar.metrics.distances import perceptual_distance
 from bitvar.scales import SQUARES, ScaleSchedule, official_schedule
+from bitvar.training.assemble import attention_patterns, operations_of, read_recipe, text_length
 from bitvar.training.config import OptimizationConfig, TokenizerTraining, TransformerTraining
 from bitvar.training.tokenizer.data import PictureSet
 from bitvar.training.tokenizer.task import TokenizerTask

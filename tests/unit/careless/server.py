@@ -112,12 +112,12 @@ def _preload() -> None:
     import bitvar.cli.generate
     import bitvar.cli.lora
     import bitvar.cli.main
-    import bitvar.cli.training_checks
-    import bitvar.cli.training_setup
     import bitvar.codec
     import bitvar.data.importing
     import bitvar.evaluation.reconstruction.evaluate
     import bitvar.pipeline
+    import bitvar.training.assemble
+    import bitvar.training.checks
     import bitvar.training.engine.loop  # noqa: F401
 
     PIL.Image.init()

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bitvar.cli.training_parts import identify_run, telling_failed_save
 from bitvar.data.listing import PictureList, PictureSource, open_pictures
 from bitvar.data.views import View
 from bitvar.errors import UsageError, explain
@@ -18,6 +17,7 @@ from bitvar.training.engine.identity import NONE, digest_of
 from bitvar.training.engine.loop import Run, run
 from bitvar.training.export import save_tokenizer
 from bitvar.training.monitor.sample_sheets import reconstruction_sheet
+from bitvar.training.run_inputs import identify_run, telling_failed_save
 from bitvar.training.streaming import BadSamples
 from bitvar.training.tokenizer.data import PictureFiles
 from bitvar.training.tokenizer.task import TokenizerModels, TokenizerTask

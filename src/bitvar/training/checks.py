@@ -3,7 +3,6 @@
 import os
 from typing import TYPE_CHECKING, Final
 
-from bitvar.cli.training_parts import find_start
 from bitvar.config import unknown
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.data.samples import read_samples, require_images
@@ -14,6 +13,7 @@ from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.engine.checkpoint import load_initial, require_resumable
 from bitvar.training.engine.loop import require_shares
 from bitvar.training.monitor.trackers import TRACKERS
+from bitvar.training.run_inputs import find_start
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.hub import resolve_named
 from bitvar.weights.model_folder import check_bits, find_tokenizer, verify_part
@@ -56,16 +56,17 @@ def check_run(config: TokenizerTraining | TransformerTraining, inputs: "Inputs",
 
 def rehearse(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", processes: int = 1) -> None:
     """Refuse what the run would refuse before its first step, as far as the options given tell. Writes nothing."""
-    from bitvar.cli import training_setup, training_tokenizer
+    from bitvar.training import assemble
+    from bitvar.training.tokenizer import assemble
 
     check_run(config, inputs, processes)
     device = resolve_device(inputs.device)
     if config.kind == "tokenizer":
-        training_tokenizer.rehearse(config, inputs)
+        assemble.rehearse(config, inputs)
         return
     check_data(config, inputs, decoded=True)
     if inputs.initial is not None or (inputs.tokenizer is not None and inputs.text_encoder is not None):
-        frozen = training_setup.load_frozen(config, inputs, device)
+        frozen = assemble.load_frozen(config, inputs, device)
         if frozen.start is not None:
             load_initial(InfinityTransformer(config.model), frozen.start)
     elif inputs.tokenizer is not None:

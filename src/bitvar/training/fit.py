@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bitvar.cli.training_parts import find_text_encoder
 from bitvar.costs.flops import num_parameters
 from bitvar.costs.training_memory import GIB, LONG_TEXT, MemoryPlan, advice, describe, estimate_memory
 from bitvar.errors import UsageError, explain
 from bitvar.runtime.placement import resolve_device
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.expected_work import CARD, UTILIZATION, ExpectedWork, expected_work, longest_schedule
+from bitvar.training.run_inputs import find_text_encoder
 from bitvar.weights.hub import resolve_named
 from bitvar.weights.model_folder import find_tokenizer
 

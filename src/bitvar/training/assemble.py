@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bitvar.cli.training_checks import check_attention, check_data, check_run, image_size
 from bitvar.cli.training_display import Display
-from bitvar.cli.training_parts import find_start, find_text_encoder, identify_run, telling_failed_save, weights_digest
-from bitvar.cli.training_recipe import read_recipe
-from bitvar.cli.training_tokenizer import train_tokenizer
 from bitvar.costs.flops import peak_tflops, training_flops
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.errors import UsageError, explain
@@ -22,6 +18,7 @@ from bitvar.runtime.placement import resolve_device
 from bitvar.scales import ScaleSchedule
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
+from bitvar.training.checks import check_attention, check_data, check_run, image_size
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.engine import distributed
 from bitvar.training.engine.checkpoint import Initial, is_checkpoint
@@ -34,7 +31,10 @@ from bitvar.training.engine.supervisor import BEAT
 from bitvar.training.monitor.health import describe_set
 from bitvar.training.monitor.sample_sheets import choose_samples, sample_grid
 from bitvar.training.monitor.trackers import make_tracker
+from bitvar.training.recipes import read_recipe
+from bitvar.training.run_inputs import find_start, find_text_encoder, identify_run, telling_failed_save, weights_digest
 from bitvar.training.streaming import BadSamples, IndexData
+from bitvar.training.tokenizer.assemble import train_tokenizer
 from bitvar.training.transformer.feature_cache import FeaturesKey, digest_tensors, features_key, prepare
 from bitvar.training.transformer.long_captions import CaptionLimit
 from bitvar.training.transformer.task import TransformerData, TransformerTask
