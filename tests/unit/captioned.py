@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bitvar.data.check import Good, go_through
 from bitvar.data.layouts import MAX_CAPTION, read_entries
+from bitvar.data.validation import Good, go_through
 from bitvar.imaging.open import PictureLimits
 
 LIMITS = PictureLimits(max_bytes=200_000, max_pixels=200_000)

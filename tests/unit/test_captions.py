@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bitvar.data.captions import cut_text, cut_to
-from bitvar.data.entries import Candidate, Reading, Refusal, entry_of, fold_captions, words_of_name
 from bitvar.data.layouts import kinds_text, read_entries
+from bitvar.data.records import Candidate, Reading, Refusal, entry_of, fold_captions, words_of_name
 from bitvar.errors import UsageError
 from bitvar.imaging.open import RefusedError
 from bitvar.training.transformer.long_captions import CaptionLimit

@@ -11,12 +11,12 @@ from typing import Literal
 import pytest
 from PIL import Image
 
-from bitvar.data.check import Summary, go_through
-from bitvar.data.entries import Candidate, Refusal
 from bitvar.data.importing import import_set
 from bitvar.data.index_writing import NO_VALIDATION, build_index
 from bitvar.data.layouts import read_entries
+from bitvar.data.records import Candidate, Refusal
 from bitvar.data.samples import read_samples, require_images
+from bitvar.data.validation import Summary, go_through
 from bitvar.data.views import picture_size
 from bitvar.errors import UsageError
 from bitvar.imaging.open import PictureLimits, RefusedError
@@ -120,7 +120,7 @@ def test_a_table_of_another_encoding_is_told_so(tmp_path: Path, encoding: str) -
 
 
 def test_lines_that_are_no_json_are_told_where() -> None:
-    from bitvar.data.entries import parse_object
+    from bitvar.data.records import parse_object
 
     with pytest.raises(RefusedError, match="no JSON: expecting property name enclosed in double quotes at character 2"):
         parse_object("{'a': 1}")

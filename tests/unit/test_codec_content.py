@@ -18,7 +18,7 @@ from bitvar.cli.echo import printable, say, show_path
 from bitvar.codec import BitFile, PictureCodec
 from bitvar.codec.bitfile import Origin
 from bitvar.codec.folders import Failed, encode_files
-from bitvar.codec.pictures import PIXELS_A_BIT, read_bitfile
+from bitvar.codec.image_codec import PIXELS_A_BIT, read_bitfile
 from bitvar.errors import ComputationError, UsageError
 from bitvar.imaging.pixels import to_uint8
 from bitvar.training.export import save_tokenizer
@@ -307,7 +307,7 @@ def test_a_hundred_bytes_that_claim_fifty_megapixels_are_refused_at_once(tiny: P
 
 
 def test_claims_are_weighed_unless_scales_are_named(tiny: PictureCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitvar.codec.pictures.SMALL", 1000)
+    monkeypatch.setattr("bitvar.codec.image_codec.SMALL", 1000)
     wide = claim(120, 90, tiny)
     with pytest.raises(UsageError, match="claims 120x90 pixels"):
         tiny.decode(wide)

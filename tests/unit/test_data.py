@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw
 
-from bitvar.data.check import Good, SeenSet, Summary, quantiles
-from bitvar.data.entries import Candidate, Reading, Refusal
 from bitvar.data.importing import import_set
 from bitvar.data.layouts import read_entries
+from bitvar.data.records import Candidate, Reading, Refusal
 from bitvar.data.samples import load_images, read_samples
+from bitvar.data.validation import Good, SeenSet, Summary, quantiles
 from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture, fit_picture, open_picture
 from bitvar.scales import nearest_ratio, ratio_names

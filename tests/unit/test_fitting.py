@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bitvar.data.entries import Reading
 from bitvar.data.importing import import_set
+from bitvar.data.records import Reading
 from bitvar.errors import UsageError
 from bitvar.imaging.fitting import SHEET, Fit, contact_sheet, lost_area
 

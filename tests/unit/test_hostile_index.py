@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitvar.data.check import go_through
 from bitvar.data.index import SampleIndex, is_index, read_source
 from bitvar.data.index_writing import build_index
+from bitvar.data.validation import go_through
 from bitvar.errors import UsageError
 from bitvar.imaging.open import PictureLimits
 

@@ -16,10 +16,10 @@ import pytest
 
 from bitvar.data import index as index_module
 from bitvar.data import index_writing
-from bitvar.data.check import Good, Summary, go_through
 from bitvar.data.index import SampleIndex, is_index, read_source
 from bitvar.data.index_writing import MAX_SPLITS, IndexWriter, build_index, split_rank
 from bitvar.data.layouts import Candidate, Refusal, read_entries
+from bitvar.data.validation import Good, Summary, go_through
 from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, RefusedError
 from bitvar.scales import nearest_ratio
@@ -414,7 +414,7 @@ def test_the_files_are_the_documented_ones(indexed: Path) -> None:
 
 WRITE_A_MILLION = """
 import pathlib, resource, sys
-from bitvar.data.check import Summary
+from bitvar.data.validation import Summary
 from bitvar.data.index_writing import IndexWriter
 from bitvar.data.layouts import Candidate
 from bitvar.imaging.open import Location

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from bitvar.data.captions import CaptionChoice
-from bitvar.data.check import Good, go_through
-from bitvar.data.entries import Refusal
 from bitvar.data.importing import import_set
 from bitvar.data.index import SampleIndex
 from bitvar.data.index_writing import build_index
 from bitvar.data.layouts import read_entries
+from bitvar.data.records import Refusal
 from bitvar.data.samples import load_image, load_images, read_samples, read_set, require_images
+from bitvar.data.validation import Good, go_through
 from bitvar.errors import UsageError
 from bitvar.imaging.open import PictureLimits, RefusedError
 from bitvar.training.engine.microbatch import Part

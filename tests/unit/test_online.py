@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from bitvar.data.captions import CaptionChoice
-from bitvar.data.entries import Reading
 from bitvar.data.index import SampleIndex
 from bitvar.data.index_writing import build_index
 from bitvar.data.order import SampleOrder
+from bitvar.data.records import Reading
 from bitvar.errors import UsageError
 from bitvar.training.engine.microbatch import parts_of
 from bitvar.training.streaming import BadSamples, IndexData

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from bitvar.cli import main as cli
-from bitvar.data.entries import Reading
 from bitvar.data.index import SampleIndex
+from bitvar.data.records import Reading
 from bitvar.data.roots import find_root
 
 from .captioned import encoded, picture

@@ -7,8 +7,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bitvar.cli.main import app
-from bitvar.data.check import Summary
-from bitvar.data.entries import Refusal
+from bitvar.data.records import Refusal
+from bitvar.data.validation import Summary
 from bitvar.data.writing import prepare_folder
 from bitvar.errors import UsageError
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bitvar.data.entries import Candidate, Reading
 from bitvar.data.layouts import read_entries
+from bitvar.data.records import Candidate, Reading
 from bitvar.errors import UsageError
 
 from .captioned import encoded, outcome, picture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bitvar.data.entries import Candidate, Refusal
 from bitvar.data.layouts import read_entries
+from bitvar.data.records import Candidate, Refusal
 
 from .captioned import encoded, outcome, picture, tar
 

@@ -15,9 +15,9 @@ from PIL import Image, ImageCms
 
 from bitvar.cli import main as cli
 from bitvar.codec import BitFile, PictureCodec
-from bitvar.codec.closed_loop import seen_error
 from bitvar.codec.folders import Done, FolderCounts
-from bitvar.codec.pictures import read_bitfile
+from bitvar.codec.image_codec import read_bitfile
+from bitvar.codec.refinement import seen_error
 from bitvar.errors import UsageError, WeightsError
 from bitvar.scales import fitted_grids
 from bitvar.tokenizer.tiling import tiled_features, tiled_pixels

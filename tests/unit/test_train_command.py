@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from bitvar.cli import main as cli
-from bitvar.data.entries import Reading
 from bitvar.data.index_writing import build_index
+from bitvar.data.records import Reading
 from bitvar.pipeline import InfinityPipeline
 
 from .ranks import ROOT

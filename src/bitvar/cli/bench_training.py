@@ -153,9 +153,9 @@ def index(
         import subprocess
         import sys
 
-        from bitvar.data.check import Summary
         from bitvar.data.index_writing import IndexWriter
         from bitvar.data.layouts import Candidate
+        from bitvar.data.validation import Summary
         from bitvar.imaging.open import Location
 
         with tempfile.TemporaryDirectory(dir=folder) as temporary:

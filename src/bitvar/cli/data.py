@@ -12,7 +12,7 @@ from bitvar.cli import data_report
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
-    from bitvar.data.entries import Entry, Reading
+    from bitvar.data.records import Entry, Reading
     from bitvar.imaging.fitting import Fit
 
 app = typer.Typer(help="Captioned picture sets.", no_args_is_help=True, rich_markup_mode=None)
@@ -106,10 +106,10 @@ def check(
     """
     with exit_codes():
         from bitvar.cli.caption_tokens import LongCaptions
-        from bitvar.data.check import Summary, go_through
-        from bitvar.data.entries import Refusal
         from bitvar.data.index import SampleIndex, allows_duplicates, is_index, read_source
+        from bitvar.data.records import Refusal
         from bitvar.data.roots import root_cure
+        from bitvar.data.validation import Summary, go_through
         from bitvar.data.writing import json_lines
         from bitvar.files import write_text
         from bitvar.imaging.open import PictureLimits
@@ -245,8 +245,8 @@ def stats(
 ) -> None:
     """Splits, ratios, sizes and caption lengths of the good samples. An index answers without opening a picture."""
     with exit_codes():
-        from bitvar.data.check import Summary, go_through
         from bitvar.data.index import SampleIndex, is_index, read_source
+        from bitvar.data.validation import Summary, go_through
         from bitvar.imaging.open import PictureLimits
 
         reading = _reading(root, caption_lines, caption, captions_from_names)
@@ -264,7 +264,7 @@ def stats(
 
 
 def _reading(root: Path | None, caption_lines: bool, caption: str | None, captions_from_names: bool) -> "Reading":
-    from bitvar.data.entries import Reading, fold_captions
+    from bitvar.data.records import Reading, fold_captions
     from bitvar.errors import UsageError, explain
     from bitvar.imaging.open import RefusedError
 

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bitvar.data.check import Summary
-    from bitvar.data.entries import Refusal
+    from bitvar.data.records import Refusal
+    from bitvar.data.validation import Summary
 
 _EXAMPLES = 3
 
 
 def as_json(summary: "Summary") -> dict[str, Any]:
     """Counts by split, ratio and reason, and quantiles of sizes and captions."""
-    from bitvar.data.check import quantiles
+    from bitvar.data.validation import quantiles
 
     return {
         "good": summary.good,
@@ -54,7 +54,7 @@ def found_text(summary: "Summary", refused: "Sequence[Refusal]", *, everything_i
 
 
 def _counts(summary: "Summary") -> list[str]:
-    from bitvar.data.check import quantiles
+    from bitvar.data.validation import quantiles
 
     lines = []
     for title, counts in (("shorter side, pixels", summary.sides), ("words a caption", summary.captions)):

@@ -70,7 +70,7 @@ def encode(
     """
     with exit_codes():
         from bitvar.codec.folders import encode_files, pair_files
-        from bitvar.codec.pictures import picture_files
+        from bitvar.codec.image_codec import picture_files
 
         pairs = pair_files(pictures, output, ".bits", _list(picture_files))
         codec = _load(tokenizer, tile, dtype, device)
@@ -121,7 +121,7 @@ def info(
 ) -> None:
     """Check a bit file, and say what is in it."""
     with exit_codes():
-        from bitvar.codec.pictures import read_bitfile
+        from bitvar.codec.image_codec import read_bitfile
 
         read = read_bitfile(file)
         facts = _facts(read, file.stat().st_size)
@@ -146,7 +146,7 @@ def _load(tokenizer: str | None, tile: int, dtype: str, device: str) -> "Picture
 
 def _maker(files: Iterable[Path]) -> str | None:
     """The tokenizer in the package that made the first of the bit files that can be read; None if it isn't there."""
-    from bitvar.codec.pictures import read_bitfile
+    from bitvar.codec.image_codec import read_bitfile
     from bitvar.errors import UsageError
     from bitvar.weights.hub import TOKENIZERS
     from bitvar.weights.model_folder import TokenizerIdentity

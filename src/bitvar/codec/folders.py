@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from bitvar.codec.bitfile import MAGIC, BitFile
-from bitvar.codec.pictures import PictureCodec, read_bitfile, require_worth
+from bitvar.codec.image_codec import PictureCodec, read_bitfile, require_worth
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import atomic_path, open_plain

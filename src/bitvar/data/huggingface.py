@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitvar.data.entries import PLAIN, Entry, Found, Reading, entry_of
+from bitvar.data.records import PLAIN, Entry, Found, Reading, entry_of
 from bitvar.errors import UsageError, explain, install_hint
 from bitvar.imaging.open import Location, RefusedError
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from bitvar.data.check import Good, Summary, go_through
-from bitvar.data.entries import PLAIN, Candidate, Entry, Reading, Refusal
 from bitvar.data.index import allows_duplicates, read_source
 from bitvar.data.index_writing import NO_VALIDATION
 from bitvar.data.layouts import SET_TABLE
+from bitvar.data.records import PLAIN, Candidate, Entry, Reading, Refusal
 from bitvar.data.roots import root_cure
+from bitvar.data.validation import Good, Summary, go_through
 from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
 from bitvar.errors import UsageError, explain
 from bitvar.files import write_text

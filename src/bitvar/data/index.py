@@ -17,9 +17,9 @@ import numpy as np
 from pydantic import Field
 
 from bitvar.config import Config, read_json
-from bitvar.data.check import Summary
-from bitvar.data.entries import PLAIN, Candidate, Entry, Reading, read_split
 from bitvar.data.layouts import read_entries
+from bitvar.data.records import PLAIN, Candidate, Entry, Reading, read_split
+from bitvar.data.validation import Summary
 from bitvar.errors import UsageError, explain
 from bitvar.imaging.open import Location, RefusedError
 from bitvar.scales import ratio_names

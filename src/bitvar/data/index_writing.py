@@ -15,8 +15,6 @@ from typing import BinaryIO, Final, TypeVar
 
 import numpy as np
 
-from bitvar.data.check import Good, Size, Summary, go_through
-from bitvar.data.entries import PLAIN, Candidate, Reading, Refusal
 from bitvar.data.index import (
     DIGEST,
     DIGESTS,
@@ -35,7 +33,9 @@ from bitvar.data.index import (
     is_index,
 )
 from bitvar.data.layouts import read_entries
+from bitvar.data.records import PLAIN, Candidate, Reading, Refusal
 from bitvar.data.roots import root_cure
+from bitvar.data.validation import Good, Size, Summary, go_through
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError, explain
 from bitvar.files import flush, new_folder, write_text

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from bitvar.data.check import SeenSet
-from bitvar.data.entries import (
+from bitvar.data.records import (
     MAX_CAPTION,
     MAX_LINE,
     PLAIN,
@@ -32,6 +31,7 @@ from bitvar.data.entries import (
 )
 from bitvar.data.tables import read_table
 from bitvar.data.tars import read_tar
+from bitvar.data.validation import SeenSet
 from bitvar.errors import UsageError, explain
 from bitvar.files import open_plain
 from bitvar.imaging.open import Location, RefusedError

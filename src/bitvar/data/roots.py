@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Final
 
-from bitvar.data.check import Summary
-from bitvar.data.entries import Candidate, Reading
 from bitvar.data.layouts import read_entries
+from bitvar.data.records import Candidate, Reading
+from bitvar.data.validation import Summary
 from bitvar.imaging.open import Location
 
 _TRIED: Final = 50

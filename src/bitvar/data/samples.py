@@ -17,10 +17,10 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from bitvar.data.check import Good, Size, check_ratio, open_candidate, without_duplicates
-from bitvar.data.entries import Candidate, Entry, Refusal
 from bitvar.data.index_writing import choose_splits
 from bitvar.data.layouts import SET_TABLE, read_lines
+from bitvar.data.records import Candidate, Entry, Refusal
+from bitvar.data.validation import Good, Size, check_ratio, open_candidate, without_duplicates
 from bitvar.data.views import picture_size
 from bitvar.errors import UsageError, explain
 from bitvar.imaging.open import Location, PictureLimits, RefusedError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TextIO
 
-from bitvar.data.entries import (
+from bitvar.data.records import (
     CAPTION_FIELDS,
     MAX_LINE,
     OTHER_FIELDS,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, cast
 
-from bitvar.data.entries import (
+from bitvar.data.records import (
     MAX_LINE,
     SUFFIXES,
     Entry,

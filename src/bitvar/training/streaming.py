@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from bitvar.data.captions import NUM_DRAWS, CaptionChoice
-from bitvar.data.entries import Refusal
 from bitvar.data.index import Group, SampleIndex
 from bitvar.data.listing import PictureSource
+from bitvar.data.records import Refusal
 from bitvar.data.views import NUM_DRAWS as NUM_VIEW_DRAWS
 from bitvar.data.views import View
 from bitvar.data.writing import json_lines

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitvar.codec import PictureCodec
 from bitvar.codec.bitfile import MAX_PIXELS
-from bitvar.codec.pictures import MAX_RATIO
+from bitvar.codec.image_codec import MAX_RATIO
 from bitvar.evaluation.reconstruction.accumulators import Tally
 from bitvar.evaluation.reconstruction.baselines import FORMATS, Result, ScaleResult, reconstruct
 from bitvar.finite import require_finite

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bitvar.data.captions import cut_text
-from bitvar.data.check import Size
 from bitvar.data.samples import Sample, load_images, read_samples, require_images
+from bitvar.data.validation import Size
 from bitvar.errors import WeightsError
 from bitvar.files import atomic_path
 from bitvar.finite import require_finite

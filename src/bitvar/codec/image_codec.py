@@ -14,9 +14,7 @@ from torch import Tensor
 
 from bitvar import pyramid
 from bitvar.bits import pack, unpack
-from bitvar.codec.bitfile import MAX_PASSES, MAX_PIXELS, MAX_SCALES, BitFile, BitHeader, Origin
-from bitvar.codec.closed_loop import choose, correction, seen_error
-from bitvar.codec.requests import (
+from bitvar.codec.arguments import (
     require_count,
     require_path,
     require_pixels,
@@ -24,6 +22,8 @@ from bitvar.codec.requests import (
     require_series,
     require_tokenizer,
 )
+from bitvar.codec.bitfile import MAX_PASSES, MAX_PIXELS, MAX_SCALES, BitFile, BitHeader, Origin
+from bitvar.codec.refinement import choose, correction, seen_error
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.imaging.formats import IMAGE_SUFFIXES, READ

@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 from PIL import Image
 
-from bitvar.data.entries import Candidate, Entry, Refusal
+from bitvar.data.records import Candidate, Entry, Refusal
 from bitvar.errors import UsageError, explain
 from bitvar.imaging.open import PictureLimits, RefusedError, decode_picture
 from bitvar.scales import nearest_ratio
