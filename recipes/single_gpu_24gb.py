@@ -6,8 +6,8 @@ bitvar train recipes/single_gpu_24gb.py --with size=940M --recompute --per-part 
     --text-encoder ENCODER --out runs/940m
 
 All weights are trained. Activations are computed again in the backward pass, and a step's 256 samples pass in parts of
-`part_size`, the most that `costs/training_memory.py` says fit into `AVAILABLE`. The frozen encoders stay on the card and
-are not in it: with a large text encoder, `--fit` tells what is left.
+`part_size`, the most that `costs/training_memory.py` says fit into `AVAILABLE`. The frozen encoders stay on the card
+and are not in it: with a large text encoder, `--fit` tells what is left.
 
 Cost by arithmetic: 361M at 256 px is 1.0 TFLOP a sample and 1.4 with the second forward pass; at 40 % of an RTX 4090's
 165 TFLOP/s that is 49 samples a second, 73 hours for the 50,000 steps. To be expected: a first loss of 0.693, and a

@@ -37,8 +37,8 @@ from bitvar.bits import bits_to_codes, to_cells
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path, write_text
+from bitvar.imaging.convert import to_pil
 from bitvar.nn.linear import Linear
-from bitvar.pipeline import to_pil
 from bitvar.sampling import SamplingParams, guide, uniform_noise
 from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.text import TextEncoder, load_text_encoder, published_settings

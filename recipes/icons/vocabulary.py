@@ -2,8 +2,8 @@ r"""Write what the embedded model knows into its folder: `vocabulary.json`, and 
 
 python recipes/icons/vocabulary.py --model src/bitvar/models/icons
 
-Concepts, styles, colours, counts and layouts are those of `bitvar.icons.dataset`. Words related to a concept are the whole
-words of the text encoder's own vocabulary that lie nearest to it by the mean of its last hidden states.
+Concepts, styles, colours, counts and layouts are those of `bitvar.icons.dataset`. Words related to a concept are the
+whole words of the text encoder's own vocabulary that lie nearest to it by the mean of its last hidden states.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from bitvar.config import Config
 from bitvar.errors import UsageError
-from bitvar.pipeline import GenerationOptions
+from bitvar.pipeline.options import GenerationOptions
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.training.config import OptimizationConfig, TokenizerTraining, TransformerTraining
 from bitvar.transformer import PRESETS, InfinityTransformer, ScheduleConfig, TransformerConfig

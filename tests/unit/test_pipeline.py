@@ -19,7 +19,10 @@ import bitvar
 from bitvar import pyramid
 from bitvar.bits import bits_to_codes
 from bitvar.errors import UsageError, WeightsError
-from bitvar.pipeline import GenerationOptions, GenerationOutput, InfinityPipeline, ScaleEvent, to_pil, to_uint8
+from bitvar.imaging.convert import to_pil
+from bitvar.imaging.pixels import to_uint8
+from bitvar.pipeline import GenerationOutput, InfinityPipeline, ScaleEvent
+from bitvar.pipeline.options import GenerationOptions
 from bitvar.text import TextEncoder
 from bitvar.weights import hub
 from bitvar.weights.model_folder import Components, Defaults

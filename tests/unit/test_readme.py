@@ -11,7 +11,8 @@ from typing import Any, Final
 import pytest
 import typer
 
-from bitvar.pipeline import GenerationOptions, InfinityPipeline
+from bitvar.pipeline import InfinityPipeline
+from bitvar.pipeline.options import GenerationOptions
 
 from .test_docs import FENCE, LINK, ROOT, blocks, commands, find, parse
 from .tiny import tiny_pipeline

@@ -34,7 +34,7 @@ STEPS, SAVE = 40, 3
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sharded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with its weights in two shards, as large models have them."""
     folder = tmp_path_factory.mktemp("run")
     train(transformer_training(), folder)
@@ -108,12 +108,12 @@ MUTATIONS = (flip_bit, zero_block, truncate, append, swap_shards, delete_shard, 
 
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda f: f.__name__)
 def test_no_altered_checkpoint_passes(
-    checkpoint: Path, tmp_path: Path, mutate: Callable[[Path, random.Random], Path]
+    sharded_checkpoint: Path, tmp_path: Path, mutate: Callable[[Path, random.Random], Path]
 ) -> None:
     rng = random.Random(mutate.__name__)
     for case in range(100):
         copy = tmp_path / f"step-{case:08d}"
-        shutil.copytree(checkpoint, copy)
+        shutil.copytree(sharded_checkpoint, copy)
         victim = mutate(copy, rng)
         with pytest.raises(WeightsError) as error:
             verify_folder(copy)

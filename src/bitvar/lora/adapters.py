@@ -10,7 +10,7 @@ from bitvar.config import unknown
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.lora.file import AdapterFile
 from bitvar.lora.layers import load_adapter, lora_layers
-from bitvar.pipeline.record import UsedAdapter
+from bitvar.lora.used import UsedAdapter
 
 STRONGEST: Final = 100.0
 """The largest weight of an adapter, either way. Useful ones lie between -2 and 2."""

@@ -19,6 +19,7 @@ from bitvar.config import Config
 from bitvar.errors import UsageError, explain
 from bitvar.files import atomic_path
 from bitvar.imaging.embedded_text import exif_with, find_text
+from bitvar.lora.used import HubId, UsedAdapter
 from bitvar.pipeline.file_names import Target, targets_of, write_new
 
 KEY: Final = "bitvar"
@@ -46,26 +47,6 @@ Side: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=16384)]
 Number: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=100)]
 PerScale: TypeAlias = Number | Annotated[tuple[Number, ...], Field(min_length=1, max_length=64)]
 Prompt: TypeAlias = Annotated[str, Field(min_length=1, max_length=20_000)]
-Source: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_.-]{1,96}$")]
-"""A hub id; never a path."""
-
-
-class UsedAdapter(Config):
-    """What a record says of an adapter the image was made with.
-
-    Attributes:
-        name: what it was called.
-        weight: how much it counted.
-        source: its hub id; None for a file.
-        sha256: of its file.
-        fused: whether it was part of the model's weights.
-    """
-
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")
-    weight: float = Field(strict=True)
-    source: Source | None
-    sha256: str = Field(pattern=r"^[0-9a-f]{0,64}$")
-    fused: StrictBool
 
 
 class ImageRecord(Config):
@@ -107,7 +88,7 @@ class ImageRecord(Config):
     top_k: int = Field(strict=True, ge=0, le=1_000_000)
     top_p: float = Field(strict=True, ge=0, le=1)
     model: str | None = Field(default=None, max_length=200)
-    model_source: Source | None = None
+    model_source: HubId | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     device: str | None = Field(default=None, max_length=40)
     version: str | None = Field(default=None, max_length=40)

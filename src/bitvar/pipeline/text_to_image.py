@@ -18,7 +18,7 @@ from bitvar import __version__, arguments
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.finite import require_finite
-from bitvar.imaging.pixels import to_uint8
+from bitvar.imaging.convert import to_numpy, to_pil
 from bitvar.lora.adapters import Adapters
 from bitvar.lora.file import LoraBase
 from bitvar.pipeline.options import MAX_SIDE, GenerationKwargs, GenerationOptions
@@ -529,15 +529,6 @@ def _names(value: Any) -> list[str]:
     return [arguments.text(entry) for entry in arguments.entries(value)]
 
 
-def to_pil(pixels: Float[Tensor, "b 3 H W"]) -> list[Image.Image]:
-    """[-1, 1] to RGB images."""
-    return [Image.fromarray(array) for array in _to_numpy(pixels)]
-
-
-def _to_numpy(pixels: Float[Tensor, "b 3 H W"]) -> np.ndarray:
-    return to_uint8(pixels).permute(0, 2, 3, 1).cpu().numpy()
-
-
 def _as_pil(images: Any) -> list[Image.Image]:
     """The images of an output, whichever form they have."""
     if isinstance(images, Tensor):
@@ -555,7 +546,7 @@ def _as_form(event: ScaleEvent, form: str) -> Any:
         return event.bits
     if form == "pt":
         return event.pixels
-    return to_pil(event.pixels) if form == "pil" else _to_numpy(event.pixels)
+    return to_pil(event.pixels) if form == "pil" else to_numpy(event.pixels)
 
 
 def _fit(size: tuple[int, int], longer: int) -> tuple[int, int]:

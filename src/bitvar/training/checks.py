@@ -57,12 +57,12 @@ def check_run(config: TokenizerTraining | TransformerTraining, inputs: "Inputs",
 def rehearse(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", processes: int = 1) -> None:
     """Refuse what the run would refuse before its first step, as far as the options given tell. Writes nothing."""
     from bitvar.training import assemble
-    from bitvar.training.tokenizer import assemble
+    from bitvar.training.tokenizer import assemble as tokenizer_assemble
 
     check_run(config, inputs, processes)
     device = resolve_device(inputs.device)
     if config.kind == "tokenizer":
-        assemble.rehearse(config, inputs)
+        tokenizer_assemble.rehearse(config, inputs)
         return
     check_data(config, inputs, decoded=True)
     if inputs.initial is not None or (inputs.tokenizer is not None and inputs.text_encoder is not None):
