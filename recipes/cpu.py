@@ -2,7 +2,7 @@ r"""A small model of your own pictures, from nothing, on the 2 to 4 cores of an 
 
 bitvar data import my_pictures/ data/mine --size 64
 bitvar train recipes/cpu.py --data data/mine --out runs/mine --name mine \
-    --tokenizer src/bitvar/models/pictures --text-encoder src/bitvar/models/icons/text_encoder
+    --tokenizer src/bitvar/pretrained/general --text-encoder src/bitvar/pretrained/icons/text_encoder
 
 3.4 M parameters over 85 tokens, for the frozen parts of the embedded model: 64 px, drawn in its tokenizer's manner. For
 pictures of one kind, such as icons, sprites or logos, a thousand or more. With fewer, or when yours look like the

@@ -5,7 +5,7 @@ torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --with siz
 torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --with size=2B --with pixels=512 --data INDEX \
     --tokenizer TOKENIZER --text-encoder ENCODER --recompute --per-part 64 --init runs/2b-256/model --out runs/2b-512
 
-`--fit` says how large a part may be; launch scripts for several machines are in recipes/launch.
+`--fit` says how large a part may be; launch scripts for several machines are in scripts/launch.
 
 Each stage begins from the one before it. 1024 px begins from 512 px, on the best of the pictures.
 

@@ -3,7 +3,7 @@ r"""One transformer of the experiments: the embedded model's set, scales and opt
 bitvar data icons data/icons64 --still
 bitvar train recipes/experiments/transformer.py --with depth=4 --with width=96 \
     --data data/icons64 --out runs/on --name on \
-    --tokenizer src/bitvar/models/pictures --text-encoder src/bitvar/models/icons/text_encoder
+    --tokenizer src/bitvar/pretrained/general --text-encoder src/bitvar/pretrained/icons/text_encoder
 
 Two runs differ in what `--with` says and in nothing else. The sizes of docs/experiments.md, with their parameters at
 64 bits, and its commands with their cost: docs/experiments.md. All of them see 24,000 samples, about one pass over the

@@ -1,7 +1,7 @@
 r"""A transformer like the embedded model's, of a CPU's size: 4.8 M parameters over 85 tokens of 64 bits.
 
 bitvar train recipes/icons/transformer.py --data data/icons64 --out runs/icons \
-    --tokenizer src/bitvar/models/pictures --text-encoder MINILM_FOLDER --name icons
+    --tokenizer src/bitvar/pretrained/general --text-encoder MINILM_FOLDER --name icons
 
 A token is a square of 2 x 2 of the tokenizer's cells.
 

@@ -2,7 +2,7 @@ r"""The embedded model's transformer, first stage, for a GPU: 10.6 M parameters 
 
 bitvar data icons data/icons64-60k --still --scenes 60000
 bitvar train recipes/icons/transformer_gpu.py --data data/icons64-60k --out runs/icons-gpu --name icons --device cuda \
-    --tokenizer src/bitvar/models/pictures --text-encoder src/bitvar/models/icons/text_encoder
+    --tokenizer src/bitvar/pretrained/general --text-encoder src/bitvar/pretrained/icons/text_encoder
 
 The model in the package is its step 1,124, three and a half minutes of one H200 that two other runs shared, finished
 by `finish.py`. On a CPU, `transformer.py` is a smaller one. Cost and results: docs/log.md.

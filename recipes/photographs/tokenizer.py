@@ -1,6 +1,6 @@
 r"""A tokenizer of icons alone, adapted to photographs: a domain that it never saw.
 
-python recipes/photographs/build.py data/photographs
+python scripts/photographs/build.py data/photographs
 bitvar train recipes/icons/tokenizer.py --data data/icons64 --out runs/icons-tokenizer --name icons-alone
 bitvar train recipes/photographs/tokenizer.py --data data/photographs/train --init runs/icons-tokenizer/model \
     --out runs/photographs --name photographs

@@ -6,7 +6,7 @@ for bits in 8 16 24 32 64; do
 done
 
 Nothing but the bits differs between two runs, so that what they reconstruct compares. A run has 1,000 steps, less
-than a fifth of that recipe's. `recipes/vocabulary/compare.py` draws the result.
+than a fifth of that recipe's. `experiments/vocabulary/compare.py` draws the result.
 """
 
 from pathlib import Path

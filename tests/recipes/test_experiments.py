@@ -28,13 +28,14 @@ from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import write_manifest
 from tests.unit.tiny import tiny_pipeline, toy_set
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "experiments"
-RECIPE = runpy.run_path(str(RECIPES / "transformer.py"))["recipe"]
-CORRUPTION = runpy.run_path(str(RECIPES / "corruption.py"))
-INDEX = runpy.run_path(str(RECIPES / "index_head.py"))
-MEMORY = runpy.run_path(str(RECIPES / "head_memory.py"))
-COMPARE = runpy.run_path(str(RECIPES / "compare.py"))
-SAMPLING = runpy.run_path(str(RECIPES / "sampling.py"))
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments"
+RECIPE = runpy.run_path(str(ROOT / "recipes" / "experiments" / "transformer.py"))["recipe"]
+CORRUPTION = runpy.run_path(str(EXPERIMENTS / "corruption.py"))
+INDEX = runpy.run_path(str(EXPERIMENTS / "index_head.py"))
+MEMORY = runpy.run_path(str(EXPERIMENTS / "head_memory.py"))
+COMPARE = runpy.run_path(str(EXPERIMENTS / "compare.py"))
+SAMPLING = runpy.run_path(str(EXPERIMENTS / "sampling.py"))
 SCHEDULE = ScaleSchedule(((1, 1), (2, 2), (4, 4)), (4, 4))
 
 
@@ -42,7 +43,7 @@ def run(monkeypatch: pytest.MonkeyPatch, recipe: str, *arguments: str | Path) ->
     """The exit code of a recipe's command."""
     monkeypatch.setattr(sys, "argv", [recipe, *map(str, arguments)])
     try:
-        runpy.run_path(str(RECIPES / recipe), run_name="__main__")
+        runpy.run_path(str(EXPERIMENTS / recipe), run_name="__main__")
     except SystemExit as stop:
         return stop.code
     return 0
@@ -75,7 +76,7 @@ def test_sizes_are_those_of_the_page(name: str, parameters: int) -> None:
     with torch.device("meta"):
         model = InfinityTransformer(RECIPE(depth=depth, width=width).model)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
-    assert f"{parameters:,}" in (RECIPES.parents[1] / "docs" / "experiments.md").read_text(encoding="utf-8")
+    assert f"{parameters:,}" in (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
 
 
 def named_run(tmp_path: Path, name: str) -> tuple[int, str]:
@@ -87,14 +88,18 @@ def named_run(tmp_path: Path, name: str) -> tuple[int, str]:
         path.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "RUNS": str(tmp_path)}
     done = subprocess.run(
-        ["bash", str(RECIPES / "run.sh"), name, "--more"], env=environment, capture_output=True, text=True, check=False
+        ["bash", str(EXPERIMENTS / "run.sh"), name, "--more"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.returncode, done.stdout + done.stderr
 
 
 def test_runs_have_names(tmp_path: Path) -> None:
     for name, said in {
-        "4x96": ("--with depth=4 --with width=96 --with flips=on --with seed=0 --data", "models/pictures"),
+        "4x96": ("--with depth=4 --with width=96 --with flips=on --with seed=0 --data", "pretrained/general"),
         "2x64-plain-seed3": ("--with width=64 --with flips=plain --with seed=3", "--more"),
         "d12-4x96": ("--with seed=0 --with bits=12 --with patch=1", f"--tokenizer {tmp_path}/d12/model"),
         "index-d12-4x96": ("index_head.py", "--prompts"),

@@ -20,7 +20,8 @@ from bitvar.weights.model_folder import Defaults
 from tests.unit.tiny import tiny_text_encoder, toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "icons"
-PICTURES = RECIPES.parent / "pictures"
+GENERAL = RECIPES.parent / "general"
+SCRIPTS = RECIPES.parents[1] / "scripts" / "icons"
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def bitvar(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path, code: int = 
 
 def recipe(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str | Path) -> None:
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    runpy.run_path(str(RECIPES / name), run_name="__main__")
+    runpy.run_path(str(SCRIPTS / name), run_name="__main__")
 
 
 def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +47,7 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     tiny_text_encoder(tmp_path).save(text_encoder)
     toy = ("--set", "optimization.steps=2", "--set", "optimization.batch_size=4", "--data", data)
     small = ("--set", "model.base_channels=8")
-    bitvar(monkeypatch, "train", PICTURES / "tokenizer.py", *toy, *small, "--out", tmp_path / "tokenizer")
+    bitvar(monkeypatch, "train", GENERAL / "tokenizer.py", *toy, *small, "--out", tmp_path / "tokenizer")
     sizes = (
         "model.depth=1",
         "model.width=64",
@@ -115,7 +116,7 @@ def load_folder_transformer(folder: Path) -> torch.nn.Module:
 
 
 def test_recipes_are_configurations() -> None:
-    tokenizer = runpy.run_path(str(PICTURES / "tokenizer.py"))["recipe"]()
+    tokenizer = runpy.run_path(str(GENERAL / "tokenizer.py"))["recipe"]()
     transformer = runpy.run_path(str(RECIPES / "transformer.py"))["recipe"]()
     assert isinstance(tokenizer, TokenizerTraining)
     assert isinstance(transformer, TransformerTraining)
@@ -134,7 +135,7 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
 
 def test_the_gallery_has_the_prompts_of_its_recipe() -> None:
-    gallery = runpy.run_path(str(RECIPES / "gallery.py"))
+    gallery = runpy.run_path(str(SCRIPTS / "gallery.py"))
     listed = json.loads((IMAGES / "gallery.json").read_text(encoding="utf-8"))
     assert listed == {"seed": 0, "sections": {title: list(rows) for title, rows in gallery["all_sections"]().items()}}
 

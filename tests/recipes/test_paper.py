@@ -25,7 +25,7 @@ from bitvar.transformer import PRESETS, InfinityTransformer, bitwise_loss
 from tests.unit.tiny import toy_set
 
 ROOT = Path(__file__).parents[2]
-EMBEDDED = Path(bitvar.__file__).parent / "models" / "icons"
+EMBEDDED = Path(bitvar.__file__).parent / "pretrained" / "icons"
 PAPER = runpy.run_path(str(ROOT / "recipes" / "paper.py"))
 CARD = runpy.run_path(str(ROOT / "recipes" / "single_gpu_24gb.py"))
 PIXELS = (256, 512, 1024)
@@ -172,7 +172,7 @@ def test_the_small_recipe_trains_from_the_embedded_models_frozen_parts(
     assert (out / "model" / "transformer" / "model.safetensors").is_file()
 
 
-LAUNCH = ROOT / "recipes" / "launch"
+LAUNCH = ROOT / "scripts" / "launch"
 
 
 @pytest.mark.parametrize("script", ["torchrun.sh", "slurm.sbatch"])

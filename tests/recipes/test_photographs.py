@@ -17,7 +17,7 @@ from PIL import Image
 
 from bitvar.errors import UsageError
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "photographs" / "build.py"
+RECIPE = Path(__file__).parents[2] / "scripts" / "photographs" / "build.py"
 BUILD = runpy.run_path(str(RECIPE))
 FOLDER = "gcompris/src/activities/zoo/resource"
 COMMONS = "https://commons.wikimedia.org/wiki/File:"

@@ -15,6 +15,7 @@ from bitvar.weights.model_folder import GRIDS, TokenizerIdentity, TrainedGrids, 
 from tests.unit.tiny import toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+SCRIPTS = RECIPES.parent / "scripts"
 
 
 @pytest.mark.parametrize("size", TOKENIZER_PRESETS)
@@ -43,15 +44,15 @@ def test_the_decoder_recipe_leaves_the_encoder_alone() -> None:
 
 
 @pytest.mark.parametrize("folder", TOKENIZERS, ids=lambda folder: folder.name)
-def test_the_pictures_recipe_is_that_of_the_tokenizers_in_the_package(folder: Path) -> None:
-    made = runpy.run_path(str(RECIPES / "pictures" / "tokenizer.py"))["recipe"](folder.name)
-    finish = runpy.run_path(str(RECIPES / "pictures" / "finish.py"))["recipe"](folder.name)
+def test_the_general_recipe_is_that_of_the_tokenizers_in_the_package(folder: Path) -> None:
+    made = runpy.run_path(str(RECIPES / "general" / "tokenizer.py"))["recipe"](folder.name)
+    finish = runpy.run_path(str(RECIPES / "general" / "finish.py"))["recipe"](folder.name)
     assert made.model == finish.model == TokenizerConfig.load(folder / "config.json")
     assert finish.schedules == TrainedGrids.load(folder / GRIDS).grids
     assert finish.schedules[0] == made.schedules[0]
     assert (made.trained, finish.trained) == ("all", "all")
-    assert finish.perceptual == {"pictures": 0.03, "fine": 0}[folder.name]
-    assert finish.optimization.steps == {"pictures": 700, "fine": 2400}[folder.name]
+    assert finish.perceptual == {"general": 0.03, "fine": 0}[folder.name]
+    assert finish.optimization.steps == {"general": 700, "fine": 2400}[folder.name]
     assert finish.optimization.learning_rate < made.optimization.learning_rate
     assert finish.optimization.batch_size >= made.optimization.batch_size
 
@@ -63,9 +64,9 @@ def test_the_tokenizers_in_the_package_are_whom_they_say(folder: Path) -> None:
     assert identity == identify(identity.name, read_tensors(folder), lengths)
 
 
-def test_an_unknown_size_of_the_pictures_recipe_is_refused() -> None:
-    with pytest.raises(UsageError, match="'pictures32'"):
-        runpy.run_path(str(RECIPES / "pictures" / "tokenizer.py"))["recipe"]("pictures23")
+def test_an_unknown_size_of_the_general_recipe_is_refused() -> None:
+    with pytest.raises(UsageError, match="'general32'"):
+        runpy.run_path(str(RECIPES / "general" / "tokenizer.py"))["recipe"]("general23")
 
 
 @pytest.mark.parametrize("side", [64, 128])  # the photograph's shorter side is between them
@@ -81,7 +82,7 @@ def test_pictures_are_training_icons_and_crops_of_photographs_the_same_each_time
         words = [tmp_path / name, "--icons", icons, "--photographs", photographs, "--crops", 6, "--plain", 5]
         words += ["--side", side]
         monkeypatch.setattr("sys.argv", ["build.py", *map(str, words)])
-        runpy.run_path(str(RECIPES / "pictures" / "build.py"), run_name="__main__")
+        runpy.run_path(str(SCRIPTS / "general" / "build.py"), run_name="__main__")
     assert "12 icons and 6 crops of photographs, 5 plain pictures" in capsys.readouterr().out
     one, two = (
         {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.png")}
@@ -93,4 +94,4 @@ def test_pictures_are_training_icons_and_crops_of_photographs_the_same_each_time
         with Image.open(path) as crop:
             assert crop.size == (side, side)
     with pytest.raises(UsageError, match="it is there already"):
-        runpy.run_path(str(RECIPES / "pictures" / "build.py"), run_name="__main__")
+        runpy.run_path(str(SCRIPTS / "general" / "build.py"), run_name="__main__")

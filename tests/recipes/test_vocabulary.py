@@ -14,9 +14,11 @@ import torch
 from bitvar.errors import UsageError
 from bitvar.tokenizer.losses import bit_entropy
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "vocabulary"
-MEMORY = runpy.run_path(str(RECIPES / "memory.py"))
-COMPARE = runpy.run_path(str(RECIPES / "compare.py"))
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "experiments" / "vocabulary"
+RECIPES = ROOT / "recipes"
+MEMORY = runpy.run_path(str(EXPERIMENTS / "memory.py"))
+COMPARE = runpy.run_path(str(EXPERIMENTS / "compare.py"))
 GIB = 2**30
 
 
@@ -24,7 +26,7 @@ def run(monkeypatch: pytest.MonkeyPatch, recipe: str, *arguments: str | Path) ->
     """The exit code of a recipe's command."""
     monkeypatch.setattr(sys, "argv", [recipe, *map(str, arguments)])
     try:
-        runpy.run_path(str(RECIPES / recipe), run_name="__main__")
+        runpy.run_path(str(EXPERIMENTS / recipe), run_name="__main__")
     except SystemExit as stop:
         return stop.code
     return 0
@@ -116,11 +118,11 @@ def test_sizes_are_readable() -> None:
 
 
 def test_the_tokenizers_differ_in_their_bits_alone() -> None:
-    recipe = runpy.run_path(str(RECIPES / "tokenizer.py"))["recipe"]
+    recipe = runpy.run_path(str(RECIPES / "vocabulary" / "tokenizer.py"))["recipe"]
     few, many = recipe(bits=8).model_dump(), recipe(bits=64).model_dump()
     assert (few["model"].pop("bits"), many["model"].pop("bits")) == (8, 64)
     assert few == many
-    embedded = runpy.run_path(str(RECIPES.parent / "icons" / "tokenizer.py"))["recipe"]().model_dump()
+    embedded = runpy.run_path(str(RECIPES / "icons" / "tokenizer.py"))["recipe"]().model_dump()
     different = recipe().model_dump()
     assert different["optimization"].pop("steps") < embedded["optimization"].pop("steps")
     assert {**different, "intervals": None} == {**embedded, "intervals": None}

@@ -99,7 +99,9 @@ def test_there_are_docs() -> None:
 
 @each_page
 def test_paths_exist(page: Path) -> None:
-    wanted = [code for code in inline(page) if re.match(r"(src|tests|recipes|\.ci)/[\w./-]*$", code)]
+    wanted = [
+        code for code in inline(page) if re.match(r"(src|tests|recipes|scripts|experiments|\.ci)/[\w./-]*$", code)
+    ]
     wanted += [code for code in inline(page) if re.fullmatch(r"[\w./-]+\.py", code)]
     assert [path for path in wanted if find(path) is None] == []
 
@@ -154,7 +156,11 @@ def test_scripts_and_their_options_exist(page: Path) -> None:
 @each_page
 def test_recipes_that_commands_name_exist(page: Path) -> None:
     for words in commands(page):
-        assert [word for word in words if word.startswith("recipes/") and not (ROOT / word).is_file()] == []
+        assert [
+            word
+            for word in words
+            if word.startswith(("recipes/", "scripts/", "experiments/")) and not (ROOT / word).is_file()
+        ] == []
 
 
 @each_page

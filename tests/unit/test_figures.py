@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-FIGURES: Final = runpy.run_path(str(ROOT / "recipes" / "icons" / "figures.py"))
+FIGURES: Final = runpy.run_path(str(ROOT / "scripts" / "icons" / "figures.py"))
 KEPT: Final[dict[str, Any]] = json.loads((ROOT / "docs" / "figures.json").read_text(encoding="utf-8"))
 
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,7 +30,7 @@ def mean_share(contender: str, split: str) -> str:
 def test_tables_are_those_of_the_file(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for table in FIGURES["pages"](KEPT)[page]:
-        assert FIGURES["with_table"](text, table) == text, "run python recipes/icons/figures.py"
+        assert FIGURES["with_table"](text, table) == text, "run python scripts/icons/figures.py"
 
 
 def test_every_copy_of_a_table_is_held() -> None:
@@ -39,7 +39,7 @@ def test_every_copy_of_a_table_is_held() -> None:
     pages = [
         ROOT / "README.md",
         *(ROOT / "docs").glob("*.md"),
-        *(ROOT / "src" / "bitvar" / "models").glob("*/README.md"),
+        *(ROOT / "src" / "bitvar" / "pretrained").glob("*/README.md"),
     ]
     for page in pages:
         lines = page.read_text(encoding="utf-8").splitlines()
@@ -74,7 +74,7 @@ def test_the_newest_entry_of_the_log_about_scenes_says_their_means() -> None:
 
 
 def test_the_judges_card_says_its_figures() -> None:
-    card = text_of("src/bitvar/models/scene_judge/README.md")
+    card = text_of("src/bitvar/pretrained/scene_judge/README.md")
     for skill, found in KEPT["scenes"]["judge"].items():
         right, refused = (f"{100 * found[claims]:.1f}".removesuffix(".0") for claims in ("true_claims", "false_claims"))
         assert f"{skill.replace('_', ' ')} {right} % and {refused} %" in card

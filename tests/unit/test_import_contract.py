@@ -37,7 +37,7 @@ MAY: dict[str, set[str]] = {
     "training": LOW | {"checkpoints", "data", "metrics"},
     "evaluation": LOW | {"pipeline", "data", "codec", "checkpoints", "runtime", "metrics"},
     "serving": CORE | {"pipeline"},
-    "models": set(),
+    "pretrained": set(),
 }
 CORE_ORDER = ("errors", "files", "finite", "guises", "config", "vocabulary", "scales", "bits", "condition", "pyramid")
 OPTIONAL = {

@@ -23,12 +23,12 @@ def run(*command: str, code: int = 0) -> str:
 
 def test_the_list_names_what_comes_with_the_package() -> None:
     lines = run("list").splitlines()
-    assert [line.split()[0] for line in lines] == ["icons", "pictures", "fine"]
+    assert [line.split()[0] for line in lines] == ["icons", "general", "fine"]
     assert "153 concepts" in lines[0]
     rows = json.loads(run("list", "--json"))
     assert [(row["name"], row["kind"]) for row in rows] == [
         ("icons", "model"),
-        ("pictures", "tokenizer"),
+        ("general", "tokenizer"),
         ("fine", "tokenizer"),
     ]
 
@@ -50,7 +50,7 @@ def test_the_embedded_model() -> None:
     assert all(len(line) <= 110 for line in text.splitlines() if "bitvar generate" not in line and "/" not in line)
 
 
-@pytest.mark.parametrize("name", ["pictures", "fine"])
+@pytest.mark.parametrize("name", ["general", "fine"])
 def test_a_tokenizer(name: str) -> None:
     facts = json.loads(run("info", name, "--json"))
     assert facts["kind"] == "tokenizer"

@@ -50,7 +50,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-PACKAGED = {"icons": EMBEDDED_MODEL, "pictures": EMBEDDED_TOKENIZER, "fine": FINE_TOKENIZER}
+PACKAGED = {"icons": EMBEDDED_MODEL, "general": EMBEDDED_TOKENIZER, "fine": FINE_TOKENIZER}
 
 
 @pytest.mark.parametrize("name", list(PACKAGED))
@@ -62,7 +62,7 @@ def test_names_in_the_package(name: str, what: str, resolve: Any) -> None:
 
 
 def test_the_pipeline_and_the_codec_take_names() -> None:
-    pipeline = InfinityPipeline.from_pretrained("icons", tokenizer="pictures", dtype="fp32", device="cpu")
+    pipeline = InfinityPipeline.from_pretrained("icons", tokenizer="general", dtype="fp32", device="cpu")
     assert pipeline.index.name == "icons"
     again = InfinityPipeline.from_pretrained("icons", tokenizer="icons", dtype="fp32", device="cpu")
     assert again.components.tokenizer_identity == pipeline.components.tokenizer_identity
@@ -72,7 +72,7 @@ def test_the_pipeline_and_the_codec_take_names() -> None:
 
 def test_a_tokenizer_given_as_a_model_is_told_apart() -> None:
     with pytest.raises(WeightsError, match=r"it is a tokenizer[\s\S]*--tokenizer"):
-        InfinityPipeline.from_pretrained("pictures")
+        InfinityPipeline.from_pretrained("general")
 
 
 def test_a_folder_here_counts_first_and_that_is_told(elsewhere: Path) -> None:
@@ -88,12 +88,12 @@ def test_defaults_are_no_names(elsewhere: Path) -> None:
     for name in PACKAGED:
         (elsewhere / name).mkdir()
     assert InfinityPipeline.from_pretrained(dtype="fp32", device="cpu").index.name == "icons"
-    assert PictureCodec.from_pretrained(device="cpu").identity.name == "pictures-tokenizer"
+    assert PictureCodec.from_pretrained(device="cpu").identity.name == "general-tokenizer"
 
 
 @pytest.mark.parametrize("name", ["icon", "Icons", "ICONS", "icns", "picture", "Fine"])
 def test_a_near_miss_gets_the_name(name: str, no_network: list[str]) -> None:
-    right = {"i": "icons", "p": "pictures", "f": "fine"}[name[0].lower()]
+    right = {"i": "icons", "g": "general", "f": "fine"}[name[0].lower()]
     with pytest.raises(UsageError, match=f"did you mean '{right}'"):
         resolve_model(name)
     assert no_network == []

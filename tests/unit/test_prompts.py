@@ -20,7 +20,7 @@ from bitvar.icons.dataset.render import SpriteAtlas, draw_scene
 from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing, write_captions
 from bitvar.icons.dataset.sources import ARTISTS, fetch_package, render_sprites
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "icons" / "prompts.py"
+RECIPE = Path(__file__).parents[2] / "scripts" / "icons" / "prompts.py"
 BY_NAME = {concept.name: concept for concept in CONCEPTS}
 STYLES = {artist.key: artist.style for artist in ARTISTS}
 COMBINATIONS = held_out_combinations(list(BY_NAME), list(STYLES))

@@ -181,7 +181,7 @@ def test_the_frechet_distance_is_to_the_validation_split(icon_set: Path, tmp_pat
 
 
 def test_spoilt_scenes_are_spoilt_as_they_say(icon_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "icons" / "spoil.py"))
+    recipe = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "icons" / "spoil.py"))
     few = select_prompts(("seen",), 1)
     monkeypatch.setitem(recipe["main"].__globals__, "read_prompts", lambda: few)
     monkeypatch.setattr(sys, "argv", ["spoil.py", "--data", str(icon_set), "--out", str(tmp_path)])

@@ -500,7 +500,7 @@ def test_the_command_goes_there_and_back(bitvar: Any, folder: Path) -> None:
     assert [scale["grid"] for scale in facts["scales"]] == [[1, 1], [1, 2], [2, 3], [4, 5]]
 
 
-@pytest.mark.parametrize(("name", "stride"), [(None, 4), ("pictures", 4), ("fine", 2)])
+@pytest.mark.parametrize(("name", "stride"), [(None, 4), ("general", 4), ("fine", 2)])
 def test_the_tokenizers_in_the_package_need_no_name_to_decode(
     bitvar: Any, folder: Path, name: str | None, stride: int
 ) -> None:
@@ -515,14 +515,14 @@ def test_the_tokenizers_in_the_package_need_no_name_to_decode(
 
 
 def test_the_first_file_decides_which_tokenizer_of_the_package_decodes(bitvar: Any, folder: Path) -> None:
-    for name, tokenizer in (("a", "pictures"), ("b", "fine")):
+    for name, tokenizer in (("a", "general"), ("b", "fine")):
         target = folder / "bits" / f"{name}.bits"
         target.parent.mkdir(exist_ok=True)
         assert bitvar("tokenizer", "encode", folder / "in" / "a.png", "-o", target, "--tokenizer", tokenizer)[0] == 0
     code, out, err = bitvar("tokenizer", "decode", folder / "bits", "-o", folder / "out")
     assert code == 1
     assert out.startswith(str(folder / "out" / "a.png"))
-    assert "b.bits: The tokenizer 'pictures-tokenizer' did not make these bits. they are of 'fine-tokenizer'" in err
+    assert "b.bits: The tokenizer 'general-tokenizer' did not make these bits. they are of 'fine-tokenizer'" in err
     assert "1 of 2 files failed" in err
     (folder / "bits" / "a.bits").write_bytes(b"no bits")
     code, out, err = bitvar("tokenizer", "decode", folder / "bits", "-o", folder / "again")

@@ -16,7 +16,7 @@ import typer
 from bitvar.cli.exit_codes import RUNTIME, WEIGHTS, exit_codes
 
 PACKAGES = ("bitvar", "torch", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow")
-MODELS = ("icons", "pictures", "fine", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
+MODELS = ("icons", "general", "fine", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
 """Folders of `models`, all of which come with the package."""
 
 
@@ -37,7 +37,7 @@ def _facts() -> dict[str, Any]:
     versions = {name: _version(name) for name in PACKAGES}
     gpu = _gpu()
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    models = Path(__file__).parent.parent / "models"
+    models = Path(__file__).parent.parent / "pretrained"
     absent = [name for name in MODELS if not (models / name / "SHA256SUMS.json").is_file()]
     mac = sys.platform == "darwin" and platform.machine() == "arm64"
     device = "cuda" if gpu else "mps" if mac else "cpu"

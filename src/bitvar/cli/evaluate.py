@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Measure what models do.", no_args_is_help=True, rich_markup_mode=None)
 
-_DEFAULT = "pictures"
+_DEFAULT = "general"
 
 
 @app.callback()

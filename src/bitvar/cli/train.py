@@ -50,7 +50,7 @@ def train(
     arguments: Annotated[list[str] | None, typer.Option("--with", help="Argument of recipe(): size=2B")] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="The trained tokenizer: a folder, a hub id, or a name such as pictures. Default: --init's."),
+        typer.Option(help="The trained tokenizer: a folder, a hub id, or a name such as general. Default: --init's."),
     ] = None,
     text_encoder: Annotated[
         str | None,

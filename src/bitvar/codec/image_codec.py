@@ -137,7 +137,7 @@ class PictureCodec:
         """Load a tokenizer, every digest of its folder verified.
 
         Args:
-            model: a model folder, a tokenizer folder, or a hub id `owner/name`; None is "pictures", in the package, as
+            model: a model folder, a tokenizer folder, or a hub id `owner/name`; None is "general", in the package, as
                 are "fine", of four times the bits, and "icons", that of the embedded model.
             revision: of a hub id.
             dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bitvar.metrics.networks import read_weights
 
-FOLDER: Final = Path(__file__).parents[1] / "models" / "efficientnet_lite0"
+FOLDER: Final = Path(__file__).parents[1] / "pretrained" / "efficientnet_lite0"
 SIDE: Final = 224
 """Pixels a side that it was trained on."""
 

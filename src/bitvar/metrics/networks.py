@@ -15,7 +15,7 @@ from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import read_plain
 
-FOLDER: Final = Path(__file__).parents[1] / "models" / "mobilenet_v2"
+FOLDER: Final = Path(__file__).parents[1] / "pretrained" / "mobilenet_v2"
 WEIGHTS: Final = "model.safetensors"
 WIDTH: Final = 1280
 SIDE: Final = 224

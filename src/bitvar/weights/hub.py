@@ -8,10 +8,10 @@ from typing import Final
 
 from bitvar.errors import UsageError, WeightsError, explain
 
-_MODELS: Final = Path(__file__).parent.parent / "models"
+_MODELS: Final = Path(__file__).parent.parent / "pretrained"
 
 EMBEDDED_MODEL: Final = _MODELS / "icons"
-EMBEDDED_TOKENIZER: Final = _MODELS / "pictures"
+EMBEDDED_TOKENIZER: Final = _MODELS / "general"
 """A tokenizer alone, for icons and photographs; the embedded model has its own copy."""
 FINE_TOKENIZER: Final = _MODELS / "fine"
 """Four times its bits, for pictures given back as they were."""

@@ -162,7 +162,7 @@ def misspelt(stage: Stage) -> None:
     """Names of models that are none: refused, offline too, with what was meant where that can be told."""
     _ready(stage)
     stage.copy("tiny", "a folder/tiny")
-    whole = ("icons", "pictures", "fine", "tiny")
+    whole = ("icons", "general", "fine", "tiny")
     name = stage.pick(whole)
     place = stage.random.randrange(len(name))
     forms = {

@@ -22,7 +22,7 @@ from bitvar.text import TextEncoder
 from bitvar.weights.digests import verify_folder
 from bitvar.weights.model_folder import read_tensors
 
-FOLDER: Final = Path(__file__).parents[2] / "models" / "scene_alignment"
+FOLDER: Final = Path(__file__).parents[2] / "pretrained" / "scene_alignment"
 
 SIDE: Final = 128
 """Pixels a side that pictures are magnified or reduced to."""

@@ -19,7 +19,7 @@ from bitvar.icons.benchmark.detector import Detector, find_objects
 from bitvar.metrics.efficientnet import EfficientNet
 from bitvar.weights.digests import load_tensors, verify_folder
 
-FOLDER: Final = Path(__file__).parents[2] / "models" / "scene_judge"
+FOLDER: Final = Path(__file__).parents[2] / "pretrained" / "scene_judge"
 WEIGHTS: Final = "model.safetensors"
 _PICTURES_AT_ONCE: Final = 32
 _OBJECTS_AT_ONCE: Final = 64
@@ -64,7 +64,7 @@ class SceneJudge(nn.Module):
         config = JudgeConfig.load(folder / "config.json")
         if config.concepts != CONCEPT_NAMES:
             why = f"it knows {len(config.concepts)} concepts in its own order, this package {len(CONCEPT_NAMES)}"
-            raise UsageError(explain(f"Can't use the judge in {folder}.", why, "train it with recipes/icons/judge.py"))
+            raise UsageError(explain(f"Can't use the judge in {folder}.", why, "train it with scripts/icons/judge.py"))
         judge = cls(config)
         tensors = {name: tensor.float() for name, tensor in load_tensors(folder / WEIGHTS).items()}
         judge.detector.load_state_dict(_part(tensors, "detector."))

@@ -1,6 +1,6 @@
 """The fixed prompts that models of the icon set are judged by, each with what a right picture shows.
 
-`recipes/icons/prompts.py` wrote the file. This file knows nothing of pictures or judges.
+`scripts/icons/prompts.py` wrote the file. This file knows nothing of pictures or judges.
 """
 
 import hashlib

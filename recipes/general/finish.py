@@ -1,0 +1,49 @@
+r"""The tokenizers of `tokenizer.py`, second stage: all of one, on at a lower rate.
+
+`general` with the MobileNetV2 distance:
+
+bitvar train recipes/general/finish.py --data data/general --init runs/general/model --out runs/general-finished \
+    --name general
+
+`fine` at 64, 128 and 256 pixels, with crops of photographs of that side:
+
+python scripts/general/build.py data/fine256 --icons data/icons64-jittered --photographs data/photographs/train \
+    --crops 100 --side 256 --plain 2000
+bitvar train recipes/general/finish.py --with size=fine --data data/fine256 --init runs/fine/model \
+    --out runs/fine-finished --name fine --nproc 2
+
+and once more at 64 pixels, weighing tints less:
+
+bitvar train recipes/general/tokenizer.py --with size=fine --data data/fine --init runs/fine-finished/model \
+    --out runs/fine-last --name fine --nproc 2 --set multiscale=0.1 --set optimization.steps=8000 \
+    --set optimization.batch_size=6 --set optimization.learning_rate=1.5e-3 --set optimization.ema_decay=0.998
+
+For `general32`, add `--with size=general32` and its own data and run. Cost and results: docs/log.md.
+"""
+
+from pathlib import Path
+from runpy import run_path
+
+from bitvar.training.config import TokenizerTraining
+
+STAGE = (
+    "perceptual=0.03",
+    "optimization.steps=700", "optimization.learning_rate=1e-3", "optimization.warmup_steps=50",
+    "optimization.ema_decay=0.99", "intervals.log=25", "intervals.validation=350", "intervals.save=100",
+)  # fmt: skip
+SIZES = {
+    "fine": (
+        "perceptual=0",
+        "schedules=[[[2,2],[4,4],[8,8],[16,16],[32,32]],[[4,4],[8,8],[16,16],[32,32],[64,64]],"
+        "[[8,8],[16,16],[32,32],[64,64],[128,128]]]",
+        "optimization.steps=2400", "optimization.batch_size=4", "optimization.ema_decay=0.998",
+        "intervals.log=100", "intervals.validation=1200",
+    ),
+}  # fmt: skip
+"""What a size has in place of the others'."""
+
+
+def recipe(size: str = "general") -> TokenizerTraining:
+    """`size` is as of `tokenizer.py`."""
+    first = run_path(str(Path(__file__).with_name("tokenizer.py")))["recipe"](size)
+    return first.override([*STAGE, *SIZES.get(size, ())])

@@ -1,0 +1,54 @@
+r"""What an adapter does to things it never saw, side by side: the sheet of docs/lora.md.
+
+python scripts/icons/compare.py --lora runs/sepia/lora --held-out styles/sepia/HELD_OUT.md --data data/sepia \
+    --out docs/images/lora.png
+
+Every fourth thing of the list, at most eight; one seed, nothing picked. With `--data`, it also says how well the frozen
+tokenizer reconstructs the style's validation pictures: what it can't draw, no adapter can.
+"""
+
+import argparse
+from pathlib import Path
+
+from bitvar.data.samples import load_images, read_samples
+from bitvar.pipeline import InfinityPipeline
+from bitvar.training.monitor.sample_sheets import contact_sheet
+from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.tokenizer.validation import measure_reconstruction
+
+EVERY, MOST = 4, 8
+WEIGHTS = (0.5, 1.0)
+SEED = 0
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description="Draw with and without an adapter.")
+    parser.add_argument("--lora", type=Path, required=True)
+    parser.add_argument("--held-out", type=Path, required=True, help="prompts, each after '- '")
+    parser.add_argument("--data", type=Path, help="the captioned set of the style")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+
+    pipe = InfinityPipeline.from_pretrained()
+    if options.data is not None:
+        pictures = load_images(read_samples(options.data, split="val"))
+        config = pipe.transformer.config
+        grids = config.all_schedules()[0].latent_grids(config.patch_size)
+        psnr = measure_reconstruction(pipe.tokenizer, PictureSet(pictures), [grids])["psnr"]
+        print(f"the tokenizer reconstructs {len(pictures)} validation pictures at {psnr:.1f} dB")  # noqa: T201
+    prompts = [line.removeprefix("- ") for line in options.held_out.read_text(encoding="utf-8").splitlines()]
+    picked = prompts[1::EVERY][:MOST]
+    things = [prompt.rpartition(", ")[0] for prompt in picked]
+    pictures = [pipe(prompt, seed=SEED).images[0] for prompt in picked]
+    captions = [f"{thing}: without" for thing in things]
+    pipe.load_lora_weights(options.lora, adapter_name="style")
+    for weight in WEIGHTS:
+        pipe.set_adapters(["style"], [weight])
+        pictures += [pipe(prompt, seed=SEED).images[0] for prompt in picked]
+        captions += [f"{thing}: weight {weight:g}" for thing in things]
+    contact_sheet(pictures, captions, columns=len(picked), cell=128).save(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+r"""Real scenes spoilt in known ways, to see whether the ruler notices: folders for `bitvar evaluate scenes --pictures`.
+
+python scripts/icons/spoil.py --data data/icons64 --out spoilt
+bitvar evaluate scenes data/icons64 -o runs/spoilt --pictures blurred=spoilt/blurred \
+    --pictures mirrored=spoilt/mirrored --pictures recoloured=spoilt/recoloured --pictures noise=spoilt/noise
+
+- `blurred`: by a Gaussian of a twentieth of the side. Worse most where objects stand side by side and run together.
+- `mirrored`: left is right. Worse at position alone, in the half of its prompts that say left or right.
+- `recoloured`: every hue turned by a third of the circle. Worse where a colour or a background is named.
+- `noise`: no scenes at all. All wrong.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from bitvar.evaluation.generation.images import real_pictures
+from bitvar.icons.dataset.prompts import ScenePrompt, read_prompts
+
+BLUR: Final = 0.05
+HUE_STEPS: Final = 256
+SEED: Final = 0
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description="Spoil the real scenes in known ways.")
+    parser.add_argument("--data", type=Path, required=True, help="the icon set")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    shown = real_pictures(options.data, read_prompts())
+    rng = np.random.default_rng(SEED)
+    ways: dict[str, Callable[[Image.Image], Image.Image]] = {
+        "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(BLUR * image.width)),
+        "mirrored": ImageOps.mirror,
+        "recoloured": recolour,
+        "noise": lambda image: Image.fromarray(rng.integers(0, 256, (*image.size[::-1], 3), dtype=np.uint8)),
+    }
+    for name, way in ways.items():
+        for each in shown:
+            save(way(Image.fromarray(each.open())), options.out / name, each.prompt)
+
+
+def recolour(image: Image.Image) -> Image.Image:
+    """Every hue a third of the circle on; white, grey and black stay."""
+    hue, saturation, value = image.convert("HSV").split()
+    turned = hue.point([(step + HUE_STEPS // 3) % HUE_STEPS for step in range(HUE_STEPS)])
+    return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+
+
+def save(image: Image.Image, folder: Path, prompt: ScenePrompt) -> None:
+    """As `--pictures` finds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image.save(folder / f"{prompt.id}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+r"""Write what the embedded model knows into its folder: `vocabulary.json`, and the folder's manifest with it.
+
+python scripts/icons/vocabulary.py --model src/bitvar/pretrained/icons
+
+Concepts, styles, colours, counts and layouts are those of `bitvar.icons.dataset`. Words related to a concept are the
+whole words of the text encoder's own vocabulary that lie nearest to it by the mean of its last hidden states.
+"""
+
+import argparse
+import string
+from pathlib import Path
+
+import torch
+
+from bitvar.icons.dataset.captions import STYLED, TEMPLATES
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, NUMBER_WORDS
+from bitvar.icons.dataset.scene_spec import SceneRequest, Thing, write_captions
+from bitvar.icons.dataset.sources import ARTISTS
+from bitvar.text import TextEncoder, load_text_encoder
+from bitvar.weights.digests import verify_folder, write_manifest
+from bitvar.weights.vocabulary import VOCABULARY, KnownConcept, Layout, Vocabulary, words_of
+
+LEAST_SIMILARITY = 0.5
+"""Cosine of a word and the nearest concept, from which the word is listed."""
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description="Write what the embedded model knows.")
+    parser.add_argument("--model", type=Path, required=True, help="model folder; its vocabulary and manifest change")
+    folder = parser.parse_args().model
+    verify_folder(folder)
+    known = vocabulary()
+    known = with_related(known, load_text_encoder(folder / "text_encoder"))
+    (folder / VOCABULARY).write_text(known.dump(), encoding="utf-8")
+    write_manifest(folder)
+
+
+def vocabulary() -> Vocabulary:
+    """What the icon set teaches, without related words."""
+    examples = {
+        "one thing": SceneRequest("single", "noto", (Thing("dog"),)),
+        "on a coloured background": SceneRequest("background", "noto", (Thing("dog"),), background="blue"),
+        "in another colour": SceneRequest("colour", "noto", (Thing("car", "green"),)),
+        "two to four of a kind": SceneRequest("count", "noto", (Thing("apple"),), count=3),
+        "two things": SceneRequest("two", "noto", (Thing("cat"), Thing("balloon"))),
+        "two things in colours": SceneRequest("colour_pair", "noto", (Thing("car", "red"), Thing("book", "blue"))),
+        "side by side": SceneRequest("position", "noto", (Thing("crab"), Thing("laptop")), relation="left"),
+        "one above the other": SceneRequest("position", "noto", (Thing("star"), Thing("house")), relation="above"),
+    }
+    concepts = {concept.name: concept for concept in CONCEPTS}
+    captions = {name: write_captions(scene, concepts, style=ARTISTS[0].style) for name, scene in examples.items()}
+    templates = [text for texts in (*TEMPLATES.values(), STYLED) for text in texts]
+    plain = [" ".join(text for _, text in _literals(template)) for template in templates]
+    words = {
+        word for text in [*plain, *(c for several in captions.values() for c in several)] for word in words_of(text)
+    }
+    styles = tuple(artist.style for artist in ARTISTS)
+    named = {word for phrase in (*styles, *COLOURS, *BACKGROUNDS, *concepts) for word in words_of(phrase)}
+    digits = {str(number) for number in NUMBER_WORDS} | {"1", "one"}
+    return Vocabulary(
+        concepts=tuple(KnownConcept(name=c.name, plural=c.plural, category=c.category) for c in CONCEPTS),
+        styles=styles,
+        colours=tuple(COLOURS),
+        backgrounds=tuple(BACKGROUNDS),
+        counts=tuple(NUMBER_WORDS.values()),
+        layouts=tuple(Layout(name=name, example=several[1]) for name, several in captions.items()),
+        words=tuple(sorted((words | digits | {"coloured", "colored", "color"}) - named)),
+    )
+
+
+def _literals(template: str) -> list[tuple[str, str]]:
+    return [("", literal) for literal, _, _, _ in string.Formatter().parse(template)]
+
+
+@torch.inference_mode()
+def with_related(known: Vocabulary, encoder: TextEncoder) -> Vocabulary:
+    """The same, with the encoder's own words listed under the concept that each is nearest to."""
+    own = encoder.tokenizer.get_vocab()
+    words = sorted(word for word in own if word.isascii() and word.isalpha() and len(word) > 2)
+    words = [word for word in words if known.unknown_words(word)]
+    concepts = _embed(encoder, [concept.name for concept in known.concepts])
+    best, which = (_embed(encoder, words) @ concepts.T).max(dim=1)
+    related: dict[int, list[str]] = {}
+    for word, similarity, index in zip(words, best.tolist(), which.tolist(), strict=True):
+        if similarity >= LEAST_SIMILARITY:
+            related.setdefault(index, []).append(word)
+    return known.model_copy(
+        update={
+            "concepts": tuple(
+                concept.model_copy(update={"related": tuple(related.get(index, ()))})
+                for index, concept in enumerate(known.concepts)
+            )
+        }
+    )
+
+
+def _embed(encoder: TextEncoder, phrases: list[str], batch: int = 256) -> torch.Tensor:
+    """One row of length 1 a phrase: the mean of the last hidden states of its tokens."""
+    rows = []
+    for start in range(0, len(phrases), batch):
+        tokens = [torch.tensor(encoder.tokenizer(text)["input_ids"]) for text in phrases[start : start + batch]]
+        ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True)
+        states = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        rows.append((states * mask[..., None]).sum(dim=1))
+    return torch.nn.functional.normalize(torch.cat(rows), dim=1)
+
+
+if __name__ == "__main__":
+    main()
