@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .fixtures import Golden
+from tests.parity.fixtures import Golden
 
 DEFAULT = Path(__file__).parent.parent / "golden"
 

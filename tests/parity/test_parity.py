@@ -10,8 +10,7 @@ from bitvar.condition import TextCondition
 from bitvar.sampling import SamplingParams, bit_probability, generate
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import bitwise_loss
-
-from .fixtures import Case, relative_error, to_rows
+from tests.parity.fixtures import Case, relative_error, to_rows
 
 TOLERANCE = 1e-4
 

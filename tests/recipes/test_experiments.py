@@ -26,7 +26,7 @@ from bitvar.training.engine.loop import run as train
 from bitvar.training.transformer.task import CaptionFeatures, FeatureSet, TransformerTask
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import write_manifest
-from tests.unit.tiny import tiny_pipeline, toy_set
+from tests.support.tiny import tiny_pipeline, toy_set
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"

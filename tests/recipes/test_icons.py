@@ -17,7 +17,7 @@ from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.hub import EMBEDDED_MODEL
 from bitvar.weights.model_folder import Defaults
-from tests.unit.tiny import tiny_text_encoder, toy_set
+from tests.support.tiny import tiny_text_encoder, toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "icons"
 GENERAL = RECIPES.parent / "general"

@@ -22,7 +22,7 @@ from bitvar.scales import official_schedule
 from bitvar.training.expected_work import expected_work, longest_schedule
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import PRESETS, InfinityTransformer, bitwise_loss
-from tests.unit.tiny import toy_set
+from tests.support.tiny import toy_set
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = Path(bitvar.__file__).parent / "pretrained" / "icons"

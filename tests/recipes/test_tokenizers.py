@@ -12,7 +12,7 @@ from bitvar.scales import ratio_names
 from bitvar.tokenizer import TOKENIZER_PRESETS, TokenizerConfig
 from bitvar.weights.hub import TOKENIZERS
 from bitvar.weights.model_folder import GRIDS, TokenizerIdentity, TrainedGrids, identify, read_tensors
-from tests.unit.tiny import toy_set
+from tests.support.tiny import toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SCRIPTS = RECIPES.parent / "scripts"

@@ -93,7 +93,7 @@ class MemoryEstimate:
 
 
 def estimate_memory(plan: MemoryPlan) -> MemoryEstimate:
-    """The memory of one rank: that of the tensors on a CPU within some per cent (`tests/unit/test_estimate.py`).
+    """The memory of one rank, within some per cent on a CPU (`tests/unit/costs/test_training_memory.py`).
 
     Kernels of other devices differ a little. With LoRA, averaged weights and moments are those of the adapters. With
     shards, everything kept in fp32 is spread evenly, and blocks are gathered one by one, the next while one computes.
