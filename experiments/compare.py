@@ -28,7 +28,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import atomic_path
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.metrics_log import read_metrics
@@ -99,7 +99,7 @@ def read_run(label: str, run: Path) -> Row:
     step, loss = metrics.get("validation", {}).get("loss", [(0, 0.0)])[-1]
     if step < config.optimization.steps:
         why = f"its last validation was at step {step} of {config.optimization.steps}"
-        raise UsageError(explain(f"{run} is not finished.", why, "finish it first"))
+        raise UsageError(f"{run} is not finished.", why, "finish it first")
     if head == "bitwise":
         with torch.device("meta"):
             parameters = sum(p.numel() for p in InfinityTransformer(config.model).parameters())
@@ -131,10 +131,10 @@ def read_scenes(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict
                 intervals.setdefault(label, {})[split] = (100 * result["low"], 100 * result["high"])
     except FileNotFoundError:
         todo = "make it with bitvar evaluate scenes"
-        raise UsageError(explain(f"There is no {path}.", "--scenes names it", todo)) from None
+        raise UsageError(f"There is no {path}.", "--scenes names it", todo) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UsageError(explain(f"{path} is no report of scenes.", why, "make it again")) from None
+        raise UsageError(f"{path} is no report of scenes.", why, "make it again") from None
     return figures, intervals
 
 
@@ -146,7 +146,7 @@ def fit_power_law(parameters: Sequence[float], losses: Sequence[float]) -> Fit:
     """
     if len(set(parameters)) < 4:
         why = f"there are {len(set(parameters))} sizes, and the curve has three numbers"
-        raise UsageError(explain("There is nothing to fit.", why, "give runs of four sizes at least"))
+        raise UsageError("There is nothing to fit.", why, "give runs of four sizes at least")
     sizes, values = np.asarray(parameters, dtype=float), np.asarray(losses, dtype=float)
     floor, factor, exponent = _fit(sizes, values)
     worst = float(np.abs(floor + factor * sizes**-exponent - values).max())
@@ -264,7 +264,7 @@ def collect(runs: Sequence[str], scenes: Sequence[Path]) -> tuple[list[Row], lis
         label, equals, path = argument.partition("=")
         if not (label and equals and path) or label in {row.label for row in rows}:
             why = "each --run needs a label of its own, and a folder"
-            raise UsageError(explain(f"Can't read --run {argument}.", why, "write --run LABEL=FOLDER"))
+            raise UsageError(f"Can't read --run {argument}.", why, "write --run LABEL=FOLDER")
         rows.append(read_run(label, Path(path)))
     missing: list[str] = []
     for path in scenes:
@@ -290,10 +290,10 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.out.suffix != ".png":
-            raise UsageError(explain(f"Can't write {options.out}.", "the plot is a .png", "name it so"))
+            raise UsageError(f"Can't write {options.out}.", "the plot is a .png", "name it so")
         rows, missing = collect(options.run, options.scenes)
         if options.fit and len({row.bits for row in rows}) > 1:
-            raise UsageError(explain("There is nothing to fit.", "losses of different bits don't compare", "drop some"))
+            raise UsageError("There is nothing to fit.", "losses of different bits don't compare", "drop some")
         losses: Mapping[str, float] = {row.label: row.figures["loss"] for row in rows}
         fit = fit_power_law([row.parameters for row in rows], list(losses.values())) if options.fit else None
     except UsageError as error:

@@ -32,7 +32,7 @@ from torch import Tensor
 from bitvar import pyramid
 from bitvar.condition import TextCondition
 from bitvar.data.samples import load_images, read_samples
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import atomic_path, write_text
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import psnr
@@ -154,7 +154,7 @@ def measure(
     first = next(iter(pipelines.values()))
     if len({pipeline.components.index.tokenizer.bits_sha256 for pipeline in pipelines.values()}) > 1:
         why = "they were trained with different tokenizers"
-        raise UsageError(explain("These models can't be given the same bits.", why, "compare models of one tokenizer"))
+        raise UsageError("These models can't be given the same bits.", why, "compare models of one tokenizer")
     config = first.transformer.config
     schedule = config.all_schedules()[0]
     grids, lengths = schedule.latent_grids(config.patch_size), config.all_lengths()[0]
@@ -254,9 +254,9 @@ def read_runs(arguments: Sequence[str]) -> dict[str, Path]:
         name, equals, path = argument.partition("=")
         if not (name and equals and path) or name in (*runs, *REFERENCES):
             why = "each --run needs a name of its own, and a folder"
-            raise UsageError(explain(f"Can't read --run {argument}.", why, "write --run NAME=FOLDER"))
+            raise UsageError(f"Can't read --run {argument}.", why, "write --run NAME=FOLDER")
         if not (Path(path) / "model").is_dir():
-            raise UsageError(explain(f"{path} has no model.", "the run is not finished, or it is none", "finish it"))
+            raise UsageError(f"{path} has no model.", "the run is not finished, or it is none", "finish it")
         runs[name] = Path(path)
     return runs
 
@@ -271,9 +271,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.out.suffix != ".png" or options.pictures < 1:
-            raise UsageError(
-                explain("Can't begin.", "the plot is a .png, of a picture at least", "correct the command")
-            )
+            raise UsageError("Can't begin.", "the plot is a .png, of a picture at least", "correct the command")
         runs = read_runs(options.run)
         pipelines = {name: InfinityPipeline.from_pretrained(run / "model", device="cpu") for name, run in runs.items()}
         figures, count = measure(pipelines, options.data, num_pictures=options.pictures)

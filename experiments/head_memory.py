@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import atomic_path, write_text
 from bitvar.transformer import bit_losses
 
@@ -102,7 +102,7 @@ def measure(head: str, bits: int, *, tokens: int = TOKENS, width: int = WIDTH) -
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         why = done.stderr.strip()[-500:] or f"it ended with {done.returncode}"
-        raise UsageError(explain(f"The {head} head of {bits} bits can't be measured.", why, "give fewer --tokens"))
+        raise UsageError(f"The {head} head of {bits} bits can't be measured.", why, "give fewer --tokens")
     return Point(head, bits, (width + 1) * outputs(head, bits), **json.loads(done.stdout))
 
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from bitvar import pyramid
 from bitvar.bits import bits_to_codes, to_cells
 from bitvar.condition import TextCondition
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import atomic_path, write_text
 from bitvar.imaging.convert import to_pil
 from bitvar.nn.linear import Linear
@@ -71,7 +71,7 @@ def give_index_head(model: InfinityTransformer, generator: torch.Generator) -> N
     width, bits = model.config.width, model.config.bits
     if bits > MOST_BITS:
         why = f"the head would have 2^{bits} rows of {width} channels"
-        raise UsageError(explain(f"{bits} bits are too many.", why, f"take a tokenizer of at most {MOST_BITS}"))
+        raise UsageError(f"{bits} bits are too many.", why, f"take a tokenizer of at most {MOST_BITS}")
     model.head = Linear(width, 2**bits)
     std = math.sqrt(1 / (3 * width))
     nn.init.trunc_normal_(model.head.weight, std=std, a=-2 * std, b=2 * std, generator=generator).mul_(0.02)
@@ -258,7 +258,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.prompts is not None and not options.prompts.is_file():
-            raise UsageError(explain(f"There is no {options.prompts}.", "--prompts names it", "check the path"))
+            raise UsageError(f"There is no {options.prompts}.", "--prompts names it", "check the path")
         config = read_recipe(RECIPE, options.arguments)
         assert isinstance(config, TransformerTraining)
         encoder = load_text_encoder(options.text_encoder, settings=published_settings(options.text_encoder))

@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import atomic_path
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance, perceptual_distance
@@ -76,7 +76,7 @@ def evaluate(options: argparse.Namespace, guidance: float, temperature: float) -
         done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         if done.returncode != 0:
             why = f"bitvar evaluate scenes ended with {done.returncode}"
-            raise UsageError(explain(f"{folder} can't be made.", why, "see what it said above"))
+            raise UsageError(f"{folder} can't be made.", why, "see what it said above")
     return folder
 
 
@@ -159,7 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.out.suffix != ".png":
-            raise UsageError(explain(f"Can't write {options.out}.", "the plot is a .png", "name it so"))
+            raise UsageError(f"Can't write {options.out}.", "the plot is a .png", "name it so")
         pairs = [(g, t) for t in sorted(set(options.temperature)) for g in sorted(set(options.guidance))]
         folders = [evaluate(options, *pair) for pair in pairs]
         distance = perceptual_distance("mobilenet")

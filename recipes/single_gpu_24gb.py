@@ -20,7 +20,7 @@ from runpy import run_path
 from typing import Final
 
 from bitvar.costs.training_memory import GIB, MemoryPlan, largest_batch
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
 from bitvar.training.expected_work import longest_schedule
 
@@ -45,11 +45,9 @@ def part_size(size: str, pixels: int) -> int:
     most = min(64, largest_batch(plan(size, pixels), AVAILABLE))
     if not most:
         raise UsageError(
-            explain(
-                f"{size} at {pixels} px does not fit a card of 24 GB.",
-                "weights, gradients, moments and averages take 20 bytes a parameter, and one sample its activations",
-                "take a smaller size or fewer pixels, or train adapters",
-            )
+            f"{size} at {pixels} px does not fit a card of 24 GB.",
+            "weights, gradients, moments and averages take 20 bytes a parameter, and one sample its activations",
+            "take a smaller size or fewer pixels, or train adapters",
         )
     return 2 ** (most.bit_length() - 1)
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import atomic_path
 
 PANELS: Final = {"psnr": "PSNR, dB", "ssim": "SSIM", "distance": "perceptual distance", "frechet": "Frechet distance"}
@@ -56,16 +56,16 @@ def read_report(name: str, path: Path) -> tuple[list[Row], list[str]]:
         rows = [read_row(f"{name}, {result['size']}" if several else name, result) for result in results]
     except FileNotFoundError:
         todo = "check the path, or make it with bitvar evaluate reconstruction"
-        raise UsageError(explain(f"There is no {path}.", f"--report {name} names it", todo)) from None
+        raise UsageError(f"There is no {path}.", f"--report {name} names it", todo) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         todo = "make it again with bitvar evaluate reconstruction"
-        raise UsageError(explain(f"{path} is no report of reconstruction.", why, todo)) from None
+        raise UsageError(f"{path} is no report of reconstruction.", why, todo) from None
     others = [str(result["contender"]) for result, row in zip(results, rows, strict=True) if row is None]
     found = [row for row in rows if row is not None]
     if not found:
         todo = "name the tokenizers by their bits, such as d32"
-        raise UsageError(explain(f"{path} has no tokenizer to compare.", f"it has {others or 'nothing'}", todo))
+        raise UsageError(f"{path} has no tokenizer to compare.", f"it has {others or 'nothing'}", todo)
     return sorted(found, key=lambda row: (row.name, row.bits)), others
 
 
@@ -142,12 +142,12 @@ def main() -> None:
     names: set[str] = set()
     try:
         if options.out.suffix != ".png":
-            raise UsageError(explain(f"Can't write {options.out}.", "the plot is a .png", "name it so"))
+            raise UsageError(f"Can't write {options.out}.", "the plot is a .png", "name it so")
         for report in options.report:
             name, equals, path = report.partition("=")
             if not (name and equals and path) or name in names:
                 why = "each --report needs a name of its own, and a file"
-                raise UsageError(explain(f"Can't read --report {report}.", why, "write --report NAME=FILE"))
+                raise UsageError(f"Can't read --report {report}.", why, "write --report NAME=FILE")
             names.add(name)
             found, others = read_report(name, Path(path))
             rows += found

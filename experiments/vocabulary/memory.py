@@ -154,7 +154,7 @@ def measure_all(budget: int, vectors: int) -> list[Point]:
             continue
         if quantizer == "BSQ" or bits == tried[0]:
             why = f"{quantizer} at {bits} bits does not fit"
-            raise UsageError(explain(f"A budget of {readable(budget)} shows nothing.", why, "give a larger --budget"))
+            raise UsageError(f"A budget of {readable(budget)} shows nothing.", why, "give a larger --budget")
         largest = points[-1]
         for at in (bits, *(at for at in BEYOND if at > bits)):
             points.append(Point(quantizer, at, largest.memory * 2 ** (at - largest.bits), None))
@@ -243,7 +243,7 @@ def main() -> None:
     try:
         if budget > available:
             why = f"this machine has {readable(available)} free"
-            raise UsageError(explain(f"A budget of {readable(budget)} is too much.", why, "give a smaller --budget"))
+            raise UsageError(f"A budget of {readable(budget)} is too much.", why, "give a smaller --budget")
         points = measure_all(budget, options.vectors)
     except UsageError as error:
         parser.exit(2, f"{error}\n")

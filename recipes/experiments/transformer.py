@@ -12,7 +12,7 @@ set.
 
 from typing import Final
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
 from bitvar.transformer import ScheduleConfig, TransformerConfig
 
@@ -43,7 +43,7 @@ def recipe(
         seed: of first weights, order and every draw.
     """
     if flips not in FLIPS:
-        raise UsageError(explain(f"There are no flips {flips!r}.", f"known are {', '.join(FLIPS)}", "name one of them"))
+        raise UsageError(f"There are no flips {flips!r}.", f"known are {', '.join(FLIPS)}", "name one of them")
     strength, requantized = FLIPS[flips]
     return TransformerTraining(
         model=TransformerConfig(

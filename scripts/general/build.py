@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 
 from bitvar.data.samples import read_samples
 from bitvar.data.walking import list_files
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.imaging.open import PictureLimits, decode_picture
 
 SMALLEST: Final = 64
@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parser.parse_args()
     out: Path = arguments.out
     if out.exists():
-        raise UsageError(explain(f"Can't make {out}.", "it is there already", "choose another folder, or delete it"))
+        raise UsageError(f"Can't make {out}.", "it is there already", "choose another folder, or delete it")
     arriving = out.with_name(out.name + ".partial")
     shutil.rmtree(arriving, ignore_errors=True)
     num_icons = sum(copy_icons(folder, arriving / folder.name) for folder in arguments.icons)

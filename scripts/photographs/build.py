@@ -29,7 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import unquote
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import new_folder
 
 PACKAGE: Final = "gcompris-qt-data"
@@ -87,7 +87,7 @@ def build(destination: Path, package: Path | None = None) -> None:
         UsageError: if the folder exists, or the package can't be had, is another one, or can't be read.
     """
     if destination.exists():
-        raise UsageError(explain(f"Can't write to {destination}.", "it exists", "name a folder that doesn't"))
+        raise UsageError(f"Can't write to {destination}.", "it exists", "name a folder that doesn't")
     with tempfile.TemporaryDirectory() as downloads:
         package = package or fetch_package(Path(downloads))
         check_package(package)
@@ -106,11 +106,11 @@ def fetch_package(downloads: Path) -> Path:
 def check_package(package: Path) -> None:
     """UsageError unless it is the package whose pictures were looked at, to the byte."""
     if not package.is_file():
-        raise UsageError(explain(f"There is no file {package}.", "--package names it", "check the path"))
+        raise UsageError(f"There is no file {package}.", "--package names it", "check the path")
     digest = hashlib.sha256(package.read_bytes()).hexdigest()
     if digest != SHA256:
         why = f"its sha256 is {digest}, expected {SHA256}"
-        raise UsageError(explain(f"{package} is not {PACKAGE} {VERSION}.", why, "fetch that version"))
+        raise UsageError(f"{package} is not {PACKAGE} {VERSION}.", why, "fetch that version")
 
 
 def resource_files(package: Path) -> dict[str, bytes]:
@@ -129,10 +129,10 @@ def run(command: Sequence[str], *, what: str, cwd: Path | None = None) -> bytes:
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, check=False)
     except FileNotFoundError:
-        raise UsageError(explain(what, f"the program {command[0]} is not on the PATH", todo)) from None
+        raise UsageError(what, f"the program {command[0]} is not on the PATH", todo) from None
     if done.returncode != 0:
         said = " ".join(done.stderr.decode(errors="replace").split())[-300:] or f"{command[0]} says nothing of it"
-        raise UsageError(explain(what, said, todo))
+        raise UsageError(what, said, todo)
     return done.stdout
 
 
@@ -153,7 +153,7 @@ def read_resources(name: str, data: bytes) -> dict[str, bytes]:
             raise ValueError(f"its format is {version}, not 2 or 3")
         return dict(_walk(data, tree, content, names))
     except (struct.error, ValueError, zlib.error) as error:  # a UnicodeDecodeError is a ValueError
-        raise UsageError(explain(f"{name} is no whole Qt resource file.", str(error), "get the package anew")) from None
+        raise UsageError(f"{name} is no whole Qt resource file.", str(error), "get the package anew") from None
 
 
 def _walk(data: bytes, tree: int, content: int, names: int) -> Iterator[tuple[str, bytes]]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import is_file_name
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ def checked(name: str, value: Any, rule: Callable[[Any], T]) -> T:
     try:
         return rule(value)
     except ValueError as error:
-        raise UsageError(explain(f"Bad value for {name!r}.", str(error), "give another value")) from None
+        raise UsageError(f"Bad value for {name!r}.", str(error), "give another value") from None
 
 
 def whole_number(value: Any) -> int:

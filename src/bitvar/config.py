@@ -37,7 +37,7 @@ class Config(BaseModel):
             count = error.error_count()
             if count > _MOST_ERRORS:  # to describe each would take seconds
                 why = f"{count:,} values are wrong"
-                raise UsageError(explain(f"Can't use {source}.", why, "give the original")) from None
+                raise UsageError(f"Can't use {source}.", why, "give the original") from None
             first = min(error.errors(include_url=False), key=lambda entry: entry["type"] != "extra_forbidden")
             where = ".".join(str(part) for part in _place(first["loc"], values, missing=first["type"] in _ABSENT))
             if first["type"] == "extra_forbidden":
@@ -46,7 +46,7 @@ class Config(BaseModel):
             if isinstance(cause, UsageError):  # one of ours, which says all three lines itself
                 raise UsageError(f"Bad value for {where!r} in {source}: {cause}" if where else str(cause)) from None
             what = f"Bad value for {where!r} in {source}." if where else f"The values in {source} don't go together."
-            raise UsageError(explain(what, _reason(first["msg"]), "give another value")) from None
+            raise UsageError(what, _reason(first["msg"]), "give another value") from None
 
     @classmethod
     def load(cls: type[C], path: Path) -> C:
@@ -63,7 +63,7 @@ class Config(BaseModel):
         for setting in settings:
             key, separator, text = setting.partition("=")
             if not separator:
-                raise UsageError(explain(f"Can't read the setting {setting!r}.", "it has no '='", "write key=value"))
+                raise UsageError(f"Can't read the setting {setting!r}.", "it has no '='", "write key=value")
             *parents, last = key.split(".")
             target: Any = values
             for name in parents:
@@ -110,11 +110,9 @@ def check_room(parameters: int, folder: Path, *, source: str) -> None:
     held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if parameters > held:
         raise UsageError(
-            explain(
-                f"The weights in {folder} don't fit their {Path(source).name}.",
-                f"a model of its sizes has {parameters:,} numbers, and the files have {held:,} bytes",
-                "restore the folder",
-            )
+            f"The weights in {folder} don't fit their {Path(source).name}.",
+            f"a model of its sizes has {parameters:,} numbers, and the files have {held:,} bytes",
+            "restore the folder",
         )
 
 
@@ -131,21 +129,19 @@ def read_json(path: Path) -> dict[str, Any]:
         text = read_plain(path).decode("utf-8")
         if text.startswith(LFS_POINTER.decode()):
             why = "it is a Git LFS pointer, not the file itself"
-            raise UsageError(
-                explain(f"Can't read {path}.", why, "run `git lfs pull` in the clone, or download it again")
-            )
+            raise UsageError(f"Can't read {path}.", why, "run `git lfs pull` in the clone, or download it again")
         values = json.loads(text)
     except FileNotFoundError:
-        raise UsageError(explain(f"There is no {path}.", "the file is missing", "check the path")) from None
+        raise UsageError(f"There is no {path}.", "the file is missing", "check the path") from None
     except UsageError:
         raise
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise UsageError(explain(f"Can't read {path}.", why, "give a file of JSON")) from None
+        raise UsageError(f"Can't read {path}.", why, "give a file of JSON") from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(explain(f"Can't read {path}.", f"it is not JSON: {error}", "restore the file")) from None
+        raise UsageError(f"Can't read {path}.", f"it is not JSON: {error}", "restore the file") from None
     if not isinstance(values, dict):
-        raise UsageError(explain(f"Can't read {path}.", "it holds no JSON object", "restore the file"))
+        raise UsageError(f"Can't read {path}.", "it holds no JSON object", "restore the file")
     return values
 
 

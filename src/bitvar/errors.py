@@ -7,21 +7,35 @@ import shlex
 from pathlib import Path
 
 
-class UsageError(ValueError):
+class _ExplainedError(Exception):
+    """An error in up to three lines.
+
+    Args:
+        what: What happened, as a sentence.
+        why: The reason, where it isn't plain from `what`.
+        fix: What the user can do about it.
+    """
+
+    def __init__(self, what: str, why: str | None = None, fix: str | None = None) -> None:
+        super().__init__(explain(what, why, fix))
+
+
+class UsageError(_ExplainedError, ValueError):
     """The request itself can't be carried out: a wrong option, key, size or prompt. Exit code 2."""
 
 
-class WeightsError(ValueError):
+class WeightsError(_ExplainedError, ValueError):
     """A model's files are missing, altered, unreadable or don't belong together. Exit code 3."""
 
 
-class ComputationError(RuntimeError):
+class ComputationError(_ExplainedError, RuntimeError):
     """A computation gave NaN or infinity, so there is no result. Nothing is written. Exit code 1."""
 
 
-def explain(what: str, why: str, todo: str) -> str:
-    """The three lines of a message: what happened, why, and what to do."""
-    return f"{what}\n  why: {why}\n  do:  {todo}"
+def explain(what: str, why: str | None = None, fix: str | None = None) -> str:
+    """Join the lines of a message: what happened, why, and what to do."""
+    lines = [what, *([f"  why: {why}"] if why else []), *([f"  do:  {fix}"] if fix else [])]
+    return "\n".join(lines)
 
 
 def install_hint(extra: str = "", *more: str) -> str:

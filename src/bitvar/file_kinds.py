@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bitvar.errors import WeightsError, explain
+from bitvar.errors import WeightsError
 
 _HEAD_BYTES: Final = 512
 _AGAIN: Final = "download it again"
@@ -77,7 +77,7 @@ def require_guise(path: Path, kind: str) -> None:
     """
     guise = recognise(path)
     if guise is not None and guise.kind != kind:
-        raise WeightsError(explain(f"Can't read the weights {path}.", f"the file is {guise.what}", guise.todo))
+        raise WeightsError(f"Can't read the weights {path}.", f"the file is {guise.what}", guise.todo)
 
 
 def refuse_pointers(folder: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bitvar.errors import ComputationError, WeightsError, explain
+from bitvar.errors import ComputationError, WeightsError
 
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
@@ -32,13 +32,11 @@ def require_finite(values: Tensor, what: str, *, precision: torch.dtype | None =
     computed = precision or values.dtype
     name = _NAMES.get(computed, str(computed))
     raise ComputationError(
-        explain(
-            f"A computation failed: {what} are not finite.",
-            f"{bad:,} of {values.numel():,} values are NaN or infinite, in {name} on {values.device.type}",
-            "fp16 overflows above 65504: try --dtype bf16 or fp32"
-            if computed == torch.float16
-            else "check the weights and adapters in use, and try --dtype fp32",
-        )
+        f"A computation failed: {what} are not finite.",
+        f"{bad:,} of {values.numel():,} values are NaN or infinite, in {name} on {values.device.type}",
+        "fp16 overflows above 65504: try --dtype bf16 or fp32"
+        if computed == torch.float16
+        else "check the weights and adapters in use, and try --dtype fp32",
     )
 
 
@@ -55,20 +53,16 @@ def require_sound_weights(tensors: Mapping[str, Tensor], source: str) -> None:
     wrong_kind = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in _NAMES]
     if wrong_kind:
         raise WeightsError(
-            explain(
-                f"{source} holds weights that are not floating point of 16 bits or more.",
-                _first_of(wrong_kind),
-                "give the original fp32, bf16 or fp16 weights; quantised files are not supported",
-            )
+            f"{source} holds weights that are not floating point of 16 bits or more.",
+            _first_of(wrong_kind),
+            "give the original fp32, bf16 or fp16 weights; quantised files are not supported",
         )
     not_finite = [name for name, tensor in tensors.items() if not _all_finite(tensor)]
     if not_finite:
         raise WeightsError(
-            explain(
-                f"{source} holds weights that are NaN or infinite.",
-                _first_of(not_finite),
-                "the file was damaged or its training diverged: get it again, or use an earlier checkpoint",
-            )
+            f"{source} holds weights that are NaN or infinite.",
+            _first_of(not_finite),
+            "the file was damaged or its training diverged: get it again, or use an earlier checkpoint",
         )
 
 
@@ -110,13 +104,11 @@ def require_no_overflow(before: Mapping[str, Tensor], after: Mapping[str, Tensor
     dtype, reached = after[lost[0]].dtype, [f"{name} reaches {value:g}" for name, value in largest.items()]
     fits = next((t for t in (torch.bfloat16, torch.float32) if max(largest.values()) <= _largest(t)), None)
     raise WeightsError(
-        explain(
-            f"{source} holds weights that overflow in {_NAMES[dtype]}.",
-            f"its largest number is {_largest(dtype):g}; {_first_of(reached)}",
-            f"use {_NAMES[fits]}, which holds them: --dtype {_NAMES[fits]}"
-            if fits
-            else "no precision of a model holds them: get the file again",
-        )
+        f"{source} holds weights that overflow in {_NAMES[dtype]}.",
+        f"its largest number is {_largest(dtype):g}; {_first_of(reached)}",
+        f"use {_NAMES[fits]}, which holds them: --dtype {_NAMES[fits]}"
+        if fits
+        else "no precision of a model holds them: get the file again",
     )
 
 

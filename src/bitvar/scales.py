@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 
 Grid = tuple[int, int]
 """Rows and columns of cells."""
@@ -69,40 +69,32 @@ class ScaleSchedule:
         self._check_bounds()
         if not self.grids or self.grids[0] != (1, 1):
             raise UsageError(
-                explain(
-                    f"A schedule must begin with the grid (1, 1), got {list(self.grids)}.",
-                    "the first token is the text itself, and there is one of it",
-                    "begin the list of grids with [1, 1]",
-                )
+                f"A schedule must begin with the grid (1, 1), got {list(self.grids)}.",
+                "the first token is the text itself, and there is one of it",
+                "begin the list of grids with [1, 1]",
             )
         for before, after in zip(self.grids, self.grids[1:], strict=False):
             if after[0] < before[0] or after[1] < before[1]:
                 raise UsageError(
-                    explain(
-                        f"A schedule must not shrink, got {before} before {after}.",
-                        "every scale refines the one before it",
-                        "order the grids from coarse to fine",
-                    )
+                    f"A schedule must not shrink, got {before} before {after}.",
+                    "every scale refines the one before it",
+                    "order the grids from coarse to fine",
                 )
 
     def _check_bounds(self) -> None:
         for what, grid in (*((f"grid {k}", grid) for k, grid in enumerate(self.grids)), ("reference", self.reference)):
             if len(grid) != 2 or not all(1 <= side <= MAX_SIDE for side in grid):
                 raise UsageError(
-                    explain(
-                        f"The {what} of a schedule is {grid}.",
-                        f"a grid has two sides, rows and columns, of 1 to {MAX_SIDE:,} tokens",
-                        "correct it",
-                    )
+                    f"The {what} of a schedule is {grid}.",
+                    f"a grid has two sides, rows and columns, of 1 to {MAX_SIDE:,} tokens",
+                    "correct it",
                 )
         tokens = sum(h * w for h, w in self.grids)
         if len(self.grids) > MAX_SCALES or tokens > MAX_TOKENS:
             raise UsageError(
-                explain(
-                    f"A schedule has {len(self.grids):,} scales and {tokens:,} tokens.",
-                    f"it may have {MAX_SCALES} scales and {MAX_TOKENS:,} tokens",
-                    "leave grids out",
-                )
+                f"A schedule has {len(self.grids):,} scales and {tokens:,} tokens.",
+                f"it may have {MAX_SCALES} scales and {MAX_TOKENS:,} tokens",
+                "leave grids out",
             )
 
     def __len__(self) -> int:
@@ -177,7 +169,7 @@ def official_schedule(ratio: str, budget: str) -> ScaleSchedule:
     for value, choices, name in ((ratio, ratio_names(), "ratio"), (budget, tuple(BUDGETS), "pixel budget")):
         if value not in choices:
             raise UsageError(
-                explain(f"Unknown {name} {value!r}.", "the table has none of that name", f"choose from {list(choices)}")
+                f"Unknown {name} {value!r}.", "the table has none of that name", f"choose from {list(choices)}"
             )
     rows, columns = _SIDES[ratio] if ratio in _SIDES else _SIDES[_WIDE[ratio]][::-1]
     grids = tuple(zip(rows, columns, strict=True))
@@ -206,17 +198,15 @@ def nearest_schedule(
     """
     if not (0 < height < math.inf and 0 < width < math.inf):
         why = "each side takes a positive number of pixels"
-        raise UsageError(explain(f"The size {width}x{height} can't be drawn.", why, "give a size like 512x512"))
+        raise UsageError(f"The size {width}x{height} can't be drawn.", why, "give a size like 512x512")
     sizes = [(schedule, schedule[-1][0] * stride, schedule[-1][1] * stride) for schedule in schedules]
     schedule, h, w = min(sizes, key=lambda entry: _distance(entry[1:], (height, width)))
     if not all(1 / tolerance <= got / asked <= tolerance for got, asked in ((h, height), (w, width))):
         known = ", ".join(f"{w}x{h}" for _, h, w in sizes[:8]) + (", ..." if len(sizes) > 8 else "")
         raise UsageError(
-            explain(
-                f"The size {width}x{height} is out of this model's range.",
-                f"the nearest it was trained on is {w}x{h}",
-                f"choose one near its sizes (width x height): {known}",
-            )
+            f"The size {width}x{height} is out of this model's range.",
+            f"the nearest it was trained on is {w}x{h}",
+            f"choose one near its sizes (width x height): {known}",
         )
     return schedule
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 
 _OFFICIAL_LIMIT: Final = 512
 """Tokens that the official models read of a text."""
@@ -35,9 +35,7 @@ class LongCaptions:
         if encoder is None:
             if limit is not None:
                 todo = "add --text-encoder"
-                raise UsageError(
-                    explain("--max-tokens can't be used alone.", "it needs a vocabulary to count by", todo)
-                )
+                raise UsageError("--max-tokens can't be used alone.", "it needs a vocabulary to count by", todo)
             return cls(None)
         from tokenizers import Tokenizer
 
@@ -50,7 +48,7 @@ class LongCaptions:
         except Exception as error:  # the library raises nothing narrower
             why = (str(error).splitlines() or [type(error).__name__])[0][:200]
             todo = "name a model's text_encoder folder"
-            raise UsageError(explain(f"Can't read the vocabulary {path}.", why, todo)) from None
+            raise UsageError(f"Can't read the vocabulary {path}.", why, todo) from None
         vocabulary.no_truncation()
         vocabulary.no_padding()
         return cls(lambda text: len(vocabulary.encode(text).ids), limit or _OFFICIAL_LIMIT)

@@ -41,16 +41,12 @@ def convert(
 
 
 def _to_official(folder: Path, destination: Path, unused: list[str]) -> None:
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
     from bitvar.weights.official.convert import convert_to_official
 
     if unused:
         raise UsageError(
-            explain(
-                f"{', '.join(unused)} can't go with --to-official.",
-                "the folder says all of it itself",
-                "leave them out",
-            )
+            f"{', '.join(unused)} can't go with --to-official.", "the folder says all of it itself", "leave them out"
         )
     for path in convert_to_official(folder, destination):
         say(str(path))
@@ -67,15 +63,13 @@ def _to_folder(
     dtype: str | None,
 ) -> None:
     from bitvar.config import unknown
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
     from bitvar.runtime.placement import DTYPES
     from bitvar.weights.official.convert import convert_to_folder, convert_tokenizer, is_official_tokenizer
 
     if (transformer / "model_index.json").is_file():
         raise UsageError(
-            explain(
-                f"{transformer} is a model folder already.", "it has a model_index.json", "use it, or add --to-official"
-            )
+            f"{transformer} is a model folder already.", "it has a model_index.json", "use it, or add --to-official"
         )
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(unknown("dtype", dtype, list(DTYPES)))
@@ -85,11 +79,9 @@ def _to_folder(
         return
     if tokenizer is None:
         raise UsageError(
-            explain(
-                "A transformer is converted together with its tokenizer.",
-                "another one of as many bits would load, and make bad pictures",
-                "add --tokenizer, infinity_vae_d32reg.pth for infinity_2b_reg.pth",
-            )
+            "A transformer is converted together with its tokenizer.",
+            "another one of as many bits would load, and make bad pictures",
+            "add --tokenizer, infinity_vae_d32reg.pth for infinity_2b_reg.pth",
         )
     convert_to_folder(
         transformer,

@@ -40,10 +40,10 @@ def icons(
         try:
             from bitvar.icons.dataset import build_icon_set
         except ModuleNotFoundError as error:
-            from bitvar.errors import UsageError, explain, install_hint
+            from bitvar.errors import UsageError, install_hint
 
             raise UsageError(
-                explain("Can't render the icons.", f"the package {error.name} is missing", install_hint("data"))
+                "Can't render the icons.", f"the package {error.name} is missing", install_hint("data")
             ) from None
         summary = build_icon_set(
             destination,
@@ -265,25 +265,25 @@ def stats(
 
 def _reading(root: Path | None, caption_lines: bool, caption: str | None, captions_from_names: bool) -> "Reading":
     from bitvar.data.records import Reading, fold_captions
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
     from bitvar.imaging.open import RefusedError
 
     if root is not None and not root.is_dir():
-        raise UsageError(explain(f"There is no folder {root}.", "--root names none", "check the path"))
+        raise UsageError(f"There is no folder {root}.", "--root names none", "check the path")
     if caption is not None:
         try:
             (caption,) = fold_captions([caption])
         except RefusedError as error:
-            raise UsageError(explain("Can't use --caption.", error.detail, "write another text")) from None
+            raise UsageError("Can't use --caption.", error.detail, "write another text") from None
     return Reading(root, caption_lines, caption, captions_from_names)
 
 
 def _read_fit(kind: str, colour: str | None) -> "Fit":
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
     from bitvar.imaging.fitting import Fit
 
     if colour is not None and kind != "pad":
-        raise UsageError(explain("--pad-color can't be used here.", f"--fit {kind} pads nothing", "add --fit pad"))
+        raise UsageError("--pad-color can't be used here.", f"--fit {kind} pads nothing", "add --fit pad")
     return Fit(kind, colour or "white")
 
 
@@ -291,7 +291,7 @@ def _read_source(
     source: str, reading: "Reading", split: str | None, picture_column: str | None, caption_column: str | None
 ) -> "Path | Iterable[Entry]":
     from bitvar.data.huggingface import read_dataset
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
 
     if source.startswith("hf:"):
         for name, value in {
@@ -300,7 +300,7 @@ def _read_source(
         }.items():  # fmt: skip
             if value:
                 why = f"{source} is a data set's table, whose images have no files"
-                raise UsageError(explain(f"{name} can't be used here.", why, "leave it out"))
+                raise UsageError(f"{name} can't be used here.", why, "leave it out")
         return read_dataset(
             source.removeprefix("hf:"),
             split=split or "train",
@@ -311,14 +311,14 @@ def _read_source(
     given = {"--split": split, "--picture-column": picture_column, "--caption-column": caption_column}
     if names := [name for name, value in given.items() if value is not None]:
         todo = "leave it out, or name the source hf:NAME"
-        raise UsageError(explain(f"{names[0]} can't be used here.", f"{source} is no hf:NAME", todo))
+        raise UsageError(f"{names[0]} can't be used here.", f"{source} is no hf:NAME", todo)
     return Path(source)
 
 
 def _read_size(text: str) -> tuple[int, int]:
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
 
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(re.fullmatch(r"[0-9]{1,6}", part) and 8 <= int(part) <= 4096 for part in parts):
-        raise UsageError(explain(f"Can't read the size {text!r}.", "sides are 8 to 4096 pixels", "write 64 or 96x64"))
+        raise UsageError(f"Can't read the size {text!r}.", "sides are 8 to 4096 pixels", "write 64 or 96x64")
     return int(parts[0]), int(parts[-1])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from bitvar.cli.sizes import AskedSize, difference, drawn_size
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.pipeline.options import GenerationOptions
 from bitvar.pipeline.record import MAX_IMAGES, MAX_PIXELS, ImageRecord, sheet_size
 
@@ -97,9 +97,7 @@ def new_drawing(changes: Changes, *, line: int = 0) -> Drawing:
         UsageError: if there is no prompt, or something given is of no use.
     """
     if changes.prompt is None:
-        raise UsageError(
-            explain("There is no prompt.", "nothing says what to draw", 'try: bitvar generate "a red apple"')
-        )
+        raise UsageError("There is no prompt.", "nothing says what to draw", 'try: bitvar generate "a red apple"')
     empty = Drawing(changes.prompt, seeds_from(secrets.randbelow(2**32), 1), {}, line=line)
     return changed(empty, changes)
 
@@ -149,9 +147,7 @@ def changed(drawing: Drawing, changes: Changes) -> Drawing:
     if changes.size is not None:
         made = replace(made, size=changes.size, asked=None, drawn=None)
     if made.exact and made.size is None and made.asked is None:
-        raise UsageError(
-            explain("--exact-size has no size.", "neither --size nor --aspect was given", "add --size 100x100")
-        )
+        raise UsageError("--exact-size has no size.", "neither --size nor --aspect was given", "add --size 100x100")
     return made
 
 
@@ -163,7 +159,7 @@ def seeds_from(first: int, count: int) -> tuple[int, ...]:
     """
     if not 0 <= first < SEEDS:
         why = "a seed lies between 0 and 2^63 - 1"
-        raise UsageError(explain(f"The seed {first} is out of range.", why, "choose one in that range"))
+        raise UsageError(f"The seed {first} is out of range.", why, "choose one in that range")
     return tuple((first + i) % SEEDS for i in range(count))
 
 
@@ -199,7 +195,7 @@ def settled(drawing: Drawing, pipeline: "InfinityPipeline") -> tuple[Drawing, st
     if drawn not in pipeline.sizes:
         known = ", ".join(f"{w}x{h}" for w, h in pipeline.sizes[:8])
         why = f"the settings name a size that this model doesn't draw; it draws {known}"
-        raise UsageError(explain(f"Can't draw {drawn[0]}x{drawn[1]}.", why, "choose another with --size"))
+        raise UsageError(f"Can't draw {drawn[0]}x{drawn[1]}.", why, "choose another with --size")
     made = replace(drawing, asked=asked, drawn=drawn)
     _check(made, pipeline)
     return made, note
@@ -219,21 +215,21 @@ def _check(drawing: Drawing, pipeline: "InfinityPipeline") -> None:
     params.per_scale(len(schedule))
     if "negative_prompt" in drawing.sampling and not params.guided:
         why = "it is what guidance steers away from, and guidance is off: its scale is 1"
-        raise UsageError(explain("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3"))
+        raise UsageError("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
     pipeline.check_prompt(drawing.prompt)
     width, height = drawing.file_size
     if width * height > MAX_PIXELS:
         why = f"a file may have {MAX_PIXELS} pixels"
-        raise UsageError(explain(f"Can't write {width}x{height} pixels.", why, "ask for less with --size or --enlarge"))
+        raise UsageError(f"Can't write {width}x{height} pixels.", why, "ask for less with --size or --enlarge")
     assert len(drawing.seeds) <= MAX_IMAGES
 
 
 def _check_text(what: str, text: str) -> None:
     if len(text) > MAX_PROMPT:
         why = f"{MAX_PROMPT} are read at most"
-        raise UsageError(explain(f"The {what} has {len(text)} characters.", why, f"shorten the {what}"))
+        raise UsageError(f"The {what} has {len(text)} characters.", why, f"shorten the {what}")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UsageError(explain(f"The {what} is no text.", "it holds bytes that are not UTF-8", "write it in UTF-8"))
+        raise UsageError(f"The {what} is no text.", "it holds bytes that are not UTF-8", "write it in UTF-8")
 
 
 def _shown(value: Any) -> str:

@@ -125,7 +125,7 @@ def _formats(against: str) -> tuple[str, ...]:
 def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -> "dict[str, PictureCodec]":
     """Tokenizers by label: what stands before "=", or else the name itself."""
     from bitvar.codec import PictureCodec
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
 
     places: dict[str, str] = {}
     for text in named:
@@ -134,7 +134,7 @@ def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -
             label, place = text, text
         if not label or not place or not label.isprintable() or label in (*places, *formats):
             why = "every contender needs a name of its own, and one that can be printed"
-            raise UsageError(explain(f"Can't call a tokenizer {label!r}.", why, "name it: --tokenizer label=folder"))
+            raise UsageError(f"Can't call a tokenizer {label!r}.", why, "name it: --tokenizer label=folder")
         places[label] = place
     return {label: PictureCodec.from_pretrained(place, dtype=dtype, device=device) for label, place in places.items()}
 

@@ -28,7 +28,7 @@ def export(
     with exit_codes():
         from bitvar.cli.names import name_for, printable
         from bitvar.config import unknown
-        from bitvar.errors import UsageError, explain
+        from bitvar.errors import UsageError
         from bitvar.lora.layers import save_adapter
         from bitvar.runtime.placement import DTYPES
         from bitvar.training.config import TokenizerTraining
@@ -50,14 +50,14 @@ def export(
 
         name = name_for(run, name)
         if destination.exists():
-            raise UsageError(explain(f"{destination} exists.", "nothing is overwritten", "choose another folder"))
+            raise UsageError(f"{destination} exists.", "nothing is overwritten", "choose another folder")
         if best and step is not None:
-            raise UsageError(explain("Which checkpoint?", "--best and --step both name one", "give one of them"))
+            raise UsageError("Which checkpoint?", "--best and --step both name one", "give one of them")
         checkpoint = pick_best(run) if best else pick_checkpoint(run, step)
         config = read_config(checkpoint)
         if dtype is not None and (isinstance(config, TokenizerTraining) or config.lora is not None):
             why = "a tokenizer's are fp16, and an adapter's fp32, always"
-            raise UsageError(explain("--dtype is for a transformer's weights.", why, "leave it out"))
+            raise UsageError("--dtype is for a transformer's weights.", why, "leave it out")
         stored = DTYPES.get(dtype or "fp32")
         if stored is None:
             raise UsageError(unknown(f"dtype {dtype!r}", str(dtype), list(DTYPES)))
@@ -71,13 +71,13 @@ def export(
         elif config.lora is not None:
             if initial is None:
                 todo = "add --init as in the run's own command"
-                raise UsageError(explain("Adapters belong to a model.", "the checkpoint holds none", todo))
+                raise UsageError("Adapters belong to a model.", "the checkpoint holds none", todo)
             model, base = adapted(checkpoint, config, resolve_named(initial))
             save_adapter(model, destination, settings=config.lora, base=base)
         elif (own_name := tokenizer or initial) is None or (encoder_name := text_encoder or initial) is None:
             why = "a checkpoint holds the transformer only, not the tokenizer and the text encoder"
             todo = "add --init, or --tokenizer and --text-encoder, as in the run's own command"
-            raise UsageError(explain("A model needs its frozen parts.", why, todo))
+            raise UsageError("A model needs its frozen parts.", why, todo)
         else:
             own = find_tokenizer(resolve_named(own_name, what="tokenizer"))
             encoder = find_text_encoder(resolve_named(encoder_name, what="text encoder"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from bitvar import __version__
 from bitvar.cli.echo import say
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.pipeline.record import CURRENT, ImageRecord
 
 if TYPE_CHECKING:
@@ -39,11 +39,9 @@ def require_cached(name: str, what: str, *, option: str) -> Path:
     folder = in_cache(name)
     if folder is None:
         raise UsageError(
-            explain(
-                f"{what} is not on this machine: {name}.",
-                "nothing is fetched from the hub because a file says so",
-                f"if you trust it, add {option} {name}",
-            )
+            f"{what} is not on this machine: {name}.",
+            "nothing is fetched from the hub because a file says so",
+            f"if you trust it, add {option} {name}",
         )
     return folder
 
@@ -74,11 +72,9 @@ def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> None:
     name = record.model is not None and record.model.partition("@")[0]
     if record.model is not None and record.model != pipeline.model_name and not (old and name == pipeline.index.name):
         raise UsageError(
-            explain(
-                f"This is not the model that made the picture: {pipeline.model_name}.",
-                f"that was {record.model!r}",
-                "name it with --model, and --tokenizer if it had another",
-            )
+            f"This is not the model that made the picture: {pipeline.model_name}.",
+            f"that was {record.model!r}",
+            "name it with --model, and --tokenizer if it had another",
         )
     if old:
         say("Note: made by version 0.1.0, whose random numbers were others: the image differs.", err=True)

@@ -125,13 +125,13 @@ def _check_options(
     previews: Path | None,
 ) -> None:
     """Refuse options that would be of no use together."""
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
 
     if prompts is not None:
         for name, given in (("a prompt", prompt), ("--from", from_image), ("--previews", previews)):
             if given is not None:
                 why = "the file has the prompts, and each has images of its own"
-                raise UsageError(explain(f"--prompts and {name} were given.", why, "give one of them"))
+                raise UsageError(f"--prompts and {name} were given.", why, "give one of them")
 
 
 def _check_previews(folder: Path) -> None:
@@ -162,7 +162,7 @@ def _requested(
 
 
 def _numbers(name: str, text: str | None) -> float | tuple[float, ...] | None:
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
 
     if text is None:
         return None
@@ -170,7 +170,7 @@ def _numbers(name: str, text: str | None) -> float | tuple[float, ...] | None:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         why = "it is no number or list of numbers"
-        raise UsageError(explain(f"Can't read --{name} {text!r}.", why, "write 3 or 1,2,3")) from None
+        raise UsageError(f"Can't read --{name} {text!r}.", why, "write 3 or 1,2,3") from None
     return values[0] if len(values) == 1 else values
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from bitvar.cli.drawing import Drawing
 from bitvar.cli.echo import say
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.pipeline.file_names import Target, targets_of, write_new
 from bitvar.pipeline.record import ImageRecord, check_size, encode_image, format_of, montage, write_image
 
@@ -50,7 +50,7 @@ def destinations(output: str | None, drawings: Sequence[Drawing], *, many: bool)
         _check_stdout(output, len(files))
         return None
     if output == "":
-        raise UsageError(explain("-o is empty.", "it names no file", "name a file, a folder or a pattern"))
+        raise UsageError("-o is empty.", "it names no file", "name a file, a folder or a pattern")
     if output is not None and many and not Path(output).suffix and "{" not in output:
         output = f"{output}/"
     targets = targets_of(output, files)
@@ -83,7 +83,7 @@ def check_writable(folder: Path, path: Path) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         why = f"{parent} is not a writable folder"
-        raise UsageError(explain(f"Can't write {path}.", why, "choose another path"))
+        raise UsageError(f"Can't write {path}.", why, "choose another path")
 
 
 def finished(image: Image.Image, drawing: Drawing) -> Image.Image:
@@ -152,7 +152,7 @@ def _row(file: Written) -> dict[str, Any]:
 def _check_stdout(output: str, count: int) -> None:
     if count > 1:
         why = f"{count} images would run into one another"
-        raise UsageError(explain(f"Can't write to {output}.", why, "add --grid for one sheet, or name a file"))
+        raise UsageError(f"Can't write to {output}.", why, "add --grid for one sheet, or name a file")
     if sys.stdout.isatty():
         why = "standard output is a terminal, and an image is no text"
-        raise UsageError(explain(f"Can't write to {output}.", why, "lead it into a file or another command"))
+        raise UsageError(f"Can't write to {output}.", why, "lead it into a file or another command")

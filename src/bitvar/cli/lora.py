@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bitvar.cli.echo import say
 from bitvar.cli.from_record import require_cached
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.lora.adapters import require_weight
 from bitvar.lora.file import adapter_digest, find_adapter
 from bitvar.lora.layers import valid_name
@@ -20,7 +20,7 @@ def read_option(text: str) -> tuple[str, float | None]:
     source, separator, weight = text.rpartition(":")
     if not (source if separator else text):
         why = "it is empty, or has a weight alone"
-        raise UsageError(explain(f"--lora {text!r} names no adapter.", why, "write PATH_OR_ID or PATH_OR_ID:0.8"))
+        raise UsageError(f"--lora {text!r} names no adapter.", why, "write PATH_OR_ID or PATH_OR_ID:0.8")
     if not separator or Path(text).exists():
         return text, None
     try:
@@ -29,7 +29,7 @@ def read_option(text: str) -> tuple[str, float | None]:
         raise
     except ValueError:
         why = f"{weight!r} after the last colon is no number"
-        raise UsageError(explain(f"Can't read --lora {text!r}.", why, "write PATH_OR_ID:0.8, or no colon")) from None
+        raise UsageError(f"Can't read --lora {text!r}.", why, "write PATH_OR_ID:0.8, or no colon") from None
 
 
 def load_adapters(pipeline: InfinityPipeline, options: Sequence[str]) -> None:
@@ -52,22 +52,20 @@ def load_adapters_of_record(pipeline: InfinityPipeline, options: Sequence[str], 
     needed = "; ".join(f"{adapter.name} (sha256 {adapter.sha256})" for adapter in wanted) or "none"
     if any(adapter.fused for adapter in wanted):
         why = f"fused weights can't be had from a command: {needed}"
-        raise UsageError(explain("The picture was made with fused adapters.", why, "make it again in Python"))
+        raise UsageError("The picture was made with fused adapters.", why, "make it again in Python")
     given = [read_option(option) for option in options]
     sources = [source for source, _ in given] if given else [_on_this_machine(adapter) for adapter in wanted]
     sources = [source for source in sources if source is not None]
     if len(sources) != len(wanted):
         why = f"the picture was made with: {needed}"
-        raise UsageError(explain("The adapters aren't those of the picture.", why, "name them with --lora, in order"))
+        raise UsageError("The adapters aren't those of the picture.", why, "name them with --lora, in order")
     for source, adapter in zip(sources, wanted, strict=True):
         if (found := adapter_digest(find_adapter(source))) != adapter.sha256:
             why = f"{source} is sha256 {found}; the picture was made with: {needed}"
-            raise UsageError(
-                explain(f"This is not the adapter {adapter.name!r}.", why, "name them with --lora, in order")
-            )
+            raise UsageError(f"This is not the adapter {adapter.name!r}.", why, "name them with --lora, in order")
     if any(weight is not None for _, weight in given):
         why = "--from takes them from the picture"
-        raise UsageError(explain("An adapter was given a weight.", why, "leave out the colon and the number"))
+        raise UsageError("An adapter was given a weight.", why, "leave out the colon and the number")
     for source, adapter in zip(sources, wanted, strict=True):
         _load(pipeline, source, adapter.name)
     if wanted:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 
 LONGEST: Final = 100
 DEFAULT: Final = "model"
@@ -28,7 +28,7 @@ def check_name(name: str, *, option: str = "--name") -> str:
     fault = fault_of(name)
     if fault is not None:
         todo = "use letters, digits, spaces and signs such as - _ . +, with a letter or digit first"
-        raise UsageError(explain(f"{option} {ascii(name)[:120]} can't be used.", fault, todo))
+        raise UsageError(f"{option} {ascii(name)[:120]} can't be used.", fault, todo)
     return name
 
 

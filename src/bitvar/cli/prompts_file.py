@@ -12,7 +12,7 @@ from pydantic import Field, StrictBool
 from bitvar.cli.drawing import Changes, Drawing, new_drawing
 from bitvar.cli.sizes import read_size
 from bitvar.config import Config
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 
 MAX_BYTES: Final = 64 << 20
 SHOWN: Final = 10
@@ -69,7 +69,7 @@ def read_drawings(source: str, common: Changes) -> list[Drawing]:
     if not structured:
         lines = [(number, line) for number, line in lines if not line.startswith("#")]
     if not lines:
-        raise UsageError(explain(f"{source} has no prompts.", "every line is blank or a comment", "write one a line"))
+        raise UsageError(f"{source} has no prompts.", "every line is blank or a comment", "write one a line")
     drawings, problems = [], []
     for number, line in lines:
         try:
@@ -88,9 +88,7 @@ def refuse_bad_lines(problems: list[tuple[int, UsageError]], source: str) -> Non
     shown = "; ".join(f"line {number}: {_in_one_line(error)}" for number, error in problems[:SHOWN])
     more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     count = "1 line" if len(problems) == 1 else f"{len(problems)} lines"
-    raise UsageError(
-        explain(f"{count} of {source} can't be drawn.", shown + more, "mend them; nothing has been drawn yet")
-    )
+    raise UsageError(f"{count} of {source} can't be drawn.", shown + more, "mend them; nothing has been drawn yet")
 
 
 def _in_one_line(error: UsageError) -> str:
@@ -103,13 +101,13 @@ def _read(source: str) -> str:
     data = b"".join(_pieces(source))
     if len(data) > MAX_BYTES:
         why = f"it is larger than {MAX_BYTES} bytes"
-        raise UsageError(explain(f"Can't read the prompts in {source}.", why, "split it into several files"))
+        raise UsageError(f"Can't read the prompts in {source}.", why, "split it into several files")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         why = f"line {line} is not UTF-8"
-        raise UsageError(explain(f"Can't read the prompts in {source}.", why, "save it as UTF-8")) from None
+        raise UsageError(f"Can't read the prompts in {source}.", why, "save it as UTF-8") from None
 
 
 def _pieces(source: str) -> Iterator[bytes]:
@@ -121,7 +119,7 @@ def _pieces(source: str) -> Iterator[bytes]:
                 yield file.read(MAX_BYTES + 1)
     except OSError as error:
         why = error.strerror or str(error)
-        raise UsageError(explain(f"Can't read the prompts in {source}.", why, "check the path")) from None
+        raise UsageError(f"Can't read the prompts in {source}.", why, "check the path") from None
 
 
 def _of_json(text: str, common: Changes) -> Changes:
@@ -129,9 +127,9 @@ def _of_json(text: str, common: Changes) -> Changes:
         values: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UsageError(explain("It is not JSON.", why, 'write {"prompt": "a cat"}')) from None
+        raise UsageError("It is not JSON.", why, 'write {"prompt": "a cat"}') from None
     if not isinstance(values, dict):
-        raise UsageError(explain("It is no JSON object.", "it has no keys", 'write {"prompt": "a cat"}'))
+        raise UsageError("It is no JSON object.", "it has no keys", 'write {"prompt": "a cat"}')
     line = PromptLine.parse(values, source="it")
     given = {"guidance_scale": line.guidance, "temperature": line.temperature, "top_k": line.top_k, "top_p": line.top_p}
     own = {name: value for name, value in given.items() if value is not None}

@@ -134,15 +134,15 @@ def _splits(given: list[str] | None) -> tuple[str, ...]:
 
 
 def _require_set(data: Path) -> None:
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
 
     if not (data / "samples.jsonl").is_file():
         why = "it has no samples.jsonl" if data.is_dir() else "there is no such folder"
-        raise UsageError(explain(f"{data} is no icon set.", why, f"build it: bitvar data icons {data} --still"))
+        raise UsageError(f"{data} is no icon set.", why, f"build it: bitvar data icons {data} --still")
 
 
 def _find_pictures(given: list[str], splits: tuple[str, ...], limit: int | None) -> "dict[str, NamedPictures]":
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
     from bitvar.evaluation.generation.evaluate import NamedPictures, require_label, select_prompts
     from bitvar.evaluation.generation.images import find_pictures, pictures_digest
     from bitvar.evaluation.reconstruction.images import name_source
@@ -152,7 +152,7 @@ def _find_pictures(given: list[str], splits: tuple[str, ...], limit: int | None)
         label, equals, place = text.partition("=")
         if not equals or not place:
             why = "it has no '=' with a folder after it"
-            raise UsageError(explain(f"Can't read --pictures {text!r}.", why, "write --pictures label=FOLDER"))
+            raise UsageError(f"Can't read --pictures {text!r}.", why, "write --pictures label=FOLDER")
         require_label(label, list(found))
         digest = pictures_digest(find_pictures(Path(place), prompts))
         found[label] = NamedPictures(label=label, folder=name_source(Path(place)), sha256=digest)

@@ -46,7 +46,7 @@ def read_size(size: str | None, aspect: str | None) -> AskedSize | None:
         UsageError: if both were given, or one can't be read or is out of bounds.
     """
     if size is not None and aspect is not None:
-        raise UsageError(explain("Both --size and --aspect were given.", "one decides the other", "give one of them"))
+        raise UsageError("Both --size and --aspect were given.", "one decides the other", "give one of them")
     if size is not None:
         found = re.fullmatch(r"([0-9]{1,12})[xX\u00d7*]([0-9]{1,12})", size.strip())
         if found is None:
@@ -54,7 +54,7 @@ def read_size(size: str | None, aspect: str | None) -> AskedSize | None:
         width, height = int(found[1]), int(found[2])
         if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
             why = f"each side takes 1 to {MAX_SIDE} pixels"
-            raise UsageError(explain(f"Can't draw the size {size!r}.", why, "write it like 512x512"))
+            raise UsageError(f"Can't draw the size {size!r}.", why, "write it like 512x512")
         return AskedSize(size.strip(), width, height, ratio=False)
     if aspect is None:
         return None
@@ -64,7 +64,7 @@ def read_size(size: str | None, aspect: str | None) -> AskedSize | None:
     width, height = float(found[1]), float(found[2])
     if not (width > 0 and height > 0 and 1 / MAX_RATIO <= width / height <= MAX_RATIO):
         why = f"width to height lies between 1:{MAX_RATIO} and {MAX_RATIO}:1"
-        raise UsageError(explain(f"Can't draw the aspect ratio {aspect!r}.", why, "write it like 16:9"))
+        raise UsageError(f"Can't draw the aspect ratio {aspect!r}.", why, "write it like 16:9")
     return AskedSize(aspect.strip(), width, height, ratio=True)
 
 
@@ -103,4 +103,4 @@ def difference(asked: AskedSize, wanted: tuple[int, int], drawn: tuple[int, int]
 
 
 def _unreadable(what: str, text: str, form: str, example: str) -> UsageError:
-    return UsageError(explain(f"Can't read the {what} {text!r}.", f"it is not {form}", f"write it like {example}"))
+    return UsageError(f"Can't read the {what} {text!r}.", f"it is not {form}", f"write it like {example}")

@@ -136,13 +136,13 @@ def train(
 
 def _require_both(data: Path | None, out: Path | None, *, needed: bool) -> None:
     """Complain of what is missing, if it is needed."""
-    from bitvar.errors import UsageError, explain
+    from bitvar.errors import UsageError
 
     missing = [name for name, value in (("--data", data), ("--out", out)) if value is None]
     if missing and needed:
         verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
         why, todo = f"{' and '.join(missing)} {verb} missing", f"add {them}, or ask with --fit or --dry-run first"
-        raise UsageError(explain("A run needs --data and --out.", why, todo))
+        raise UsageError("A run needs --data and --out.", why, todo)
 
 
 def _train(config: "TokenizerTraining | TransformerTraining", inputs: Inputs, stop: Callable[[], bool]) -> None:

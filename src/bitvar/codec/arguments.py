@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from bitvar.codec.bitfile import BitFile, is_integer
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import is_file_name
 from bitvar.imaging.open import PictureLimits, RefusedError, check_sides
 from bitvar.tokenizer import InfinityTokenizer
@@ -27,11 +27,11 @@ def require_path(value: object, what: str) -> Path:
     if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
         why = f"it is {_kind(value)}"
         todo = "give a path (str or Path), or for an image a PIL image: Image.fromarray(array), Image.open(file)"
-        raise UsageError(explain(f"This is no {what}.", why, todo))
+        raise UsageError(f"This is no {what}.", why, todo)
     text = os.fspath(value)
     if not is_file_name(text):
         why = "it is empty, or holds a NUL or half a character"
-        raise UsageError(explain(f"No {what} can be called {text!a}.", why, "check the path"))
+        raise UsageError(f"No {what} can be called {text!a}.", why, "check the path")
     return Path(text)
 
 
@@ -41,7 +41,7 @@ def require_count(value: object, name: str, *, least: int, most: int | None = No
         return
     span = f"{least} or more" if most is None else f"{least} to {most:,}"
     why = f"it is a whole number, {span}" if is_integer(value) else f"it is {_kind(value)}, not a whole number"
-    raise UsageError(explain(f"Can't take {ascii(value)[:60]} {name}.", why, f"give {span}"))
+    raise UsageError(f"Can't take {ascii(value)[:60]} {name}.", why, f"give {span}")
 
 
 def require_scales(value: object) -> None:
@@ -55,27 +55,27 @@ def require_series(value: object, what: str) -> None:
     single = isinstance(value, str | bytes | bytearray | os.PathLike | Image.Image | BitFile)
     if single or not isinstance(value, Iterable):
         why = f"it is {_kind(value)}"
-        raise UsageError(explain(f"This is no series of {what}.", why, "give a list, even of one"))
+        raise UsageError(f"This is no series of {what}.", why, "give a list, even of one")
 
 
 def require_tokenizer(value: object) -> None:
     """Refuse what is no tokenizer."""
     if not isinstance(value, InfinityTokenizer):
         why, todo = f"it is {_kind(value)}", "use PictureCodec.from_pretrained, or give an InfinityTokenizer"
-        raise UsageError(explain("A codec needs a tokenizer.", why, todo))
+        raise UsageError("A codec needs a tokenizer.", why, todo)
 
 
 def require_pixels(value: object, limits: PictureLimits) -> None:
     """Refuse what is no batch of RGB images of 0..255 that can be encoded."""
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 4 or value.shape[3] != 3:
         why = f"it is {_kind(value)}"
-        raise UsageError(explain("This is no batch of images.", why, "give uint8 of (images, height, width, 3)"))
+        raise UsageError("This is no batch of images.", why, "give uint8 of (images, height, width, 3)")
     if not len(value):
-        raise UsageError(explain("There is nothing to encode.", "the batch has no images", "give one or more"))
+        raise UsageError("There is nothing to encode.", "the batch has no images", "give one or more")
     try:
         check_sides(value.shape[2], value.shape[1], limits)
     except RefusedError as error:
-        raise UsageError(explain("These images can't be used.", str(error), "resize them")) from None
+        raise UsageError("These images can't be used.", str(error), "resize them") from None
 
 
 def _kind(value: object) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from bitvar.bits import packed_length
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.scales import Grid
 
 MAGIC: Final = b"\x89BITVAR\n"
@@ -110,9 +110,7 @@ class BitFile:
             return self
         if not is_integer(scales) or not 1 <= scales <= len(self.payloads):
             why = f"there are {len(self.payloads)}"
-            raise UsageError(
-                explain(f"Can't take the first {scales} scales.", why, f"choose 1 to {len(self.payloads)}")
-            )
+            raise UsageError(f"Can't take the first {scales} scales.", why, f"choose 1 to {len(self.payloads)}")
         return replace(self, payloads=self.payloads[:scales])
 
     @property
@@ -128,7 +126,7 @@ class BitFile:
         """
         problem = _find_problem(self.header) or _find_lack(self)
         if problem is not None:
-            raise UsageError(explain("This bit file can't be written.", problem, "encode the image again"))
+            raise UsageError("This bit file can't be written.", problem, "encode the image again")
         header = _pack_header(self.header)
         if self.origin is not None:
             header += _pack_origin(self.origin)
@@ -156,7 +154,7 @@ class BitFile:
         """
         if not isinstance(data, bytes | bytearray | memoryview):
             why = f"it is {type(data).__name__}, not bytes"
-            raise UsageError(explain("This is no bit file's content.", why, "give bytes, or decode the file's path"))
+            raise UsageError("This is no bit file's content.", why, "give bytes, or decode the file's path")
         data = bytes(data)
         header, origin, at, checksum = _read_start(data, source)
         payloads: list[bytes] = []
@@ -187,13 +185,13 @@ def _read_start(data: bytes, source: str) -> tuple[BitHeader, Origin | None, int
     """The header, the origin, where the first scale begins, and the checksum it goes on from."""
     if len(data) < len(MAGIC) or not data.startswith(MAGIC):
         why = "its first bytes are those of another kind of file" if data else "it is empty"
-        raise UsageError(explain(f"{source} is no bit file.", why, "give a file that `bitvar tokenizer encode` wrote"))
+        raise UsageError(f"{source} is no bit file.", why, "give a file that `bitvar tokenizer encode` wrote")
     if len(data) < _START.size:
         raise _damaged(source, "it ends within its header")
     _, version, length = _START.unpack_from(data)
     if version not in (1, VERSION):
         why = f"it is of version {version}, and this bitvar reads versions 1 to {VERSION}"
-        raise UsageError(explain(f"Can't read {source}.", why, "use a newer bitvar, or encode the picture again"))
+        raise UsageError(f"Can't read {source}.", why, "use a newer bitvar, or encode the picture again")
     end = _START.size + length
     if length > _MAX_HEADER or len(data) < end + _NUMBER.size:
         raise _damaged(source, "it ends within its header")
@@ -270,4 +268,4 @@ def _find_lack(file: BitFile) -> str | None:
 
 
 def _damaged(source: str, why: str) -> UsageError:
-    return UsageError(explain(f"{source} is damaged.", why, _AGAIN))
+    return UsageError(f"{source} is damaged.", why, _AGAIN)

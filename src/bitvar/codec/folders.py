@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 from bitvar.codec.bitfile import MAGIC, BitFile
 from bitvar.codec.image_codec import PictureCodec, read_bitfile, require_worth
 from bitvar.data.walking import Skipped, list_files
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.files import atomic_path, open_plain
 from bitvar.imaging.open import Location, RefusedError
 
@@ -88,22 +88,22 @@ def pair_files(
         for path in (list_folder(source) if source.is_dir() else [source])
     ]
     if not found:
-        raise UsageError(explain("There is nothing to do.", f"no file is in {sources[0]}", "check the folder"))
+        raise UsageError("There is nothing to do.", f"no file is in {sources[0]}", "check the folder")
     if len(found) == 1 and not sources[0].is_dir() and not output.is_dir():
         if output.suffix.lower() != suffix:
             why, todo = f"the name does not end in {suffix}", "name a file that does, or a folder that is there"
-            raise UsageError(explain(f"Can't write {output}.", why, todo))
+            raise UsageError(f"Can't write {output}.", why, todo)
         if output.exists() and found[0][0].exists() and output.samefile(found[0][0]):
-            raise UsageError(explain(f"Can't write {output}.", "it is the file to read", "name another file with -o"))
+            raise UsageError(f"Can't write {output}.", "it is the file to read", "name another file with -o")
         return [(found[0][0], output)]
     if output.exists() and not output.is_dir():
-        raise UsageError(explain(f"{output} is no folder.", f"{len(found)} files need one", "name a folder"))
+        raise UsageError(f"{output} is no folder.", f"{len(found)} files need one", "name a folder")
     targets: dict[Path, Path] = {}
     for path, name in found:
         target = output / name.with_suffix(suffix)
         if target in targets:
             why = f"{targets[target]} would be written there too"
-            raise UsageError(explain(f"Can't write {path} to {target}.", why, "write them to two folders"))
+            raise UsageError(f"Can't write {path} to {target}.", why, "write them to two folders")
         targets[target] = path
     return [(path, target) for target, path in targets.items()]
 
@@ -118,7 +118,7 @@ def pair_folder(
 ) -> tuple[list[Pair], Skipped]:
     """`pair_files` of one folder, and what else is in it; UsageError too if it is no folder."""
     if not folder.is_dir():
-        raise UsageError(explain(f"There is no folder {folder}.", "its files were to be read", "check the path"))
+        raise UsageError(f"There is no folder {folder}.", "its files were to be read", "check the path")
     found, skipped = list_folder(folder)
     return pair_files([folder], output, suffix, lambda _: found), skipped
 
@@ -144,11 +144,9 @@ def count(
         why = f"{failed[0].source}: {summary(failed[0].error)}"
         total = written + kept + len(failed)
         raise UsageError(
-            explain(
-                f"{len(failed)} of {total} files failed; the others are written.",
-                why + (f" And {len(failed) - 1} more." if failed[1:] else ""),
-                "mend or remove them; what is done is not done again",
-            )
+            f"{len(failed)} of {total} files failed; the others are written.",
+            why + (f" And {len(failed) - 1} more." if failed[1:] else ""),
+            "mend or remove them; what is done is not done again",
         )
     return FolderCounts(written, kept, skipped.count + len(skipped.problems))
 
@@ -274,7 +272,7 @@ def _is_foreign(target: Path, start: bytes | re.Pattern[bytes]) -> bool:
 
 def _foreign(target: Path, what: str) -> UsageError:
     return UsageError(
-        explain(f"{target} is not replaced.", f"it is {what}", "write to another folder, or allow it: --overwrite")
+        f"{target} is not replaced.", f"it is {what}", "write to another folder, or allow it: --overwrite"
     )
 
 

@@ -25,7 +25,7 @@ from bitvar.codec.arguments import (
 from bitvar.codec.bitfile import MAX_PASSES, MAX_PIXELS, MAX_SCALES, BitFile, BitHeader, Origin
 from bitvar.codec.refinement import choose, correction, seen_error
 from bitvar.data.walking import Skipped, list_files
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.imaging.formats import IMAGE_SUFFIXES, READ
 from bitvar.imaging.open import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
 from bitvar.imaging.pixels import to_signed, to_uint8
@@ -119,7 +119,7 @@ class PictureCodec:
         require_tile(tile)
         if tokenizer.config.image_channels != 3:
             why = f"it takes {tokenizer.config.image_channels} channels"
-            raise UsageError(explain("This tokenizer can't take RGB pictures.", why, "choose one of 3 channels"))
+            raise UsageError("This tokenizer can't take RGB pictures.", why, "choose one of 3 channels")
         self.tokenizer, self.identity, self.known, self.tile = tokenizer, identity, tuple(known), tile
         # a norm of one cell has nothing to compare: two cells a side, at least
         self.limits = PictureLimits(max_pixels=MAX_PIXELS, min_side=tokenizer.config.stride + 1, max_ratio=MAX_RATIO)
@@ -228,7 +228,7 @@ class PictureCodec:
         if scales is not None and scales > len(header.grids):
             why = f"a picture of {header.width}x{header.height} pixels has {len(header.grids)}"
             todo = f"choose 1 to {len(header.grids)}"
-            yield from (UsageError(explain(f"Can't take the first {scales} scales.", why, todo)) for _ in alike)
+            yield from (UsageError(f"Can't take the first {scales} scales.", why, todo) for _ in alike)
             return
         _, _, steps = self.encode_alike(pixels, passes=passes, scales=scales)
         packed = [[pack(bits) for bits in step.bits] for step in steps]
@@ -430,7 +430,7 @@ class PictureCodec:
             return _Read(np.asarray(decode_picture(data, self.limits)), hashlib.sha256(data).hexdigest())
         except RefusedError as error:
             todo = f"convert or resize it: {READ}, of at most 50 megapixels"
-            raise UsageError(explain(f"{name} can't be used.", str(error), todo)) from None
+            raise UsageError(f"{name} can't be used.", str(error), todo) from None
 
     def _tiled_features(
         self, picture: UInt8[np.ndarray, "H W c"] | Float32[np.ndarray, "H W c"]
@@ -455,11 +455,9 @@ class PictureCodec:
         if found != (self.identity.bits_sha256, config.bits, config.stride, config.image_channels):
             made, here = f"{header.tokenizer!r} (sha256 {header.sha256})", f"{self.identity.name!r}"
             raise WeightsError(
-                explain(
-                    f"The tokenizer {here} did not make these bits.",
-                    f"they are of {made}, this one is sha256 {self.identity.bits_sha256}",
-                    f"decode them with {header.tokenizer.removesuffix('-tokenizer')!r}",
-                )
+                f"The tokenizer {here} did not make these bits.",
+                f"they are of {made}, this one is sha256 {self.identity.bits_sha256}",
+                f"decode them with {header.tokenizer.removesuffix('-tokenizer')!r}",
             )
 
 
@@ -477,7 +475,7 @@ def read_bitfile(file: BitFile | bytes | str | Path) -> BitFile:
     try:
         data = Location(path).read(max_bytes=MAX_FILE_BYTES)
     except RefusedError as error:
-        raise UsageError(explain(f"Can't read {path}.", error.detail, "give a bit file")) from None
+        raise UsageError(f"Can't read {path}.", error.detail, "give a bit file") from None
     return BitFile.from_bytes(data, source=str(path))
 
 
@@ -493,11 +491,9 @@ def require_worth(file: BitFile, name: str) -> None:
         return
     there = f"scales 1 to {len(file.payloads)} of {len(file.header.grids)}, {file.num_bits:,} bits"
     raise UsageError(
-        explain(
-            f"{name} claims {file.header.width}x{file.header.height} pixels, and has next to nothing of them.",
-            f"it has {there}; up to {PIXELS_A_BIT:,} pixels a bit are drawn without asking",
-            f"to draw it all the same, name its scales: --scales {len(file.payloads)} (in Python scales=)",
-        )
+        f"{name} claims {file.header.width}x{file.header.height} pixels, and has next to nothing of them.",
+        f"it has {there}; up to {PIXELS_A_BIT:,} pixels a bit are drawn without asking",
+        f"to draw it all the same, name its scales: --scales {len(file.payloads)} (in Python scales=)",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bitvar.data.records import PLAIN, Entry, Found, Reading, entry_of
-from bitvar.errors import UsageError, explain, install_hint
+from bitvar.errors import UsageError, install_hint
 from bitvar.imaging.open import Location, RefusedError
 
 
@@ -63,16 +63,16 @@ def read_dataset(
         import datasets  # pyright: ignore[reportMissingImports] - an extra
     except ModuleNotFoundError:
         why = "the package datasets is missing"
-        raise UsageError(explain(f"Can't read hf:{name}.", why, install_hint("huggingface"))) from None
+        raise UsageError(f"Can't read hf:{name}.", why, install_hint("huggingface")) from None
     try:
         table = datasets.load_dataset(name, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UsageError(explain(f"Can't read hf:{name}.", why, "check the name and --split")) from None
+        raise UsageError(f"Can't read hf:{name}.", why, "check the name and --split") from None
     for option, column in (("--picture-column", picture_column), ("--caption-column", caption_column)):
         if column not in table.column_names:
             why = f"its columns are {', '.join(table.column_names)}"
-            raise UsageError(explain(f"hf:{name} has no column {column!r}.", why, f"name one of them with {option}"))
+            raise UsageError(f"hf:{name} has no column {column!r}.", why, f"name one of them with {option}")
     captions = table.select_columns([caption_column])
     pictures = table.select_columns([picture_column])
     try:
@@ -80,7 +80,7 @@ def read_dataset(
     except (TypeError, ValueError, NotImplementedError) as error:
         why = str(error).splitlines()[0][:200]
         what = f"The column {picture_column!r} of hf:{name} holds no pictures."
-        raise UsageError(explain(what, why, "name another with --picture-column")) from None
+        raise UsageError(what, why, "name another with --picture-column") from None
     return (
         _entry(Cell(f"{split}:{row}", pictures, row, picture_column), values[caption_column], reading)
         for row, values in enumerate(captions)

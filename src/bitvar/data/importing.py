@@ -13,7 +13,7 @@ from bitvar.data.records import PLAIN, Candidate, Entry, Reading, Refusal
 from bitvar.data.roots import root_cure
 from bitvar.data.validation import Good, Summary, go_through
 from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import write_text
 from bitvar.imaging.fitting import MUCH_LOST, Fit, contact_sheet, lost_area
 from bitvar.imaging.open import PictureLimits
@@ -58,7 +58,7 @@ def import_set(
     """
     if (destination / SET_TABLE).exists():
         why = "it already holds a captioned set"
-        raise UsageError(explain(f"Can't import into {destination}.", why, "choose another folder, or delete this one"))
+        raise UsageError(f"Can't import into {destination}.", why, "choose another folder, or delete this one")
     summary, rows, keys, refused = Summary(), list[dict[str, Any]](), list[str](), list[Refusal]()
     if isinstance(source, Path):
         allow_duplicates = allow_duplicates or allows_duplicates(source)
@@ -93,7 +93,7 @@ def import_set(
     summary.require(max_bad_fraction, cure=cure)
     if len(rows) < 2:
         why = "one picture is too few: training needs some, and validation at least one"
-        raise UsageError(explain("There is one usable sample.", why, "add pictures"))
+        raise UsageError("There is one usable sample.", why, "add pictures")
     progress(fit.text(cut, len(rows)))
     contact_sheet([destination / row["image_path"] for row in rows], destination / CONTACT_SHEET)
     _split(rows, keys, validation)

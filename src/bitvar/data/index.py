@@ -20,7 +20,7 @@ from bitvar.config import Config, read_json
 from bitvar.data.layouts import read_entries
 from bitvar.data.records import PLAIN, Candidate, Entry, Reading, read_split
 from bitvar.data.validation import Summary
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, RefusedError
 from bitvar.scales import ratio_names
 
@@ -273,7 +273,7 @@ def read_source(source: Path, reading: Reading = PLAIN, *, others: Counter[str] 
     if reading != PLAIN:
         why = f"{source} is an index, which holds paths and captions as they were read when it was made"
         todo = "leave --root, --caption and the like out, or make the index anew with them"
-        raise UsageError(explain("Can't read an index in another way.", why, todo))
+        raise UsageError("Can't read an index in another way.", why, todo)
     return SampleIndex.open(source).entries()
 
 
@@ -285,13 +285,13 @@ def allows_duplicates(source: Path) -> bool:
 def _read_manifest(folder: Path) -> IndexManifest:
     path = folder / MANIFEST
     if not path.is_file():
-        raise UsageError(explain(f"{folder} is no index.", f"it has no {MANIFEST}", "make one: bitvar data index"))
+        raise UsageError(f"{folder} is no index.", f"it has no {MANIFEST}", "make one: bitvar data index")
     values = read_json(path)
     if values.get("format") != FORMAT:
-        raise UsageError(explain(f"{folder} is no index.", f"its {MANIFEST} is something else's", "check the path"))
+        raise UsageError(f"{folder} is no index.", f"its {MANIFEST} is something else's", "check the path")
     if values.get("version") != VERSION:
         why = f"it has version {values.get('version')!r}, this bitvar reads {VERSION}"
-        raise UsageError(explain(f"Can't read the index {folder}.", why, "upgrade bitvar, or make the index again"))
+        raise UsageError(f"Can't read the index {folder}.", why, "upgrade bitvar, or make the index again")
     return IndexManifest.parse(values, source=str(path))
 
 
@@ -319,4 +319,4 @@ def _decode(data: np.ndarray) -> str:
 
 
 def _damaged(folder: Path, why: str) -> UsageError:
-    return UsageError(explain(f"The index {folder} is damaged.", why, "make it again: bitvar data index"))
+    return UsageError(f"The index {folder} is damaged.", why, "make it again: bitvar data index")

@@ -37,7 +37,7 @@ from bitvar.data.records import PLAIN, Candidate, Reading, Refusal
 from bitvar.data.roots import root_cure
 from bitvar.data.validation import Good, Size, Summary, go_through
 from bitvar.data.writing import json_lines
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import flush, new_folder, write_text
 from bitvar.imaging.open import Location, PictureLimits, RefusedError
 from bitvar.scales import nearest_ratio
@@ -134,11 +134,11 @@ def build_index(
 def _require_free(source: Path, destination: Path) -> None:
     what, elsewhere = f"Can't write an index to {destination}.", "choose another folder"
     if is_index(source):
-        raise UsageError(explain(what, f"{source} is an index already", "name the pictures' folder or table"))
+        raise UsageError(what, f"{source} is an index already", "name the pictures' folder or table")
     if source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
-        raise UsageError(explain(what, f"it is inside {source}, whose files are samples", elsewhere))
+        raise UsageError(what, f"it is inside {source}, whose files are samples", elsewhere)
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise UsageError(explain(what, "something is there already", f"{elsewhere}, or delete this one"))
+        raise UsageError(what, "something is there already", f"{elsewhere}, or delete this one")
 
 
 def split_rank(key: str) -> float:

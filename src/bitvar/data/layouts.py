@@ -32,7 +32,7 @@ from bitvar.data.records import (
 from bitvar.data.tables import read_table
 from bitvar.data.tars import read_tar
 from bitvar.data.validation import SeenSet
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import open_plain
 from bitvar.imaging.open import Location, RefusedError
 
@@ -80,10 +80,10 @@ def read_entries(source: Path, reading: Reading = PLAIN, *, others: Counter[str]
         kind = source.suffix.lower()
         if kind not in LISTINGS:
             why = f"known are folders of pictures, and {', '.join(LISTINGS)}"
-            raise UsageError(explain(f"Can't read {source} as a captioned set.", why, "name one of those"))
+            raise UsageError(f"Can't read {source} as a captioned set.", why, "name one of those")
         return _listing(kind, source, reading, others)
     if not source.is_dir():
-        raise UsageError(explain(f"There is no {source}.", "no such file or folder", "check the path"))
+        raise UsageError(f"There is no {source}.", "no such file or folder", "check the path")
     with os.scandir(source) as found:
         listings = sorted(
             Path(item.path)
@@ -95,7 +95,7 @@ def read_entries(source: Path, reading: Reading = PLAIN, *, others: Counter[str]
     kinds = sorted({path.suffix.lower() for path in listings})
     if len(kinds) > 1:
         why = f"it holds {' and '.join(kinds)} files, and they may list the same pictures"
-        raise UsageError(explain(f"Can't tell which layout {source} has.", why, "name one file instead of the folder"))
+        raise UsageError(f"Can't tell which layout {source} has.", why, "name one file instead of the folder")
     if kinds:
         readers = [_listing(kinds[0], path, reading, others) for path in listings]
         entries = (entry for reader in readers for entry in reader)
@@ -136,7 +136,7 @@ def _require_useful(reading: Reading, source: Path, *, root: bool, lines: bool) 
     what = "--root" if reading.root is not None and not root else "--caption-lines"
     if what == "--root" or (reading.caption_lines and not lines):
         why = f"{source} is no table of paths" if what == "--root" else f"{source} has no text files"
-        raise UsageError(explain(f"{what} can't be used here.", why, "leave it out"))
+        raise UsageError(f"{what} can't be used here.", why, "leave it out")
 
 
 def kinds_text(others: Mapping[str, int]) -> str:
@@ -184,7 +184,7 @@ def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterat
         yield Refusal(os.path.relpath(problem.filename, folder), "unreadable-file", problem.strerror or str(problem))
     if empty and not problems:
         why = kinds_text(others) or f"it has no {', '.join(SUFFIXES)} in it, and no table"
-        raise UsageError(explain(f"{folder} holds no pictures.", why, "check the path"))
+        raise UsageError(f"{folder} holds no pictures.", why, "check the path")
 
 
 def _described(folder: Path, here: Path, table: str, reading: Reading) -> Iterator[Entry]:

@@ -11,7 +11,7 @@ from bitvar.data.layouts import Refusal
 from bitvar.data.samples import read_samples
 from bitvar.data.views import ARRAY_SUFFIX, picture_size
 from bitvar.data.walking import Skipped, list_files
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.imaging.formats import IMAGE_SUFFIXES, READ
 from bitvar.imaging.open import Location, PictureLimits, RefusedError
 from bitvar.scales import nearest_ratio
@@ -92,7 +92,7 @@ def open_pictures(
         report(describe_found(index.groups))
         return index
     if not source.is_dir():
-        raise UsageError(explain(f"There is no folder {source}.", "no such folder", "check the path"))
+        raise UsageError(f"There is no folder {source}.", "no such folder", "check the path")
     skipped = Skipped()
     if (source / "samples.jsonl").is_file():
         found = list(_of_set(source))
@@ -105,7 +105,7 @@ def open_pictures(
         why = f"no {READ} file is in it, nor {ARRAY_SUFFIX}"
         if said := skipped.describe():
             why += f"; {said}"
-        raise UsageError(explain(f"{source} has no pictures.", why, "check the folder"))
+        raise UsageError(f"{source} has no pictures.", why, "check the folder")
     listed = _grouped(found, source, limits or PictureLimits(), max_bad_fraction, report)
     refused = len(found) - len(listed.paths)
     report(describe_found(listed.groups, refused=refused, skipped=skipped))
@@ -168,11 +168,9 @@ def _grouped(
     if len(refused) > max_bad_fraction * len(found):
         worst = refused[0]
         raise UsageError(
-            explain(
-                f"{len(refused)} of {len(found)} pictures of {source} can't be used.",
-                f"more than --max-bad-fraction {max_bad_fraction:g}; {worst.name}: {worst.detail}",
-                "mend or remove them, or allow more",
-            )
+            f"{len(refused)} of {len(found)} pictures of {source} can't be used.",
+            f"more than --max-bad-fraction {max_bad_fraction:g}; {worst.name}: {worst.detail}",
+            "mend or remove them, or allow more",
         )
     paths: list[Path] = []
     groups = []

@@ -22,7 +22,7 @@ from bitvar.data.layouts import SET_TABLE, read_lines
 from bitvar.data.records import Candidate, Entry, Refusal
 from bitvar.data.validation import Good, Size, check_ratio, open_candidate, without_duplicates
 from bitvar.data.views import picture_size
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, PictureLimits, RefusedError
 
 VALIDATION: Final = 0.05
@@ -70,7 +70,7 @@ def read_samples(folder: Path, *, split: str | None, report: Callable[[str], Non
     path = folder / SET_TABLE
     if not path.is_file():
         todo = f"make one of your own images: bitvar data import {folder} NEW_FOLDER"
-        raise UsageError(explain(f"{folder} is no captioned set.", f"it has no {SET_TABLE}", todo))
+        raise UsageError(f"{folder} is no captioned set.", f"it has no {SET_TABLE}", todo)
     entries = list(read_set(folder))
     candidates = [entry for entry in entries if isinstance(entry, Candidate)]
     refused = [entry for entry in entries if isinstance(entry, Refusal)]
@@ -87,7 +87,7 @@ def read_samples(folder: Path, *, split: str | None, report: Callable[[str], Non
     if not samples:
         known = ", ".join(f"{name} {splits.count(name):,}" for name in sorted(set(splits))) or "no sample at all"
         todo = "name the splits train and val, or leave them out: then some are drawn to validate"
-        raise UsageError(explain(f"{folder} has no split {split!r}.", f"it has: {known}", todo))
+        raise UsageError(f"{folder} has no split {split!r}.", f"it has: {known}", todo)
     return samples
 
 
@@ -150,12 +150,10 @@ def _require_sizes(samples: Sequence[Sample], sizes: Sequence[Size], size: Size 
     needed = f"this model trains on {_pixels(wanted)}" if size else "all images of a set must have one size"
     side = f"{wanted[0]}" if wanted[0] == wanted[1] else _pixels(wanted)
     raise UsageError(
-        explain(
-            f"{wrong:,} of {counts.total():,} images of {first.source} are not {_pixels(wanted)}.",
-            f"{needed}; it has {shown}; the first of another size is {first.path}",
-            f"make a set of that size, from the originals if they are larger:"
-            f" bitvar data import {first.source} NEW_FOLDER --size {side}",
-        )
+        f"{wrong:,} of {counts.total():,} images of {first.source} are not {_pixels(wanted)}.",
+        f"{needed}; it has {shown}; the first of another size is {first.path}",
+        f"make a set of that size, from the originals if they are larger:"
+        f" bitvar data import {first.source} NEW_FOLDER --size {side}",
     )
 
 
@@ -179,7 +177,7 @@ def load_images(samples: Sequence[Sample], *, limits: PictureLimits | None = Non
             (h, w, _), (height, width, _) = array.shape, arrays[0].shape
             why = f"{sample.path} is {w}x{h}, {samples[0].path} is {width}x{height}"
             todo = f"make a set of one size: bitvar data import {sample.source} NEW_FOLDER --size {width}x{height}"
-            raise UsageError(explain("The images are not of one size.", why, todo))
+            raise UsageError("The images are not of one size.", why, todo)
         arrays.append(array)
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
@@ -203,7 +201,7 @@ def _refused(folder: Path, refused: Sequence[Refusal], total: int) -> UsageError
     todo = f"see all of them: bitvar data check {folder}; keep the good ones: bitvar data import {folder} NEW_FOLDER"
     if any(refusal.reason == "duplicate" for refusal in refused):
         todo += " (--allow-duplicates keeps images that are there several times)"
-    return UsageError(explain(what, "; ".join(shown) + more, todo))
+    return UsageError(what, "; ".join(shown) + more, todo)
 
 
 def _line(refusal: Refusal) -> str:
@@ -214,4 +212,4 @@ def _refused_picture(sample: Sample, error: RefusedError) -> UsageError:
     why = f"{error.reason}: {error.detail}"
     folder = sample.source
     todo = f"see all such: bitvar data check {folder}; keep the good ones: bitvar data import {folder} NEW_FOLDER"
-    return UsageError(explain(f"Can't use {sample.path} ({sample.name}).", why, todo))
+    return UsageError(f"Can't use {sample.path} ({sample.name}).", why, todo)

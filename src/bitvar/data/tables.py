@@ -25,7 +25,7 @@ from bitvar.data.records import (
     entry_of,
     found_in_row,
 )
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.imaging.open import RefusedError
 
 _DELIMITERS: Final = ",;\t|"
@@ -149,14 +149,14 @@ def _read_header(path: Path, lines: _Lines, reading: Reading) -> _Header:
     missing += [] if header.has_caption or reading.makes_captions else ["caption"]
     if missing and "\0" in text:
         why = "its text has zero bytes, as UTF-16 and UTF-32 without a byte order mark have"
-        raise UsageError(explain(f"Can't read {path}.", why, "save it as UTF-8"))
+        raise UsageError(f"Can't read {path}.", why, "save it as UTF-8")
     for what in missing:
         why = f"its header is {shown or 'empty'}; {what} columns are {', '.join(known[what])}"
-        raise UsageError(explain(f"{path} has no {what} column.", why, "name the columns in the first line"))
+        raise UsageError(f"{path} has no {what} column.", why, "name the columns in the first line")
     counts = Counter(header.names)
     if twice := [name for name in (*PICTURE_FIELDS, *CAPTION_FIELDS, *OTHER_FIELDS) if counts[name] > 1]:
         why = f"its header is {shown}, and nobody could say which of the two is meant"
-        raise UsageError(explain(f"{path} has the column {twice[0]!r} twice.", why, "rename one of them"))
+        raise UsageError(f"{path} has the column {twice[0]!r} twice.", why, "rename one of them")
     return header
 
 

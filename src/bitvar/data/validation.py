@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 from PIL import Image
 
 from bitvar.data.records import Candidate, Entry, Refusal
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.imaging.open import PictureLimits, RefusedError, decode_picture
 from bitvar.scales import nearest_ratio
 
@@ -225,7 +225,7 @@ class Summary:
             return
         if not self.refused:
             todo = "check the path, and that there is more in it than a header"
-            raise UsageError(explain("There are no samples.", "the source names none", todo))
+            raise UsageError("There are no samples.", "the source names none", todo)
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.refused.most_common())
         share = f"{self.num_refused:,} of {self.good + self.num_refused:,} samples can't be used"
         todo = "mend or remove them"
@@ -234,7 +234,7 @@ class Summary:
             todo += f", or leave them out: --max-bad-fraction {enough:g} (now {max_bad_fraction:g})"
         most = next(iter(self.refused.most_common(1)), ("", 0))[0]
         first = cure or CURES.get(most)
-        raise UsageError(explain(f"{share}.", reasons, f"{first}; or {todo}" if first else todo))
+        raise UsageError(f"{share}.", reasons, f"{first}; or {todo}" if first else todo)
 
 
 def quantiles(counts: Counter[int]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 
 _SHOWN: Final = 6
 
@@ -82,5 +82,5 @@ def list_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], Ski
     found = sorted(walk_files(folder, suffixes, skipped))
     for place, why in skipped.problems:
         if place == folder:
-            raise UsageError(explain(f"Can't read the folder {folder}.", why, "check its permissions"))
+            raise UsageError(f"Can't read the folder {folder}.", why, "check its permissions")
     return found, skipped

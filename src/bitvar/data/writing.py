@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import write_text
 
 _PICTURES_PER_FOLDER = 1000
@@ -26,14 +26,14 @@ def prepare_folder(destination: Path, *, source: Path | None = None) -> None:
     what, todo = f"Can't write a captioned set to {destination}.", "choose a new folder"
     if source is not None and source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
         where = f"it is {'' if destination.resolve() == source.resolve() else 'inside '}{source}"
-        raise UsageError(explain(what, f"{where}, whose files are the samples", "choose a folder elsewhere"))
+        raise UsageError(what, f"{where}, whose files are the samples", "choose a folder elsewhere")
     marker, images = destination / _INCOMPLETE, destination / "images"
     if destination.exists() and not destination.is_dir():
-        raise UsageError(explain(what, "it is a file", todo))
+        raise UsageError(what, "it is a file", todo)
     there = sorted(path.name for path in destination.iterdir()) if destination.exists() else []
     if there and not marker.exists():
         shown = ", ".join(there[:3]) + (f" and {len(there) - 3:,} more" if len(there) > 3 else "")
-        raise UsageError(explain(what, f"it holds {shown}, and nothing is overwritten", todo))
+        raise UsageError(what, f"it holds {shown}, and nothing is overwritten", todo)
     if images.exists():
         shutil.rmtree(images)
     destination.mkdir(parents=True, exist_ok=True)

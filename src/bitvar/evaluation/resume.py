@@ -13,7 +13,7 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.evaluation.reconstruction.accumulators import Tally
 from bitvar.files import atomic_path
 from bitvar.weights.digests import write_tensors
@@ -87,7 +87,7 @@ class Progress:
             return cls(state["read"], state["names"], state["lengths"], Counter(state["refused"]), tallies)
         except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
             why = (str(error).splitlines() or [repr(error)])[0]
-            raise UsageError(explain(f"{path} is damaged.", why, f"remove {folder} and begin again")) from None
+            raise UsageError(f"{path} is damaged.", why, f"remove {folder} and begin again") from None
 
 
 class Lines:
@@ -105,7 +105,7 @@ class Lines:
         size = path.stat().st_size if path.exists() else 0
         if size < length:
             why = f"it has {size} of the {length} bytes that were written"
-            raise UsageError(explain(f"{path} is damaged.", why, f"remove {path.parent} and begin again"))
+            raise UsageError(f"{path} is damaged.", why, f"remove {path.parent} and begin again")
         self._file = path.open("ab")
         self._file.truncate(length)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import read_plain
 
 SETTINGS: Final = "settings.json"
@@ -26,12 +26,12 @@ def require_own(folder: Path, names: Sequence[str]) -> None:
         place = next((place for place in (folder, *folder.parents) if place.exists() or place.is_symlink()), None)
         if place is not None and not place.is_dir():
             why = f"{place} is no folder"
-            raise UsageError(explain(f"Can't write to {folder}.", why, "choose another folder with -o"))
+            raise UsageError(f"Can't write to {folder}.", why, "choose another folder with -o")
         return
     there = sorted(name for name in {*names, SETTINGS} if (folder / name).exists() or (folder / name).is_symlink())
     if there and not _is_evaluation(folder):
         why = f"it holds files that no evaluation wrote: {', '.join(there)}"
-        raise UsageError(explain(f"Can't write to {folder}.", why, "choose another folder with -o"))
+        raise UsageError(f"Can't write to {folder}.", why, "choose another folder with -o")
 
 
 def _is_evaluation(folder: Path) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from bitvar.config import unknown
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import atomic_path
 from bitvar.imaging.open import fit_picture
 
@@ -48,7 +48,7 @@ class Fit:
             ImageColor.getrgb(self.colour)
         except ValueError:
             todo = "write a name such as white, or #rrggbb"
-            raise UsageError(explain(f"Can't read the colour {self.colour!r}.", "no such colour", todo)) from None
+            raise UsageError(f"Can't read the colour {self.colour!r}.", "no such colour", todo) from None
 
     def apply(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         """The RGB image at `size`, width and height in pixels."""

@@ -14,7 +14,7 @@ from typing import BinaryIO, Final, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import open_plain
 from bitvar.imaging.formats import (
     FORMATS,
@@ -198,7 +198,7 @@ def require_picture(path: Path, limits: PictureLimits, *, todo: str) -> Image.Im
         return decode_picture(Location(path).read(max_bytes=limits.max_bytes), limits)
     except RefusedError as error:
         cure = "check the path" if error.reason in ("missing-picture", "unreadable-file") else todo
-        raise UsageError(explain(f"The picture {path} can't be used.", str(error), cure)) from None
+        raise UsageError(f"The picture {path} can't be used.", str(error), cure) from None
 
 
 def check_sides(width: int, height: int, limits: PictureLimits) -> None:

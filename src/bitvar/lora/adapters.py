@@ -7,7 +7,7 @@ from typing import Final
 from torch import Tensor, nn
 
 from bitvar.config import unknown
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.lora.file import AdapterFile
 from bitvar.lora.layers import load_adapter, lora_layers
 from bitvar.lora.used import UsedAdapter
@@ -29,7 +29,7 @@ def require_weight(weight: float, what: str) -> float:
     number = isinstance(weight, int | float) and not isinstance(weight, bool)
     if not number or not -STRONGEST <= weight <= STRONGEST:
         why = f"it must be a number from {-STRONGEST:g} to {STRONGEST:g}; most adapters are made for 0 to 1"
-        raise UsageError(explain(f"{what} is {str(weight)[:40]}.", why, "give a smaller number, such as 0.8"))
+        raise UsageError(f"{what} is {str(weight)[:40]}.", why, "give a smaller number, such as 0.8")
     return float(weight)
 
 
@@ -79,7 +79,7 @@ class Adapters:
                 raise UsageError(unknown("adapter", name, self.names))
         if len(weights) != len(names) or len(set(names)) != len(names):
             what = f"{len(weights)} weights for {len(names)} adapters ({', '.join(names)})."
-            raise UsageError(explain(what, "each adapter takes one", "name each once, and give each a weight or none"))
+            raise UsageError(what, "each adapter takes one", "name each once, and give each a weight or none")
         chosen = zip(names, weights, strict=True)
         self._weights = {name: require_weight(weight, f"The weight of {name!r}") for name, weight in chosen}
         self._apply()
@@ -103,7 +103,7 @@ class Adapters:
         """
         self._refuse_if_fused("fuse again")
         if not self._weights or not self._enabled:
-            raise UsageError(explain("There is nothing to fuse.", "no adapter is active", "load or choose one first"))
+            raise UsageError("There is nothing to fuse.", "no adapter is active", "load or choose one first")
         self._fused_scale = require_weight(scale, "lora_scale")
         self._apply()
         layers = lora_layers(self._model)
@@ -114,7 +114,7 @@ class Adapters:
         except ValueError as error:
             self.unfuse()
             raise WeightsError(
-                explain("Can't fuse the adapters.", str(error), "use smaller weights, or load the model in fp32")
+                "Can't fuse the adapters.", str(error), "use smaller weights, or load the model in fp32"
             ) from None
 
     def unfuse(self) -> None:
@@ -124,7 +124,7 @@ class Adapters:
             UsageError: when not fused.
         """
         if not self._unfused:
-            raise UsageError(explain("There is nothing to unfuse.", "no adapter is fused", "fuse first"))
+            raise UsageError("There is nothing to unfuse.", "no adapter is fused", "fuse first")
         for name, layer in lora_layers(self._model).items():
             layer.get_base_layer().weight.data = self._unfused[name]
             layer.merged_adapters.clear()
@@ -187,4 +187,4 @@ class Adapters:
         if self._unfused:
             why = "the model's weights hold them now"
             todo = "call unfuse_lora() first, or keep the merged model with save_pretrained()"
-            raise UsageError(explain(f"Can't {wish}: the adapters are fused.", why, todo))
+            raise UsageError(f"Can't {wish}: the adapters are fused.", why, todo)

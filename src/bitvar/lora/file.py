@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bitvar.config import Config, read_json
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.lora.names import PEFT_PREFIX, PREFIX, place_of
 from bitvar.nn.linear import Linear
 from bitvar.weights.digests import (
@@ -136,10 +136,10 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path:
     path = Path(source)
     if path.suffix in PICKLES:
         why = "only .safetensors is read; pickles could run code"
-        raise WeightsError(explain(f"{path} is refused.", why, "get the adapter as safetensors"))
+        raise WeightsError(f"{path} is refused.", why, "get the adapter as safetensors")
     if path.suffix == ".safetensors" and not path.is_dir():
         if not path.is_file():
-            raise UsageError(explain(f"There is no adapter {str(path)!r}.", "the file is missing", "check the path"))
+            raise UsageError(f"There is no adapter {str(path)!r}.", "the file is missing", "check the path")
         refuse_revision(revision, path, "adapter")
         return path
     folder = resolve_model(source, revision, what="adapter")
@@ -150,7 +150,7 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path:
     path = files[0] if len(files) == 1 else named[0] if named else folder / WEIGHTS
     if not path.is_file():
         found = ", ".join(file.name for file in files) or "no .safetensors file; other formats are not read"
-        raise WeightsError(explain(f"{folder} holds no {WEIGHTS}.", f"it has: {found}", "name the file itself"))
+        raise WeightsError(f"{folder} holds no {WEIGHTS}.", f"it has: {found}", "name the file itself")
     return path
 
 
@@ -167,7 +167,7 @@ def adapter_digest(path: Path) -> str:
         return hashlib.sha256(f"{digest(path)} {digest(settings)}".encode()).hexdigest()
     except OSError as error:
         why = error.strerror or str(error)
-        raise WeightsError(explain(f"Can't read the adapter {path}.", why, "get the adapter again")) from None
+        raise WeightsError(f"Can't read the adapter {path}.", why, "get the adapter again") from None
 
 
 def read_adapter(path: Path, layers: Mapping[str, Linear]) -> AdapterFile:
@@ -185,12 +185,12 @@ def read_adapter(path: Path, layers: Mapping[str, Linear]) -> AdapterFile:
         listed = "\n    ".join(problems[:40] or ["it holds no tensors"])
         why = f"{len(problems)} entries are off; it was made for {base or 'a model that it does not name'}"
         raise WeightsError(
-            explain(f"The adapter {path} doesn't fit this model:\n    {listed}", why, "use it with its own model")
+            f"The adapter {path} doesn't fit this model:\n    {listed}", why, "use it with its own model"
         )
     alphas = _alphas({layer: len(a) for layer, (a, _) in pairs.items()}, settings, path)
     if settings is not None and said:
         why = "both its settings and its tensors say alpha"
-        raise WeightsError(explain(f"The adapter {path} contradicts itself.", why, "get the adapter again"))
+        raise WeightsError(f"The adapter {path} contradicts itself.", why, "get the adapter again")
     alphas |= said
     _require_bounded(pairs, alphas, path)
     return AdapterFile(pairs, alphas, base, adapter_digest(path))
@@ -212,7 +212,7 @@ def _read_peft_settings(path: Path) -> _Settings:
     except UsageError as error:
         why = str(error).replace("\n", " ")
         todo = f"keep {PEFT_SETTINGS} beside the file, as PEFT writes it"
-        raise WeightsError(explain(f"Can't read the settings of {path}.", why, todo)) from None
+        raise WeightsError(f"Can't read the settings of {path}.", why, todo) from None
 
 
 def _require_bounded(pairs: Mapping[str, tuple[Tensor, Tensor]], alphas: Mapping[str, float], path: Path) -> None:
@@ -221,7 +221,7 @@ def _require_bounded(pairs: Mapping[str, tuple[Tensor, Tensor]], alphas: Mapping
         most = float(a.abs().max()) * float(b.abs().max()) * abs(alphas[layer])
         if not math.isfinite(alphas[layer]) or most > STRONGEST:
             why = f"it could add up to {most:.3g} to a weight of {layer}; a model's own are mostly below 1"
-            raise WeightsError(explain(f"The adapter {path} is out of bounds.", why, "get or train it again"))
+            raise WeightsError(f"The adapter {path} is out of bounds.", why, "get or train it again")
 
 
 def _read_header(path: Path) -> tuple[_Settings | None, LoraBase | None]:
@@ -238,7 +238,7 @@ def _read_header(path: Path) -> tuple[_Settings | None, LoraBase | None]:
         raise WeightsError(str(error)) from None
     except (SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:
         why = f"its header holds no JSON object: {error}"
-        raise WeightsError(explain(f"Can't read the settings of {path}.", why, "get the adapter again")) from None
+        raise WeightsError(f"Can't read the settings of {path}.", why, "get the adapter again") from None
 
 
 def _match(
@@ -294,12 +294,12 @@ def _alphas(ranks: Mapping[str, int], settings: _Settings | None, path: Path) ->
     strange += [f"the pattern {each!r}" for each in patterns if not any(_names(each, layer) for layer in ranks)]
     if strange:
         why = f"its settings ask for what is not known here: {', '.join(sorted(strange))}"
-        raise WeightsError(explain(f"The adapter {path} is no plain LoRA.", why, "get or train it as one"))
+        raise WeightsError(f"The adapter {path} is no plain LoRA.", why, "get or train it as one")
     for layer, rank in ranks.items():
         said = _of_layer(layer, settings.rank_pattern, settings.r)
         if said != rank:
             why = f"{layer} has rank {rank}, its settings say {said}"
-            raise WeightsError(explain(f"The adapter {path} contradicts itself.", why, "get the adapter again"))
+            raise WeightsError(f"The adapter {path} contradicts itself.", why, "get the adapter again")
     return {layer: _of_layer(layer, settings.alpha_pattern, settings.lora_alpha) for layer in ranks}
 
 

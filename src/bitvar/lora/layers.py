@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bitvar.config import Config, unknown
-from bitvar.errors import UsageError, WeightsError, explain, install_hint
+from bitvar.errors import UsageError, WeightsError, install_hint
 from bitvar.lora.file import AdapterFile, LoraBase, find_adapter, read_adapter, write_adapter
 from bitvar.lora.names import PREFIX
 from bitvar.nn.linear import Linear
@@ -152,7 +152,7 @@ def load_adapter(
     for layer, pair in pairs.items():
         if not all(bool(tensor.isfinite().all()) for tensor in pair):
             why = f"its values for {layer} are beyond {layers[layer].weight.dtype}, in which the model is"
-            raise WeightsError(explain(f"The adapter {source} overflows.", why, "load the model in fp32 or bf16"))
+            raise WeightsError(f"The adapter {source} overflows.", why, "load the model in fp32 or bf16")
     _inject(model, pairs, file.alphas, name=name)
     return file
 
@@ -169,10 +169,10 @@ def _linear_layers(model: nn.Module) -> dict[str, Linear]:
 def _check_name(model: nn.Module, name: str) -> None:
     if not valid_name(name):
         why = "it may hold letters, digits, - and _, not lora_, and be no word that PyTorch's modules use"
-        raise UsageError(explain(f"An adapter can't be called {name!r}.", why, "choose another name, such as style"))
+        raise UsageError(f"An adapter can't be called {name!r}.", why, "choose another name, such as style")
     if adapter_tensors(model, name):
         why = "the model already has an adapter of that name"
-        raise UsageError(explain(f"The adapter name {name!r} is in use.", why, "choose another, or unload that one"))
+        raise UsageError(f"The adapter name {name!r} is in use.", why, "choose another, or unload that one")
 
 
 def _inject(
@@ -186,9 +186,7 @@ def _inject(
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise UsageError(
-            explain("Adapters need PEFT.", "the package peft is not installed", install_hint("lora"))
-        ) from None
+        raise UsageError("Adapters need PEFT.", "the package peft is not installed", install_hint("lora")) from None
     names = {layer: re.escape(f"{PREFIX}.{layer}") for layer in pairs}
     config = LoraConfig(
         target_modules="|".join(names.values()),

@@ -124,7 +124,7 @@ class Lpips(nn.Module):
             raise UsageError(_missing(what, why, "torchvision")) from None
         except (OSError, RuntimeError) as error:
             todo = "check the connection, or use the mobilenet distance, which needs no download"
-            raise UsageError(explain("Can't download AlexNet for LPIPS.", str(error), todo)) from None
+            raise UsageError("Can't download AlexNet for LPIPS.", str(error), todo) from None
 
     def forward(
         self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitvar.config import unknown
-from bitvar.errors import UsageError, explain, install_hint
+from bitvar.errors import UsageError, install_hint
 from bitvar.finite import require_finite
 from bitvar.metrics.networks import WIDTH, MobileNet, three_channels
 
@@ -82,7 +82,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     """
     if min(first.count, second.count) < 2:
         why = f"the sets have {first.count} and {second.count} pictures"
-        raise UsageError(explain("There is no Frechet distance.", why, "give two pictures at least"))
+        raise UsageError("There is no Frechet distance.", why, "give two pictures at least")
     covariances = first.covariance(), second.covariance()
     overlap = torch.linalg.svdvals(_factor(covariances[0]).T @ _factor(covariances[1])).sum()
     spread = covariances[0].trace() + covariances[1].trace() - 2 * overlap
@@ -141,10 +141,10 @@ class InceptionFeatures:
             network: Any = NoTrainInceptionV3("inception-v3-compat", [str(self.width)])
         except ImportError:
             what, why = "Inception needs torchmetrics and torch-fidelity.", "one of them is not installed"
-            raise UsageError(explain(what, why, install_hint("evaluate", "torch-fidelity"))) from None
+            raise UsageError(what, why, install_hint("evaluate", "torch-fidelity")) from None
         except (OSError, RuntimeError) as error:
             todo = "check the connection, or use mobilenet, which needs no download"
-            raise UsageError(explain("Can't download the Inception network.", str(error), todo)) from None
+            raise UsageError("Can't download the Inception network.", str(error), todo) from None
         self.network = network.to(device)
 
     def __call__(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b f"]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bitvar.config import read_json
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.files import read_plain
 
 FOLDER: Final = Path(__file__).parents[1] / "pretrained" / "mobilenet_v2"
@@ -110,9 +110,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         expected = read_json(folder / "SHA256SUMS.json").get(WEIGHTS)
         data = read_plain(path)
     except (UsageError, OSError) as error:
-        raise WeightsError(explain(f"Can't read {path}.", str(error), "install bitvar again")) from None
+        raise WeightsError(f"Can't read {path}.", str(error), "install bitvar again") from None
     found = hashlib.sha256(data).hexdigest()
     if found != expected:
         why = f"its sha256 is {found}, expected {expected}"
-        raise WeightsError(explain(f"{path} was altered.", why, "install bitvar again"))
+        raise WeightsError(f"{path} was altered.", why, "install bitvar again")
     return load(data)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import flush
 
 MAX_NAME_BYTES: Final = 150
@@ -92,7 +92,7 @@ def targets_of(where: str | Path | None, images: Sequence[tuple[str, int]]) -> l
     for path in paths:
         if len(os.fsencode(path.name)) > MAX_FILE_BYTES:
             why = f"it has {len(os.fsencode(path.name))} bytes; {MAX_FILE_BYTES} are allowed"
-            raise UsageError(explain(f"The file name {path.name!r} is too long.", why, "choose a shorter one"))
+            raise UsageError(f"The file name {path.name!r} is too long.", why, "choose a shorter one")
     return [Target(path, named=True) for path in paths]
 
 
@@ -175,5 +175,5 @@ def _check_different(paths: Sequence[Path], pattern: str) -> None:
     for path in paths:
         if path in seen:
             why = f"the pattern {pattern!r} gives both {path}"
-            raise UsageError(explain("Two images would get the same name.", why, "put {seed} or {index} into it"))
+            raise UsageError("Two images would get the same name.", why, "put {seed} or {index} into it")
         seen.add(path)

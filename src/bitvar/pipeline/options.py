@@ -10,7 +10,7 @@ from torch import Tensor
 from bitvar import arguments
 from bitvar.arguments import MAX_IMAGES
 from bitvar.config import Config
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.sampling.noise import MAX_SEED
 
 PerScale: TypeAlias = float | tuple[float, ...]
@@ -109,11 +109,9 @@ class GenerationOptions(Config):
         """
         if num_prompts * self.num_images_per_prompt > MAX_IMAGES:
             raise UsageError(
-                explain(
-                    f"{num_prompts:,} prompts of {self.num_images_per_prompt:,} pictures each are too many for a call.",
-                    f"a call makes at most {MAX_IMAGES:,} pictures, since all are held in memory",
-                    "lower num_images_per_prompt, or call several times",
-                )
+                f"{num_prompts:,} prompts of {self.num_images_per_prompt:,} pictures each are too many for a call.",
+                f"a call makes at most {MAX_IMAGES:,} pictures, since all are held in memory",
+                "lower num_images_per_prompt, or call several times",
             )
         return self.num_images_per_prompt
 
@@ -128,11 +126,9 @@ class GenerationOptions(Config):
             return [(seed + i) % (MAX_SEED + 1) for i in range(count)]
         if len(seed) != count:
             raise UsageError(
-                explain(
-                    f"The list of seeds has {len(seed)}, and {count} are needed.",
-                    "each image takes one",
-                    f"give a list of {count}, or one number that the images count up from",
-                )
+                f"The list of seeds has {len(seed)}, and {count} are needed.",
+                "each image takes one",
+                f"give a list of {count}, or one number that the images count up from",
             )
         return list(seed)
 
@@ -146,11 +142,9 @@ class GenerationOptions(Config):
         each = given if isinstance(given, tuple) else (given,) * num_prompts
         if len(each) != num_prompts:
             raise UsageError(
-                explain(
-                    f"{len(each)} negative prompts for {num_prompts} prompts.",
-                    "they go in pairs",
-                    "give one, or one a prompt",
-                )
+                f"{len(each)} negative prompts for {num_prompts} prompts.",
+                "they go in pairs",
+                "give one, or one a prompt",
             )
         present = [text if text and text.strip() else None for text in each]
         return [text for text in present for _ in range(self.num_images_per_prompt)]

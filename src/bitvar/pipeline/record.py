@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from pydantic import Field, StrictBool, field_validator, model_validator
 
 from bitvar.config import Config
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import atomic_path
 from bitvar.imaging.embedded_text import exif_with, find_text
 from bitvar.lora.used import HubId, UsedAdapter
@@ -210,7 +210,7 @@ def format_of(path: Path) -> str:
     if path.suffix.lower() not in FORMATS:
         found = f"{path.suffix!r} is none of" if path.suffix else "the name ends in none of"
         why = f"the suffix names the format, and {found} {', '.join(FORMATS)}"
-        raise UsageError(explain(f"Can't write {path}.", why, "let the name end in one of them, or in / for a folder"))
+        raise UsageError(f"Can't write {path}.", why, "let the name end in one of them, or in / for a folder")
     return FORMATS[path.suffix.lower()]
 
 
@@ -223,7 +223,7 @@ def check_size(size: tuple[int, int], form: str) -> None:
     limit = {"JPEG": 65_500, "WEBP": 16_383}.get(form)
     if limit is not None and max(size) > limit:
         why = f"{form} has at most {limit} pixels a side, and this image has {max(size)}"
-        raise UsageError(explain(f"Can't write it as {form}.", why, "write a PNG, or a smaller image"))
+        raise UsageError(f"Can't write it as {form}.", why, "write a PNG, or a smaller image")
 
 
 def encode_image(image: Image.Image, record: ImageRecord, form: str = "PNG") -> bytes:
@@ -273,14 +273,14 @@ def read_record(path: Path) -> ImageRecord:
     try:
         text = find_text(path, KEY, max_bytes=4 * MAX_RECORD_BYTES)
     except FileNotFoundError:
-        raise UsageError(explain(f"There is no {path}.", "the file is missing", "check the path")) from None
+        raise UsageError(f"There is no {path}.", "the file is missing", "check the path") from None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else _plain(str(error))
-        raise UsageError(explain(f"Can't read {path}.", why, "give an image that bitvar wrote")) from None
+        raise UsageError(f"Can't read {path}.", why, "give an image that bitvar wrote") from None
     values = None if text is None else _parsed(text, path)
     if values is None:
         why = "it was not written by bitvar, or has lost its settings since"
-        raise UsageError(explain(f"{path} holds no settings.", why, "give the original"))
+        raise UsageError(f"{path} holds no settings.", why, "give the original")
     return ImageRecord.parse(values, source=f"the settings in {path}")
 
 
@@ -292,7 +292,7 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
         json.dumps(values, ensure_ascii=False).encode()  # lone surrogates are no text
     except (ValueError, RecursionError) as error:
         why = "they are nested too deeply" if isinstance(error, RecursionError) else _plain(str(error))
-        raise UsageError(explain(f"Can't read the settings in {path}.", why, "give the original")) from None
+        raise UsageError(f"Can't read the settings in {path}.", why, "give the original") from None
     return values
 
 

@@ -123,7 +123,7 @@ class InfinityPipeline:
     def __init__(self, components: Components) -> None:
         if not isinstance(components, Components):
             why = f"got {arguments.shown(components)}"
-            raise UsageError(explain("A pipeline is made of Components.", why, "use InfinityPipeline.from_pretrained"))
+            raise UsageError("A pipeline is made of Components.", why, "use InfinityPipeline.from_pretrained")
         self.components = components
         self.transformer = components.transformer
         self.tokenizer = components.tokenizer
@@ -182,13 +182,13 @@ class InfinityPipeline:
         if isinstance(device, torch.dtype):
             if dtype is not None:
                 why = f"got {device} and {arguments.shown(dtype)}"
-                raise UsageError(explain("A model has one precision.", why, "give a device and a dtype"))
+                raise UsageError("A model has one precision.", why, "give a device and a dtype")
             device, dtype = None, device
         place = self.transformer.device if device is None else resolve_device(device)
         precision = None if dtype is None else resolve_dtype(dtype, place)
         if any(adapter.fused for adapter in self._adapters.used()):
             why = "the weights that unfuse_lora() brings back would stay as they are"
-            raise UsageError(explain("Can't move a model with fused adapters.", why, "call unfuse_lora() first"))
+            raise UsageError("Can't move a model with fused adapters.", why, "call unfuse_lora() first")
         encoder = None if self.text_encoder is None else self.text_encoder.model
         move_model([self.transformer, self.tokenizer, *([encoder] if encoder else [])], device=place, dtype=precision)
         return self
@@ -314,7 +314,7 @@ class InfinityPipeline:
         forms = ("pil", "np", "pt", "bits")
         if not isinstance(output_type, str) or output_type not in forms:
             what = f"Unknown output_type {arguments.shown(output_type)}."
-            raise UsageError(explain(what, "images come in no such form", f"choose from {', '.join(forms)}"))
+            raise UsageError(what, "images come in no such form", f"choose from {', '.join(forms)}")
         last = collections.deque(self.stream(prompt, **options), maxlen=1).pop()
         return GenerationOutput(_as_form(last, output_type), last.seeds, last.metadata)
 
@@ -331,9 +331,7 @@ class InfinityPipeline:
         negatives = options.negatives(len(prompts))
         if any(negatives) and not params.guided:
             why = "it is what guidance steers away from, and guidance is off: its scale is 1"
-            raise UsageError(
-                explain("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
-            )
+            raise UsageError("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
         copies, apart = options.copies(len(prompts)), options.batch_invariant
         repeated = [prompt for prompt in prompts for _ in range(copies)]
         seeds = options.seeds(len(repeated))
@@ -400,9 +398,7 @@ class InfinityPipeline:
         if height is None and width is None:
             return schedules[0]
         if height is None or width is None:
-            raise UsageError(
-                explain("Only one of height and width was given.", "a size needs both", "give both, or neither")
-            )
+            raise UsageError("Only one of height and width was given.", "a size needs both", "give both, or neither")
         height, width = (arguments.checked(*side, _side) for side in (("height", height), ("width", width)))
         return nearest_schedule(schedules, height=height, width=width, stride=self.stride)
 
@@ -410,7 +406,7 @@ class InfinityPipeline:
         """The options given, and the model's defaults for the rest."""
         if not isinstance(options, GenerationOptions):
             why = f"got {arguments.shown(options)}"
-            raise UsageError(explain("Sampling parameters come from GenerationOptions.", why, "make one and give it"))
+            raise UsageError("Sampling parameters come from GenerationOptions.", why, "make one and give it")
         defaults = self.index.defaults
         values = {
             name: getattr(options, name) if getattr(options, name) is not None else getattr(defaults, name)
@@ -430,12 +426,12 @@ class InfinityPipeline:
         """
         if not text.strip():
             todo = "say what to draw, such as 'a red apple'"
-            raise UsageError(explain(f"The {what} is empty.", "it has no words", todo))
+            raise UsageError(f"The {what} is empty.", "it has no words", todo)
         limit = self.transformer.config.max_text_tokens
         length = 0 if self.text_encoder is None else self.text_encoder.num_tokens(text)
         if length > limit:
             why = f"this model reads at most {limit}; nothing is cut off in silence"
-            raise UsageError(explain(f"The {what} is too long: {length} tokens.", why, f"shorten the {what}"))
+            raise UsageError(f"The {what} is too long: {length} tokens.", why, f"shorten the {what}")
 
     def encode_prompts(
         self, prompts: str | Sequence[str], *, what: str = "prompt", batch_invariant: bool = True
@@ -453,13 +449,13 @@ class InfinityPipeline:
         """
         if self.text_encoder is None:
             why = "its folder holds no text_encoder/"
-            raise WeightsError(explain("The model has no text encoder.", why, "convert it with --text-encoder"))
+            raise WeightsError("The model has no text encoder.", why, "convert it with --text-encoder")
         texts = [
             arguments.checked(what, entry, arguments.text)
             for entry in arguments.checked(what, prompts, arguments.entries)
         ]
         if not texts:
-            raise UsageError(explain(f"There is no {what}.", "the list is empty", "give at least one"))
+            raise UsageError(f"There is no {what}.", "the list is empty", "give at least one")
         distinct = list(dict.fromkeys(texts))
         for text in distinct:
             self.check_prompt(text, what=what)
@@ -477,13 +473,11 @@ class InfinityPipeline:
             expected = (self.tokenizer.config.bits, *grids[k]) if k < len(grids) else None
             if tuple(bits.shape) != expected or bits.dtype != torch.bool:
                 raise UsageError(
-                    explain(
-                        f"given_bits[{k}] is {bits.dtype} of shape {tuple(bits.shape)}.",
-                        f"scale {k} of this size takes torch.bool of shape {expected}"
-                        if expected
-                        else f"this size has {len(grids)} scales",
-                        "give the bits of a picture of the same model and size, coarse to fine, without the batch",
-                    )
+                    f"given_bits[{k}] is {bits.dtype} of shape {tuple(bits.shape)}.",
+                    f"scale {k} of this size takes torch.bool of shape {expected}"
+                    if expected
+                    else f"this size has {len(grids)} scales",
+                    "give the bits of a picture of the same model and size, coarse to fine, without the batch",
                 )
         device = self.transformer.device
         return {k: bits.to(device).expand(batch, *bits.shape) for k, bits in enumerate(given)}
@@ -537,7 +531,7 @@ def _as_pil(images: Any) -> list[Image.Image]:
         return [Image.fromarray(array) for array in images]
     if not all(isinstance(image, Image.Image) for image in images):
         why = "it was made with output_type='bits', which decodes nothing"
-        raise UsageError(explain("The output holds no images.", why, "leave output_type out, and save that"))
+        raise UsageError("The output holds no images.", why, "leave output_type out, and save that")
     return list(images)
 
 

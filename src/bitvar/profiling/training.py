@@ -9,7 +9,7 @@ from torch import nn
 
 from bitvar.config import unknown
 from bitvar.costs.flops import model_flops_utilization, num_parameters
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.metrics.distances import perceptual_distance
 from bitvar.scales import SQUARES, ScaleSchedule, official_schedule
 from bitvar.training.assemble import attention_patterns, operations_of, read_recipe, text_length
@@ -45,7 +45,7 @@ def read_config(
         UsageError: for neither or both, and for an unknown preset.
     """
     if (recipe is None) == (preset is None):
-        raise UsageError(explain("What shall be timed?", "one of --recipe and --preset is needed", "give one"))
+        raise UsageError("What shall be timed?", "one of --recipe and --preset is needed", "give one")
     if recipe is not None:
         config = read_recipe(recipe, [])
     elif preset in PRESETS:
@@ -84,7 +84,7 @@ def timed_transformer(config: TransformerTraining, pixels: int | None, attention
 def timed_tokenizer(config: TokenizerTraining, attention: str, device: torch.device) -> Timed:
     """A tokenizer on random pictures of the largest of its sizes, its adversary playing from the start."""
     if attention != "sdpa":
-        raise UsageError(explain("A tokenizer takes no --attention.", "it has none", "leave it out"))
+        raise UsageError("A tokenizer takes no --attention.", "it has none", "leave it out")
     grids = max(config.schedules, key=lambda grids: grids[-1][0] * grids[-1][1])
     height, width = (side * config.model.stride for side in grids[-1])
     config = config.model_copy(update={"schedules": (grids,), "adversarial_start": 0})
@@ -111,7 +111,7 @@ def budget_of(pixels: int) -> str:
         UsageError: for a side that has none.
     """
     if pixels not in SQUARES:
-        raise UsageError(explain(f"There is no schedule of {pixels} px.", f"known: {list(SQUARES)}", "choose one"))
+        raise UsageError(f"There is no schedule of {pixels} px.", f"known: {list(SQUARES)}", "choose one")
     return SQUARES[pixels]
 
 

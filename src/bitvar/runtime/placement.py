@@ -6,7 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.finite import require_no_overflow
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,7 +25,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
         here = [name for name, present in available.items() if present]
         known_kind = isinstance(device, str | torch.device)
         given = repr(str(device)[:40]) if known_kind else f"of type {type(device).__name__}"
-        raise UsageError(explain(f"There is no device {given} here.", f"PyTorch finds {here}", "choose one of these"))
+        raise UsageError(f"There is no device {given} here.", f"PyTorch finds {here}", "choose one of these")
     return chosen
 
 
@@ -37,9 +37,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if not isinstance(dtype, str) or dtype not in DTYPES:
         given = repr(dtype)[:40] if isinstance(dtype, str | torch.dtype) else f"of type {type(dtype).__name__}"
-        raise UsageError(
-            explain(f"Unknown dtype {given}.", "it names no precision", f"choose from {['auto', *DTYPES]}")
-        )
+        raise UsageError(f"Unknown dtype {given}.", "it names no precision", f"choose from {['auto', *DTYPES]}")
     return DTYPES[dtype]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitvar import arguments
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 
 PerScale = float | Sequence[float]
 
@@ -54,11 +54,9 @@ def _spread(name: str, value: PerScale, num_scales: int) -> tuple[float, ...]:
         return values * num_scales
     if len(values) != num_scales:
         raise UsageError(
-            explain(
-                f"{name} has {len(values)} values.",
-                f"this size is generated in {num_scales} scales",
-                f"give one value, or {num_scales}",
-            )
+            f"{name} has {len(values)} values.",
+            f"this size is generated in {num_scales} scales",
+            f"give one value, or {num_scales}",
         )
     return values
 
@@ -66,9 +64,7 @@ def _spread(name: str, value: PerScale, num_scales: int) -> tuple[float, ...]:
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise UsageError(
-            explain(
-                f"{name} is {arguments.shown(value)}.",
-                f"it must lie between {low:g} and {high:g}",
-                "choose a value in that range",
-            )
+            f"{name} is {arguments.shown(value)}.",
+            f"it must lie between {low:g} and {high:g}",
+            "choose a value in that range",
         )

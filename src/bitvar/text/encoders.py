@@ -174,9 +174,7 @@ def load_text_encoder(
         raise WeightsError(str(error)) from None
     if settings.kind not in _REGISTRY:
         raise WeightsError(
-            explain(
-                f"Unknown text encoder {settings.kind!r} in {folder}.", f"known are {list(_REGISTRY)}", "upgrade bitvar"
-            )
+            f"Unknown text encoder {settings.kind!r} in {folder}.", f"known are {list(_REGISTRY)}", "upgrade bitvar"
         )
     refuse_foreign_files(folder)
     sizes = read_sizes(folder, settings.kind)
@@ -201,7 +199,7 @@ def load_text_encoder(
 
 def _bad_tokens(prompt: str, why: str) -> WeightsError:
     return WeightsError(
-        explain(f"The model's vocabulary can't read {prompt[:40]!r}.", why, "download or convert the model again")
+        f"The model's vocabulary can't read {prompt[:40]!r}.", why, "download or convert the model again"
     )
 
 
@@ -214,9 +212,7 @@ def _require_plain_files(folder: Path) -> None:
             raise WeightsError(_unreadable(folder, f"{path.name}: {(error.strerror or str(error)).lower()}")) from None
         if pointer:
             why = f"{path.name} is a Git LFS pointer, not the file itself"
-            raise WeightsError(
-                explain(f"Can't read the text encoder {folder}.", why, "run `git lfs pull` in the clone")
-            )
+            raise WeightsError(f"Can't read the text encoder {folder}.", why, "run `git lfs pull` in the clone")
 
 
 def published_settings(folder: Path) -> TextEncoderConfig | None:

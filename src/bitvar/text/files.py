@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bitvar.config import Config, check_room, read_json
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.file_kinds import require_guise
 
 WEIGHTS: Final = "model.safetensors"
@@ -116,11 +116,9 @@ def refuse_foreign_files(folder: Path) -> None:
     found = sorted({path.name for pattern in _FOREIGN for path in folder.glob(pattern)})
     if found:
         raise WeightsError(
-            explain(
-                f"The text encoder {folder} has files that don't belong there: {', '.join(found[:5])}.",
-                "adapters and code beside the weights are never read, and the encoder would not be the one they make",
-                "remove them, or give a folder without them",
-            )
+            f"The text encoder {folder} has files that don't belong there: {', '.join(found[:5])}.",
+            "adapters and code beside the weights are never read, and the encoder would not be the one they make",
+            "remove them, or give a folder without them",
         )
 
 
@@ -137,11 +135,9 @@ def read_sizes(folder: Path, kind: str) -> EncoderSizes:
         if found != model_type:
             known = ", ".join(f"{name} ({encoder})" for name, _, encoder in _SIZES.values())
             raise WeightsError(
-                explain(
-                    f"The text encoder {folder} is of the model type {str(found)[:100]!r}.",
-                    f"a {model_type} is expected here, and bitvar reads these: {known}",
-                    f"give the encoder that the transformer was trained with, such as {example}",
-                )
+                f"The text encoder {folder} is of the model type {str(found)[:100]!r}.",
+                f"a {model_type} is expected here, and bitvar reads these: {known}",
+                f"give the encoder that the transformer was trained with, such as {example}",
             )
         known_values = {name: value for name, value in values.items() if name in sizes.model_fields}
         checked = sizes.parse(known_values, source=str(folder / "config.json"))
@@ -171,7 +167,7 @@ def read_weights(folder: Path, *, leave_out: tuple[str, ...] = ()) -> dict[str, 
                 tensors |= {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError) as error:
             raise WeightsError(
-                explain(f"Can't read the text encoder {folder}.", f"{path.name}: {error}", "download the model again")
+                f"Can't read the text encoder {folder}.", f"{path.name}: {error}", "download the model again"
             ) from None
     return {name: tensor for name, tensor in tensors.items() if not is_position_index(name, tensor)}
 
@@ -241,9 +237,7 @@ def _weight_files(folder: Path) -> list[Path]:
         if not (folder / WEIGHTS).is_file():
             others = [path.name for pattern in ("*.bin", "*.pt", "*.h5", "*.msgpack") for path in folder.glob(pattern)]
             why = f"it has no {WEIGHTS}" + (f", but {', '.join(sorted(others)[:3])}" if others else "")
-            raise WeightsError(
-                explain(f"Can't read the text encoder {folder}.", why, "download its safetensors and JSON files")
-            )
+            raise WeightsError(f"Can't read the text encoder {folder}.", why, "download its safetensors and JSON files")
         return [folder / WEIGHTS]
     try:
         places = read_json(index).get("weight_map")
@@ -252,12 +246,12 @@ def _weight_files(folder: Path) -> list[Path]:
     names = sorted({str(name) for name in places.values()}) if isinstance(places, Mapping) else []
     if not names or any(Path(name).name != name or not (folder / name).is_file() for name in names):
         why = f"{index.name} names no files, or files that are not beside it"
-        raise WeightsError(explain(f"Can't read the text encoder {folder}.", why, "download the model again"))
+        raise WeightsError(f"Can't read the text encoder {folder}.", why, "download the model again")
     return [folder / name for name in names]
 
 
 def _bad_vocabulary(path: Path, why: str) -> WeightsError:
-    return WeightsError(explain(f"Can't read the vocabulary {path}.", why, "download the model again"))
+    return WeightsError(f"Can't read the vocabulary {path}.", why, "download the model again")
 
 
 def special_tokens(folder: Path) -> dict[str, str]:

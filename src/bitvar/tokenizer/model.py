@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from bitvar import pyramid
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.finite import require_finite
 from bitvar.scales import Grid, lengths_of
 from bitvar.tokenizer.autoencoder import Decoder, Encoder
@@ -49,11 +49,9 @@ class InfinityTokenizer(nn.Module):
         height, width = images.shape[-2:]
         if height % self.config.stride or width % self.config.stride:
             raise UsageError(
-                explain(
-                    f"The tokenizer can't take a picture of {width}x{height} pixels.",
-                    f"both sides must be multiples of its stride, {self.config.stride}",
-                    "resize or crop the picture first",
-                )
+                f"The tokenizer can't take a picture of {width}x{height} pixels.",
+                f"both sides must be multiples of its stride, {self.config.stride}",
+                "resize or crop the picture first",
             )
         features = self.encoder(images.to(self.dtype))
         if not features.requires_grad:

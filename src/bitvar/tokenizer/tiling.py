@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.finite import require_finite
 from bitvar.nn.linear import Conv2d
 from bitvar.nn.norms import EPSILON, GroupNorm
@@ -156,7 +156,7 @@ def require_tile(tile: object) -> None:
     """
     if not isinstance(tile, int) or isinstance(tile, bool) or tile < 1:
         why = "it is the side of a square in pixels, a whole number above 0"
-        raise UsageError(explain(f"Can't pass images in tiles of {tile!r:.60}.", why, "give a tile such as 1024"))
+        raise UsageError(f"Can't pass images in tiles of {tile!r:.60}.", why, "give a tile such as 1024")
 
 
 def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile: int) -> Float[Tensor, "1 d h w"]:

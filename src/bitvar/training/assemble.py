@@ -11,7 +11,7 @@ import torch
 from bitvar.cli.training_display import Display
 from bitvar.costs.flops import peak_tflops, training_flops
 from bitvar.data.index import SampleIndex, is_index
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.lora.layers import LoraBase, save_adapter
 from bitvar.pipeline import InfinityPipeline
 from bitvar.runtime.placement import resolve_device
@@ -189,7 +189,7 @@ def load_frozen(config: TransformerTraining, inputs: "Inputs", device: torch.dev
     tokenizer_folder, encoder_folder = _frozen_parts(inputs, start)
     if config.lora is not None and (start is None or is_checkpoint(start)):
         todo = "add --init, such as --init icons"
-        raise UsageError(explain("Adapters need a model to --init from.", "they change one that is finished", todo))
+        raise UsageError("Adapters need a model to --init from.", "they change one that is finished", todo)
     verify_part(tokenizer_folder)
     verify_part(encoder_folder)
     identity = TokenizerIdentity.load(tokenizer_folder / "identity.json")
@@ -207,11 +207,11 @@ def load_frozen(config: TransformerTraining, inputs: "Inputs", device: torch.dev
     )  # sizes: `Initial.load_into`
     if width != config.model.text_width and not its_own:
         why = f"it gives {width} features a token, and model.text_width is {config.model.text_width}"
-        raise UsageError(explain("The text encoder does not fit this model.", why, f"set model.text_width={width}"))
+        raise UsageError("The text encoder does not fit this model.", why, f"set model.text_width={width}")
     if encoder.max_tokens is not None and encoder.max_tokens < config.model.max_text_tokens and not its_own:
         why = f"it reads {encoder.max_tokens} tokens, and model.max_text_tokens is {config.model.max_text_tokens}"
         todo = f"set model.max_text_tokens={encoder.max_tokens}"
-        raise UsageError(explain("The text encoder does not fit this model.", why, todo))
+        raise UsageError("The text encoder does not fit this model.", why, todo)
     key = features_key(identity.bits_sha256, encoder, encoder_folder)
     own = digest_of([tokenizer.config.dump(), digest_tensors(tokenizer.state_dict())])
     begun = NONE if start is None else weights_digest(start)
@@ -297,11 +297,9 @@ def _frozen_parts(inputs: "Inputs", start: Path | None) -> tuple[Path, Path]:
         tokenizer, encoder = tokenizer or start / "image_tokenizer", encoder or start / "text_encoder"
     if tokenizer is None or encoder is None:
         raise UsageError(
-            explain(
-                "A transformer run needs --tokenizer and --text-encoder, or a model to --init from.",
-                "it learns to predict that tokenizer's bits from that encoder's features",
-                "train the tokenizer first, and give its OUT/model",
-            )
+            "A transformer run needs --tokenizer and --text-encoder, or a model to --init from.",
+            "it learns to predict that tokenizer's bits from that encoder's features",
+            "train the tokenizer first, and give its OUT/model",
         )
     return tokenizer, encoder
 

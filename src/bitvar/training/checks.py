@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 from bitvar.config import unknown
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.data.samples import read_samples, require_images
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.runtime.placement import resolve_device
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.training.config import TokenizerTraining, TransformerTraining
@@ -38,20 +38,18 @@ def check_run(config: TokenizerTraining | TransformerTraining, inputs: "Inputs",
     device = resolve_device(inputs.device)
     if inputs.shards not in (None, 1) and world == 1:
         todo = "add --nproc, or use torchrun"
-        raise UsageError(explain("--shards needs several processes.", "this is one", todo))
+        raise UsageError("--shards needs several processes.", "this is one", todo)
     if config.kind == "transformer":
         check_attention(inputs.attention, device.type)
         _check_schedules(config)
     if inputs.out is not None:
         if inputs.out.exists() and not inputs.out.is_dir():
-            raise UsageError(
-                explain(f"{inputs.out} is no folder.", "a run writes several files", "choose another --out")
-            )
+            raise UsageError(f"{inputs.out} is no folder.", "a run writes several files", "choose another --out")
         require_resumable(inputs.out / "checkpoints", config.dump(), extend=inputs.extend)
     if inputs.data is not None and not inputs.data.is_dir():
         why = "no such folder" if not inputs.data.exists() else "it is a file"
         todo = "give a captioned set, an index, or, for a tokenizer, a folder of images"
-        raise UsageError(explain(f"There is no data in {inputs.data}.", why, todo))
+        raise UsageError(f"There is no data in {inputs.data}.", why, todo)
 
 
 def rehearse(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", processes: int = 1) -> None:
@@ -92,12 +90,12 @@ def check_data(config: TransformerTraining, inputs: "Inputs", *, decoded: bool =
         known = {group.split for group in index.groups}
         if missing := [split for split in SPLITS if split not in known]:
             why = f"it has: {', '.join(sorted(known))}"
-            raise UsageError(explain(f"The index has no split {missing[0]!r}.", why, "make it anew"))
+            raise UsageError(f"The index has no split {missing[0]!r}.", why, "make it anew")
         return
     if config.cut_caption > 0:
         why = f"{inputs.data} is a captioned set, whose captions' features are stored whole"
         todo = "set cut_caption=0, or train from an index: bitvar data index"
-        raise UsageError(explain("These captions can't be cut.", why, todo))
+        raise UsageError("These captions can't be cut.", why, todo)
     size = None if inputs.tokenizer is None and inputs.initial is None else _size(config, inputs)
     for split in SPLITS:
         require_images(read_samples(inputs.data, split=split), size, decoded=decoded)
@@ -129,7 +127,7 @@ def check_attention(attention: str, device: str) -> None:
         raise UsageError(unknown(f"attention {attention!r}", attention, list(ATTENTION)))
     if attention == "flex" and device != "cuda":
         why = "PyTorch computes its gradients on CUDA only"
-        raise UsageError(explain(f"FlexAttention can't train on {device}.", why, "leave --attention flex out"))
+        raise UsageError(f"FlexAttention can't train on {device}.", why, "leave --attention flex out")
 
 
 def _check_schedules(config: TransformerTraining) -> None:
@@ -137,11 +135,11 @@ def _check_schedules(config: TransformerTraining) -> None:
     schedules = config.model.all_schedules()
     if not schedules:
         todo = "set model.schedules, or model.budgets to official ones"
-        raise UsageError(explain("The model has no schedule.", "model.schedules and model.budgets are empty", todo))
+        raise UsageError("The model has no schedule.", "model.schedules and model.budgets are empty", todo)
     longest = max(len(schedule) for schedule in schedules)
     if longest > config.model.max_scales:
         why = f"a schedule has {longest} scales, and model.max_scales is {config.model.max_scales}"
-        raise UsageError(explain("The model has too few scales.", why, f"set model.max_scales={longest}"))
+        raise UsageError("The model has too few scales.", why, f"set model.max_scales={longest}")
     if config.num_scales is not None and config.num_scales > longest:
         why = f"num_scales is {config.num_scales}, and the longest schedule has {longest}"
-        raise UsageError(explain("There are not so many scales.", why, "leave num_scales out for all of them"))
+        raise UsageError("There are not so many scales.", why, "leave num_scales out for all of them")

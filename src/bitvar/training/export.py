@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.lora.layers import LoraBase, add_adapter
 from bitvar.scales import Grid
 from bitvar.text import load_text_encoder, published_settings
@@ -46,7 +46,7 @@ def pick_checkpoint(run: Path, step: int | None = None) -> Path:
         chosen = folder / checkpoint_name(step)
         if chosen not in known:
             steps = ", ".join(str(int(path.name.partition("-")[2])) for path in known)
-            raise UsageError(explain(f"{run} has no checkpoint of step {step}.", f"it has: {steps}", "choose one"))
+            raise UsageError(f"{run} has no checkpoint of step {step}.", f"it has: {steps}", "choose one")
         verify_folder(chosen)
         return chosen
     newest = latest(folder)
@@ -59,7 +59,7 @@ def _require_checkpoints(run: Path) -> list[Path]:
     known = list_checkpoints(run / "checkpoints")
     if not known:
         why = "it has saved none yet, or is no run" if run.is_dir() else "there is no such folder"
-        raise UsageError(explain(f"{run} has no checkpoint.", why, "give the --out of `bitvar train`"))
+        raise UsageError(f"{run} has no checkpoint.", why, "give the --out of `bitvar train`")
     return known
 
 
@@ -74,9 +74,7 @@ def pick_best(run: Path) -> Path:
     best = best_checkpoint(run / "checkpoints")
     if best is None:
         why = "no checkpoint was saved at a step that was validated"
-        raise UsageError(
-            explain(f"{run} has no best checkpoint.", why, "leave out --best for the newest, or give --step")
-        )
+        raise UsageError(f"{run} has no best checkpoint.", why, "leave out --best for the newest, or give --step")
     verify_folder(best)
     return best
 
@@ -112,7 +110,7 @@ def assemble(
     if changes:
         why = f"the run had others: {'; '.join(map(str, changes))}"
         todo = "give those of the run's own command"
-        raise UsageError(explain("These are not the frozen parts of the run.", why, todo))
+        raise UsageError("These are not the frozen parts of the run.", why, todo)
     return Components(transformer.eval().requires_grad_(False), *parts, index, card)
 
 
@@ -127,7 +125,7 @@ def adapted(checkpoint: Path, config: TransformerTraining, folder: Path) -> tupl
     base = LoraBase.of_folder(folder, load_initial(model, folder))
     if base.transformer != begun_from(checkpoint):
         why = "its adapters were trained for other weights"
-        raise WeightsError(explain(f"{checkpoint} does not belong to {folder}.", why, "give the --init of its run"))
+        raise WeightsError(f"{checkpoint} does not belong to {folder}.", why, "give the --init of its run")
     add_adapter(model, config.lora, generator=torch.Generator())
     model.load_state_dict(model.state_dict() | averaged_tensors(checkpoint))
     return model, base
@@ -158,7 +156,7 @@ def load_tokenizer(
     if config.trained != "all" and origin is not None and origin.identity is not None:
         if origin.identity.sha256 != begun_from(checkpoint):
             why = f"its {config.trained} was trained for another tokenizer"
-            raise WeightsError(explain(f"{checkpoint} does not belong to it.", why, "give the --init of its run"))
+            raise WeightsError(f"{checkpoint} does not belong to it.", why, "give the --init of its run")
         origin.load_into(models.tokenizer)
     verify_folder(checkpoint)
     models.load_state_dict(models.state_dict() | averaged_tensors(checkpoint))

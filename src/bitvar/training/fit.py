@@ -8,7 +8,7 @@ import torch
 
 from bitvar.costs.flops import num_parameters
 from bitvar.costs.training_memory import GIB, LONG_TEXT, MemoryPlan, advice, describe, estimate_memory
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.runtime.placement import resolve_device
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.expected_work import CARD, UTILIZATION, ExpectedWork, expected_work, longest_schedule
@@ -25,7 +25,7 @@ def describe_fit(
 ) -> str:
     """Memory of a rank at the peak of a step, what to change if that is too much, and the work of the whole run."""
     if config.kind == "tokenizer":
-        raise UsageError(explain("--fit knows transformers only.", "this recipe trains a tokenizer", "just start it"))
+        raise UsageError("--fit knows transformers only.", "this recipe trains a tokenizer", "just start it")
     world = int(os.environ.get("WORLD_SIZE", processes))
     plan = make_plan(config, inputs, world)
     estimate = estimate_memory(plan)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from bitvar.config import unknown
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 
 _BY_NAME: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -34,7 +34,7 @@ def read_recipe(path: Path, arguments: Sequence[str]) -> TokenizerTraining | Tra
         function = runpy.run_path(str(path)).get("recipe")
     if not callable(function):
         why = "it has no function recipe()" if function is None else f"its recipe is of type {type(function).__name__}"
-        raise UsageError(explain(f"{path} is no recipe.", why, "write `def recipe():` that returns a configuration"))
+        raise UsageError(f"{path} is no recipe.", why, "write `def recipe():` that returns a configuration")
     values = _read_arguments(path, function, arguments)
     with _stdout_is_ours(), _errors_of(path):
         config = function(**values)
@@ -42,7 +42,7 @@ def read_recipe(path: Path, arguments: Sequence[str]) -> TokenizerTraining | Tra
         config.close()  # or Python complains that nobody waited for it
     if not isinstance(config, TokenizerTraining | TransformerTraining):
         why = f"recipe() returns {type(config).__name__}, not TransformerTraining or TokenizerTraining"
-        raise UsageError(explain(f"{path} is no recipe.", why, "return a training configuration"))
+        raise UsageError(f"{path} is no recipe.", why, "return a training configuration")
     with _errors_of(path):
         values = config.model_dump(mode="json", warnings=False)
     return type(config).parse(values, source=f"what {path} returns")  # `model_copy(update=...)` checks nothing
@@ -52,18 +52,18 @@ def _require_python(path: Path) -> None:
     """Refuse what is no file of Python source before a line of it runs."""
     if path.is_dir():
         why = "it is a folder"
-        raise UsageError(explain(f"{path} is no recipe.", why, "give a Python file, such as recipes/cpu.py"))
+        raise UsageError(f"{path} is no recipe.", why, "give a Python file, such as recipes/cpu.py")
     if not path.is_file():
         why = "the file is missing" if not path.exists() else "it is a pipe or a device"
-        raise UsageError(explain(f"There is no recipe {path}.", why, "see recipes/ for those that ship"))
+        raise UsageError(f"There is no recipe {path}.", why, "see recipes/ for those that ship")
     source = path.read_bytes()
     try:
         compile(source, str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
         where = f"{path}, line {error.lineno}" if error.lineno else str(path)
-        raise UsageError(explain(f"{where} is no Python.", _one_line(error.msg), "correct the file")) from None
+        raise UsageError(f"{where} is no Python.", _one_line(error.msg), "correct the file") from None
     except (ValueError, RecursionError, MemoryError) as error:  # zero bytes, or nested too deep to be compiled
-        raise UsageError(explain(f"{path} is no Python.", _one_line(str(error)), "give a recipe")) from None
+        raise UsageError(f"{path} is no Python.", _one_line(str(error)), "give a recipe") from None
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def _errors_of(path: Path) -> Iterator[None]:
         raise
     except BaseException as error:  # it is somebody else's code
         where = _place(error, path)
-        raise UsageError(explain(f"The recipe failed: {where}.", _describe(error), "correct the recipe")) from None
+        raise UsageError(f"The recipe failed: {where}.", _describe(error), "correct the recipe") from None
 
 
 def _place(error: BaseException, path: Path) -> str:
@@ -130,13 +130,13 @@ def _read_arguments(path: Path, function: Callable[..., Any], arguments: Sequenc
     try:
         known = dict(inspect.signature(function).parameters)
     except (TypeError, ValueError) as error:
-        raise UsageError(explain(f"{path} is no recipe.", _one_line(str(error)), "make recipe a function")) from None
+        raise UsageError(f"{path} is no recipe.", _one_line(str(error)), "make recipe a function") from None
     by_name = {name: parameter for name, parameter in known.items() if parameter.kind in _BY_NAME}
     values: dict[str, Any] = {}
     for argument in arguments:
         name, separator, text = argument.partition("=")
         if not separator and name in by_name:
-            raise UsageError(explain(f"Can't read --with {argument!r}.", "it has no '='", f"write {name}=VALUE"))
+            raise UsageError(f"Can't read --with {argument!r}.", "it has no '='", f"write {name}=VALUE")
         if name not in by_name:
             raise UsageError(unknown(f"argument {argument!r} of the recipe", name, list(by_name)))
         values[name] = _read_value(argument, text, _kind(by_name[name]))
@@ -154,7 +154,7 @@ def _require_all(path: Path, known: Mapping[str, inspect.Parameter], values: Map
     if missing:
         why = f"recipe() of {path} takes {', '.join(missing)}, which {'have' if len(missing) > 1 else 'has'} no default"
         todo = "add " + " ".join(f"--with {name}=VALUE" for name in missing)
-        raise UsageError(explain("An argument of the recipe is missing.", why, todo))
+        raise UsageError("An argument of the recipe is missing.", why, todo)
 
 
 def _kind(parameter: inspect.Parameter) -> type:
@@ -171,4 +171,4 @@ def _read_value(argument: str, text: str, kind: type) -> Any:
         return kind(text)
     except (ValueError, KeyError):
         why = f"{argument.partition('=')[0]} is of type {kind.__name__}"
-        raise UsageError(explain(f"Can't read --with {argument!r}.", why, "correct the value")) from None
+        raise UsageError(f"Can't read --with {argument!r}.", why, "correct the value") from None

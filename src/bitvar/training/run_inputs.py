@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.training.engine.checkpoint import is_checkpoint, require_resumable
 from bitvar.training.engine.identity import FileDigests, describe_data
 from bitvar.training.engine.loop import Run
@@ -31,10 +31,10 @@ def find_start(name: str) -> Path:
             todo = (
                 "give the model that they were trained on; to train them further, use their run's command and --extend"
             )
-            raise UsageError(explain(f"{folder} holds adapters.", "they are no whole model to begin from", todo))
+            raise UsageError(f"{folder} holds adapters.", "they are no whole model to begin from", todo)
     elif (folder / "checkpoints").is_dir() and not (folder / "model_index.json").is_file():
         todo = f"give what came of it, such as {folder / 'model'}, or one of its checkpoints"
-        raise UsageError(explain(f"{folder} is a run.", "--init needs a model or a checkpoint", todo))
+        raise UsageError(f"{folder} is a run.", "--init needs a model or a checkpoint", todo)
     return folder
 
 

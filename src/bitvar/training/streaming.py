@@ -27,7 +27,7 @@ from bitvar.data.records import Refusal
 from bitvar.data.views import NUM_DRAWS as NUM_VIEW_DRAWS
 from bitvar.data.views import View
 from bitvar.data.writing import json_lines
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import write_text
 from bitvar.finite import require_finite
 from bitvar.imaging.open import PictureLimits, RefusedError
@@ -123,11 +123,9 @@ class PartReader(Dataset[LoadedPart]):
             return torch.from_numpy(np.array(pixels)).permute(2, 0, 1), text
         last = refused[-1]
         raise UsageError(
-            explain(
-                f"{_MAX_TRIES} samples in a row can't be read, the last one {last.name}.",
-                f"{last.reason}: {last.detail}",
-                "is the data still where the index says? `bitvar data check` the index, or make it anew",
-            )
+            f"{_MAX_TRIES} samples in a row can't be read, the last one {last.name}.",
+            f"{last.reason}: {last.detail}",
+            "is the data still where the index says? `bitvar data check` the index, or make it anew",
         )
 
 
@@ -171,11 +169,9 @@ class BadSamples:
                 file.write(json_lines(vars(refusal) for refusal in new.values()))
         if self.seen >= _MIN_SEEN and self.bad > self.max_fraction * self.seen:
             raise UsageError(
-                explain(
-                    f"{self.bad} of {self.seen} samples could not be used.",
-                    f"more than --max-bad-fraction {self.max_fraction:g}; {self.report} names them",
-                    "mend the data and make the index anew, or allow more",
-                )
+                f"{self.bad} of {self.seen} samples could not be used.",
+                f"more than --max-bad-fraction {self.max_fraction:g}; {self.report} names them",
+                "mend the data and make the index anew, or allow more",
             )
 
 
@@ -219,7 +215,7 @@ class IndexData:
         ]
         if not self.groups:
             known = ", ".join(sorted({group.split for group in index.groups}))
-            raise UsageError(explain(f"The index has no split {split!r}.", f"it has: {known}", "make it anew"))
+            raise UsageError(f"The index has no split {split!r}.", f"it has: {known}", "make it anew")
         self.counts = tuple(group.count for group in self.groups)
         self.schedules = tuple(schedule_of_ratio(schedules, float(group.ratio)) for group in self.groups)
         grids = [schedules[which][-1] for which in self.schedules]

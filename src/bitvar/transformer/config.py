@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from pydantic import Field, model_validator
 
 from bitvar.config import CodeLengths, Config
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.scales import MAX_SCALES, MAX_SIDE, ScaleSchedule, lengths_of, official_schedules
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
@@ -67,11 +67,9 @@ class TransformerConfig(Config):
         longest = max((len(schedule) for schedule in self.all_schedules()), default=0)
         if longest > self.max_scales:
             raise UsageError(
-                explain(
-                    "The scale embedding is too small.",
-                    f"it (lvl_embed) has {self.max_scales} rows, and a schedule has {longest} scales",
-                    f"set model.max_scales={longest}",
-                )
+                "The scale embedding is too small.",
+                f"it (lvl_embed) has {self.max_scales} rows, and a schedule has {longest} scales",
+                f"set model.max_scales={longest}",
             )
         return self
 

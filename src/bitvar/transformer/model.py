@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bitvar.bits import to_cells, to_tokens
 from bitvar.condition import TextCondition
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.nn.attention import BlockCausal, Pattern
 from bitvar.nn.kv_cache import KVCache
 from bitvar.nn.linear import Linear
@@ -109,9 +109,7 @@ class InfinityTransformer(nn.Module):
         tokens, limit = condition.features.shape[1], self.config.max_text_tokens
         if tokens > limit:
             raise UsageError(
-                explain(
-                    f"The prompt is {tokens} tokens long.", f"this model reads at most {limit}", "shorten the prompt"
-                )
+                f"The prompt is {tokens} tokens long.", f"this model reads at most {limit}", "shorten the prompt"
             )
         pooled, features = self.text(condition, dtype or self.dtype)
         memory = TextMemory(features, condition.mask)

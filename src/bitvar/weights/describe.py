@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bitvar.config import read_json
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.files import open_plain
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
@@ -71,7 +71,7 @@ def describe(folder: Path) -> Description:
     is_model = own != folder
     if not is_model and not (folder / "identity.json").is_file():
         why = "it has neither model_index.json nor identity.json"
-        raise WeightsError(explain(f"{folder} is no folder of a model or a tokenizer.", why, "check the path"))
+        raise WeightsError(f"{folder} is no folder of a model or a tokenizer.", why, "check the path")
     try:
         config = TransformerConfig.load(folder / "transformer" / "config.json") if is_model else None
         tokenizer = TokenizerConfig.load(own / "config.json")
@@ -125,7 +125,7 @@ def _header(path: Path) -> dict[str, Any]:
         if not all("dtype" in entry and "shape" in entry for entry in entries.values()):
             raise ValueError("its header describes no tensors")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(explain(f"Can't read the weights {path}.", str(error), "download the model again")) from None
+        raise WeightsError(f"Can't read the weights {path}.", str(error), "download the model again") from None
     return entries
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bitvar.config import read_json
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.files import (
     REPLACING,
     is_file_name,
@@ -57,22 +57,22 @@ def require_replaceable(folder: Path) -> None:
     """
     if not is_file_name(str(folder)):
         why = "it is empty, or holds a NUL or half a character"
-        raise UsageError(explain(f"No folder can be called {str(folder)!a}.", why, "choose another name"))
+        raise UsageError(f"No folder can be called {str(folder)!a}.", why, "choose another name")
     place = Path(os.path.realpath(folder))
     if not place.exists():
         return
     if not place.is_dir():
-        raise UsageError(explain(f"{folder} is no folder.", "a file or a device has that name", "choose another name"))
+        raise UsageError(f"{folder} is no folder.", "a file or a device has that name", "choose another name")
     for other, what in ((Path.cwd(), "the current folder"), (_home(), "the home folder")):
         if other is not None and other.resolve().is_relative_to(place):
             why = f"it is {what}" if other.resolve() == place else f"it holds {what}"
-            raise UsageError(explain(f"{str(folder)!r} can't be replaced.", why, "name a folder of its own"))
+            raise UsageError(f"{str(folder)!r} can't be replaced.", why, "name a folder of its own")
     with REPLACING:
         foreign = _foreign(place)
     if foreign:
         shown = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
         raise UsageError(
-            explain(f"{folder} holds files that bitvar did not save so.", shown, "move them, or choose another folder")
+            f"{folder} holds files that bitvar did not save so.", shown, "move them, or choose another folder"
         )
 
 
@@ -154,11 +154,9 @@ def verify_folder(folder: Path, part: str = "") -> dict[str, str]:
         listed = [f"{name[:100]}: {problem}" for name, problem in problems.items()]
         more = [f"and {len(listed) - _SHOWN} more"] if len(listed) > _SHOWN else []
         raise WeightsError(
-            explain(
-                f"The files of {folder / part} are not the ones it was saved with:\n    "
-                + "\n    ".join(listed[:_SHOWN] + more),
-                *_cure(problems.values()),
-            )
+            f"The files of {folder / part} are not the ones it was saved with:\n    "
+            + "\n    ".join(listed[:_SHOWN] + more),
+            *_cure(problems.values()),
         )
     return sums
 
@@ -190,11 +188,11 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         raise WeightsError(
-            explain(f"{folder} has no readable {MANIFEST}.", why, "download or convert the model again")
+            f"{folder} has no readable {MANIFEST}.", why, "download or convert the model again"
         ) from None
     if not isinstance(sums, dict) or not all(isinstance(value, str) for value in sums.values()):
         why = "it holds no JSON object of digests"
-        raise WeightsError(explain(f"{folder} has no readable {MANIFEST}.", why, "download or convert it again"))
+        raise WeightsError(f"{folder} has no readable {MANIFEST}.", why, "download or convert it again")
     return sums
 
 
@@ -259,7 +257,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(map(_is_bare_name, weight_map.values())):
         why = "it has no 'weight_map' from tensors to files of the same folder"
-        raise WeightsError(explain(f"{index} is no index of shards.", why, "download it again"))
+        raise WeightsError(f"{index} is no index of shards.", why, "download it again")
     return weight_map
 
 
@@ -282,7 +280,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise WeightsError(
-            explain(f"Can't read the weights {path}.", str(error), "download or convert the model again")
+            f"Can't read the weights {path}.", str(error), "download or convert the model again"
         ) from None
 
 
@@ -296,12 +294,10 @@ def require_weights_file(path: Path) -> None:
         pointer = is_lfs_pointer(path)
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        raise WeightsError(
-            explain(f"Can't read the weights {path}.", why, "download or convert the model again")
-        ) from None
+        raise WeightsError(f"Can't read the weights {path}.", why, "download or convert the model again") from None
     if pointer:
         why = "it is a Git LFS pointer, not the file itself"
-        raise WeightsError(explain(f"Can't read the weights {path}.", why, _PULL))
+        raise WeightsError(f"Can't read the weights {path}.", why, _PULL)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 
 _MODELS: Final = Path(__file__).parent.parent / "pretrained"
 
@@ -45,7 +45,7 @@ def resolve_model(model: str | Path | None, revision: str | None = None, *, what
     """
     if not isinstance(model, str | Path | None):
         why = f"a {type(model).__name__} is neither a name nor a path"
-        raise UsageError(explain(f"There is no {what} {model!r}.", why, "give a folder, a name or a hub id owner/name"))
+        raise UsageError(f"There is no {what} {model!r}.", why, "give a folder, a name or a hub id owner/name")
     folder = _resolve_local(model, what)
     if folder is None:
         return _from_hub(str(model), revision, what)
@@ -61,9 +61,7 @@ def refuse_revision(revision: str | None, path: Path, what: str) -> None:
     """
     if revision is not None:
         why = f"only {_a(what)} of the hub has revisions, and this is {path}"
-        raise UsageError(
-            explain(f"The revision {revision!r} would do nothing.", why, "name OWNER/NAME, or leave it out")
-        )
+        raise UsageError(f"The revision {revision!r} would do nothing.", why, "name OWNER/NAME, or leave it out")
 
 
 def _resolve_local(model: str | Path | None, what: str) -> Path | None:
@@ -74,7 +72,7 @@ def _resolve_local(model: str | Path | None, what: str) -> Path | None:
     folder = _existing(name, what)
     if folder is not None:
         if folder.is_file():
-            raise UsageError(explain(f"{name} is a file, not the folder of {_a(what)}.", *_hint_at_file(folder, what)))
+            raise UsageError(f"{name} is a file, not the folder of {_a(what)}.", *_hint_at_file(folder, what))
         if name in packaged and folder.resolve() != packaged[name].resolve():
             text = f"The folder {folder.absolute()} is used, not the {what} {name!r} in the package."
             warnings.warn(text, UserWarning, stacklevel=2)
@@ -83,11 +81,9 @@ def _resolve_local(model: str | Path | None, what: str) -> Path | None:
         return packaged[name]
     if not _is_hub_id(name):
         raise UsageError(
-            explain(
-                f"There is no {what} {name!r}.",
-                "there is no such folder, and no such name in the package; hub ids are owner/name",
-                _suggestion(name, packaged),
-            )
+            f"There is no {what} {name!r}.",
+            "there is no such folder, and no such name in the package; hub ids are owner/name",
+            _suggestion(name, packaged),
         )
     return None
 
@@ -99,7 +95,7 @@ def require_model_folder(folder: Path) -> None:
         WeightsError: with what to give in its place.
     """
     if not (folder / _INDEX).is_file():
-        raise WeightsError(explain(f"{folder} is no model folder.", *_hint_at_folder(folder)))
+        raise WeightsError(f"{folder} is no model folder.", *_hint_at_folder(folder))
 
 
 def _a(what: str) -> str:
@@ -115,14 +111,14 @@ def _packaged(what: str) -> Mapping[str, Path]:
 def _existing(name: str, what: str) -> Path | None:
     """The path of that name, if there is one; `~` is the user's own folder."""
     if not name:
-        raise UsageError(explain(f"There is no {what} ''.", "the name is empty", "name one, or leave the option out"))
+        raise UsageError(f"There is no {what} ''.", "the name is empty", "name one, or leave the option out")
     try:
         path = Path(name).expanduser()
         return path if path.exists() else None
     except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a user that nobody knows
         reason = getattr(error, "strerror", None) or str(error)
         shown = f"{name[:60]!r}{'...' if len(name) > 60 else ''}"
-        raise UsageError(explain(f"There is no {what} {shown}.", reason, "check the path")) from None
+        raise UsageError(f"There is no {what} {shown}.", reason, "check the path") from None
 
 
 def _is_hub_id(name: str) -> bool:
@@ -145,11 +141,9 @@ def _from_hub(name: str, revision: str | None, what: str) -> Path:
         )
     except Exception as error:  # a network fails in as many ways as the libraries on it have classes
         raise WeightsError(
-            explain(
-                f"There is no folder {name!r}, and the hub gave no {what} of that name.",
-                _reason(error),
-                "check the path; if you meant the hub, check the name, the revision and the network",
-            )
+            f"There is no folder {name!r}, and the hub gave no {what} of that name.",
+            _reason(error),
+            "check the path; if you meant the hub, check the name, the revision and the network",
         ) from None
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bitvar.config import Config, check_room
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.file_kinds import refuse_pointers
 from bitvar.finite import cast_weights, require_sound_weights
 from bitvar.lora.layers import base_tensors
@@ -249,7 +249,7 @@ def verify_part(folder: Path) -> dict[str, str]:
             manifest, which nobody can vouch for.
     """
     if not folder.is_dir():
-        raise WeightsError(explain(f"There is no folder {folder}.", "it is missing, or no folder", "check the path"))
+        raise WeightsError(f"There is no folder {folder}.", "it is missing, or no folder", "check the path")
     refuse_pointers(folder)
     if (folder / MANIFEST).is_file():
         return verify_folder(folder)
@@ -273,12 +273,10 @@ def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:
     """
     if wanted.bits_sha256 != found.bits_sha256:
         raise WeightsError(
-            explain(
-                f"The tokenizer {found.name!r} does not belong to this transformer.",
-                f"it was trained with {wanted.name!r} (sha256 {wanted.bits_sha256}), this one is sha256"
-                f" {found.bits_sha256}",
-                f"put the tokenizer {wanted.name!r} in image_tokenizer/",
-            )
+            f"The tokenizer {found.name!r} does not belong to this transformer.",
+            f"it was trained with {wanted.name!r} (sha256 {wanted.bits_sha256}), this one is sha256"
+            f" {found.bits_sha256}",
+            f"put the tokenizer {wanted.name!r} in image_tokenizer/",
         )
 
 
@@ -294,11 +292,9 @@ def check_bits(transformer: TransformerConfig, tokenizer: TokenizerConfig) -> No
         found = getattr(transformer, name)
         if found != value:
             raise UsageError(
-                explain(
-                    "This transformer does not fit this tokenizer.",
-                    f"its {name} is {_plain(found)}; for that tokenizer it must be {_plain(value)}",
-                    f"set model.{name}={_plain(value)}",
-                )
+                "This transformer does not fit this tokenizer.",
+                f"its {name} is {_plain(found)}; for that tokenizer it must be {_plain(value)}",
+                f"set model.{name}={_plain(value)}",
             )
 
 
@@ -315,11 +311,9 @@ def check_encoder(config: TransformerConfig, encoder: TextEncoder, source: str) 
     else:
         return
     raise WeightsError(
-        explain(
-            f"The text encoder {source} does not belong to this transformer.",
-            why,
-            "give the encoder it was trained with, google/flan-t5-xl for the official models",
-        )
+        f"The text encoder {source} does not belong to this transformer.",
+        why,
+        "give the encoder it was trained with, google/flan-t5-xl for the official models",
     )
 
 
@@ -328,14 +322,14 @@ def _check_schedules(index: ModelIndex, config: TransformerConfig, folder: Path)
     schedules = config.all_schedules()
     if not schedules:
         why = "its transformer/config.json names no budgets and no schedules, so there is no size to draw"
-        raise WeightsError(explain(f"The model in {folder} has no schedule.", why, "restore the folder"))
+        raise WeightsError(f"The model in {folder} has no schedule.", why, "restore the folder")
     for name in ("guidance_scale", "temperature"):
         value = getattr(index.defaults, name)
         wrong = [len(s) for s in schedules if isinstance(value, tuple) and len(value) not in (1, len(s))]
         if wrong:
             why = f"it has {len(value)} values, and the model draws in {wrong[0]} scales"
             todo = "correct it in model_index.json, or restore the folder"
-            raise WeightsError(explain(f"The default {name} of the model in {folder} can't be used.", why, todo))
+            raise WeightsError(f"The default {name} of the model in {folder} can't be used.", why, todo)
 
 
 def _plain(value: object) -> str:
@@ -443,10 +437,8 @@ def _assign(
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise WeightsError(
-            explain(
-                f"The weights in {source} don't fit their config.json.",
-                f"{len(wrong)} tensors are missing, unexpected or misshapen: {', '.join(wrong[:20])}",
-                "restore the folder",
-            )
+            f"The weights in {source} don't fit their config.json.",
+            f"{len(wrong)} tensors are missing, unexpected or misshapen: {', '.join(wrong[:20])}",
+            "restore the folder",
         )
     model.load_state_dict(cast_weights(tensors, source, dtype=dtype, device=device), assign=True)

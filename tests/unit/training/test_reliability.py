@@ -336,7 +336,10 @@ def long_run(folder: Path) -> None:
 
 
 def spawn(folder: Path) -> subprocess.Popen[str]:
-    code = "import sys, pathlib; from tests.unit.training import test_reliability as t; t.long_run(pathlib.Path(sys.argv[1]))"
+    code = (
+        "import sys, pathlib; from tests.unit.training import test_reliability as t;"
+        " t.long_run(pathlib.Path(sys.argv[1]))"
+    )
     return subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 

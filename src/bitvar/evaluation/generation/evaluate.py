@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from bitvar.config import Config, read_json
 from bitvar.data.writing import json_lines
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.evaluation.generation.images import (
     Making,
     Shown,
@@ -154,10 +154,10 @@ def require_label(label: str, others: Sequence[str]) -> None:
     """
     todo = "name it: label=..."
     if not _LABEL.fullmatch(label):
-        raise UsageError(explain(f"Can't call a contender {label!r}.", "letters, digits and . _ + - will do", todo))
+        raise UsageError(f"Can't call a contender {label!r}.", "letters, digits and . _ + - will do", todo)
     if label in (REAL, *others) or label.endswith(_SUFFIXES):
         why = "every contender needs a name of its own, which the references don't have"
-        raise UsageError(explain(f"Can't call a contender {label!r}.", why, todo))
+        raise UsageError(f"Can't call a contender {label!r}.", why, todo)
 
 
 def evaluate_scenes(
@@ -211,7 +211,7 @@ def evaluate_scenes(
             return report
     except Timeout:
         why, todo = "two at once would mix their pictures", "wait for it, or choose another folder with -o"
-        raise UsageError(explain(f"Another process is evaluating in {out}.", why, todo)) from None
+        raise UsageError(f"Another process is evaluating in {out}.", why, todo) from None
 
 
 def _claim_folder(out: Path, settings: ScenesSettings) -> None:
@@ -222,12 +222,12 @@ def _claim_folder(out: Path, settings: ScenesSettings) -> None:
         return
     if not path.is_file():
         why = f"it has {' and '.join(there)}, but no {SETTINGS}"
-        raise UsageError(explain(f"{out} holds something else.", why, "choose another folder with -o"))
+        raise UsageError(f"{out} holds something else.", why, "choose another folder with -o")
     before, now = ScenesSettings.load(path).model_dump(mode="json"), settings.model_dump(mode="json")
     changed = [name for name in now if now[name] != before[name]]
     if changed:
         why = "; ".join(f"{name} was {json.dumps(before[name])}, now {json.dumps(now[name])}" for name in changed)
-        raise UsageError(explain(f"{out} holds another evaluation.", why, "choose another folder with -o"))
+        raise UsageError(f"{out} holds another evaluation.", why, "choose another folder with -o")
 
 
 def _contenders(
@@ -239,9 +239,7 @@ def _contenders(
     for named in settings.pictures:
         if pictures_digest(folders[named.label]) != named.sha256:
             why = "they are not those that the evaluation began with"
-            raise UsageError(
-                explain(f"The pictures of {named.folder} have changed.", why, "begin anew with another -o")
-            )
+            raise UsageError(f"The pictures of {named.folder} have changed.", why, "begin anew with another -o")
     if settings.references:
         yield Contender(REAL, "real", own_cases(real_pictures(find_source(settings.data), prompts)))
     for label, shown in folders.items():

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import UInt8
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import atomic_path
 from bitvar.icons.dataset.prompts import ScenePrompt
 from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture
@@ -51,10 +51,10 @@ class Shown:
             limits = PictureLimits(min_side=8)
             image = decode_picture(Location(self.path).read(max_bytes=limits.max_bytes), limits)
         except RefusedError as error:
-            raise UsageError(explain(f"Can't read {self.path}.", str(error), "make that picture again")) from None
+            raise UsageError(f"Can't read {self.path}.", str(error), "make that picture again") from None
         if image.width != image.height:
             why = f"it has {image.width} x {image.height} pixels; scenes are square"
-            raise UsageError(explain(f"Can't judge {self.path}.", why, "give square pictures"))
+            raise UsageError(f"Can't judge {self.path}.", why, "give square pictures")
         return np.asarray(image)
 
 
@@ -158,7 +158,7 @@ def find_pictures(folder: Path, prompts: Sequence[ScenePrompt]) -> list[Shown]:
         UsageError: if a prompt has none.
     """
     if not folder.is_dir():
-        raise UsageError(explain(f"There is no {folder}.", "no such folder", "check the path"))
+        raise UsageError(f"There is no {folder}.", "no such folder", "check the path")
     found = {prompt.id: _pictures_of(folder, prompt) for prompt in prompts}
     _require([name for name, shown in found.items() if not shown], len(prompts), f"{folder} has no picture")
     return [shown for each in found.values() for shown in each]
@@ -192,12 +192,12 @@ def _scene_paths(data: Path) -> Mapping[str, str]:
     samples = data / "samples.jsonl"
     if not samples.is_file():
         why = "there is no samples.jsonl in it"
-        raise UsageError(explain(f"{data} is no icon set.", why, f"run: bitvar data icons {data} --still"))
+        raise UsageError(f"{data} is no icon set.", why, f"run: bitvar data icons {data} --still")
     with samples.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file if '"prompt_id"' in line]
     if not rows:
         why, todo = "it was built by an earlier version", "build it anew in another folder: bitvar data icons"
-        raise UsageError(explain(f"{data} has no split scenes.", why, todo))
+        raise UsageError(f"{data} has no split scenes.", why, todo)
     return {row["prompt_id"]: row["image_path"] for row in rows}
 
 
@@ -205,7 +205,7 @@ def _require(missing: Sequence[str], count: int, what: str) -> None:
     if missing:
         why = f"{len(missing)} of {count} are missing: {', '.join(missing[:_NAMED])}{' ...' * (len(missing) > _NAMED)}"
         todo = "make them, or measure fewer with --split or --limit"
-        raise UsageError(explain(f"{what} for some prompts.", why, todo))
+        raise UsageError(f"{what} for some prompts.", why, todo)
 
 
 def pictures_digest(shown: Sequence[Shown]) -> str:

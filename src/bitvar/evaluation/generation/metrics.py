@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.evaluation.generation.images import Shown
 from bitvar.evaluation.reconstruction.images import PictureStream, open_entry
 from bitvar.imaging.batches import in_batches
@@ -82,7 +82,7 @@ class FrechetMeasure:
             try:
                 yield np.asarray(open_entry(entry, PictureLimits(min_side=8)))
             except RefusedError as error:
-                raise UsageError(explain(f"Can't read {entry.name}.", str(error), "build the icon set anew")) from None
+                raise UsageError(f"Can't read {entry.name}.", str(error), "build the icon set anew") from None
 
     @torch.inference_mode()
     def _moments(self, pictures: Iterator[UInt8[np.ndarray, "H W 3"]]) -> Moments:

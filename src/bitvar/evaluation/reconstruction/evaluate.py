@@ -22,7 +22,7 @@ from bitvar.codec import PictureCodec
 from bitvar.codec.bitfile import MAX_PIXELS
 from bitvar.config import Config, read_json
 from bitvar.data.layouts import Entry
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.evaluation.reconstruction.accumulators import figures
 from bitvar.evaluation.reconstruction.baselines import FORMATS
 from bitvar.evaluation.reconstruction.compare import ORIGINALS, Contest
@@ -117,7 +117,7 @@ def evaluate_reconstruction(
     for source in map(find_source, settings.pictures):
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
             why = f"it lies in {source}, so the sheet would be one of its pictures"
-            raise UsageError(explain(f"Can't write to {out}.", why, "choose another folder with -o"))
+            raise UsageError(f"Can't write to {out}.", why, "choose another folder with -o")
     require_own(out, (REPORT, FILE, SHEET, PICTURES, REFUSED))
     contest = None if (out / REPORT).exists() else _contest(settings, codecs)  # refused before anything is written
     out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def evaluate_reconstruction(
             return report
     except Timeout:
         why, todo = "two at once would mix their figures", "wait for it, or choose another folder with -o"
-        raise UsageError(explain(f"Another process is evaluating in {out}.", why, todo)) from None
+        raise UsageError(f"Another process is evaluating in {out}.", why, todo) from None
 
 
 def _claim(out: Path, settings: ReconstructionSettings) -> None:
@@ -149,12 +149,12 @@ def _claim(out: Path, settings: ReconstructionSettings) -> None:
         return
     if read_json(path).get("format") != settings.format:
         why = "it measured other things"
-        raise UsageError(explain(f"{out} is of an earlier version.", why, "choose another folder with -o"))
+        raise UsageError(f"{out} is of an earlier version.", why, "choose another folder with -o")
     before, now = ReconstructionSettings.load(path).model_dump(mode="json"), settings.model_dump(mode="json")
     changed = [name for name in now if now[name] != before[name]]
     if changed:
         why = "; ".join(f"{name} was {json.dumps(before[name])}, now {json.dumps(now[name])}" for name in changed)
-        raise UsageError(explain(f"{out} holds another evaluation.", why, "choose another folder with -o"))
+        raise UsageError(f"{out} holds another evaluation.", why, "choose another folder with -o")
 
 
 def _contest(settings: ReconstructionSettings, codecs: Mapping[str, PictureCodec]) -> Contest:
@@ -165,7 +165,7 @@ def _contest(settings: ReconstructionSettings, codecs: Mapping[str, PictureCodec
     for side in settings.sizes:
         if side is not None and not contest.limits.min_side <= side <= int(MAX_PIXELS**0.5):
             why = f"{contest.limits.min_side} to {int(MAX_PIXELS**0.5)} is possible"
-            raise UsageError(explain(f"Pictures can't be {side} pixels a side.", why, "choose another --size"))
+            raise UsageError(f"Pictures can't be {side} pixels a side.", why, "choose another --size")
     return contest
 
 
@@ -209,7 +209,7 @@ def _go_through(
     if not progress.tallies:
         (out / FILE).unlink(missing_ok=True)
         reasons = ", ".join(f"{reason} {count}" for reason, count in progress.refused.items())
-        raise UsageError(explain("There is nothing to evaluate.", reasons or "there is no picture", "check the paths"))
+        raise UsageError("There is nothing to evaluate.", reasons or "there is no picture", "check the paths")
     return progress
 
 
@@ -220,7 +220,7 @@ def _after(pictures: PictureStream, progress: Progress) -> Iterator[Entry]:
         again.count(entry.name)
     if again.names != progress.names:
         why = f"the first {progress.read} are not those that were gone through before the evaluation was stopped"
-        raise UsageError(explain("The pictures have changed.", why, "put them back, or choose another folder with -o"))
+        raise UsageError("The pictures have changed.", why, "put them back, or choose another folder with -o")
     return entries
 
 

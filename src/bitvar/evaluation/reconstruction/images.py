@@ -12,7 +12,7 @@ from PIL import Image
 from bitvar.data.index import is_index, read_source
 from bitvar.data.layouts import LISTINGS, Candidate, Entry, Refusal, read_entries
 from bitvar.data.walking import Skipped, walk_files
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.imaging.formats import IMAGE_SUFFIXES
 from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture
 
@@ -52,10 +52,10 @@ class PictureStream:
     def __init__(self, sources: Sequence[Path], *, split: str | None = None, limit: int | None = None) -> None:
         for source in sources:
             if not source.exists():
-                raise UsageError(explain(f"There is no {source}.", "no such file or folder", "check the path"))
+                raise UsageError(f"There is no {source}.", "no such file or folder", "check the path")
         if split is not None and not any(map(_has_splits, sources)):
             why = "none of the sources is a captioned set or an index"
-            raise UsageError(explain(f"There is no split {split!r}.", why, "leave --split out, or name a set"))
+            raise UsageError(f"There is no split {split!r}.", why, "leave --split out, or name a set")
         self.sources, self.split, self.limit = tuple(sources), split, limit
         self.skipped = Skipped()
         """What was passed over so far in folders, since the last pass began."""

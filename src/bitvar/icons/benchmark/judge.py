@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bitvar.config import Config
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.icons.benchmark import classifier, detector
 from bitvar.icons.benchmark.classifier import COLOUR_NAMES, CONCEPT_NAMES, STYLE_NAMES, Reader, Reading, concept_fold
 from bitvar.icons.benchmark.detections import Sight, Sighting, Thresholds
@@ -64,7 +64,7 @@ class SceneJudge(nn.Module):
         config = JudgeConfig.load(folder / "config.json")
         if config.concepts != CONCEPT_NAMES:
             why = f"it knows {len(config.concepts)} concepts in its own order, this package {len(CONCEPT_NAMES)}"
-            raise UsageError(explain(f"Can't use the judge in {folder}.", why, "train it with scripts/icons/judge.py"))
+            raise UsageError(f"Can't use the judge in {folder}.", why, "train it with scripts/icons/judge.py")
         judge = cls(config)
         tensors = {name: tensor.float() for name, tensor in load_tensors(folder / WEIGHTS).items()}
         judge.detector.load_state_dict(_part(tensors, "detector."))
@@ -91,7 +91,7 @@ class SceneJudge(nn.Module):
         """
         if images.shape[-1] != images.shape[-2]:
             why = f"expected square pictures, got {images.shape[-1]} x {images.shape[-2]}"
-            raise UsageError(explain("Can't judge these pictures.", why, "crop them"))
+            raise UsageError("Can't judge these pictures.", why, "crop them")
         device = next(self.reader.parameters()).device
         sights: list[Sight] = []
         for chunk in images.split(_PICTURES_AT_ONCE):

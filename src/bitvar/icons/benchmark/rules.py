@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.icons.benchmark.detections import OWN_COLOUR, Sight, Sighting
 from bitvar.icons.dataset.concepts import CONCEPTS, NUMBER_WORDS, with_article
 from bitvar.icons.dataset.prompts import SKILLS
@@ -34,7 +34,7 @@ def give_verdict(sight: Sight, request: SceneRequest, skill: str) -> Verdict:
     """
     if skill not in SKILLS:
         why = f"expected one of {', '.join(SKILLS)}"
-        raise UsageError(explain(f"Can't judge the skill {skill!r}.", why, "choose a known one"))
+        raise UsageError(f"Can't judge the skill {skill!r}.", why, "choose a known one")
     if request.count > 1:
         reasons = _wrong_count(sight, request.things[0], request.count)
     else:

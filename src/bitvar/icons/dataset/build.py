@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import write_text
 from bitvar.icons.dataset.captions import draw_captions
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, Concept
@@ -84,10 +84,10 @@ def build_icon_set(
     """
     if not _SIZES[0] <= size <= _SIZES[1]:
         why = f"expected {_SIZES[0]} to {_SIZES[1]} pixels, got {size}"
-        raise UsageError(explain("can't build the icon set", why, "choose a size in that range"))
+        raise UsageError("can't build the icon set", why, "choose a size in that range")
     if num_scenes < 1 or seed < 0:
         why = f"expected num_scenes of at least 1 and seed of at least 0, got {num_scenes} and {seed}"
-        raise UsageError(explain("can't build the icon set", why, "choose larger numbers"))
+        raise UsageError("can't build the icon set", why, "choose larger numbers")
     arguments = {
         "format_version": FORMAT_VERSION,
         "size": size,
@@ -129,7 +129,7 @@ def read_finished(destination: Path, arguments: dict[str, int]) -> IconSetSummar
     if {key: found.get(key) for key in arguments} != arguments:
         known = {key: found.get(key) for key in arguments}
         why = f"{destination} holds a set built with {known}, asked for {arguments}"
-        raise UsageError(explain("can't build the icon set", why, "choose another folder, or delete this one"))
+        raise UsageError("can't build the icon set", why, "choose another folder, or delete this one")
     counts = found["counts"]
     return IconSetSummary(destination, sum(sum(kinds.values()) for kinds in counts.values()), counts, True)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from bitvar.errors import WeightsError, explain
+from bitvar.errors import WeightsError
 from bitvar.files import flush
 from bitvar.training.engine.distributed import Ranks
 from bitvar.training.engine.identity import RunIdentity, require_same
@@ -239,11 +239,9 @@ def latest(folder: Path, *, report: Callable[[str], None] = lambda line: None) -
         return checkpoint
     if damaged:
         raise WeightsError(
-            explain(
-                f"No checkpoint in {folder} is whole.\n{damaged[0]}",
-                f"all {len(damaged)} were altered, and the run must not start over in silence",
-                "restore one of them, or choose another --out for a new run",
-            )
+            f"No checkpoint in {folder} is whole.\n{damaged[0]}",
+            f"all {len(damaged)} were altered, and the run must not start over in silence",
+            "restore one of them, or choose another --out for a new run",
         )
     return None
 
@@ -305,7 +303,7 @@ def restore(
     """
     if read_state(checkpoint).get("begun_from") != base:
         why = "its weights belong to another model than the one of --init"
-        raise WeightsError(explain(f"{checkpoint} can't go on from here.", why, "give the --init that it began from"))
+        raise WeightsError(f"{checkpoint} can't go on from here.", why, "give the --init that it began from")
     saved, now = RunIdentity(read_object(checkpoint / "config.json"), identity_of(checkpoint)), json.loads(config)
     extended = require_same(saved, RunIdentity(now, identity or {}), checkpoint=checkpoint, extend=extend)
     parameters = trained_parameters(state.model)
@@ -329,7 +327,7 @@ def _restore_optimizer(
         name, _, key = entry.rpartition(":")
         if name not in parameters:
             why = f"its optimizer knows {entry!r}, which the model has not"
-            raise WeightsError(explain(f"{stored.folder} holds another model.", why, "use the same sizes"))
+            raise WeightsError(f"{stored.folder} holds another model.", why, "use the same sizes")
         parameter = parameters[name]
         moment = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
         stored.read_into(entry, moment)
@@ -351,7 +349,7 @@ def step_of(checkpoint: Path) -> int:
     """The step at which a checkpoint was saved."""
     step = read_state(checkpoint).get("step")
     if type(step) is not int or step < 0:
-        raise WeightsError(explain(f"{checkpoint} is damaged.", f"its step is {step!r}", "restore the files"))
+        raise WeightsError(f"{checkpoint} is damaged.", f"its step is {step!r}", "restore the files")
     return step
 
 
@@ -424,4 +422,4 @@ class Initial:
         except RuntimeError as error:
             why = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
             todo = "give one of the same sizes, or set the recipe's to its own"
-            raise WeightsError(explain(f"{self.source} holds another model.", why, todo)) from None
+            raise WeightsError(f"{self.source} holds another model.", why, todo) from None

@@ -99,7 +99,7 @@ def connect(device: torch.device, *, rank: int, world: int, shards: int | None =
     wanted = shards or world
     if world % wanted:
         why = f"each copy would be spread over {wanted} ranks, and {world} is no multiple of that"
-        raise UsageError(explain(f"{world} ranks can't hold whole copies.", why, "choose a divisor for --shards"))
+        raise UsageError(f"{world} ranks can't hold whole copies.", why, "choose a divisor for --shards")
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=_TIMEOUT)

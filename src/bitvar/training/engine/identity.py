@@ -101,12 +101,9 @@ def require_same(
     what = "with other settings" if settings else "with other data or models"
     shown = "; ".join(map(str, changes[:_SHOWN])) + (f"; and {len(changes) - _SHOWN} more" * (len(changes) > _SHOWN))
     raise UsageError(
-        explain(
-            f"{checkpoint} was made {what}.",
-            f"a run resumes only as it began: {shown}",
-            "restore what it had, or choose another --out"
-            + _from_weights(checkpoint, now, " (and begin there with {})"),
-        )
+        f"{checkpoint} was made {what}.",
+        f"a run resumes only as it began: {shown}",
+        "restore what it had, or choose another --out" + _from_weights(checkpoint, now, " (and begin there with {})"),
     )
 
 
@@ -191,9 +188,7 @@ class FileDigests:
                 return stamp, hashlib.file_digest(cast("io.BufferedReader", file), "sha256").hexdigest()
         except OSError as error:
             why = f"{path}: {error.strerror or error}"
-            raise UsageError(
-                explain("A file of the data can't be read.", why, "restore it, or make the set again")
-            ) from None
+            raise UsageError("A file of the data can't be read.", why, "restore it, or make the set again") from None
 
 
 def _read_cache(cache: Path) -> dict[str, tuple[str, str]]:
@@ -247,6 +242,6 @@ def _describe_index(data: Path, digests: FileDigests) -> str:
         if digest != manifest.files[name].sha256:
             listed = manifest.files[name].sha256[:_SHORT]
             why = f"{name} is sha256 {digest[:_SHORT]}, not {listed} as {INDEX_MANIFEST} says"
-            raise UsageError(explain(f"The index {data} is damaged.", why, "make it again: bitvar data index"))
+            raise UsageError(f"The index {data} is damaged.", why, "make it again: bitvar data index")
     groups = [group.model_dump_json() for group in manifest.groups]
     return digest_of([*(f"{name} {manifest.files[name].sha256}" for name in names), *groups])

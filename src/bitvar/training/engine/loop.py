@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from bitvar.data.order import SampleOrder
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.training.config import IntervalConfig, OptimizationConfig
 from bitvar.training.engine import checkpoint as checkpoints
 from bitvar.training.engine import distributed
@@ -172,11 +172,9 @@ def run(task: Task, run: Run) -> nn.Module | None:
             return _run(task, run)
     except Timeout:
         raise UsageError(
-            explain(
-                f"Another process is training in {run.folder}.",
-                "two runs in one folder would overwrite each other's checkpoints",
-                "wait for it, stop it, or choose another --out",
-            )
+            f"Another process is training in {run.folder}.",
+            "two runs in one folder would overwrite each other's checkpoints",
+            "wait for it, stop it, or choose another --out",
         ) from None
 
 
@@ -186,7 +184,7 @@ def require_shares(size: int, world: int, per_part: int | None) -> None:
         whom = f"{world} rank{'s' * (world > 1)}" + (f" in parts of {per_part}" if per_part else "")
         why = "every rank and every part takes as many samples"
         todo = "change the ranks, --per-part or optimization.batch_size so that they divide"
-        raise UsageError(explain(f"{whom} can't share a batch of {size}.", why, todo))
+        raise UsageError(f"{whom} can't share a batch of {size}.", why, todo)
 
 
 def _run(task: Task, run: Run) -> nn.Module | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.files import write_text
 
 Report = Callable[[str], None]
@@ -103,7 +103,7 @@ def read_metrics(run: Path, *, report: Report = lambda line: None) -> dict[str, 
     path = run / "metrics.jsonl"
     if not path.is_file():
         todo = "give the --out of `bitvar train`"
-        raise UsageError(explain(f"{run} is no run.", "it has no metrics.jsonl", todo))
+        raise UsageError(f"{run} is no run.", "it has no metrics.jsonl", todo)
     metrics: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in read_json_lines(path, accept=is_metrics_row, report=report):
         step, phase = row.pop("step"), metrics.setdefault(row.pop("phase"), {})
@@ -111,7 +111,7 @@ def read_metrics(run: Path, *, report: Report = lambda line: None) -> dict[str, 
             if value is not None:  # was no finite number
                 phase.setdefault(name, []).append((step, value))
     if not metrics:
-        raise UsageError(explain(f"{run} has no figures yet.", "metrics.jsonl is empty", "wait for the first steps"))
+        raise UsageError(f"{run} has no figures yet.", "metrics.jsonl is empty", "wait for the first steps")
     return metrics
 
 

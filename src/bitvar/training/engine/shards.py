@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from bitvar.errors import WeightsError, explain
+from bitvar.errors import WeightsError
 from bitvar.weights.digests import write_tensors
 
 _NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
@@ -66,7 +66,7 @@ class ShardedTensors:
         numbers = [_NUMBERED.search(path.name) for path in paths]
         if not paths or any(n is not None and int(n[2]) != len(paths) for n in numbers):
             why = f"it has {', '.join(path.name for path in paths) or 'no file of them'}"
-            raise WeightsError(explain(f"{folder} has no whole set of {group!r} tensors.", why, "restore the files"))
+            raise WeightsError(f"{folder} has no whole set of {group!r} tensors.", why, "restore the files")
         self.folder, self.group = folder, group
         self._pieces: dict[str, list[tuple[Any, int, int]]] = {}
         self._totals: dict[str, int] = {}
@@ -74,7 +74,7 @@ class ShardedTensors:
             for path in paths:
                 self._index(safe_open(path, "pt"))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise WeightsError(explain(f"Can't read {group!r} in {folder}.", str(error), "restore the files")) from None
+            raise WeightsError(f"Can't read {group!r} in {folder}.", str(error), "restore the files") from None
 
     def _index(self, file: Any) -> None:
         places = json.loads((file.metadata() or {}).get("rows", "{}"))
@@ -102,13 +102,13 @@ class ShardedTensors:
         if name not in self._pieces or self._totals[name] != target.total:
             found = self._totals.get(name, "none")
             raise WeightsError(
-                explain(f"{self.folder} holds another model.", f"{name} has {found} rows there", "use the same sizes")
+                f"{self.folder} holds another model.", f"{name} has {found} rows there", "use the same sizes"
             )
         if length or not target.total:
             rows = self._rows(name, target.start, target.start + length)
             if rows.shape != target.values.shape:
                 why = f"{name} is of shape {list(rows.shape)} there, not {list(target.values.shape)}"
-                raise WeightsError(explain(f"{self.folder} holds another model.", why, "use the same sizes"))
+                raise WeightsError(f"{self.folder} holds another model.", why, "use the same sizes")
             target.values.copy_(rows)
 
     def _rows(self, name: str, start: int, stop: int) -> Tensor:
@@ -122,5 +122,5 @@ class ShardedTensors:
                 reached = end
         if reached != stop:
             why = f"{name} has no row {reached}"
-            raise WeightsError(explain(f"{self.folder} is incomplete.", why, "restore the files"))
+            raise WeightsError(f"{self.folder} is incomplete.", why, "restore the files")
         return torch.cat(found) if len(found) > 1 else found[0]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bitvar.errors import UsageError, explain, install_hint
+from bitvar.errors import UsageError, install_hint
 from bitvar.training.engine.metrics_log import from_one, read_metrics
 from bitvar.training.engine.retention import best_checkpoint, list_checkpoints, validated_at
 from bitvar.training.monitor.health import PICTURES, Metrics, Series, find_trouble
@@ -129,7 +129,7 @@ def _chart(series: dict[str, Series], logarithmic: bool) -> str:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise UsageError(
-            explain("Can't draw the curves.", "the package matplotlib is missing", install_hint("report"))
+            "Can't draw the curves.", "the package matplotlib is missing", install_hint("report")
         ) from None
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
     FigureCanvasSVG(figure)

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from bitvar.config import read_json, unknown
-from bitvar.errors import UsageError, explain, install_hint
+from bitvar.errors import UsageError, install_hint
 from bitvar.files import write_text
 
 PROJECT: Final = "bitvar"
@@ -163,7 +163,7 @@ class WandbTracker:
             )
         except self._wandb.errors.UsageError as error:
             raise UsageError(
-                explain("Weights & Biases is not set up.", str(error), "log in, or set WANDB_MODE=offline")
+                "Weights & Biases is not set up.", str(error), "log in, or set WANDB_MODE=offline"
             ) from None
         self._run.define_metric("*", step_metric="step")
 
@@ -212,9 +212,7 @@ def _import(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise UsageError(
-            explain(f"The tracker {package!r} needs a package.", str(error), install_hint(package))
-        ) from None
+        raise UsageError(f"The tracker {package!r} needs a package.", str(error), install_hint(package)) from None
 
 
 def _identity(folder: Path, service: str, proposed: str) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from bitvar.data.listing import PictureList, PictureSource, open_pictures
 from bitvar.data.views import View
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.imaging.open import PictureLimits
 from bitvar.metrics.distances import perceptual_distance
 from bitvar.training.config import TokenizerTraining
@@ -83,7 +83,7 @@ def rehearse(config: TokenizerTraining, inputs: "Inputs") -> None:
     for split in ("train", "val"):
         if split not in {group.split for group in source.groups}:
             known = ", ".join(sorted({group.split for group in source.groups})) or "none"
-            raise UsageError(explain(f"The data have no split {split!r}.", f"they have: {known}", "add pictures to it"))
+            raise UsageError(f"The data have no split {split!r}.", f"they have: {known}", "add pictures to it")
 
 
 def _read_origin(config: TokenizerTraining, inputs: "Inputs") -> TokenizerOrigin | None:
@@ -103,7 +103,7 @@ def _refuse_unused(inputs: "Inputs") -> None:
     }
     if unused := [option for option, is_given in given.items() if is_given]:
         why = "it has no text and no attention, and is whole on every rank"
-        raise UsageError(explain(f"A tokenizer run takes no {' or '.join(unused)}.", why, "leave it out"))
+        raise UsageError(f"A tokenizer run takes no {' or '.join(unused)}.", why, "leave it out")
 
 
 def _pictures(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bitvar.data.listing import PictureSource
 from bitvar.data.views import View
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.imaging.open import PictureLimits
 from bitvar.scales import Grid, nearest_in_ratio
 from bitvar.training.engine.microbatch import Part
@@ -96,7 +96,7 @@ class PictureFiles:
         groups = [group for group in source.groups if group.split == split]
         if not groups:
             known = ", ".join(sorted({group.split for group in source.groups})) or "none"
-            raise UsageError(explain(f"The data have no split {split!r}.", f"they have: {known}", "add pictures to it"))
+            raise UsageError(f"The data have no split {split!r}.", f"they have: {known}", "add pictures to it")
         lasts = [grids[-1] for grids in schedules]
         buckets = [(group, which) for group in groups for which in nearest_in_ratio(lasts, float(group.ratio))]
         counts = (min(group.count, most or group.count) for group, _ in buckets)

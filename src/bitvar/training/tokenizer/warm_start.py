@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bitvar.config import read_json
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.training.config import TokenizerTraining
 from bitvar.training.engine.checkpoint import averaged_tensors, is_checkpoint
@@ -55,7 +55,7 @@ class TokenizerOrigin:
         own = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
         if values.get("kind") != "tokenizer" or values.get("trained") != "all":
             why = "it belongs to a transformer, or to a run that trained one half only"
-            raise WeightsError(explain(f"{source} holds no whole tokenizer.", why, "export it first: bitvar export"))
+            raise WeightsError(f"{source} holds no whole tokenizer.", why, "export it first: bitvar export")
         return cls(TokenizerConfig.parse(values["model"], source=str(source)), own, None)
 
     def load_into(self, tokenizer: InfinityTokenizer) -> None:
@@ -69,7 +69,7 @@ class TokenizerOrigin:
         if differing:
             why = ", ".join(f"{name} is {theirs[name]} there and {ours[name]} in the recipe" for name in differing)
             todo = "set the recipe's model to the sizes of --init"
-            raise UsageError(explain("The tokenizer of --init has other sizes.", why, todo))
+            raise UsageError("The tokenizer of --init has other sizes.", why, todo)
         tensors = {name: tensor.float() for name, tensor in self.tensors.items()}
         tokenizer.load_state_dict(fit_channels(tensors, self.config.image_channels, tokenizer.config.image_channels))
 
@@ -84,13 +84,13 @@ def check_origin(config: TokenizerTraining, origin: TokenizerOrigin | None) -> N
         return
     what = f"A run that trains the {config.trained} alone needs a tokenizer to --init from."
     if origin is None:
-        raise UsageError(explain(what, "its other half stays as it is", "add --init, such as --init icons"))
+        raise UsageError(what, "its other half stays as it is", "add --init, such as --init icons")
     if origin.identity is None:
         why = "a checkpoint has no identity that its bits could be known by"
-        raise UsageError(explain(what, why, "export the checkpoint first: bitvar export"))
+        raise UsageError(what, why, "export the checkpoint first: bitvar export")
     if origin.config.image_channels != config.model.image_channels:
         why = f"it has {origin.config.image_channels} channels, the recipe {config.model.image_channels}"
-        raise UsageError(explain(what, why, "train all of it for other channels"))
+        raise UsageError(what, why, "train all of it for other channels")
 
 
 def fit_channels(tensors: dict[str, Tensor], before: int, channels: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bitvar.condition import TextCondition
 from bitvar.data.captions import NUM_DRAWS, CaptionChoice
-from bitvar.errors import UsageError, explain
+from bitvar.errors import UsageError
 from bitvar.lora.layers import add_adapter
 from bitvar.nn.attention import Pattern
 from bitvar.scales import ScaleSchedule
@@ -100,7 +100,7 @@ class FeatureSet:
     def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
         if captions is not None and captions.cut > 0:
             why = "their features are stored whole"
-            raise UsageError(explain("These captions can't be cut.", why, "set cut_caption=0, or train from an index"))
+            raise UsageError("These captions can't be cut.", why, "set cut_caption=0, or train from an index")
         for part in parts:
             choices = [self.choices[i] for i in part.samples.tolist()]
             if captions is None:

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.finite import cast_weights, require_sound_weights
 from bitvar.scales import BUDGETS, OFFICIAL_STRIDE, official_schedules
 from bitvar.text import T5, TextEncoder, load_text_encoder, published_settings
@@ -135,9 +135,7 @@ def convert_to_official(folder: Path, destination: Path) -> list[Path]:
     """
     _refuse_occupied(destination)
     if not (folder / "model_index.json").is_file():
-        raise UsageError(
-            explain(f"{folder} is no model folder.", "it has no model_index.json", "give one made by bitvar")
-        )
+        raise UsageError(f"{folder} is no model folder.", "it has no model_index.json", "give one made by bitvar")
     verify_folder(folder)
     try:
         spelling = ModelIndex.load(folder / "model_index.json").official
@@ -147,11 +145,9 @@ def convert_to_official(folder: Path, destination: Path) -> list[Path]:
         raise WeightsError(str(error)) from None
     if spelling is None:
         raise UsageError(
-            explain(
-                f"{folder} can't become official files.",
-                "it was not converted from any, and its index doesn't say how to spell their names",
-                "give a folder that `bitvar convert` made",
-            )
+            f"{folder} can't become official files.",
+            "it was not converted from any, and its index doesn't say how to spell their names",
+            "give a folder that `bitvar convert` made",
         )
     destination.mkdir(parents=True, exist_ok=True)
     transformer = destination / f"{spelling.transformer_file}.pth"
@@ -216,11 +212,9 @@ def check_names(transformer: Path, tokenizer: Path) -> None:
     right, given = PAIRS.get(_stem(transformer).lower()), _stem(tokenizer).lower()
     if right is not None and given in TOKENIZERS and given != right:
         raise WeightsError(
-            explain(
-                f"The tokenizer {_stem(tokenizer)} does not belong to {_stem(transformer)}.",
-                f"it was trained with {right}; another tokenizer's bits mean something else, and make bad pictures",
-                f"give --tokenizer {right}.pth",
-            )
+            f"The tokenizer {_stem(tokenizer)} does not belong to {_stem(transformer)}.",
+            f"it was trained with {right}; another tokenizer's bits mean something else, and make bad pictures",
+            f"give --tokenizer {right}.pth",
         )
 
 
@@ -230,11 +224,9 @@ def _check_bits(config: TransformerConfig, tokenizer: TokenizerConfig, model_pat
         patches = f", {bits} in a patch of {config.patch_size}x{config.patch_size}" if config.patch_size > 1 else ""
         right = PAIRS.get(_stem(model_path).lower(), f"infinity_vae_d{config.bits // config.patch_size**2}")
         raise WeightsError(
-            explain(
-                f"The tokenizer {tokenizer_path.name} does not belong to {model_path.name}.",
-                f"the transformer predicts {config.bits} bits a token, the tokenizer has {tokenizer.bits}{patches}",
-                f"give the tokenizer it was trained with, such as {right}",
-            )
+            f"The tokenizer {tokenizer_path.name} does not belong to {model_path.name}.",
+            f"the transformer predicts {config.bits} bits a token, the tokenizer has {tokenizer.bits}{patches}",
+            f"give the tokenizer it was trained with, such as {right}",
         )
 
 
@@ -247,7 +239,7 @@ def _read(
     if not isinstance(converted.config, wanted):
         other = "transformer" if wanted is TransformerConfig else "tokenizer"
         raise WeightsError(
-            explain(f"{path} is a {converted.kind}.", f"a {other} is expected in its place", "swap the two paths")
+            f"{path} is a {converted.kind}.", f"a {other} is expected in its place", "swap the two paths"
         )
     return converted
 
@@ -266,7 +258,7 @@ def _assemble(
 
 def _read_text_encoder(folder: Path, config: TransformerConfig, dtype: torch.dtype | None) -> TextEncoder:
     if not folder.is_dir():
-        raise UsageError(explain(f"There is no text encoder {folder}.", "it is no folder", "check the path"))
+        raise UsageError(f"There is no text encoder {folder}.", "it is no folder", "check the path")
     settings = published_settings(folder) or T5
     encoder = load_text_encoder(folder, dtype=dtype or torch.float32, settings=settings)
     check_encoder(config, encoder, str(folder))
@@ -296,7 +288,7 @@ def _stem(path: Path) -> str:
 def _refuse_occupied(destination: Path) -> None:
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise UsageError(
-            explain(f"{destination} exists already.", "nothing is overwritten", "remove it, or choose another place")
+            f"{destination} exists already.", "nothing is overwritten", "remove it, or choose another place"
         )
 
 

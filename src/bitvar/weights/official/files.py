@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.file_kinds import require_guise
 from bitvar.files import atomic_path
 from bitvar.weights.digests import load_tensors, read_weight_map, require_weights_file, write_tensors
@@ -72,7 +72,7 @@ def read_official(path: Path, *, report: Callable[[str], None] = _ignore) -> dic
     if path.is_dir():
         return without_prefixes(_read_shards(path, report), str(path), report)
     if not path.is_file():
-        raise WeightsError(explain(f"There is no checkpoint {path}.", "the file is missing", "check the path"))
+        raise WeightsError(f"There is no checkpoint {path}.", "the file is missing", "check the path")
     return without_prefixes(_read_file(path, report), str(path), report)
 
 
@@ -92,11 +92,9 @@ def without_prefixes(
         renamed = {name: inner.removeprefix(prefix) for name, inner in renamed.items()}
     if len(set(renamed.values())) < len(renamed):
         raise WeightsError(
-            explain(
-                f"{source} holds tensors twice.",
-                "without the prefixes of wrappers, such as `module.` and `_orig_mod.`, two have one name",
-                "save the state dict of the model itself",
-            )
+            f"{source} holds tensors twice.",
+            "without the prefixes of wrappers, such as `module.` and `_orig_mod.`, two have one name",
+            "save the state dict of the model itself",
         )
     return {renamed[name]: tensor for name, tensor in tensors.items()}
 
@@ -114,9 +112,7 @@ def write_official(tensors: Mapping[str, Tensor], path: Path, *, nesting: tuple[
     """
     if path.suffix not in (".pth", ".safetensors") or (nesting and path.suffix != ".pth"):
         raise UsageError(
-            explain(
-                f"Can't write {path}.", "official files are .pth, or flat .safetensors", "choose one of these suffixes"
-            )
+            f"Can't write {path}.", "official files are .pth, or flat .safetensors", "choose one of these suffixes"
         )
     compact = {name: _compact(tensor) for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
@@ -135,11 +131,9 @@ def _read_file(path: Path, report: Callable[[str], None]) -> dict[str, Tensor]:
         return load_tensors(path)
     if path.suffix not in _PICKLES:
         raise WeightsError(
-            explain(
-                f"{path} is no checkpoint.",
-                f"its name ends in {path.suffix or 'nothing'}",
-                f"give a {', '.join(_PICKLES)} or .safetensors file, or a folder with an index",
-            )
+            f"{path} is no checkpoint.",
+            f"its name ends in {path.suffix or 'nothing'}",
+            f"give a {', '.join(_PICKLES)} or .safetensors file, or a folder with an index",
         )
     require_weights_file(path)
     require_guise(path, "torch")
@@ -159,11 +153,9 @@ def _load_pickle(path: Path) -> Any:
         return torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except pickle.UnpicklingError:
         raise WeightsError(
-            explain(
-                f"{path} was not loaded.",
-                "it holds Python objects other than tensors, which could run code when read",
-                "if you trust it, save its state dict alone with torch.save where it was made",
-            )
+            f"{path} was not loaded.",
+            "it holds Python objects other than tensors, which could run code when read",
+            "if you trust it, save its state dict alone with torch.save where it was made",
         ) from None
     # A damaged archive fails in as many ways as it has bytes, and torch documents none of them.
     except Exception as error:
@@ -182,7 +174,7 @@ def _check_nesting(path: Path) -> None:
 
 
 def _unreadable(path: Path, why: str) -> WeightsError:
-    return WeightsError(explain(f"Can't read the checkpoint {path}.", why, "download it again"))
+    return WeightsError(f"Can't read the checkpoint {path}.", why, "download it again")
 
 
 def _unnest(value: Any, path: Path, report: Callable[[str], None]) -> Any:
@@ -201,11 +193,7 @@ def _official_part(value: Any, path: Path) -> Any:
         for key in nesting:
             if not (isinstance(value, Mapping) and key in value):
                 raise WeightsError(
-                    explain(
-                        f"{path} holds no model.",
-                        f"there is no {key!r} in it",
-                        f"expected it under {' / '.join(nesting)}",
-                    )
+                    f"{path} holds no model.", f"there is no {key!r} in it", f"expected it under {' / '.join(nesting)}"
                 )
             _refuse_unknown(value, key, _COMPANIONS[key], path)
             value = value[key]
@@ -230,34 +218,28 @@ def _refuse_unknown(value: Mapping[Any, Any], key: str, known: set[str] | frozen
     unknown = sorted(str(name) for name in value.keys() - known - {key})
     if unknown:
         raise WeightsError(
-            explain(
-                f"{path} holds more than a model.",
-                f"beside {key!r} there is {', '.join(unknown)}; nothing is dropped in silence",
-                f"save what lies under {key!r} alone with torch.save",
-            )
+            f"{path} holds more than a model.",
+            f"beside {key!r} there is {', '.join(unknown)}; nothing is dropped in silence",
+            f"save what lies under {key!r} alone with torch.save",
         )
 
 
 def _plain(value: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(value, Mapping) or not value:
         raise WeightsError(
-            explain(
-                f"{path} is no checkpoint.", f"it holds a {type(value).__name__}, not named tensors", "check the file"
-            )
+            f"{path} is no checkpoint.", f"it holds a {type(value).__name__}, not named tensors", "check the file"
         )
     wrong = [str(name) for name, item in value.items() if not _is_plain(name, item)]
     if wrong:
         raise WeightsError(
-            explain(
-                f"{path} is no checkpoint.",
-                f"{len(wrong)} entries are no plain tensors: {', '.join(wrong[:10])}",
-                "give a state dict, or a file nested under 'vae' or 'trainer' / 'gpt_fsdp'",
-            )
+            f"{path} is no checkpoint.",
+            f"{len(wrong)} entries are no plain tensors: {', '.join(wrong[:10])}",
+            "give a state dict, or a file nested under 'vae' or 'trainer' / 'gpt_fsdp'",
         )
     size, held = sum(tensor.nbytes for tensor in value.values()), path.stat().st_size
     if size > held:
         why = f"its tensors take {size:,} bytes, and the file has {held:,}: they are views of one another"
-        raise WeightsError(explain(f"{path} is no checkpoint.", why, "save a clone of each tensor"))
+        raise WeightsError(f"{path} is no checkpoint.", why, "save a clone of each tensor")
     return {name: tensor.detach() for name, tensor in value.items()}
 
 
@@ -273,19 +255,15 @@ def _read_shards(folder: Path, report: Callable[[str], None]) -> dict[str, Tenso
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
-            raise WeightsError(
-                explain(f"{folder} lacks the shard {shard}.", "its index names it", "download the missing file")
-            )
+            raise WeightsError(f"{folder} lacks the shard {shard}.", "its index names it", "download the missing file")
         found = _read_file(folder / shard, report)
         expected = {name for name, file in weight_map.items() if file == shard}
         if expected != found.keys():
             wrong = sorted(expected ^ found.keys())
             raise WeightsError(
-                explain(
-                    f"The shard {folder / shard} is not the one its index describes.",
-                    f"{len(wrong)} tensors are in only one of the two: {', '.join(wrong[:10])}",
-                    "download the folder again",
-                )
+                f"The shard {folder / shard} is not the one its index describes.",
+                f"{len(wrong)} tensors are in only one of the two: {', '.join(wrong[:10])}",
+                "download the folder again",
             )
         tensors |= found
     return tensors
@@ -295,11 +273,9 @@ def _weight_map(folder: Path) -> dict[str, str]:
     indexes = sorted(folder.glob("*.index.json"))
     if len(indexes) != 1:
         raise WeightsError(
-            explain(
-                f"{folder} is no sharded checkpoint.",
-                f"it has {len(indexes)} files *.index.json, where one says which shard holds which tensor",
-                "give the file of a checkpoint, or a folder with its index",
-            )
+            f"{folder} is no sharded checkpoint.",
+            f"it has {len(indexes)} files *.index.json, where one says which shard holds which tensor",
+            "give the file of a checkpoint, or a folder with its index",
         )
     return read_weight_map(indexes[0])
 

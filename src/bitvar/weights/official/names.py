@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bitvar.config import Config
-from bitvar.errors import UsageError, WeightsError, explain
+from bitvar.errors import UsageError, WeightsError
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
@@ -117,9 +117,7 @@ def from_official(tensors: Mapping[str, Tensor], *, source: str) -> Converted:
     """
     if any("lora_" in name for name in tensors):
         raise WeightsError(
-            explain(
-                f"{source} is a LoRA.", "only whole models are converted", "convert the base model it was trained on"
-            )
+            f"{source} is a LoRA.", "only whole models are converted", "convert the base model it was trained on"
         )
     if "cfg_uncond" in tensors:
         config: TransformerConfig | TokenizerConfig = _transformer_config(tensors, source)
@@ -129,11 +127,9 @@ def from_official(tensors: Mapping[str, Tensor], *, source: str) -> Converted:
         layout = OfficialLayout(inner_names="encoder.conv_in.conv.weight" in tensors)
     else:
         raise WeightsError(
-            explain(
-                f"{source} is neither an Infinity transformer nor its tokenizer.",
-                f"it has no 'cfg_uncond' and no 'encoder.conv_in'; it begins with {sorted(tensors)[:3]}",
-                "give an official checkpoint",
-            )
+            f"{source} is neither an Infinity transformer nor its tokenizer.",
+            f"it has no 'cfg_uncond' and no 'encoder.conv_in'; it begins with {sorted(tensors)[:3]}",
+            "give an official checkpoint",
         )
     return _rename(tensors, config, layout, source)
 
@@ -175,11 +171,9 @@ def _rename(
     ]
     if problems:
         raise WeightsError(
-            explain(
-                f"{source} does not fit the model it describes:\n    " + "\n    ".join(problems),
-                "the file is incomplete, altered, or of a different model",
-                "download it again, or convert the file it was made from",
-            )
+            f"{source} does not fit the model it describes:\n    " + "\n    ".join(problems),
+            "the file is incomplete, altered, or of a different model",
+            "download it again, or convert the file it was made from",
         )
     ours_shapes = {name: p.shape for name, p in _meta_model(config).state_dict().items()}
     renamed = {ours: tensors[theirs].reshape(ours_shapes[ours]) for ours, theirs, _ in expected}
@@ -293,9 +287,7 @@ def _shape_of(weights: Mapping[str, Tensor], name: str, dims: int, source: str) 
             if name in weights
             else f"lacks {name}"
         )
-        raise WeightsError(
-            explain(f"{source} {found}.", "the file is incomplete or of a different model", "download it again")
-        )
+        raise WeightsError(f"{source} {found}.", "the file is incomplete or of a different model", "download it again")
     return weights[name].shape
 
 
