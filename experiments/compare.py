@@ -1,4 +1,4 @@
-r"""Finished runs side by side: losses, shares of right pictures and Frechet distances, as a plot and a table.
+r"""Finished runs side by side: losses, shares of right images and Frechet distances, as a plot and a table.
 
 bitvar evaluate scenes data/icons64 -o evaluations/sizes --no-references --guidance 3 --temperature 0.5 \
     --model w64=runs/w64/model --model w96=runs/w96/model
@@ -8,7 +8,7 @@ python experiments/compare.py docs/images/sizes.png --by parameters --fit \
 `--by label` draws a row for each run; `--by parameters` draws curves against the size of the transformer, a line for
 each number of bits. `--fit` draws L = a + b N^-c through the losses of all runs and says how sure it is: the range of
 each number when any one of the runs is left out. Labels are those of the report of `bitvar evaluate scenes`; without
-one, the losses are all there is. A label whose run has no pictures in the report, or the other way round, is named.
+one, the losses are all there is. A label whose run has no images in the report, or the other way round, is named.
 
 Losses are of the whole validation split at a run's end, with averaged weights, nothing flipped. Nats a bit compare at
 equal bits of the same tokenizer only; nats a token add the bits of a token up, and compare an index head with a
@@ -275,7 +275,7 @@ def collect(runs: Sequence[str], scenes: Sequence[Path]) -> tuple[list[Row], lis
             row.figures.update(figures.get(row.label, {}))
             row.intervals.update(intervals.get(row.label, {}))
     if scenes:
-        missing += [f"{row.label}: no pictures in any report" for row in rows if not set(SPLITS) & set(row.figures)]
+        missing += [f"{row.label}: no images in any report" for row in rows if not set(SPLITS) & set(row.figures)]
     return rows, missing
 
 

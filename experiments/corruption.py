@@ -3,17 +3,17 @@ r"""What a model makes of mistakes: a coarse scale's bits are flipped, and the m
 python experiments/corruption.py docs/images/self-correction.png --data data/icons64 \
     --run on=runs/on --run off=runs/off --run plain=runs/plain
 
-For each validation picture, the scales before k are given as its true bits, scale k as its true bits with a share of
-them flipped, and each model draws the finer scales greedily, without guidance, from the picture's own caption. The
-models meet the same flips. What comes out is compared with the picture, not with its bits: after a mistake other bits
+For each validation image, the scales before k are given as its true bits, scale k as its true bits with a share of
+them flipped, and each model draws the finer scales greedily, without guidance, from the image's own caption. The
+models meet the same flips. What comes out is compared with the image, not with its bits: after a mistake other bits
 repair it.
 
 Two lines need no model. "repaired": the finer bits quantised again from what the mistake left. "unrepaired": the
-picture's own finer bits, as if nothing had happened, which is what a model that learns true bits from disturbed inputs
+image's own finer bits, as if nothing had happened, which is what a model that learns true bits from disturbed inputs
 is asked for. The third figure is the most direct: of the bits of scale k + 1 that these two disagree about, the share
 in which the model sides with the repair. It needs no good model to mean something: half is chance, and more is repair.
 
-A few minutes on one CPU core for 100 pictures and three models of a million parameters. Writes the plot and, beside
+A few minutes on one CPU core for 100 images and three models of a million parameters. Writes the plot and, beside
 it, a JSON file of the same name; prints the table.
 """
 
@@ -58,7 +58,7 @@ class Figures:
         scale: whose bits were flipped, from 0.
         rate: share of them.
         error: squared distance of the final latent from the features, as a share of their squared length.
-        psnr: dB, of the decoded latent against the picture as the tokenizer reconstructs it.
+        psnr: dB, of the decoded latent against the image as the tokenizer reconstructs it.
         sided: of the next scale's bits that the two references disagree about, the share that is the repair's; None
             if they agree.
     """
@@ -76,7 +76,7 @@ Bits = list[Bool[Tensor, "b d _ _"]]
 
 @dataclass(frozen=True)
 class Mistake:
-    """Pictures with one scale spoilt.
+    """Images with one scale spoilt.
 
     Attributes:
         scale: whose bits are flipped.
@@ -131,7 +131,7 @@ def compare(
     tokenizer: InfinityTokenizer,
     reconstruction: Tensor,
 ) -> Float[Tensor, "4"]:
-    """Sums over the pictures: error, PSNR, bits sided with the repair, bits disagreed about; fp64."""
+    """Sums over the images: error, PSNR, bits sided with the repair, bits disagreed about; fp64."""
     latent = tokenizer.latent_of(bits, grids)
     error = (latent - features).square().flatten(1).sum(1) / features.square().flatten(1).sum(1)
     decibels = psnr(tokenizer.decode(latent), reconstruction)
@@ -144,9 +144,9 @@ def compare(
 
 
 def measure(
-    pipelines: Mapping[str, InfinityPipeline], data: Path, *, num_pictures: int, rates: Sequence[float] = RATES
+    pipelines: Mapping[str, InfinityPipeline], data: Path, *, num_images: int, rates: Sequence[float] = RATES
 ) -> tuple[list[Figures], int]:
-    """All figures, and how many pictures they are of.
+    """All figures, and how many images they are of.
 
     Raises:
         UsageError: if the models don't share a tokenizer.
@@ -159,7 +159,7 @@ def measure(
     schedule = config.all_schedules()[0]
     grids, lengths = schedule.latent_grids(config.patch_size), config.all_lengths()[0]
     samples = read_samples(data, split="val")
-    chosen = samples[:: max(1, len(samples) // num_pictures)][:num_pictures]  # all over the split
+    chosen = samples[:: max(1, len(samples) // num_images)][:num_images]  # all over the split
     sums: dict[tuple[str, int, float], Tensor] = {}
     for start in range(0, len(chosen), BATCH):
         part = chosen[start : start + BATCH]
@@ -236,7 +236,7 @@ def draw(figures: Sequence[Figures]) -> Figure:
 
 
 def value_of(figures: Figures, key: str) -> float | None:
-    """A figure as it is drawn; None where it is not: without a mistake the references are the picture itself."""
+    """A figure as it is drawn; None where it is not: without a mistake the references are the image itself."""
     if key == "psnr" and figures.name in REFERENCES and figures.rate == 0:
         return None
     value: float | None = getattr(figures, key)
@@ -267,17 +267,17 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the plot, a .png")
     parser.add_argument("--data", type=Path, required=True, help="the captioned set")
     parser.add_argument("--run", action="append", required=True, metavar="NAME=FOLDER", help="may be repeated")
-    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--images", type=int, default=100)
     options = parser.parse_args()
     try:
-        if options.out.suffix != ".png" or options.pictures < 1:
-            raise UsageError("Can't begin.", "the plot is a .png, of a picture at least", "correct the command")
+        if options.out.suffix != ".png" or options.images < 1:
+            raise UsageError("Can't begin.", "the plot is a .png, of an image at least", "correct the command")
         runs = read_runs(options.run)
         pipelines = {name: InfinityPipeline.from_pretrained(run / "model", device="cpu") for name, run in runs.items()}
-        figures, count = measure(pipelines, options.data, num_pictures=options.pictures)
+        figures, count = measure(pipelines, options.data, num_images=options.images)
     except UsageError as error:
         parser.exit(2, f"{error}\n")
-    report = {"format": 1, "pictures": count, "figures": [asdict(each) for each in figures]}
+    report = {"format": 1, "images": count, "figures": [asdict(each) for each in figures]}
     write_text(options.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     with atomic_path(options.out) as partial:
         draw(figures).savefig(partial, dpi=150, format="png", metadata={"Software": None})

@@ -3,7 +3,7 @@ r"""What a head costs: one of two logits a bit against one of 2^d classes, in pa
 python experiments/head_memory.py docs/images/head-memory.png
 
 A step is the head alone on the same hidden vectors: logits, cross-entropy, gradients to weights and vectors, AdamW.
-The vectors are those of 16 pictures of 85 tokens, of width 256 unless told otherwise.
+The vectors are those of 16 images of 85 tokens, of width 256 unless told otherwise.
 
 Every point is a fresh process of one thread; its figure is the peak of its resident memory less what it held after a
 step of a tiny head. Linux only. Writes the plot and, beside it, a JSON file of the same name; prints the table. About

@@ -10,8 +10,8 @@ python experiments/index_head.py --with bits=12 --with patch=1 --data data/icons
 Trains by the recipe of this folder that `--with` describes, but for the head: `Linear(width, 2^d)` and cross-entropy
 over codes. Everything else is the same: first weights of the trunk, order, captions, flips. Losses compare in nats a
 token: the bitwise model's is d times its nats a bit, since it takes the bits of a token for independent given what it
-sees; the index model does not have to. With `--prompts`, a picture of each is drawn into OUT/pictures, for `bitvar
-evaluate scenes --pictures`: guided logits, one draw a token.
+sees; the index model does not have to. With `--prompts`, an image of each is drawn into OUT/images, for `bitvar
+evaluate scenes --images`: guided logits, one draw a token.
 
 The same command again goes on where the run was stopped. Beside the head of 2^d rows, costs what a bitwise run costs.
 """
@@ -219,7 +219,7 @@ def train(config: TransformerTraining, options: argparse.Namespace, frozen: Froz
 def draw_prompts(
     model: InfinityTransformer, frozen: Frozen, prompts: Path, folder: Path, *, count: int, params: SamplingParams
 ) -> None:
-    """`count` pictures of each prompt, ID-0.png and so on, by the seeds that `bitvar evaluate scenes` gives models."""
+    """`count` images of each prompt, ID-0.png and so on, by the seeds that `bitvar evaluate scenes` gives models."""
     rows = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
     jobs = iter([(row["id"], row["prompt"], number) for row in rows for number in range(count)])
     folder.mkdir(parents=True, exist_ok=True)
@@ -252,7 +252,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, help="JSON lines with id and prompt, to draw")
-    parser.add_argument("--pictures", type=int, default=1, help="of each prompt")
+    parser.add_argument("--images", type=int, default=1, help="of each prompt")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--temperature", type=float, default=0.5)
     options = parser.parse_args()
@@ -266,9 +266,7 @@ def main() -> None:
         model = train(config, options, frozen)
         if options.prompts is not None:
             params = SamplingParams(options.guidance, options.temperature)
-            draw_prompts(
-                model, frozen, options.prompts, options.out / "pictures", count=options.pictures, params=params
-            )
+            draw_prompts(model, frozen, options.prompts, options.out / "images", count=options.images, params=params)
     except UsageError as error:
         parser.exit(2, f"{error}\n")
 

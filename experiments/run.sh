@@ -32,11 +32,11 @@ if [[ $bits ]]; then
     settings+=(--with "bits=$bits" --with patch=1)
     tokenizer=$runs/d$bits/model
 else
-    tokenizer=$models/pictures
+    tokenizer=$models/images
 fi
 inputs=(--data "$data" --out "$out" --tokenizer "$tokenizer" --text-encoder "$models/icons/text_encoder")
 
-kept=$runs/features-${bits:-pictures}
+kept=$runs/features-${bits:-images}
 mkdir -p "$out" "$kept"
 for source in "$kept" "$runs"/features-*; do # those of another tokenizer have the captions at least
     if compgen -G "$source/*.safetensors" >/dev/null; then

@@ -4,12 +4,12 @@ python experiments/sampling.py docs/images/sampling.png --data data/icons64 --mo
     --work evaluations/sampling --guidance 1 --guidance 2 --guidance 3 --guidance 5 \
     --temperature 0.25 --temperature 0.5 --temperature 1
 
-Runs `bitvar evaluate scenes` for every pair in a folder of its own under --work, two pictures a prompt, on the first
+Runs `bitvar evaluate scenes` for every pair in a folder of its own under --work, two images a prompt, on the first
 --limit prompts of each skill of the splits seen and unseen; pairs that are done are not run again. Draws the share of
-right pictures, the Frechet distance and the diversity: the mean MobileNetV2 distance between two pictures of one
-prompt. Frechet distances of so few pictures are too large, all by about as much.
+right images, the Frechet distance and the diversity: the mean MobileNetV2 distance between two images of one
+prompt. Frechet distances of so few images are too large, all by about as much.
 
-Twelve pairs of 104 prompts, 208 pictures, take the embedded model about half an hour on one CPU core, most of it in
+Twelve pairs of 104 prompts, 208 images, take the embedded model about half an hour on one CPU core, most of it in
 the Frechet distance's network and in drawing.
 """
 
@@ -32,7 +32,7 @@ from bitvar.files import atomic_path
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance, perceptual_distance
 
-PANELS: Final = {"right": "right pictures, %", "frechet": "Frechet distance", "diversity": "diversity"}
+PANELS: Final = {"right": "right images, %", "frechet": "Frechet distance", "diversity": "diversity"}
 SPLITS: Final = ("seen", "unseen")
 LABEL: Final = "model"
 BATCH: Final = 32
@@ -43,11 +43,11 @@ class Cell:
     """What came of one pair.
 
     Attributes:
-        right: share of right pictures in %, mean of the two splits' means over skills.
+        right: share of right images in %, mean of the two splits' means over skills.
         reach: half of the 95 % interval of it, in %.
-        frechet: distance to the validation pictures.
-        diversity: distance between two pictures of one prompt.
-        pictures: how many.
+        frechet: distance to the validation images.
+        diversity: distance between two images of one prompt.
+        images: how many.
     """
 
     guidance: float
@@ -56,7 +56,7 @@ class Cell:
     reach: float
     frechet: float
     diversity: float
-    pictures: int
+    images: int
 
 
 def evaluate(options: argparse.Namespace, guidance: float, temperature: float) -> Path:
@@ -92,14 +92,14 @@ def read_cell(folder: Path, guidance: float, temperature: float, distance: Dista
         right=100 * sum(result["share"] for result in means) / len(means),
         reach=100 * sum(reach**2 for reach in reaches) ** 0.5 / len(means),
         frechet=float(entry["measures"]["frechet"]["distance"]),
-        diversity=diversity(folder / "pictures" / LABEL, distance),
-        pictures=int(entry["pictures"]),
+        diversity=diversity(folder / "images" / LABEL, distance),
+        images=int(entry["images"]),
     )
 
 
 @torch.inference_mode()
 def diversity(folder: Path, distance: Distance) -> float:
-    """Mean distance between the first and the second picture of each prompt of a folder."""
+    """Mean distance between the first and the second image of each prompt of a folder."""
     pairs = [(path, path.with_name(path.name[: -len("0.png")] + "1.png")) for path in sorted(folder.glob("*-0.png"))]
     total = 0.0
     for start in range(0, len(pairs), BATCH):
@@ -109,7 +109,7 @@ def diversity(folder: Path, distance: Distance) -> float:
 
 
 def load(paths: Sequence[Path]) -> torch.Tensor:
-    """Pictures of one size, in [-1, 1]."""
+    """Images of one size, in [-1, 1]."""
     rows = []
     for path in paths:
         with Image.open(path) as image:
@@ -119,11 +119,11 @@ def load(paths: Sequence[Path]) -> torch.Tensor:
 
 def table(cells: Sequence[Cell]) -> str:
     """The cells as a Markdown table."""
-    lines = [f"| guidance | temperature | {' | '.join(PANELS.values())} | pictures |", "|" + "---|" * 6]
+    lines = [f"| guidance | temperature | {' | '.join(PANELS.values())} | images |", "|" + "---|" * 6]
     for cell in cells:
         right = f"{cell.right:.1f} (+- {cell.reach:.1f})"
         figures = f"{right} | {cell.frechet:.1f} | {cell.diversity:.3g}"
-        lines.append(f"| {cell.guidance:g} | {cell.temperature:g} | {figures} | {cell.pictures} |")
+        lines.append(f"| {cell.guidance:g} | {cell.temperature:g} | {figures} | {cell.images} |")
     return "\n".join(lines)
 
 
@@ -148,7 +148,7 @@ def draw(cells: Sequence[Cell]) -> Figure:
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description="A model's pictures over guidance and temperature.")
+    parser = argparse.ArgumentParser(description="A model's images over guidance and temperature.")
     parser.add_argument("out", type=Path, help="the plot, a .png")
     parser.add_argument("--data", type=Path, required=True, help="the icon set")
     parser.add_argument("--model", default="icons", help="as of bitvar evaluate scenes")

@@ -1,11 +1,11 @@
-r"""A small model of your own pictures, from nothing, on the 2 to 4 cores of an ordinary processor.
+r"""A small model of your own images, from nothing, on the 2 to 4 cores of an ordinary processor.
 
-bitvar data import my_pictures/ data/mine --size 64
+bitvar data import my_images/ data/mine --size 64
 bitvar train recipes/cpu.py --data data/mine --out runs/mine --name mine \
     --tokenizer src/bitvar/pretrained/general --text-encoder src/bitvar/pretrained/icons/text_encoder
 
 3.4 M parameters over 85 tokens, for the frozen parts of the embedded model: 64 px, drawn in its tokenizer's manner. For
-pictures of one kind, such as icons, sprites or logos, a thousand or more. With fewer, or when yours look like the
+images of one kind, such as icons, sprites or logos, a thousand or more. With fewer, or when yours look like the
 embedded model's, recipes/icons/finetune.py gets further in less time.
 
 Cost: 39 GFLOP a step. 1.2 s a step was the median of ten on one thread of an EPYC core that had other work too, so an

@@ -1,4 +1,4 @@
-r"""The paper's text-to-image runs (arXiv 2412.04431): nine sizes, three stages of growing pictures.
+r"""The paper's text-to-image runs (arXiv 2412.04431): nine sizes, three stages of growing images.
 
 torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --with size=2B --with pixels=256 --data INDEX \
     --tokenizer TOKENIZER --text-encoder ENCODER --recompute --per-part 128 --out runs/2b-256
@@ -7,7 +7,7 @@ torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --with siz
 
 `--fit` says how large a part may be; launch scripts for several machines are in scripts/launch.
 
-Each stage begins from the one before it. 1024 px begins from 512 px, on the best of the pictures.
+Each stage begins from the one before it. 1024 px begins from 512 px, on the best of the images.
 
 Given by the paper: steps of each stage, batch and learning rate at 256 and 1024 px, AdamW's betas, the clip, prompt
 dropout, self-correction. At 512 px, batch and rate are NOT the paper's but between its two: 3072, and 3.5e-5, the
@@ -42,7 +42,7 @@ def recipe(size: str = "125M", pixels: int = 256) -> TransformerTraining:
 
     Args:
         size: one of `transformer/config.py:PRESETS`; "2B" and "8B" are the published models' sizes.
-        pixels: 256, 512 or 1024, the side of a square picture; other ratios have as many pixels.
+        pixels: 256, 512 or 1024, the side of a square image; other ratios have as many pixels.
     """
     if size not in PRESETS:
         raise UsageError(unknown(f"size {size!r}", size, list(PRESETS)))

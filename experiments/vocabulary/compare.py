@@ -30,11 +30,11 @@ DRAWN: Final = ("psnr", "distance", "frechet")
 
 @dataclass(frozen=True)
 class Row:
-    """One tokenizer on one set of pictures; `figures` by key, without those that were not measured."""
+    """One tokenizer on one set of images; `figures` by key, without those that were not measured."""
 
     name: str
     bits: int
-    pictures: int
+    images: int
     bits_per_pixel: float
     figures: dict[str, float]
 
@@ -75,19 +75,19 @@ def read_row(name: str, result: dict[str, Any]) -> Row | None:
     if result["kind"] != "tokenizer" or bits is None:
         return None
     figures = {key: float(result[key]) for key in PANELS if result.get(key) is not None}
-    return Row(name, int(bits[1]), int(result["pictures"]), float(result["bits_per_pixel"]), figures)
+    return Row(name, int(bits[1]), int(result["images"]), float(result["bits_per_pixel"]), figures)
 
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table."""
     keys = [key for key in PANELS if any(key in row.figures for row in rows)]
     lines = [
-        f"| set | bits of a cell | bits per pixel | {' | '.join(PANELS[key] for key in keys)} | pictures |",
+        f"| set | bits of a cell | bits per pixel | {' | '.join(PANELS[key] for key in keys)} | images |",
         "|" + "---|" * (len(keys) + 4),
     ]
     for row in rows:
         cells = " | ".join(number(key, row.figures[key]) if key in row.figures else "" for key in keys)
-        lines.append(f"| {row.name} | {row.bits} | {row.bits_per_pixel:.3f} | {cells} | {row.pictures} |")
+        lines.append(f"| {row.name} | {row.bits} | {row.bits_per_pixel:.3f} | {cells} | {row.images} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-r"""A finished tokenizer's decoder alone, trained on: sharper pictures from the same bits, for a finished transformer.
+r"""A finished tokenizer's decoder alone, trained on: sharper images from the same bits, for a finished transformer.
 
 bitvar data icons data/icons64 --still
 bitvar train recipes/icons/tokenizer.py --data data/icons64 --out runs/icons-tokenizer --name icons-alone

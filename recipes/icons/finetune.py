@@ -1,9 +1,9 @@
-r"""Your own pictures: the embedded model, trained on for a while on a small set.
+r"""Your own images: the embedded model, trained on for a while on a small set.
 
-bitvar data import my_pictures/ data/mine --size 64
+bitvar data import my_images/ data/mine --size 64
 bitvar train recipes/icons/finetune.py --data data/mine --init icons --out runs/mine --name mine
 
-A few hundred pictures and minutes on two processor cores. A tenth of the first training's rate, so that what the model
+A few hundred images and minutes on two processor cores. A tenth of the first training's rate, so that what the model
 knows is bent rather than lost. Watch the validation loss: the checkpoint of its lowest is kept, and
 `bitvar export runs/mine models/mine --best --init icons` makes a model of it.
 """

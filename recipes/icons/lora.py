@@ -4,7 +4,7 @@ bitvar data import my_style/ data/style --size 64
 bitvar train recipes/icons/lora.py --data data/style --init icons --out runs/style
 bitvar generate "a prompt of yours" --lora runs/style/lora
 
-A few hundred pictures in one style, whose captions all name it; a quarter of an hour on one processor core. What it did
+A few hundred images in one style, whose captions all name it; a quarter of an hour on one processor core. What it did
 for one style: docs/lora.md.
 """
 

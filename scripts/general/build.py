@@ -8,7 +8,7 @@ python scripts/general/build.py data/general --icons data/icons64 --icons data/i
 
 Makes a folder of PNG files for `bitvar train --data`. Of the icon sets it takes the training split alone. Each
 photograph gives `--crops` squares, of any side from `--side` pixels to its shorter one (evenly in the logarithm) and
-anywhere in it, scaled to `--side` (smaller photographs are magnified); half of them mirrored. `--plain` adds pictures
+anywhere in it, scaled to `--side` (smaller photographs are magnified); half of them mirrored. `--plain` adds images
 of 1, 2 x 2, 3 x 3 or 4 x 4 colours at random, as squares or blended. The same command makes the same files.
 """
 
@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from bitvar.data.samples import read_samples
 from bitvar.data.walking import list_files
 from bitvar.errors import UsageError
-from bitvar.imaging.open import PictureLimits, decode_picture
+from bitvar.imaging.open import ImageLimits, decode_image
 
 SMALLEST: Final = 64
 """Side in pixels that a photograph must have; one that has it and not `--side` is magnified."""
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, action="append", default=[], help="a folder of photographs")
     parser.add_argument("--crops", type=int, default=40, help="of each photograph (default: 40)")
     parser.add_argument("--side", type=int, default=64, help="of each crop, in pixels (default: 64)")
-    parser.add_argument("--plain", type=int, default=0, help="pictures of flat colours and gradients (default: 0)")
+    parser.add_argument("--plain", type=int, default=0, help="images of flat colours and gradients (default: 0)")
     arguments = parser.parse_args()
     out: Path = arguments.out
     if out.exists():
@@ -53,11 +53,11 @@ def main() -> None:
         cut_crops(folder, arriving / "photographs", arguments.crops, arguments.side) for folder in arguments.photographs
     )
     arriving.rename(out)
-    print(f"{num_icons} icons and {num_crops} crops of photographs, {arguments.plain} plain pictures in {out}")  # noqa: T201
+    print(f"{num_icons} icons and {num_crops} crops of photographs, {arguments.plain} plain images in {out}")  # noqa: T201
 
 
 def copy_icons(icons: Path, out: Path) -> int:
-    """Copy the training pictures of an icon set; how many there are."""
+    """Copy the training images of an icon set; how many there are."""
     samples = read_samples(icons, split="train")
     for sample in samples:
         place = out / sample.path.relative_to(icons)
@@ -70,27 +70,27 @@ def cut_crops(photographs: Path, out: Path, num_crops: int, side: int) -> int:
     """Write `num_crops` random squares of every photograph, `side` pixels a side; how many there are."""
     paths, _ = list_files(photographs, SUFFIXES)
     for number, path in enumerate(paths):
-        picture = decode_picture(path.read_bytes(), PictureLimits(min_side=SMALLEST))
+        image = decode_image(path.read_bytes(), ImageLimits(min_side=SMALLEST))
         rng = np.random.default_rng([SEED, number])
         folder = out / path.stem
         folder.mkdir(parents=True)
         for crop in range(num_crops):
-            draw_crop(picture, side, rng).save(folder / f"{crop:03d}.png")
+            draw_crop(image, side, rng).save(folder / f"{crop:03d}.png")
     return len(paths) * num_crops
 
 
-def draw_crop(picture: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """A random square of the picture, scaled to `side` pixels."""
-    shorter = min(picture.size)
+def draw_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
+    """A random square of the image, scaled to `side` pixels."""
+    shorter = min(image.size)
     smallest = min(side, shorter)
     cut = round(smallest * (shorter / smallest) ** rng.random())
-    left, top = (int(rng.integers(0, length - cut + 1)) for length in picture.size)
-    crop = picture.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + cut, top + cut))
+    left, top = (int(rng.integers(0, length - cut + 1)) for length in image.size)
+    crop = image.resize((side, side), Image.Resampling.LANCZOS, box=(left, top, left + cut, top + cut))
     return ImageOps.mirror(crop) if rng.random() < 0.5 else crop
 
 
 def draw_plain(out: Path, count: int, side: int) -> None:
-    """Write pictures of few colours at random, that differ more or less, as squares or blended."""
+    """Write images of few colours at random, that differ more or less, as squares or blended."""
     rng = np.random.default_rng([SEED, count, side])
     out.mkdir(parents=True)
     for number in range(count):

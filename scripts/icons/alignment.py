@@ -1,10 +1,10 @@
-r"""The two towers that score how well a picture goes with a prompt, for `bitvar evaluate scenes`.
+r"""The two towers that score how well an image goes with a prompt, for `bitvar evaluate scenes`.
 
 bitvar data icons data/icons64 --still
 python scripts/icons/alignment.py data/icons64 runs/alignment
 
-Trained on every second picture of the training split with its captions, on frozen features: contrastive, in batches of
-256. Prints how often a validation picture's own caption is the nearest, and a held-out one's. The same figures are in
+Trained on every second image of the training split with its captions, on frozen features: contrastive, in batches of
+256. Prints how often a validation image's own caption is the nearest, and a held-out one's. The same figures are in
 figures.json beside the weights.
 """
 
@@ -54,7 +54,7 @@ def main() -> None:
     model = AlignmentModel(AlignmentConfig())
     train(model, seen, samples, encoder, arguments.steps)
     scorer = AlignmentScorer(model, network, encoder)
-    figures = {"pictures": len(samples), "steps": arguments.steps}
+    figures = {"images": len(samples), "steps": arguments.steps}
     for split in ("val", "held_out_prompt", "held_out_combination"):
         figures[split] = measure(scorer, read_samples(arguments.data, split=split))
     with atomic_folder(arguments.out) as folder:
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def look(network: EfficientNet, samples: Sequence[Sample]) -> Float[Tensor, "n f"]:
-    """What the image tower takes of every picture, in half precision."""
+    """What the image tower takes of every image, in half precision."""
     parts = [samples[start : start + _AT_ONCE] for start in range(0, len(samples), _AT_ONCE)]
     return torch.cat([see(network, to_signed(load_images(part))).half() for part in parts])
 
@@ -73,7 +73,7 @@ def look(network: EfficientNet, samples: Sequence[Sample]) -> Float[Tensor, "n f
 def train(
     model: AlignmentModel, seen: Float[Tensor, "n f"], samples: Sequence[Sample], encoder: TextEncoder, steps: int
 ) -> None:
-    """Adam with warm-up and a cosine to 0; every picture with one of its captions, drawn anew each time."""
+    """Adam with warm-up and a cosine to 0; every image with one of its captions, drawn anew each time."""
     generator = torch.Generator().manual_seed(SEED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -86,7 +86,7 @@ def train(
             samples[i].captions[int(draw * len(samples[i].captions))] for i, draw in zip(rows, draws, strict=True)
         ]
         condition = encoder.encode(captions).clone()
-        loss = model.loss(model.of_pictures(seen[rows]), model.of_prompts(condition))
+        loss = model.loss(model.of_images(seen[rows]), model.of_prompts(condition))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -96,12 +96,12 @@ def train(
 
 
 def measure(scorer: AlignmentScorer, samples: Sequence[Sample]) -> dict[str, float]:
-    """Each picture against the second captions of all, which name no style."""
+    """Each image against the second captions of all, which name no style."""
     texts = [sample.captions[1] for sample in samples]
     batches = (to_signed(load_images(samples[start : start + 8])) for start in range(0, len(samples), 8))
     with torch.inference_mode():
-        found = score_alignment(scorer.of_pictures(batches), scorer.of_prompts(texts), texts)
-    return {"pictures": found.num_pictures, "captions": found.num_prompts, "cosine": found.cosine, "found": found.found}
+        found = score_alignment(scorer.of_images(batches), scorer.of_prompts(texts), texts)
+    return {"images": found.num_images, "captions": found.num_prompts, "cosine": found.cosine, "found": found.found}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ python scripts/icons/compare.py --lora runs/sepia/lora --held-out styles/sepia/H
     --out docs/images/lora.png
 
 Every fourth thing of the list, at most eight; one seed, nothing picked. With `--data`, it also says how well the frozen
-tokenizer reconstructs the style's validation pictures: what it can't draw, no adapter can.
+tokenizer reconstructs the style's validation images: what it can't draw, no adapter can.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 from bitvar.data.samples import load_images, read_samples
 from bitvar.pipeline import InfinityPipeline
 from bitvar.training.monitor.sample_sheets import contact_sheet
-from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.validation import measure_reconstruction
 
 EVERY, MOST = 4, 8
@@ -32,22 +32,22 @@ def main() -> None:
 
     pipe = InfinityPipeline.from_pretrained()
     if options.data is not None:
-        pictures = load_images(read_samples(options.data, split="val"))
+        images = load_images(read_samples(options.data, split="val"))
         config = pipe.transformer.config
         grids = config.all_schedules()[0].latent_grids(config.patch_size)
-        psnr = measure_reconstruction(pipe.tokenizer, PictureSet(pictures), [grids])["psnr"]
-        print(f"the tokenizer reconstructs {len(pictures)} validation pictures at {psnr:.1f} dB")  # noqa: T201
+        psnr = measure_reconstruction(pipe.tokenizer, ImageSet(images), [grids])["psnr"]
+        print(f"the tokenizer reconstructs {len(images)} validation images at {psnr:.1f} dB")  # noqa: T201
     prompts = [line.removeprefix("- ") for line in options.held_out.read_text(encoding="utf-8").splitlines()]
     picked = prompts[1::EVERY][:MOST]
     things = [prompt.rpartition(", ")[0] for prompt in picked]
-    pictures = [pipe(prompt, seed=SEED).images[0] for prompt in picked]
+    images = [pipe(prompt, seed=SEED).images[0] for prompt in picked]
     captions = [f"{thing}: without" for thing in things]
     pipe.load_lora_weights(options.lora, adapter_name="style")
     for weight in WEIGHTS:
         pipe.set_adapters(["style"], [weight])
-        pictures += [pipe(prompt, seed=SEED).images[0] for prompt in picked]
+        images += [pipe(prompt, seed=SEED).images[0] for prompt in picked]
         captions += [f"{thing}: weight {weight:g}" for thing in things]
-    contact_sheet(pictures, captions, columns=len(picked), cell=128).save(options.out)
+    contact_sheet(images, captions, columns=len(picked), cell=128).save(options.out)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def scale_table(scales: Figures) -> str:
 
 
 def scenes_table(scenes: Figures) -> str:
-    """Right pictures by skill and split: in README.md."""
+    """Right images by skill and split: in README.md."""
     header = ["skill", "seen", "unseen", "paraphrase", "held-out artist x concept", "floor", "judge"]
     rows = []
     for skill, name in NAMES.items():

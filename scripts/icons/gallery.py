@@ -1,10 +1,10 @@
-r"""The pictures that README.md opens with, drawn by a model: one seed, nothing picked from several.
+r"""The images that README.md opens with, drawn by a model: one seed, nothing picked from several.
 
 python scripts/icons/gallery.py docs/images
 
 Writes `gallery.png`, the same with numbers in place of the prompts for readers who shall name what they see
-(`gallery-unnamed.png`), prompts and seed (`gallery.json`), and pictures after each of their scales (`scales.png`).
-`bitvar generate PROMPT --seed 0` makes each picture again. The last two rows are fixed by what is held out: for each
+(`gallery-unnamed.png`), prompts and seed (`gallery.json`), and images after each of their scales (`scales.png`).
+`bitvar generate PROMPT --seed 0` makes each image again. The last two rows are fixed by what is held out: for each
 skill of `bitvar evaluate scenes` in turn, the first unseen prompts that name their style, and drawings spread evenly
 over those that training never shows.
 """
@@ -82,7 +82,7 @@ def all_sections() -> dict[str, tuple[str, ...]]:
 
 
 def sheet(images: Sequence[Image.Image], sections: Mapping[str, Sequence[str]], *, numbered: bool) -> Image.Image:
-    """Rows of pictures below the titles of their sections; `numbered` says numbers and hides the words."""
+    """Rows of images below the titles of their sections; `numbered` says numbers and hides the words."""
     row = CELL + MOST_LINES * LINE + GAP
     heights = [TITLE + -(-len(section) // COLUMNS) * row for section in sections.values()]
     made = Image.new("RGB", (GAP + COLUMNS * (CELL + GAP), GAP + sum(heights)), "white")
@@ -103,7 +103,7 @@ def sheet(images: Sequence[Image.Image], sections: Mapping[str, Sequence[str]], 
 
 
 def coarse_to_fine(pipeline: InfinityPipeline) -> Image.Image:
-    """A row for each prompt: the picture after each scale."""
+    """A row for each prompt: the image after each scale."""
     rows = [[step.preview(CELL)[0] for step in pipeline.stream(prompt, seed=SEED)] for prompt in SCALES]
     made = Image.new("RGB", (GAP + len(rows[0]) * (CELL + GAP), GAP + len(rows) * (CELL + GAP)), "white")
     for y, row in enumerate(rows):

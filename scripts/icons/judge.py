@@ -10,7 +10,7 @@ whole step. The same arguments give the same judge up to rounding.
    the concepts for judging the other half.
 2. Thresholds are chosen with heads that were trained without one of the judge's artists, on scenes of that artist.
 3. Errors are measured on scenes of the generator's artists, drawn as the set's, and kept in figures.json: for each
-   kind of claim the share of true and of false ones judged rightly, also of blurred pictures and of noise.
+   kind of claim the share of true and of false ones judged rightly, also of blurred images and of noise.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--style-scenes", type=int, default=900, help="free scenes of the generator's artists")
     parser.add_argument("--steps", type=int, default=1500, help="of the detector")
     parser.add_argument("--epochs", type=int, default=15, help="of the heads")
-    parser.add_argument("--claims", type=int, default=60, help="pictures of each kind to measure errors with")
+    parser.add_argument("--claims", type=int, default=60, help="images of each kind to measure errors with")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
@@ -207,7 +207,7 @@ def measure(judge: SceneJudge, claims: Sequence[Claim]) -> dict[str, dict]:
         "concepts": concept_accuracy(claims, sights),
         "blurred": measure_claims(
             claims,
-            look_at_claims(claims, judge.look, change=lambda picture: picture.filter(ImageFilter.GaussianBlur(2.0))),
+            look_at_claims(claims, judge.look, change=lambda image: image.filter(ImageFilter.GaussianBlur(2.0))),
         ),
         "noise": measure_claims(claims, look_at_claims(claims, judge.look, change=lambda _: noise)),
     }

@@ -28,7 +28,7 @@ from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.checkpoint import counts_of, step_of
 from bitvar.training.export import assemble, model_index, pick_checkpoint, read_config
-from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.validation import measure_reconstruction
 from bitvar.training.transformer.feature_cache import features_key, prepare
 from bitvar.training.transformer.task import measure_bits
@@ -94,10 +94,10 @@ def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str)
         report=lambda line: None,
     )
     bits = measure_bits(pipeline.transformer, samples, [schedule])
-    pictures = load_images(read_samples(options.data, split=split))
+    images = load_images(read_samples(options.data, split=split))
     grids = schedule.latent_grids(pipeline.transformer.config.patch_size)
-    reconstruction = measure_reconstruction(pipeline.tokenizer, PictureSet(pictures), [grids])
-    return {"samples": len(pictures), **bits, **reconstruction}
+    reconstruction = measure_reconstruction(pipeline.tokenizer, ImageSet(images), [grids])
+    return {"samples": len(images), **bits, **reconstruction}
 
 
 def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: argparse.Namespace) -> str:
@@ -119,7 +119,7 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
         training=TransformerTraining.load(checkpoint / "config.json"),
         steps=step_of(checkpoint),
         earlier=describe_earlier(options.begun_from, options.begun_on),
-        pictures=sum(manifest["counts"]["train"].values()),
+        images=sum(manifest["counts"]["train"].values()),
         seed=manifest["seed"],
         held_out={"combinations": len(combinations), "prompts": len(held_out_prompts())},
         accuracy={s: f"{100 * m['accuracy']:.1f} %" for s, m in measured.items()},
@@ -138,7 +138,7 @@ def describe_earlier(checkpoint: Path | None, machine: str) -> str:
     done = f"step {step_of(checkpoint):,} of {planned.steps:,} (batches of {planned.batch_size})"
     seen = sum(count for count in counts_of(checkpoint) if isinstance(count, int))
     where = f", on {machine}," if machine else ""
-    return f", begun from the averaged weights of an earlier run on {seen:,} such pictures{where} at {done}"
+    return f", begun from the averaged weights of an earlier run on {seen:,} such images{where} at {done}"
 
 
 def concept_names(manifest: dict[str, Any]) -> list[str]:

@@ -1,8 +1,8 @@
-r"""Real scenes spoilt in known ways, to see whether the ruler notices: folders for `bitvar evaluate scenes --pictures`.
+r"""Real scenes spoilt in known ways, to see whether the ruler notices: folders for `bitvar evaluate scenes --images`.
 
 python scripts/icons/spoil.py --data data/icons64 --out spoilt
-bitvar evaluate scenes data/icons64 -o runs/spoilt --pictures blurred=spoilt/blurred \
-    --pictures mirrored=spoilt/mirrored --pictures recoloured=spoilt/recoloured --pictures noise=spoilt/noise
+bitvar evaluate scenes data/icons64 -o runs/spoilt --images blurred=spoilt/blurred \
+    --images mirrored=spoilt/mirrored --images recoloured=spoilt/recoloured --images noise=spoilt/noise
 
 - `blurred`: by a Gaussian of a twentieth of the side. Worse most where objects stand side by side and run together.
 - `mirrored`: left is right. Worse at position alone, in the half of its prompts that say left or right.
@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from bitvar.evaluation.generation.images import real_pictures
+from bitvar.evaluation.generation.images import real_images
 from bitvar.icons.dataset.prompts import ScenePrompt, read_prompts
 
 BLUR: Final = 0.05
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the icon set")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    shown = real_pictures(options.data, read_prompts())
+    shown = real_images(options.data, read_prompts())
     rng = np.random.default_rng(SEED)
     ways: dict[str, Callable[[Image.Image], Image.Image]] = {
         "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(BLUR * image.width)),
@@ -53,7 +53,7 @@ def recolour(image: Image.Image) -> Image.Image:
 
 
 def save(image: Image.Image, folder: Path, prompt: ScenePrompt) -> None:
-    """As `--pictures` finds it."""
+    """As `--images` finds it."""
     folder.mkdir(parents=True, exist_ok=True)
     image.save(folder / f"{prompt.id}.png")
 

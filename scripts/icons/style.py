@@ -1,4 +1,4 @@
-r"""A style that the embedded model never saw, as a folder of captioned pictures: what a LoRA is shown.
+r"""A style that the embedded model never saw, as a folder of captioned images: what a LoRA is shown.
 
 python scripts/icons/style.py styles/sepia
 bitvar data import styles/sepia data/sepia --size 64

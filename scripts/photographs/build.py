@@ -3,12 +3,12 @@ r"""Photographs in the public domain, 207 of them, from the Debian package gcomp
 python scripts/photographs/build.py photographs
 
 The package (44 MB) is fetched with `apt-get download`; elsewhere, `--package FILE` takes the same file. It is read with
-`dpkg-deb`, and nothing of it is installed or run. A picture is taken if its folder's README says that it is in the
+`dpkg-deb`, and nothing of it is installed or run. An image is taken if its folder's README says that it is in the
 public domain or under CC0 and names its page at Wikimedia Commons; one that is there twice is taken once, the larger
 file. The bytes stay as they are. The folder gets
 
 - `train/` and `held_out/`, split by a hash of the name;
-- `ATTRIBUTION.md`: each picture's title, author, licence and source;
+- `ATTRIBUTION.md`: each image's title, author, licence and source;
 - `photographs.json`: counts, what was left out and why, and the package.
 """
 
@@ -44,7 +44,7 @@ NO_PHOTOGRAPHS: Final = {
     "solar_system-jupiter.webp": "a globe computed from many exposures, cut out on transparency",
     "solar_system-venus.webp": "a globe coloured from radar data, cut out on transparency",
 }
-"""What the rules would take and the eye refuses. Every picture was looked at."""
+"""What the rules would take and the eye refuses. Every image was looked at."""
 HELD_OUT: Final = 0.2
 
 _MAX_BYTES: Final = 64 << 20
@@ -58,7 +58,7 @@ Notes = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Photograph:
-    """A picture, and what its folder's README says of it."""
+    """An image, and what its folder's README says of it."""
 
     name: str
     data: bytes
@@ -104,7 +104,7 @@ def fetch_package(downloads: Path) -> Path:
 
 
 def check_package(package: Path) -> None:
-    """UsageError unless it is the package whose pictures were looked at, to the byte."""
+    """UsageError unless it is the package whose images were looked at, to the byte."""
     if not package.is_file():
         raise UsageError(f"There is no file {package}.", "--package names it", "check the path")
     digest = hashlib.sha256(package.read_bytes()).hexdigest()
@@ -214,10 +214,10 @@ def read_notes(text: str) -> Iterator[Notes]:
 
 
 def choose(packages: Mapping[str, bytes]) -> tuple[list[Photograph], dict[str, str]]:
-    """The photographs of some resource files, and why each other picture that a README names is left out; by name."""
+    """The photographs of some resource files, and why each other image that a README names is left out; by name."""
     largest: dict[str, Photograph] = {}
     left_out: dict[str, str] = {}
-    for name, data, notes in listed_pictures(packages):
+    for name, data, notes in listed_images(packages):
         reason = refusal(name, notes)
         if reason is not None or data is None:
             left_out[name] = reason or "the README names it, and the package lacks it"
@@ -231,8 +231,8 @@ def choose(packages: Mapping[str, bytes]) -> tuple[list[Photograph], dict[str, s
     return sorted(largest.values(), key=lambda photograph: photograph.name), dict(sorted(left_out.items()))
 
 
-def listed_pictures(packages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | None, Notes]]:
-    """Every picture that a README of the resource files names: its name, its bytes if they are there, and the notes."""
+def listed_images(packages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | None, Notes]]:
+    """Every image that a README of the resource files names: its name, its bytes if they are there, and the notes."""
     for resource, data in sorted(packages.items()):
         files = read_resources(resource, data)
         for readme in sorted(path for path in files if PurePosixPath(path).name == "README"):
@@ -249,7 +249,7 @@ def flat_name(path: str) -> str:
 
 
 def refusal(name: str, notes: Notes) -> str | None:
-    """Why a picture is not taken, or None."""
+    """Why an image is not taken, or None."""
     licence = _field(notes, "License")
     if licence.lower() not in LICENCES:
         return f"licence: {licence or 'none given'}"
@@ -259,7 +259,7 @@ def refusal(name: str, notes: Notes) -> str | None:
 
 
 def describe(name: str, data: bytes, notes: Notes) -> Photograph:
-    """A picture with what its README says."""
+    """An image with what its README says."""
     source = _field(notes, "Source")
     title = PurePosixPath(unquote(source.removeprefix(COMMONS))).stem.replace("_", " ")
     return Photograph(name, data, title, _field(notes, "Copyright"), LICENCES[_field(notes, "License").lower()], source)
@@ -270,12 +270,12 @@ def _field(notes: Notes, name: str) -> str:
 
 
 def is_held_out(name: str) -> bool:
-    """Whether a picture is kept from training: by its name alone, so that no other picture matters."""
+    """Whether an image is kept from training: by its name alone, so that no other image matters."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < HELD_OUT * 2**64
 
 
 def write_folder(folder: Path, taken: Sequence[Photograph], left_out: Mapping[str, str]) -> None:
-    """The pictures, `ATTRIBUTION.md` and `photographs.json`."""
+    """The images, `ATTRIBUTION.md` and `photographs.json`."""
     lines = [
         f"Photographs from the Debian package {PACKAGE} {VERSION} (GCompris), which took them from Wikimedia Commons.",
         "Titles, authors and licences are as the package states them.",

@@ -1,4 +1,4 @@
-"""bitvar: bitwise visual autoregressive image generation (Infinity), from prompt to picture.
+"""bitvar: bitwise visual autoregressive image generation (Infinity), from prompt to image.
 
 The names below load on first use, so that importing the package costs nothing.
 """
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitvar.codec import BitFile as BitFile
-    from bitvar.codec import PictureCodec as PictureCodec
+    from bitvar.codec import ImageCodec as ImageCodec
     from bitvar.errors import UsageError as UsageError
     from bitvar.errors import WeightsError as WeightsError
     from bitvar.pipeline import GenerationOutput as GenerationOutput
@@ -29,7 +29,7 @@ _HOMES = {
     "InfinityPipeline": "pipeline",
     "InfinityTokenizer": "tokenizer",
     "InfinityTransformer": "transformer",
-    "PictureCodec": "codec",
+    "ImageCodec": "codec",
     "SamplingParams": "sampling",
     "ScaleEvent": "pipeline",
     "ScaleSchedule": "scales",
@@ -42,10 +42,10 @@ _HOMES = {
 __all__ = [
     "BitFile",
     "GenerationOutput",
+    "ImageCodec",
     "InfinityPipeline",
     "InfinityTokenizer",
     "InfinityTransformer",
-    "PictureCodec",
     "SamplingParams",
     "ScaleEvent",
     "ScaleSchedule",

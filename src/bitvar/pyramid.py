@@ -3,7 +3,7 @@
 `latent_0 = 0`; at each scale the residual `features - latent` is averaged down to the scale's grid, its signs are the
 scale's bits, and their codes, resized up, are added to the latent (Han et al., arXiv 2412.04431, section 3.2).
 
-There, the codes of every scale are of length 1. So where a picture is flat, and all cells of all scales say the same,
+There, the codes of every scale are of length 1. So where an image is flat, and all cells of all scales say the same,
 what is left over is as large after the last scale as after the first: a tint. A tokenizer may have shorter codes at
 finer scales (`TokenizerConfig.code_lengths`), which come closer step by step.
 """

@@ -26,7 +26,7 @@ BUDGETS: Final[dict[str, int]] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13
 """Pixel budget -> how many grids of the table it uses."""
 
 SQUARES: Final[dict[int, str]] = {256: "0.06M", 512: "0.25M", 1024: "1M"}
-"""Pixels of a square picture's side -> pixel budget, for those that the paper trains on."""
+"""Pixels of a square image's side -> pixel budget, for those that the paper trains on."""
 
 MAX_SIDE: Final = 1 << 12
 """Most rows or columns of a grid: a side of 65,536 pixels in official models."""
@@ -155,7 +155,7 @@ def ratio_names() -> tuple[str, ...]:
 
 
 def nearest_ratio(ratio: float) -> str:
-    """The name of the official ratio nearest to a picture's height / width."""
+    """The name of the official ratio nearest to an image's height / width."""
     return min(ratio_names(), key=lambda name: abs(math.log2(ratio / float(name))))
 
 
@@ -242,13 +242,13 @@ def _distance(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, fl
 
 
 def fitted_grids(last: Grid, known: Sequence[Sequence[Grid]] = ()) -> tuple[Grid, ...]:
-    """Grids for a picture of any size: the known list nearest in ratio, then in area, stretched to end at `last`.
+    """Grids for an image of any size: the known list nearest in ratio, then in area, stretched to end at `last`.
 
     A list that ends at `last` is returned as it is. Else each grid is scaled by what the last one is, rounded up, equal
     neighbours are merged, and halves are put before the first until it is (1, 1). With no list, halves all the way.
 
     Args:
-        last: rows and columns of the picture's finest grid.
+        last: rows and columns of the image's finest grid.
         known: grids of schedules, coarse to fine, in the same unit as `last`.
     """
     nearest = min(known, key=lambda grids: _distance(grids[-1], last), default=(last,))

@@ -33,8 +33,8 @@ def test_tokenizer(case: Case) -> None:
     for k, scale_bits in enumerate(bits):
         assert torch.equal(to_rows(scale_bits), tensors[f"bits.{k:02d}"].bool())
     assert relative_error(latent, tensors["quantized"]) < TOLERANCE
-    picture = tokenizer.decode(latent)[..., ::4, ::4]
-    assert relative_error(picture, tensors["reconstruction_every_4th_pixel"]) < TOLERANCE
+    image = tokenizer.decode(latent)[..., ::4, ::4]
+    assert relative_error(image, tensors["reconstruction_every_4th_pixel"]) < TOLERANCE
 
 
 @checks("bitwise_self_correction")
@@ -91,8 +91,8 @@ def test_greedy_generation(case: Case) -> None:
     latent = results[-1].latent
     assert relative_error(latent, tensors["latent"]) < TOLERANCE
     with torch.inference_mode():
-        picture = case.tokenizer("tokenizer").decode(latent)[..., ::4, ::4]
-    assert relative_error(picture, tensors["image_every_4th_pixel"]) < TOLERANCE
+        image = case.tokenizer("tokenizer").decode(latent)[..., ::4, ::4]
+    assert relative_error(image, tensors["image_every_4th_pixel"]) < TOLERANCE
 
 
 @checks("bit_distribution")

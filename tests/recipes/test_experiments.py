@@ -146,7 +146,7 @@ def test_models_are_compared_by_the_same_mistakes(
     pipeline = tiny_pipeline(tmp_path, schedules=schedules)
     pipeline.save_pretrained(tmp_path / "run" / "model")
     data = toy_set(tmp_path / "set")
-    arguments = (tmp_path / "out.png", "--data", data, "--pictures", "2", "--run", f"a={tmp_path / 'run'}")
+    arguments = (tmp_path / "out.png", "--data", data, "--images", "2", "--run", f"a={tmp_path / 'run'}")
     assert run(monkeypatch, "corruption.py", *arguments, "--run", f"b={tmp_path / 'run'}") == 0
     rows = capsys.readouterr().out.splitlines()
     assert rows[0] == "| flipped scale | share flipped | repaired | unrepaired | a | b |"
@@ -273,7 +273,7 @@ def scenes(path: Path, labels: tuple[str, ...]) -> Path:
     return path
 
 
-def test_runs_are_compared_with_their_pictures(
+def test_runs_are_compared_with_their_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small, large = finished(tmp_path / "s", 0.6), finished(tmp_path / "l", 0.5, width=64)
@@ -291,7 +291,7 @@ def test_runs_are_compared_with_their_pictures(
         " | 2.400 | 0.6000 | 25.0 (20-31) | 25.0 (20-31) | 50.0 |"
     )
     assert lines[4].startswith("| index | 12,345 | 4 | 2.000 | 0.5000 |  |")
-    assert "other is no --run" in printed.err and "index: no pictures" in printed.err
+    assert "other is no --run" in printed.err and "index: no images" in printed.err
     (small / "metrics.jsonl").write_text(json.dumps({"step": 2, "phase": "validation", "loss": 1.0}) + "\n")
     for wrong, said in (
         (("--run", f"small={small}"), "is not finished"),
@@ -331,13 +331,13 @@ def test_a_power_law_is_found_again_and_says_how_sure_it_is() -> None:
 
 def evaluated(work: Path, guidance: float, share: float, spread: int) -> None:
     folder = work / f"g{guidance:g}-t0.5"
-    pictures = folder / "pictures" / "model"
-    pictures.mkdir(parents=True)
+    images = folder / "images" / "model"
+    images.mkdir(parents=True)
     for number in range(2):
-        Image.new("RGB", (32, 32), (number * spread, 0, 0)).save(pictures / f"seen-two-00-{number}.png")
+        Image.new("RGB", (32, 32), (number * spread, 0, 0)).save(images / f"seen-two-00-{number}.png")
     report = json.loads(scenes(folder / "report.json", ("model",)).read_text())
     report["results"] = [row | {"share": share} for row in report["results"] if row["split"] != "held_out_style"]
-    report["contenders"][0]["pictures"] = 2
+    report["contenders"][0]["images"] = 2
     (folder / "report.json").write_text(json.dumps(report))
 
 

@@ -1,4 +1,4 @@
-"""The icons recipe end to end, at toy size: tokenizer, transformer, publishing, and a picture from what came out."""
+"""The icons recipe end to end, at toy size: tokenizer, transformer, publishing, and an image from what came out."""
 
 import json
 import runpy
@@ -142,7 +142,7 @@ def test_the_gallery_has_the_prompts_of_its_recipe() -> None:
 
 @pytest.mark.slow
 def test_the_gallery_can_be_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other processors round differently, which may flip a bit here and there: a few pictures may differ a little."""
+    """Other processors round differently, which may flip a bit here and there: a few images may differ a little."""
     recipe(monkeypatch, "gallery.py", tmp_path)
     for name in ("gallery.png", "scales.png"):
         with Image.open(IMAGES / name) as kept, Image.open(tmp_path / name) as drawn:

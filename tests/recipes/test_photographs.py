@@ -55,22 +55,22 @@ sun.webp
 """
 
 
-def picture(side: int, colour: str) -> bytes:
+def image(side: int, colour: str) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (side, side), colour).save(file, "WEBP", lossless=True)
     return file.getvalue()
 
 
 def zoo() -> dict[str, bytes]:
-    pictures = {
-        "panda.webp": picture(32, "red"),
-        "tower.webp": picture(32, "grey"),
-        "towers/small.webp": picture(32, "grey")[:-1],
-        "fox.webp": picture(32, "orange"),
-        "sun.webp": picture(32, "yellow"),
+    images = {
+        "panda.webp": image(32, "red"),
+        "tower.webp": image(32, "grey"),
+        "towers/small.webp": image(32, "grey")[:-1],
+        "fox.webp": image(32, "orange"),
+        "sun.webp": image(32, "yellow"),
     }
     readme = README.replace("{number}", "2").encode()
-    return {f"{FOLDER}/{name}": data for name, data in {**pictures, "README": readme}.items()}
+    return {f"{FOLDER}/{name}": data for name, data in {**images, "README": readme}.items()}
 
 
 def resource_file(files: Mapping[str, bytes], *, version: int = 3, flags: int = 1) -> bytes:

@@ -70,7 +70,7 @@ def test_an_unknown_size_of_the_general_recipe_is_refused() -> None:
 
 
 @pytest.mark.parametrize("side", [64, 128])  # the photograph's shorter side is between them
-def test_pictures_are_training_icons_and_crops_of_photographs_the_same_each_time(
+def test_images_are_training_icons_and_crops_of_photographs_the_same_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], side: int
 ) -> None:
     icons = toy_set(tmp_path / "icons")
@@ -83,7 +83,7 @@ def test_pictures_are_training_icons_and_crops_of_photographs_the_same_each_time
         words += ["--side", side]
         monkeypatch.setattr("sys.argv", ["build.py", *map(str, words)])
         runpy.run_path(str(SCRIPTS / "general" / "build.py"), run_name="__main__")
-    assert "12 icons and 6 crops of photographs, 5 plain pictures" in capsys.readouterr().out
+    assert "12 icons and 6 crops of photographs, 5 plain images" in capsys.readouterr().out
     one, two = (
         {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.png")}
         for name in ("one", "two")

@@ -135,7 +135,7 @@ def report(path: Path, *, size: str = "64x64", **changes: Any) -> Path:
             "contender": f"d{bits}",
             "kind": "tokenizer",
             "size": size,
-            "pictures": 60,
+            "images": 60,
             "bits_per_pixel": bits / 48,
             "psnr": 20 + bits / 8,
             "ssim": 0.9,
@@ -158,7 +158,7 @@ def test_the_comparison_draws_and_prints_what_the_reports_hold(
     assert run(monkeypatch, "compare.py", tmp_path / "plots" / "out.png", *arguments) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert lines[0] == "| set | bits of a cell | bits per pixel | PSNR, dB | SSIM | perceptual distance | pictures |"
+    assert lines[0] == "| set | bits of a cell | bits per pixel | PSNR, dB | SSIM | perceptual distance | images |"
     assert lines[2] == "| held-out icons | 8 | 0.167 | 21.00 | 0.900 | 0.125 | 60 |"
     assert [line.split(" | ")[1] for line in lines[2:]] == ["8", "64", "8", "64"]
     assert printed.err.count("jpeg") == 2

@@ -1,4 +1,4 @@
-"""Captioned pictures for tests, in every layout, and every way in which one can be bad."""
+"""Captioned images for tests, in every layout, and every way in which one can be bad."""
 
 import io
 import json
@@ -13,12 +13,12 @@ from PIL import Image
 
 from bitvar.data.layouts import MAX_CAPTION, read_entries
 from bitvar.data.validation import Good, go_through
-from bitvar.imaging.open import PictureLimits
+from bitvar.imaging.open import ImageLimits
 
-LIMITS = PictureLimits(max_bytes=200_000, max_pixels=200_000)
+LIMITS = ImageLimits(max_bytes=200_000, max_pixels=200_000)
 
 
-def picture(width: int = 40, height: int = 30, mode: str = "RGB", seed: int = 0) -> Image.Image:
+def make_image(width: int = 40, height: int = 30, mode: str = "RGB", seed: int = 0) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise).convert(mode)
 
@@ -39,7 +39,7 @@ def bomb(width: int = 9000, height: int = 9000) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def outcome(source: Path, limits: PictureLimits = LIMITS) -> tuple[list[str], dict[str, str]]:
+def outcome(source: Path, limits: ImageLimits = LIMITS) -> tuple[list[str], dict[str, str]]:
     """Names of the good samples, and the reason of every refused one."""
     good, refused = [], {}
     for sample in go_through(read_entries(source), lambda image: image.size, limits=limits):
@@ -53,9 +53,9 @@ def outcome(source: Path, limits: PictureLimits = LIMITS) -> tuple[list[str], di
 
 def sidecars(folder: Path) -> Path:
     (folder / "deep").mkdir(parents=True)
-    (folder / "a.png").write_bytes(encoded(picture(seed=1)))
+    (folder / "a.png").write_bytes(encoded(make_image(seed=1)))
     (folder / "a.txt").write_text("a cat\n  a  small cat \n\na cat\n", encoding="utf-8")
-    (folder / "deep" / "b.JPG").write_bytes(encoded(picture(seed=2), "JPEG"))
+    (folder / "deep" / "b.JPG").write_bytes(encoded(make_image(seed=2), "JPEG"))
     (folder / "deep" / "b.json").write_text(json.dumps({"caption": "a dog", "long_caption": "a dog that sits"}))
     return folder
 
@@ -81,8 +81,8 @@ def lines(folder: Path, name: str = "1.000_000000002.jsonl") -> Path:
 def tar(folder: Path, members: dict[str, bytes] | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     members = members or {
-        "x/1.png": encoded(picture(seed=1)), "x/1.txt": b"a cat", "x/2.more.txt": b"ignored",
-        "x/2.jpg": encoded(picture(seed=2), "JPEG"), "x/2.json": b'{"text": "a dog"}', "x/2.txt": b"a dog\na hound",
+        "x/1.png": encoded(make_image(seed=1)), "x/1.txt": b"a cat", "x/2.more.txt": b"ignored",
+        "x/2.jpg": encoded(make_image(seed=2), "JPEG"), "x/2.json": b'{"text": "a dog"}', "x/2.txt": b"a dog\na hound",
     }  # fmt: skip
     with tarfile.open(folder / "shard-000.tar", "w") as archive:
         for name, data in members.items():
@@ -123,24 +123,27 @@ BAD_LINES: dict[str, tuple[str, bytes]] = {
     "ratio is nought": ("wrong-type", row(h_div_w=0)),
     "ratio is NaN": ("wrong-type", row(h_div_w=float("nan"))),
     "wrong ratio": ("wrong-ratio", row(h_div_w=2.0)),
-    "missing picture": ("missing-picture", row(image_path="gone.png")),
+    "missing image": ("missing-image", row(image_path="gone.png")),
     "a folder": ("unreadable-file", row(image_path=".")),
 }
 
-BAD_PICTURES: dict[str, tuple[str, bytes]] = {
+BAD_IMAGES: dict[str, tuple[str, bytes]] = {
     "empty": ("empty-file", b""),
-    "text": ("not-a-picture", b"not a picture"),
+    "text": ("not-an-image", b"not an image"),
     "JPEG XL": ("other-format", b"\xff\x0a" + bytes(100)),
-    "two-page TIFF": ("several-pages", encoded(picture(), "TIFF", save_all=True, append_images=[picture(seed=9)])),
+    "two-page TIFF": (
+        "several-pages",
+        encoded(make_image(), "TIFF", save_all=True, append_images=[make_image(seed=9)]),
+    ),
     "bomb": ("too-many-pixels", bomb()),
     "giant": ("too-many-pixels", bomb(60_000, 60_000)),
-    "many bytes": ("too-many-bytes", encoded(picture()) + bytes(200_000)),
-    "tiny": ("too-small", encoded(picture(8, 8))),
-    "ribbon": ("extreme-ratio", encoded(picture(200, 20))),
-    "cut PNG": ("broken-picture", encoded(picture())[:1500]),
-    "cut JPEG": ("broken-picture", encoded(picture(seed=3), "JPEG")[:-300]),
-    "cut WebP": ("not-a-picture", encoded(picture(seed=4), "WEBP")[:-300]),
-    "broken PNG data": ("broken-picture", encoded(picture())[:60] + bytes(200) + encoded(picture())[260:]),
-    "APNG": ("animated", encoded(picture(), save_all=True, append_images=[picture(seed=9)])),
-    "animated WebP": ("animated", encoded(picture(), "WEBP", save_all=True, append_images=[picture(seed=9)])),
+    "many bytes": ("too-many-bytes", encoded(make_image()) + bytes(200_000)),
+    "tiny": ("too-small", encoded(make_image(8, 8))),
+    "ribbon": ("extreme-ratio", encoded(make_image(200, 20))),
+    "cut PNG": ("broken-image", encoded(make_image())[:1500]),
+    "cut JPEG": ("broken-image", encoded(make_image(seed=3), "JPEG")[:-300]),
+    "cut WebP": ("not-an-image", encoded(make_image(seed=4), "WEBP")[:-300]),
+    "broken PNG data": ("broken-image", encoded(make_image())[:60] + bytes(200) + encoded(make_image())[260:]),
+    "APNG": ("animated", encoded(make_image(), save_all=True, append_images=[make_image(seed=9)])),
+    "animated WebP": ("animated", encoded(make_image(), "WEBP", save_all=True, append_images=[make_image(seed=9)])),
 }  # fmt: skip

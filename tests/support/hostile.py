@@ -37,7 +37,7 @@ from bitvar.training.engine.shards import Rows, write_rows
 from bitvar.weights.digests import MANIFEST, digest, load_tensors, write_manifest
 from bitvar.weights.model_folder import load_component, save_folder
 from bitvar.weights.official.convert import convert_to_folder
-from tests.support.captioned import encoded, picture, row
+from tests.support.captioned import encoded, make_image, row
 from tests.support.tiny import tiny_components, tiny_transformer
 from tests.unit.weights.test_convert import official_transformer, write_pair
 
@@ -109,7 +109,7 @@ def captioned(path: Path) -> None:
         if isinstance(entry, Refusal):
             raise RefusedError(entry.reason, entry.detail)
         assert isinstance(entry, Candidate)
-        assert entry.picture.read(max_bytes=1 << 20)
+        assert entry.image.read(max_bytes=1 << 20)
 
 
 # Pickles that run code: each makes the canary when it is unpickled
@@ -506,7 +506,7 @@ def tarred(name: str, kind: bytes = tarfile.REGTYPE, *, link: str = "", size: in
     """A tar with one member and, if it is a plain file, its caption."""
 
     def make(folder: Path) -> Path:
-        content = encoded(picture()) if kind == tarfile.REGTYPE else b""
+        content = encoded(make_image()) if kind == tarfile.REGTYPE else b""
         parts = {name: content} | (more or {f"{name[:-4]}.txt": b"a cat"})
         with tarfile.open(folder / "set.tar", "w", format=tarfile.GNU_FORMAT) as file:
             for part, data in parts.items():
@@ -746,8 +746,8 @@ def make_sound(folder: Path) -> None:
     write_manifest(step)
     (folder / "set").mkdir()
     for i in range(3):
-        (folder / "set" / f"{i}.png").write_bytes(encoded(picture(seed=i)))
+        (folder / "set" / f"{i}.png").write_bytes(encoded(make_image(seed=i)))
     table = folder / "set" / "s.jsonl"
-    table.write_bytes(b"\n".join(row(image_path=f"{i}.png", caption=f"picture {i}", split="train") for i in range(3)))
+    table.write_bytes(b"\n".join(row(image_path=f"{i}.png", caption=f"image {i}", split="train") for i in range(3)))
     build_index(table, folder / "index")
     tarred("cat.png")(folder)

@@ -15,7 +15,7 @@ Array = np.ndarray
 
 
 class Scale(NamedTuple):
-    """One scale of one picture: `(d, h_k, w_k)` residual and true bits, and the `(d, h, w)` latent after it."""
+    """One scale of one image: `(d, h_k, w_k)` residual and true bits, and the `(d, h, w)` latent after it."""
 
     residual: Array
     bits: Array
@@ -56,7 +56,7 @@ def pyramid(
     flip: Callable[[int, Array], Array] | None = None,
     lengths: Sequence[float] | None = None,
 ) -> list[Scale]:
-    """The residual pyramid of one picture, `(d, h, w)`; `flip` is self-correction's, `lengths` are each scale's."""
+    """The residual pyramid of one image, `(d, h, w)`; `flip` is self-correction's, `lengths` are each scale's."""
     features = features.astype(np.float64)
     d = features.shape[0]
     latent = np.zeros_like(features)
@@ -129,7 +129,7 @@ class AttentionWeights(NamedTuple):
 def self_attention(
     x: Array, weights: AttentionWeights, places: Sequence[tuple[int, int]], scale_of: Sequence[int]
 ) -> Array:
-    """Block-causal cosine attention over the tokens `(l, c)` of one picture, a query at a time."""
+    """Block-causal cosine attention over the tokens `(l, c)` of one image, a query at a time."""
     length, width = x.shape
     heads = len(weights.log_scale)
     size = width // heads

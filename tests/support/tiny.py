@@ -121,14 +121,14 @@ def toy_set(folder: Path) -> Path:
     for split, count in splits.items():
         for i in range(count):
             colour = list(colours)[i % 3]
-            picture = Image.new("RGB", (64, 64), "white")
-            ImageDraw.Draw(picture).ellipse((8 + i, 8, 48 + i, 48), fill=colours[colour])
+            image = Image.new("RGB", (64, 64), "white")
+            ImageDraw.Draw(image).ellipse((8 + i, 8, 48 + i, 48), fill=colours[colour])
             name = f"images/{split}-{i}.png"
-            picture.save(folder / name)
+            image.save(folder / name)
             captions = [f"a {colour} circle {i}", f"a {colour} circle on a square {i}"]
             rows.append({"image_path": name, "captions": captions, "split": split})
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     manifest = {"concepts": [{"name": "circle"}], "counts": {"train": {"single": 12}}, "seed": 0}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    (folder / "ATTRIBUTION.md").write_text("# Where the pictures come from\n\nDrawn here.\n", encoding="utf-8")
+    (folder / "ATTRIBUTION.md").write_text("# Where the images come from\n\nDrawn here.\n", encoding="utf-8")
     return folder

@@ -40,7 +40,7 @@ def generate(
         str | None, typer.Option(help="Instead: this preset with random weights and text, as 125M.")
     ] = None,
     tokenizer: Annotated[str, typer.Option(help="The tokenizer of --preset.")] = "d32",
-    n: Annotated[int, typer.Option("--n", min=1, help="Pictures at once.")] = 1,
+    n: Annotated[int, typer.Option("--n", min=1, help="Images at once.")] = 1,
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale; 1 halves the work. Default: the model's own; 4 with --preset.")
     ] = None,
@@ -48,7 +48,7 @@ def generate(
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     batch_invariant: Annotated[
-        bool, typer.Option(help="Compute each picture by itself, as calls do; else the batch in one pass.")
+        bool, typer.Option(help="Compute each image by itself, as calls do; else the batch in one pass.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
@@ -75,7 +75,7 @@ def generate(
             "device": pipeline.transformer.device.type,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "pictures": n,
+            "images": n,
             "guidance": params.guidance_scale,
             "batch_invariant": batch_invariant,
             "runs": runs,

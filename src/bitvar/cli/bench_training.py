@@ -24,7 +24,7 @@ def train(
         Path | None, typer.Option(help="Its sizes and settings; of a transformer or a tokenizer.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Instead: this preset, with AdamW, as 125M.")] = None,
-    pixels: Annotated[int, typer.Option(help="Side of the square pictures of --preset: 256, 512 or 1024.")] = 256,
+    pixels: Annotated[int, typer.Option(help="Side of the square images of --preset: 256, 512 or 1024.")] = 256,
     batch: Annotated[int | None, typer.Option(min=1, help="Samples a step. Default: the recipe's; 8.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="fp32 or bf16, of activations. Default: the recipe's; bf16.")
@@ -36,7 +36,7 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Time whole training steps on random features or pictures: loss, gradients, optimiser, averages; the median."""
+    """Time whole training steps on random features or images: loss, gradients, optimiser, averages; the median."""
     with exit_codes():
         from bitvar.data.order import SampleOrder
         from bitvar.profiling.training import read_config, timed_tokenizer, timed_transformer
@@ -81,7 +81,7 @@ def train(
 
 
 def attention(
-    pixels: Annotated[int, typer.Option(help="Side of the square picture: 256, 512 or 1024.")] = 256,
+    pixels: Annotated[int, typer.Option(help="Side of the square image: 256, 512 or 1024.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Rows.")] = 2,
     dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     runs: Annotated[int, typer.Option(min=1, help="Counted runs, after one to warm up.")] = 8,
@@ -116,13 +116,13 @@ def attention(
 
 def loader(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="What `bitvar data index` wrote.")],
-    size: Annotated[int, typer.Option(min=8, help="Side of the square to which pictures are cut, in pixels.")] = 64,
+    size: Annotated[int, typer.Option(min=8, help="Side of the square to which images are cut, in pixels.")] = 64,
     batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read; 0 for none.")] = 2,
     runs: Annotated[int, typer.Option(min=1, help="Counted batches, after four to warm up.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Time reading, decoding and cutting pictures of an index, with nothing else going on."""
+    """Time reading, decoding and cutting images of an index, with nothing else going on."""
     with exit_codes():
         from bitvar.data.captions import CaptionChoice
         from bitvar.data.index import SampleIndex
@@ -166,7 +166,7 @@ def index(
                 for i in range(samples):
                     place = Location(written / f"{i // 10_000:05d}.tar", i % 10_000 * 512, 512)
                     split = "val" if i % 100 == 0 else "train"
-                    candidate = Candidate(f"{i}", place, (f"made-up picture {i}",), split)
+                    candidate = Candidate(f"{i}", place, (f"made-up image {i}",), split)
                     writer.append(candidate, size=(640, 480) if i % 2 else (480, 640), digest=bytes(32))
                 writer.finish(Summary())
             took = time.perf_counter() - began

@@ -80,7 +80,7 @@ def _to_folder(
     if tokenizer is None:
         raise UsageError(
             "A transformer is converted together with its tokenizer.",
-            "another one of as many bits would load, and make bad pictures",
+            "another one of as many bits would load, and make bad images",
             "add --tokenizer, infinity_vae_d32reg.pth for infinity_2b_reg.pth",
         )
     convert_to_folder(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bitvar.data.records import Entry, Reading
     from bitvar.imaging.fitting import Fit
 
-app = typer.Typer(help="Captioned picture sets.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Captioned image sets.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -26,7 +26,7 @@ def _callback() -> None:
 @app.command()
 def icons(
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
-    size: Annotated[int, typer.Option(min=16, max=512, help="Side of the pictures in pixels.")] = 64,
+    size: Annotated[int, typer.Option(min=16, max=512, help="Side of the images in pixels.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
     still: Annotated[
         bool,
@@ -102,7 +102,7 @@ def check(
 ) -> None:
     """Open every sample, name every one that can't be used, and say how many there are of what.
 
-    Of an index, its own files are checked first, and the sha256 of every picture if it has them.
+    Of an index, its own files are checked first, and the sha256 of every image if it has them.
     """
     with exit_codes():
         from bitvar.cli.caption_tokens import LongCaptions
@@ -112,7 +112,7 @@ def check(
         from bitvar.data.validation import Summary, go_through
         from bitvar.data.writing import json_lines
         from bitvar.files import write_text
-        from bitvar.imaging.open import PictureLimits
+        from bitvar.imaging.open import ImageLimits
 
         if is_index(source):
             SampleIndex.open(source).verify_files()
@@ -122,7 +122,7 @@ def check(
         samples = go_through(
             read_source(source, reading, others=summary.others),
             lambda image: image.size,
-            limits=PictureLimits(),
+            limits=ImageLimits(),
             allow_duplicates=allow_duplicates or allows_duplicates(source),
         )
         for sample in samples:
@@ -171,16 +171,16 @@ def import_(
     validation: Validation = 0.05,
     max_bad_fraction: MaxBad = 0.01,
     split: Annotated[str | None, typer.Option(help="Of hf:NAME, the split to read [default: train].")] = None,
-    picture_column: Annotated[str | None, typer.Option(help="Of hf:NAME [default: image].")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Of hf:NAME [default: image].")] = None,
     caption_column: Annotated[str | None, typer.Option(help="Of hf:NAME [default: text].")] = None,
 ) -> None:
-    """Turn your own captioned pictures into a set that trains: all of one size, with a validation split."""
+    """Turn your own captioned images into a set that trains: all of one size, with a validation split."""
     with exit_codes():
         from bitvar.data.importing import CONTACT_SHEET, import_set
 
         reading = _reading(root, caption_lines, caption, captions_from_names)
         summary = import_set(
-            _read_source(source, reading, split, picture_column, caption_column),
+            _read_source(source, reading, split, image_column, caption_column),
             destination,
             size=_read_size(size),
             fit=_read_fit(fit, pad_color),
@@ -195,7 +195,7 @@ def import_(
         if others := data_report.others_text(summary):
             _say(others)
         _say(f"what they look like now: {destination / CONTACT_SHEET}")
-        typer.echo(f"{destination}  {summary.good:,} pictures of {size} pixels")
+        typer.echo(f"{destination}  {summary.good:,} images of {size} pixels")
 
 
 @app.command()
@@ -203,7 +203,7 @@ def index(
     source: Source,
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
     content_hash: Annotated[
-        bool, typer.Option("--content-hash", help="Keep the sha256 of every picture, so that a changed one is found.")
+        bool, typer.Option("--content-hash", help="Keep the sha256 of every image, so that a changed one is found.")
     ] = False,
     root: Root = None,
     allow_duplicates: AllowDuplicates = False,
@@ -243,11 +243,11 @@ def stats(
     captions_from_names: FromNames = False,
     as_json: AsJson = False,
 ) -> None:
-    """Splits, ratios, sizes and caption lengths of the good samples. An index answers without opening a picture."""
+    """Splits, ratios, sizes and caption lengths of the good samples. An index answers without opening an image."""
     with exit_codes():
         from bitvar.data.index import SampleIndex, is_index, read_source
         from bitvar.data.validation import Summary, go_through
-        from bitvar.imaging.open import PictureLimits
+        from bitvar.imaging.open import ImageLimits
 
         reading = _reading(root, caption_lines, caption, captions_from_names)
         summary = Summary()
@@ -255,7 +255,7 @@ def stats(
         if is_index(source):
             summary = SampleIndex.open(source).summary()
         else:
-            limits = PictureLimits()
+            limits = ImageLimits()
             for sample in go_through(
                 entries, lambda image: image.size, limits=limits, allow_duplicates=allow_duplicates
             ):
@@ -288,7 +288,7 @@ def _read_fit(kind: str, colour: str | None) -> "Fit":
 
 
 def _read_source(
-    source: str, reading: "Reading", split: str | None, picture_column: str | None, caption_column: str | None
+    source: str, reading: "Reading", split: str | None, image_column: str | None, caption_column: str | None
 ) -> "Path | Iterable[Entry]":
     from bitvar.data.huggingface import read_dataset
     from bitvar.errors import UsageError
@@ -304,11 +304,11 @@ def _read_source(
         return read_dataset(
             source.removeprefix("hf:"),
             split=split or "train",
-            picture_column=picture_column or "image",
+            image_column=image_column or "image",
             caption_column=caption_column or "text",
             reading=reading,
         )
-    given = {"--split": split, "--picture-column": picture_column, "--caption-column": caption_column}
+    given = {"--split": split, "--image-column": image_column, "--caption-column": caption_column}
     if names := [name for name, value in given.items() if value is not None]:
         todo = "leave it out, or name the source hf:NAME"
         raise UsageError(f"{names[0]} can't be used here.", f"{source} is no hf:NAME", todo)

@@ -1,4 +1,4 @@
-"""What going through captioned pictures found, as text for people and as JSON for programs."""
+"""What going through captioned images found, as text for people and as JSON for programs."""
 
 from collections import Counter
 from collections.abc import Sequence

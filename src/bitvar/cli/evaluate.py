@@ -11,7 +11,7 @@ from bitvar.cli.exit_codes import RUNTIME, exit_codes
 from bitvar.cli.scenes import scenes
 
 if TYPE_CHECKING:
-    from bitvar.codec import PictureCodec
+    from bitvar.codec import ImageCodec
     from bitvar.evaluation.reconstruction.evaluate import ReconstructionSettings
 
 app = typer.Typer(help="Measure what models do.", no_args_is_help=True, rich_markup_mode=None)
@@ -26,25 +26,25 @@ def _callback() -> None:
 
 @app.command()
 def reconstruction(
-    pictures: Annotated[
+    images: Annotated[
         list[Path],
-        typer.Argument(metavar="PICTURES...", help="Pictures, folders of them at any depth, captioned sets, indexes."),
+        typer.Argument(metavar="IMAGES...", help="Images, folders of them at any depth, captioned sets, indexes."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder; the same command there goes on.")],
     tokenizer: Annotated[
         list[str] | None,
-        typer.Option(help="Folder, hub id, or one in the package: pictures, fine or icons; label=... names it."),
+        typer.Option(help="Folder, hub id, or one in the package: images, fine or icons; label=... names it."),
     ] = None,
     against: Annotated[str, typer.Option(help="Formats to compare with at equal size, or none.")] = "jpeg,webp",
     size: Annotated[
         list[int] | None,
-        typer.Option(help="Scale and cut pictures to a square of so many pixels. Default: their own size."),
+        typer.Option(help="Scale and cut images to a square of so many pixels. Default: their own size."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Of captioned sets and indexes, only this one.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take the first pictures only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first images only.")] = None,
     sheet: Annotated[
         int | None,
-        typer.Option(min=0, help="Pictures of the sheet, evenly by rank. Default: best, middle and worst three."),
+        typer.Option(min=0, help="Images of the sheet, evenly by rank. Default: best, middle and worst three."),
     ] = None,
     passes: Annotated[
         int, typer.Option(min=0, help="Times to encode again, with what came back wrong added to what goes in.")
@@ -53,14 +53,14 @@ def reconstruction(
         str, typer.Option(help="Of the Frechet distance: mobilenet or inception.")
     ] = "mobilenet",
     distance: Annotated[str, typer.Option(help="Perceptual distance: mobilenet or lpips.")] = "mobilenet",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
     dtype: Annotated[str, typer.Option(help="Of the tokenizers: auto, fp32, bf16 or fp16.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Measure how well tokenizers reconstruct pictures, per scale and size. Writes report.json and sheet.png.
+    """Measure how well tokenizers reconstruct images, per scale and size. Writes report.json and sheet.png.
 
-    Pictures that can't be used are named and left out; the exit code is 1 then, and the figures are of the others.
+    Images that can't be used are named and left out; the exit code is 1 then, and the figures are of the others.
     """
     with exit_codes():
         from bitvar.evaluation.reconstruction.evaluate import (
@@ -77,7 +77,7 @@ def reconstruction(
         formats = _formats(against)
         codecs = _load(tokenizer or [f"{_DEFAULT}={EMBEDDED_TOKENIZER}"], formats, dtype, chosen.type)
         settings = ReconstructionSettings(
-            pictures=tuple(name_source(path) for path in pictures),
+            images=tuple(name_source(path) for path in images),
             split=split,
             limit=limit,
             sizes=tuple(dict.fromkeys(size or [])) or (None,),
@@ -102,8 +102,8 @@ def reconstruction(
             typer.echo(json.dumps(report))
         else:
             _print(report, settings)
-        if refused := sum(entry["pictures"] for entry in report["refused"]):
-            say(f"{refused:,} pictures could not be used; the figures are of the others", err=True)
+        if refused := sum(entry["images"] for entry in report["refused"]):
+            say(f"{refused:,} images could not be used; the figures are of the others", err=True)
             raise typer.Exit(RUNTIME)
 
 
@@ -122,9 +122,9 @@ def _formats(against: str) -> tuple[str, ...]:
     return names
 
 
-def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -> "dict[str, PictureCodec]":
+def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -> "dict[str, ImageCodec]":
     """Tokenizers by label: what stands before "=", or else the name itself."""
-    from bitvar.codec import PictureCodec
+    from bitvar.codec import ImageCodec
     from bitvar.errors import UsageError
 
     places: dict[str, str] = {}
@@ -136,7 +136,7 @@ def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -
             why = "every contender needs a name of its own, and one that can be printed"
             raise UsageError(f"Can't call a tokenizer {label!r}.", why, "name it: --tokenizer label=folder")
         places[label] = place
-    return {label: PictureCodec.from_pretrained(place, dtype=dtype, device=device) for label, place in places.items()}
+    return {label: ImageCodec.from_pretrained(place, dtype=dtype, device=device) for label, place in places.items()}
 
 
 def _print(report: dict[str, Any], settings: "ReconstructionSettings") -> None:
@@ -153,10 +153,10 @@ def _print(report: dict[str, Any], settings: "ReconstructionSettings") -> None:
 
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 110)
-    contenders = table("contender", "size", "pictures", "bits/pixel", "PSNR dB", "SSIM", "tint", "distance", "Frechet")
+    contenders = table("contender", "size", "images", "bits/pixel", "PSNR dB", "SSIM", "tint", "distance", "Frechet")
     scales = table("scales of", "size", "k", "bits/pixel", "PSNR dB", "bit entropy", "dead bits", "residual norm")
     for result in report["results"]:
-        names, n = (result["contender"], result["size"]), str(result["pictures"])
+        names, n = (result["contender"], result["size"]), str(result["images"])
         frechet = "-" if result["frechet"] is None else f"{result['frechet']:.2f}"
         values = [f"{result['bits_per_pixel']:.3f}", f"{result['psnr']:.2f}", f"{result['ssim']:.4f}"]
         contenders.add_row(*names, n, *values, f"{result['tint']:.2f}", f"{result['distance']:.3f}", frechet)
@@ -167,12 +167,12 @@ def _print(report: dict[str, Any], settings: "ReconstructionSettings") -> None:
     console.print(contenders)
     console.print(scales)
     console.print("tint: mean error over squares of 16 pixels, of 255.")
-    console.print(f"distance: {report['distance']}. Frechet distance over those pictures: {report['feature_network']}.")
+    console.print(f"distance: {report['distance']}. Frechet distance over those images: {report['feature_network']}.")
     for result in report["results"]:
         if result.get("too_large"):
             count, size = result["too_large"], result["size"]
-            console.print(f"{result['contender']} at {size}: {count} pictures are larger even at its lowest quality.")
-    if any(result["pictures"] < 2000 for result in report["results"]):
-        console.print("With fewer than 2,000 pictures the Frechet distance is too large; compare it at equal N only.")
+            console.print(f"{result['contender']} at {size}: {count} images are larger even at its lowest quality.")
+    if any(result["images"] < 2000 for result in report["results"]):
+        console.print("With fewer than 2,000 images the Frechet distance is too large; compare it at equal N only.")
     for entry in report["refused"]:
-        console.print(f"left out: {entry['pictures']} pictures, {entry['reason']} (refused.jsonl names them)")
+        console.print(f"left out: {entry['images']} images, {entry['reason']} (refused.jsonl names them)")

@@ -72,7 +72,7 @@ def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> None:
     name = record.model is not None and record.model.partition("@")[0]
     if record.model is not None and record.model != pipeline.model_name and not (old and name == pipeline.index.name):
         raise UsageError(
-            f"This is not the model that made the picture: {pipeline.model_name}.",
+            f"This is not the model that made the image: {pipeline.model_name}.",
             f"that was {record.model!r}",
             "name it with --model, and --tokenizer if it had another",
         )

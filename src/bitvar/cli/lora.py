@@ -1,4 +1,4 @@
-"""`--lora PATH_OR_ID[:WEIGHT]`: adapters for a pipeline, as asked for or as a picture says."""
+"""`--lora PATH_OR_ID[:WEIGHT]`: adapters for a pipeline, as asked for or as an image says."""
 
 import re
 import warnings
@@ -52,19 +52,19 @@ def load_adapters_of_record(pipeline: InfinityPipeline, options: Sequence[str], 
     needed = "; ".join(f"{adapter.name} (sha256 {adapter.sha256})" for adapter in wanted) or "none"
     if any(adapter.fused for adapter in wanted):
         why = f"fused weights can't be had from a command: {needed}"
-        raise UsageError("The picture was made with fused adapters.", why, "make it again in Python")
+        raise UsageError("The image was made with fused adapters.", why, "make it again in Python")
     given = [read_option(option) for option in options]
     sources = [source for source, _ in given] if given else [_on_this_machine(adapter) for adapter in wanted]
     sources = [source for source in sources if source is not None]
     if len(sources) != len(wanted):
-        why = f"the picture was made with: {needed}"
-        raise UsageError("The adapters aren't those of the picture.", why, "name them with --lora, in order")
+        why = f"the image was made with: {needed}"
+        raise UsageError("The adapters aren't those of the image.", why, "name them with --lora, in order")
     for source, adapter in zip(sources, wanted, strict=True):
         if (found := adapter_digest(find_adapter(source))) != adapter.sha256:
-            why = f"{source} is sha256 {found}; the picture was made with: {needed}"
+            why = f"{source} is sha256 {found}; the image was made with: {needed}"
             raise UsageError(f"This is not the adapter {adapter.name!r}.", why, "name them with --lora, in order")
     if any(weight is not None for _, weight in given):
-        why = "--from takes them from the picture"
+        why = "--from takes them from the image"
         raise UsageError("An adapter was given a weight.", why, "leave out the colon and the number")
     for source, adapter in zip(sources, wanted, strict=True):
         _load(pipeline, source, adapter.name)

@@ -18,7 +18,7 @@ from bitvar.cli.train import train
 
 app = typer.Typer(
     name="bitvar",
-    help="Bitwise visual autoregressive image generation: Infinity, from prompt to picture.",
+    help="Bitwise visual autoregressive image generation: Infinity, from prompt to image.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -38,7 +38,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and exit.")
     ] = False,
 ) -> None:
-    """Bitwise visual autoregressive image generation: Infinity, from prompt to picture."""
+    """Bitwise visual autoregressive image generation: Infinity, from prompt to image."""
 
 
 for verb in (generate, train, report, export, convert, doctor):

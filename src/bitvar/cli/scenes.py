@@ -10,7 +10,7 @@ from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
-    from bitvar.evaluation.generation.evaluate import NamedModel, NamedPictures
+    from bitvar.evaluation.generation.evaluate import NamedImages, NamedModel
     from bitvar.evaluation.generation.metrics import Measure
     from bitvar.evaluation.generation.scoring import Jury
     from bitvar.pipeline import InfinityPipeline
@@ -25,12 +25,12 @@ def scenes(
         list[str] | None,
         typer.Option(help="Model folder, hub id, or icons, the one in the package; label=... names it."),
     ] = None,
-    pictures: Annotated[
+    images: Annotated[
         list[str] | None,
-        typer.Option(help="label=FOLDER of pictures made elsewhere, named by prompt: ID.png, or ID-0.png and so on."),
+        typer.Option(help="label=FOLDER of images made elsewhere, named by prompt: ID.png, or ID-0.png and so on."),
     ] = None,
     references: Annotated[
-        bool, typer.Option(help="Judge real pictures, shuffled prompts and blank prompts beside.")
+        bool, typer.Option(help="Judge real images, shuffled prompts and blank prompts beside.")
     ] = True,
     split: Annotated[
         list[str] | None, typer.Option(help="Only these prompts: seen, unseen, paraphrase, held_out_style.")
@@ -38,18 +38,18 @@ def scenes(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first prompts of each skill in each split.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 1,
     guidance: Annotated[float | None, typer.Option(help="Of the models. Default: their own.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the models. Default: their own.")] = None,
     feature_network: Annotated[
         str, typer.Option(help="Of the Frechet distance: mobilenet or inception.")
     ] = "mobilenet",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures made at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images made at once.")] = 8,
     dtype: Annotated[str, typer.Option(help="Of the models: auto, fp32, bf16 or fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Measure whether models draw what prompts ask for, skill by skill. Writes report.json, sheet.png and pictures."""
+    """Measure whether models draw what prompts ask for, skill by skill. Writes report.json, sheet.png and images."""
     with exit_codes():
         from bitvar.evaluation.generation.evaluate import ScenesSettings, evaluate_scenes
         from bitvar.evaluation.reconstruction.images import name_source
@@ -61,8 +61,8 @@ def scenes(
         splits = _splits(split)
         _require_set(data)
         chosen = resolve_device(device)
-        found = _find_pictures(pictures or [], splits, limit)
-        models = _load(model or ([] if pictures else [f"{_DEFAULT}={EMBEDDED_MODEL}"]), list(found), dtype, chosen.type)
+        found = _find_images(images or [], splits, limit)
+        models = _load(model or ([] if images else [f"{_DEFAULT}={EMBEDDED_MODEL}"]), list(found), dtype, chosen.type)
         jury = load_jury(chosen.type)
         measures = load_measures(data, feature_network, chosen.type)
         settings = ScenesSettings(
@@ -72,7 +72,7 @@ def scenes(
             splits=splits,
             limit=limit,
             models=_named(models),
-            pictures=tuple(found.values()),
+            images=tuple(found.values()),
             references=references,
             seeds=seeds,
             guidance=guidance,
@@ -141,21 +141,21 @@ def _require_set(data: Path) -> None:
         raise UsageError(f"{data} is no icon set.", why, f"build it: bitvar data icons {data} --still")
 
 
-def _find_pictures(given: list[str], splits: tuple[str, ...], limit: int | None) -> "dict[str, NamedPictures]":
+def _find_images(given: list[str], splits: tuple[str, ...], limit: int | None) -> "dict[str, NamedImages]":
     from bitvar.errors import UsageError
-    from bitvar.evaluation.generation.evaluate import NamedPictures, require_label, select_prompts
-    from bitvar.evaluation.generation.images import find_pictures, pictures_digest
+    from bitvar.evaluation.generation.evaluate import NamedImages, require_label, select_prompts
+    from bitvar.evaluation.generation.images import find_images, images_digest
     from bitvar.evaluation.reconstruction.images import name_source
 
-    prompts, found = select_prompts(splits, limit), dict[str, NamedPictures]()
+    prompts, found = select_prompts(splits, limit), dict[str, NamedImages]()
     for text in given:
         label, equals, place = text.partition("=")
         if not equals or not place:
             why = "it has no '=' with a folder after it"
-            raise UsageError(f"Can't read --pictures {text!r}.", why, "write --pictures label=FOLDER")
+            raise UsageError(f"Can't read --images {text!r}.", why, "write --images label=FOLDER")
         require_label(label, list(found))
-        digest = pictures_digest(find_pictures(Path(place), prompts))
-        found[label] = NamedPictures(label=label, folder=name_source(Path(place)), sha256=digest)
+        digest = images_digest(find_images(Path(place), prompts))
+        found[label] = NamedImages(label=label, folder=name_source(Path(place)), sha256=digest)
     return found
 
 
@@ -212,8 +212,8 @@ def print_report(report: dict[str, Any]) -> None:
     wide = Console(width=10_000)
     console.width = max(console.width, Measurement.get(wide, wide.options, table).maximum)
     console.print(table)
-    console.print("Shares of right pictures in % with 95 % intervals.")
-    console.print("judge: how often it is right about real pictures, in %: of true claims / of false ones.")
+    console.print("Shares of right images in % with 95 % intervals.")
+    console.print("judge: how often it is right about real images, in %: of true claims / of false ones.")
     for entry in report["contenders"]:
         for line in _facts(entry):
             console.print(f"{entry['contender']}: {line}", soft_wrap=True)
@@ -232,7 +232,7 @@ def _facts(entry: dict[str, Any]) -> list[str]:
     if "speed" in entry:
         speed = entry["speed"]
         where = f"{speed['device']}, {speed['dtype']}, batches of {speed['batch_size']}"
-        lines.append(f"{speed['seconds_per_picture']:.3g} s a picture ({where}; median of {speed['batches']} batches)")
+        lines.append(f"{speed['seconds_per_image']:.3g} s an image ({where}; median of {speed['batches']} batches)")
     for name, figures in entry["measures"].items():
         shown = (f"{key.replace('_', ' ')} {_plain(value)}" for key, value in figures.items())
         lines.append(f"{name}: {', '.join(shown)}")

@@ -1,4 +1,4 @@
-"""`bitvar tokenizer encode | decode | info`: pictures to bit files and back."""
+"""`bitvar tokenizer encode | decode | info`: images to bit files and back."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -11,22 +11,22 @@ from bitvar.cli.echo import say, show_path
 from bitvar.cli.exit_codes import RUNTIME, exit_codes
 
 if TYPE_CHECKING:
-    from bitvar.codec import BitFile, PictureCodec
+    from bitvar.codec import BitFile, ImageCodec
     from bitvar.codec.folders import Done, Failed
     from bitvar.data.walking import Skipped
 
-app = typer.Typer(help="Pictures to bits, and back.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Images to bits, and back.", no_args_is_help=True, rich_markup_mode=None)
 
 TokenizerName = Annotated[
     str | None,
     typer.Option(
         "--tokenizer",
-        help="Tokenizer or model folder, hub id, or one in the package: pictures, or fine, of four times the bits."
-        " Default: pictures; to decode, the one in the package that made the first file.",
+        help="Tokenizer or model folder, hub id, or one in the package: images, or fine, of four times the bits."
+        " Default: images; to decode, the one in the package that made the first file.",
     ),
 ]
-Scales = Annotated[int | None, typer.Option(min=1, help="Use the first ones only, for a coarser picture.")]
-Tile = Annotated[int, typer.Option(min=64, help="Pixels; larger pictures than its square pass in tiles of that side.")]
+Scales = Annotated[int | None, typer.Option(min=1, help="Use the first ones only, for a coarser image.")]
+Tile = Annotated[int, typer.Option(min=64, help="Pixels; larger images than its square pass in tiles of that side.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="In a folder, replace files too that were not made by this command.")
 ]
@@ -41,14 +41,14 @@ def _callback() -> None:
 
 @app.command()
 def encode(
-    pictures: Annotated[
+    images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PICTURE...",
+            metavar="IMAGE...",
             help="PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or HEIC files, or folders of them, at any depth.",
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File for one picture; else a folder.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File for one image; else a folder.")],
     tokenizer: TokenizerName = None,
     scales: Scales = None,
     passes: Annotated[
@@ -63,18 +63,18 @@ def encode(
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
-    """Write the bits of pictures of any size, coarse scales first: such a file may be cut after any scale.
+    """Write the bits of images of any size, coarse scales first: such a file may be cut after any scale.
 
-    A file that is there and was made of the same picture by the same tokenizer with the same settings is not made
-    again. Of several pictures, those that can't be used are named, the others are written, and the exit code is 1.
+    A file that is there and was made of the same image by the same tokenizer with the same settings is not made
+    again. Of several images, those that can't be used are named, the others are written, and the exit code is 1.
     """
     with exit_codes():
         from bitvar.codec.folders import encode_files, pair_files
-        from bitvar.codec.image_codec import picture_files
+        from bitvar.codec.image_codec import image_files
 
-        pairs = pair_files(pictures, output, ".bits", _list(picture_files))
+        pairs = pair_files(images, output, ".bits", _list(image_files))
         codec = _load(tokenizer, tile, dtype, device)
-        named = _is_named(pictures, output)
+        named = _is_named(images, output)
         run = encode_files(codec, pairs, scales=scales, passes=passes, overwrite=overwrite or named)
         for done in _each(run, len(pairs), alone=named):
             size = done.target.stat().st_size
@@ -94,9 +94,9 @@ def decode(
     dtype: Dtype = "fp32",
     device: Device = "auto",
 ) -> None:
-    """Write the pictures of bit files, as PNG. A file that was cut gives a coarser picture, and says so.
+    """Write the images of bit files, as PNG. A file that was cut gives a coarser image, and says so.
 
-    A picture that is there and was made of these very bits is not made again. In a folder, a PNG that was not decoded
+    An image that is there and was made of these very bits is not made again. In a folder, a PNG that was not decoded
     from bits is not replaced. Of several files, those that can't be decoded are named, and the exit code is 1.
     """
     with exit_codes():
@@ -110,7 +110,7 @@ def decode(
             header = done.file.header
             if not done.file.is_whole:
                 last, count = len(done.file.payloads), len(header.grids)
-                say(f"{show_path(done.source)} ends after scale {last} of {count}: the picture is coarser", err=True)
+                say(f"{show_path(done.source)} ends after scale {last} of {count}: the image is coarser", err=True)
             say(f"{show_path(done.target)}  {header.width}x{header.height}{_state(done)}")
 
 
@@ -138,10 +138,10 @@ def info(
             )
 
 
-def _load(tokenizer: str | None, tile: int, dtype: str, device: str) -> "PictureCodec":
-    from bitvar.codec import PictureCodec
+def _load(tokenizer: str | None, tile: int, dtype: str, device: str) -> "ImageCodec":
+    from bitvar.codec import ImageCodec
 
-    return PictureCodec.from_pretrained(tokenizer, tile=tile, dtype=dtype, device=device)
+    return ImageCodec.from_pretrained(tokenizer, tile=tile, dtype=dtype, device=device)
 
 
 def _maker(files: Iterable[Path]) -> str | None:

@@ -97,7 +97,7 @@ def train(
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile, block by block.")] = False,
     attention: Annotated[str, typer.Option(help="sdpa, or flex: FlexAttention, for CUDA.")] = "sdpa",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read pictures ahead, from an index.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read images ahead, from an index.")] = 2,
     max_bad_fraction: Annotated[
         float, typer.Option(min=0, max=1, help="Of samples that can't be read, from an index.")
     ] = 0.01,

@@ -1,6 +1,6 @@
-"""Pictures to bit files and back."""
+"""Images to bit files and back."""
 
 from bitvar.codec.bitfile import BitFile, BitHeader
-from bitvar.codec.image_codec import PictureCodec
+from bitvar.codec.image_codec import ImageCodec
 
-__all__ = ["BitFile", "BitHeader", "PictureCodec"]
+__all__ = ["BitFile", "BitHeader", "ImageCodec"]

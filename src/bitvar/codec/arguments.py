@@ -10,7 +10,7 @@ from PIL import Image
 from bitvar.codec.bitfile import BitFile, is_integer
 from bitvar.errors import UsageError
 from bitvar.files import is_file_name
-from bitvar.imaging.open import PictureLimits, RefusedError, check_sides
+from bitvar.imaging.open import ImageLimits, RefusedError, check_sides
 from bitvar.tokenizer import InfinityTokenizer
 
 
@@ -61,11 +61,11 @@ def require_series(value: object, what: str) -> None:
 def require_tokenizer(value: object) -> None:
     """Refuse what is no tokenizer."""
     if not isinstance(value, InfinityTokenizer):
-        why, todo = f"it is {_kind(value)}", "use PictureCodec.from_pretrained, or give an InfinityTokenizer"
+        why, todo = f"it is {_kind(value)}", "use ImageCodec.from_pretrained, or give an InfinityTokenizer"
         raise UsageError("A codec needs a tokenizer.", why, todo)
 
 
-def require_pixels(value: object, limits: PictureLimits) -> None:
+def require_pixels(value: object, limits: ImageLimits) -> None:
     """Refuse what is no batch of RGB images of 0..255 that can be encoded."""
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 4 or value.shape[3] != 3:
         why = f"it is {_kind(value)}"

@@ -1,4 +1,4 @@
-"""The bit file: one picture as the bits of its scales, checksummed scale by scale. Knows nothing of models or pixels.
+"""The bit file: one image as the bits of its scales, checksummed scale by scale. Knows nothing of models or pixels.
 
 All numbers are little-endian. `magic, version u16, header length u32, header, crc32 u32`, then for every scale
 `length u32, packed bits, crc32 u32`. Each crc32 covers all bytes of its part and starts from the one before it, so a
@@ -32,7 +32,7 @@ _SIZES: Final = struct.Struct("<IIHHBBB32s")
 _GRID: Final = struct.Struct("<HH")
 _ORIGIN: Final = struct.Struct("<32sHBB")
 _MAX_HEADER: Final = _SIZES.size + 255 + MAX_SCALES * _GRID.size + _ORIGIN.size
-_AGAIN: Final = "get the file again, or encode the picture again"
+_AGAIN: Final = "get the file again, or encode the image again"
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class BitHeader:
     """What the bits mean.
 
     Attributes:
-        width, height: of the picture, in pixels.
+        width, height: of the image, in pixels.
         bits: of a cell.
         stride: pixels per cell side.
-        channels: of the picture.
+        channels: of the image.
         tokenizer: name of the tokenizer that made the bits, for people.
         sha256: its digest, in hex (`checkpoints.folder.TokenizerIdentity`).
         grids: rows and columns of cells of every scale, coarse to fine, whether or not the file goes on so far. The
-            last covers the picture.
+            last covers the image.
     """
 
     width: int
@@ -101,7 +101,7 @@ class BitFile:
         return len(self.payloads) == len(self.header.grids)
 
     def first(self, scales: int | None) -> "BitFile":
-        """The first scales only, for a coarser picture; all there are for None.
+        """The first scales only, for a coarser image; all there are for None.
 
         Raises:
             UsageError: for fewer than one, or more than there are.
@@ -191,7 +191,7 @@ def _read_start(data: bytes, source: str) -> tuple[BitHeader, Origin | None, int
     _, version, length = _START.unpack_from(data)
     if version not in (1, VERSION):
         why = f"it is of version {version}, and this bitvar reads versions 1 to {VERSION}"
-        raise UsageError(f"Can't read {source}.", why, "use a newer bitvar, or encode the picture again")
+        raise UsageError(f"Can't read {source}.", why, "use a newer bitvar, or encode the image again")
     end = _START.size + length
     if length > _MAX_HEADER or len(data) < end + _NUMBER.size:
         raise _damaged(source, "it ends within its header")
@@ -245,7 +245,7 @@ def _unpack_header(data: bytes) -> BitHeader | None:
 def _find_problem(header: BitHeader) -> str | None:
     """What a header says that can't be, if anything."""
     if not 1 <= header.width * header.height <= MAX_PIXELS:
-        return f"a picture of {header.width}x{header.height} pixels; the limit is {MAX_PIXELS} pixels"
+        return f"an image of {header.width}x{header.height} pixels; the limit is {MAX_PIXELS} pixels"
     if not 1 <= header.bits <= MAX_BITS or not 1 <= header.stride <= MAX_STRIDE or not 1 <= header.channels <= 16:
         return f"{header.bits} bits a cell of {header.stride} pixels and {header.channels} channels"
     if not 1 <= len(header.grids) <= MAX_SCALES:

@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from bitvar.codec.bitfile import MAGIC, BitFile
-from bitvar.codec.image_codec import PictureCodec, read_bitfile, require_worth
+from bitvar.codec.image_codec import ImageCodec, read_bitfile, require_worth
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError
 from bitvar.files import atomic_path, open_plain
@@ -159,7 +159,7 @@ def summary(error: Exception) -> str:
 
 
 def encode_files(
-    codec: PictureCodec,
+    codec: ImageCodec,
     pairs: Sequence[Pair],
     *,
     scales: int | None = None,
@@ -172,7 +172,7 @@ def encode_files(
     Args:
         codec: its tokenizer's bits.
         pairs: images, and bit files.
-        scales, passes, batch_size: as `PictureCodec.encode_many` takes them.
+        scales, passes, batch_size: as `ImageCodec.encode_many` takes them.
         overwrite: replace a target that is no bit file too.
     """
     remaining = iter(pairs)
@@ -201,7 +201,7 @@ def encode_files(
 
 
 def decode_files(
-    codec: PictureCodec, pairs: Sequence[Pair], *, scales: int | None = None, overwrite: bool = False
+    codec: ImageCodec, pairs: Sequence[Pair], *, scales: int | None = None, overwrite: bool = False
 ) -> Iterator[Done | Failed]:
     """Write the images of bit files as PNG, in order. What this tokenizer made of these very bits stays.
 
@@ -232,20 +232,20 @@ def decode_files(
             yield Done(source, target, file, kept)
 
 
-def _stamp(codec: PictureCodec, file: BitFile) -> str:
+def _stamp(codec: ImageCodec, file: BitFile) -> str:
     """A digest of the bits, of the tokenizer and of its precision."""
     made_by = f"{codec.identity.sha256} {codec.tokenizer.dtype} "
     return hashlib.sha256(made_by.encode() + replace(file, origin=None).to_bytes()).hexdigest()
 
 
-def _bits_there(codec: PictureCodec, picture: Path, target: Path, scales: int | None, passes: int) -> BitFile | None:
+def _bits_there(codec: ImageCodec, image: Path, target: Path, scales: int | None, passes: int) -> BitFile | None:
     """The bits that a target has, if they are what encoding would give."""
     try:
         file = read_bitfile(target)
         header = file.header
         if file.origin is None or len(file.payloads) != (scales or len(header.grids)):
             return None
-        sha256 = hashlib.sha256(Location(picture).read(max_bytes=codec.limits.max_bytes)).hexdigest()
+        sha256 = hashlib.sha256(Location(image).read(max_bytes=codec.limits.max_bytes)).hexdigest()
     except (UsageError, RefusedError):
         return None
     own = header == codec.header_for(header.width, header.height)

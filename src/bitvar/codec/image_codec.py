@@ -1,4 +1,4 @@
-"""The tokenizer as a tool: pictures of any size to bit files, and bit files to pictures."""
+"""The tokenizer as a tool: images of any size to bit files, and bit files to images."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ from bitvar.codec.refinement import choose, correction, seen_error
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError
 from bitvar.imaging.formats import IMAGE_SUFFIXES, READ
-from bitvar.imaging.open import Location, PictureLimits, RefusedError, as_rgb, check_picture, decode_picture
+from bitvar.imaging.open import ImageLimits, Location, RefusedError, as_rgb, check_image, decode_image
 from bitvar.imaging.pixels import to_signed, to_uint8
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.scales import Grid, fitted_grids
@@ -48,7 +48,7 @@ from bitvar.weights.model_folder import (
 if TYPE_CHECKING:
     from bitvar.codec.folders import Done, Failed, FolderCounts
 
-Picture = Image.Image | str | Path
+ImageInput = Image.Image | str | Path
 """An image, or the path of its file."""
 
 TILE: Final = 1024
@@ -65,7 +65,7 @@ _PRECISIONS: Final = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float
 
 
 class Encoding(NamedTuple):
-    """Pictures of one size as a tokenizer sees them.
+    """Images of one size as a tokenizer sees them.
 
     Attributes:
         header: of the bit file of each.
@@ -78,7 +78,7 @@ class Encoding(NamedTuple):
     steps: list[pyramid.Step]
 
     def replaced(self, better: Bool[Tensor, " b"], new: "Encoding") -> "Encoding":
-        """The same pictures, those of `better` as in `new`."""
+        """The same images, those of `better` as in `new`."""
         if better.all() or not better.any():
             return new if better.all() else self
         steps = [choose(better, one, other) for one, other in zip(new.steps, self.steps, strict=True)]
@@ -93,7 +93,7 @@ class _Read(NamedTuple):
     sha256: str | None
 
 
-class PictureCodec:
+class ImageCodec:
     """Encodes and decodes with one tokenizer. Holds no state of a call.
 
     Args:
@@ -101,7 +101,7 @@ class PictureCodec:
         identity: its own; bit files name it, and those of another are refused.
         known: grids of the schedules it was trained with, in cells; other sizes get stretched ones
             (`scales.fitted_grids`).
-        tile: pictures of more than `tile` x `tile` pixels pass in tiles of that side.
+        tile: images of more than `tile` x `tile` pixels pass in tiles of that side.
 
     Raises:
         UsageError: for a tokenizer of other channels.
@@ -119,10 +119,10 @@ class PictureCodec:
         require_tile(tile)
         if tokenizer.config.image_channels != 3:
             why = f"it takes {tokenizer.config.image_channels} channels"
-            raise UsageError("This tokenizer can't take RGB pictures.", why, "choose one of 3 channels")
+            raise UsageError("This tokenizer can't take RGB images.", why, "choose one of 3 channels")
         self.tokenizer, self.identity, self.known, self.tile = tokenizer, identity, tuple(known), tile
         # a norm of one cell has nothing to compare: two cells a side, at least
-        self.limits = PictureLimits(max_pixels=MAX_PIXELS, min_side=tokenizer.config.stride + 1, max_ratio=MAX_RATIO)
+        self.limits = ImageLimits(max_pixels=MAX_PIXELS, min_side=tokenizer.config.stride + 1, max_ratio=MAX_RATIO)
 
     @classmethod
     def from_pretrained(
@@ -133,7 +133,7 @@ class PictureCodec:
         dtype: str | torch.dtype = "fp32",
         device: str | torch.device = "auto",
         tile: int = TILE,
-    ) -> "PictureCodec":
+    ) -> "ImageCodec":
         """Load a tokenizer, every digest of its folder verified.
 
         Args:
@@ -167,44 +167,44 @@ class PictureCodec:
         known = [schedule.latent_grids(config.patch_size) for schedule in schedules] if config else list(trained)
         return cls(tokenizer, identity, known=known, tile=tile)
 
-    def encode(self, picture: Picture, *, scales: int | None = None, passes: int = 0) -> BitFile:
-        """A picture to bits.
+    def encode(self, image: ImageInput, *, scales: int | None = None, passes: int = 0) -> BitFile:
+        """An image to bits.
 
         Args:
-            picture: turned by its orientation tag, converted to sRGB, on white where it is transparent.
+            image: turned by its orientation tag, converted to sRGB, on white where it is transparent.
             scales: keep the first ones only.
             passes: times to look at what comes back, correct what goes in, and encode again (`codec.closed_loop`); the
                 best bits count. Each costs as much as encoding and decoding: 8 give most of what there is to gain.
 
         Raises:
-            UsageError: for a picture that can't be used, passes below 0, or as `BitFile.first`.
+            UsageError: for an image that can't be used, passes below 0, or as `BitFile.first`.
             ComputationError: if the tokenizer gives NaN or infinity.
         """
-        return next(self.encode_many([picture], scales=scales, passes=passes))
+        return next(self.encode_many([image], scales=scales, passes=passes))
 
     def encode_many(
-        self, pictures: Iterable[Picture], *, scales: int | None = None, passes: int = 0, batch_size: int = 1
+        self, images: Iterable[ImageInput], *, scales: int | None = None, passes: int = 0, batch_size: int = 1
     ) -> Iterator[BitFile]:
-        """Pictures to bits, in order, `batch_size` read at a time; neighbours of one size pass together.
+        """Images to bits, in order, `batch_size` read at a time; neighbours of one size pass together.
 
         Raises:
-            UsageError: as `encode`, once it comes to such a picture, or for a `batch_size` below 1.
+            UsageError: as `encode`, once it comes to such an image, or for a `batch_size` below 1.
         """
-        require_series(pictures, "images")
-        return self._encode_many(pictures, scales, passes, batch_size)
+        require_series(images, "images")
+        return self._encode_many(images, scales, passes, batch_size)
 
     def _encode_many(
-        self, pictures: Iterable[Picture], scales: int | None, passes: int, batch_size: int
+        self, images: Iterable[ImageInput], scales: int | None, passes: int, batch_size: int
     ) -> Iterator[BitFile]:
-        for made in self.attempt_many(pictures, scales=scales, passes=passes, batch_size=batch_size):
+        for made in self.attempt_many(images, scales=scales, passes=passes, batch_size=batch_size):
             if isinstance(made, UsageError):
                 raise made
             yield made
 
     def attempt_many(
-        self, pictures: Iterable[Picture], *, scales: int | None = None, passes: int = 0, batch_size: int = 1
+        self, images: Iterable[ImageInput], *, scales: int | None = None, passes: int = 0, batch_size: int = 1
     ) -> Iterator[BitFile | UsageError]:
-        """As `encode_many`, but where a picture can't be used, its error comes instead of bits, and the rest goes on.
+        """As `encode_many`, but where an image can't be used, its error comes instead of bits, and the rest goes on.
 
         Raises:
             UsageError: for scales, passes or a `batch_size` that can't be.
@@ -212,9 +212,9 @@ class PictureCodec:
         require_count(batch_size, "images at a time", least=1)
         require_count(passes, "passes", least=0, most=MAX_PASSES)
         require_scales(scales)
-        remaining = iter(pictures)
+        remaining = iter(images)
         while group := list(islice(remaining, batch_size)):
-            read = [self._attempt(picture) for picture in group]
+            read = [self._attempt(image) for image in group]
             for shape, alike in groupby(read, key=lambda one: one.pixels.shape if isinstance(one, _Read) else None):
                 if shape is None:
                     yield from (one for one in alike if isinstance(one, UsageError))
@@ -222,11 +222,11 @@ class PictureCodec:
                     yield from self._encode_group([one for one in alike if isinstance(one, _Read)], scales, passes)
 
     def _encode_group(self, alike: Sequence[_Read], scales: int | None, passes: int) -> Iterator[BitFile | UsageError]:
-        """Pictures of one size."""
+        """Images of one size."""
         pixels = np.stack([one.pixels for one in alike])
         header = self.header_for(pixels.shape[2], pixels.shape[1])
         if scales is not None and scales > len(header.grids):
-            why = f"a picture of {header.width}x{header.height} pixels has {len(header.grids)}"
+            why = f"an image of {header.width}x{header.height} pixels has {len(header.grids)}"
             todo = f"choose 1 to {len(header.grids)}"
             yield from (UsageError(f"Can't take the first {scales} scales.", why, todo) for _ in alike)
             return
@@ -242,11 +242,11 @@ class PictureCodec:
         return Origin(sha256, passes, aimed=scales or 0 if passes else 0, precision=precision)
 
     def decode(self, file: BitFile | bytes | str | Path, *, scales: int | None = None) -> Image.Image:
-        """Bits to an RGB picture of the size that was encoded; coarser when scales are missing.
+        """Bits to an RGB image of the size that was encoded; coarser when scales are missing.
 
         Args:
             file: a bit file, its content, or its path.
-            scales: use the first ones only. Given, it is also taken for wanting a large picture of few bits, which is
+            scales: use the first ones only. Given, it is also taken for wanting a large image of few bits, which is
                 refused otherwise.
 
         Raises:
@@ -260,7 +260,7 @@ class PictureCodec:
     def decode_many(
         self, files: Iterable[BitFile | bytes | str | Path], *, scales: int | None = None
     ) -> Iterator[Image.Image]:
-        """Bits to pictures, in order, one at a time."""
+        """Bits to images, in order, one at a time."""
         require_series(files, "bit files")
         require_scales(scales)
         return self._decode_many(files, scales)
@@ -283,23 +283,23 @@ class PictureCodec:
         overwrite: bool = False,
         progress: "Callable[[Done | Failed], None] | None" = None,
     ) -> "FolderCounts":
-        """Write the bits of a folder's pictures, at any depth, to another folder; goes on where it was stopped.
+        """Write the bits of a folder's images, at any depth, to another folder; goes on where it was stopped.
 
         Args:
             folder: files of other kinds are left out, and counted.
-            output: made if it isn't there. What this tokenizer made of these very pictures with these settings stays.
+            output: made if it isn't there. What this tokenizer made of these very images with these settings stays.
             scales, passes, batch_size: as for `encode_many`.
             overwrite: replace files that are no bit files too.
             progress: told of every file.
 
         Raises:
-            UsageError: if there is no picture, or two have one name; after all the others are written, if there were
-                pictures that can't be used.
+            UsageError: if there is no image, or two have one name; after all the others are written, if there were
+                images that can't be used.
         """
         from bitvar.codec.folders import count, encode_files, pair_folder  # they are made of this class
 
         source, target = require_path(folder, "folder"), require_path(output, "output")
-        pairs, skipped = pair_folder(source, target, ".bits", picture_files)
+        pairs, skipped = pair_folder(source, target, ".bits", image_files)
         run = encode_files(self, pairs, scales=scales, passes=passes, batch_size=batch_size, overwrite=overwrite)
         return count(run, skipped, progress)
 
@@ -312,13 +312,13 @@ class PictureCodec:
         overwrite: bool = False,
         progress: "Callable[[Done | Failed], None] | None" = None,
     ) -> "FolderCounts":
-        """Write the pictures of a folder's bit files, `.bits`, at any depth, to another folder as PNG.
+        """Write the images of a folder's bit files, `.bits`, at any depth, to another folder as PNG.
 
         Args:
             folder: other files are left out, and counted.
             output: made if it isn't there. What this tokenizer made of these very bits stays.
             scales: as for `decode`.
-            overwrite: replace pictures that weren't decoded from bits too.
+            overwrite: replace images that weren't decoded from bits too.
             progress: told of every file.
 
         Raises:
@@ -331,7 +331,7 @@ class PictureCodec:
         return count(decode_files(self, pairs, scales=scales, overwrite=overwrite), skipped, progress)
 
     def header_for(self, width: int, height: int) -> BitHeader:
-        """The header of a bit file of a picture of that many pixels."""
+        """The header of a bit file of an image of that many pixels."""
         for name, side in (("pixels of width", width), ("pixels of height", height)):
             require_count(side, name, least=1, most=MAX_PIXELS)
         config = self.tokenizer.config
@@ -350,12 +350,12 @@ class PictureCodec:
         )
 
     def encode_alike(
-        self, pictures: UInt8[np.ndarray, "b H W c"], *, passes: int = 0, scales: int | None = None
+        self, images: UInt8[np.ndarray, "b H W c"], *, passes: int = 0, scales: int | None = None
     ) -> Encoding:
-        """RGB pictures of one size, of 0..255, to the bits of every scale and how they came about.
+        """RGB images of one size, of 0..255, to the bits of every scale and how they came about.
 
         Args:
-            pictures: one or more.
+            images: one or more.
             passes: as for `encode`.
             scales: what comes back in a pass is decoded from the first ones only.
 
@@ -363,29 +363,29 @@ class PictureCodec:
             UsageError: for arrays of another kind.
             ComputationError: if the tokenizer gives NaN or infinity.
         """
-        require_pixels(pictures, self.limits)
-        encoding = self._encode(self.header_for(pictures.shape[2], pictures.shape[1]), pictures)
+        require_pixels(images, self.limits)
+        encoding = self._encode(self.header_for(images.shape[2], images.shape[1]), images)
         if not passes:
             return encoding
         last = len(encoding.steps) - 1 if scales is None else min(max(scales, 1), len(encoding.steps)) - 1
-        return self._closer(encoding, pictures, passes, last)
+        return self._closer(encoding, images, passes, last)
 
     def _encode(
-        self, header: BitHeader, pictures: UInt8[np.ndarray, "b H W c"] | Float32[np.ndarray, "b H W c"]
+        self, header: BitHeader, images: UInt8[np.ndarray, "b H W c"] | Float32[np.ndarray, "b H W c"]
     ) -> Encoding:
-        height, width = pictures.shape[1:3]
+        height, width = images.shape[1:3]
         rows, columns = (side * header.stride for side in header.grids[-1])
-        padded = np.pad(pictures, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)), mode="reflect")
+        padded = np.pad(images, ((0, 0), (0, rows - height), (0, columns - width), (0, 0)), mode="reflect")
         with torch.inference_mode():
             if rows * columns > self.tile**2:
-                features = torch.cat([self._tiled_features(picture) for picture in padded])
+                features = torch.cat([self._tiled_features(image) for image in padded])
             else:
                 features = self.tokenizer.features(to_signed(_to_planes(padded).to(self.tokenizer.device)))
             return Encoding(header, features, list(self.tokenizer.steps(features, header.grids)))
 
-    def _closer(self, best: Encoding, pictures: UInt8[np.ndarray, "b H W c"], passes: int, last: int) -> Encoding:
+    def _closer(self, best: Encoding, images: UInt8[np.ndarray, "b H W c"], passes: int, last: int) -> Encoding:
         """The best encoding of some passes on, by what scales up to `last` give back; `best` if none is better."""
-        originals = _to_planes(pictures)
+        originals = _to_planes(images)
         offered, missing = originals, originals - _to_planes(self.draw(best.steps[last].latent, best.header))
         least = seen_error(missing)
         for number in range(passes):
@@ -394,51 +394,51 @@ class PictureCodec:
             missing = originals - _to_planes(self.draw(new.steps[last].latent, best.header))
             error = seen_error(missing)
             best = best.replaced((error < least).to(new.features.device), new)
-            del new  # large pictures: one encoding at a time beside the best
+            del new  # large images: one encoding at a time beside the best
             least = torch.minimum(error, least)
         return best
 
     def draw(self, latent: Float[Tensor, "b d h w"], header: BitHeader) -> UInt8[np.ndarray, "b H W c"]:
-        """A latent, of all scales or of the first ones, to pictures of 0..255 of the size that `header` has."""
+        """A latent, of all scales or of the first ones, to images of 0..255 of the size that `header` has."""
         rows, columns = (side * header.stride for side in header.grids[-1])
         with torch.inference_mode():
             if rows * columns <= self.tile**2:
-                pictures = _to_array(self.tokenizer.decode(latent))
+                images = _to_array(self.tokenizer.decode(latent))
             else:
-                pictures = np.empty((len(latent), rows, columns, header.channels), np.uint8)
-                for picture, one in zip(pictures, latent.split(1), strict=True):
+                images = np.empty((len(latent), rows, columns, header.channels), np.uint8)
+                for image, one in zip(images, latent.split(1), strict=True):
                     for tile_rows, tile_columns, pixels in tiled_pixels(self.tokenizer, one, tile=self.tile):
-                        picture[tile_rows, tile_columns] = _to_array(pixels)[0]
-        return np.ascontiguousarray(pictures[:, : header.height, : header.width])
+                        image[tile_rows, tile_columns] = _to_array(pixels)[0]
+        return np.ascontiguousarray(images[:, : header.height, : header.width])
 
-    def _attempt(self, picture: Picture) -> _Read | UsageError:
+    def _attempt(self, image: ImageInput) -> _Read | UsageError:
         try:
-            return self._read(picture)
+            return self._read(image)
         except UsageError as error:
             return error
 
-    def _read(self, picture: Picture) -> _Read:
+    def _read(self, image: ImageInput) -> _Read:
         """Pixels, refused by size before any is decoded."""
-        if not isinstance(picture, Image.Image):
-            picture = require_path(picture, "picture")
-        name = f"The picture {picture}" if isinstance(picture, Path) else "The picture"
+        if not isinstance(image, Image.Image):
+            image = require_path(image, "image")
+        name = f"The image {image}" if isinstance(image, Path) else "The image"
         try:
-            if isinstance(picture, Image.Image):
-                check_picture(picture, self.limits)
-                return _Read(np.asarray(as_rgb(picture)), None)
-            data = Location(picture).read(max_bytes=self.limits.max_bytes)
-            return _Read(np.asarray(decode_picture(data, self.limits)), hashlib.sha256(data).hexdigest())
+            if isinstance(image, Image.Image):
+                check_image(image, self.limits)
+                return _Read(np.asarray(as_rgb(image)), None)
+            data = Location(image).read(max_bytes=self.limits.max_bytes)
+            return _Read(np.asarray(decode_image(data, self.limits)), hashlib.sha256(data).hexdigest())
         except RefusedError as error:
             todo = f"convert or resize it: {READ}, of at most 50 megapixels"
             raise UsageError(f"{name} can't be used.", str(error), todo) from None
 
     def _tiled_features(
-        self, picture: UInt8[np.ndarray, "H W c"] | Float32[np.ndarray, "H W c"]
+        self, image: UInt8[np.ndarray, "H W c"] | Float32[np.ndarray, "H W c"]
     ) -> Float[Tensor, "1 d h w"]:
         def cut(rows: slice, columns: slice) -> Float[Tensor, "1 c H2 W2"]:
-            return to_signed(_to_planes(picture[None, rows, columns]))
+            return to_signed(_to_planes(image[None, rows, columns]))
 
-        return tiled_features(self.tokenizer, cut, (picture.shape[0], picture.shape[1]), tile=self.tile)
+        return tiled_features(self.tokenizer, cut, (image.shape[0], image.shape[1]), tile=self.tile)
 
     def _decode(self, file: BitFile) -> Image.Image:
         header = file.header
@@ -479,13 +479,13 @@ def read_bitfile(file: BitFile | bytes | str | Path) -> BitFile:
     return BitFile.from_bytes(data, source=str(path))
 
 
-def picture_files(folder: Path) -> tuple[list[Path], Skipped]:
+def image_files(folder: Path) -> tuple[list[Path], Skipped]:
     """The images of a folder, at any depth, in the order of their names, and what else it has."""
     return list_files(folder, IMAGE_SUFFIXES)
 
 
 def require_worth(file: BitFile, name: str) -> None:
-    """Refuse a large picture of hardly any bits: a hundred bytes could claim minutes of work."""
+    """Refuse a large image of hardly any bits: a hundred bytes could claim minutes of work."""
     pixels = file.header.width * file.header.height
     if pixels <= max(SMALL, PIXELS_A_BIT * file.num_bits):
         return
@@ -497,9 +497,9 @@ def require_worth(file: BitFile, name: str) -> None:
     )
 
 
-def _to_planes(pictures: UInt8[np.ndarray, "b H W c"] | Float32[np.ndarray, "b H W c"]) -> Float[Tensor, "b c H W"]:
+def _to_planes(images: UInt8[np.ndarray, "b H W c"] | Float32[np.ndarray, "b H W c"]) -> Float[Tensor, "b c H W"]:
     """As they are, in floats."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
 
 
 def _to_array(pixels: Float[Tensor, "b c H W"]) -> UInt8[np.ndarray, "b H W c"]:

@@ -1,7 +1,7 @@
 """Encoding in passes: what came back wrong is added to what goes in, and the encoder tries again.
 
-An encoder sees no decoder: where a picture is flat it makes the same small mistake everywhere, a tint. Given the
-picture less that mistake, it makes other bits, whose mistakes lie on both sides. The decoder stays as it is.
+An encoder sees no decoder: where an image is flat it makes the same small mistake everywhere, a tint. Given the
+image less that mistake, it makes other bits, whose mistakes lie on both sides. The decoder stays as it is.
 """
 
 from typing import Final
@@ -28,7 +28,7 @@ def correction(missing: Float[Tensor, "b c H W"], number: int) -> Float[Tensor, 
     """What to add to what goes in.
 
     Args:
-        missing: the pictures, less what came back.
+        missing: the images, less what came back.
         number: passes made before.
     """
     around = F.avg_pool2d(missing, SQUARE, stride=1, padding=SQUARE // 2, count_include_pad=False)
@@ -41,6 +41,6 @@ def seen_error(missing: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
 
 
 def choose(better: Bool[Tensor, " b"], new: Step, old: Step) -> Step:
-    """A step of two encodings, picture by picture."""
+    """A step of two encodings, image by image."""
     pick = better[:, None, None, None]
     return Step(*(torch.where(pick, one, other) for one, other in zip(new, old, strict=True)))

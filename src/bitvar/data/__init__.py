@@ -1,1 +1,1 @@
-"""Samples, pictures and the sets made of them."""
+"""Samples, images and the sets made of them."""

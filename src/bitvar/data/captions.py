@@ -1,4 +1,4 @@
-"""Which of a picture's captions a step trains on, and how much of it: no more than the text encoder reads."""
+"""Which of an image's captions a step trains on, and how much of it: no more than the text encoder reads."""
 
 import re
 from bisect import bisect_right

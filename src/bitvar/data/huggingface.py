@@ -1,6 +1,6 @@
 """Data sets of the Hugging Face hub, or on disk in its layouts, as captioned samples. Needs the package `datasets`.
 
-Its own decoding would stop at the first bad picture, so pictures are taken as bytes and opened like any others.
+Its own decoding would stop at the first bad image, so images are taken as bytes and opened like any others.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from bitvar.imaging.open import Location, RefusedError
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture in a row of a data set's table."""
+    """An image in a row of a data set's table."""
 
     name: str
     table: Any
@@ -35,7 +35,7 @@ class Cell:
         """
         cell = self.table[self.row][self.column]
         if not isinstance(cell, Mapping) or not (cell.get("bytes") or cell.get("path")):
-            raise RefusedError("missing-picture", f"its {self.column} is empty")
+            raise RefusedError("missing-image", f"its {self.column} is empty")
         data = cell.get("bytes")
         if data is None:
             return Location(Path(cell["path"])).read(max_bytes=max_bytes)
@@ -45,14 +45,14 @@ class Cell:
 
 
 def read_dataset(
-    name: str, *, split: str, picture_column: str, caption_column: str, reading: Reading = PLAIN
+    name: str, *, split: str, image_column: str, caption_column: str, reading: Reading = PLAIN
 ) -> Iterator[Entry]:
     """The samples of one split of a data set, named `SPLIT:ROW`.
 
     Args:
         name: a data set's name on the hub, which is fetched, or a folder that `datasets` reads.
         split: the split of the data set.
-        picture_column: pictures, their bytes or their paths.
+        image_column: images, their bytes or their paths.
         caption_column: texts, or lists of them.
         reading: gives samples without a caption one, if it does.
 
@@ -69,20 +69,20 @@ def read_dataset(
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(f"Can't read hf:{name}.", why, "check the name and --split") from None
-    for option, column in (("--picture-column", picture_column), ("--caption-column", caption_column)):
+    for option, column in (("--image-column", image_column), ("--caption-column", caption_column)):
         if column not in table.column_names:
             why = f"its columns are {', '.join(table.column_names)}"
             raise UsageError(f"hf:{name} has no column {column!r}.", why, f"name one of them with {option}")
     captions = table.select_columns([caption_column])
-    pictures = table.select_columns([picture_column])
+    images = table.select_columns([image_column])
     try:
-        pictures = pictures.cast_column(picture_column, datasets.Image(decode=False))
+        images = images.cast_column(image_column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
         why = str(error).splitlines()[0][:200]
-        what = f"The column {picture_column!r} of hf:{name} holds no pictures."
-        raise UsageError(what, why, "name another with --picture-column") from None
+        what = f"The column {image_column!r} of hf:{name} holds no images."
+        raise UsageError(what, why, "name another with --image-column") from None
     return (
-        _entry(Cell(f"{split}:{row}", pictures, row, picture_column), values[caption_column], reading)
+        _entry(Cell(f"{split}:{row}", images, row, image_column), values[caption_column], reading)
         for row, values in enumerate(captions)
     )
 

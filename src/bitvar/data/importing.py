@@ -1,4 +1,4 @@
-"""Anybody's captioned pictures to a set that trains: decoded, cut to one size, split, written whole or not at all."""
+"""Anybody's captioned images to a set that trains: decoded, cut to one size, split, written whole or not at all."""
 
 import hashlib
 import math
@@ -12,11 +12,11 @@ from bitvar.data.layouts import SET_TABLE
 from bitvar.data.records import PLAIN, Candidate, Entry, Reading, Refusal
 from bitvar.data.roots import root_cure
 from bitvar.data.validation import Good, Summary, go_through
-from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
+from bitvar.data.writing import finish_folder, image_path, json_lines, prepare_folder
 from bitvar.errors import UsageError
 from bitvar.files import write_text
 from bitvar.imaging.fitting import MUCH_LOST, Fit, contact_sheet, lost_area
-from bitvar.imaging.open import PictureLimits
+from bitvar.imaging.open import ImageLimits
 
 CONTACT_SHEET: Final = "contact_sheet.png"
 CUT_AROUND_THE_MIDDLE: Final = Fit()
@@ -32,7 +32,7 @@ def import_set(
     allow_duplicates: bool = False,
     validation: float = 0.05,
     max_bad_fraction: float = 0.01,
-    limits: PictureLimits | None = None,
+    limits: ImageLimits | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Summary:
     """Write the captioned set `destination` from an index, any layout that `layouts.read_entries` knows, or entries.
@@ -50,7 +50,7 @@ def import_set(
         allow_duplicates: keep samples whose image an earlier one has.
         validation: share of the samples, 0 to 1.
         max_bad_fraction: largest share of refused samples, 0 to 1.
-        limits: what a picture may be.
+        limits: what an image may be.
         progress: receives a line of text now and then, and what the fit cut off.
 
     Raises:
@@ -69,7 +69,7 @@ def import_set(
     made = go_through(
         entries,
         lambda image: (image.size, fit.apply(image, size)),
-        limits=limits or PictureLimits(),
+        limits=limits or ImageLimits(),
         allow_duplicates=allow_duplicates,
     )
     cut = 0
@@ -78,22 +78,22 @@ def import_set(
             summary.add(sample)
             refused.append(sample)
             continue
-        original, picture = sample.made
+        original, image = sample.made
         cut += fit.kind != "pad" and lost_area(original, size) > MUCH_LOST
         summary.add(Good(sample.candidate, original))
-        path = picture_path(len(rows))
+        path = image_path(len(rows))
         (destination / path).parent.mkdir(parents=True, exist_ok=True)
-        picture.save(destination / path)
+        image.save(destination / path)
         rows.append(_row(path, sample.candidate, size))
         keys.append(sample.candidate.key)
         if len(rows) % 1000 == 0:
-            progress(f"imported {len(rows):,} pictures, refused {len(refused):,}")
+            progress(f"imported {len(rows):,} images, refused {len(refused):,}")
     write_text(destination / "refused.jsonl", json_lines(vars(refusal) for refusal in refused))
     cure = root_cure(source, summary, reading) if isinstance(source, Path) else None
     summary.require(max_bad_fraction, cure=cure)
     if len(rows) < 2:
-        why = "one picture is too few: training needs some, and validation at least one"
-        raise UsageError("There is one usable sample.", why, "add pictures")
+        why = "one image is too few: training needs some, and validation at least one"
+        raise UsageError("There is one usable sample.", why, "add images")
     progress(fit.text(cut, len(rows)))
     contact_sheet([destination / row["image_path"] for row in rows], destination / CONTACT_SHEET)
     _split(rows, keys, validation)

@@ -1,6 +1,6 @@
-"""An index of captioned pictures: a hundred million samples addressable from a few mapped files.
+"""An index of captioned images: a hundred million samples addressable from a few mapped files.
 
-Samples of one split and one official ratio lie side by side. The index holds where a picture's bytes are and what is
+Samples of one split and one official ratio lie side by side. The index holds where an image's bytes are and what is
 true of them, never the bytes. `index_writing` makes it.
 """
 
@@ -34,8 +34,8 @@ RECORD: Final = np.dtype(
         ("width", "<u4"),
         ("height", "<u4"),
         ("text_size", "<u4"),  # bytes of the text
-        ("offset", "<u8"),  # of the picture in its file
-        ("size", "<u8"),  # bytes of the picture; 0: the whole file
+        ("offset", "<u8"),  # of the image in its file
+        ("size", "<u8"),  # bytes of the image; 0: the whole file
         ("text", "<u8"),  # offset among the texts: captions by line, a zero byte, a tar member's name
     ]
 )
@@ -70,7 +70,7 @@ class IndexManifest(Config):
     Attributes:
         format, version: what wrote it; another version is not read.
         samples, paths: how many.
-        content_hash: whether the sha256 of every picture's bytes is there.
+        content_hash: whether the sha256 of every image's bytes is there.
         source: the folder that relative paths start from, absolute.
         source_from_index: the same from the index's folder, for when both were moved together.
         groups: in order, without a gap.
@@ -99,14 +99,14 @@ class IndexedSample:
     """A sound sample.
 
     Attributes:
-        picture: where its bytes are.
-        captions: one or more, each true of the picture.
-        width, height: of the picture as people see it, in pixels.
-        digest: sha256 of the picture's bytes, if the index has it.
+        image: where its bytes are.
+        captions: one or more, each true of the image.
+        width, height: of the image as people see it, in pixels.
+        digest: sha256 of the image's bytes, if the index has it.
         name: how reports call it: its path, or its tar and key.
     """
 
-    picture: Location
+    image: Location
     captions: tuple[str, ...]
     width: int
     height: int
@@ -133,7 +133,7 @@ class SampleIndex:
 
         Args:
             folder: what `bitvar data index` wrote.
-            source: where the pictures are now, if neither they nor they and the index together are where they were.
+            source: where the images are now, if neither they nor they and the index together are where they were.
 
         Raises:
             UsageError: if it is no index, one of a newer version, or a file of it is missing, cut short or of another
@@ -171,7 +171,7 @@ class SampleIndex:
         where = self._path(path)
         captions, _, member = _decode(self._texts[text : text + text_size]).partition("\0")
         return IndexedSample(
-            picture=Location(self.source / where, offset, size or None),
+            image=Location(self.source / where, offset, size or None),
             captions=tuple(captions.split("\n")),
             width=width,
             height=height,
@@ -185,13 +185,13 @@ class SampleIndex:
         return self.manifest.groups
 
     def verified(self, i: int, data: bytes) -> bytes:
-        """`data`, the bytes of the picture of sample `i`.
+        """`data`, the bytes of the image of sample `i`.
 
         Raises:
             RefusedError: "altered", if the index has their digest and it is another.
         """
         if self._digests is not None and hashlib.sha256(data).digest() != self._digests[i].tobytes():
-            raise RefusedError("altered", f"{self[i].name} is not the picture that was indexed")
+            raise RefusedError("altered", f"{self[i].name} is not the image that was indexed")
         return data
 
     def verify_files(self) -> None:
@@ -208,7 +208,7 @@ class SampleIndex:
                 sample = self[i]
                 ratio = sample.height / sample.width
                 yield Candidate(
-                    sample.name, sample.picture, sample.captions, group.split, ratio, sample.name, sample.digest
+                    sample.name, sample.image, sample.captions, group.split, ratio, sample.name, sample.digest
                 )
 
     def summary(self) -> Summary:

@@ -39,7 +39,7 @@ from bitvar.data.validation import Good, Size, Summary, go_through
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError
 from bitvar.files import flush, new_folder, write_text
-from bitvar.imaging.open import Location, PictureLimits, RefusedError
+from bitvar.imaging.open import ImageLimits, Location, RefusedError
 from bitvar.scales import nearest_ratio
 
 MAX_SPLITS: Final = 64
@@ -67,12 +67,12 @@ def build_index(
     allow_duplicates: bool = False,
     validation: float = 0.05,
     max_bad_fraction: float = 0.01,
-    limits: PictureLimits | None = None,
+    limits: ImageLimits | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Write an index over `source`, of any layout that `layouts.read_entries` knows; its pictures stay where they are.
+    """Write an index over `source`, of any layout that `layouts.read_entries` knows; its images stay where they are.
 
-    Every picture is decoded once, and none is kept. Samples keep the split their source names; of the others,
+    Every image is decoded once, and none is kept. Samples keep the split their source names; of the others,
     `validation`, drawn by `Candidate.key` alone, go to "val", and at least one where otherwise none would.
     `refused.jsonl` names every sample left out, with its reason. The folder is there whole or not at all; when too many
     samples are refused, the report is left beside it as `<destination>.refused.jsonl`.
@@ -80,12 +80,12 @@ def build_index(
     Args:
         source: a folder or file.
         destination: a new folder, not inside `source`.
-        content_hash: keep the sha256 of every picture's bytes, 32 bytes a sample.
+        content_hash: keep the sha256 of every image's bytes, 32 bytes a sample.
         reading: how samples are read, where there is a choice.
         allow_duplicates: keep samples whose image an earlier one has.
         validation: share of the samples without a split, 0 to 1.
         max_bad_fraction: largest share of refused samples, 0 to 1.
-        limits: what a picture may be.
+        limits: what an image may be.
         progress: receives a line of text now and then.
 
     Raises:
@@ -100,7 +100,7 @@ def build_index(
     made = go_through(
         entries,
         lambda image: image.size,
-        limits=limits or PictureLimits(),
+        limits=limits or ImageLimits(),
         content_hash=content_hash,
         allow_duplicates=allow_duplicates,
     )
@@ -134,7 +134,7 @@ def build_index(
 def _require_free(source: Path, destination: Path) -> None:
     what, elsewhere = f"Can't write an index to {destination}.", "choose another folder"
     if is_index(source):
-        raise UsageError(what, f"{source} is an index already", "name the pictures' folder or table")
+        raise UsageError(what, f"{source} is an index already", "name the images' folder or table")
     if source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
         raise UsageError(what, f"it is inside {source}, whose files are samples", elsewhere)
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
@@ -195,7 +195,7 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
 
         Args:
             folder: exists, and is empty but for other files.
-            base: the folder that pictures' paths are kept relative to, absolute.
+            base: the folder that images' paths are kept relative to, absolute.
             content_hash: whether every sample comes with a digest.
         """
         self._folder, self._base, self._content_hash = folder, base, content_hash
@@ -217,24 +217,24 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
         """Add a sample.
 
         Args:
-            candidate: its split is set, and its picture is a `Location`.
+            candidate: its split is set, and its image is a `Location`.
             size: width and height in pixels.
-            digest: sha256 of the picture's bytes, if the index keeps it.
+            digest: sha256 of the image's bytes, if the index keeps it.
 
         Raises:
             RefusedError: "bad-split", for one split more than `MAX_SPLITS`. Nothing is added.
         """
-        picture, split = candidate.picture, candidate.split
-        assert isinstance(picture, Location), "what an index points to lies in files"
+        image, split = candidate.image, candidate.split
+        assert isinstance(image, Location), "what an index points to lies in files"
         assert split is not None
         assert (digest is not None) == self._content_hash
         group = self._group(split, nearest_ratio(size[1] / size[0]))
-        member = candidate.name if picture.size is not None else ""
+        member = candidate.name if image.size is not None else ""
         text = _encode("\n".join(candidate.captions) + "\0" + member)
-        path = self._path(picture.file)
+        path = self._path(image.file)
         at = self._files[TEXTS].tell()
         self._files[TEXTS].write(text)
-        self._rows[self._filled] = (path, *size, len(text), picture.offset, picture.size or 0, at)
+        self._rows[self._filled] = (path, *size, len(text), image.offset, image.size or 0, at)
         self._row_groups.append(group)
         self._counts[group] += 1
         if digest is not None:
@@ -292,7 +292,7 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
         return self._groups[split, ratio]
 
     def _path(self, file: Path) -> int:
-        """The file's number. Pictures of one tar come one after the other, so comparing with the last is enough."""
+        """The file's number. Images of one tar come one after the other, so comparing with the last is enough."""
         if file != self._last:
             self._last = file
             try:

@@ -1,7 +1,7 @@
-"""The layouts that captioned pictures come in: folders with sidecars, tables, JSON lines, tars.
+"""The layouts that captioned images come in: folders with sidecars, tables, JSON lines, tars.
 
 Each reader yields what it found, usable or not, one entry at a time and in a fixed order; none stops at a bad one, and
-none opens a picture. Whether a picture is sound is `check`'s business; what a caption may be is `entries`'.
+none opens an image. Whether an image is sound is `check`'s business; what a caption may be is `entries`'.
 """
 
 import os
@@ -66,7 +66,7 @@ def read_entries(source: Path, reading: Reading = PLAIN, *, others: Counter[str]
     """Every sample of a folder or file, whichever layout it has.
 
     Args:
-        source: a `.jsonl`, `.csv`, `.tsv` or `.tar` file; a folder of one kind of these; or a folder of pictures with a
+        source: a `.jsonl`, `.csv`, `.tsv` or `.tar` file; a folder of one kind of these; or a folder of images with a
             `.txt`, `.caption` or `.json` of the same name beside each, or with a `metadata.jsonl` or `metadata.csv`.
         reading: how samples are read, where there is a choice.
         others: gets every file of a folder that is no part of a sample, by its ending; "hidden" for hidden ones.
@@ -79,7 +79,7 @@ def read_entries(source: Path, reading: Reading = PLAIN, *, others: Counter[str]
     if source.is_file():
         kind = source.suffix.lower()
         if kind not in LISTINGS:
-            why = f"known are folders of pictures, and {', '.join(LISTINGS)}"
+            why = f"known are folders of images, and {', '.join(LISTINGS)}"
             raise UsageError(f"Can't read {source} as a captioned set.", why, "name one of those")
         return _listing(kind, source, reading, others)
     if not source.is_dir():
@@ -94,7 +94,7 @@ def read_entries(source: Path, reading: Reading = PLAIN, *, others: Counter[str]
     listings = [own] if own in listings else listings
     kinds = sorted({path.suffix.lower() for path in listings})
     if len(kinds) > 1:
-        why = f"it holds {' and '.join(kinds)} files, and they may list the same pictures"
+        why = f"it holds {' and '.join(kinds)} files, and they may list the same images"
         raise UsageError(f"Can't tell which layout {source} has.", why, "name one file instead of the folder")
     if kinds:
         readers = [_listing(kinds[0], path, reading, others) for path in listings]
@@ -115,8 +115,8 @@ def _accounted(entries: Iterator[Entry], folder: Path, kind: str, others: Counte
     """The same entries; afterwards `others` has the folder's files that no line named and no table is."""
     named = SeenSet()
     for entry in entries:
-        if isinstance(entry, Candidate) and isinstance(entry.picture, Location):
-            named.add(entry.picture.place)
+        if isinstance(entry, Candidate) and isinstance(entry.image, Location):
+            named.add(entry.image.place)
         yield entry
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -154,7 +154,7 @@ def kinds_text(others: Mapping[str, int]) -> str:
 
 
 def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterator[Entry]:
-    """Pictures with a text beside each: `cat.jpg` and `cat.txt`, `cat.caption` or `cat.json`; or a table in a folder.
+    """Images with a text beside each: `cat.jpg` and `cat.txt`, `cat.caption` or `cat.json`; or a table in a folder.
 
     Goes folder by folder, and holds the names of one at a time.
     """
@@ -184,7 +184,7 @@ def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterat
         yield Refusal(os.path.relpath(problem.filename, folder), "unreadable-file", problem.strerror or str(problem))
     if empty and not problems:
         why = kinds_text(others) or f"it has no {', '.join(SUFFIXES)} in it, and no table"
-        raise UsageError(f"{folder} holds no pictures.", why, "check the path")
+        raise UsageError(f"{folder} holds no images.", why, "check the path")
 
 
 def _described(folder: Path, here: Path, table: str, reading: Reading) -> Iterator[Entry]:
@@ -202,7 +202,7 @@ def _described(folder: Path, here: Path, table: str, reading: Reading) -> Iterat
             yield Refusal(prefix + entry.name, entry.reason, entry.detail)
         else:
             yield Candidate(
-                prefix + entry.name, entry.picture, entry.captions, entry.split, entry.ratio, prefix + entry.key,
+                prefix + entry.name, entry.image, entry.captions, entry.split, entry.ratio, prefix + entry.key,
                 labels=entry.labels,
             )  # fmt: skip
 
@@ -215,22 +215,22 @@ def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, othe
         if Path(name).suffix.lower() in _TEXT_SUFFIXES:
             texts.setdefault(Path(name).stem, []).append(name)
     stems: dict[str, str] = {}
-    for picture in names:
-        suffix = Path(picture).suffix.lower()
+    for image in names:
+        suffix = Path(image).suffix.lower()
         if suffix not in SUFFIXES:
             if suffix not in _TEXT_SUFFIXES:
                 others[suffix or "without an ending"] += 1
             continue
-        name, stem = (parent / picture).as_posix(), Path(picture).stem
+        name, stem = (parent / image).as_posix(), Path(image).stem
         if stem in stems:
             yield Refusal(name, "duplicate", f"{stems[stem]} has the same name, so the same captions")
             continue
-        stems[stem] = picture
+        stems[stem] = image
         sidecars = [here / text for text in texts.get(stem, ())]
         if not sidecars and not reading.makes_captions:
             yield Refusal(name, "no-caption", f"there is no {stem}.txt, {stem}.caption or {stem}.json beside it")
             continue
-        place = Location(here / picture)
+        place = Location(here / image)
 
         def find(name: str = name, place: Location = place, sidecars: Sequence[Path] = sidecars) -> Found:
             return Found(place, _beside(sidecars, reading), name)
@@ -240,7 +240,7 @@ def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, othe
         beside = [name for name in names if Path(name).stem == stem and name not in texts[stem]]
         more = f"; {beside[0]} beside it is of a format that is not read: convert it to PNG" if beside else ""
         for text in texts[stem]:
-            yield Refusal((parent / text).as_posix(), "missing-picture", f"no picture has its name{more}")
+            yield Refusal((parent / text).as_posix(), "missing-image", f"no image has its name{more}")
 
 
 def _beside(sidecars: Sequence[Path], reading: Reading) -> Mapping[str, Any]:
@@ -257,7 +257,7 @@ def _beside(sidecars: Sequence[Path], reading: Reading) -> Mapping[str, Any]:
 
 
 def read_lines(path: Path, reading: Reading = PLAIN, *, split: str | None = None) -> Iterator[Entry]:
-    """JSON lines, each with a picture's path and captions; the official `[ratio]_[count].jsonl` among them.
+    """JSON lines, each with an image's path and captions; the official `[ratio]_[count].jsonl` among them.
 
     Args:
         path: the table.

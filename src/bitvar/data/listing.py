@@ -1,4 +1,4 @@
-"""Pictures without captions, as a tokenizer reads them: a folder, a captioned set, or an index."""
+"""Images without captions, as a tokenizer reads them: a folder, a captioned set, or an index."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -9,23 +9,23 @@ from typing import Final, Protocol, runtime_checkable
 from bitvar.data.index import Group, SampleIndex, is_index
 from bitvar.data.layouts import Refusal
 from bitvar.data.samples import read_samples
-from bitvar.data.views import ARRAY_SUFFIX, picture_size
+from bitvar.data.views import ARRAY_SUFFIX, image_size
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError
 from bitvar.imaging.formats import IMAGE_SUFFIXES, READ
-from bitvar.imaging.open import Location, PictureLimits, RefusedError
+from bitvar.imaging.open import ImageLimits, Location, RefusedError
 from bitvar.scales import nearest_ratio
 
 VALIDATION: Final = 0.05
-"""Share of a folder's pictures that are held out."""
+"""Share of a folder's images that are held out."""
 
 
 @runtime_checkable
 class ReadableSample(Protocol):
-    """A sample: where its picture is, what is said of it, and what reports call it."""
+    """A sample: where its image is, what is said of it, and what reports call it."""
 
     @property
-    def picture(self) -> Location: ...
+    def image(self) -> Location: ...
     @property
     def captions(self) -> tuple[str, ...]: ...
     @property
@@ -33,59 +33,59 @@ class ReadableSample(Protocol):
 
 
 @runtime_checkable
-class PictureSource(Protocol):
+class ImageSource(Protocol):
     """Samples by number, those of one split and ratio side by side. An index is one."""
 
     @property
     def groups(self) -> tuple[Group, ...]: ...
     def __getitem__(self, i: int) -> ReadableSample: ...
     def verified(self, i: int, data: bytes) -> bytes:
-        """`data`, the picture of sample `i`, or RefusedError if it is known to be another."""
+        """`data`, the image of sample `i`, or RefusedError if it is known to be another."""
         ...
 
 
 @dataclass(frozen=True)
-class ListedPicture:
-    """A picture by its path."""
+class ListedImage:
+    """An image by its path."""
 
-    picture: Location
+    image: Location
     name: str
     captions: tuple[str, ...] = ("",)
 
 
-class PictureList:
-    """Pictures by path. Implements `PictureSource`."""
+class ImageList:
+    """Images by path. Implements `ImageSource`."""
 
     def __init__(self, paths: Sequence[Path], groups: tuple[Group, ...]) -> None:
         self.paths, self.groups = paths, groups
 
-    def __getitem__(self, i: int) -> ListedPicture:
-        return ListedPicture(Location(self.paths[i]), str(self.paths[i]))
+    def __getitem__(self, i: int) -> ListedImage:
+        return ListedImage(Location(self.paths[i]), str(self.paths[i]))
 
     def verified(self, i: int, data: bytes) -> bytes:
         return data
 
 
-def open_pictures(
+def open_images(
     source: Path,
     *,
-    limits: PictureLimits | None = None,
+    limits: ImageLimits | None = None,
     max_bad_fraction: float = 0.01,
     report: Callable[[str], None] = lambda line: None,
-) -> PictureSource:
-    """The pictures of a folder (with all folders in it), of a captioned set, or of an index.
+) -> ImageSource:
+    """The images of a folder (with all folders in it), of a captioned set, or of an index.
 
     Of a folder, a twentieth goes to the split "val", by a hash of its path there, and at least one. Headers are read,
     to sort by ratio; of an index and a set they were when it was made.
 
     Args:
         source: a folder or an index.
-        limits: what a picture may be.
-        max_bad_fraction: largest share of pictures that can't be used; each is named.
-        report: receives a line of text for each picture that is left out, and last one that counts what was found.
+        limits: what an image may be.
+        max_bad_fraction: largest share of images that can't be used; each is named.
+        report: receives a line of text for each image that is left out, and last one that counts what was found.
 
     Raises:
-        UsageError: if there are no pictures, or too many of them can't be used.
+        UsageError: if there are no images, or too many of them can't be used.
     """
     if is_index(source):
         index = SampleIndex.open(source)
@@ -105,8 +105,8 @@ def open_pictures(
         why = f"no {READ} file is in it, nor {ARRAY_SUFFIX}"
         if said := skipped.describe():
             why += f"; {said}"
-        raise UsageError(f"{source} has no pictures.", why, "check the folder")
-    listed = _grouped(found, source, limits or PictureLimits(), max_bad_fraction, report)
+        raise UsageError(f"{source} has no images.", why, "check the folder")
+    listed = _grouped(found, source, limits or ImageLimits(), max_bad_fraction, report)
     refused = len(found) - len(listed.paths)
     report(describe_found(listed.groups, refused=refused, skipped=skipped))
     return listed
@@ -151,15 +151,15 @@ def _name_below(source: Path, path: Path) -> bytes:
 def _grouped(
     found: Sequence[tuple[Path, str]],
     source: Path,
-    limits: PictureLimits,
+    limits: ImageLimits,
     max_bad_fraction: float,
     report: Callable[[str], None],
-) -> PictureList:
+) -> ImageList:
     sorted_out: dict[tuple[str, str], list[Path]] = {}
     refused: list[Refusal] = []
     for path, split in found:
         try:
-            width, height = picture_size(path, limits)
+            width, height = image_size(path, limits)
         except RefusedError as error:
             refused.append(Refusal(str(path), error.reason, error.detail))
             report(f"left out: {path}: {error}")
@@ -168,7 +168,7 @@ def _grouped(
     if len(refused) > max_bad_fraction * len(found):
         worst = refused[0]
         raise UsageError(
-            f"{len(refused)} of {len(found)} pictures of {source} can't be used.",
+            f"{len(refused)} of {len(found)} images of {source} can't be used.",
             f"more than --max-bad-fraction {max_bad_fraction:g}; {worst.name}: {worst.detail}",
             "mend or remove them, or allow more",
         )
@@ -177,4 +177,4 @@ def _grouped(
     for (split, ratio), members in sorted(sorted_out.items()):
         groups.append(Group(split=split, ratio=ratio, start=len(paths), count=len(members)))
         paths += members
-    return PictureList(paths, tuple(groups))
+    return ImageList(paths, tuple(groups))

@@ -1,6 +1,6 @@
 """The order of samples as a function: what step s trains on, for any number of ranks and workers, with nothing to save.
 
-Samples come in buckets (one shape of picture each), so that a batch has one shape. Every bucket is an endless stream:
+Samples come in buckets (one shape of image each), so that a batch has one shape. Every bucket is an endless stream:
 a new permutation of its samples every epoch. A batch is a piece of one bucket's stream; batches of an epoch are mixed.
 """
 

@@ -20,7 +20,7 @@ from bitvar.imaging.open import Location, Readable, RefusedError
 SUFFIXES: Final = IMAGE_SUFFIXES
 """Endings of the files that are opened as images. One whose format can't be read is refused by name, never skipped."""
 
-PICTURE_FIELDS: Final = ("image_path", "file_name", "path", "image", "file")
+IMAGE_FIELDS: Final = ("image_path", "file_name", "path", "image", "file")
 CAPTION_FIELDS: Final = ("long_caption", "caption", "text", "short_caption", "prompt")
 OTHER_FIELDS: Final = ("captions", "split", "h_div_w")
 MAX_CAPTION: Final = 4000
@@ -80,21 +80,21 @@ PLAIN: Final = Reading()
 
 @dataclass(frozen=True)
 class Candidate:
-    """A captioned picture whose picture nobody has opened yet.
+    """A captioned image whose image nobody has opened yet.
 
     Attributes:
         name: how reports call it: a relative path, or a file and the line or member in it.
-        picture: where its bytes are.
-        captions: one or more, each true of the picture, the longest kind first.
+        image: where its bytes are.
+        captions: one or more, each true of the image, the longest kind first.
         split: the split its source puts it in, if any.
         ratio: height / width as its source claims, if it does.
-        key: what it is known by wherever it stands in its source: the picture's path as a table writes it, else `name`.
-        digest: the sha256 that the picture's bytes must have, if the source knows one.
+        key: what it is known by wherever it stands in its source: the image's path as a table writes it, else `name`.
+        digest: the sha256 that the image's bytes must have, if the source knows one.
         labels: everything else that its source says of it.
     """
 
     name: str
-    picture: Readable
+    image: Readable
     captions: tuple[str, ...]
     split: str | None = None
     ratio: float | None = None
@@ -119,7 +119,7 @@ Entry: TypeAlias = Candidate | Refusal
 class Found:
     """What a layout has of a sample, before anything in `fields` is checked."""
 
-    picture: Readable
+    image: Readable
     fields: Mapping[str, Any]
     key: str
 
@@ -137,7 +137,7 @@ def entry_of(name: str, find: Callable[[], Found], reading: Reading, *, split: s
         found = find()
         own, ratio = read_split(found.fields.get("split")), _ratio(found.fields.get("h_div_w"))
         captions = _captions(found.fields, found.key, reading)
-        return Candidate(name, found.picture, captions, own or split, ratio, found.key, labels=found.fields)
+        return Candidate(name, found.image, captions, own or split, ratio, found.key, labels=found.fields)
     except RefusedError as error:
         return Refusal(name, error.reason, error.detail)
 
@@ -155,14 +155,14 @@ def found_in_row(folder: Path, row: Mapping[str, Any], reading: Reading) -> Foun
     Raises:
         RefusedError: if the row names no image.
     """
-    known = next((name for name in PICTURE_FIELDS if row.get(name)), None)
+    known = next((name for name in IMAGE_FIELDS if row.get(name)), None)
     if known is None:
-        raise RefusedError("missing-field", f"it has none of {', '.join(PICTURE_FIELDS)}")
+        raise RefusedError("missing-field", f"it has none of {', '.join(IMAGE_FIELDS)}")
     text = row[known]
     if not isinstance(text, str) or "\0" in text:
         raise RefusedError("wrong-type", f"{known} is no path: {short(text)}")
     if _ADDRESS.match(text):
-        raise RefusedError("missing-picture", f"{text[:100]} is an address: fetch the images, and name the files")
+        raise RefusedError("missing-image", f"{text[:100]} is an address: fetch the images, and name the files")
     try:
         os.fsencode(text)
     except UnicodeEncodeError:

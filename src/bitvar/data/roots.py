@@ -24,7 +24,7 @@ def root_cure(source: Path, summary: Summary, reading: Reading) -> str | None:
         summary: of going through it.
         reading: how it was read.
     """
-    if 2 * summary.refused["missing-picture"] <= summary.good + summary.num_refused:
+    if 2 * summary.refused["missing-image"] <= summary.good + summary.num_refused:
         return None
     root = find_root(source, reading)
     return None if root is None else f"their paths start elsewhere: add --root {shlex.quote(str(root))}"
@@ -36,7 +36,7 @@ def find_root(source: Path, reading: Reading) -> Path | None:
     start = start if start.is_dir() else start.parent
     paths: list[str] = []
     for number, entry in enumerate(read_entries(source, reading)):
-        if isinstance(entry, Candidate) and isinstance(entry.picture, Location) and not Path(entry.key).is_absolute():
+        if isinstance(entry, Candidate) and isinstance(entry.image, Location) and not Path(entry.key).is_absolute():
             paths.append(entry.key)
         if len(paths) == _TRIED or number == _TRIED * _TRIED:
             break

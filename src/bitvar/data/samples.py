@@ -1,6 +1,6 @@
-"""Captioned pictures of a folder: `samples.jsonl` and the files it names, as training reads them.
+"""Captioned images of a folder: `samples.jsonl` and the files it names, as training reads them.
 
-Lines go through the same rules as everywhere else (`entries`), and pictures through the same opening (`check`), so that
+Lines go through the same rules as everywhere else (`entries`), and images through the same opening (`check`), so that
 training takes exactly the samples that `bitvar data check` calls good, and refuses the others for the same reasons.
 """
 
@@ -21,9 +21,9 @@ from bitvar.data.index_writing import choose_splits
 from bitvar.data.layouts import SET_TABLE, read_lines
 from bitvar.data.records import Candidate, Entry, Refusal
 from bitvar.data.validation import Good, Size, check_ratio, open_candidate, without_duplicates
-from bitvar.data.views import picture_size
+from bitvar.data.views import image_size
 from bitvar.errors import UsageError
-from bitvar.imaging.open import Location, PictureLimits, RefusedError
+from bitvar.imaging.open import ImageLimits, Location, RefusedError
 
 VALIDATION: Final = 0.05
 """Share of the samples without a split that validate, as of an index."""
@@ -33,11 +33,11 @@ _SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture: its file, the captions that all describe it, and whatever labels the set has.
+    """One image: its file, the captions that all describe it, and whatever labels the set has.
 
     Attributes:
-        path: the picture's file.
-        captions: one or more, each true of the picture.
+        path: the image's file.
+        captions: one or more, each true of the image.
         split: given by the set, or drawn for it.
         labels: the fields of its line.
         name: how reports call it: table and line.
@@ -57,7 +57,7 @@ class Sample:
 def read_samples(folder: Path, *, split: str | None, report: Callable[[str], None] = lambda line: None) -> list[Sample]:
     """The samples of one split, or all of them for None.
 
-    Opens no picture, unless two lines name it: what is wrong with one is found when `load_images` decodes it.
+    Opens no image, unless two lines name it: what is wrong with one is found when `load_images` decodes it.
 
     Args:
         folder: a captioned set.
@@ -78,11 +78,9 @@ def read_samples(folder: Path, *, split: str | None, report: Callable[[str], Non
         raise _refused(folder, refused, len(entries))
     splits = _splits(candidates, report)
     samples = [
-        Sample(
-            candidate.picture.file, candidate.captions, own, candidate.labels, candidate.name, candidate.ratio, folder
-        )
+        Sample(candidate.image.file, candidate.captions, own, candidate.labels, candidate.name, candidate.ratio, folder)
         for candidate, own in zip(candidates, splits, strict=True)
-        if isinstance(candidate.picture, Location) and split in (None, own)
+        if isinstance(candidate.image, Location) and split in (None, own)
     ]
     if not samples:
         known = ", ".join(f"{name} {splits.count(name):,}" for name in sorted(set(splits))) or "no sample at all"
@@ -92,8 +90,8 @@ def read_samples(folder: Path, *, split: str | None, report: Callable[[str], Non
 
 
 def read_set(folder: Path) -> Iterator[Entry]:
-    """Every line of a captioned set as training reads it, good or refused. Opens no picture that is there once."""
-    return without_duplicates(read_lines(folder / SET_TABLE), PictureLimits())
+    """Every line of a captioned set as training reads it, good or refused. Opens no image that is there once."""
+    return without_duplicates(read_lines(folder / SET_TABLE), ImageLimits())
 
 
 def _splits(candidates: Sequence[Candidate], report: Callable[[str], None]) -> list[str]:
@@ -121,20 +119,20 @@ def require_images(samples: Sequence[Sample], size: Size | None, *, decoded: boo
     Raises:
         UsageError: naming the first ones, and the command that makes a set of the right size.
     """
-    limits = PictureLimits()
+    limits = ImageLimits()
     with ThreadPoolExecutor(thread_name_prefix="images") as pool:
         sizes = list(pool.map(lambda sample: _size_of(sample, limits, decoded=decoded), samples))
     _require_sizes(samples, sizes, size)
 
 
-def _size_of(sample: Sample, limits: PictureLimits, *, decoded: bool) -> Size:
+def _size_of(sample: Sample, limits: ImageLimits, *, decoded: bool) -> Size:
     try:
         if decoded:
             return load_image(sample, limits).size
-        size = picture_size(sample.path, limits)
+        size = image_size(sample.path, limits)
         check_ratio(sample.ratio, size)
     except RefusedError as error:
-        raise _refused_picture(sample, error) from None
+        raise _refused_image(sample, error) from None
     return size
 
 
@@ -161,18 +159,18 @@ def _pixels(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def load_images(samples: Sequence[Sample], *, limits: PictureLimits | None = None) -> UInt8[Tensor, "n 3 H W"]:
-    """Every picture of the samples, in memory; they must be of one size.
+def load_images(samples: Sequence[Sample], *, limits: ImageLimits | None = None) -> UInt8[Tensor, "n 3 H W"]:
+    """Every image of the samples, in memory; they must be of one size.
 
     Raises:
-        UsageError: naming the first picture that can't be used, or is of another size than the first.
+        UsageError: naming the first image that can't be used, or is of another size than the first.
     """
     arrays: list[np.ndarray] = []
     for sample in samples:
         try:
             array = np.asarray(load_image(sample, limits))
         except RefusedError as error:
-            raise _refused_picture(sample, error) from None
+            raise _refused_image(sample, error) from None
         if arrays and array.shape != arrays[0].shape:
             (h, w, _), (height, width, _) = array.shape, arrays[0].shape
             why = f"{sample.path} is {w}x{h}, {samples[0].path} is {width}x{height}"
@@ -182,14 +180,14 @@ def load_images(samples: Sequence[Sample], *, limits: PictureLimits | None = Non
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
-def load_image(sample: Sample, limits: PictureLimits | None = None) -> Image.Image:
-    """A sample's decoded RGB picture.
+def load_image(sample: Sample, limits: ImageLimits | None = None) -> Image.Image:
+    """A sample's decoded RGB image.
 
     Raises:
         RefusedError: for what `bitvar data check` refuses.
     """
     candidate = Candidate(sample.name, Location(sample.path), sample.captions, ratio=sample.ratio)
-    image, _ = open_candidate(candidate, limits or PictureLimits())
+    image, _ = open_candidate(candidate, limits or ImageLimits())
     return image
 
 
@@ -208,7 +206,7 @@ def _line(refusal: Refusal) -> str:
     return refusal.name.rpartition(":")[2]
 
 
-def _refused_picture(sample: Sample, error: RefusedError) -> UsageError:
+def _refused_image(sample: Sample, error: RefusedError) -> UsageError:
     why = f"{error.reason}: {error.detail}"
     folder = sample.source
     todo = f"see all such: bitvar data check {folder}; keep the good ones: bitvar data import {folder} NEW_FOLDER"

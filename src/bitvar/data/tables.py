@@ -14,9 +14,9 @@ from typing import Final, TextIO
 
 from bitvar.data.records import (
     CAPTION_FIELDS,
+    IMAGE_FIELDS,
     MAX_LINE,
     OTHER_FIELDS,
-    PICTURE_FIELDS,
     SUFFIXES,
     Entry,
     Found,
@@ -43,9 +43,9 @@ class _Header:
     names: tuple[str, ...]
 
     @property
-    def picture(self) -> int | None:
+    def image(self) -> int | None:
         """The column of images' paths."""
-        return next((self.names.index(name) for name in PICTURE_FIELDS if name in self.names), None)
+        return next((self.names.index(name) for name in IMAGE_FIELDS if name in self.names), None)
 
     @property
     def has_caption(self) -> bool:
@@ -142,10 +142,10 @@ def _read_header(path: Path, lines: _Lines, reading: Reading) -> _Header:
         except RefusedError:
             names = []
         found.append(_Header(delimiter, tuple("_".join(name.casefold().replace("-", " ").split()) for name in names)))
-    header = max(found, key=lambda one: (one.picture is not None) + one.has_caption)  # the first of equals
+    header = max(found, key=lambda one: (one.image is not None) + one.has_caption)  # the first of equals
     shown = [name for name in header.names if name]
-    known = {"image": PICTURE_FIELDS, "caption": ("captions", *CAPTION_FIELDS)}
-    missing = [] if header.picture is not None else ["image"]
+    known = {"image": IMAGE_FIELDS, "caption": ("captions", *CAPTION_FIELDS)}
+    missing = [] if header.image is not None else ["image"]
     missing += [] if header.has_caption or reading.makes_captions else ["caption"]
     if missing and "\0" in text:
         why = "its text has zero bytes, as UTF-16 and UTF-32 without a byte order mark have"
@@ -154,7 +154,7 @@ def _read_header(path: Path, lines: _Lines, reading: Reading) -> _Header:
         why = f"its header is {shown or 'empty'}; {what} columns are {', '.join(known[what])}"
         raise UsageError(f"{path} has no {what} column.", why, "name the columns in the first line")
     counts = Counter(header.names)
-    if twice := [name for name in (*PICTURE_FIELDS, *CAPTION_FIELDS, *OTHER_FIELDS) if counts[name] > 1]:
+    if twice := [name for name in (*IMAGE_FIELDS, *CAPTION_FIELDS, *OTHER_FIELDS) if counts[name] > 1]:
         why = f"its header is {shown}, and nobody could say which of the two is meant"
         raise UsageError(f"{path} has the column {twice[0]!r} twice.", why, "rename one of them")
     return header
@@ -205,8 +205,8 @@ def _image(line: str, header: _Header) -> str | None:
         fields = parse_row(line, header.delimiter) or line.split(header.delimiter)  # it may open a quote of its own
     except RefusedError:
         return None
-    assert header.picture is not None
-    return fields[header.picture].strip(' "\r\n') if len(fields) > header.picture else None
+    assert header.image is not None
+    return fields[header.image].strip(' "\r\n') if len(fields) > header.image else None
 
 
 def _require_text(text: str) -> None:

@@ -88,10 +88,10 @@ def _samples(
             torn[key] = True
             yield Refusal(name, "unsorted-tar", f"other members lie between its own; {_CURE}")
         return
-    pictures = [suffix[1:] for suffix in SUFFIXES if suffix[1:] in members]
-    yield entry_of(name, lambda: _found(path, archive, name, members, pictures, reading), reading)
-    for extra in pictures[1:]:
-        why = f"its key has a .{pictures[0]} already, so the same captions"
+    images = [suffix[1:] for suffix in SUFFIXES if suffix[1:] in members]
+    yield entry_of(name, lambda: _found(path, archive, name, members, images, reading), reading)
+    for extra in images[1:]:
+        why = f"its key has a .{images[0]} already, so the same captions"
         yield Refusal(f"{path.name}:{members[extra].name}", "duplicate", why)
     yield from problems
 
@@ -101,12 +101,12 @@ def _found(
     archive: tarfile.TarFile,
     name: str,
     members: Mapping[str, tarfile.TarInfo],
-    pictures: list[str],
+    images: list[str],
     reading: Reading,
 ) -> Found:
-    if not pictures:
-        raise RefusedError("missing-picture", f"its members are {', '.join(f'.{suffix}' for suffix in members)}")
-    picture = members[pictures[0]]
+    if not images:
+        raise RefusedError("missing-image", f"its members are {', '.join(f'.{suffix}' for suffix in members)}")
+    image = members[images[0]]
     fields: dict[str, Any] = {}
     for suffix in _TEXTS:
         if suffix in members:
@@ -116,7 +116,7 @@ def _found(
             assert file is not None, "a regular member has content"
             text = decode_text(file.read())
             fields |= parse_object(text) if suffix == "json" else text_fields(text, reading)
-    return Found(Location(path, picture.offset_data, picture.size), fields, name)
+    return Found(Location(path, image.offset_data, image.size), fields, name)
 
 
 def _torn_keys(path: Path) -> dict[str, bool]:

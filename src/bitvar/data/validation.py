@@ -1,6 +1,6 @@
 """Going through a captioned source: every sample opened once, every refused one named with its reason.
 
-Knows nothing of layouts (`layouts`) or formats (`pictures`), only that some samples are good and some are not.
+Knows nothing of layouts (`layouts`) or formats (`images`), only that some samples are good and some are not.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from PIL import Image
 
 from bitvar.data.records import Candidate, Entry, Refusal
 from bitvar.errors import UsageError
-from bitvar.imaging.open import PictureLimits, RefusedError, decode_picture
+from bitvar.imaging.open import ImageLimits, RefusedError, decode_image
 from bitvar.scales import nearest_ratio
 
 _WORKERS = 4
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Good(Generic[T]):
-    """A sound sample, what was made of its picture, and the sha256 of the picture's bytes if it was asked for."""
+    """A sound sample, what was made of its image, and the sha256 of the image's bytes if it was asked for."""
 
     candidate: Candidate
     made: T
@@ -61,20 +61,20 @@ def go_through(
     entries: Iterable[Entry],
     make: Callable[[Image.Image], T],
     *,
-    limits: PictureLimits,
+    limits: ImageLimits,
     content_hash: bool = False,
     allow_duplicates: bool = False,
 ) -> Iterator[Good[T] | Refusal]:
-    """Decode every picture, in order, several at a time; `make` runs on each decoded RGB picture.
+    """Decode every image, in order, several at a time; `make` runs on each decoded RGB image.
 
-    Refused besides: whatever `open_candidate` refuses, and a sample whose picture a good one has had.
+    Refused besides: whatever `open_candidate` refuses, and a sample whose image a good one has had.
 
     Args:
         entries: of any number: only some are held at a time.
-        make: what is wanted of each picture.
-        limits: what a picture may be.
-        content_hash: have the sha256 of each picture's bytes in `Good.digest`.
-        allow_duplicates: keep samples whose picture a good one has had.
+        make: what is wanted of each image.
+        limits: what an image may be.
+        content_hash: have the sha256 of each image's bytes in `Good.digest`.
+        allow_duplicates: keep samples whose image a good one has had.
     """
     seen = SeenSet()
 
@@ -88,7 +88,7 @@ def go_through(
             return Refusal(entry.name, error.reason, error.detail)
 
     def once(sample: Good[T] | Refusal) -> Good[T] | Refusal:
-        if isinstance(sample, Good) and not allow_duplicates and not seen.add(sample.candidate.picture.place):
+        if isinstance(sample, Good) and not allow_duplicates and not seen.add(sample.candidate.image.place):
             return _duplicate(sample.candidate)
         return sample
 
@@ -98,16 +98,16 @@ def go_through(
             yield from map(once, pool.map(work, chunk))
 
 
-def without_duplicates(entries: Iterable[Entry], limits: PictureLimits) -> Iterator[Entry]:
-    """The same entries, those refused whose picture a good one has had: as `go_through`, for a set that fits in memory.
+def without_duplicates(entries: Iterable[Entry], limits: ImageLimits) -> Iterator[Entry]:
+    """The same entries, those refused whose image a good one has had: as `go_through`, for a set that fits in memory.
 
-    Opens no picture but those that are there twice.
+    Opens no image but those that are there twice.
     """
     first: dict[str, Candidate] = {}
     sound: set[str] = set()
     for entry in entries:
         if isinstance(entry, Candidate):
-            place = entry.picture.place
+            place = entry.image.place
             earlier = first.get(place)
             if earlier is not None and (place in sound or is_good(earlier, limits)):
                 sound.add(place)
@@ -117,8 +117,8 @@ def without_duplicates(entries: Iterable[Entry], limits: PictureLimits) -> Itera
         yield entry
 
 
-def is_good(candidate: Candidate, limits: PictureLimits) -> bool:
-    """Whether a sample's picture can be used."""
+def is_good(candidate: Candidate, limits: ImageLimits) -> bool:
+    """Whether a sample's image can be used."""
     try:
         open_candidate(candidate, limits)
     except RefusedError:
@@ -127,32 +127,32 @@ def is_good(candidate: Candidate, limits: PictureLimits) -> bool:
 
 
 def _duplicate(candidate: Candidate) -> Refusal:
-    return Refusal(candidate.name, "duplicate", f"{candidate.picture.place} is another good sample's picture too")
+    return Refusal(candidate.name, "duplicate", f"{candidate.image.place} is another good sample's image too")
 
 
 def open_candidate(
-    candidate: Candidate, limits: PictureLimits, *, content_hash: bool = False
+    candidate: Candidate, limits: ImageLimits, *, content_hash: bool = False
 ) -> tuple[Image.Image, bytes | None]:
-    """A sample's decoded RGB picture, and the sha256 of its bytes if that is asked for or its source knows one.
+    """A sample's decoded RGB image, and the sha256 of its bytes if that is asked for or its source knows one.
 
     Raises:
-        RefusedError: if the picture can't be used, its bytes are not what its source knows, or its ratio is not what
+        RefusedError: if the image can't be used, its bytes are not what its source knows, or its ratio is not what
             its source claims.
     """
-    data = candidate.picture.read(max_bytes=limits.max_bytes)
+    data = candidate.image.read(max_bytes=limits.max_bytes)
     digest = hashlib.sha256(data).digest() if content_hash or candidate.digest is not None else None
     if candidate.digest not in (None, digest):
-        raise RefusedError("altered", "the picture's bytes are not those that were indexed")
-    image = decode_picture(data, limits)
+        raise RefusedError("altered", "the image's bytes are not those that were indexed")
+    image = decode_image(data, limits)
     check_ratio(candidate.ratio, image.size)
     return image, digest
 
 
 def check_ratio(claimed: float | None, size: "Size") -> None:
-    """Refuse a picture whose ratio, height / width, is not what its source claims; RefusedError."""
+    """Refuse an image whose ratio, height / width, is not what its source claims; RefusedError."""
     ratio = size[1] / size[0]
     if claimed is not None and abs(claimed / ratio - 1) > _RATIO_TOLERANCE:
-        raise RefusedError("wrong-ratio", f"h_div_w is {claimed:.4g}, the picture's is {ratio:.4g}")
+        raise RefusedError("wrong-ratio", f"h_div_w is {claimed:.4g}, the image's is {ratio:.4g}")
 
 
 CURES: Final = {
@@ -176,8 +176,8 @@ class Summary:
         good: sound samples.
         refused: by reason.
         splits: samples by split; those that have none by "".
-        ratios: samples by the official ratio nearest to the picture's height / width.
-        sides: pictures by their shorter side in pixels.
+        ratios: samples by the official ratio nearest to the image's height / width.
+        sides: images by their shorter side in pixels.
         captions: captions by number of words.
         others: files that are no part of any sample, by their ending.
     """

@@ -1,6 +1,6 @@
-"""What of a picture a tokenizer's step sees: its channels, and one crop of it.
+"""What of an image a tokenizer's step sees: its channels, and one crop of it.
 
-Pictures of 1, 3 or 4 channels are image files of any format that `data.formats` reads (grey, RGB, RGBA); of any number,
+Images of 1, 3 or 4 channels are image files of any format that `data.formats` reads (grey, RGB, RGBA); of any number,
 NumPy arrays `(H, W, c)` in `.npy` files: 8 bits, 16 bits (of which the upper 8 count), or floats in [0, 1].
 """
 
@@ -18,14 +18,14 @@ from PIL import Image
 
 from bitvar.files import open_plain
 from bitvar.imaging.open import (
-    PictureLimits,
+    ImageLimits,
     RefusedError,
     as_rgba,
     check_bytes,
     check_sides,
-    decode_picture,
+    decode_image,
     first_line,
-    open_picture,
+    open_image,
     seen_size,
     unreadable,
 )
@@ -35,9 +35,9 @@ NUM_DRAWS: Final = 4
 
 ARRAY_SUFFIX: Final = ".npy"
 _ARRAY_MAGIC: Final = b"\x93NUMPY"
-_PICTURE_CHANNELS: Final = (1, 3, 4)
+_IMAGE_CHANNELS: Final = (1, 3, 4)
 _SHARP: Final = 2
-"""How many times the wanted pixels a picture is decoded with, at least, so that scaling it down decides the result."""
+"""How many times the wanted pixels an image is decoded with, at least, so that scaling it down decides the result."""
 
 _PNG_TEXTS: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 """Chunks in which a PNG may have an orientation."""
@@ -48,12 +48,12 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class View:
-    """How pictures are seen.
+    """How images are seen.
 
     Attributes:
         channels: 1 to 16.
         smallest_crop: side of the smallest random crop, as a share of the largest crop's; 1 is always the largest,
-            around the middle. No crop has fewer pixels than it is scaled to, if the picture has them.
+            around the middle. No crop has fewer pixels than it is scaled to, if the image has them.
         mirrored: half of the crops, left to right.
     """
 
@@ -66,18 +66,18 @@ class View:
         return self.smallest_crop < 1 or self.mirrored
 
     def see(
-        self, data: bytes, limits: PictureLimits, size: Size, draws: Sequence[float] | None = None
+        self, data: bytes, limits: ImageLimits, size: Size, draws: Sequence[float] | None = None
     ) -> UInt8[np.ndarray, "H W c"]:
-        """The pixels of a picture file at `size` (width, height).
+        """The pixels of an image file at `size` (width, height).
 
         Args:
             data: the file.
-            limits: what a picture may be.
+            limits: what an image may be.
             size: to scale the crop to.
             draws: `NUM_DRAWS` numbers in [0, 1); the largest crop around the middle if None.
 
         Raises:
-            RefusedError: for a picture that can't be used, or has not these channels.
+            RefusedError: for an image that can't be used, or has not these channels.
         """
         enough = math.ceil(_SHARP * max(size) / self.smallest_crop)
         planes = decode_planes(data, limits, self.channels, at_least=enough)
@@ -87,7 +87,7 @@ class View:
         return pixels[:, ::-1].copy() if self.mirrored and draws is not None and draws[3] < 0.5 else pixels
 
     def _box(self, whole: Size, size: Size, draws: Sequence[float] | None) -> Box:
-        """Left, upper, right and lower edge of the crop, in pixels of the picture."""
+        """Left, upper, right and lower edge of the crop, in pixels of the image."""
         fit = min(whole[0] / size[0], whole[1] / size[1])
         share, across, down = 1.0, 0.5, 0.5
         if draws is not None and self.smallest_crop < 1:
@@ -98,38 +98,36 @@ class View:
         return left, upper, min(left + width, whole[0]), min(upper + height, whole[1])
 
 
-def decode_planes(
-    data: bytes, limits: PictureLimits, channels: int, *, at_least: int | None = None
-) -> list[Image.Image]:
-    """A picture as Pillow can scale it: one image of 1, 3 or 4 channels, or a grey one for each channel.
+def decode_planes(data: bytes, limits: ImageLimits, channels: int, *, at_least: int | None = None) -> list[Image.Image]:
+    """An image as Pillow can scale it: one image of 1, 3 or 4 channels, or a grey one for each channel.
 
     Args:
         data: the file.
-        limits: what a picture may be.
+        limits: what an image may be.
         channels: as many as it must have.
-        at_least: as of `decode_picture`, which all but RGBA pictures pass through.
+        at_least: as of `decode_image`, which all but RGBA images pass through.
 
     Raises:
-        RefusedError: for a picture that can't be used, or has not these channels.
+        RefusedError: for an image that can't be used, or has not these channels.
     """
     if data.startswith(_ARRAY_MAGIC):
         array = _read_array(data, limits)
         if array.shape[2] != channels:
             raise RefusedError("other-channels", f"it has {array.shape[2]} channels, not {channels}")
         return [Image.fromarray(np.ascontiguousarray(array[..., c])) for c in range(channels)]
-    if channels not in _PICTURE_CHANNELS:
-        raise RefusedError("other-channels", f"pictures of {channels} channels come as {ARRAY_SUFFIX} files")
+    if channels not in _IMAGE_CHANNELS:
+        raise RefusedError("other-channels", f"images of {channels} channels come as {ARRAY_SUFFIX} files")
     if channels == 4:
-        return [as_rgba(open_picture(data, limits))]
-    rgb = decode_picture(data, limits, at_least=at_least)
+        return [as_rgba(open_image(data, limits))]
+    rgb = decode_image(data, limits, at_least=at_least)
     return [rgb.convert("L") if channels == 1 else rgb]
 
 
-def picture_size(path: Path, limits: PictureLimits) -> Size:
-    """Width and height of a picture file as people see it, from its header.
+def image_size(path: Path, limits: ImageLimits) -> Size:
+    """Width and height of an image file as people see it, from its header.
 
     Raises:
-        RefusedError: for what is no picture, can't be read, or is out of the limits.
+        RefusedError: for what is no image, can't be read, or is out of the limits.
     """
     try:
         with open_plain(path) as file:
@@ -137,7 +135,7 @@ def picture_size(path: Path, limits: PictureLimits) -> Size:
             is_array = file.read(len(_ARRAY_MAGIC)) == _ARRAY_MAGIC
             file.seek(0)
             if not is_array:
-                image = open_picture(file, limits)
+                image = open_image(file, limits)
                 if _is_told_behind(image, file):
                     image.load()
                 return seen_size(image)
@@ -161,7 +159,7 @@ def _is_told_behind(image: Image.Image, file: BinaryIO) -> bool:
     return any(chunk in data for chunk in _PNG_TEXTS)
 
 
-def _read_array(data: bytes, limits: PictureLimits) -> UInt8[np.ndarray, "H W c"]:
+def _read_array(data: bytes, limits: ImageLimits) -> UInt8[np.ndarray, "H W c"]:
     """The array of a file, whose header is checked before there is memory for what it claims."""
     try:
         file = io.BytesIO(data)
@@ -169,7 +167,7 @@ def _read_array(data: bytes, limits: PictureLimits) -> UInt8[np.ndarray, "H W c"
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, by_columns, dtype = read_header(file)
         if dtype.kind not in "uif":
-            raise RefusedError("broken-picture", f"{dtype} values; known are uint8, uint16, and floats in [0, 1]")
+            raise RefusedError("broken-image", f"{dtype} values; known are uint8, uint16, and floats in [0, 1]")
         _check_shape(shape, limits)
         array = np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell())
         array = array.reshape(shape, order="F" if by_columns else "C")
@@ -181,18 +179,18 @@ def _read_array(data: bytes, limits: PictureLimits) -> UInt8[np.ndarray, "H W c"
 def _refused(error: Exception) -> RefusedError:
     if isinstance(error, RefusedError):
         return error
-    return RefusedError("broken-picture", first_line(error))
+    return RefusedError("broken-image", first_line(error))
 
 
-def _check_array(array: np.ndarray, limits: PictureLimits) -> np.ndarray:
+def _check_array(array: np.ndarray, limits: ImageLimits) -> np.ndarray:
     """`(H, W, c)`, within the limits."""
     _check_shape(array.shape, limits)
     return array[..., None] if array.ndim == 2 else array
 
 
-def _check_shape(shape: tuple[int, ...], limits: PictureLimits) -> None:
+def _check_shape(shape: tuple[int, ...], limits: ImageLimits) -> None:
     if len(shape) not in (2, 3) or not 1 <= (*shape, 1)[2] <= 16:
-        raise RefusedError("not-a-picture", f"an array of {shape}, not (height, width, 1 to 16 channels)")
+        raise RefusedError("not-an-image", f"an array of {shape}, not (height, width, 1 to 16 channels)")
     check_sides(shape[1], shape[0], limits)
 
 
@@ -203,4 +201,4 @@ def _to_bytes(array: np.ndarray) -> UInt8[np.ndarray, "H W c"]:
         return (array >> 8).astype(np.uint8)
     if array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
         return np.round(array * 255).astype(np.uint8)
-    raise RefusedError("not-a-picture", f"{array.dtype} values; known are uint8, uint16, and floats in [0, 1]")
+    raise RefusedError("not-an-image", f"{array.dtype} values; known are uint8, uint16, and floats in [0, 1]")

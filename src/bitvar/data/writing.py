@@ -9,12 +9,12 @@ from typing import Any
 from bitvar.errors import UsageError
 from bitvar.files import write_text
 
-_PICTURES_PER_FOLDER = 1000
+_IMAGES_PER_FOLDER = 1000
 _INCOMPLETE = ".incomplete"
 
 
 def prepare_folder(destination: Path, *, source: Path | None = None) -> None:
-    """Make the folder, or clear the pictures of a build in it that was cut short.
+    """Make the folder, or clear the images of a build in it that was cut short.
 
     Args:
         destination: a new or empty folder, or one that such a build left.
@@ -40,9 +40,9 @@ def prepare_folder(destination: Path, *, source: Path | None = None) -> None:
     marker.touch()
 
 
-def picture_path(index: int) -> Path:
-    """Where the picture of a sample goes, relative to the set."""
-    return Path("images") / f"{index // _PICTURES_PER_FOLDER:03d}" / f"{index:06d}.png"
+def image_path(index: int) -> Path:
+    """Where the image of a sample goes, relative to the set."""
+    return Path("images") / f"{index // _IMAGES_PER_FOLDER:03d}" / f"{index:06d}.png"
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -20,7 +20,7 @@ from bitvar.weights.digests import write_tensors
 
 FILE: Final = "progress.safetensors"
 REFUSED: Final = "refused.jsonl"
-PICTURES: Final = "pictures.jsonl"
+IMAGES: Final = "images.jsonl"
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Progress:
 
     Attributes:
         read: entries, refused ones included.
-        names: a digest of all their names in order, which tells whether the pictures are still the same.
+        names: a digest of all their names in order, which tells whether the images are still the same.
         lengths: bytes of each file of lines that belong to these entries.
         refused: how many were refused, by reason.
         tallies: by size and contender; "" is the originals.

@@ -11,14 +11,14 @@ from torch import Tensor
 from bitvar.imaging.pixels import to_signed
 
 
-def as_tensor(pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "b 3 H W"]:
-    """Pictures of one size, 0..255, in [-1, 1]."""
-    return to_signed(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
+def as_tensor(images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "b 3 H W"]:
+    """Images of one size, 0..255, in [-1, 1]."""
+    return to_signed(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
 
 
-def in_batches(pictures: Iterable[UInt8[np.ndarray, "H W 3"]], at_once: int) -> Iterator[Float[Tensor, "_ 3 H W"]]:
-    """All pictures in order, in [-1, 1]: at most `at_once` together, and only neighbours of one size."""
-    rest = iter(pictures)
+def in_batches(images: Iterable[UInt8[np.ndarray, "H W 3"]], at_once: int) -> Iterator[Float[Tensor, "_ 3 H W"]]:
+    """All images in order, in [-1, 1]: at most `at_once` together, and only neighbours of one size."""
+    rest = iter(images)
     while chunk := list(islice(rest, at_once)):
-        for _, alike in groupby(chunk, key=lambda picture: picture.shape):
+        for _, alike in groupby(chunk, key=lambda image: image.shape):
             yield as_tensor(list(alike))

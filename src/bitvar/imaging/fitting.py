@@ -12,7 +12,7 @@ from PIL import Image, ImageColor, ImageOps
 from bitvar.config import unknown
 from bitvar.errors import UsageError
 from bitvar.files import atomic_path
-from bitvar.imaging.open import fit_picture
+from bitvar.imaging.open import fit_image
 
 FITS: Final = ("cover", "smart", "pad")
 MUCH_LOST: Final = 0.2
@@ -57,7 +57,7 @@ class Fit:
             return ImageOps.pad(image, size, method=Image.Resampling.LANCZOS, color=colour)
         if self.kind == "smart":
             return image.resize(size, Image.Resampling.LANCZOS, box=_busiest_box(image, size))
-        return fit_picture(image, size)
+        return fit_image(image, size)
 
     def text(self, cut: int, total: int) -> str:
         """What became of the edges of `total` images, `cut` of which lost more than `MUCH_LOST` of their area."""

@@ -1,6 +1,6 @@
-"""Opening strangers' pictures: every limit is checked on the header, before a pixel is decoded.
+"""Opening strangers' images: every limit is checked on the header, before a pixel is decoded.
 
-Knows nothing of captions or folders. A picture that can't be used raises `RefusedError`, whose reason
+Knows nothing of captions or folders. An image that can't be used raises `RefusedError`, whose reason
 reports count by.
 """
 
@@ -28,7 +28,7 @@ from bitvar.imaging.formats import (
 )
 from bitvar.imaging.orientation import find_orientation, is_sideways, turn
 
-__all__ = ["FORMATS", "Location", "PictureLimits", "Readable", "RefusedError"]
+__all__ = ["FORMATS", "ImageLimits", "Location", "Readable", "RefusedError"]
 
 _TALKATIVE: Final = ("TIFF", "GIF")
 """Formats whose decoders may warn while they decode pixels."""
@@ -43,8 +43,8 @@ class RefusedError(ValueError):
 
 
 @dataclass(frozen=True)
-class PictureLimits:
-    """What a picture may be.
+class ImageLimits:
+    """What an image may be.
 
     Attributes:
         max_bytes: of the file.
@@ -61,7 +61,7 @@ class PictureLimits:
 
 @runtime_checkable
 class Readable(Protocol):
-    """Where a picture's bytes can be had."""
+    """Where an image's bytes can be had."""
 
     @property
     def place(self) -> str:
@@ -75,7 +75,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class Location:
-    """Where a picture's bytes are: a file, or a part of one (a tar's member)."""
+    """Where an image's bytes are: a file, or a part of one (a tar's member)."""
 
     file: Path
     offset: int = 0
@@ -101,14 +101,14 @@ class Location:
             raise unreadable(self.file, error) from None
         check_bytes(len(data), max_bytes)
         if self.size is not None and len(data) < self.size:
-            raise RefusedError("broken-picture", f"cut off after {len(data)} of {self.size} bytes")
+            raise RefusedError("broken-image", f"cut off after {len(data)} of {self.size} bytes")
         return data
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> RefusedError:
     """The refusal of a file that can't be opened or read, by what opening or reading it raised."""
     if isinstance(error, FileNotFoundError):
-        return RefusedError("missing-picture", f"there is no {path}")
+        return RefusedError("missing-image", f"there is no {path}")
     if isinstance(error, OSError):
         return RefusedError("unreadable-file", error.strerror or str(error))
     return RefusedError("unreadable-file", f"no file can have this name: {first_line(error)}")  # such as a zero byte
@@ -126,7 +126,7 @@ def check_bytes(count: int, limit: int) -> None:
         raise RefusedError("empty-file", "it has no bytes")
 
 
-def open_picture(data: bytes | BinaryIO, limits: PictureLimits) -> Image.Image:
+def open_image(data: bytes | BinaryIO, limits: ImageLimits) -> Image.Image:
     """Open an image by its header; no pixel is decoded yet. A file must stay open until they are.
 
     The format is told by content. Of a photograph with a second image inside, as phones make them, it is the first.
@@ -141,7 +141,7 @@ def open_picture(data: bytes | BinaryIO, limits: PictureLimits) -> Image.Image:
         name = find_format(file.read(HEAD))
         file.seek(0)
         if name is None:
-            raise RefusedError("not-a-picture", f"it is none of {READ}")
+            raise RefusedError("not-an-image", f"it is none of {READ}")
         with without_warnings():
             image = open_as(name, file)
     except RefusedError:
@@ -151,14 +151,14 @@ def open_picture(data: bytes | BinaryIO, limits: PictureLimits) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise RefusedError("too-many-pixels", str(error)) from None
     except UnidentifiedImageError:  # its text names a Python object
-        raise RefusedError("not-a-picture", f"it begins as a {name} file and goes on as none") from None
+        raise RefusedError("not-an-image", f"it begins as a {name} file and goes on as none") from None
     except Exception as error:  # a decoder may raise anything
-        raise RefusedError("not-a-picture", first_line(error)) from None
-    check_picture(image, limits)
+        raise RefusedError("not-an-image", first_line(error)) from None
+    check_image(image, limits)
     return image
 
 
-def check_picture(image: Image.Image, limits: PictureLimits) -> None:
+def check_image(image: Image.Image, limits: ImageLimits) -> None:
     """Refuse an opened image by what its header says.
 
     Raises:
@@ -171,7 +171,7 @@ def check_picture(image: Image.Image, limits: PictureLimits) -> None:
     except FormatError as error:
         raise RefusedError("other-format", str(error)) from None
     except Exception as error:  # a decoder may raise anything
-        raise RefusedError("broken-picture", first_line(error)) from None
+        raise RefusedError("broken-image", first_line(error)) from None
     if several and image.format == "TIFF":
         raise RefusedError("several-pages", "it has more than one page: save the wanted one as a file of its own")
     if several:
@@ -183,8 +183,8 @@ def seen_size(image: Image.Image) -> tuple[int, int]:
     return (image.height, image.width) if is_sideways(find_orientation(image)) else image.size
 
 
-def require_picture(path: Path, limits: PictureLimits, *, todo: str) -> Image.Image:
-    """Read an image that the user named, as `decode_picture` makes it.
+def require_image(path: Path, limits: ImageLimits, *, todo: str) -> Image.Image:
+    """Read an image that the user named, as `decode_image` makes it.
 
     Args:
         path: the file.
@@ -195,14 +195,14 @@ def require_picture(path: Path, limits: PictureLimits, *, todo: str) -> Image.Im
         UsageError: naming the path and what is wrong with it.
     """
     try:
-        return decode_picture(Location(path).read(max_bytes=limits.max_bytes), limits)
+        return decode_image(Location(path).read(max_bytes=limits.max_bytes), limits)
     except RefusedError as error:
-        cure = "check the path" if error.reason in ("missing-picture", "unreadable-file") else todo
-        raise UsageError(f"The picture {path} can't be used.", str(error), cure) from None
+        cure = "check the path" if error.reason in ("missing-image", "unreadable-file") else todo
+        raise UsageError(f"The image {path} can't be used.", str(error), cure) from None
 
 
-def check_sides(width: int, height: int, limits: PictureLimits) -> None:
-    """Refuse a picture by its sides.
+def check_sides(width: int, height: int, limits: ImageLimits) -> None:
+    """Refuse an image by its sides.
 
     Raises:
         RefusedError: if they are out of the limits.
@@ -215,28 +215,28 @@ def check_sides(width: int, height: int, limits: PictureLimits) -> None:
         raise RefusedError("extreme-ratio", f"{width}x{height} is longer than {limits.max_ratio:g} to 1")
 
 
-def decode_picture(data: bytes, limits: PictureLimits, *, at_least: int | None = None) -> Image.Image:
-    """The picture as people see it: turned by its orientation tag, in sRGB, on white where it is transparent.
+def decode_image(data: bytes, limits: ImageLimits, *, at_least: int | None = None) -> Image.Image:
+    """The image as people see it: turned by its orientation tag, in sRGB, on white where it is transparent.
 
     A colour profile is applied where it can be read; one that can't be counts as sRGB, as viewers have it.
 
     Args:
         data: the file.
-        limits: what a picture may be.
+        limits: what an image may be.
         at_least: pixels a side that are enough. A JPEG of twice as many and more is decoded at a half, a quarter or an
             eighth, which takes a fraction of the time.
 
     Raises:
-        RefusedError: as `open_picture`, and for pixels that can't be decoded.
+        RefusedError: as `open_image`, and for pixels that can't be decoded.
     """
-    image = open_picture(data, limits)
+    image = open_image(data, limits)
     if at_least is not None and image.format == "JPEG":
         image.draft(None, (at_least, at_least))
     return as_rgb(image)
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """What `decode_picture` makes of an opened picture, whatever its mode.
+    """What `decode_image` makes of an opened image, whatever its mode.
 
     Raises:
         RefusedError: for pixels that can't be decoded.
@@ -274,7 +274,7 @@ def _decode(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     except RefusedError:
         raise
     except Exception as error:  # a decoder may raise anything
-        raise RefusedError("broken-picture", first_line(error)) from None
+        raise RefusedError("broken-image", first_line(error)) from None
     rgb.info.clear()  # the profile is done with, and the one of sRGB bears the time; what else there is is not pixels
     return rgb, alpha
 
@@ -307,17 +307,17 @@ def _from_deep(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
     if image.mode == "F":
         if not (low >= 0 and high <= 255):  # False for NaN
-            raise RefusedError("broken-picture", f"its values are {low:g} to {high:g}; floats in [0, 1] are read")
+            raise RefusedError("broken-image", f"its values are {low:g} to {high:g}; floats in [0, 1] are read")
         grey = np.round(values * 255) if high <= 1 else values
     else:
         if not (low >= 0 and high <= 65535):
-            raise RefusedError("broken-picture", f"its values are {low} to {high}; 16 bits are read")
+            raise RefusedError("broken-image", f"its values are {low} to {high}; 16 bits are read")
         grey = values // 257
     return Image.fromarray(grey.astype(np.uint8)), alpha
 
 
-def fit_picture(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture at `size` (width, height): scaled to cover it, and cut to it around the middle."""
+def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image at `size` (width, height): scaled to cover it, and cut to it around the middle."""
     return ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
 
 

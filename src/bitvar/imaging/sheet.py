@@ -1,4 +1,4 @@
-"""Pictures in rows under headings, each with its prompt and what is wrong with it."""
+"""Images in rows under headings, each with its prompt and what is wrong with it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from typing import Any, Final
 from PIL import Image, ImageDraw, ImageFont
 
 from bitvar.icons.dataset.prompts import SKILLS
-from bitvar.imaging.open import PictureLimits, require_picture
+from bitvar.imaging.open import ImageLimits, require_image
 
 EACH: Final = 4
-"""Right pictures in a row, and wrong ones."""
+"""Right images in a row, and wrong ones."""
 
 _SIDE, _GAP, _LINE, _MARGIN = 192, 14, 15, 20
 _RIGHT, _WRONG, _NEUTRAL = "#1a7f37", "#c0392b", "#666666"
 _PROMPT_LINES, _NOTE_LINES = 3, 3
-_LIMITS: Final = PictureLimits(min_side=1, max_ratio=64.0)
+_LIMITS: Final = ImageLimits(min_side=1, max_ratio=64.0)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture with its texts; `right` colours the note, None leaves it grey."""
+    """An image with its texts; `right` colours the note, None leaves it grey."""
 
-    picture: Image.Image
+    image: Image.Image
     title: str
     note: str
     right: bool | None = None
@@ -31,19 +31,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """Pictures side by side under a heading."""
+    """Images side by side under a heading."""
 
     heading: str
     cells: Sequence[Cell]
 
 
 def example_rows(label: str, verdicts: Sequence[Mapping[str, Any]], root: Path) -> list[SheetRow]:
-    """For every skill some right pictures and some wrong ones, evenly from all splits.
+    """For every skill some right images and some wrong ones, evenly from all splits.
 
     Args:
         label: of the contender.
         verdicts: its lines.
-        root: folder that the names of pictures are relative to.
+        root: folder that the names of images are relative to.
     """
     rows = []
     for skill in SKILLS:
@@ -62,13 +62,13 @@ def _evenly(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _example(line: Mapping[str, Any], root: Path) -> Cell:
-    picture = require_picture(root / line["picture"], _LIMITS, todo="make that picture again")
+    image = require_image(root / line["image"], _LIMITS, todo="make that image again")
     said = "right" if line["right"] else "; ".join(line["reasons"]) or "wrong"
-    return Cell(picture, line["prompt"], f"{line['split'].replace('_', ' ')}: {said}", line["right"])
+    return Cell(image, line["prompt"], f"{line['split'].replace('_', ' ')}: {said}", line["right"])
 
 
 def draw_rows(rows: Sequence[SheetRow]) -> Image.Image:
-    """The rows on white. Small pictures are magnified by a whole number, every pixel a square; larger ones reduced."""
+    """The rows on white. Small images are magnified by a whole number, every pixel a square; larger ones reduced."""
     columns = max((len(row.cells) for row in rows), default=1)
     font, bold = ImageFont.load_default(13), ImageFont.load_default(18)
     below = (_PROMPT_LINES + _NOTE_LINES) * _LINE
@@ -80,9 +80,9 @@ def draw_rows(rows: Sequence[SheetRow]) -> Image.Image:
         draw.text((_MARGIN, top), _ascii(row.heading), fill="black", font=bold)
         for j, cell in enumerate(row.cells):
             x, y = _MARGIN + j * (_SIDE + _GAP), top + 2 * _LINE
-            picture = _fitted(cell.picture)
-            sheet.paste(picture, (x, y))
-            draw.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline="#cccccc")
+            image = _fitted(cell.image)
+            sheet.paste(image, (x, y))
+            draw.rectangle((x - 1, y - 1, x + image.width, y + image.height), outline="#cccccc")
             y += _SIDE + 4
             for text in wrapped(cell.title, font, width=_SIDE, most=_PROMPT_LINES):
                 draw.text((x, y), text, fill="black", font=font)
@@ -94,13 +94,13 @@ def draw_rows(rows: Sequence[SheetRow]) -> Image.Image:
     return sheet
 
 
-def _fitted(picture: Image.Image) -> Image.Image:
-    longer = max(picture.size)
+def _fitted(image: Image.Image) -> Image.Image:
+    longer = max(image.size)
     if longer > _SIDE:
-        width, height = (max(1, round(side * _SIDE / longer)) for side in picture.size)
-        return picture.resize((width, height), Image.Resampling.LANCZOS)
+        width, height = (max(1, round(side * _SIDE / longer)) for side in image.size)
+        return image.resize((width, height), Image.Resampling.LANCZOS)
     scale = _SIDE // longer
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
 def wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, *, width: int, most: int) -> list[str]:

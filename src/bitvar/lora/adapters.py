@@ -34,7 +34,7 @@ def require_weight(weight: float, what: str) -> float:
 
 
 class Adapters:
-    """Loads, weighs, fuses and removes adapters of one model, in place. Not while pictures are being drawn.
+    """Loads, weighs, fuses and removes adapters of one model, in place. Not while images are being drawn.
 
     Args:
         model: whose layers are wrapped and unwrapped.

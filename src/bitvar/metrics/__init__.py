@@ -1,1 +1,1 @@
-"""How alike pictures are, one by one (`distances`) and as sets (`frechet`), by named networks (`networks`)."""
+"""How alike images are, one by one (`distances`) and as sets (`frechet`), by named networks (`networks`)."""

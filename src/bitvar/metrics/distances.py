@@ -1,6 +1,6 @@
-"""How far a picture is from its original, each picture by itself: PSNR, SSIM, tint, and distances that networks see.
+"""How far an image is from its original, each image by itself: PSNR, SSIM, tint, and distances that networks see.
 
-Pictures are in [-1, 1]. 8-bit ones mapped there (`v / 127.5 - 1`) have the PSNR of their 8 bits.
+Images are in [-1, 1]. 8-bit ones mapped there (`v / 127.5 - 1`) have the PSNR of their 8 bits.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from bitvar.errors import UsageError, explain, install_hint
 from bitvar.metrics.networks import MobileNet, three_channels
 
 TINT_SQUARE: Final = 16
-"""Side in pixels; of a smaller picture, its own."""
+"""Side in pixels; of a smaller image, its own."""
 
 MAX_PSNR: Final = 100.0
-"""dB of equal pictures, and of any that are nearer to each other than that: means stay finite."""
+"""dB of equal images, and of any that are nearer to each other than that: means stay finite."""
 
 
 @runtime_checkable
 class Distance(Protocol):
-    """A perceptual distance between pictures in [-1, 1]: 0 for equal ones, differentiable in both."""
+    """A perceptual distance between images in [-1, 1]: 0 for equal ones, differentiable in both."""
 
     title: ClassVar[str]
     """Its name for people."""
@@ -41,13 +41,13 @@ class Distance(Protocol):
 
 
 def psnr(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
-    """Peak signal-to-noise ratio in dB of each picture, the peak being the whole range of [-1, 1]; at most 100."""
+    """Peak signal-to-noise ratio in dB of each image, the peak being the whole range of [-1, 1]; at most 100."""
     error = ((reconstruction.float() - images.float()) / 2).square().mean(dim=(1, 2, 3))
     return -10 * error.clamp(min=10 ** (-MAX_PSNR / 10)).log10()
 
 
 def ssim(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
-    """Structural similarity of each picture (Wang et al. 2004): 11 x 11 Gaussian of sigma 1.5, mean over channels.
+    """Structural similarity of each image (Wang et al. 2004): 11 x 11 Gaussian of sigma 1.5, mean over channels.
 
     Args:
         reconstruction: sides of 6 pixels at least.
@@ -60,7 +60,7 @@ def ssim(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H 
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError:
         raise UsageError(_missing("SSIM needs torchmetrics.", "it is not installed")) from None
-    unit, original = ((pictures.float() + 1) / 2 for pictures in (reconstruction, images))
+    unit, original = ((batch.float() + 1) / 2 for batch in (reconstruction, images))
     values = []
     for one, other in zip(unit.split(1, dim=1), original.split(1, dim=1), strict=True):  # a third of the memory
         value = structural_similarity_index_measure(one, other, data_range=1.0, reduction="none")
@@ -96,7 +96,7 @@ class PerceptualDistance(nn.Module):
     def forward(
         self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
     ) -> Float[Tensor, " b"]:
-        """Of each picture, at its own size."""
+        """Of each image, at its own size."""
         pairs = zip(self.network.stages(reconstruction), self.network.stages(images), strict=True)
         stages = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1) for a, b in pairs]
         return torch.stack([stage.mean(dim=(1, 2)) for stage in stages]).sum(dim=0)
@@ -129,7 +129,7 @@ class Lpips(nn.Module):
     def forward(
         self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
     ) -> Float[Tensor, " b"]:
-        """Of each picture, at its own size; 32 pixels a side at least."""
+        """Of each image, at its own size; 32 pixels a side at least."""
         return self.network(three_channels(reconstruction), three_channels(images)).flatten()
 
 

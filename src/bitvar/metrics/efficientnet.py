@@ -1,4 +1,4 @@
-"""EfficientNet-lite0 as a frozen feature network, its weights in the package. Knows no judge and no files of pictures.
+"""EfficientNet-lite0 as a frozen feature network, its weights in the package. Knows no judge and no files of images.
 
 The scene judge looks through it. No generator of bitvar is trained on its features: MobileNetV2's serve there.
 """
@@ -36,7 +36,7 @@ class EfficientNet(nn.Module):
     """EfficientNet-lite0 (Tan & Le, arXiv 1905.11946; the lite variant), trained on ImageNet; without its classifier.
 
     Frozen, fp32, and without batch norms: they are folded into the convolutions, so train and eval are the same.
-    Gradients flow to the pictures. Making one draws nothing from the global generator.
+    Gradients flow to the images. Making one draws nothing from the global generator.
 
     Raises:
         WeightsError: if the package's file of it is missing or altered.
@@ -51,7 +51,7 @@ class EfficientNet(nn.Module):
         self.requires_grad_(False)
 
     def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Maps after each of the seven stages, of pictures in [-1, 1] at their own size.
+        """Maps after each of the seven stages, of images in [-1, 1] at their own size.
 
         Cells are `STAGE_STRIDES` pixels wide; the maps have `STAGE_CHANNELS` channels.
         """
@@ -62,7 +62,7 @@ class EfficientNet(nn.Module):
         return F.relu6(self.network.head(last))
 
     def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280"]:
-        """What the classifier would see, of pictures in [-1, 1] at their own size."""
+        """What the classifier would see, of images in [-1, 1] at their own size."""
         return self.head(self.stages(images)[-1]).mean(dim=(2, 3))
 
 
@@ -95,7 +95,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """The convolutions alone, for pictures as the publisher normalises them."""
+    """The convolutions alone, for images as the publisher normalises them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,5 +128,5 @@ def _quick(tensor: Tensor) -> Tensor:
 
 
 def _normalized(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
-    """(byte - 127) / 128, as the publisher has it, of pictures in [-1, 1]."""
+    """(byte - 127) / 128, as the publisher has it, of images in [-1, 1]."""
     return ((images.float() + 1) * 127.5 - 127) / 128

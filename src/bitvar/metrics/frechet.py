@@ -1,7 +1,7 @@
-"""The Frechet distance between two sets of pictures, as a feature network sees them; its moments add up in a stream.
+"""The Frechet distance between two sets of images, as a feature network sees them; its moments add up in a stream.
 
-Fewer than some 2,000 pictures a set make it too large, the more so the fewer; a figure means something only with its
-network's name and the number of pictures.
+Fewer than some 2,000 images a set make it too large, the more so the fewer; a figure means something only with its
+network's name and the number of images.
 """
 
 from collections.abc import Callable, Mapping
@@ -75,14 +75,14 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     """Between the Gaussians of two sets (Heusel et al., arXiv 1706.08500), in fp64.
 
     `|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))`. With `C = A A^T`, the last trace is the sum of the singular
-    values of `A1^T A2`: real and not negative whatever the rank, so fewer pictures than features do no harm to it.
+    values of `A1^T A2`: real and not negative whatever the rank, so fewer images than features do no harm to it.
 
     Raises:
-        UsageError: if a set has fewer than two pictures.
+        UsageError: if a set has fewer than two images.
     """
     if min(first.count, second.count) < 2:
-        why = f"the sets have {first.count} and {second.count} pictures"
-        raise UsageError("There is no Frechet distance.", why, "give two pictures at least")
+        why = f"the sets have {first.count} and {second.count} images"
+        raise UsageError("There is no Frechet distance.", why, "give two images at least")
     covariances = first.covariance(), second.covariance()
     overlap = torch.linalg.svdvals(_factor(covariances[0]).T @ _factor(covariances[1])).sum()
     spread = covariances[0].trace() + covariances[1].trace() - 2 * overlap
@@ -98,7 +98,7 @@ def _factor(covariance: Float[Tensor, "f f"]) -> Float[Tensor, "f r"]:
 
 @runtime_checkable
 class FeatureNetwork(Protocol):
-    """Pictures to feature vectors."""
+    """Images to feature vectors."""
 
     title: ClassVar[str]
     """Its name for reports."""
@@ -107,7 +107,7 @@ class FeatureNetwork(Protocol):
     """Of a vector."""
 
     def __call__(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b f"]:
-        """Of pictures in [-1, 1], of any size."""
+        """Of images in [-1, 1], of any size."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""MobileNetV2 as a frozen feature network, its weights in the package. Knows no distances and no files of pictures."""
+"""MobileNetV2 as a frozen feature network, its weights in the package. Knows no distances and no files of images."""
 
 import hashlib
 from pathlib import Path
@@ -32,7 +32,7 @@ class MobileNet(nn.Module):
     """MobileNetV2 (Sandler et al., arXiv 1801.04381), trained on ImageNet by torchvision; without its classifier.
 
     Frozen, fp32, and without batch norms: they are folded into the convolutions, so train and eval are the same.
-    Gradients flow to the pictures. Making one draws nothing from the global generator.
+    Gradients flow to the images. Making one draws nothing from the global generator.
 
     Raises:
         WeightsError: if the package's file of it is missing or altered.
@@ -49,7 +49,7 @@ class MobileNet(nn.Module):
         self.requires_grad_(False)
 
     def features(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b 1280"]:
-        """What the classifier would see, of pictures in [-1, 1] resized to 224 x 224 whatever their ratio.
+        """What the classifier would see, of images in [-1, 1] resized to 224 x 224 whatever their ratio.
 
         Args:
             images: of 3 channels, or as `three_channels` has them.
@@ -60,7 +60,7 @@ class MobileNet(nn.Module):
         return self.network(self._normalized(images)).pooler_output
 
     def stages(self, images: Float[Tensor, "b c H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Maps after blocks 1, 3, 6, 13 and 17, of pictures in [-1, 1] at their own size.
+        """Maps after blocks 1, 3, 6, 13 and 17, of images in [-1, 1] at their own size.
 
         A cell is 2, 4, 8, 16 and 32 pixels wide; they have 16, 24, 32, 96 and 320 channels.
         """
@@ -77,7 +77,7 @@ class MobileNet(nn.Module):
 
 
 def three_channels(images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b 3 H W"]:
-    """Pictures as fp32 RGB: the first channel three times if there are fewer than three, else the first three."""
+    """Images as fp32 RGB: the first channel three times if there are fewer than three, else the first three."""
     images = images.float()
     return images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
 

@@ -15,7 +15,7 @@ _MIN_QUERIES = 64
 
 @runtime_checkable
 class Pattern(Protocol):
-    """Attention of all tokens of a picture to those that each may see, computed in whatever way."""
+    """Attention of all tokens of an image to those that each may see, computed in whatever way."""
 
     def __call__(
         self, q: Float[Tensor, "b n l e"], k: Float[Tensor, "b n l e"], v: Float[Tensor, "b n l e"], *, scale: float

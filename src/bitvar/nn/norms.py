@@ -46,7 +46,7 @@ class RMSNorm(nn.Module):
 class PixelNorm(nn.Module):
     """RMSNorm over the channels of each place (Karras et al., arXiv 1710.10196); squares in fp32, the rest as given.
 
-    No place knows of another, so a picture's size changes nothing.
+    No place knows of another, so an image's size changes nothing.
     """
 
     def __init__(self, width: int) -> None:

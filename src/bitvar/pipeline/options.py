@@ -46,11 +46,11 @@ class GenerationOptions(Config):
         top_p: a bit is certain once its likelier value reaches this; 0 is off.
         negative_prompt: what guidance steers away from: one, or one a prompt. None and blank ones steer away from the
             learned "no text", as without. Refused where guidance is off.
-        num_images_per_prompt: pictures of each prompt; a call makes at most 1,024 in all.
-        seed: of the first picture, the next ones count up; or one a picture. From 0 to 2^63 - 1, and every bit of it
+        num_images_per_prompt: images of each prompt; a call makes at most 1,024 in all.
+        seed: of the first image, the next ones count up; or one an image. From 0 to 2^63 - 1, and every bit of it
             counts. None draws one.
         given_bits: for the first scales, `(d, h_k, w_k)` booleans in tokenizer cells, used instead of drawn ones.
-        batch_invariant: compute each picture by itself, so that it is the same, byte for byte, in any batch and in any
+        batch_invariant: compute each image by itself, so that it is the same, byte for byte, in any batch and in any
             precision. False takes the batch in one pass, which is faster on GPUs: then the rounding of matrix products
             may depend on the batch, and a bit whose probability is close to its random number may fall the other way.
     """
@@ -102,24 +102,24 @@ class GenerationOptions(Config):
         return seed
 
     def copies(self, num_prompts: int) -> int:
-        """How many pictures the call makes of each prompt.
+        """How many images the call makes of each prompt.
 
         Raises:
             UsageError: when those of all prompts are too many for one call.
         """
         if num_prompts * self.num_images_per_prompt > MAX_IMAGES:
             raise UsageError(
-                f"{num_prompts:,} prompts of {self.num_images_per_prompt:,} pictures each are too many for a call.",
-                f"a call makes at most {MAX_IMAGES:,} pictures, since all are held in memory",
+                f"{num_prompts:,} prompts of {self.num_images_per_prompt:,} images each are too many for a call.",
+                f"a call makes at most {MAX_IMAGES:,} images, since all are held in memory",
                 "lower num_images_per_prompt, or call several times",
             )
         return self.num_images_per_prompt
 
     def seeds(self, count: int) -> list[int]:
-        """One a picture, of `count`; drawn where none was given.
+        """One an image, of `count`; drawn where none was given.
 
         Raises:
-            UsageError: when there are more or fewer seeds than pictures.
+            UsageError: when there are more or fewer seeds than images.
         """
         seed = secrets.randbelow(2**32) if self.seed is None else self.seed
         if isinstance(seed, int):
@@ -133,7 +133,7 @@ class GenerationOptions(Config):
         return list(seed)
 
     def negatives(self, num_prompts: int) -> list[str | None]:
-        """One a picture; None where there is none, or a blank one.
+        """One an image; None where there is none, or a blank one.
 
         Raises:
             UsageError: when there are more or fewer negative prompts than prompts.

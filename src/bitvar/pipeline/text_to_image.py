@@ -1,4 +1,4 @@
-"""Text to picture: text encoder, sampler, tokenizer."""
+"""Text to image: text encoder, sampler, tokenizer."""
 
 import collections
 import warnings
@@ -37,8 +37,8 @@ class GenerationOutput:
     Attributes:
         images: in the form asked for: PIL images, `(b, H, W, 3)` uint8 numpy, `(b, 3, H, W)` floats in [-1, 1], or the
             bits of every scale.
-        seeds: of each picture.
-        metadata: one dictionary a picture, enough to make it again: its prompt, its own seed, every setting, the model,
+        seeds: of each image.
+        metadata: one dictionary an image, enough to make it again: its prompt, its own seed, every setting, the model,
             `dtype`, `device` and `batch_invariant`; `width` and `height` as drawn, `requested_width` and
             `requested_height` as asked for, None where no size was.
     """
@@ -72,7 +72,7 @@ class ScaleEvent:
         total: number of scales.
         grid: its rows and columns of tokens.
         tokens_done, tokens_total: the share of work behind.
-        seeds: of each picture.
+        seeds: of each image.
         metadata: as in `GenerationOutput`.
     """
 
@@ -90,7 +90,7 @@ class ScaleEvent:
 
     @cached_property
     def pixels(self) -> Float[Tensor, "b 3 H W"]:
-        """The pictures so far in [-1, 1]; decoded when first asked for, each by itself if the call is batch-invariant.
+        """The images so far in [-1, 1]; decoded when first asked for, each by itself if the call is batch-invariant.
 
         Raises:
             ComputationError: when the decoder gives NaN or infinity.
@@ -104,7 +104,7 @@ class ScaleEvent:
             return pixels.clamp(-1, 1)
 
     def preview(self, size: int | None = None) -> list[Image.Image]:
-        """The pictures so far, the longer side resized to `size` pixels."""
+        """The images so far, the longer side resized to `size` pixels."""
         if size is not None:
             size = arguments.checked("size", size, _side)
         images = to_pil(self.pixels)
@@ -114,7 +114,7 @@ class ScaleEvent:
 
 
 class InfinityPipeline:
-    """Text to picture. Holds no state of a call, so calls may run side by side.
+    """Text to image. Holds no state of a call, so calls may run side by side.
 
     Args:
         components: transformer, tokenizer, text encoder and index, on one device.
@@ -300,7 +300,7 @@ class InfinityPipeline:
         output_type: Literal["pil", "np", "pt", "bits"] = "pil",
         **options: Unpack[GenerationKwargs],
     ) -> GenerationOutput:
-        """Generate pictures.
+        """Generate images.
 
         Args:
             prompt: one or several.
@@ -319,7 +319,7 @@ class InfinityPipeline:
         return GenerationOutput(_as_form(last, output_type), last.seeds, last.metadata)
 
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerationKwargs]) -> Iterator[ScaleEvent]:
-        """Generate pictures, yielding after each scale. Leaving the loop cancels the rest. Arguments: as of a call."""
+        """Generate images, yielding after each scale. Leaving the loop cancels the rest. Arguments: as of a call."""
         settings = GenerationOptions.parse(options, source="the options of this call")
         given = arguments.checked("prompt", prompt, arguments.entries)
         return self._stream([arguments.checked("prompt", entry, arguments.text) for entry in given], settings)
@@ -467,7 +467,7 @@ class InfinityPipeline:
         return TextCondition.join([encoded[text] for text in texts])
 
     def _given(self, given: tuple[Tensor, ...], schedule: ScaleSchedule, batch: int) -> dict[int, Tensor]:
-        """The same first bits for every picture, checked against the schedule."""
+        """The same first bits for every image, checked against the schedule."""
         grids = schedule.latent_grids(self.transformer.config.patch_size)
         for k, bits in enumerate(given):
             expected = (self.tokenizer.config.bits, *grids[k]) if k < len(grids) else None
@@ -477,7 +477,7 @@ class InfinityPipeline:
                     f"scale {k} of this size takes torch.bool of shape {expected}"
                     if expected
                     else f"this size has {len(grids)} scales",
-                    "give the bits of a picture of the same model and size, coarse to fine, without the batch",
+                    "give the bits of an image of the same model and size, coarse to fine, without the batch",
                 )
         device = self.transformer.device
         return {k: bits.to(device).expand(batch, *bits.shape) for k, bits in enumerate(given)}

@@ -14,7 +14,7 @@ from bitvar.metrics.distances import perceptual_distance
 from bitvar.scales import SQUARES, ScaleSchedule, official_schedule
 from bitvar.training.assemble import attention_patterns, operations_of, read_recipe, text_length
 from bitvar.training.config import OptimizationConfig, TokenizerTraining, TransformerTraining
-from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.task import TokenizerTask
 from bitvar.training.transformer.task import CaptionFeatures, FeatureSet, TransformerTask
 from bitvar.transformer import PRESETS, ScheduleConfig
@@ -58,7 +58,7 @@ def read_config(
 
 
 def timed_transformer(config: TransformerTraining, pixels: int | None, attention: str, device: torch.device) -> Timed:
-    """A transformer on random features and texts, on the largest of its schedules, or on that of a square picture."""
+    """A transformer on random features and texts, on the largest of its schedules, or on that of a square image."""
     schedule = max(config.schedules, key=lambda schedule: schedule.num_tokens)
     if pixels is not None:
         schedule = official_schedule("1.0", budget_of(pixels))
@@ -82,7 +82,7 @@ def timed_transformer(config: TransformerTraining, pixels: int | None, attention
 
 
 def timed_tokenizer(config: TokenizerTraining, attention: str, device: torch.device) -> Timed:
-    """A tokenizer on random pictures of the largest of its sizes, its adversary playing from the start."""
+    """A tokenizer on random images of the largest of its sizes, its adversary playing from the start."""
     if attention != "sdpa":
         raise UsageError("A tokenizer takes no --attention.", "it has none", "leave it out")
     grids = max(config.schedules, key=lambda grids: grids[-1][0] * grids[-1][1])
@@ -92,7 +92,7 @@ def timed_tokenizer(config: TokenizerTraining, attention: str, device: torch.dev
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (batch, channels, height, width), generator=generator, dtype=torch.uint8)
     perceptual = perceptual_distance(config.perceptual_network, device) if config.perceptual > 0 else None
-    data = PictureSet(images)
+    data = ImageSet(images)
     task = TokenizerTask(config, train=data, validation=data, perceptual=perceptual, device=device)
     tokenizer = task.model.tokenizer
     parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
@@ -105,7 +105,7 @@ def timed_tokenizer(config: TokenizerTraining, attention: str, device: torch.dev
 
 
 def budget_of(pixels: int) -> str:
-    """The pixel budget of a square picture.
+    """The pixel budget of a square image.
 
     Raises:
         UsageError: for a side that has none.

@@ -68,7 +68,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Picture -> features, `stride` times smaller."""
+    """Image -> features, `stride` times smaller."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent -> picture. Its levels run from the coarsest to the finest."""
+    """Latent -> image. Its levels run from the coarsest to the finest."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -119,8 +119,8 @@ class Decoder(nn.Module):
         x = self.middle(self.conv_in(latent))
         for level in self.levels:
             x = level(x)
-        picture = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.pixel_patch)
-        return picture if self.skip is None else picture + F.pixel_shuffle(self.skip(latent), self.stride)
+        image = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.pixel_patch)
+        return image if self.skip is None else image + F.pixel_shuffle(self.skip(latent), self.stride)
 
 
 def _skip(inputs: int, outputs: int, config: TokenizerConfig) -> Conv2d | None:

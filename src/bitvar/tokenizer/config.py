@@ -13,14 +13,14 @@ class TokenizerConfig(Config):
     Attributes:
         bits: bits per cell, `d`.
         base_channels: channels of the first level.
-        channel_multipliers: channels of each level, as multiples of the base; every level but one halves the picture.
+        channel_multipliers: channels of each level, as multiples of the base; every level but one halves the image.
         res_blocks: residual blocks of each encoder level; the decoder has one more.
         norm: "group", as in the published tokenizers, or "pixel": each place by itself.
         linear_skip: a 1x1 convolution beside the encoder, straight from pixels to features, and one beside the decoder,
             straight from the latent to pixels. The published tokenizers have none.
         code_lengths: of each scale's codes, coarse to fine; see `scales.lengths_of`. The published tokenizers' are 1.
         norm_groups: groups of every GroupNorm, of which "pixel" has none; must divide every level's channels.
-        image_channels: channels of the picture.
+        image_channels: channels of the image.
         pixel_patch: side of the squares of pixels that the first level takes as one place, with all their values as
             channels. The published tokenizers have 1; 2 makes the finest, costliest level half as wide.
     """

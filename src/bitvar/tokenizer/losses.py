@@ -17,12 +17,12 @@ NUM_POOLINGS: Final = 4
 def reconstruction_loss(
     reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
 ) -> Float[Tensor, ""]:
-    """L1 + L2 of pictures in [-1, 1]."""
+    """L1 + L2 of images in [-1, 1]."""
     return F.l1_loss(reconstruction, images) + F.mse_loss(reconstruction, images)
 
 
 def pooled_errors(error: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
-    """Mean absolute error of each picture averaged over squares of 2, 4, 8 and 16 pixels, as far as it holds such
+    """Mean absolute error of each image averaged over squares of 2, 4, 8 and 16 pixels, as far as it holds such
     squares, added up. Noise counts for little, tints and mottles for all that they are."""
     total = error.new_zeros(len(error))
     for _ in range(NUM_POOLINGS):
@@ -34,7 +34,7 @@ def pooled_errors(error: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
 
 
 def multiscale_loss(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, ""]:
-    """L1 of pictures averaged over squares of 2, 4, 8 and 16 pixels, as far as they hold such squares, added up.
+    """L1 of images averaged over squares of 2, 4, 8 and 16 pixels, as far as they hold such squares, added up.
 
     Tints and mottles weigh little in a mean over pixels, whose noise they hide in; an eye sees them first.
     """

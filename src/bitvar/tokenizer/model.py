@@ -1,4 +1,4 @@
-"""The image tokenizer: pictures to a pyramid of bits, and a latent back to a picture."""
+"""The image tokenizer: images to a pyramid of bits, and a latent back to an image."""
 
 from collections.abc import Iterator, Sequence
 
@@ -40,7 +40,7 @@ class InfinityTokenizer(nn.Module):
         return [*self.encoder.levels, *self.decoder.levels]
 
     def features(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
-        """Encode pictures in [-1, 1] to fp32 features.
+        """Encode images in [-1, 1] to fp32 features.
 
         Raises:
             UsageError: when the sides are no multiples of the stride.
@@ -49,9 +49,9 @@ class InfinityTokenizer(nn.Module):
         height, width = images.shape[-2:]
         if height % self.config.stride or width % self.config.stride:
             raise UsageError(
-                f"The tokenizer can't take a picture of {width}x{height} pixels.",
+                f"The tokenizer can't take an image of {width}x{height} pixels.",
                 f"both sides must be multiples of its stride, {self.config.stride}",
-                "resize or crop the picture first",
+                "resize or crop the image first",
             )
         features = self.encoder(images.to(self.dtype))
         if not features.requires_grad:
@@ -61,7 +61,7 @@ class InfinityTokenizer(nn.Module):
     def encode(
         self, images: Float[Tensor, "b c H W"], grids: Sequence[Grid]
     ) -> tuple[list[Bool[Tensor, "b d _ _"]], Float[Tensor, "b d h w"]]:
-        """Pictures in [-1, 1] to the bits of every scale, and the latent they add up to.
+        """Images in [-1, 1] to the bits of every scale, and the latent they add up to.
 
         Args:
             images: sides are the last grid times the stride.
@@ -85,7 +85,7 @@ class InfinityTokenizer(nn.Module):
         return pyramid.latent_of(bits, grids[-1], lengths_of(self.config.code_lengths, len(grids)))
 
     def decode(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
-        """A latent, whole or of the first scales only, to fp32 pictures in [-1, 1].
+        """A latent, whole or of the first scales only, to fp32 images in [-1, 1].
 
         Raises:
             ComputationError: when pixels are not finite.

@@ -1,7 +1,7 @@
-"""Pictures too large to pass at once: the same result, piece by piece, in a fraction of the memory.
+"""Images too large to pass at once: the same result, piece by piece, in a fraction of the memory.
 
 But for its group norms the tokenizer is local. So it runs stage by stage (one stage a resolution), and each stage tile
-by tile: once for every norm in it, to gather that norm's statistics over the whole picture, and once more for the
+by tile: once for every norm in it, to gather that norm's statistics over the whole image, and once more for the
 result. Tiles have a margin as wide as the stage looks, which is cut off. Nothing is blended, since nothing differs: the
 result is that of one pass, to rounding. Whole activations exist only between stages, where they are smallest.
 """
@@ -25,7 +25,7 @@ from bitvar.tokenizer.autoencoder import Level
 from bitvar.tokenizer.model import InfinityTokenizer
 
 Crop = Callable[[slice, slice], Float[Tensor, "1 c H W"]]
-"""(rows, columns) -> those of a whole; the picture's are pixels in [-1, 1]."""
+"""(rows, columns) -> those of a whole; the image's are pixels in [-1, 1]."""
 
 
 class Tile(NamedTuple):
@@ -47,7 +47,7 @@ class _Gathered(Exception):  # noqa: N818 - no error: the rest of a pass is not 
 
 
 class WholeNorm(nn.Module):
-    """A group norm of a whole picture that comes in tiles: it first gathers statistics, then applies them."""
+    """A group norm of a whole image that comes in tiles: it first gathers statistics, then applies them."""
 
     def __init__(self, norm: GroupNorm) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class WholeNorm(nn.Module):
         return torch.addcmul(shift, x.float(), scale).to(x.dtype)
 
     def _gather(self, x: Float[Tensor, "1 c h w"]) -> None:
-        """Merge the statistics of one more tile into the picture's (Chan et al. 1979)."""
+        """Merge the statistics of one more tile into the image's (Chan et al. 1979)."""
         grouped = x.float().reshape(self.norm.groups, -1)
         variance, mean = (each.cpu().double() for each in torch.var_mean(grouped, dim=1, correction=0))
         more = grouped.shape[1]
@@ -160,11 +160,11 @@ def require_tile(tile: object) -> None:
 
 
 def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile: int) -> Float[Tensor, "1 d h w"]:
-    """`InfinityTokenizer.features` of one large picture.
+    """`InfinityTokenizer.features` of one large image.
 
     Args:
         tokenizer: whose encoder to use.
-        crop: reads the picture.
+        crop: reads the image.
         size: its rows and columns in pixels, multiples of the stride.
         tile: side of the tiles in pixels, without margins.
     """

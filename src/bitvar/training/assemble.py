@@ -89,7 +89,7 @@ def train(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", sto
         report=tell,
         follow=display.follow,
         track=_counted_from_one(track.log) if track else lambda step, phase, values: None,
-        show=track.picture if track else lambda step, path: None,
+        show=track.log_image if track else lambda step, path: None,
     )
     adapted = config.kind == "transformer" and config.lora is not None
     require_replaceable(required(inputs.out) / ("lora" if adapted else "model"))  # before the work, not after it

@@ -69,13 +69,13 @@ class TokenizerTraining(Config):
     """A tokenizer run.
 
     Attributes:
-        schedules: cells of each scale, coarse to fine; one list for each size of pictures, whose pixels are the last
-            grid's cells times the stride. Pictures go to the nearest in ratio, to all of them where sizes share it.
+        schedules: cells of each scale, coarse to fine; one list for each size of images, whose pixels are the last
+            grid's cells times the stride. Images go to the nearest in ratio, to all of them where sizes share it.
         trained: "all", "decoder" (the bits stay what they were, so a transformer that knows them does too), or
             "encoder" (the decoder stays).
         smallest_crop: side of the smallest random crop, as a share of the largest; 1: always the largest, around the
             middle.
-        mirrored: show half of the pictures mirrored, left to right.
+        mirrored: show half of the images mirrored, left to right.
         commitment, entropy, multiscale, perceptual, adversarial: weights of the losses beside L1 + L2; 0 leaves one
             out.
         entropy_sharpness: inverse temperature of the entropy term's soft bits.
@@ -84,7 +84,7 @@ class TokenizerTraining(Config):
         adversarial_adaptive: scale the generator's loss so that, at the last trained layer, its gradient is as long as
             that of the reconstruction.
         discriminator_width, discriminator_levels: channels of its first layer, and halvings after that.
-        truncation: probability that a batch is decoded from its first scales only, so that these carry the picture.
+        truncation: probability that a batch is decoded from its first scales only, so that these carry the image.
     """
 
     kind: Literal["tokenizer"] = "tokenizer"

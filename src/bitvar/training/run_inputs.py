@@ -50,7 +50,7 @@ def identify_run(
     data: Path,
     parts: Mapping[str, str],
     *,
-    pictures: Callable[[], Sequence[Path]] = tuple,
+    images: Callable[[], Sequence[Path]] = tuple,
 ) -> dict[str, str]:
     """The parts of a run's identity, the same on every rank; refused already here if its checkpoint has others.
 
@@ -58,7 +58,7 @@ def identify_run(
         planned: the run.
         data: what it reads.
         parts: digests of the frozen parts.
-        pictures: the files of a folder of images.
+        images: the files of a folder of images.
 
     Raises:
         UsageError: if the newest checkpoint is of a run of another identity, or a file of the data can't be read.
@@ -66,7 +66,7 @@ def identify_run(
     text = ""
     if planned.ranks.is_main:
         planned.folder.mkdir(parents=True, exist_ok=True)
-        found = describe_data(data, FileDigests(planned.folder / DIGESTS), pictures=pictures)
+        found = describe_data(data, FileDigests(planned.folder / DIGESTS), images=images)
         text = json.dumps({**parts, **found})
         require_resumable(
             planned.folder / "checkpoints", planned.config, identity=json.loads(text), extend=planned.extend

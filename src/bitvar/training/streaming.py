@@ -1,6 +1,6 @@
 """Batches straight from files: decoded by workers ahead of time; for a transformer, encoded here by frozen encoders.
 
-A picture that was sound when the index was made and can't be used now is replaced by another of its bucket, and
+An image that was sound when the index was made and can't be used now is replaced by another of its bucket, and
 reported; too many of them stop the run.
 """
 
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bitvar.data.captions import NUM_DRAWS, CaptionChoice
 from bitvar.data.index import Group, SampleIndex
-from bitvar.data.listing import PictureSource
+from bitvar.data.listing import ImageSource
 from bitvar.data.records import Refusal
 from bitvar.data.views import NUM_DRAWS as NUM_VIEW_DRAWS
 from bitvar.data.views import View
@@ -30,7 +30,7 @@ from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError
 from bitvar.files import write_text
 from bitvar.finite import require_finite
-from bitvar.imaging.open import PictureLimits, RefusedError
+from bitvar.imaging.open import ImageLimits, RefusedError
 from bitvar.imaging.pixels import to_signed
 from bitvar.scales import ScaleSchedule, schedule_of_ratio
 from bitvar.text import TextEncoder
@@ -67,25 +67,25 @@ class PartReader(Dataset[LoadedPart]):
     """Reads and decodes the samples of a part. Runs in workers, so it holds nothing large.
 
     Args:
-        index: of the pictures.
+        index: of the images.
         groups: the index's group of each bucket.
-        sizes: width and height in pixels to which a bucket's pictures are scaled and cut.
+        sizes: width and height in pixels to which a bucket's images are scaled and cut.
         captions: how one is drawn; the first if None.
-        limits: what a picture may be.
+        limits: what an image may be.
         view: which channels are read, and how a crop is drawn; RGB, the largest crop, around the middle, if None.
     """
 
     def __init__(
         self,
-        index: PictureSource,
+        index: ImageSource,
         groups: Sequence[Group],
         sizes: Sequence[Size],
         captions: CaptionChoice | None,
-        limits: PictureLimits | None = None,
+        limits: ImageLimits | None = None,
         view: View | None = None,
     ) -> None:
         self.index, self.groups, self.sizes = index, groups, sizes
-        self.captions, self.limits, self.view = captions, limits or PictureLimits(), view or View()
+        self.captions, self.limits, self.view = captions, limits or ImageLimits(), view or View()
 
     def __getitem__(self, part: Part) -> LoadedPart:
         none = [None] * len(part)
@@ -113,7 +113,7 @@ class PartReader(Dataset[LoadedPart]):
             place = group.start + (number + step) % group.count
             sample = self.index[place]
             try:
-                data = self.index.verified(place, sample.picture.read(max_bytes=self.limits.max_bytes))
+                data = self.index.verified(place, sample.image.read(max_bytes=self.limits.max_bytes))
                 pixels = self.view.see(data, self.limits, self.sizes[bucket], crop)
             except RefusedError as error:
                 refused.append(Refusal(sample.name, error.reason, error.detail))
@@ -179,9 +179,9 @@ class IndexData:
     """Batches of one split of an index. Implements `transformer_task.TransformerData`.
 
     Args:
-        index: of pictures and captions.
+        index: of images and captions.
         split: of the index.
-        schedules: the model's; each ratio's pictures are on the nearest one.
+        schedules: the model's; each ratio's images are on the nearest one.
         stride: pixels per token side.
         tokenizer, text_encoder: frozen, on the device where they compute.
         bad: the budget of samples that can't be used.
@@ -236,7 +236,7 @@ class IndexData:
             yield Batch(loaded.part, features.clone(), condition.clone())
 
     def read(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[LoadedPart]:
-        """The decoded pictures and chosen captions of each part, in order."""
+        """The decoded images and chosen captions of each part, in order."""
         reader = PartReader(self.index, self.groups, self.sizes, captions)
         return read_parts(reader, parts, workers=self.workers, pinned=self.tokenizer.device.type == "cuda")
 

@@ -14,7 +14,7 @@ EMBEDDED_MODEL: Final = _MODELS / "icons"
 EMBEDDED_TOKENIZER: Final = _MODELS / "general"
 """A tokenizer alone, for icons and photographs; the embedded model has its own copy."""
 FINE_TOKENIZER: Final = _MODELS / "fine"
-"""Four times its bits, for pictures given back as they were."""
+"""Four times its bits, for images given back as they were."""
 TOKENIZERS: Final = (EMBEDDED_TOKENIZER, FINE_TOKENIZER)
 
 _INDEX: Final = "model_index.json"

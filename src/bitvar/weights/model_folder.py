@@ -70,7 +70,7 @@ class TokenizerIdentity(Config):
 
     @property
     def bits_sha256(self) -> str:
-        """Equal for tokenizers that make the same bits of the same picture."""
+        """Equal for tokenizers that make the same bits of the same image."""
         return self.encoder_of or self.sha256
 
 
@@ -119,7 +119,7 @@ class ModelIndex(Config):
 
     Attributes:
         format: version of this layout.
-        name: of the model, for people and for picture metadata.
+        name: of the model, for people and for image metadata.
         tokenizer: the tokenizer the transformer was trained with.
         defaults: sampling settings.
         official: spelling of the files it was converted from.
@@ -266,7 +266,7 @@ def verify_part(folder: Path) -> dict[str, str]:
 
 
 def check_pair(wanted: TokenizerIdentity, found: TokenizerIdentity) -> None:
-    """Refuse a tokenizer that the transformer was not trained with: the pair would load, and make bad pictures.
+    """Refuse a tokenizer that the transformer was not trained with: the pair would load, and make bad images.
 
     Raises:
         WeightsError: naming both, with their digests.

@@ -28,7 +28,7 @@ _FUNCTION_TEXT: Final = (
     "and or but with without of in on at to from by for as into onto over under above below beside besides next near "
     "between behind before after across through around against inside outside off out up down left right top bottom "
     "middle center centre side is are was were be been being has have had having do does did can will would should "
-    "very so too also than then please draw make show paint picture image drawing photo"
+    "very so too also than then please draw make show paint image image drawing photo"
 )
 _FUNCTION_WORDS: Final = frozenset(_FUNCTION_TEXT.split())
 """Words that name nothing to draw."""
@@ -54,7 +54,7 @@ class KnownConcept(Config):
 
 
 class Layout(Config):
-    """One way to arrange a picture that a model was taught, with a prompt that asks for it."""
+    """One way to arrange an image that a model was taught, with a prompt that asks for it."""
 
     name: Word
     example: Word

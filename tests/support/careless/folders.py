@@ -373,7 +373,7 @@ def foreign(stage: Stage) -> None:
                 "report.json",
                 "sheet.png",
                 "settings.json",
-                "pictures.jsonl",
+                "images.jsonl",
                 "model_index.json",
                 "records.npy",
             ],

@@ -103,7 +103,7 @@ TEXTS = {
     "--lora": DRAW,
     "--prompts": ("generate", "--model", "tiny", "-o", "x/"),
     "--from": ("generate", "--model", "tiny", "-o", "x/"),
-    "--picture-column": IMPORT,
+    "--image-column": IMPORT,
     "import --split": IMPORT,
 }
 

@@ -1,4 +1,4 @@
-"""The command line: exit codes, messages, settings inside pictures, and nothing half-written."""
+"""The command line: exit codes, messages, settings inside images, and nothing half-written."""
 
 import errno
 import json
@@ -44,7 +44,7 @@ def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
-def test_writes_a_picture_with_its_settings(bitvar: Any, model: Path, tmp_path: Path) -> None:
+def test_writes_a_image_with_its_settings(bitvar: Any, model: Path, tmp_path: Path) -> None:
     result = bitvar("generate", "a red dog", "-o", tmp_path / "a.png", "--model", model, "--seed", 3, "--json")
     assert result.code == 0, result.err
     report = json.loads(result.out)
@@ -76,7 +76,7 @@ def test_from_makes_the_same_bytes_again(bitvar: Any, model: Path, tmp_path: Pat
         assert (tmp_path / "again.png").read_bytes() == made.read_bytes()
 
 
-def test_enlarge_writes_the_same_picture_larger(bitvar: Any, model: Path, tmp_path: Path) -> None:
+def test_enlarge_writes_the_same_image_larger(bitvar: Any, model: Path, tmp_path: Path) -> None:
     for name, options in (("small", ()), ("large", ("--enlarge", 4, "--json"))):
         result = bitvar("generate", "a dog", "-o", tmp_path / f"{name}.png", "--model", model, "--seed", 3, *options)
         assert result.code == 0, result.err
@@ -110,7 +110,7 @@ def test_previews_show_every_scale(bitvar: Any, model: Path, tmp_path: Path) -> 
         (("generate", "a dog", "--temperature", "nan"), 2, "temperature"),
         (("generate", "a dog", "--device", "abacus"), 2, "no device"),
         (("generate", "a dog", "--dtype", "fp7"), 2, "Unknown dtype"),
-        (("generate", "a dog", "-o", "picture.gif"), 2, ".webp, .jpg"),
+        (("generate", "a dog", "-o", "image.gif"), 2, ".webp, .jpg"),
         (("generate", "--from", "nowhere.png"), 2, "no nowhere.png"),
         (("bench", "generate", "--preset", "126M"), 2, "'125M'"),
         (("train", "nowhere.py", "--data", "x", "--out", "y"), 2, "no recipe"),
@@ -158,10 +158,10 @@ def test_another_model_is_refused_by_from(bitvar: Any, model: Path, tmp_path: Pa
     tiny_pipeline(tmp_path, depth=1).save_pretrained(other)
     result = bitvar("generate", "--from", tmp_path / "a.png", "--model", other, "-o", tmp_path / "b.png")
     assert result.code == 2
-    assert "not the model that made the picture" in result.err
+    assert "not the model that made the image" in result.err
 
 
-def test_edited_pictures_are_refused(bitvar: Any, tmp_path: Path) -> None:
+def test_edited_images_are_refused(bitvar: Any, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
     for name in ("plain.png", "broken.png"):
@@ -237,7 +237,7 @@ def test_bench_generate_takes_the_models_own_guidance(bitvar: Any, model: Path) 
     [
         ("icons/transformer.py", "tokens_per_second"),
         ("icons/tokenizer.py", "megapixels_per_second"),
-        ("pictures/finish.py", "megapixels_per_second"),  # a distance by a network
+        ("images/finish.py", "megapixels_per_second"),  # a distance by a network
     ],
 )
 def test_bench_train_times_a_step_of_a_recipe(bitvar: Any, recipe: str, rate: str) -> None:
@@ -272,7 +272,7 @@ def test_bench_train_refuses(bitvar: Any, options: tuple[Any, ...], says: str) -
 
 
 @pytest.fixture
-def own_pictures(tmp_path: Path) -> Path:
+def own_images(tmp_path: Path) -> Path:
     folder = tmp_path / "mine"
     folder.mkdir()
     for i in range(20):
@@ -281,8 +281,8 @@ def own_pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_data_check_counts_what_is_there(bitvar: Any, own_pictures: Path) -> None:
-    result = bitvar("data", "check", own_pictures)
+def test_data_check_counts_what_is_there(bitvar: Any, own_images: Path) -> None:
+    result = bitvar("data", "check", own_images)
     assert result.code == 0, result.err
     assert "20 samples are good, 0 can't be used (0.0%)" in result.out
     assert "shorter side, pixels: min 30, median 30, p99 30, max 30" in result.out
@@ -290,51 +290,51 @@ def test_data_check_counts_what_is_there(bitvar: Any, own_pictures: Path) -> Non
     assert "0.75 20" in result.out
 
 
-def test_data_check_names_what_is_bad(bitvar: Any, own_pictures: Path, tmp_path: Path) -> None:
+def test_data_check_names_what_is_bad(bitvar: Any, own_images: Path, tmp_path: Path) -> None:
     for i in range(5):
-        (own_pictures / f"{i:02d}.png").write_bytes(b"not a picture")
-    (own_pictures / "19.txt").unlink()
-    before = sorted(own_pictures.iterdir())
+        (own_images / f"{i:02d}.png").write_bytes(b"not an image")
+    (own_images / "19.txt").unlink()
+    before = sorted(own_images.iterdir())
     report = tmp_path / "report.jsonl"
-    result = bitvar("data", "check", own_pictures, "--report", report)
+    result = bitvar("data", "check", own_images, "--report", report)
     assert result.code == 2
     assert "14 samples are good, 6 can't be used (30.0%)" in result.out
-    assert "not-a-picture: 5" in result.out
+    assert "not-an-image: 5" in result.out
     assert result.out.count("it is none of PNG, JPEG, WebP") == 3
-    assert "why: not-a-picture 5, no-caption 1" in result.err
+    assert "why: not-an-image 5, no-caption 1" in result.err
     rows = [json.loads(line) for line in report.read_text().splitlines()]
     assert [row["name"] for row in rows] == ["00.png", "01.png", "02.png", "03.png", "04.png", "19.png"]
-    assert sorted(own_pictures.iterdir()) == before
-    result = bitvar("data", "check", own_pictures, "--max-bad-fraction", "0.5", "--json")
+    assert sorted(own_images.iterdir()) == before
+    result = bitvar("data", "check", own_images, "--max-bad-fraction", "0.5", "--json")
     assert result.code == 0
     found = json.loads(result.out)
-    assert (found["good"], found["refused"]) == (14, {"not-a-picture": 5, "no-caption": 1})
+    assert (found["good"], found["refused"]) == (14, {"not-an-image": 5, "no-caption": 1})
     assert found["samples"] == rows
     assert found["ratios"] == {"0.75": 14}
 
 
-def test_data_import_makes_a_set(bitvar: Any, own_pictures: Path, tmp_path: Path) -> None:
-    (own_pictures / "07.png").unlink()
-    result = bitvar("data", "import", own_pictures, tmp_path / "set", "--size", "32x24", "--max-bad-fraction", "0.1")
+def test_data_import_makes_a_set(bitvar: Any, own_images: Path, tmp_path: Path) -> None:
+    (own_images / "07.png").unlink()
+    result = bitvar("data", "import", own_images, tmp_path / "set", "--size", "32x24", "--max-bad-fraction", "0.1")
     assert result.code == 0, result.err
     assert "refused 1: see" in result.err
-    assert "19 pictures of 32x24 pixels" in result.out
+    assert "19 images of 32x24 pixels" in result.out
     with Image.open(tmp_path / "set" / "images" / "000" / "000000.png") as first:
         assert first.size == (32, 24)
     assert bitvar("data", "check", tmp_path / "set").code == 0
 
 
-def test_data_index_answers_without_its_pictures(bitvar: Any, own_pictures: Path, tmp_path: Path) -> None:
-    (own_pictures / "07.png").write_bytes(b"not a picture")
+def test_data_index_answers_without_its_images(bitvar: Any, own_images: Path, tmp_path: Path) -> None:
+    (own_images / "07.png").write_bytes(b"not an image")
     common = ("--max-bad-fraction", "0.1", "--validation", "0.2")
-    result = bitvar("data", "index", own_pictures, tmp_path / "index", *common)
+    result = bitvar("data", "index", own_images, tmp_path / "index", *common)
     assert result.code == 0, result.err
     assert f"refused 1: see {tmp_path / 'index' / 'refused.jsonl'}" in result.err
     assert "19 samples are good, 1 can't be used (5.0%)" in result.out
-    before = bitvar("data", "stats", own_pictures, "--json")
+    before = bitvar("data", "stats", own_images, "--json")
     facts = json.loads(before.out)
     assert (facts["good"], facts["splits"]) == (19, {"": 19})
-    for path in own_pictures.iterdir():
+    for path in own_images.iterdir():
         path.unlink()
     result = bitvar("data", "stats", tmp_path / "index", "--json")
     assert result.code == 0, result.err
@@ -347,13 +347,13 @@ def test_data_index_answers_without_its_pictures(bitvar: Any, own_pictures: Path
     assert "split: train" in text
 
 
-def test_data_check_verifies_an_index(bitvar: Any, own_pictures: Path, tmp_path: Path) -> None:
-    result = bitvar("data", "index", own_pictures, tmp_path / "index", "--content-hash", "--json")
+def test_data_check_verifies_an_index(bitvar: Any, own_images: Path, tmp_path: Path) -> None:
+    result = bitvar("data", "index", own_images, tmp_path / "index", "--content-hash", "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)["good"] == 20
     assert bitvar("data", "check", tmp_path / "index").code == 0
-    Image.new("RGB", (40, 30), "blue").save(own_pictures / "03.png")
-    Image.new("RGB", (40, 30), "blue").save(own_pictures / "04.png")
+    Image.new("RGB", (40, 30), "blue").save(own_images / "03.png")
+    Image.new("RGB", (40, 30), "blue").save(own_images / "04.png")
     result = bitvar("data", "check", tmp_path / "index", "--json")
     assert result.code == 2
     assert {sample["name"]: sample["reason"] for sample in json.loads(result.out)["samples"]} == {
@@ -366,15 +366,15 @@ def test_data_check_verifies_an_index(bitvar: Any, own_pictures: Path, tmp_path:
     assert "texts.bin has been altered" in result.err
 
 
-def test_data_check_shows_names_of_any_bytes(bitvar: Any, own_pictures: Path) -> None:
-    (own_pictures / "caf\udce9\x1b.png").write_bytes(b"")
-    result = bitvar("data", "check", own_pictures)
+def test_data_check_shows_names_of_any_bytes(bitvar: Any, own_images: Path) -> None:
+    (own_images / "caf\udce9\x1b.png").write_bytes(b"")
+    result = bitvar("data", "check", own_images)
     assert result.code == 2
     assert r"caf\udce9\x1b.png: there is no" in result.out
 
 
-def test_data_import_reads_an_index(bitvar: Any, own_pictures: Path, tmp_path: Path) -> None:
-    assert bitvar("data", "index", own_pictures, tmp_path / "index", "--validation", "0.2").code == 0
+def test_data_import_reads_an_index(bitvar: Any, own_images: Path, tmp_path: Path) -> None:
+    assert bitvar("data", "index", own_images, tmp_path / "index", "--validation", "0.2").code == 0
     splits = json.loads(bitvar("data", "stats", tmp_path / "index", "--json").out)["splits"]
     assert bitvar("data", "import", tmp_path / "index", tmp_path / "set", "--size", "32").code == 0
     assert json.loads(bitvar("data", "stats", tmp_path / "set", "--json").out)["splits"] == splits
@@ -400,13 +400,13 @@ def test_data_import_reads_an_index(bitvar: Any, own_pictures: Path, tmp_path: P
     ids=str,
 )
 def test_data_bad_input(
-    bitvar: Any, own_pictures: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+    bitvar: Any, own_images: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
-    monkeypatch.chdir(own_pictures.parent)
+    monkeypatch.chdir(own_images.parent)
     result = bitvar("data", *arguments)
     assert result.code == 2
     assert words in result.err
-    assert [path.name for path in own_pictures.parent.iterdir()] == ["mine"]
+    assert [path.name for path in own_images.parent.iterdir()] == ["mine"]
 
 
 def test_output_that_nobody_reads_is_no_error() -> None:

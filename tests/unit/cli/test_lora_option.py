@@ -1,4 +1,4 @@
-"""`bitvar generate --lora`: what it takes, what the picture says, and that it is made again with the same adapters."""
+"""`bitvar generate --lora`: what it takes, what the image says, and that it is made again with the same adapters."""
 
 import json
 import sys
@@ -54,7 +54,7 @@ def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return run
 
 
-def test_the_command_takes_adapters_and_makes_the_picture_again(bitvar: Any, adapters: Path) -> None:
+def test_the_command_takes_adapters_and_makes_the_image_again(bitvar: Any, adapters: Path) -> None:
     one, two = adapters / "one", adapters / "two" / WEIGHTS
     code, err = bitvar("a red dog", "--seed", 1, "-o", "plain.png")
     assert code == 0, err
@@ -70,14 +70,14 @@ def test_the_command_takes_adapters_and_makes_the_picture_again(bitvar: Any, ada
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
-def test_making_a_picture_again_takes_its_own_adapters(bitvar: Any, adapters: Path) -> None:
+def test_making_a_image_again_takes_its_own_adapters(bitvar: Any, adapters: Path) -> None:
     one, two = adapters / "one", adapters / "two"
     assert bitvar("a red dog", "-o", "a.png", "--lora", one)[0] == 0
     assert bitvar("a red dog", "-o", "plain.png")[0] == 0
     for options, words in (
         ((), "made with: one (sha256"),
         (("--lora", two), "is sha256"),
-        (("--lora", one, "--lora", two), "aren't those of the picture"),
+        (("--lora", one, "--lora", two), "aren't those of the image"),
         (("--lora", f"{one}:0.5"), "leave out the colon"),
     ):
         code, err = bitvar("--from", "a.png", "-o", "b.png", *options)
@@ -91,7 +91,7 @@ def test_making_a_picture_again_takes_its_own_adapters(bitvar: Any, adapters: Pa
 @pytest.mark.parametrize(
     "entries", [[{"name": "a"}], "one", [3], [{"name": "a", "weight": 1, "source": None, "sha256": "", "fused": True}]]
 )
-def test_pictures_that_can_not_be_made_again_say_why(bitvar: Any, entries: Any) -> None:
+def test_images_that_can_not_be_made_again_say_why(bitvar: Any, entries: Any) -> None:
     assert bitvar("a red dog", "-o", "a.png")[0] == 0
     settings = json.loads(read_record(Path("a.png")).json_text()) | {"lora": entries}
     info = PngImagePlugin.PngInfo()

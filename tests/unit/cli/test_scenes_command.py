@@ -48,7 +48,7 @@ def test_the_command_prints_one_table_and_one_report(bitvar: Any, icon_set: Path
         icon_set,
         "--model",
         model,
-        "--pictures",
+        "--images",
         f"their-own-work={theirs}",
         "--limit",
         "2",
@@ -57,7 +57,7 @@ def test_the_command_prints_one_table_and_one_report(bitvar: Any, icon_set: Path
     )
     code, out, err = bitvar(*arguments, "-o", tmp_path / "out")
     assert code == 0, err
-    assert out.isascii() and "judging 42 pictures of tiny-blank" in err
+    assert out.isascii() and "judging 42 images of tiny-blank" in err
     [two] = [line for line in out.splitlines() if line.startswith("| seen") and "| two" in line]
     cells = [cell.strip() for cell in two.strip("|").split("|")]
     assert cells == ["seen", "two", "2", "100.0 (34-100)", "50.0 (9-91)", *["0.0 (0-66)"] * 4, "-"]
@@ -66,7 +66,7 @@ def test_the_command_prints_one_table_and_one_report(bitvar: Any, icon_set: Path
         "held out style",
         "colour pair",
         "tiny-shuffled",
-        "s a picture (cpu, float32",
+        "s an image (cpu, float32",
         "their-own-work: frechet",
     ):
         assert word in out
@@ -96,16 +96,16 @@ def test_options_reach_the_evaluation(bitvar: Any, icon_set: Path, model: Path, 
     assert (settings.references, settings.feature_network, settings.dtype) == (False, "inception", "float32")
     assert [named.label for named in settings.models] == ["mine"] and settings.models[0].sha256
     assert settings.measures == ("frechet",) and settings.judge == "reader"
-    assert len(list((tmp_path / "out" / "pictures" / "mine").glob("*.png"))) == 28
+    assert len(list((tmp_path / "out" / "images" / "mine").glob("*.png"))) == 28
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--split", "sean"), "did you mean 'seen'"),
-        (("--pictures", "nothing"), "write --pictures label=FOLDER"),
-        (("--pictures", "real=here"), "Can't call a contender 'real'"),
-        (("--pictures", "a=/no/such/folder"), "no such folder"),
+        (("--images", "nothing"), "write --images label=FOLDER"),
+        (("--images", "real=here"), "Can't call a contender 'real'"),
+        (("--images", "a=/no/such/folder"), "no such folder"),
         (("--model", "real=icons"), "Can't call a contender 'real'"),
         (("--model", "icons", "--model", "icons"), "Can't call a contender 'icons'"),
         (("--limit", "0"), "--limit"),

@@ -20,7 +20,7 @@ from bitvar.pipeline import InfinityPipeline
 from tests.support.ranks import ROOT
 from tests.support.tiny import SCHEDULES, TEXT_WIDTH, tiny_pipeline
 from tests.unit.training.test_distributed import tensors
-from tests.unit.training.test_streaming import pictures
+from tests.unit.training.test_streaming import make_images
 
 RECIPE = f"""
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
@@ -46,11 +46,11 @@ def recipe(steps: int = 4, adapters: int = 0) -> TransformerTraining:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe, a finished model of its sizes, and an index of pictures of two ratios."""
+    """A recipe, a finished model of its sizes, and an index of images of two ratios."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "recipe.py").write_text(RECIPE)
     tiny_pipeline(folder).save_pretrained(folder / "tiny")
-    build_index(pictures(folder / "pictures"), folder / "index", validation=0.2, reading=Reading(caption_lines=True))
+    build_index(make_images(folder / "images"), folder / "index", validation=0.2, reading=Reading(caption_lines=True))
     return folder
 
 
@@ -208,12 +208,12 @@ def test_fit_says_what_a_run_needs_and_starts_nothing(
     assert "--out is missing" in err
 
 
-def test_pictures_gone_bad_stop_a_run_with_a_report(
+def test_images_gone_bad_stop_a_run_with_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], work: Path
 ) -> None:
-    build_index(pictures(tmp_path / "pictures", 60), tmp_path / "index", content_hash=True, validation=0.2)
+    build_index(make_images(tmp_path / "images", 60), tmp_path / "index", content_hash=True, validation=0.2)
     for i in range(5, 25):
-        Image.new("RGB", (40, 40), "white").save(tmp_path / "pictures" / f"{i:04d}.png")
+        Image.new("RGB", (40, 40), "white").save(tmp_path / "images" / f"{i:04d}.png")
     given = words(work, tmp_path / "run", "--data", str(tmp_path / "index"), "--with", "steps=400")
     _, err = run(monkeypatch, capsys, given, code=2)
     assert "samples could not be used" in err

@@ -141,7 +141,7 @@ def test_a_resumed_run_with_other_inputs_is_refused_by_name(
     work: Path, command: Run, change: Callable[[Path], None], named: str
 ) -> None:
     _, first = command(words(work))
-    assert "encoding 12 pictures" in first
+    assert "encoding 12 images" in first
     _, again = command(words(work))
     assert "encoding" not in again
     features = (work / "run" / "features-train.safetensors").read_bytes()

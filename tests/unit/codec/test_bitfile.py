@@ -149,7 +149,7 @@ def test_mutated_headers_with_right_checksums_never_crash() -> None:
                 BitFile.from_bytes(rewritten(header, rest=rest))
 
 
-def test_scales_of_another_picture_are_refused() -> None:
+def test_scales_of_another_image_are_refused() -> None:
     own, other = example().to_bytes(), replace(example(), header=replace(HEADER, width=18)).to_bytes()
     begin = START.size + len(raw_header()) + 4
     with pytest.raises(UsageError, match="checksum of scale 1"):
@@ -212,7 +212,7 @@ def test_hostile_headers_are_refused_before_anything_is_allocated(changes: dict[
 
 
 def test_a_promised_scale_is_not_allocated() -> None:
-    """A picture of the largest size that holds its first scale only: reading it costs its own bytes."""
+    """An image of the largest size that holds its first scale only: reading it costs its own bytes."""
     grids = ((1, 1), (7000, 7000))
     header = BitHeader(7000, 7000, 128, 1, 3, "tiny", "00" * 32, grids)
     data = BitFile(header, (bytes(16),)).to_bytes()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bitvar.cli import main as cli
 from bitvar.cli.echo import printable, say, show_path
-from bitvar.codec import BitFile, PictureCodec
+from bitvar.codec import BitFile, ImageCodec
 from bitvar.codec.bitfile import Origin
 from bitvar.codec.folders import Failed, encode_files
 from bitvar.codec.image_codec import PIXELS_A_BIT, read_bitfile
@@ -29,9 +29,9 @@ SIZE = (20, 16)
 
 
 @pytest.fixture
-def tiny() -> PictureCodec:
+def tiny() -> ImageCodec:
     tokenizer = tiny_tokenizer()
-    return PictureCodec(tokenizer, identify("tiny", tokenizer.state_dict()))
+    return ImageCodec(tokenizer, identify("tiny", tokenizer.state_dict()))
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 # Done is told by content
 
 
-def test_another_picture_to_the_same_file_is_encoded(bitvar: Any, place: Path) -> None:
-    tiny = PictureCodec.from_pretrained(place / "tokenizer", device="cpu")
+def test_another_image_to_the_same_file_is_encoded(bitvar: Any, place: Path) -> None:
+    tiny = ImageCodec.from_pretrained(place / "tokenizer", device="cpu")
     assert bitvar("encode", "red.png", "-o", "x.bits")[0] == 0
     red = (place / "x.bits").read_bytes()
     code, out, _ = bitvar("encode", "red.png", "-o", "x.bits")
@@ -75,7 +75,7 @@ def test_another_picture_to_the_same_file_is_encoded(bitvar: Any, place: Path) -
     assert (place / "x.bits").read_bytes() == red
 
 
-def test_another_picture_in_the_same_folder_is_encoded(bitvar: Any, place: Path) -> None:
+def test_another_image_in_the_same_folder_is_encoded(bitvar: Any, place: Path) -> None:
     for folder, name in (("one", "red"), ("two", "blue")):
         (place / folder).mkdir()
         (place / folder / "a.png").write_bytes((place / f"{name}.png").read_bytes())
@@ -106,7 +106,7 @@ def test_passes_that_went_by_all_scales_are_not_those_that_went_by_two(bitvar: A
 
 
 def test_the_origin_is_in_the_file_and_version_1_is_read(bitvar: Any, place: Path) -> None:
-    tiny = PictureCodec.from_pretrained(place / "tokenizer", device="cpu")
+    tiny = ImageCodec.from_pretrained(place / "tokenizer", device="cpu")
     assert bitvar("encode", "red.png", "-o", "x.bits")[0] == 0
     new = read_bitfile(place / "x.bits")
     facts = json.loads(bitvar("info", "x.bits", "--json")[1])
@@ -175,7 +175,7 @@ def broken(place: Path) -> Path:
     for i in range(4):
         Image.new("RGB", SIZE, (i, 0, 0)).save(folder / f"{i}.png")
     (folder / "1.png").write_bytes((folder / "0.png").read_bytes()[:50])
-    (folder / "2b.jpg").write_bytes(b"no picture")
+    (folder / "2b.jpg").write_bytes(b"no image")
     os.mkfifo(folder / "3b.png")
     (folder / ".hidden.png").write_bytes(b"x")
     return folder
@@ -187,7 +187,7 @@ def test_the_rest_of_a_folder_is_encoded_and_decoded(bitvar: Any, place: Path) -
     assert code == 1
     assert sorted(path.name for path in (place / "bits").iterdir()) == ["0.bits", "2.bits", "3.bits"]
     for name in ("1.png", "2b.jpg", "3b.png"):
-        assert err.count(f"left out: {folder / name}: The picture {folder / name} can't be used.") == 1
+        assert err.count(f"left out: {folder / name}: The image {folder / name} can't be used.") == 1
     assert "3 of 6 files failed" in err
     assert "1 hidden" in err
     code, out, _ = bitvar("encode", folder, "-o", "bits")
@@ -201,7 +201,7 @@ def test_the_rest_of_a_folder_is_encoded_and_decoded(bitvar: Any, place: Path) -
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
-def test_from_python_all_others_are_done_before_it_is_said(tiny: PictureCodec, place: Path, batch_size: int) -> None:
+def test_from_python_all_others_are_done_before_it_is_said(tiny: ImageCodec, place: Path, batch_size: int) -> None:
     folder, seen = broken(place), []
     with pytest.raises(UsageError, match=r"3 of 6 files failed(?s:.*)1\.png can't be used(?s:.*)And 2 more"):
         tiny.encode_folder(folder, place / "bits", batch_size=batch_size, progress=seen.append)
@@ -211,8 +211,8 @@ def test_from_python_all_others_are_done_before_it_is_said(tiny: PictureCodec, p
     assert [type(each).__name__ for each in encode_files(tiny, pairs)] == ["Failed", "Done"]
 
 
-def test_one_picture_alone_is_refused_as_before(bitvar: Any, place: Path) -> None:
-    (place / "a.png").write_bytes(b"no picture")
+def test_one_image_alone_is_refused_as_before(bitvar: Any, place: Path) -> None:
+    (place / "a.png").write_bytes(b"no image")
     code, out, err = bitvar("encode", "a.png", "-o", "a.bits")
     assert (code, out) == (2, "")
     assert "a.png can't be used" in err and "why:" in err and "do:" in err
@@ -230,7 +230,7 @@ def test_names_that_are_no_utf8_are_printed_escaped(bitvar: Any, place: Path) ->
         if name.endswith(b"png"):
             Image.new("RGB", SIZE, (9, 9, 9)).save(path, "PNG")
         else:
-            Path(path).write_bytes(b"no picture")
+            Path(path).write_bytes(b"no image")
     code, out, err = bitvar("encode", folder, "-o", "bits")
     assert code == 1
     assert len(list((place / "bits").iterdir())) == 5
@@ -263,11 +263,11 @@ def test_text_is_escaped_for_any_terminal(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("tile", [1024, 8])
 def test_broken_weights_give_an_error_and_no_file(place: Path, part: str, value: float, tile: int) -> None:
     sound = tiny_tokenizer()
-    bits = PictureCodec(sound, identify("tiny", sound.state_dict())).encode(place / "red.png")
+    bits = ImageCodec(sound, identify("tiny", sound.state_dict())).encode(place / "red.png")
     tokenizer = tiny_tokenizer()
     with torch.no_grad():
         getattr(tokenizer, part).conv_out.weight[0, 0] = value
-    codec = PictureCodec(tokenizer, identify("tiny", sound.state_dict()), tile=tile)
+    codec = ImageCodec(tokenizer, identify("tiny", sound.state_dict()), tile=tile)
     with pytest.raises(ComputationError, match="fp32 on cpu"):
         if part == "encoder":
             codec.encode_folder(place, place / "bits")
@@ -286,12 +286,12 @@ def test_pixels_that_are_no_numbers_are_no_bytes() -> None:
 # Claims
 
 
-def claim(width: int, height: int, codec: PictureCodec, scales: int = 1) -> bytes:
+def claim(width: int, height: int, codec: ImageCodec, scales: int = 1) -> bytes:
     header = codec.header_for(width, height)
     return BitFile(header, tuple(bytes(length) for length in header.lengths()[:scales])).to_bytes()
 
 
-def test_a_hundred_bytes_that_claim_fifty_megapixels_are_refused_at_once(tiny: PictureCodec, tmp_path: Path) -> None:
+def test_a_hundred_bytes_that_claim_fifty_megapixels_are_refused_at_once(tiny: ImageCodec, tmp_path: Path) -> None:
     data = claim(8000, 6000, tiny)
     assert len(data) < 200
     with pytest.raises(
@@ -305,7 +305,7 @@ def test_a_hundred_bytes_that_claim_fifty_megapixels_are_refused_at_once(tiny: P
     assert small.size == (80, 60)
 
 
-def test_claims_are_weighed_unless_scales_are_named(tiny: PictureCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claims_are_weighed_unless_scales_are_named(tiny: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitvar.codec.image_codec.SMALL", 1000)
     wide = claim(120, 90, tiny)
     with pytest.raises(UsageError, match="claims 120x90 pixels"):
@@ -325,10 +325,10 @@ MISUSE = """
 import numpy as np
 from PIL import Image
 from pathlib import Path
-from bitvar import PictureCodec
+from bitvar import ImageCodec
 from bitvar.codec import BitFile
 from bitvar.errors import UsageError
-codec = PictureCodec.from_pretrained(device="cpu")
+codec = ImageCodec.from_pretrained(device="cpu")
 nan = Image.fromarray(np.full((32, 32), np.nan, np.float32))
 image, array = Image.new("RGB", (32, 32)), np.zeros((32, 32, 3), np.uint8)
 file = codec.encode(image)
@@ -345,8 +345,8 @@ for name, bad in {"None": None, "5": 5, "path": "a.png", "bytes": b"abc", "image
     calls["encode_many " + name] = lambda bad=bad: list(codec.encode_many(bad))
     calls["decode_many " + name] = lambda bad=bad: list(codec.decode_many(bad))
 for bad in (0, -64, 1.5, "x", None, True):
-    calls[f"tile {bad}"] = lambda bad=bad: PictureCodec(codec.tokenizer, codec.identity, tile=bad)
-    calls[f"loaded tile {bad}"] = lambda bad=bad: PictureCodec.from_pretrained(tile=bad)
+    calls[f"tile {bad}"] = lambda bad=bad: ImageCodec(codec.tokenizer, codec.identity, tile=bad)
+    calls[f"loaded tile {bad}"] = lambda bad=bad: ImageCodec.from_pretrained(tile=bad)
     if bad is not None:
         calls[f"scales {bad}"] = lambda bad=bad: codec.encode(image, scales=bad)
         calls[f"decoded scales {bad}"] = lambda bad=bad: codec.decode(file, scales=bad)
@@ -356,8 +356,8 @@ for bad in (0, -64, 1.5, "x", None, True):
     calls[f"width {bad}"] = lambda bad=bad: codec.header_for(bad, 32)
 calls["passes 10**9"] = lambda: codec.encode(image, passes=10**9)
 calls["scales 9"] = lambda: codec.encode(image, scales=99)
-calls["no tokenizer"] = lambda: PictureCodec(None, codec.identity)
-calls["model 5"] = lambda: PictureCodec.from_pretrained(5)
+calls["no tokenizer"] = lambda: ImageCodec(None, codec.identity)
+calls["model 5"] = lambda: ImageCodec.from_pretrained(5)
 calls["content None"] = lambda: BitFile.from_bytes(None)
 calls["wrong payload"] = lambda: BitFile(file.header, (b"",)).to_bytes()
 for name, call in calls.items():

@@ -1,4 +1,4 @@
-"""The tokenizer as a tool: pictures of every kind and size to bit files and back, whole or in tiles."""
+"""The tokenizer as a tool: images of every kind and size to bit files and back, whole or in tiles."""
 
 import json
 import struct
@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageCms
 
 from bitvar.cli import main as cli
-from bitvar.codec import BitFile, PictureCodec
+from bitvar.codec import BitFile, ImageCodec
 from bitvar.codec.folders import Done, FolderCounts
 from bitvar.codec.image_codec import read_bitfile
 from bitvar.codec.refinement import seen_error
@@ -28,13 +28,13 @@ from tests.support.tiny import tiny_components, tiny_pipeline, tiny_tokenizer
 
 def smooth(width: int, height: int, seed: int = 0) -> Image.Image:
     """A photograph's spectrum: large soft shapes, and ever fainter small ones."""
-    generator, picture = np.random.default_rng(seed), np.zeros((height, width, 3))
+    generator, image = np.random.default_rng(seed), np.zeros((height, width, 3))
     for cells in (2, 4, 8, 16, 32):
         small = generator.normal(size=(cells, cells, 3)).astype(np.float32) / cells
         layers = [Image.fromarray(small[..., c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)]
-        picture += np.stack([np.asarray(layer) for layer in layers], axis=-1)
-    low, high = picture.min(), picture.max()
-    return Image.fromarray(((picture - low) / (high - low) * 255).astype(np.uint8))
+        image += np.stack([np.asarray(layer) for layer in layers], axis=-1)
+    low, high = image.min(), image.max()
+    return Image.fromarray(((image - low) / (high - low) * 255).astype(np.uint8))
 
 
 def difference(a: Image.Image, b: Image.Image) -> int:
@@ -44,15 +44,15 @@ def difference(a: Image.Image, b: Image.Image) -> int:
 
 
 @pytest.fixture(scope="module")
-def codec() -> PictureCodec:
+def codec() -> ImageCodec:
     """The embedded tokenizer's."""
-    return PictureCodec.from_pretrained(device="cpu")
+    return ImageCodec.from_pretrained(device="cpu")
 
 
 @pytest.fixture
-def tiny() -> PictureCodec:
+def tiny() -> ImageCodec:
     tokenizer = tiny_tokenizer()
-    return PictureCodec(tokenizer, identify("tiny", tokenizer.state_dict()))
+    return ImageCodec(tokenizer, identify("tiny", tokenizer.state_dict()))
 
 
 @pytest.fixture
@@ -92,66 +92,66 @@ def test_grids_of_any_size_never_shrink(last: tuple[int, int]) -> None:
         assert all(b[0] >= a[0] and b[1] >= a[1] and b != a for a, b in pairwise(grids))
 
 
-# Pictures
+# Images
 
 
-def test_it_says_what_the_tokenizer_says(codec: PictureCodec) -> None:
-    picture = smooth(64, 64)
-    pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+def test_it_says_what_the_tokenizer_says(codec: ImageCodec) -> None:
+    image = smooth(64, 64)
+    pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.inference_mode():
         _, latent = codec.tokenizer.encode(pixels, ((2, 2), (4, 4), (8, 8), (16, 16)))
         wanted = ((codec.tokenizer.decode(latent) + 1) * 127.5).round().to(torch.uint8)[0].permute(1, 2, 0)
-    file = codec.encode(picture)
+    file = codec.encode(image)
     assert file.header.grids == ((2, 2), (4, 4), (8, 8), (16, 16))
     assert np.array_equal(np.asarray(codec.decode(file.to_bytes())), wanted.numpy())
 
 
-def test_every_scale_less_is_coarser(codec: PictureCodec) -> None:
-    picture = smooth(64, 64)
-    file = codec.encode(picture)
+def test_every_scale_less_is_coarser(codec: ImageCodec) -> None:
+    image = smooth(64, 64)
+    file = codec.encode(image)
     errors = []
     for scales in range(1, 5):
-        assert codec.encode(picture, scales=scales) == file.first(scales)
+        assert codec.encode(image, scales=scales) == file.first(scales)
         seen = codec.decode(file.first(scales))
         assert difference(seen, codec.decode(file, scales=scales)) == 0
-        errors.append(np.square(np.asarray(seen).astype(int) - np.asarray(picture).astype(int)).mean())
+        errors.append(np.square(np.asarray(seen).astype(int) - np.asarray(image).astype(int)).mean())
     assert errors == sorted(errors, reverse=True)
 
 
 @pytest.mark.parametrize("size", [(17, 33), (5, 5), (8, 6), (64, 9), (100, 7)])
-def test_odd_sizes_come_back(tiny: PictureCodec, size: tuple[int, int]) -> None:
+def test_odd_sizes_come_back(tiny: ImageCodec, size: tuple[int, int]) -> None:
     file = tiny.encode(smooth(*size))
     assert file.header.grids[-1] == (-(-size[1] // 4), -(-size[0] // 4))
     assert tiny.decode(BitFile.from_bytes(file.to_bytes())).size == size
 
 
-def test_batches_are_the_same_as_one_by_one(tiny: PictureCodec) -> None:
-    pictures = [smooth(16, 16, 0), smooth(16, 16, 1), smooth(20, 12, 2), smooth(16, 16, 3), smooth(18, 12, 4)]
-    wanted = [tiny.encode(picture) for picture in pictures]
-    assert list(tiny.encode_many(iter(pictures), batch_size=3)) == wanted
+def test_batches_are_the_same_as_one_by_one(tiny: ImageCodec) -> None:
+    images = [smooth(16, 16, 0), smooth(16, 16, 1), smooth(20, 12, 2), smooth(16, 16, 3), smooth(18, 12, 4)]
+    wanted = [tiny.encode(image) for image in images]
+    assert list(tiny.encode_many(iter(images), batch_size=3)) == wanted
     decoded = list(tiny.decode_many(wanted))
-    assert [picture.size for picture in decoded] == [picture.size for picture in pictures]
+    assert [image.size for image in decoded] == [image.size for image in images]
     assert difference(decoded[3], tiny.decode(wanted[3])) == 0
 
 
-def test_batches_of_none_are_refused(tiny: PictureCodec) -> None:
+def test_batches_of_none_are_refused(tiny: ImageCodec) -> None:
     with pytest.raises(UsageError, match="give 1 or more"):
         list(tiny.encode_many([smooth(16, 16)], batch_size=0))
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "I;16", "I", "F"])
-def test_modes_are_read_as_people_see_them(tiny: PictureCodec, mode: str) -> None:
+def test_modes_are_read_as_people_see_them(tiny: ImageCodec, mode: str) -> None:
     grey = Image.fromarray(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (16, 1)))
     if mode in ("I;16", "I"):
         sixteen = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-        picture = sixteen if mode == "I;16" else sixteen.convert("I")
+        image = sixteen if mode == "I;16" else sixteen.convert("I")
     else:
-        picture = grey.convert("RGB").convert(mode) if mode != "F" else grey.convert("F")
-    expected = picture.convert("RGB") if mode in ("1", "P", "CMYK") else grey.convert("RGB")
-    assert tiny.encode(picture) == tiny.encode(expected)
+        image = grey.convert("RGB").convert(mode) if mode != "F" else grey.convert("F")
+    expected = image.convert("RGB") if mode in ("1", "P", "CMYK") else grey.convert("RGB")
+    assert tiny.encode(image) == tiny.encode(expected)
 
 
-def test_transparent_is_white_and_sixteen_bits_from_a_file(tiny: PictureCodec, tmp_path: Path) -> None:
+def test_transparent_is_white_and_sixteen_bits_from_a_file(tiny: ImageCodec, tmp_path: Path) -> None:
     Image.new("RGBA", (16, 16), (200, 0, 0, 0)).save(tmp_path / "clear.png")
     assert tiny.encode(tmp_path / "clear.png") == tiny.encode(Image.new("RGB", (16, 16), "white"))
     deep = np.full((16, 16), 128 * 257, np.uint16)
@@ -159,23 +159,23 @@ def test_transparent_is_white_and_sixteen_bits_from_a_file(tiny: PictureCodec, t
     assert tiny.encode(tmp_path / "deep.png") == tiny.encode(Image.new("L", (16, 16), 128))
 
 
-def test_orientation_tags_turn_the_picture(tiny: PictureCodec, tmp_path: Path) -> None:
-    picture = smooth(24, 16)
+def test_orientation_tags_turn_the_image(tiny: ImageCodec, tmp_path: Path) -> None:
+    image = smooth(24, 16)
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "turned.png", exif=exif)
     file = tiny.encode(tmp_path / "turned.png")
     assert (file.header.width, file.header.height) == (16, 24)
-    assert file == tiny.encode(picture.transpose(Image.Transpose.ROTATE_270))
+    assert file == tiny.encode(image.transpose(Image.Transpose.ROTATE_270))
 
 
-def test_colour_profiles_count(tiny: PictureCodec, tmp_path: Path) -> None:
+def test_colour_profiles_count(tiny: ImageCodec, tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    picture = smooth(16, 16)
-    picture.save(tmp_path / "srgb.png", icc_profile=profile)
-    picture.save(tmp_path / "broken.png", icc_profile=b"no profile")
-    assert tiny.encode(tmp_path / "srgb.png") == tiny.encode(picture)
-    assert tiny.encode(tmp_path / "broken.png") == tiny.encode(picture)
+    image = smooth(16, 16)
+    image.save(tmp_path / "srgb.png", icc_profile=profile)
+    image.save(tmp_path / "broken.png", icc_profile=b"no profile")
+    assert tiny.encode(tmp_path / "srgb.png") == tiny.encode(image)
+    assert tiny.encode(tmp_path / "broken.png") == tiny.encode(image)
 
 
 def huge_png(width: int, height: int) -> bytes:
@@ -194,14 +194,14 @@ def huge_png(width: int, height: int) -> bytes:
         (huge_png(9000, 9000), "9000x9000 is over 50000000 pixels"),
         (huge_png(100, 1), "too-small"),
         (huge_png(4000, 8), "extreme-ratio"),
-        (huge_png(64, 64), "broken-picture"),
-        (b"GIF89a", "not-a-picture"),
+        (huge_png(64, 64), "broken-image"),
+        (b"GIF89a", "not-an-image"),
         (b"", "empty"),
         (None, "there is no"),
     ],
     ids=["81 megapixels", "one row", "long", "no pixels", "gif", "empty", "missing"],
 )
-def test_unfit_pictures_are_refused(tiny: PictureCodec, tmp_path: Path, data: bytes | None, words: str) -> None:
+def test_unfit_images_are_refused(tiny: ImageCodec, tmp_path: Path, data: bytes | None, words: str) -> None:
     path = tmp_path / "a.png"
     if data is not None:
         path.write_bytes(data)
@@ -209,7 +209,7 @@ def test_unfit_pictures_are_refused(tiny: PictureCodec, tmp_path: Path, data: by
         tiny.encode(path)
 
 
-def test_unfit_images_are_refused_too(tiny: PictureCodec, tmp_path: Path) -> None:
+def test_unfit_images_are_refused_too(tiny: ImageCodec, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="too-small"):
         tiny.encode(Image.new("RGB", (40, 1)))
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
@@ -218,9 +218,9 @@ def test_unfit_images_are_refused_too(tiny: PictureCodec, tmp_path: Path) -> Non
         tiny.encode(opened)
 
 
-def test_another_tokenizer_is_refused(tiny: PictureCodec) -> None:
+def test_another_tokenizer_is_refused(tiny: ImageCodec) -> None:
     other = tiny_tokenizer(seed=1)
-    file = PictureCodec(other, identify("other", other.state_dict())).encode(smooth(16, 16))
+    file = ImageCodec(other, identify("other", other.state_dict())).encode(smooth(16, 16))
     with pytest.raises(WeightsError, match=r"'tiny' did not make these bits(?s:.*)'other'(?s:.*)do:"):
         tiny.decode(file)
 
@@ -228,19 +228,19 @@ def test_another_tokenizer_is_refused(tiny: PictureCodec) -> None:
 def test_other_channels_are_refused() -> None:
     grey = tiny_tokenizer(image_channels=1)
     with pytest.raises(UsageError, match="takes 1 channels"):
-        PictureCodec(grey, identify("grey", grey.state_dict()))
+        ImageCodec(grey, identify("grey", grey.state_dict()))
 
 
 def test_precision_is_a_choice(tmp_path: Path) -> None:
     save_tokenizer(tiny_tokenizer(), tmp_path / "tokenizer", name="tiny")
-    codec = PictureCodec.from_pretrained(tmp_path / "tokenizer", dtype="bf16", device="cpu")
+    codec = ImageCodec.from_pretrained(tmp_path / "tokenizer", dtype="bf16", device="cpu")
     assert codec.tokenizer.dtype == torch.bfloat16
     assert codec.decode(codec.encode(smooth(16, 16))).size == (16, 16)
 
 
 def test_a_models_own_schedules_are_used(tmp_path: Path) -> None:
     tiny_pipeline(tmp_path).save_pretrained(tmp_path / "model")
-    codec = PictureCodec.from_pretrained(tmp_path / "model", device="cpu")
+    codec = ImageCodec.from_pretrained(tmp_path / "model", device="cpu")
     assert codec.encode(smooth(16, 8)).header.grids == ((1, 1), (1, 2), (2, 4))
     assert codec.identity == tiny_components(tmp_path).index.tokenizer
 
@@ -250,50 +250,50 @@ def test_altered_weights_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(WeightsError, match="sha256"):
-        PictureCodec.from_pretrained(tmp_path / "tokenizer", device="cpu")
+        ImageCodec.from_pretrained(tmp_path / "tokenizer", device="cpu")
 
 
 # Passes
 
 
-def seen(picture: Image.Image, decoded: Image.Image) -> float:
-    planes = [torch.from_numpy(np.asarray(one).astype(np.float32)).permute(2, 0, 1)[None] for one in (picture, decoded)]
+def seen(image: Image.Image, decoded: Image.Image) -> float:
+    planes = [torch.from_numpy(np.asarray(one).astype(np.float32)).permute(2, 0, 1)[None] for one in (image, decoded)]
     return seen_error(planes[0] - planes[1]).item()
 
 
-def test_passes_bring_a_picture_closer(codec: PictureCodec) -> None:
-    """Colours of a size that the tokenizer knows, a soft picture of one that it doesn't: by a fifth at least."""
-    for picture in (Image.new("RGB", (64, 64), (200, 120, 40)), smooth(75, 61)):
-        errors = [seen(picture, codec.decode(codec.encode(picture, passes=passes))) for passes in (0, 2, 8)]
+def test_passes_bring_a_image_closer(codec: ImageCodec) -> None:
+    """Colours of a size that the tokenizer knows, a soft image of one that it doesn't: by a fifth at least."""
+    for image in (Image.new("RGB", (64, 64), (200, 120, 40)), smooth(75, 61)):
+        errors = [seen(image, codec.decode(codec.encode(image, passes=passes))) for passes in (0, 2, 8)]
         assert errors[0] >= errors[1] >= errors[2]
         assert errors[2] < 0.8 * errors[0]
 
 
 @pytest.mark.parametrize("scales", [None, 2])
 def test_passes_never_make_it_worse(scales: int | None) -> None:
-    """Not even of a tokenizer whose pictures have nothing to do with what it sees, nor where scales are left out."""
+    """Not even of a tokenizer whose images have nothing to do with what it sees, nor where scales are left out."""
     tokenizer = tiny_tokenizer()
-    codec = PictureCodec(tokenizer, identify("tiny", tokenizer.state_dict()))
+    codec = ImageCodec(tokenizer, identify("tiny", tokenizer.state_dict()))
     for seed in range(5):
-        picture = smooth(20, 16, seed)
-        files = [codec.encode(picture, passes=passes, scales=scales) for passes in (0, 1, 3)]
-        errors = [seen(picture, codec.decode(file)) for file in files]
+        image = smooth(20, 16, seed)
+        files = [codec.encode(image, passes=passes, scales=scales) for passes in (0, 1, 3)]
+        errors = [seen(image, codec.decode(file)) for file in files]
         assert errors[0] >= errors[1] >= errors[2]
 
 
-def test_in_passes_too_pictures_together_are_as_each_alone_and_tiles_as_the_whole(codec: PictureCodec) -> None:
-    pictures = [smooth(48, 40, 1), Image.new("RGB", (48, 40), (10, 200, 90)), smooth(48, 40, 2)]
-    alone = [codec.encode(picture, passes=3) for picture in pictures]
-    for one, other in zip(codec.encode_many(pictures, passes=3, batch_size=3), alone, strict=True):
+def test_in_passes_too_images_together_are_as_each_alone_and_tiles_as_the_whole(codec: ImageCodec) -> None:
+    images = [smooth(48, 40, 1), Image.new("RGB", (48, 40), (10, 200, 90)), smooth(48, 40, 2)]
+    alone = [codec.encode(image, passes=3) for image in images]
+    for one, other in zip(codec.encode_many(images, passes=3, batch_size=3), alone, strict=True):
         wrong = sum((a ^ b).bit_count() for a, b in zip(b"".join(one.payloads), b"".join(other.payloads), strict=True))
         assert wrong <= 8 * len(b"".join(one.payloads)) / 100  # a sum in another order tips a few
-    tiled = PictureCodec(codec.tokenizer, codec.identity, known=codec.known, tile=24)
-    for picture, whole in zip(pictures, alone, strict=True):
-        errors = [seen(picture, codec.decode(file)) for file in (whole, tiled.encode(picture, passes=3))]
+    tiled = ImageCodec(codec.tokenizer, codec.identity, known=codec.known, tile=24)
+    for image, whole in zip(images, alone, strict=True):
+        errors = [seen(image, codec.decode(file)) for file in (whole, tiled.encode(image, passes=3))]
         assert errors[1] == pytest.approx(errors[0], rel=0.1)
 
 
-def test_fewer_passes_than_none_are_refused(codec: PictureCodec) -> None:
+def test_fewer_passes_than_none_are_refused(codec: ImageCodec) -> None:
     with pytest.raises(UsageError, match="-1 passes"):
         codec.encode(smooth(20, 16), passes=-1)
 
@@ -331,7 +331,7 @@ def test_tiles_are_the_whole_to_rounding(changes: dict[str, Any], tile: int) -> 
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
-def test_with_pixel_norms_a_picture_is_decoded_alike_alone_and_in_a_larger_one() -> None:
+def test_with_pixel_norms_a_image_is_decoded_alike_alone_and_in_a_larger_one() -> None:
     latent = torch.randn(1, 4, 40, 40, generator=torch.Generator().manual_seed(0))
     inner = (..., slice(60, 100), slice(60, 100))
     for norm, alike in (("pixel", True), ("group", False)):
@@ -350,11 +350,11 @@ def test_tiling_leaves_the_tokenizer_as_it_was() -> None:
     assert {name: id(p) for name, p in tokenizer.named_parameters()} == names
 
 
-def test_a_tiled_picture_has_no_seams(codec: PictureCodec) -> None:
-    """The embedded tokenizer on a soft picture, every tile's edge included: at most one step of 256 from one pass."""
-    picture = smooth(250, 190)
-    tiled = PictureCodec(codec.tokenizer, codec.identity, known=codec.known, tile=96)
-    file, in_tiles = codec.encode(picture), tiled.encode(picture)
+def test_a_tiled_image_has_no_seams(codec: ImageCodec) -> None:
+    """The embedded tokenizer on a soft image, every tile's edge included: at most one step of 256 from one pass."""
+    image = smooth(250, 190)
+    tiled = ImageCodec(codec.tokenizer, codec.identity, known=codec.known, tile=96)
+    file, in_tiles = codec.encode(image), tiled.encode(image)
     bits = zip(b"".join(file.payloads), b"".join(in_tiles.payloads), strict=True)
     changed = sum((a ^ b).bit_count() for a, b in bits)
     assert changed <= 8 * len(b"".join(file.payloads)) / 1000
@@ -369,11 +369,11 @@ def nested(tmp_path: Path) -> Path:
     (tmp_path / "in" / "deep").mkdir(parents=True)
     smooth(20, 16).save(tmp_path / "in" / "a.png")
     smooth(20, 16, 1).save(tmp_path / "in" / "deep" / "a.jpg")
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
     return tmp_path
 
 
-def test_folders_go_there_and_back_at_any_depth(tiny: PictureCodec, nested: Path) -> None:
+def test_folders_go_there_and_back_at_any_depth(tiny: ImageCodec, nested: Path) -> None:
     counts = tiny.encode_folder(nested / "in", nested / "bits", batch_size=2)
     assert counts == FolderCounts(written=2, kept=0, left_out=1)
     for name in ("a.png", "deep/a.jpg"):
@@ -387,7 +387,7 @@ def test_folders_go_there_and_back_at_any_depth(tiny: PictureCodec, nested: Path
             assert difference(decoded, tiny.decode(done.file)) == 0
 
 
-def test_a_run_that_was_stopped_makes_only_what_is_missing(tiny: PictureCodec, nested: Path) -> None:
+def test_a_run_that_was_stopped_makes_only_what_is_missing(tiny: ImageCodec, nested: Path) -> None:
     bits = nested / "bits" / "deep" / "a.bits"
 
     def encode(**settings: Any) -> tuple[int, int]:
@@ -404,7 +404,7 @@ def test_a_run_that_was_stopped_makes_only_what_is_missing(tiny: PictureCodec, n
     bits.write_bytes(whole[:-3] + b"???")  # damaged
     assert encode() == (1, 1)
     other = tiny_tokenizer(seed=1)
-    bits.write_bytes(PictureCodec(other, identify("other", other.state_dict())).encode(smooth(20, 16)).to_bytes())
+    bits.write_bytes(ImageCodec(other, identify("other", other.state_dict())).encode(smooth(20, 16)).to_bytes())
     assert encode() == (1, 1)
     assert bits.read_bytes() == whole
     smooth(20, 16, 2).save(nested / "in" / "deep" / "a.jpg")  # another image
@@ -415,7 +415,7 @@ def test_a_run_that_was_stopped_makes_only_what_is_missing(tiny: PictureCodec, n
     assert encode(scales=2) == (0, 2)
 
 
-def test_pictures_are_decoded_again_only_of_other_bits(tiny: PictureCodec, nested: Path) -> None:
+def test_images_are_decoded_again_only_of_other_bits(tiny: ImageCodec, nested: Path) -> None:
     tiny.encode_folder(nested / "in", nested / "bits")
 
     def decode(**settings: Any) -> tuple[int, int]:
@@ -424,27 +424,27 @@ def test_pictures_are_decoded_again_only_of_other_bits(tiny: PictureCodec, neste
 
     assert decode() == (2, 0)
     assert decode() == (0, 2)
-    picture = nested / "out" / "a.png"
-    content = picture.read_bytes()
-    picture.write_bytes(content[:-20])
+    image = nested / "out" / "a.png"
+    content = image.read_bytes()
+    image.write_bytes(content[:-20])
     assert decode() == (1, 1)
-    picture.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
+    image.write_bytes(content[:60] + bytes([content[60] ^ 1]) + content[61:])
     assert decode() == (1, 1)
-    smooth(20, 16).save(picture)  # not ours
-    theirs = picture.read_bytes()
+    smooth(20, 16).save(image)  # not ours
+    theirs = image.read_bytes()
     with pytest.raises(UsageError, match=r"1 of 2 files(?s:.*)a\.png is not replaced"):
         decode()
-    assert picture.read_bytes() == theirs
+    assert image.read_bytes() == theirs
     assert decode(overwrite=True) == (1, 1)
-    assert picture.read_bytes() == content
+    assert image.read_bytes() == content
     assert decode(scales=2) == (2, 0)
-    assert picture.read_bytes() != content
+    assert image.read_bytes() != content
     assert decode() == (2, 0)
     (nested / "bits" / "a.bits").write_bytes((nested / "bits" / "deep" / "a.bits").read_bytes())
     assert decode() == (1, 1)
 
 
-def test_folders_that_cannot_be_used_are_refused(tiny: PictureCodec, nested: Path) -> None:
+def test_folders_that_cannot_be_used_are_refused(tiny: ImageCodec, nested: Path) -> None:
     before = sorted(nested.rglob("*"))
     with pytest.raises(UsageError, match="There is no folder"):
         tiny.encode_folder(nested / "nowhere", nested / "bits")
@@ -459,7 +459,7 @@ def test_folders_that_cannot_be_used_are_refused(tiny: PictureCodec, nested: Pat
     with pytest.raises(UsageError, match="would be written there too"):
         tiny.encode_folder(nested / "in", nested / "bits")
     (nested / "in" / "a.webp").unlink()
-    (nested / "in" / "deep" / "a.jpg").write_bytes(b"no picture")
+    (nested / "in" / "deep" / "a.jpg").write_bytes(b"no image")
     with pytest.raises(UsageError, match=r"deep/a\.jpg can't be used"):
         tiny.encode_folder(nested / "in", nested / "bits")
     assert [path.name for path in (nested / "bits").iterdir()] == ["a.bits"]
@@ -473,7 +473,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "in").mkdir()
     for i, name in enumerate(("a.png", "b.jpg", "c.webp")):
         smooth(20, 16 + i, i).save(tmp_path / "in" / name)
-    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
     save_tokenizer(tiny_tokenizer(), tmp_path / "tokenizer", name="tiny")
     return tmp_path
 
@@ -489,7 +489,7 @@ def test_the_command_goes_there_and_back(bitvar: Any, folder: Path) -> None:
     assert len((folder / "c.bits").read_bytes()) == len(whole) and (folder / "c.bits").read_bytes() != whole
     code, out, err = bitvar("tokenizer", "decode", folder / "a.bits", "-o", folder / "b.png", *with_tiny)
     assert (code, err) == (0, "")
-    codec = PictureCodec.from_pretrained(folder / "tokenizer", device="cpu")
+    codec = ImageCodec.from_pretrained(folder / "tokenizer", device="cpu")
     with Image.open(folder / "b.png") as decoded:
         assert difference(decoded, codec.decode(codec.encode(folder / "in" / "a.png"))) == 0
     code, out, _ = bitvar("tokenizer", "info", folder / "a.bits", "--json")
@@ -509,8 +509,8 @@ def test_the_tokenizers_in_the_package_need_no_name_to_decode(
     assert read_bitfile(folder / "a.bits").header.stride == stride
     code, _, err = bitvar("tokenizer", "decode", folder / "a.bits", "-o", folder / "b.png")
     assert code == 0, err
-    with Image.open(folder / "in" / "a.png") as picture, Image.open(folder / "b.png") as decoded:
-        assert difference(picture, decoded) < 120
+    with Image.open(folder / "in" / "a.png") as image, Image.open(folder / "b.png") as decoded:
+        assert difference(image, decoded) < 120
 
 
 def test_the_first_file_decides_which_tokenizer_of_the_package_decodes(bitvar: Any, folder: Path) -> None:
@@ -553,9 +553,9 @@ def test_the_command_takes_folders_and_counts_what_it_leaves_out(bitvar: Any, fo
 
 def test_a_cut_file_is_decoded_and_spoken_of(bitvar: Any, folder: Path) -> None:
     with_tiny = ("--tokenizer", folder / "tokenizer")
-    picture, whole, few = folder / "in" / "a.png", folder / "whole.bits", folder / "few.bits"
-    assert bitvar("tokenizer", "encode", picture, "-o", whole, *with_tiny)[0] == 0
-    assert bitvar("tokenizer", "encode", picture, "-o", few, "--scales", 2, *with_tiny)[0] == 0
+    image, whole, few = folder / "in" / "a.png", folder / "whole.bits", folder / "few.bits"
+    assert bitvar("tokenizer", "encode", image, "-o", whole, *with_tiny)[0] == 0
+    assert bitvar("tokenizer", "encode", image, "-o", few, "--scales", 2, *with_tiny)[0] == 0
     assert whole.read_bytes().startswith(few.read_bytes())
     whole.write_bytes(whole.read_bytes()[: len(few.read_bytes()) + 5])
     code, _, err = bitvar("tokenizer", "decode", whole, "-o", folder / "cut.png", *with_tiny)
@@ -589,7 +589,7 @@ def test_bad_input_writes_nothing(
     monkeypatch.chdir(folder)
     (folder / "empty").mkdir()
     other = tiny_tokenizer(seed=1)
-    file = PictureCodec(other, identify("other", other.state_dict())).encode(smooth(16, 16))
+    file = ImageCodec(other, identify("other", other.state_dict())).encode(smooth(16, 16))
     (folder / "other.bits").write_bytes(file.to_bytes())
     before = sorted(folder.rglob("*"))
     own = () if arguments[0] == "info" or "--tokenizer" in arguments else ("--tokenizer", "tokenizer")

@@ -272,7 +272,7 @@ FOREIGN = (
 )  # fmt: skip
 
 
-def picture_of(folder: Path) -> dict[str, object]:
+def image_of(folder: Path) -> dict[str, object]:
     return {
         str(path): path.read_bytes() if path.is_file() else path.lstat().st_mode for path in sorted(folder.rglob("*"))
     }
@@ -281,10 +281,10 @@ def picture_of(folder: Path) -> dict[str, object]:
 @pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__)
 def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     folder = make(tmp_path)
-    before = picture_of(tmp_path)
+    before = image_of(tmp_path)
     with pytest.raises(UsageError, match="why:"):
         save(folder)
-    assert picture_of(tmp_path) == before
+    assert image_of(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../..", "../../here", "/", "~"])

@@ -90,7 +90,7 @@ def test_codes_may_grow_shorter_and_the_pyramid_still_equals_the_oracle() -> Non
         assert torch.equal(latent, steps[k].latent)
 
 
-def test_shorter_codes_come_closer_to_a_flat_picture() -> None:
+def test_shorter_codes_come_closer_to_a_flat_image() -> None:
     """Each halves what may be left, and so the last: of equal ones every scale may leave as much as the first."""
     grids, step = [(1, 1), (2, 2), (4, 4), (8, 8)], 4**-0.5
     features = torch.linspace(-2 * step, 2 * step, 4)[None, :, None, None].expand(1, 4, 8, 8)

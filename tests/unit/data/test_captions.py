@@ -12,7 +12,7 @@ from bitvar.data.records import Candidate, Reading, Refusal, entry_of, fold_capt
 from bitvar.errors import UsageError
 from bitvar.imaging.open import RefusedError
 from bitvar.training.transformer.long_captions import CaptionLimit
-from tests.support.captioned import encoded, picture, tar
+from tests.support.captioned import encoded, make_image, tar
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
@@ -89,7 +89,7 @@ def test_the_field_captions(tmp_path: Path, captions: object, expected: object) 
 
 @pytest.mark.parametrize("suffix", [".txt", ".caption", ".TXT"])
 def test_a_text_file_is_one_caption_unless_told_otherwise(tmp_path: Path, suffix: str) -> None:
-    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    (tmp_path / "a.png").write_bytes(encoded(make_image()))
     (tmp_path / f"a{suffix}").write_text("a cat\nthat sits\r\n\n on a mat\n", newline="")
     (entry,) = read_entries(tmp_path)
     assert isinstance(entry, Candidate)
@@ -100,7 +100,7 @@ def test_a_text_file_is_one_caption_unless_told_otherwise(tmp_path: Path, suffix
 
 
 def test_text_files_in_tars_follow_the_same_rule(tmp_path: Path) -> None:
-    path = tar(tmp_path, {"1.png": encoded(picture()), "1.caption": b"a cat\nthat sits"})
+    path = tar(tmp_path, {"1.png": encoded(make_image()), "1.caption": b"a cat\nthat sits"})
     for reading, captions in ((Reading(), ("a cat that sits",)), (Reading(caption_lines=True), ("a cat", "that sits"))):
         (entry,) = read_entries(path, reading)
         assert isinstance(entry, Candidate)
@@ -131,7 +131,7 @@ def test_words_of_file_names(name: str, words: str) -> None:
 
 def test_images_without_captions_are_given_some(tmp_path: Path) -> None:
     for number, name in enumerate(("red_cat-01.png", "0001.png", "told.png", "blank.png")):
-        (tmp_path / name).write_bytes(encoded(picture(seed=number)))
+        (tmp_path / name).write_bytes(encoded(make_image(seed=number)))
     (tmp_path / "told.txt").write_text("a dog")
     (tmp_path / "blank.txt").write_text(" \n")
 
@@ -171,7 +171,7 @@ def test_options_that_a_layout_has_no_use_for_are_refused(tmp_path: Path, readin
 
 
 def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    (tmp_path / "a.png").write_bytes(encoded(make_image()))
     (tmp_path / "a.txt").write_text("a cat")
     for name in ("b.svg", "c.svg", "d.SVG", "README.md", "LICENSE", ".DS_Store", "b.txt"):
         (tmp_path / name).write_text("x")
@@ -179,7 +179,7 @@ def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
     entries = list(read_entries(tmp_path, others=others))
     assert others == {".svg": 3, ".md": 1, "without an ending": 1, "hidden": 1}
     assert [e.detail for e in entries if isinstance(e, Refusal)] == [
-        "no picture has its name; b.svg beside it is of a format that is not read: convert it to PNG"
+        "no image has its name; b.svg beside it is of a format that is not read: convert it to PNG"
     ]
     assert kinds_text(others) == (
         "6 files of other kinds: 3 .svg, 1 .md, 1 hidden, 1 without an ending (.svg can't be read: convert them to PNG)"
@@ -190,7 +190,7 @@ def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
 def test_images_that_a_table_does_not_name_are_counted(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "deep/c.tif", "notes.md", ".DS_Store"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(encoded(picture()))
+        (tmp_path / name).write_bytes(encoded(make_image()))
     (tmp_path / "t.csv").write_text("image,caption\n./a.png,a cat\n")
     others: Counter[str] = Counter()
     assert len(list(read_entries(tmp_path, others=others))) == 1
@@ -208,7 +208,7 @@ def test_no_image_is_passed_over(tmp_path: Path, suffix: str) -> None:
 def test_splits_by_folders_as_other_tools_have_them(tmp_path: Path, table: str) -> None:
     for split in ("train", "validation", "test"):
         (tmp_path / split / "deep").mkdir(parents=True)
-        (tmp_path / split / "deep" / "a.png").write_bytes(encoded(picture()))
+        (tmp_path / split / "deep" / "a.png").write_bytes(encoded(make_image()))
         row = {"file_name": "deep/a.png", "text": f"a {split} cat"}
         text = json.dumps(row) if table.endswith("jsonl") else "file_name,text\n" + ",".join(row.values())
         (tmp_path / split / table).write_text(text + "\n")
@@ -218,7 +218,7 @@ def test_splits_by_folders_as_other_tools_have_them(tmp_path: Path, table: str) 
         (f"{folder}/{table}:{line}", f"a {folder} cat", split, f"{folder}/deep/a.png")
         for folder, split in (("test", "test"), ("train", "train"), ("validation", "val"))
     ]
-    assert all(entry.picture.read(max_bytes=10**6) for entry in entries)
+    assert all(entry.image.read(max_bytes=10**6) for entry in entries)
 
 
 def test_a_name_is_no_secret(tmp_path: Path) -> None:

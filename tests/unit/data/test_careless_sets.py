@@ -17,9 +17,9 @@ from bitvar.data.layouts import read_entries
 from bitvar.data.records import Candidate, Refusal
 from bitvar.data.samples import read_samples, require_images
 from bitvar.data.validation import Summary, go_through
-from bitvar.data.views import picture_size
+from bitvar.data.views import image_size
 from bitvar.errors import UsageError
-from bitvar.imaging.open import PictureLimits, RefusedError
+from bitvar.imaging.open import ImageLimits, RefusedError
 from bitvar.weights.hub import EMBEDDED_MODEL
 
 SIZE = (16, 16)
@@ -212,14 +212,14 @@ def test_headers_and_whole_images_are_refused_for_the_reasons_of_data_check(
     rows = ({"image": f"{i}.png", "caption": "a cat", "h_div_w": 1, "split": "train"} for i in range(3))
     write_rows(tmp_path, *rows)
     spoil(tmp_path / "1.png")
-    entries = go_through(read_entries(tmp_path), lambda image: None, limits=PictureLimits())
+    entries = go_through(read_entries(tmp_path), lambda image: None, limits=ImageLimits())
     (refusal,) = (entry for entry in entries if isinstance(entry, Refusal))
     with pytest.raises(UsageError) as error:
         require_images(read_samples(tmp_path, split="train"), SIZE, decoded=decoded)
     assert f"{refusal.reason}: {refusal.detail}" in str(error.value)
     if spoil is not wide:  # what a tokenizer's folder is read with has no claim to compare with
         with pytest.raises(RefusedError) as refused:
-            picture_size(tmp_path / "1.png", PictureLimits())
+            image_size(tmp_path / "1.png", ImageLimits())
         assert (refused.value.reason, refused.value.detail) == (refusal.reason, refusal.detail)
 
 
@@ -245,7 +245,7 @@ def test_a_compressed_tar_is_told_to_be_one(tmp_path: Path, mode: Literal["w:gz"
 def test_a_tar_that_is_cut_off_never_passes_for_a_whole_one(tmp_path: Path, at: int) -> None:
     path = write_tar(tmp_path / "a.tar")
     path.write_bytes(path.read_bytes()[:at])
-    entries = go_through(read_entries(path), lambda image: None, limits=PictureLimits())
+    entries = go_through(read_entries(path), lambda image: None, limits=ImageLimits())
     assert any(isinstance(entry, Refusal) for entry in entries)
 
 

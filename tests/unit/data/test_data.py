@@ -21,17 +21,17 @@ from bitvar.data.records import Candidate, Reading, Refusal
 from bitvar.data.samples import load_images, read_samples
 from bitvar.data.validation import Good, SeenSet, Summary, quantiles
 from bitvar.errors import UsageError
-from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture, fit_picture, open_picture
+from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_image, fit_image, open_image
 from bitvar.scales import nearest_ratio, ratio_names
 from tests.support.captioned import (
+    BAD_IMAGES,
     BAD_LINES,
-    BAD_PICTURES,
     LIMITS,
     bomb,
     encoded,
     lines,
+    make_image,
     outcome,
-    picture,
     row,
     sidecars,
     table,
@@ -46,7 +46,7 @@ def names(source: Path) -> list[tuple[str, tuple[str, ...]]]:
 # Layouts
 
 
-def test_pictures_with_sidecars(tmp_path: Path) -> None:
+def test_images_with_sidecars(tmp_path: Path) -> None:
     folder = sidecars(tmp_path / "set")
     (folder / ".hidden.png").write_bytes(b"")
     assert names(folder) == [("a.png", ("a cat a small cat a cat",)), ("deep/b.JPG", ("a dog that sits", "a dog"))]
@@ -96,7 +96,7 @@ def test_webdataset_tars_are_read_in_place(tmp_path: Path) -> None:
     ]
     by_lines = [e.captions for e in read_entries(path, Reading(caption_lines=True)) if isinstance(e, Candidate)]
     assert by_lines[1] == ("a dog", "a hound")
-    assert entries[1].picture.read(max_bytes=10**6) == encoded(picture(seed=2), "JPEG")
+    assert entries[1].image.read(max_bytes=10**6) == encoded(make_image(seed=2), "JPEG")
     assert outcome(path)[1] == {}
     assert list(tmp_path.iterdir()) == [path]
 
@@ -124,7 +124,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="empty"):
         list(read_entries(tmp_path / "nothing.csv"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no pictures"):
+    with pytest.raises(UsageError, match="no images"):
         list(read_entries(tmp_path / "empty"))
 
 
@@ -134,38 +134,38 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BAD_LINES)
 def test_bad_lines_are_refused_by_reason(tmp_path: Path, name: str) -> None:
     reason, line = BAD_LINES[name]
-    (tmp_path / "p.png").write_bytes(encoded(picture()))
-    (tmp_path / "q.png").write_bytes(encoded(picture(seed=5)))
+    (tmp_path / "p.png").write_bytes(encoded(make_image()))
+    (tmp_path / "q.png").write_bytes(encoded(make_image(seed=5)))
     (tmp_path / "s.jsonl").write_bytes(line + b"\n" + row(image_path="q.png") + b"\n")
     assert outcome(tmp_path) == (["s.jsonl:2"], {"s.jsonl:1": reason})
 
 
-@pytest.mark.parametrize("name", BAD_PICTURES)
-def test_bad_pictures_are_refused_by_reason(tmp_path: Path, name: str) -> None:
-    reason, data = BAD_PICTURES[name]
+@pytest.mark.parametrize("name", BAD_IMAGES)
+def test_bad_images_are_refused_by_reason(tmp_path: Path, name: str) -> None:
+    reason, data = BAD_IMAGES[name]
     (tmp_path / "p.png").write_bytes(data)
-    (tmp_path / "p.txt").write_text("a picture")
+    (tmp_path / "p.txt").write_text("an image")
     assert outcome(tmp_path) == ([], {"p.png": reason})
 
 
 def test_bad_sidecars(tmp_path: Path) -> None:
     for stem in ("alone", "twice", "latin"):
-        (tmp_path / f"{stem}.png").write_bytes(encoded(picture(seed=len(stem))))
-    (tmp_path / "twice.webp").write_bytes(encoded(picture(seed=9), "WEBP"))
+        (tmp_path / f"{stem}.png").write_bytes(encoded(make_image(seed=len(stem))))
+    (tmp_path / "twice.webp").write_bytes(encoded(make_image(seed=9), "WEBP"))
     (tmp_path / "twice.txt").write_text("a cat")
     (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
     (tmp_path / "orphan.txt").write_text("a cat")
     good, refused = outcome(tmp_path)
     assert good == ["twice.png"]
     assert refused == {
-        "alone.png": "no-caption", "twice.webp": "duplicate", "latin.png": "not-utf8", "orphan.txt": "missing-picture",
+        "alone.png": "no-caption", "twice.webp": "duplicate", "latin.png": "not-utf8", "orphan.txt": "missing-image",
     }  # fmt: skip
 
 
 def test_bad_tars(tmp_path: Path) -> None:
     members = {
-        "1.txt": b"no picture", "2.png": encoded(picture()), "3.png": encoded(picture(seed=3)), "3.json": b"[]",
-        "../4.png": encoded(picture(seed=4)), "../4.txt": b"a cat",
+        "1.txt": b"no image", "2.png": encoded(make_image()), "3.png": encoded(make_image(seed=3)), "3.json": b"[]",
+        "../4.png": encoded(make_image(seed=4)), "../4.txt": b"a cat",
     }  # fmt: skip
     path = tar(tmp_path, members)
     with tarfile.open(path, "a") as archive:
@@ -175,11 +175,11 @@ def test_bad_tars(tmp_path: Path) -> None:
     good, refused = outcome(path)
     assert good == ["shard-000.tar:../4"]  # a name is only a name: nothing is unpacked
     assert refused == {
-        "shard-000.tar:1": "missing-picture", "shard-000.tar:2": "no-caption", "shard-000.tar:3": "broken-line",
+        "shard-000.tar:1": "missing-image", "shard-000.tar:2": "no-caption", "shard-000.tar:3": "broken-line",
         "shard-000.tar:5.png": "bad-member",
     }  # fmt: skip
     path.write_bytes(path.read_bytes()[:3000])
-    assert set(outcome(path)[1].values()) & {"broken-tar", "broken-picture"}
+    assert set(outcome(path)[1].values()) & {"broken-tar", "broken-image"}
     path.write_bytes(b"\x1f\x8b not a tar" * 100)
     assert outcome(path) == ([], {"shard-000.tar": "broken-tar"})
 
@@ -228,7 +228,7 @@ SIXTY_LINES: dict[str, tuple[str | None, bytes]] = {
     "a bad escape": ("broken-line", row(caption="@").replace(b"@", rb"\x41")),
     "a number of 5,000 digits": ("broken-line", row()[:-1] + b', "label": ' + b"9" * 5000 + b"}"),
     "2 MB": ("broken-line", row(label="x" * (2 << 20))),
-    # the picture's path
+    # the image's path
     "path null": ("missing-field", row(image_path=None)),
     "path empty": ("missing-field", row(image_path="")),
     "path true": ("wrong-type", row(image_path=True)),
@@ -241,7 +241,7 @@ SIXTY_LINES: dict[str, tuple[str | None, bytes]] = {
     "path of a device": ("unreadable-file", row(image_path="/dev/zero")),
     "path of a pipe": ("unreadable-file", row(image_path="pipe")),
     "path in a link that is a loop": ("unreadable-file", row(image_path="loop")),
-    "path of a page": ("missing-picture", row(image_path="https://example.org/p.png")),
+    "path of a page": ("missing-image", row(image_path="https://example.org/p.png")),
     "path that leads out": (_GOOD, row(image_path="../out.png")),
     # captions
     "captions a number": ("wrong-type", row(captions=3)),
@@ -268,7 +268,7 @@ def around(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("around") / "set"
     folder.mkdir()
     for number, path in enumerate(("p.png", "before.png", "after.png", "q.png", "../out.png")):
-        (folder / path).write_bytes(encoded(picture(seed=number)))
+        (folder / path).write_bytes(encoded(make_image(seed=number)))
     os.mkfifo(folder / "pipe")
     (folder / "loop").symlink_to("loop")
     return folder
@@ -288,7 +288,7 @@ def test_sixty_malformed_lines(around: Path, name: str) -> None:
 
 def test_joiners_that_writing_needs_are_printable(tmp_path: Path) -> None:
     family, persian = "\U0001f468\u200d\U0001f469\u200d\U0001f467 a family", "\u0645\u06cc\u200c\u062f\u0648"
-    (tmp_path / "a.png").write_bytes(encoded(picture()))
+    (tmp_path / "a.png").write_bytes(encoded(make_image()))
     (tmp_path / "a.txt").write_text(f"\ufeff{family}\n{persian}\n", encoding="utf-8")
     assert names(tmp_path) == [("a.png", (f"{family} {persian}",))]
 
@@ -296,7 +296,7 @@ def test_joiners_that_writing_needs_are_printable(tmp_path: Path) -> None:
 def test_sidecars_that_never_end_are_refused(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     for name in ("a", "b", "c"):
-        (tmp_path / "set" / f"{name}.png").write_bytes(encoded(picture(seed=ord(name))))
+        (tmp_path / "set" / f"{name}.png").write_bytes(encoded(make_image(seed=ord(name))))
     os.mkfifo(tmp_path / "set" / "a.txt")
     (tmp_path / "set" / "b.txt").symlink_to("nowhere")
     (tmp_path / "set" / "c.txt").write_text("a cat " * 200_000)
@@ -319,8 +319,8 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: py
     assert outcome(folder) == (["a.png"], {"deep": "unreadable-file"})
 
 
-def test_the_same_picture_twice_is_named(tmp_path: Path) -> None:
-    (tmp_path / "p.png").write_bytes(encoded(picture()))
+def test_the_same_image_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "p.png").write_bytes(encoded(make_image()))
     (tmp_path / "x").mkdir()
     (tmp_path / "s.jsonl").write_bytes(row() + b"\n" + row(image_path="./x/../p.png"))
     assert outcome(tmp_path) == (["s.jsonl:1"], {"s.jsonl:2": "duplicate"})
@@ -328,25 +328,25 @@ def test_the_same_picture_twice_is_named(tmp_path: Path) -> None:
 
 def test_seen_texts_are_known_again() -> None:
     seen = SeenSet()
-    texts = [f"picture {i}" for i in range(20_000)] + ["\udcff"]
+    texts = [f"image {i}" for i in range(20_000)] + ["\udcff"]
     assert all(seen.add(text) for text in texts)
     assert not any(seen.add(text) for text in texts)
 
 
 def test_of_a_thousand_samples_exactly_the_good_ones_pass(tmp_path: Path) -> None:
-    bad = [("line", name) for name in BAD_LINES] + [("picture", name) for name in BAD_PICTURES]
+    bad = [("line", name) for name in BAD_LINES] + [("image", name) for name in BAD_IMAGES]
     order = [("good", "")] * 800 + [bad[i % len(bad)] for i in range(200)]
     random.Random(0).shuffle(order)
     rows, expected = [], {}
     for number, (kind, name) in enumerate(order, start=1):
-        data = encoded(picture(seed=number)) if kind != "picture" else BAD_PICTURES[name][1]
+        data = encoded(make_image(seed=number)) if kind != "image" else BAD_IMAGES[name][1]
         (tmp_path / f"{number}.png").write_bytes(data)
-        line = row(image_path=f"{number}.png", caption=f"picture {number}")
+        line = row(image_path=f"{number}.png", caption=f"image {number}")
         if kind == "line":
             line = BAD_LINES[name][1].replace(b'"p.png"', f'"{number}.png"'.encode())
         rows.append(line)
         if kind != "good":
-            expected[f"s.jsonl:{number}"] = (BAD_LINES if kind == "line" else BAD_PICTURES)[name][0]
+            expected[f"s.jsonl:{number}"] = (BAD_LINES if kind == "line" else BAD_IMAGES)[name][0]
     (tmp_path / "s.jsonl").write_bytes(b"\n".join(rows) + b"\n")
     assert len(set(expected.values())) >= 18
     good, refused = outcome(tmp_path)
@@ -360,35 +360,35 @@ def test_a_bomb_costs_no_memory() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(20):
         with pytest.raises(RefusedError, match="too-many-pixels"):
-            open_picture(bomb(), PictureLimits())
+            open_image(bomb(), ImageLimits())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
 
 
 @given(st.binary(max_size=64), st.integers(0, 400), st.sampled_from(["PNG", "JPEG", "WEBP"]))
 @settings(max_examples=300, deadline=None)
-def test_mutated_pictures_decode_or_are_refused(noise: bytes, where: int, kind: str) -> None:
-    data = encoded(picture(), kind)
+def test_mutated_images_decode_or_are_refused(noise: bytes, where: int, kind: str) -> None:
+    data = encoded(make_image(), kind)
     mutated = data[:where] + noise + data[where + len(noise) :]
     try:
-        image = decode_picture(mutated, LIMITS)
+        image = decode_image(mutated, LIMITS)
     except RefusedError as error:
         assert error.reason
     else:
         assert image.mode == "RGB"
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "YCbCr"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
-    base = picture().convert("RGB").resize((40, 30))
+    base = make_image().convert("RGB").resize((40, 30))
     grey = np.asarray(base.convert("L"))
     if mode == "I;16":
         image, kind = Image.fromarray(grey.astype(np.uint16) * 257), "PNG"
     else:
         image, kind = base.convert(mode), "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
-    decoded = decode_picture(encoded(image, kind), LIMITS)
+    decoded = decode_image(encoded(image, kind), LIMITS)
     assert (decoded.mode, decoded.size) == ("RGB", (40, 30))
     if mode == "I;16":
         assert np.abs(np.asarray(decoded)[..., 0].astype(int) - grey).max() <= 1
@@ -397,17 +397,17 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 def test_transparency_lies_on_white() -> None:
     image = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
     ImageDraw.Draw(image).rectangle((0, 0, 15, 31), fill=(255, 0, 0, 255))
-    decoded = decode_picture(encoded(image), LIMITS)
+    decoded = decode_image(encoded(image), LIMITS)
     assert decoded.getpixel((3, 3)) == (255, 0, 0)
     assert decoded.getpixel((30, 3)) == (255, 255, 255)
 
 
-def test_the_orientation_tag_turns_the_picture() -> None:
+def test_the_orientation_tag_turns_the_image() -> None:
     image = Image.new("RGB", (60, 30), "blue")
     ImageDraw.Draw(image).rectangle((0, 0, 29, 29), fill="red")
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise to view
-    decoded = decode_picture(encoded(image, "JPEG", exif=exif, quality=95), LIMITS)
+    decoded = decode_image(encoded(image, "JPEG", exif=exif, quality=95), LIMITS)
     assert decoded.size == (30, 60)
     top, bottom = decoded.getpixel((15, 5)), decoded.getpixel((15, 55))
     assert isinstance(top, tuple)
@@ -420,23 +420,23 @@ def test_a_colour_profile_is_applied_and_a_broken_one_is_srgb() -> None:
     image = Image.new("RGB", (32, 32), (100, 150, 200))
     own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for profile in (own, b"no profile at all"):
-        decoded = decode_picture(encoded(image, icc_profile=profile), LIMITS)
+        decoded = decode_image(encoded(image, icc_profile=profile), LIMITS)
         assert np.abs(np.asarray(decoded).astype(int) - (100, 150, 200)).max() <= 2
 
 
 @pytest.mark.parametrize("profile", ["own", "broken"])
-def test_a_decoded_picture_is_its_pixels_alone(profile: str) -> None:
+def test_a_decoded_image_is_its_pixels_alone(profile: str) -> None:
     bytes_of = {"own": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), "broken": b"no profile"}
     exif = Image.Exif()
     exif[0x010E] = "who stood where"
     data = encoded(Image.new("RGB", (64, 48), (200, 30, 40)), icc_profile=bytes_of[profile], exif=exif)
-    assert not decode_picture(data, LIMITS).info
+    assert not decode_image(data, LIMITS).info
 
 
 def test_fitting_covers_and_cuts_around_the_middle() -> None:
     image = Image.new("RGB", (90, 30), "blue")
     ImageDraw.Draw(image).rectangle((30, 0, 59, 29), fill="red")
-    fitted = fit_picture(image, (20, 20))
+    fitted = fit_image(image, (20, 20))
     assert fitted.size == (20, 20)
     assert fitted.getpixel((10, 10)) == (255, 0, 0)
 
@@ -446,7 +446,7 @@ def test_a_part_of_a_file_is_read_in_bounds(tmp_path: Path) -> None:
     assert Location(tmp_path / "f", 2, 3).read(max_bytes=5) == b"234"
     with pytest.raises(RefusedError, match="too-many-bytes"):
         Location(tmp_path / "f").read(max_bytes=5)
-    with pytest.raises(RefusedError, match="broken-picture"):
+    with pytest.raises(RefusedError, match="broken-image"):
         Location(tmp_path / "f", 8, 5).read(max_bytes=9)
 
 
@@ -481,44 +481,44 @@ def test_quantiles_and_fractions() -> None:
 
 
 @pytest.fixture
-def own_pictures(tmp_path: Path) -> Path:
+def own_images(tmp_path: Path) -> Path:
     folder = tmp_path / "mine"
     folder.mkdir()
     for i in range(40):
-        (folder / f"{i:02d}.png").write_bytes(encoded(picture(50 + i, 60, seed=i)))
-        (folder / f"{i:02d}.txt").write_text(f"picture {i}")
+        (folder / f"{i:02d}.png").write_bytes(encoded(make_image(50 + i, 60, seed=i)))
+        (folder / f"{i:02d}.txt").write_text(f"image {i}")
     return folder
 
 
-def test_an_imported_set_trains(own_pictures: Path, tmp_path: Path) -> None:
-    summary = import_set(own_pictures, tmp_path / "set", size=(24, 16), validation=0.1)
+def test_an_imported_set_trains(own_images: Path, tmp_path: Path) -> None:
+    summary = import_set(own_images, tmp_path / "set", size=(24, 16), validation=0.1)
     assert summary.good == 40
     train, val = (read_samples(tmp_path / "set", split=split) for split in ("train", "val"))
     assert (len(train), len(val)) == (36, 4)
     assert load_images(train).shape == (36, 3, 16, 24)
-    assert {s.captions for s in train} | {s.captions for s in val} == {(f"picture {i}",) for i in range(40)}
+    assert {s.captions for s in train} | {s.captions for s in val} == {(f"image {i}",) for i in range(40)}
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert manifest == {"size": [24, 16], "samples": 40, "refused": {}}
-    assert names(tmp_path / "set")[0][1] == ("picture 0",)  # and can be read like any other source
+    assert names(tmp_path / "set")[0][1] == ("image 0",)  # and can be read like any other source
 
 
-def test_which_samples_validate_depends_on_names_alone(own_pictures: Path, tmp_path: Path) -> None:
+def test_which_samples_validate_depends_on_names_alone(own_images: Path, tmp_path: Path) -> None:
     def validated(folder: Path) -> set[str]:
-        import_set(own_pictures, folder, size=(16, 16), validation=0.2, max_bad_fraction=0.5)
+        import_set(own_images, folder, size=(16, 16), validation=0.2, max_bad_fraction=0.5)
         return {s.labels["source"] for s in read_samples(folder, split="val")}
 
     before = validated(tmp_path / "one")
-    (own_pictures / "00.txt").unlink()
+    (own_images / "00.txt").unlink()
     after = validated(tmp_path / "two")
     assert len(before & after) >= len(before) - 1
 
 
-def test_which_samples_validate_does_not_depend_on_the_lines(own_pictures: Path, tmp_path: Path) -> None:
+def test_which_samples_validate_does_not_depend_on_the_lines(own_images: Path, tmp_path: Path) -> None:
     paths = [f"{i:02d}.png" for i in range(40)]
 
     def validated(folder: Path) -> set[str]:
-        (own_pictures / "s.jsonl").write_bytes(b"\n".join(row(image_path=path, caption=path) for path in paths))
-        import_set(own_pictures / "s.jsonl", folder, size=(16, 16), validation=0.2)
+        (own_images / "s.jsonl").write_bytes(b"\n".join(row(image_path=path, caption=path) for path in paths))
+        import_set(own_images / "s.jsonl", folder, size=(16, 16), validation=0.2)
         return {s.captions[0] for s in read_samples(folder, split="val")}
 
     before = validated(tmp_path / "one")
@@ -533,22 +533,22 @@ def test_a_split_that_is_given_is_kept(tmp_path: Path) -> None:
     assert [s.captions for s in read_samples(tmp_path / "out", split="val")] == [("a cat, sitting",)]
 
 
-def test_a_bad_source_leaves_a_report_and_no_set(own_pictures: Path, tmp_path: Path) -> None:
-    (own_pictures / "07.png").write_bytes(b"broken")
+def test_a_bad_source_leaves_a_report_and_no_set(own_images: Path, tmp_path: Path) -> None:
+    (own_images / "07.png").write_bytes(b"broken")
     with pytest.raises(UsageError, match="1 of 40 samples"):
-        import_set(own_pictures, tmp_path / "set", size=(16, 16))
+        import_set(own_images, tmp_path / "set", size=(16, 16))
     (line,) = (tmp_path / "set" / "refused.jsonl").read_text().splitlines()
     assert json.loads(line)["name"] == "07.png"
     assert not (tmp_path / "set" / "samples.jsonl").exists()
-    summary = import_set(own_pictures, tmp_path / "set", size=(16, 16), max_bad_fraction=0.05)  # it starts over
+    summary = import_set(own_images, tmp_path / "set", size=(16, 16), max_bad_fraction=0.05)  # it starts over
     assert (summary.good, summary.num_refused) == (39, 1)
     with pytest.raises(UsageError, match="already holds"):
-        import_set(own_pictures, tmp_path / "set", size=(16, 16))
+        import_set(own_images, tmp_path / "set", size=(16, 16))
 
 
-def test_one_picture_is_too_few(tmp_path: Path) -> None:
+def test_one_image_is_too_few(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes(encoded(picture()))
+    (tmp_path / "in" / "a.png").write_bytes(encoded(make_image()))
     (tmp_path / "in" / "a.txt").write_text("a cat")
     with pytest.raises(UsageError, match="one usable"):
         import_set(tmp_path / "in", tmp_path / "out", size=(16, 16))

@@ -1,4 +1,4 @@
-"""Data sets of the hub, read through a stand-in for the package `datasets`: one bad picture stops nothing."""
+"""Data sets of the hub, read through a stand-in for the package `datasets`: one bad image stops nothing."""
 
 import json
 import sys
@@ -14,11 +14,11 @@ from bitvar.data.importing import import_set
 from bitvar.data.layouts import Candidate, Refusal
 from bitvar.errors import UsageError
 from bitvar.imaging.open import RefusedError
-from tests.support.captioned import encoded, picture
+from tests.support.captioned import encoded, make_image
 
 
 class Table:
-    """As much of `datasets.Dataset` as is used. Pictures decode, and raise, unless they were cast."""
+    """As much of `datasets.Dataset` as is used. Images decode, and raise, unless they were cast."""
 
     def __init__(self, columns: dict[str, list[Any]], raw: bool = False) -> None:
         self.columns, self.raw = columns, raw
@@ -50,15 +50,15 @@ class Table:
 
 @pytest.fixture
 def columns(tmp_path: Path) -> dict[str, list[Any]]:
-    (tmp_path / "file.png").write_bytes(encoded(picture(seed=100)))
-    pictures: list[Any] = [{"bytes": encoded(picture(seed=i)), "path": None} for i in range(20)]
-    texts: list[Any] = [f"picture {i}" for i in range(20)]
-    pictures[3] = {"bytes": b"broken", "path": None}
-    pictures[4] = None
-    pictures[5] = {"bytes": None, "path": str(tmp_path / "nowhere.png")}
-    pictures[6] = {"bytes": None, "path": str(tmp_path / "file.png")}
+    (tmp_path / "file.png").write_bytes(encoded(make_image(seed=100)))
+    images: list[Any] = [{"bytes": encoded(make_image(seed=i)), "path": None} for i in range(20)]
+    texts: list[Any] = [f"image {i}" for i in range(20)]
+    images[3] = {"bytes": b"broken", "path": None}
+    images[4] = None
+    images[5] = {"bytes": None, "path": str(tmp_path / "nowhere.png")}
+    images[6] = {"bytes": None, "path": str(tmp_path / "file.png")}
     texts[7:11] = [None, "", 3, ["a cat", "a small cat"]]
-    return {"image": pictures, "text": texts, "number": list(range(20))}
+    return {"image": images, "text": texts, "number": list(range(20))}
 
 
 @pytest.fixture
@@ -84,18 +84,18 @@ def datasets(monkeypatch: pytest.MonkeyPatch, columns: dict[str, list[Any]]) -> 
 
 
 def read(name: str = "owner/name", **changes: str) -> list[Candidate | Refusal]:
-    options = {"split": "train", "picture_column": "image", "caption_column": "text"} | changes
+    options = {"split": "train", "image_column": "image", "caption_column": "text"} | changes
     return list(read_dataset(name, **options))
 
 
 def test_every_bad_row_is_named_and_the_others_are_read(datasets: list[tuple[str, str]], tmp_path: Path) -> None:
-    entries = read_dataset("owner/name", split="train", picture_column="image", caption_column="text")
+    entries = read_dataset("owner/name", split="train", image_column="image", caption_column="text")
     summary = import_set(entries, tmp_path / "set", size=(16, 16), max_bad_fraction=0.5)
     assert datasets == [("owner/name", "train")]
     assert summary.good == 14
     refused = [json.loads(line) for line in (tmp_path / "set" / "refused.jsonl").read_text().splitlines()]
     assert {refusal["name"]: refusal["reason"] for refusal in refused} == {
-        "train:3": "not-a-picture", "train:4": "missing-picture", "train:5": "missing-picture",
+        "train:3": "not-an-image", "train:4": "missing-image", "train:5": "missing-image",
         "train:7": "no-caption", "train:8": "empty-caption", "train:9": "wrong-type",
     }  # fmt: skip
     rows = [json.loads(line) for line in (tmp_path / "set" / "samples.jsonl").read_text().splitlines()]
@@ -107,7 +107,7 @@ def test_a_large_cell_is_refused(datasets: list[tuple[str, str]]) -> None:
     first = read()[0]
     assert isinstance(first, Candidate)
     with pytest.raises(RefusedError, match="too-many-bytes"):
-        first.picture.read(max_bytes=100)
+        first.image.read(max_bytes=100)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_a_large_cell_is_refused(datasets: list[tuple[str, str]]) -> None:
     [
         ("gone", {}, "doesn't exist"),
         ("owner/name", {"split": "test"}, "Unknown split"),
-        ("owner/name", {"picture_column": "img"}, r"no column 'img'[\s\S]*image, text, number[\s\S]*--picture-column"),
+        ("owner/name", {"image_column": "img"}, r"no column 'img'[\s\S]*image, text, number[\s\S]*--image-column"),
         ("owner/name", {"caption_column": "caption"}, r"no column 'caption'[\s\S]*--caption-column"),
-        ("owner/name", {"picture_column": "number"}, "holds no pictures"),
+        ("owner/name", {"image_column": "number"}, "holds no images"),
     ],
 )
 def test_what_can_not_be_read(datasets: list[tuple[str, str]], name: str, changes: dict[str, str], words: str) -> None:

@@ -23,21 +23,21 @@ from bitvar.data.validation import Good, Summary, go_through
 from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, RefusedError
 from bitvar.scales import nearest_ratio
-from tests.support.captioned import BAD_LINES, BAD_PICTURES, LIMITS, encoded, lines, picture, row, sidecars, table, tar
+from tests.support.captioned import BAD_IMAGES, BAD_LINES, LIMITS, encoded, lines, make_image, row, sidecars, table, tar
 
 SIDES = ((40, 40), (60, 40), (40, 60), (80, 40), (52, 40))
 
 
 def many(folder: Path, count: int = 60, order: int | None = None) -> Path:
-    """A table of pictures of five ratios; a third has no split."""
+    """A table of images of five ratios; a third has no split."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for i in range(count):
         path = folder / f"{i:03d}.png"
         if not path.exists():
-            path.write_bytes(encoded(picture(*SIDES[i % len(SIDES)], seed=i)))
+            path.write_bytes(encoded(make_image(*SIDES[i % len(SIDES)], seed=i)))
         split = {} if i % 3 else {"split": ("train", "val", "test")[i % 4 % 3]}
-        rows.append(row(image_path=path.name, caption=f"picture {i}", **split))
+        rows.append(row(image_path=path.name, caption=f"image {i}", **split))
     if order is not None:
         random.Random(order).shuffle(rows)
     (folder / "s.jsonl").write_bytes(b"\n".join(rows))
@@ -50,7 +50,7 @@ def everything(index: SampleIndex) -> dict[str, tuple[Any, ...]]:
     for group in index.groups:
         for i in range(group.start, group.start + group.count):
             s = index[i]
-            found[s.name] = (group.split, s.captions, s.width, s.height, s.picture.read(max_bytes=10**6))
+            found[s.name] = (group.split, s.captions, s.width, s.height, s.image.read(max_bytes=10**6))
     assert len(found) == len(index)
     return found
 
@@ -64,7 +64,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def indexed(original: Path, tmp_path: Path) -> Path:
-    """An index with content hashes, beside its pictures."""
+    """An index with content hashes, beside its images."""
     for name in ("set", "index"):
         shutil.copytree(original / name, tmp_path / name)
     return tmp_path / "index"
@@ -82,7 +82,7 @@ def test_every_layout_comes_back(tmp_path: Path, make: Callable[[Path], Path]) -
     wanted = [entry for entry in read_entries(source) if isinstance(entry, Candidate)]
     assert summary.good == len(wanted) == len(found) == 2
     assert {(captions, data) for _, captions, _, _, data in found.values()} == {
-        (entry.captions, entry.picture.read(max_bytes=10**6)) for entry in wanted
+        (entry.captions, entry.image.read(max_bytes=10**6)) for entry in wanted
     }
     assert {(width, height) for _, _, width, height, _ in found.values()} == {(40, 30)}
     if make is tar:
@@ -127,7 +127,7 @@ def test_order_changes_no_split_and_the_same_source_makes_the_same_files(tmp_pat
 def test_a_share_validates_and_at_least_one(tmp_path: Path) -> None:
     source = tmp_path / "set" / "s.jsonl"
     many(tmp_path / "set")
-    every = [row(image_path=f"{i:03d}.png", caption=f"picture {i}") for i in range(60)]
+    every = [row(image_path=f"{i:03d}.png", caption=f"image {i}") for i in range(60)]
     lowest = min((f"{i:03d}.png" for i in range(60)), key=split_rank)
 
     def validated(rows: list[bytes], validation: float) -> set[str]:
@@ -145,19 +145,19 @@ def test_a_share_validates_and_at_least_one(tmp_path: Path) -> None:
 
 
 def test_of_a_thousand_samples_exactly_the_good_ones_are_indexed(tmp_path: Path) -> None:
-    bad = [("line", name) for name in BAD_LINES] + [("picture", name) for name in BAD_PICTURES]
+    bad = [("line", name) for name in BAD_LINES] + [("image", name) for name in BAD_IMAGES]
     order = [("good", "")] * 800 + [bad[i % len(bad)] for i in range(200)]
     random.Random(0).shuffle(order)
     source = tmp_path / "set"
     source.mkdir()
     rows, expected = [], {}
     for number, (kind, name) in enumerate(order, start=1):
-        data = encoded(picture(seed=number)) if kind != "picture" else BAD_PICTURES[name][1]
+        data = encoded(make_image(seed=number)) if kind != "image" else BAD_IMAGES[name][1]
         (source / f"{number}.png").write_bytes(data)
-        line = row(image_path=f"{number}.png", caption=f"picture {number}")
+        line = row(image_path=f"{number}.png", caption=f"image {number}")
         rows.append(BAD_LINES[name][1].replace(b'"p.png"', f'"{number}.png"'.encode()) if kind == "line" else line)
         if kind != "good":
-            expected[f"s.jsonl:{number}"] = (BAD_LINES if kind == "line" else BAD_PICTURES)[name][0]
+            expected[f"s.jsonl:{number}"] = (BAD_LINES if kind == "line" else BAD_IMAGES)[name][0]
     (source / "s.jsonl").write_bytes(b"\n".join(rows) + b"\n")
     summary = build_index(source, tmp_path / "index", max_bad_fraction=0.2, limits=LIMITS)
     assert (summary.good, summary.num_refused) == (800, 200)
@@ -165,14 +165,14 @@ def test_of_a_thousand_samples_exactly_the_good_ones_are_indexed(tmp_path: Path)
     good = {f"{number}.png" for number, (kind, _) in enumerate(order, start=1) if kind == "good"}
     assert set(found) == good
     for name, (_, captions, _, _, data) in found.items():
-        assert captions == (f"picture {name.removesuffix('.png')}",)
+        assert captions == (f"image {name.removesuffix('.png')}",)
         assert data == (source / name).read_bytes()
     refused = [json.loads(line) for line in (tmp_path / "index" / "refused.jsonl").read_text().splitlines()]
     assert len(refused) == 200
     assert {refusal["name"]: refusal["reason"] for refusal in refused} == expected
 
 
-def test_a_summary_needs_no_pictures(tmp_path: Path) -> None:
+def test_a_summary_needs_no_images(tmp_path: Path) -> None:
     source = many(tmp_path / "set")
     (tmp_path / "set" / "000.png").write_bytes(b"")
     built = build_index(source, tmp_path / "index", max_bad_fraction=0.1)
@@ -186,11 +186,11 @@ def test_names_of_any_bytes_come_back(tmp_path: Path) -> None:
     source = tmp_path / "set"
     source.mkdir()
     for number, stem in enumerate(("caf\udce9", "two\nlines", "\u732b")):
-        (source / f"{stem}.png").write_bytes(encoded(picture(seed=number)))
+        (source / f"{stem}.png").write_bytes(encoded(make_image(seed=number)))
         (source / f"{stem}.txt").write_text("a cat")
     build_index(source, tmp_path / "index")
     assert set(everything(SampleIndex.open(tmp_path / "index"))) == {"caf\udce9.png", "two\nlines.png", "\u732b.png"}
-    member = tar(tmp_path / "tars", {"a\nb\udcff.png": encoded(picture()), "a\nb\udcff.txt": b"a cat"})
+    member = tar(tmp_path / "tars", {"a\nb\udcff.png": encoded(make_image()), "a\nb\udcff.txt": b"a cat"})
     build_index(member, tmp_path / "second")
     assert set(everything(SampleIndex.open(tmp_path / "second"))) == {"shard-000.tar:a\nb\udcff"}
 
@@ -198,19 +198,19 @@ def test_names_of_any_bytes_come_back(tmp_path: Path) -> None:
 # Where it is
 
 
-def test_it_can_be_moved_with_its_pictures_or_told_where_they_are(tmp_path: Path) -> None:
+def test_it_can_be_moved_with_its_images_or_told_where_they_are(tmp_path: Path) -> None:
     build_index(many(tmp_path / "here" / "set"), tmp_path / "here" / "index")
     before = everything(SampleIndex.open(tmp_path / "here" / "index"))
     (tmp_path / "here").rename(tmp_path / "there")
     assert everything(SampleIndex.open(tmp_path / "there" / "index")) == before
-    (tmp_path / "there" / "set").rename(tmp_path / "pictures")
-    index = SampleIndex.open(tmp_path / "there" / "index", tmp_path / "pictures")
+    (tmp_path / "there" / "set").rename(tmp_path / "images")
+    index = SampleIndex.open(tmp_path / "there" / "index", tmp_path / "images")
     assert everything(index) == before
-    with pytest.raises(RefusedError, match="missing-picture"):
-        SampleIndex.open(tmp_path / "there" / "index")[0].picture.read(max_bytes=10**6)
+    with pytest.raises(RefusedError, match="missing-image"):
+        SampleIndex.open(tmp_path / "there" / "index")[0].image.read(max_bytes=10**6)
 
 
-def test_it_can_be_copied_away_from_its_pictures(indexed: Path, tmp_path: Path) -> None:
+def test_it_can_be_copied_away_from_its_images(indexed: Path, tmp_path: Path) -> None:
     shutil.copytree(indexed, tmp_path / "far" / "away" / "index")
     assert everything(SampleIndex.open(tmp_path / "far" / "away" / "index")) == everything(SampleIndex.open(indexed))
 
@@ -285,7 +285,7 @@ def test_spooled_records_are_sorted_into_their_groups(tmp_path: Path, monkeypatc
     splits, sizes, count = ("train", "val"), ((40, 30), (30, 40), (64, 64)), 5300
     with IndexWriter(tmp_path, tmp_path, content_hash=True) as writer:
         for i in range(count):
-            candidate = Candidate("", Location(tmp_path / f"{i}.png"), (f"picture {i}",), splits[i % 7 == 0])
+            candidate = Candidate("", Location(tmp_path / f"{i}.png"), (f"image {i}",), splits[i % 7 == 0])
             writer.append(candidate, size=sizes[i % 3], digest=i.to_bytes(32))
         writer.finish(Summary())
     index = SampleIndex.open(tmp_path)
@@ -307,17 +307,17 @@ def test_spooled_records_are_sorted_into_their_groups(tmp_path: Path, monkeypatc
 # Damage
 
 
-def test_altered_pictures_are_named(indexed: Path, tmp_path: Path) -> None:
+def test_altered_images_are_named(indexed: Path, tmp_path: Path) -> None:
     index = SampleIndex.open(indexed)
-    data = index[5].picture.read(max_bytes=10**6)
+    data = index[5].image.read(max_bytes=10**6)
     assert index.verified(5, data) == data
     with pytest.raises(RefusedError, match=f"altered: {index[5].name}"):
         index.verified(5, data + b"x")
-    (tmp_path / "set" / "011.png").write_bytes(encoded(picture(60, 40, seed=99)))
+    (tmp_path / "set" / "011.png").write_bytes(encoded(make_image(60, 40, seed=99)))
     (tmp_path / "set" / "020.png").unlink()
     made = list(go_through(read_source(indexed), lambda image: image.size, limits=LIMITS))
     assert {sample.name: sample.reason for sample in made if isinstance(sample, Refusal)} == {
-        "011.png": "altered", "020.png": "missing-picture",
+        "011.png": "altered", "020.png": "missing-image",
     }  # fmt: skip
     assert sum(isinstance(sample, Good) for sample in made) == 58
 
@@ -423,7 +423,7 @@ with IndexWriter(folder, folder) as writer:
     for i in range(1_000_000):
         if i == 100_000:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        candidate = Candidate("", Location(folder / f"{i}.png"), (f"picture {i}",), "val" if i % 20 == 0 else "train")
+        candidate = Candidate("", Location(folder / f"{i}.png"), (f"image {i}",), "val" if i % 20 == 0 else "train")
         writer.append(candidate, size=(640, 480) if i % 2 else (480, 640))
     writer.finish(Summary())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -21,14 +21,14 @@ from bitvar.data.records import Refusal
 from bitvar.data.samples import load_image, load_images, read_samples, read_set, require_images
 from bitvar.data.validation import Good, go_through
 from bitvar.errors import UsageError
-from bitvar.imaging.open import PictureLimits, RefusedError
+from bitvar.imaging.open import ImageLimits, RefusedError
 from bitvar.training.engine.microbatch import Part
 from bitvar.training.streaming import BadSamples, IndexData
-from tests.support.captioned import BAD_LINES, BAD_PICTURES, encoded, picture, row, tar
+from tests.support.captioned import BAD_IMAGES, BAD_LINES, encoded, make_image, row, tar
 from tests.support.tiny import SCHEDULES, tiny_text_encoder, tiny_tokenizer
 
-LIMITS = PictureLimits()
-IMAGES = {name: data for name, (reason, data) in BAD_PICTURES.items() if reason != "too-many-bytes"}
+LIMITS = ImageLimits()
+IMAGES = {name: data for name, (reason, data) in BAD_IMAGES.items() if reason != "too-many-bytes"}
 """Bad ones under the limits that training has."""
 
 GOOD_CAPTIONS = (
@@ -54,7 +54,9 @@ def drawn(folder: Path, count: int, seed: int) -> dict[str, Path]:
         image = f"{number:04d}.png"
         for name, source in sources.items():
             kind = draw.choice(("good", "good", "image", "caption", "line"))
-            data = IMAGES[draw.choice(list(IMAGES))] if kind == "image" else encoded(picture(40, 30, seed=number % 50))
+            data = (
+                IMAGES[draw.choice(list(IMAGES))] if kind == "image" else encoded(make_image(40, 30, seed=number % 50))
+            )
             (source / image).write_bytes(data)
             captions = draw.choice(BAD_CAPTIONS if kind == "caption" else GOOD_CAPTIONS)
             split = draw.choice((None, "", "train", "val", "a b" if kind == "line" else "test"))
@@ -78,7 +80,7 @@ def drawn(folder: Path, count: int, seed: int) -> dict[str, Path]:
                 text = "\n".join(map(str, captions)) if isinstance(captions, list) else str(captions or "")
                 (source / f"{number:04d}.txt").write_bytes(text.encode())
         kind = draw.choice(("good", "good", "image", "caption"))
-        members[image] = IMAGES[draw.choice(list(IMAGES))] if kind == "image" else encoded(picture(seed=number % 50))
+        members[image] = IMAGES[draw.choice(list(IMAGES))] if kind == "image" else encoded(make_image(seed=number % 50))
         members[f"{number:04d}.json"] = json.dumps(
             {"captions": draw.choice(BAD_CAPTIONS if kind == "caption" else GOOD_CAPTIONS)}
         ).encode()
@@ -195,7 +197,7 @@ def a_set(folder: Path, **changes: object) -> Path:
     ]
     rows[1] |= changes
     for i in range(3):
-        (folder / f"{i}.png").write_bytes(encoded(picture(32, 32, seed=i)))
+        (folder / f"{i}.png").write_bytes(encoded(make_image(32, 32, seed=i)))
     (folder / "samples.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     return folder
 
@@ -241,10 +243,10 @@ def broken(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (broken, "broken-picture"),
-        (Path.unlink, "missing-picture"),
+        (broken, "broken-image"),
+        (Path.unlink, "missing-image"),
         (lambda path: path.write_bytes(b""), "empty-file"),
-        (lambda path: path.write_bytes(encoded(picture(400, 20))), "extreme-ratio"),
+        (lambda path: path.write_bytes(encoded(make_image(400, 20))), "extreme-ratio"),
     ],
     ids=["broken", "missing", "empty", "ribbon"],
 )
@@ -274,7 +276,7 @@ def test_sizes_are_compared_before_anything_is_decoded(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match=words):
         require_images(samples, (64, 64))
-    (folder / "1.png").write_bytes(encoded(picture(64, 32)))
+    (folder / "1.png").write_bytes(encoded(make_image(64, 32)))
     with pytest.raises(UsageError, match=r"1 of 2 images[\s\S]*1 of 64x32[\s\S]*1\.png"):
         require_images(samples, (32, 32))
     with pytest.raises(UsageError, match=r"not of one size[\s\S]*1\.png is 64x32[\s\S]*0\.png is 32x32"):
@@ -289,7 +291,7 @@ def test_splits_that_are_not_named_are_drawn_as_for_an_index(tmp_path: Path) -> 
     folder.mkdir()
     rows = [{"image_path": f"{i:02d}.png", "captions": "a cat"} for i in range(60)]
     for i in range(60):
-        (folder / f"{i:02d}.png").write_bytes(encoded(picture(32, 32, seed=i)))
+        (folder / f"{i:02d}.png").write_bytes(encoded(make_image(32, 32, seed=i)))
     (folder / "samples.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     build_index(folder, tmp_path / "index")
     index = SampleIndex.open(tmp_path / "index")

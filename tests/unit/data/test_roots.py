@@ -11,7 +11,7 @@ from bitvar.cli import main as cli
 from bitvar.data.index import SampleIndex
 from bitvar.data.records import Reading
 from bitvar.data.roots import find_root
-from tests.support.captioned import encoded, picture
+from tests.support.captioned import encoded, make_image
 from tests.support.tiny import tiny_pipeline
 from tests.unit.cli.test_train import RECIPE
 
@@ -49,7 +49,7 @@ def toy(tmp_path: Path) -> Path:
     rows = []
     for i in range(150):
         name = f"{i % 5}.jpg"
-        (images / name).write_bytes(encoded(picture(40, 40, seed=i % 5), "JPEG"))
+        (images / name).write_bytes(encoded(make_image(40, 40, seed=i % 5), "JPEG"))
         rows.append(
             {"image_path": f"data/toy/images/{name}", "h_div_w": "1.0", "long_caption": CAPTION, "text": "a red cat"}
         )
@@ -133,7 +133,7 @@ def test_options_that_do_nothing_are_refused(toy: Path, bitvar: Any, options: tu
 def test_captions_are_given_on_the_command_line(tmp_path: Path, bitvar: Any) -> None:
     (tmp_path / "in").mkdir()
     for i, name in enumerate(("red_cat-01.png", "0001.png", "notes.md")):
-        (tmp_path / "in" / name).write_bytes(encoded(picture(40, 40, seed=i)))
+        (tmp_path / "in" / name).write_bytes(encoded(make_image(40, 40, seed=i)))
     result = bitvar("data", "check", tmp_path / "in")
     assert result.code == 2
     assert "--caption TEXT" in result.err

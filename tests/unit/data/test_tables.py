@@ -7,7 +7,7 @@ import pytest
 from bitvar.data.layouts import read_entries
 from bitvar.data.records import Candidate, Reading
 from bitvar.errors import UsageError
-from tests.support.captioned import encoded, outcome, picture
+from tests.support.captioned import encoded, make_image, outcome
 
 
 def read(path: Path, reading: Reading | None = None) -> tuple[dict[int, tuple[str, ...]], dict[int, str]]:
@@ -150,6 +150,6 @@ def test_a_table_without_captions_is_given_some(tmp_path: Path) -> None:
 
 
 def test_rows_are_opened_like_any_samples(tmp_path: Path) -> None:
-    (tmp_path / "b.png").write_bytes(encoded(picture()))
+    (tmp_path / "b.png").write_bytes(encoded(make_image()))
     (tmp_path / "t.csv").write_text(HEAD + "a.png,a cat, sitting\nb.png,a dog\nc.png,a fish\n")
-    assert outcome(tmp_path / "t.csv") == (["t.csv:3"], {"t.csv:2": "broken-line", "t.csv:4": "missing-picture"})
+    assert outcome(tmp_path / "t.csv") == (["t.csv:3"], {"t.csv:2": "broken-line", "t.csv:4": "missing-image"})

@@ -11,11 +11,11 @@ import pytest
 
 from bitvar.data.layouts import read_entries
 from bitvar.data.records import Candidate, Refusal
-from tests.support.captioned import encoded, outcome, picture, tar
+from tests.support.captioned import encoded, make_image, outcome, tar
 
 
 def sample(number: int) -> dict[str, bytes]:
-    return {f"{number:03d}.png": encoded(picture(seed=number)), f"{number:03d}.txt": b"a cat"}
+    return {f"{number:03d}.png": encoded(make_image(seed=number)), f"{number:03d}.txt": b"a cat"}
 
 
 def test_what_macos_adds_is_passed_over(tmp_path: Path) -> None:
@@ -52,8 +52,8 @@ def test_members_that_are_there_twice_are_named(tmp_path: Path) -> None:
     with tarfile.open(path, "w") as archive:
         for name, data in [
             *sample(1).items(),
-            ("001.png", encoded(picture())),
-            ("001.jpg", encoded(picture(), "JPEG")),
+            ("001.png", encoded(make_image())),
+            ("001.jpg", encoded(make_image(), "JPEG")),
         ]:
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -126,7 +126,11 @@ def test_links_holes_and_names_that_lead_out(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
-        for name, data in (("/4.png", encoded(picture())), ("/4.txt", b"a cat"), ("../5.png", encoded(picture()))):
+        for name, data in (
+            ("/4.png", encoded(make_image())),
+            ("/4.txt", b"a cat"),
+            ("../5.png", encoded(make_image())),
+        ):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))

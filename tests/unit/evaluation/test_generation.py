@@ -14,9 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar.errors import UsageError
+from bitvar.evaluation.generation import evaluate, images
+from bitvar.evaluation.generation import intervals as scores
 from bitvar.evaluation.generation.evaluate import (
+    NamedImages,
     NamedModel,
-    NamedPictures,
     ScenesSettings,
     evaluate_scenes,
     require_label,
@@ -24,13 +26,12 @@ from bitvar.evaluation.generation.evaluate import (
 )
 from bitvar.evaluation.generation.images import (
     Shown,
-    find_pictures,
-    pictures_digest,
-    real_pictures,
+    find_images,
+    images_digest,
+    real_images,
 )
 from bitvar.evaluation.generation.metrics import Finding
 from bitvar.evaluation.generation.scoring import Jury
-from bitvar.icons.benchmark import evaluate, pictures, scores
 from bitvar.icons.dataset.prompts import SPLITS, read_prompts
 from bitvar.icons.dataset.scene_spec import SceneRequest
 from bitvar.imaging.sheet import Cell, SheetRow
@@ -47,8 +48,8 @@ class Said:
     reasons: tuple[str, ...]
 
 
-def picture_of(number: int, side: int = 16) -> Image.Image:
-    """A picture that the judge below takes for the one of prompt `number`."""
+def image_of(number: int, side: int = 16) -> Image.Image:
+    """An image that the judge below takes for the one of prompt `number`."""
     return Image.new("RGB", (side, side), (number // 256, number % 256, 77))
 
 
@@ -78,17 +79,17 @@ class Means:
 
 @pytest.fixture(scope="module")
 def icon_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `bitvar data icons` lays it out, its pictures numbers."""
+    """As `bitvar data icons` lays it out, its images numbers."""
     folder = tmp_path_factory.mktemp("set")
     rows = []
     for prompt in select_prompts(SPLITS, 4):
         i = NUMBERS[prompt.request]
         name = f"{i}.png"
-        picture_of(i).save(folder / name)
+        image_of(i).save(folder / name)
         rows.append({"image_path": name, "captions": [prompt.prompt], "split": "scenes", "prompt_id": prompt.id})
     for i in range(4):
         name = f"val-{i}.png"
-        picture_of(100 * i).save(folder / name)
+        image_of(100 * i).save(folder / name)
         rows.append({"image_path": name, "captions": ["a cat"], "split": "val"})
     (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -107,7 +108,7 @@ def settings_for(icon_set: Path, *labels: str, **changes: Any) -> ScenesSettings
         "splits": ("seen",),
         "limit": 2,
         "models": tuple(NamedModel(label=label, name="tiny", sha256="") for label in labels),
-        "pictures": (),
+        "images": (),
         "references": True,
         "seeds": 1,
         "guidance": None,
@@ -124,17 +125,17 @@ def settings_for(icon_set: Path, *labels: str, **changes: Any) -> ScenesSettings
 
 
 def folder_of(path: Path, prompts: Sequence[Any], *, seeds: int = 0, wrong: Sequence[str] = ()) -> Path:
-    """Pictures made elsewhere: right ones, except of the prompts that are named."""
+    """Images made elsewhere: right ones, except of the prompts that are named."""
     path.mkdir()
     for prompt in prompts:
-        picture = picture_of(999 if prompt.id in wrong else NUMBERS[prompt.request])
+        image = image_of(999 if prompt.id in wrong else NUMBERS[prompt.request])
         for name in [f"{prompt.id}-{seed}" for seed in range(seeds)] or [prompt.id]:
-            picture.save(path / f"{name}.png")
+            image.save(path / f"{name}.png")
     return path
 
 
-def named(label: str, folder: Path, prompts: Sequence[Any]) -> NamedPictures:
-    return NamedPictures(label=label, folder=str(folder), sha256=pictures_digest(find_pictures(folder, prompts)))
+def named(label: str, folder: Path, prompts: Sequence[Any]) -> NamedImages:
+    return NamedImages(label=label, folder=str(folder), sha256=images_digest(find_images(folder, prompts)))
 
 
 def shares(report: dict[str, Any], contender: str) -> dict[str, float]:
@@ -143,12 +144,12 @@ def shares(report: dict[str, Any], contender: str) -> dict[str, float]:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     """All but times."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", pictures.BATCHES)]
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", images.BATCHES)]
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     if evaluate.REPORT in files:
         report = json.loads(files[evaluate.REPORT])
         for entry in report["contenders"]:
-            entry.get("speed", {}).pop("seconds_per_picture", None)
+            entry.get("speed", {}).pop("seconds_per_image", None)
             entry.get("speed", {}).pop("batches", None)
         files[evaluate.REPORT] = json.dumps(report).encode()
     return files
@@ -159,7 +160,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_references_are_the_ceiling_and_the_floor(icon_set: Path, pipeline: InfinityPipeline, tmp_path: Path) -> None:
     report = evaluate_scenes(settings_for(icon_set, "tiny"), {"tiny": pipeline}, JURY, tmp_path)
-    kinds = {entry["contender"]: (entry["kind"], entry["pictures"]) for entry in report["contenders"]}
+    kinds = {entry["contender"]: (entry["kind"], entry["images"]) for entry in report["contenders"]}
     assert kinds == {
         "real": ("real", 14),
         "tiny": ("model", 14),
@@ -171,17 +172,17 @@ def test_references_are_the_ceiling_and_the_floor(icon_set: Path, pipeline: Infi
     assert [row["skill"] for row in report["results"] if row["contender"] == "real"][-1] == scores.MEAN
     assert {row["prompts"] for row in report["results"]} == {2, 14}
     tiny = report["contenders"][1]
-    assert tiny["speed"]["seconds_per_picture"] > 0 and tiny["speed"]["batches"] == 4
+    assert tiny["speed"]["seconds_per_image"] > 0 and tiny["speed"]["batches"] == 4
     assert report["judge"]["figures"] == {"note": "never wrong"}
     assert report["judge"]["accuracy"] == {"single": ACCURACY}
     assert json.loads((tmp_path / "report.json").read_text()) == report
     line = json.loads((tmp_path / "verdicts" / "tiny.jsonl").read_text().splitlines()[0])
-    assert line["picture"] == "pictures/tiny/seen-single-00-0.png" and (tmp_path / line["picture"]).is_file()
+    assert line["image"] == "images/tiny/seen-single-00-0.png" and (tmp_path / line["image"]).is_file()
     assert line["reasons"] == ["saw number -1"] and line["right"] is False
     with Image.open(tmp_path / "sheet.png") as image:
         made, real = 20 + 30 + 5, image.height - 20 - 20 - 7 * (30 + 192 + 90 + 14) + 20 + 30 + 5
-        assert image.convert("RGB").getpixel((25, real)) == picture_of(0).getpixel((0, 0))  # real pictures come last
-        assert image.convert("RGB").getpixel((25, made)) != picture_of(0).getpixel((0, 0))
+        assert image.convert("RGB").getpixel((25, real)) == image_of(0).getpixel((0, 0))  # real images come last
+        assert image.convert("RGB").getpixel((25, made)) != image_of(0).getpixel((0, 0))
 
 
 def test_without_references_only_the_contender_is_judged(
@@ -193,11 +194,11 @@ def test_without_references_only_the_contender_is_judged(
     assert [entry["contender"] for entry in report["contenders"]] == ["tiny"]
 
 
-def test_pictures_made_elsewhere(icon_set: Path, tmp_path: Path) -> None:
+def test_images_made_elsewhere(icon_set: Path, tmp_path: Path) -> None:
     prompts = select_prompts(("seen", "paraphrase"), 2)
     wrong = ["seen-two-00", "paraphrase-count-01", "paraphrase-count-00"]
     folder = folder_of(tmp_path / "theirs", prompts, wrong=wrong)
-    settings = settings_for(icon_set, splits=("seen", "paraphrase"), pictures=(named("theirs", folder, prompts),))
+    settings = settings_for(icon_set, splits=("seen", "paraphrase"), images=(named("theirs", folder, prompts),))
     report = evaluate_scenes(settings, {}, JURY, tmp_path / "out")
     found = {(row["split"], row["skill"]): row for row in report["results"] if row["contender"] == "theirs"}
     assert found["seen", "two"]["share"] == 0.5 and found["paraphrase", "count"]["share"] == 0
@@ -206,14 +207,14 @@ def test_pictures_made_elsewhere(icon_set: Path, tmp_path: Path) -> None:
     assert set(shares(report, "theirs-shuffled").values()) == {0.0}
 
 
-def test_several_pictures_of_a_prompt(icon_set: Path, tmp_path: Path) -> None:
+def test_several_images_of_a_prompt(icon_set: Path, tmp_path: Path) -> None:
     prompts = select_prompts(("seen",), 2)
     folder = folder_of(tmp_path / "theirs", prompts, seeds=3, wrong=["seen-two-00"])
-    settings = settings_for(icon_set, pictures=(named("theirs", folder, prompts),))
+    settings = settings_for(icon_set, images=(named("theirs", folder, prompts),))
     report = evaluate_scenes(settings, {}, JURY, tmp_path / "out")
     [two] = [row for row in report["results"] if (row["contender"], row["skill"]) == ("theirs", "two")]
-    assert (two["prompts"], two["pictures"], two["share"]) == (2, 6, 0.5)
-    assert (two["low"], two["high"]) == (0.0, 1.0)  # of two prompts: six pictures are no six independent ones
+    assert (two["prompts"], two["images"], two["share"]) == (2, 6, 0.5)
+    assert (two["low"], two["high"]) == (0.0, 1.0)  # of two prompts: six images are no six independent ones
 
 
 class Counting:
@@ -223,22 +224,22 @@ class Counting:
 
     def __call__(self, shown: Sequence[Shown]) -> Finding:
         row = SheetRow("first", [Cell(Image.fromarray(shown[0].open()), shown[0].prompt.prompt, "nothing")])
-        return Finding({"pictures": len(shown)}, [row])
+        return Finding({"images": len(shown)}, [row])
 
 
-def test_measures_see_the_pictures_of_every_contender(icon_set: Path, tmp_path: Path) -> None:
+def test_measures_see_the_images_of_every_contender(icon_set: Path, tmp_path: Path) -> None:
     prompts = select_prompts(("seen",), 2)
     folder = folder_of(tmp_path / "theirs", prompts)
-    settings = settings_for(icon_set, pictures=(named("theirs", folder, prompts),), measures=("counting",))
+    settings = settings_for(icon_set, images=(named("theirs", folder, prompts),), measures=("counting",))
     report = evaluate_scenes(settings, {}, JURY, tmp_path / "out", measures=[Counting()])
     found = {entry["contender"]: entry["measures"] for entry in report["contenders"]}
     assert found == {
-        "real": {"counting": {"pictures": 14}},
-        "theirs": {"counting": {"pictures": 14}},
+        "real": {"counting": {"images": 14}},
+        "theirs": {"counting": {"images": 14}},
         "theirs-shuffled": {},
     }
     with Image.open(tmp_path / "out" / "sheet.png") as with_rows:
-        plain = evaluate_scenes(settings_for(icon_set, pictures=settings.pictures), {}, JURY, tmp_path / "plain")
+        plain = evaluate_scenes(settings_for(icon_set, images=settings.images), {}, JURY, tmp_path / "plain")
         assert plain["contenders"][1]["measures"] == {}
         with Image.open(tmp_path / "plain" / "sheet.png") as without:
             assert with_rows.height > without.height
@@ -257,7 +258,7 @@ def whole(icon_set: Path, pipeline: InfinityPipeline, tmp_path_factory: pytest.T
 
 
 @pytest.mark.parametrize(
-    "after", ["tiny: 8 of 14 pictures", "judging 14 pictures of tiny-shuffled", "measuring counting of tiny"]
+    "after", ["tiny: 8 of 14 images", "judging 14 images of tiny-shuffled", "measuring counting of tiny"]
 )
 def test_a_stopped_evaluation_goes_on(
     icon_set: Path, pipeline: InfinityPipeline, whole: Path, tmp_path: Path, after: str
@@ -272,11 +273,11 @@ def test_a_stopped_evaluation_goes_on(
     with pytest.raises(KeyboardInterrupt):
         evaluate_scenes(settings, models, JURY, out, measures=[Counting()], tell=stop)
     if after.startswith("tiny"):  # as if it had been killed within the batch
-        (out / "pictures" / "tiny" / "seen-count-01-0.png").unlink()
+        (out / "images" / "tiny" / "seen-count-01-0.png").unlink()
     told: list[str] = []
     evaluate_scenes(settings, models, JURY, out, measures=[Counting()], tell=told.append)
     assert files_of(out) == files_of(whole)
-    assert "tiny: 4 of 14 pictures" not in told
+    assert "tiny: 4 of 14 images" not in told
     again: list[str] = []
     report = evaluate_scenes(settings, models, JURY, out, measures=[Counting()], tell=again.append)
     assert again == [] and report == json.loads((out / "report.json").read_text())
@@ -285,23 +286,23 @@ def test_a_stopped_evaluation_goes_on(
 def test_another_evaluation_is_refused(icon_set: Path, tmp_path: Path) -> None:
     prompts = select_prompts(("seen",), 1)
     folder = folder_of(tmp_path / "theirs", prompts)
-    settings = settings_for(icon_set, limit=1, pictures=(named("theirs", folder, prompts),))
+    settings = settings_for(icon_set, limit=1, images=(named("theirs", folder, prompts),))
     evaluate_scenes(settings, {}, JURY, tmp_path / "out")
     with pytest.raises(UsageError, match=r"judge_sha256 was .*0000.*, now .*another"):
         evaluate_scenes(settings.model_copy(update={"judge_sha256": "another"}), {}, JURY, tmp_path / "out")
     (tmp_path / "out" / "report.json").unlink()
     with pytest.raises(UsageError, match="guidance was null, now 2"):
         evaluate_scenes(settings.model_copy(update={"guidance": 2.0}), {}, JURY, tmp_path / "out")
-    picture_of(5).save(folder / "seen-two-00.png")
+    image_of(5).save(folder / "seen-two-00.png")
     with pytest.raises(UsageError, match="have changed"):
         evaluate_scenes(settings, {}, JURY, tmp_path / "out")
 
 
 def test_a_folder_of_something_else_is_refused(icon_set: Path, tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     with pytest.raises(UsageError, match="files that no evaluation wrote"):
         evaluate_scenes(settings_for(icon_set), {}, JURY, tmp_path)
-    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["pictures"]
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == ["images"]
 
 
 def test_two_at_once_are_refused(icon_set: Path, tmp_path: Path) -> None:
@@ -323,32 +324,32 @@ def test_two_at_once_are_refused(icon_set: Path, tmp_path: Path) -> None:
         other.join()
 
 
-def test_missing_and_unfit_pictures_are_refused(icon_set: Path, tmp_path: Path) -> None:
+def test_missing_and_unfit_images_are_refused(icon_set: Path, tmp_path: Path) -> None:
     prompts = select_prompts(("seen",), 1)
     folder = folder_of(tmp_path / "theirs", prompts)
     with pytest.raises(UsageError, match="7 of 14 are missing: seen-single-01, seen-two-01, seen-count-01 \\.\\.\\."):
-        find_pictures(folder, select_prompts(("seen",), 2))
+        find_images(folder, select_prompts(("seen",), 2))
     with pytest.raises(UsageError, match="no such folder"):
-        find_pictures(tmp_path / "none", prompts)
+        find_images(tmp_path / "none", prompts)
     Image.new("RGB", (16, 20)).save(folder / "seen-single-00.png")
     with pytest.raises(UsageError, match="16 x 20"):
-        find_pictures(folder, prompts)[0].open()
-    (folder / "seen-single-00.png").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match="not-a-picture"):
-        find_pictures(folder, prompts)[0].open()
+        find_images(folder, prompts)[0].open()
+    (folder / "seen-single-00.png").write_bytes(b"no image")
+    with pytest.raises(UsageError, match="not-an-image"):
+        find_images(folder, prompts)[0].open()
 
 
 def test_a_set_without_scenes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no icon set"):
-        real_pictures(tmp_path, PROMPTS)
+        real_images(tmp_path, PROMPTS)
     (tmp_path / "samples.jsonl").write_text('{"image_path": "a.png", "captions": ["a cat"], "split": "val"}\n')
     with pytest.raises(UsageError, match="earlier version"):
-        real_pictures(tmp_path, PROMPTS)
+        real_images(tmp_path, PROMPTS)
     row = {"image_path": "a.png", "split": "scenes", "prompt_id": PROMPTS[0].id}
     (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
-    assert real_pictures(tmp_path, PROMPTS[:1])[0].path == tmp_path / "a.png"
+    assert real_images(tmp_path, PROMPTS[:1])[0].path == tmp_path / "a.png"
     with pytest.raises(UsageError, match="1 of 2 are missing"):
-        real_pictures(tmp_path, PROMPTS[:2])
+        real_images(tmp_path, PROMPTS[:2])
 
 
 @pytest.mark.parametrize("label", ["real", "a-shuffled", "a-blank", "taken", "", "../a", "a b", ".a"])

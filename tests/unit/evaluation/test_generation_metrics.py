@@ -1,4 +1,4 @@
-"""Memorisation, diversity and alignment of scenes, on pictures made here."""
+"""Memorisation, diversity and alignment of scenes, on images made here."""
 
 import shutil
 from pathlib import Path
@@ -35,29 +35,29 @@ PROMPTS = read_prompts()
 
 
 def squares(folder: Path, name: str, colours: list[tuple[int, int, int]]) -> list[Path]:
-    """A picture of 64 x 64 pixels for each colour: a square on white."""
+    """An image of 64 x 64 pixels for each colour: a square on white."""
     paths = []
     for i, colour in enumerate(colours):
-        picture = Image.new("RGB", (64, 64), "white")
-        picture.paste(colour, (16, 16, 48, 48))
+        image = Image.new("RGB", (64, 64), "white")
+        image.paste(colour, (16, 16, 48, 48))
         paths.append(folder / f"{name}{i}.png")
-        picture.save(paths[-1])
+        image.save(paths[-1])
     return paths
 
 
 # Memorisation
 
 
-def test_the_nearest_training_picture_is_found_and_a_copy_counts(tmp_path: Path) -> None:
+def test_the_nearest_training_image_is_found_and_a_copy_counts(tmp_path: Path) -> None:
     training = squares(tmp_path, "train", [(255, 0, 0), (0, 160, 0), (0, 0, 255)])
-    pictures = squares(tmp_path, "made", [(0, 0, 250), (250, 120, 0)])
-    neighbours = find_neighbours(thumbnails(pictures), thumbnails(training))
-    assert [(found.picture, found.training) for found in neighbours] == [(0, 2), (1, 0)]
+    images = squares(tmp_path, "made", [(0, 0, 250), (250, 120, 0)])
+    neighbours = find_neighbours(thumbnails(images), thumbnails(training))
+    assert [(found.image, found.training) for found in neighbours] == [(0, 2), (1, 0)]
     assert neighbours[0].distance < COPY < neighbours[1].distance
-    # a quarter of the picture differs by 120 of 255 in one of three channels, and by 5 in another
+    # a quarter of the image differs by 120 of 255 in one of three channels, and by 5 in another
     assert neighbours[1].distance == pytest.approx(((120**2 + 5**2) / 255**2 / 3 / 4) ** 0.5, rel=1e-4)
     found = closeness(neighbours)
-    assert (found.num_pictures, found.copies) == (2, 0.5)
+    assert (found.num_images, found.copies) == (2, 0.5)
     assert found.median_distance == pytest.approx(sum(each.distance for each in neighbours) / 2)
 
 
@@ -68,12 +68,12 @@ def test_a_small_distance_keeps_its_digits() -> None:
     assert find_neighbours(training[1:2] + 1e-5, training[1:2])[0].distance == pytest.approx(1e-5, rel=0.1)
 
 
-def test_more_pictures_than_pass_at_once() -> None:
+def test_more_images_than_pass_at_once() -> None:
     training = torch.rand(40, 768, generator=torch.Generator().manual_seed(0))
     order = torch.randint(40, (1100,), generator=torch.Generator().manual_seed(1))
     found = find_neighbours(training[order], training)
     assert [each.training for each in found] == order.tolist()
-    assert [each.picture for each in found] == list(range(1100))
+    assert [each.image for each in found] == list(range(1100))
 
 
 # Diversity
@@ -92,8 +92,8 @@ def test_diversity_is_of_seeds_over_that_of_prompts() -> None:
     def plain(value: float) -> Tensor:
         return torch.full((3, 4, 4), value)
 
-    pictures = {"a": [plain(0.0), plain(0.1), plain(0.2)], "b": [plain(1.0), plain(1.4)], "alone": [plain(-1.0)]}
-    found = measure_diversity(pictures, MeanDifference())
+    images = {"a": [plain(0.0), plain(0.1), plain(0.2)], "b": [plain(1.0), plain(1.4)], "alone": [plain(-1.0)]}
+    found = measure_diversity(images, MeanDifference())
     assert found is not None
     assert found.num_prompts == 2
     assert found.same_prompt == pytest.approx(((0.1 + 0.2 + 0.1) / 3 + 0.4) / 2)
@@ -102,27 +102,27 @@ def test_diversity_is_of_seeds_over_that_of_prompts() -> None:
 
 
 def test_without_two_seeds_of_two_prompts_there_is_no_diversity() -> None:
-    picture = torch.zeros(3, 4, 4)
-    assert measure_diversity({"a": [picture, picture], "b": [picture]}, MeanDifference()) is None
+    image = torch.zeros(3, 4, 4)
+    assert measure_diversity({"a": [image, image], "b": [image]}, MeanDifference()) is None
 
 
 # Alignment
 
 
-def test_alignment_counts_pictures_whose_own_prompt_is_nearest() -> None:
+def test_alignment_counts_images_whose_own_prompt_is_nearest() -> None:
     prompts = torch.eye(3)
     texts = ["a", "b", "c", "a"]
     rows = torch.stack([prompts[0], prompts[1], prompts[2], prompts[0]])
-    pictures = torch.stack([prompts[0], prompts[2], prompts[2], prompts[0]])
-    found = score_alignment(pictures, rows, texts)
-    assert (found.num_pictures, found.num_prompts, found.found) == (4, 3, 0.75)
+    images = torch.stack([prompts[0], prompts[2], prompts[2], prompts[0]])
+    found = score_alignment(images, rows, texts)
+    assert (found.num_images, found.num_prompts, found.found) == (4, 3, 0.75)
     assert found.cosine == pytest.approx(75.0)
 
 
 @pytest.mark.parametrize(
     "changes", [{}, {"width": 32}, {"text_depth": 1}, {"num_heads": 2}, {"text_width": 32}], ids=str
 )
-def test_towers_learn_which_prompt_belongs_to_which_picture(tmp_path: Path, changes: dict[str, int]) -> None:
+def test_towers_learn_which_prompt_belongs_to_which_image(tmp_path: Path, changes: dict[str, int]) -> None:
     torch.manual_seed(0)
     config = AlignmentConfig.parse(
         {"width": 16, "text_width": 64, "text_depth": 2, "num_heads": 4} | changes, source="test"
@@ -134,13 +134,13 @@ def test_towers_learn_which_prompt_belongs_to_which_picture(tmp_path: Path, chan
     seen = torch.randn(4, SEEN)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(40):
-        loss = model.loss(model.of_pictures(seen), model.of_prompts(condition))
+        loss = model.loss(model.of_images(seen), model.of_prompts(condition))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.inference_mode():
-        found = score_alignment(model.of_pictures(seen), model.of_prompts(condition), prompts)
-        shuffled = score_alignment(model.of_pictures(seen.flip(0)), model.of_prompts(condition), prompts)
+        found = score_alignment(model.of_images(seen), model.of_prompts(condition), prompts)
+        shuffled = score_alignment(model.of_images(seen.flip(0)), model.of_prompts(condition), prompts)
     assert found.found == 1.0
     assert shuffled.found == 0.0
     assert found.cosine > shuffled.cosine + 50
@@ -160,7 +160,7 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
 
 
 def shown_of(folder: Path, colours: list[tuple[int, int, int]], *, seeds: int = 1) -> list[Shown]:
-    """Pictures of as many prompts as it takes, `seeds` of each."""
+    """Images of as many prompts as it takes, `seeds` of each."""
     paths = squares(folder, "shown", colours)
     return [Shown(PROMPTS[i // seeds], i % seeds, path) for i, path in enumerate(paths)]
 
@@ -175,10 +175,10 @@ def test_memorisation_is_told_by_split_and_shows_the_nearest_pairs(tmp_path: Pat
         Shown(unseen, 0, samples[5].path),
     ]
     finding = MemorisationMeasure(data)(shown)
-    assert finding.figures["training_pictures"] == len(samples)
-    assert finding.figures[PROMPTS[0].split]["num_pictures"] == 2
+    assert finding.figures["training_images"] == len(samples)
+    assert finding.figures[PROMPTS[0].split]["num_images"] == 2
     assert finding.figures[PROMPTS[0].split]["copies"] == 0.5
-    assert finding.figures["unseen"] == {"num_pictures": 1, "median_distance": 0.0, "copies": 1.0}
+    assert finding.figures["unseen"] == {"num_images": 1, "median_distance": 0.0, "copies": 1.0}
     (row,) = finding.rows
     assert [cell.title for cell in row.cells] == [unseen.prompt, samples[5].captions[0]]
     assert row.cells[1].note == "in training, at 0.000"
@@ -194,16 +194,16 @@ def test_diversity_needs_two_seeds(tmp_path: Path) -> None:
     assert 0 < figures["ratio"] < 1
 
 
-def test_alignment_of_pictures_of_one_size_and_of_several(tmp_path: Path) -> None:
+def test_alignment_of_images_of_one_size_and_of_several(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = AlignmentModel(AlignmentConfig(width=16, text_width=64))
     scorer = AlignmentScorer(model, EfficientNet(), tiny_text_encoder(tmp_path))
     shown = shown_of(tmp_path, [(255, 0, 0), (0, 0, 255), (0, 160, 0)])
     alike = AlignmentMeasure(scorer, "cpu")(shown).figures
-    assert (alike["num_pictures"], alike["num_prompts"]) == (3, 3)
+    assert (alike["num_images"], alike["num_prompts"]) == (3, 3)
     assert -100 <= alike["cosine"] <= 100
-    with Image.open(shown[1].path) as picture:
-        picture.resize((128, 128), Image.Resampling.NEAREST).save(shown[1].path)
+    with Image.open(shown[1].path) as image:
+        image.resize((128, 128), Image.Resampling.NEAREST).save(shown[1].path)
     assert AlignmentMeasure(scorer, "cpu")(shown).figures["cosine"] == pytest.approx(alike["cosine"], abs=2)
 
 
@@ -220,13 +220,13 @@ def test_the_towers_of_the_package_know_their_prompts() -> None:
         "two-fluent-3d-frog-key": "a frog and a key",
     }
     scorer = AlignmentScorer.load(load_text_encoder(EMBEDDED_MODEL / "text_encoder"))
-    pictures = []
+    images = []
     for name in prompts:
-        with Image.open(folder / f"{name}.png") as picture:
-            pictures.append(as_tensor([np.asarray(picture.convert("RGB"))]))
+        with Image.open(folder / f"{name}.png") as image:
+            images.append(as_tensor([np.asarray(image.convert("RGB"))]))
     texts = list(prompts.values())
     with torch.inference_mode():
-        found = score_alignment(scorer.of_pictures(iter(pictures)), scorer.of_prompts(texts), texts)
+        found = score_alignment(scorer.of_images(iter(images)), scorer.of_prompts(texts), texts)
     assert found.found == 1.0
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar.cli import main as cli
-from bitvar.codec import PictureCodec
+from bitvar.codec import ImageCodec
 from bitvar.data.index_writing import build_index
 from bitvar.errors import UsageError
 from bitvar.evaluation.reconstruction.accumulators import Tally, figures
@@ -28,7 +28,7 @@ from bitvar.evaluation.reconstruction.evaluate import (
     evaluate,
     evaluate_reconstruction,
 )
-from bitvar.evaluation.reconstruction.images import PictureStream
+from bitvar.evaluation.reconstruction.images import ImageStream
 from bitvar.evaluation.reconstruction.sheet import choose, draw_sheet
 from bitvar.evaluation.resume import FILE, Progress
 from bitvar.metrics.distances import tint
@@ -72,14 +72,14 @@ def photo(width: int = 24, height: int = 16, seed: int = 0) -> Image.Image:
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def tiny_codec(seed: int = 0) -> PictureCodec:
+def tiny_codec(seed: int = 0) -> ImageCodec:
     tokenizer = tiny_tokenizer(seed=seed)
-    return PictureCodec(tokenizer, identify("tiny", tokenizer.state_dict()))
+    return ImageCodec(tokenizer, identify("tiny", tokenizer.state_dict()))
 
 
-def settings_for(codecs: Mapping[str, PictureCodec], *pictures: Path, **changes: Any) -> ReconstructionSettings:
+def settings_for(codecs: Mapping[str, ImageCodec], *images: Path, **changes: Any) -> ReconstructionSettings:
     values: dict[str, Any] = {
-        "pictures": tuple(map(str, pictures)),
+        "images": tuple(map(str, images)),
         "split": None,
         "limit": None,
         "sizes": (None,),
@@ -98,14 +98,14 @@ def settings_for(codecs: Mapping[str, PictureCodec], *pictures: Path, **changes:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Eleven of two sizes; one file is broken, one is no picture."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """Eleven of two sizes; one file is broken, one is no image."""
+    folder = tmp_path / "images"
     (folder / "deep").mkdir(parents=True)
     for i in range(11):
         photo(24 if i % 4 else 20, 16, seed=i).save((folder / "deep" if i % 2 else folder) / f"{i:02}.png")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -118,7 +118,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.usefixtures("cheap")
 def test_figures_are_those_of_the_bit_files(tmp_path: Path) -> None:
-    """Done again picture by picture through `PictureCodec.encode` and `decode`, in numpy."""
+    """Done again image by image through `ImageCodec.encode` and `decode`, in numpy."""
     images = [photo(21, 18, seed=i) for i in range(4)]
     for i, image in enumerate(images):
         image.save(tmp_path / f"{i}.png")
@@ -127,7 +127,7 @@ def test_figures_are_those_of_the_bit_files(tmp_path: Path) -> None:
     out = tmp_path / "out"
     report = evaluate_reconstruction(settings_for({"tiny": codec}, *paths), {"tiny": codec}, out)
     result, jpeg = report["results"]
-    assert (result["contender"], result["kind"], result["size"], result["pictures"]) == ("tiny", "tokenizer", "own", 4)
+    assert (result["contender"], result["kind"], result["size"], result["images"]) == ("tiny", "tokenizer", "own", 4)
 
     files = [codec.encode(image) for image in images]
     grids, originals = files[0].header.grids, [np.asarray(image).astype(float) for image in images]
@@ -157,7 +157,7 @@ def test_figures_are_those_of_the_bit_files(tmp_path: Path) -> None:
     for side, each in enumerate(zip(*pairs, strict=True)):
         moments[side].add(Means()(torch.stack(each)))
     assert result["frechet"] == pytest.approx(frechet_distance(*moments), rel=1e-3)
-    rows = lines_of(out / "pictures.jsonl")
+    rows = lines_of(out / "images.jsonl")
     assert np.mean([row["psnr"] for row in rows if row["contender"] == "jpeg"]) == pytest.approx(jpeg["psnr"], abs=1e-3)
     assert jpeg["too_large"] == 4  # a JPEG of 200 bits there is not
 
@@ -175,24 +175,24 @@ def test_residuals_shrink_and_begin_at_the_features() -> None:
         assert torch.equal(before.residual[1], after.residual[0])
 
 
-def reconstruction_of(codec: PictureCodec, pixels: np.ndarray) -> Any:
+def reconstruction_of(codec: ImageCodec, pixels: np.ndarray) -> Any:
     from bitvar.evaluation.reconstruction.baselines import reconstruct
 
     return reconstruct(codec, pixels)
 
 
 def test_a_tint_is_what_noise_is_not() -> None:
-    picture = torch.zeros(1, 3, 64, 48)
+    image = torch.zeros(1, 3, 64, 48)
     noise = torch.where(torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(0)) > 0.5, 4.0, -4.0) / 127.5
-    assert tint(picture + 2 / 127.5, picture).item() == pytest.approx(2.0)
-    assert tint(noise, picture).item() < 0.4
-    assert tint(noise[..., :9, :9] + 2 / 127.5, picture[..., :9, :9]).item() > 1.5  # smaller than a square
+    assert tint(image + 2 / 127.5, image).item() == pytest.approx(2.0)
+    assert tint(noise, image).item() < 0.4
+    assert tint(noise[..., :9, :9] + 2 / 127.5, image[..., :9, :9]).item() > 1.5  # smaller than a square
 
 
 def test_dead_bits_and_entropy() -> None:
     tally = Tally(2)
     tally.features.add(torch.zeros(1, 2))
-    for name in ("pictures", "bits_per_pixel", "psnr", "ssim", "tint", "distance", "scale0/pictures", "scale0/psnr"):
+    for name in ("images", "bits_per_pixel", "psnr", "ssim", "tint", "distance", "scale0/images", "scale0/psnr"):
         tally.add(name, 1)
     tally.add("scale0/bits_per_pixel", 1)
     tally.add("scale0/residual", torch.tensor([1.0, 0.5]))
@@ -210,18 +210,18 @@ def test_dead_bits_and_entropy() -> None:
 
 @pytest.mark.parametrize("name", ["jpeg", "webp"])
 def test_the_nearest_quality_is_found(name: str) -> None:
-    kind, picture = FORMATS[name], np.asarray(photo(96, 64, seed=3))
+    kind, image = FORMATS[name], np.asarray(photo(96, 64, seed=3))
     sizes = {}
     for quality in range(kind.qualities[0], kind.qualities[1] + 1):
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, kind.name, quality=quality, **kind.options)
+        Image.fromarray(image).save(file, kind.name, quality=quality, **kind.options)
         sizes[quality] = len(file.getvalue())
     wanted = (sizes[40] + 2 * sizes[41]) // 3
-    data, too_large = kind.nearest(picture, wanted)
+    data, too_large = kind.nearest(image, wanted)
     nearest = min(abs(size - wanted) for size in sizes.values())
     assert abs(len(data) - wanted) <= nearest + 0.02 * wanted  # WebP's sizes don't quite grow with the quality
     assert not too_large
-    data, too_large = kind.nearest(picture, 10)
+    data, too_large = kind.nearest(image, 10)
     assert too_large
     assert len(data) == min(sizes.values())
 
@@ -232,10 +232,10 @@ def test_the_nearest_quality_is_found(name: str) -> None:
 @pytest.mark.usefixtures("cheap")
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_killed_evaluation_goes_on_to_the_same_figures(
-    tmp_path: Path, pictures: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, images: Path, stop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codecs = {"a": tiny_codec(), "b": tiny_codec(1)}
-    settings = settings_for(codecs, pictures, sizes=(None, 16))
+    settings = settings_for(codecs, images, sizes=(None, 16))
     whole = tmp_path / "whole"
     evaluate_reconstruction(settings, codecs, whole, sheet=2, save_every=6)
 
@@ -253,20 +253,20 @@ def test_a_killed_evaluation_goes_on_to_the_same_figures(
     with pytest.raises(KeyboardInterrupt):
         evaluate_reconstruction(settings, codecs, out, sheet=2, save_every=6)
     assert not (out / "report.json").exists()
-    with (out / "pictures.jsonl").open("a") as file:
+    with (out / "images.jsonl").open("a") as file:
         file.write('{"half a li')
     evaluate_reconstruction(settings, codecs, out, sheet=2, save_every=6, tell=told.append)
-    assert ("going on after 6 pictures" in told) == (stop > 1)
+    assert ("going on after 6 images" in told) == (stop > 1)
     assert calls == 4 + 1  # four batches, saved after two of them; the one that was cut came twice
-    for name in ("report.json", "pictures.jsonl", "refused.jsonl", "sheet.png"):
+    for name in ("report.json", "images.jsonl", "refused.jsonl", "sheet.png"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
     assert not (out / FILE).exists()
 
 
 @pytest.mark.usefixtures("cheap")
-def test_a_finished_evaluation_is_only_read(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_evaluation_is_only_read(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codecs = {"a": tiny_codec()}
-    settings, out = settings_for(codecs, pictures), tmp_path / "out"
+    settings, out = settings_for(codecs, images), tmp_path / "out"
     report = evaluate_reconstruction(settings, codecs, out)
     monkeypatch.delattr(evaluate, "_measure")
     monkeypatch.delattr(evaluate, "_contest")
@@ -274,9 +274,9 @@ def test_a_finished_evaluation_is_only_read(tmp_path: Path, pictures: Path, monk
 
 
 @pytest.mark.usefixtures("cheap")
-def test_another_sheet_needs_no_measuring(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_sheet_needs_no_measuring(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codecs = {"a": tiny_codec()}
-    settings, out = settings_for(codecs, pictures), tmp_path / "out"
+    settings, out = settings_for(codecs, images), tmp_path / "out"
     report = evaluate_reconstruction(settings, codecs, out)
     before = (out / "sheet.png").read_bytes()
     monkeypatch.delattr(evaluate, "_measure")
@@ -288,11 +288,11 @@ def test_another_sheet_needs_no_measuring(tmp_path: Path, pictures: Path, monkey
 
 
 @pytest.mark.usefixtures("cheap")
-def test_passes_are_measured(tmp_path: Path, pictures: Path) -> None:
-    codecs = {"a": PictureCodec.from_pretrained("pictures", device="cpu")}
+def test_passes_are_measured(tmp_path: Path, images: Path) -> None:
+    codecs = {"a": ImageCodec.from_pretrained("images", device="cpu")}
     once, often = (
         evaluate_reconstruction(
-            settings_for(codecs, pictures, limit=4, against=(), passes=passes), codecs, tmp_path / str(passes)
+            settings_for(codecs, images, limit=4, against=(), passes=passes), codecs, tmp_path / str(passes)
         )["results"][0]
         for passes in (0, 4)
     )
@@ -301,14 +301,14 @@ def test_passes_are_measured(tmp_path: Path, pictures: Path) -> None:
 
 
 @pytest.mark.usefixtures("cheap")
-def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path, pictures: Path) -> None:
+def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path, images: Path) -> None:
     codecs, out = {"a": tiny_codec()}, tmp_path / "out"
-    evaluate_reconstruction(settings_for(codecs, pictures, limit=4), codecs, out)
+    evaluate_reconstruction(settings_for(codecs, images, limit=4), codecs, out)
     other = {"a": tiny_codec(1)}
     for changed, loaded, words in (
-        (settings_for(codecs, pictures, limit=5), codecs, "limit was 4, now 5"),
-        (settings_for(other, pictures, limit=4), other, "tokenizers was"),
-        (settings_for(codecs, pictures, limit=4, passes=8), codecs, "passes was 0, now 8"),
+        (settings_for(codecs, images, limit=5), codecs, "limit was 4, now 5"),
+        (settings_for(other, images, limit=4), other, "tokenizers was"),
+        (settings_for(codecs, images, limit=4, passes=8), codecs, "passes was 0, now 8"),
     ):
         with pytest.raises(UsageError, match="holds another evaluation") as error:
             evaluate_reconstruction(changed, loaded, out)
@@ -316,24 +316,24 @@ def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path, pictures: P
     saved = json.loads((out / "settings.json").read_text())
     (out / "settings.json").write_text(json.dumps({**saved, "format": 1}))
     with pytest.raises(UsageError, match="of an earlier version"):
-        evaluate_reconstruction(settings_for(codecs, pictures, limit=4), codecs, out)
+        evaluate_reconstruction(settings_for(codecs, images, limit=4), codecs, out)
     (out / "settings.json").write_text(json.dumps(saved))
     with FileLock(out / ".lock"), pytest.raises(UsageError, match="Another process"):
-        evaluate_reconstruction(settings_for(codecs, pictures, limit=4), codecs, out)
+        evaluate_reconstruction(settings_for(codecs, images, limit=4), codecs, out)
 
 
 @pytest.mark.usefixtures("cheap")
-def test_slow_pictures_are_saved_more_often(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_images_are_saved_more_often(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "SAVE_SECONDS", 0.0)
     codecs, told = {"a": tiny_codec()}, []
-    evaluate_reconstruction(settings_for(codecs, pictures), codecs, tmp_path / "out", sheet=0, tell=told.append)
-    assert [line for line in told if line.endswith(" pictures")] == [f"{n} pictures" for n in (3, 6, 9, 12)]
+    evaluate_reconstruction(settings_for(codecs, images), codecs, tmp_path / "out", sheet=0, tell=told.append)
+    assert [line for line in told if line.endswith(" images")] == [f"{n} images" for n in (3, 6, 9, 12)]
 
 
-def stopped(out: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+def stopped(out: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
     """An evaluation that was killed after its first save; gives what goes on with it."""
     codecs = {"a": tiny_codec()}
-    settings = settings_for(codecs, pictures)
+    settings = settings_for(codecs, images)
     real = Progress.save
 
     def save_and_stop(progress: Progress, folder: Path) -> None:
@@ -348,53 +348,51 @@ def stopped(out: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 @pytest.mark.usefixtures("cheap")
-def test_other_pictures_than_before_are_refused(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go_on = stopped(tmp_path / "out", pictures, monkeypatch)
-    photo().save(pictures / "000.png")
-    with pytest.raises(UsageError, match="The pictures have changed"):
+def test_other_images_than_before_are_refused(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = stopped(tmp_path / "out", images, monkeypatch)
+    photo().save(images / "000.png")
+    with pytest.raises(UsageError, match="The images have changed"):
         go_on()
-    (pictures / "000.png").unlink()
+    (images / "000.png").unlink()
     go_on()
 
 
 @pytest.mark.usefixtures("cheap")
-@pytest.mark.parametrize("damage", [FILE, "pictures.jsonl"])
+@pytest.mark.parametrize("damage", [FILE, "images.jsonl"])
 def test_damaged_progress_is_refused(
-    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    go_on = stopped(tmp_path / "out", pictures, monkeypatch)
+    go_on = stopped(tmp_path / "out", images, monkeypatch)
     path = tmp_path / "out" / damage
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UsageError, match=f"{damage} is damaged"):
         go_on()
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.usefixtures("cheap")
-def test_bad_pictures_are_counted_and_named(tmp_path: Path, pictures: Path) -> None:
+def test_bad_images_are_counted_and_named(tmp_path: Path, images: Path) -> None:
     codecs, told = {"a": tiny_codec()}, []
-    photo(4, 4).save(pictures / "small.png")
+    photo(4, 4).save(images / "small.png")
     out = tmp_path / "out"
-    report = evaluate_reconstruction(settings_for(codecs, pictures), codecs, out, tell=told.append)
-    assert report["results"][0]["pictures"] == 11
-    assert report["refused"] == [{"reason": reason, "pictures": 1} for reason in ("not-a-picture", "too-small")]
+    report = evaluate_reconstruction(settings_for(codecs, images), codecs, out, tell=told.append)
+    assert report["results"][0]["images"] == 11
+    assert report["refused"] == [{"reason": reason, "images": 1} for reason in ("not-an-image", "too-small")]
     refused = lines_of(out / "refused.jsonl")
-    assert [line["picture"] for line in refused] == ["pictures/broken.png", "pictures/small.png"]
+    assert [line["image"] for line in refused] == ["images/broken.png", "images/small.png"]
     assert all(line["detail"] for line in refused)
-    assert any("pictures/broken.png" in line for line in told)
+    assert any("images/broken.png" in line for line in told)
     assert any("1 file of other kinds skipped (.txt 1)" in line for line in told)
 
 
 @pytest.mark.usefixtures("cheap")
-def test_nothing_but_bad_pictures_is_refused_and_can_be_mended(tmp_path: Path) -> None:
+def test_nothing_but_bad_images_is_refused_and_can_be_mended(tmp_path: Path) -> None:
     bad, codecs = tmp_path / "in", {"a": tiny_codec()}
     bad.mkdir()
     (bad / "a.png").write_bytes(b"nothing")
-    with pytest.raises(UsageError, match=r"nothing to evaluate(.|\n)*not-a-picture 1"):
+    with pytest.raises(UsageError, match=r"nothing to evaluate(.|\n)*not-an-image 1"):
         evaluate_reconstruction(settings_for(codecs, bad), codecs, tmp_path / "out")
     photo().save(bad / "a.png")
     report = evaluate_reconstruction(settings_for(codecs, bad, against=("webp",)), codecs, tmp_path / "out")
@@ -402,25 +400,25 @@ def test_nothing_but_bad_pictures_is_refused_and_can_be_mended(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("cheap")
-def test_sizes_are_reported_each_by_itself(tmp_path: Path, pictures: Path) -> None:
+def test_sizes_are_reported_each_by_itself(tmp_path: Path, images: Path) -> None:
     codecs = {"a": tiny_codec()}
-    settings = settings_for(codecs, pictures, sizes=(16, None, 32), against=("jpeg", "webp"))
+    settings = settings_for(codecs, images, sizes=(16, None, 32), against=("jpeg", "webp"))
     report = evaluate_reconstruction(settings, codecs, tmp_path / "out", sheet=0)
     found = [(result["size"], result["contender"]) for result in report["results"]]
     assert found == [(size, name) for size in ("16x16", "own", "32x32") for name in ("a", "jpeg", "webp")]
     sides = [len(report["results"][i]["scales"]) for i in (0, 6)]
     assert sides == [3, 4]
     with pytest.raises(UsageError, match="can't be 4 pixels"):
-        evaluate_reconstruction(settings_for(codecs, pictures, sizes=(4,)), codecs, tmp_path / "four")
+        evaluate_reconstruction(settings_for(codecs, images, sizes=(4,)), codecs, tmp_path / "four")
 
 
 @pytest.mark.usefixtures("cheap")
-def test_what_a_format_can_not_hold_is_refused(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_format_can_not_hold_is_refused(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FORMATS, "jpeg", dataclasses.replace(FORMATS["jpeg"], max_side=22))
     codecs = {"a": tiny_codec()}
-    report = evaluate_reconstruction(settings_for(codecs, pictures), codecs, tmp_path / "out")
-    assert report["results"][0]["pictures"] == 3  # of 20 x 16 pixels; the others have 24
-    assert {"reason": "too-long", "pictures": 8} in report["refused"]
+    report = evaluate_reconstruction(settings_for(codecs, images), codecs, tmp_path / "out")
+    assert report["results"][0]["images"] == 3  # of 20 x 16 pixels; the others have 24
+    assert {"reason": "too-long", "images": 8} in report["refused"]
 
 
 def captioned_set(folder: Path) -> Path:
@@ -433,31 +431,31 @@ def captioned_set(folder: Path) -> Path:
     return folder
 
 
-def test_every_kind_of_source(tmp_path: Path, pictures: Path) -> None:
+def test_every_kind_of_source(tmp_path: Path, images: Path) -> None:
     own = captioned_set(tmp_path / "set")
     build_index(own, tmp_path / "index", content_hash=True)
     for source in (own, own / "samples.jsonl", tmp_path / "index"):
-        assert len(list(PictureStream([source]))) == 6
-        assert len(list(PictureStream([source], split="val"))) == 2
-        assert len(list(PictureStream([source], split="train", limit=3))) == 3
-    several = PictureStream([own, pictures, pictures / "00.png"], limit=100)
+        assert len(list(ImageStream([source]))) == 6
+        assert len(list(ImageStream([source], split="val"))) == 2
+        assert len(list(ImageStream([source], split="train", limit=3))) == 3
+    several = ImageStream([own, images, images / "00.png"], limit=100)
     assert len(list(several)) == len(list(several)) == 6 + 12 + 1
     assert several.skipped.count == 1
-    assert [entry.name for entry in PictureStream([pictures], limit=2)] == ["pictures/00.png", "pictures/02.png"]
+    assert [entry.name for entry in ImageStream([images], limit=2)] == ["images/00.png", "images/02.png"]
     with pytest.raises(UsageError, match="There is no split 'val'"):
-        PictureStream([pictures], split="val")
+        ImageStream([images], split="val")
     with pytest.raises(UsageError, match="There is no"):
-        PictureStream([pictures / "none"])
+        ImageStream([images / "none"])
 
 
 @pytest.mark.usefixtures("cheap")
-def test_a_picture_that_is_not_the_indexed_one_is_refused(tmp_path: Path) -> None:
+def test_a_image_that_is_not_the_indexed_one_is_refused(tmp_path: Path) -> None:
     own = captioned_set(tmp_path / "set")
     build_index(own, tmp_path / "index", content_hash=True)
     photo(40, 40, seed=99).save(own / "3.png")
     codecs = {"a": tiny_codec()}
     report = evaluate_reconstruction(settings_for(codecs, tmp_path / "index"), codecs, tmp_path / "out")
-    assert report["refused"] == [{"reason": "altered", "pictures": 1}]
+    assert report["refused"] == [{"reason": "altered", "images": 1}]
 
 
 # The sheet
@@ -495,9 +493,9 @@ def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
-def test_the_command_with_the_real_networks(bitvar: Any, tmp_path: Path, pictures: Path) -> None:
+def test_the_command_with_the_real_networks(bitvar: Any, tmp_path: Path, images: Path) -> None:
     save_tokenizer(tiny_tokenizer(), tmp_path / "tokenizer", name="tiny")
-    arguments = (pictures, "--tokenizer", f"mine={tmp_path / 'tokenizer'}", "--tokenizer", "icons", "--limit", "3")
+    arguments = (images, "--tokenizer", f"mine={tmp_path / 'tokenizer'}", "--tokenizer", "icons", "--limit", "3")
     arguments = (*arguments, "--size", "32", "--device", "cpu", "-o", tmp_path / "out")
     code, out, err = bitvar(*arguments)
     assert code == 0, err
@@ -527,36 +525,36 @@ def test_the_command_with_the_real_networks(bitvar: Any, tmp_path: Path, picture
     ],
 )
 def test_what_the_command_refuses(
-    bitvar: Any, tmp_path: Path, pictures: Path, arguments: tuple[str, ...], words: str
+    bitvar: Any, tmp_path: Path, images: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    code, out, err = bitvar(pictures, "-o", tmp_path / "out", "--device", "cpu", *arguments)
+    code, out, err = bitvar(images, "-o", tmp_path / "out", "--device", "cpu", *arguments)
     assert (code, out) == (2, "")
     assert words in err
     assert "why:" in err
 
 
-def test_the_output_may_not_lie_among_the_pictures(bitvar: Any, pictures: Path) -> None:
-    code, _, err = bitvar(pictures, "-o", pictures / "deep" / "out", "--device", "cpu")
+def test_the_output_may_not_lie_among_the_images(bitvar: Any, images: Path) -> None:
+    code, _, err = bitvar(images, "-o", images / "deep" / "out", "--device", "cpu")
     assert code == 2
-    assert "would be one of its pictures" in err
+    assert "would be one of its images" in err
 
 
-@pytest.mark.parametrize("name", ["settings.json", "report.json", "sheet.png", "pictures.jsonl", "refused.jsonl"])
-def test_files_of_the_names_of_an_evaluation_are_not_replaced(tmp_path: Path, pictures: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["settings.json", "report.json", "sheet.png", "images.jsonl", "refused.jsonl"])
+def test_files_of_the_names_of_an_evaluation_are_not_replaced(tmp_path: Path, images: Path, name: str) -> None:
     codecs = {"tiny": tiny_codec()}
     out = tmp_path / "mine"
     out.mkdir()
     (out / name).write_text('{"mine": 1}')
     with pytest.raises(UsageError, match="no evaluation wrote"):
-        evaluate_reconstruction(settings_for(codecs, pictures), codecs, out)
+        evaluate_reconstruction(settings_for(codecs, images), codecs, out)
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [(name, '{"mine": 1}')]
     with pytest.raises(UsageError, match="is no folder"):
-        evaluate_reconstruction(settings_for(codecs, pictures), codecs, out / name / "deeper")
+        evaluate_reconstruction(settings_for(codecs, images), codecs, out / name / "deeper")
 
 
 @pytest.mark.parametrize("changes", [{"distance": "x"}, {"feature_network": "x"}, {"sizes": (1,)}], ids=str)
-def test_what_is_refused_leaves_nothing(tmp_path: Path, pictures: Path, changes: dict[str, Any]) -> None:
+def test_what_is_refused_leaves_nothing(tmp_path: Path, images: Path, changes: dict[str, Any]) -> None:
     codecs = {"tiny": tiny_codec()}
     with pytest.raises(UsageError):
-        evaluate_reconstruction(settings_for(codecs, pictures, **changes), codecs, tmp_path / "new")
+        evaluate_reconstruction(settings_for(codecs, images, **changes), codecs, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from bitvar.cli import main as cli
-from bitvar.data.listing import open_pictures
+from bitvar.data.listing import open_images
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import ComputationError, UsageError
 from bitvar.evaluation.generation.memorisation import thumbnails
-from bitvar.evaluation.reconstruction.images import PictureStream, find_source, name_source, open_entry
+from bitvar.evaluation.reconstruction.images import ImageStream, find_source, name_source, open_entry
 from bitvar.imaging.formats import IMAGE_SUFFIXES
-from bitvar.imaging.open import PictureLimits
+from bitvar.imaging.open import ImageLimits
 from bitvar.metrics.frechet import Moments
 from bitvar.training.export import save_tokenizer
 from tests.support.tiny import tiny_tokenizer
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     (folder / ".git" / "x.png").write_bytes(b"x")
     for i, name in enumerate(("a.png", f"b{ODD}.webp", "c.tiff", "deep/d.BMP", "deep/e.gif", "f.avif")):
         Image.new("RGB", (40, 40), (40 * i, 9, 9)).save(folder / name)
-    (folder / f"z{ODD}.png").write_bytes(b"no picture")
+    (folder / f"z{ODD}.png").write_bytes(b"no image")
     for name in ("n.txt", "m.txt", "o.json", "README", ".DS_Store", "p.jxl"):
         (folder / name).write_text("x")
     return folder
@@ -48,10 +48,10 @@ def test_sources_keep_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_file_of_a_folder_is_accounted_for(folder: Path) -> None:
-    stream = PictureStream([folder])
+    stream = ImageStream([folder])
     entries = list(stream)
     assert len(entries) == 7
-    assert [open_entry(entry, PictureLimits()).size for entry in entries if "z" not in entry.name] == [(40, 40)] * 6
+    assert [open_entry(entry, ImageLimits()).size for entry in entries if "z" not in entry.name] == [(40, 40)] * 6
     said = stream.skipped.describe()
     assert said == "5 files of other kinds skipped (.txt 2, no ending 1, .json 1, .jxl 1), 2 hidden"
     found, skipped = list_files(folder, (".png",))
@@ -80,10 +80,10 @@ def test_the_command_goes_on_past_broken_files_and_says_so(
             cli.main()
         captured = capsys.readouterr()
         assert stop.value.code == 1, captured.err
-        assert "1 pictures could not be used" in captured.err
-        assert "not-a-picture" in captured.out
+        assert "1 images could not be used" in captured.err
+        assert "not-an-image" in captured.out
     report = json.loads((tmp_path / f"out{ODD}" / "report.json").read_text())
-    assert report["results"][0]["pictures"] == 6
+    assert report["results"][0]["images"] == 6
 
 
 def test_features_that_are_no_numbers_stop_an_evaluation() -> None:
@@ -95,15 +95,15 @@ def test_features_that_are_no_numbers_stop_an_evaluation() -> None:
 
 
 def test_an_image_that_can_not_be_compared_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "a.png").write_bytes(b"no image")
     for name in ("a.png", "gone.png"):
         with pytest.raises(UsageError, match=name):
             thumbnails([tmp_path / name])
 
 
-def test_a_tokenizers_pictures_are_counted_in_one_line(folder: Path) -> None:
+def test_a_tokenizers_images_are_counted_in_one_line(folder: Path) -> None:
     lines: list[str] = []
-    source = open_pictures(folder, max_bad_fraction=0.5, report=lines.append)
+    source = open_images(folder, max_bad_fraction=0.5, report=lines.append)
     assert sum(group.count for group in source.groups) == 6
     assert lines[-1] == (
         "found 7 images: 5 to train on, 1 held out, 1 that can't be used; "
@@ -112,5 +112,5 @@ def test_a_tokenizers_pictures_are_counted_in_one_line(folder: Path) -> None:
     for path in folder.rglob("*.*"):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             path.unlink()
-    with pytest.raises(UsageError, match=r"has no pictures(?s:.*)5 files of other kinds skipped \(\.txt 2"):
-        open_pictures(folder)
+    with pytest.raises(UsageError, match=r"has no images(?s:.*)5 files of other kinds skipped \(\.txt 2"):
+        open_images(folder)

@@ -53,7 +53,7 @@ def test_the_card_says_the_same_in_words() -> None:
     counts, losses = [scales[s]["samples"] for s in splits], [f"{scales[s]['loss']:.3f}" for s in splits]
     accuracy = [f"{100 * scales[s]['accuracy']:.1f} %" for s in splits]
     card = " ".join(FIGURES["CARD"].read_text(encoding="utf-8").split())
-    assert f'"validation" has {counts[0]} fresh pictures' in card
+    assert f'"validation" has {counts[0]} fresh images' in card
     assert f"the held-out splits {counts[1]} and {counts[2]}" in card
     assert f"{losses[0]} validation, {losses[1]} and {losses[2]} held out" in card
     assert f"bit accuracy {accuracy[0]}, {accuracy[1]} and {accuracy[2]}" in card
@@ -61,7 +61,7 @@ def test_the_card_says_the_same_in_words() -> None:
 
 def test_the_tokenizer_page_says_the_same_psnr_by_scale() -> None:
     *first, last = [f"{value:.1f}" for value in KEPT["scales"]["val"]["psnr_by_scale"]]
-    assert f"`pictures` has {', '.join(first)} and {last} dB" in text_of("docs/tokenizer.md")
+    assert f"`images` has {', '.join(first)} and {last} dB" in text_of("docs/tokenizer.md")
 
 
 def test_the_newest_entry_of_the_log_about_scenes_says_their_means() -> None:
@@ -108,7 +108,7 @@ def test_copies_of_a_table_in_a_page_would_be_noticed() -> None:
 def test_what_is_kept_of_reports() -> None:
     row = {"contender": "icons", "split": "seen", "skill": "two", "share": 0.5, "low": 0.2, "high": 0.8, "prompts": 30}
     report = {
-        "results": [row | {"pictures": 30}],
+        "results": [row | {"images": 30}],
         "contenders": [{"contender": "icons", "measures": {"frechet": {"distance": 1.0}}}],
         "judge": {"accuracy": {"two": {"true_claims": 1.0, "false_claims": 0.5}}},
         "settings": {"dtype": "float32", "device": "cpu", "seeds": 1, "limit": None, "judge": "x"},
@@ -123,7 +123,7 @@ def test_what_is_kept_of_reports() -> None:
     assert scales["held_out_prompt"]["samples"] == 3
 
 
-def test_pictures_in_the_gallery_are_as_many_as_are_said() -> None:
+def test_images_in_the_gallery_are_as_many_as_are_said() -> None:
     sections = json.loads((ROOT / "docs" / "images" / "gallery.json").read_text(encoding="utf-8"))["sections"]
     count = sum(map(len, sections.values()))
     assert re.search(rf"shown the {count} images above", text_of("README.md"))

@@ -28,7 +28,7 @@ def marked(name: str) -> str:
     return found[0]
 
 
-@pytest.mark.parametrize("name", ["picture", "test"])
+@pytest.mark.parametrize("name", ["image", "test"])
 def test_a_marked_command_begins_with_a_fresh_environment(name: str) -> None:
     command = marked(name)
     assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
@@ -37,7 +37,7 @@ def test_a_marked_command_begins_with_a_fresh_environment(name: str) -> None:
 
 
 def test_what_the_marked_commands_run() -> None:
-    assert ".venv/bin/bitvar generate " in marked("picture")
+    assert ".venv/bin/bitvar generate " in marked("image")
     assert marked("test").endswith("&& .venv/bin/pytest")
     assert len(re.findall(r"<!-- command: ", TEXT)) == 2
 

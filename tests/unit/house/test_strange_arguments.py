@@ -12,7 +12,7 @@ from bitvar.cli.main import app
 from bitvar.config import Config
 from bitvar.errors import UsageError
 from bitvar.files import is_file_name
-from bitvar.imaging.open import PictureLimits, require_picture
+from bitvar.imaging.open import ImageLimits, require_image
 from bitvar.pipeline import InfinityPipeline
 from bitvar.pipeline.file_names import targets_of
 from bitvar.pipeline.record import ImageRecord
@@ -119,7 +119,7 @@ def test_values_that_do_not_go_together_name_no_class() -> None:
 def test_the_cure_fits_what_is_wrong_with_an_image(name: str, todo: str, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(UsageError, match=f"do:  {todo}"):
-        require_picture(tmp_path / name, PictureLimits(), todo="convert it")
+        require_image(tmp_path / name, ImageLimits(), todo="convert it")
 
 
 def test_the_name_in_a_strangers_model_moves_no_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

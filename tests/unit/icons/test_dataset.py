@@ -188,18 +188,18 @@ def test_two_objects_stand_in_the_order_of_the_caption(atlas):
 
 @pytest.mark.parametrize("size", [32, 64, 100])
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_counted_objects_neither_overlap_nor_leave_the_picture(atlas, count, size):
+def test_counted_objects_neither_overlap_nor_leave_the_image(atlas, count, size):
     for seed in range(10):
-        picture, boxes = draw(SceneRequest("count", "noto", (Thing("bee"),), count=count), atlas, size=size, seed=seed)
-        assert picture.size == (size, size) and picture.mode == "RGB" and len(boxes) == count
+        image, boxes = draw(SceneRequest("count", "noto", (Thing("bee"),), count=count), atlas, size=size, seed=seed)
+        assert image.size == (size, size) and image.mode == "RGB" and len(boxes) == count
         assert all(0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size for x0, y0, x1, y1 in boxes)
         assert not any(overlap(boxes[i], boxes[j]) for i in range(count) for j in range(i))
 
 
 def test_everything_outside_the_boxes_is_background(atlas):
     request = SceneRequest("background", "noto", (Thing("cat"),), background="green")
-    picture, boxes = draw(request, atlas)
-    pixels = np.array(picture)
+    image, boxes = draw(request, atlas)
+    pixels = np.array(image)
     for x0, y0, x1, y1 in boxes:
         assert (pixels[(y0 + y1) // 2, (x0 + x1) // 2] != BACKGROUNDS["green"]).any()
         pixels[y0:y1, x0:x1] = BACKGROUNDS["green"]
@@ -314,7 +314,7 @@ def test_a_cycle_shows_everything_once_before_repeating():
 def write_set(destination: Path, atlas: SpriteAtlas, *, seed: int = 3) -> build.IconSetSummary:
     concepts = tuple(concept for concept in CONCEPTS if concept.recolourable)[:8]
     build.prepare_folder(destination)
-    samples = list(build.write_pictures(destination, atlas, concepts, ARTISTS, size=32, seed=seed, num_scenes=200))
+    samples = list(build.write_images(destination, atlas, concepts, ARTISTS, size=32, seed=seed, num_scenes=200))
     licence = Licence("Set", "Somebody", "where", "MIT", "link")
     return build.finish(destination, samples, {**ARGUMENTS, "seed": seed}, {a.key: licence for a in ARTISTS})
 
@@ -337,7 +337,7 @@ def test_another_seed_plans_other_scenes(atlas, planned):
     assert list(build.plan_requests(atlas, CONCEPTS, artists, seed=4, num_scenes=800)) != planned
 
 
-def test_the_written_records_name_their_pictures(written):
+def test_the_written_records_name_their_images(written):
     records = [json.loads(line) for line in (written.destination / "samples.jsonl").read_text().splitlines()]
     assert len(records) == written.num_samples
     assert {record["split"] for record in records} == set(written.counts)
@@ -380,7 +380,7 @@ def test_a_folder_cut_short_does_not_pass_for_whole(tmp_path):
     assert not (tmp_path / "images").exists()
 
 
-def test_foreign_pictures_are_not_deleted(tmp_path):
+def test_foreign_images_are_not_deleted(tmp_path):
     (tmp_path / "images").mkdir()
     with pytest.raises(UsageError, match="new folder"):
         build.prepare_folder(tmp_path)

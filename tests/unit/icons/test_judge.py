@@ -1,4 +1,4 @@
-"""The scene judge: its network, its parts on simple pictures, and the packaged one on real scenes."""
+"""The scene judge: its network, its parts on simple images, and the packaged one on real scenes."""
 
 import io
 import json
@@ -69,8 +69,8 @@ def scene(name: str) -> torch.Tensor:
 
 
 def test_the_network_sees_what_the_publishers_code_saw(network: EfficientNet) -> None:
-    picture = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64).sin()
-    features = network.features(picture)[0]
+    image = torch.linspace(-1, 1, 3 * 64 * 64).reshape(1, 3, 64, 64).sin()
+    features = network.features(image)[0]
     # of the package's own code in single precision; halved kernels move them by 0.7 % of their length here
     assert features.norm() == pytest.approx(9.0329, rel=0.01)
 
@@ -185,7 +185,7 @@ def test_free_scenes_are_true_and_vary() -> None:
     assert {len(scene.things) for scene in scenes} >= {1, 2, 3, 4}
     assert {scene.artist for scene in scenes} == {"noto", "twemoji"}
     for drawn in scenes:
-        assert drawn.picture.size == (64, 64)
+        assert drawn.image.size == (64, 64)
         assert len(drawn.boxes) == len(drawn.things)
         for index, (left, top, right, bottom) in enumerate(drawn.boxes):
             assert 0 <= left < right <= 64
@@ -223,7 +223,7 @@ def test_claims_are_true_and_false() -> None:
     assert not any(claim.kind == "style" for claim in draw_claims(atlas, drawable, num_each=1, size=64, rng=rng))
     told = [_truth(claim.true) for claim in claims]
     for kind, found in measure_claims(claims, told).items():
-        assert (found["true_claims"], found["false_claims"], found["num_pictures"]) == (1.0, 1.0, 4), kind
+        assert (found["true_claims"], found["false_claims"], found["num_images"]) == (1.0, 1.0, 4), kind
     blind = measure_claims(claims, told, Thresholds(concept=1.0))
     assert all(found["balanced"] == 0.5 for kind, found in blind.items() if kind != "background")
 
@@ -271,26 +271,24 @@ def test_real_scenes_are_judged_rightly(judge: SceneJudge) -> None:
     assert give_verdict(sights["single-noto-fox"], fox, "style").right
 
 
-def test_a_picture_is_seen_alike_alone_and_larger(judge: SceneJudge) -> None:
-    pictures = torch.cat(
-        [scene("single-noto-fox"), scene("two-fluent-3d-frog-key"), scene("colour-twemoji-heart-green")]
-    )
-    alone, among = judge.look(pictures[1:2])[0], judge.look(pictures)[1]
+def test_a_image_is_seen_alike_alone_and_larger(judge: SceneJudge) -> None:
+    images = torch.cat([scene("single-noto-fox"), scene("two-fluent-3d-frog-key"), scene("colour-twemoji-heart-green")])
+    alone, among = judge.look(images[1:2])[0], judge.look(images)[1]
     assert [s.concept for s in alone.objects] == [s.concept for s in among.objects]
     assert alone.objects[0].box == pytest.approx(among.objects[0].box, abs=1e-4)
-    large = judge.look(torch.nn.functional.interpolate(pictures[1:2], scale_factor=2.0, mode="nearest"))[0]
+    large = judge.look(torch.nn.functional.interpolate(images[1:2], scale_factor=2.0, mode="nearest"))[0]
     assert {s.concept for s in large.objects} == {"frog", "key"}
     assert as_seen(torch.full((1, 3, 128, 128), 2.0)).max() == 1.0
 
 
-def test_nothing_is_seen_on_an_empty_picture(judge: SceneJudge) -> None:
+def test_nothing_is_seen_on_an_empty_image(judge: SceneJudge) -> None:
     sight = judge.look(torch.ones(1, 3, 64, 64))[0]
     assert not sight.objects
     assert not sight.style
     assert sight.background["white"] == pytest.approx(1.0)
 
 
-def test_pictures_that_are_not_square_are_refused(judge: SceneJudge) -> None:
+def test_images_that_are_not_square_are_refused(judge: SceneJudge) -> None:
     with pytest.raises(UsageError, match="64 x 32"):
         judge.look(torch.zeros(1, 3, 32, 64))
 

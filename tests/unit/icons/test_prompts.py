@@ -130,7 +130,7 @@ def test_every_prompt_is_drawn_into_the_set(
     sprite = Image.new("RGBA", (20, 20))
     ImageDraw.Draw(sprite).ellipse((0, 0, 19, 19), fill=(90, 90, 160, 255))
     atlas = SpriteAtlas({artist: dict.fromkeys(BY_NAME, sprite) for artist in STYLES})
-    rows = list(build.write_pictures(tmp_path, atlas, CONCEPTS, ARTISTS, size=32, seed=0, num_scenes=8, jitter=False))
+    rows = list(build.write_images(tmp_path, atlas, CONCEPTS, ARTISTS, size=32, seed=0, num_scenes=8, jitter=False))
     assert {row["split"] for row in rows} == {"scenes"}
     assert [row["prompt_id"] for row in rows] == [prompt.id for prompt in prompts]
     for row, prompt in zip(rows, prompts, strict=True):

@@ -10,7 +10,7 @@ from bitvar.data.importing import import_set
 from bitvar.data.records import Reading
 from bitvar.errors import UsageError
 from bitvar.imaging.fitting import SHEET, Fit, contact_sheet, lost_area
-from tests.support.captioned import encoded, picture
+from tests.support.captioned import encoded, make_image
 
 
 def striped(width: int, height: int, where: tuple[int, int, int, int]) -> Image.Image:
@@ -26,7 +26,7 @@ def striped(width: int, height: int, where: tuple[int, int, int, int]) -> Image.
 @pytest.mark.parametrize("original", [(90, 30), (30, 90), (40, 40), (17, 16)])
 @pytest.mark.parametrize("kind", ["cover", "smart", "pad"])
 def test_every_fit_gives_the_size(kind: str, original: tuple[int, int], size: tuple[int, int]) -> None:
-    made = Fit(kind).apply(picture(*original), size)
+    made = Fit(kind).apply(make_image(*original), size)
     assert (made.size, made.mode) == (size, "RGB")
 
 
@@ -78,7 +78,7 @@ def test_other_fits_and_colours_are_refused() -> None:
 def source(folder: Path, count: int, size: tuple[int, int] = (60, 30)) -> Path:
     folder.mkdir()
     for i in range(count):
-        (folder / f"{i:02d}.png").write_bytes(encoded(picture(*(size if i % 2 else (30, 30)), seed=i)))
+        (folder / f"{i:02d}.png").write_bytes(encoded(make_image(*(size if i % 2 else (30, 30)), seed=i)))
     return folder
 
 

@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitvar.data.views import decode_planes, picture_size
+from bitvar.data.views import decode_planes, image_size
 from bitvar.errors import UsageError
 from bitvar.imaging import formats
 from bitvar.imaging.open import (
-    PictureLimits,
+    ImageLimits,
     RefusedError,
     as_rgb,
-    decode_picture,
-    open_picture,
-    require_picture,
+    decode_image,
+    open_image,
+    require_image,
     seen_size,
 )
 from bitvar.imaging.orientation import parse_orientation
 
-LIMITS = PictureLimits()
+LIMITS = ImageLimits()
 RED, BLUE = (np.full((24, 20, 3), colour, np.uint8) for colour in ((220, 30, 30), (20, 40, 200)))
 HALVES = Image.fromarray(np.concatenate([RED, BLUE], axis=1))
 """Red at the left, blue at the right; 40 x 24."""
@@ -87,11 +87,11 @@ def difference(image: Image.Image, other: Image.Image) -> float:
 @pytest.mark.parametrize("kind", READ)
 def test_every_format_is_read_whatever_its_name(kind: str, tmp_path: Path) -> None:
     data = READ[kind]()
-    assert difference(decode_picture(data, LIMITS), HALVES) < 4
+    assert difference(decode_image(data, LIMITS), HALVES) < 4
     path = tmp_path / "a.png"
     path.write_bytes(data)
-    assert picture_size(path, LIMITS) == (40, 24)
-    assert difference(require_picture(path, LIMITS, todo="x"), HALVES) < 4
+    assert image_size(path, LIMITS) == (40, 24)
+    assert difference(require_image(path, LIMITS, todo="x"), HALVES) < 4
     for channels in (1, 3, 4):
         assert [plane.size for plane in decode_planes(data, LIMITS, channels)] == [(40, 24)]
 
@@ -99,7 +99,7 @@ def test_every_format_is_read_whatever_its_name(kind: str, tmp_path: Path) -> No
 def test_opened_images_with_a_second_one_inside_are_the_first() -> None:
     with Image.open(io.BytesIO(mpo())) as image:
         assert getattr(image, "is_animated", False)
-        open_picture(mpo(), LIMITS)
+        open_image(mpo(), LIMITS)
         assert difference(as_rgb(image), HALVES) < 4
 
 
@@ -164,10 +164,10 @@ def test_the_orientation_is_read_alone_and_nothing_else_of_it_matters(name: str,
     plain = encoded(HALVES, kind, **({"lossless": True} if kind == "WEBP" else {}))
     data = with_exif(plain, blob, kind)
     size = (24, 40) if turned else (40, 24)
-    assert decode_picture(data, LIMITS).size == size
+    assert decode_image(data, LIMITS).size == size
     (tmp_path / "a").write_bytes(data)
-    assert picture_size(tmp_path / "a", LIMITS) == size
-    assert seen_size(open_picture(data, LIMITS)) == size
+    assert image_size(tmp_path / "a", LIMITS) == size
+    assert seen_size(open_image(data, LIMITS)) == size
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -180,15 +180,15 @@ def test_every_orientation_turns_as_pillow_would(kind: str, orientation: int) ->
     image = HALVES.crop((5, 0, 40, 24))
     data = encoded(image, kind, exif=tags)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
-    assert difference(decode_picture(data, LIMITS), expected) < 1
-    assert seen_size(open_picture(data, LIMITS)) == expected.size
+    assert difference(decode_image(data, LIMITS), expected) < 1
+    assert seen_size(open_image(data, LIMITS)) == expected.size
 
 
 def test_heic_is_turned_once() -> None:
     tags = Image.Exif()
     tags[0x0112] = 6
     data = heic(HALVES, exif=tags.tobytes())
-    assert decode_picture(data, LIMITS).size == open_picture(data, LIMITS).size
+    assert decode_image(data, LIMITS).size == open_image(data, LIMITS).size
 
 
 def test_parsing_never_fails() -> None:
@@ -208,19 +208,19 @@ def test_sixteen_bits_in_every_format_are_cut_to_the_upper_eight() -> None:
     deep = Image.fromarray(np.tile((np.arange(40) * 6 * 257).astype(np.uint16), (24, 1)))
     wanted = np.tile(np.arange(40) * 6, (24, 1))
     for data in (encoded(deep, "PNG"), encoded(deep, "TIFF"), encoded(deep.convert("I"), "TIFF")):
-        assert np.array_equal(np.asarray(decode_picture(data, LIMITS))[..., 0], wanted)
+        assert np.array_equal(np.asarray(decode_image(data, LIMITS))[..., 0], wanted)
 
 
 def test_floats_are_read_in_two_ranges_and_nothing_else() -> None:
     steps = np.tile(np.linspace(0, 1, 40, dtype=np.float32), (24, 1))
     for values in (steps, steps * 255):
-        found = np.asarray(decode_picture(encoded(Image.fromarray(values), "TIFF"), LIMITS))[..., 0].astype(int)
+        found = np.asarray(decode_image(encoded(Image.fromarray(values), "TIFF"), LIMITS))[..., 0].astype(int)
         assert np.abs(found - steps * 255).max() <= 1
     for bad in (np.nan, np.inf, -1.0, 300.0):
         spoilt = steps.copy()
         spoilt[3, 3] = bad
-        with pytest.raises(RefusedError, match="broken-picture"):
-            decode_picture(encoded(Image.fromarray(spoilt), "TIFF"), LIMITS)
+        with pytest.raises(RefusedError, match="broken-image"):
+            decode_image(encoded(Image.fromarray(spoilt), "TIFF"), LIMITS)
 
 
 @pytest.mark.parametrize("value", [-1, 70_000, 1 << 30])
@@ -228,7 +228,7 @@ def test_whole_numbers_of_more_than_sixteen_bits_are_refused(value: int) -> None
     numbers = np.zeros((24, 40), np.int32)
     numbers[2, 2] = value
     with pytest.raises(RefusedError, match="16 bits"):
-        decode_picture(encoded(Image.fromarray(numbers), "TIFF"), LIMITS)
+        decode_image(encoded(Image.fromarray(numbers), "TIFF"), LIMITS)
 
 
 def test_transparency_of_every_kind_lies_on_white() -> None:
@@ -248,7 +248,7 @@ def test_transparency_of_every_kind_lies_on_white() -> None:
         "AVIF": encoded(clear, "AVIF", quality=100),
     }
     for name, data in files.items():
-        found = decode_picture(data, LIMITS)
+        found = decode_image(data, LIMITS)
         assert np.asarray(found)[5, 30].min() > 250, name
         assert np.asarray(found)[5, 5, :2].max() < 60, name
     with warnings.catch_warnings():
@@ -261,7 +261,7 @@ def test_sixteen_bit_transparency_lies_on_white() -> None:
     deep = np.full((24, 40), 500, np.uint16)
     deep[:, 20:] = 40_000
     data = encoded(Image.fromarray(deep), "PNG", transparency=40_000)
-    found = decode_picture(data, LIMITS)
+    found = decode_image(data, LIMITS)
     assert found.getpixel((30, 5)) == (255, 255, 255)
     assert np.asarray(found)[5, 5].max() <= 2
 
@@ -297,35 +297,35 @@ UNREAD: dict[str, tuple[str, bytes]] = {
 def test_other_formats_are_called_by_name(name: str, tmp_path: Path) -> None:
     words, data = UNREAD[name]
     with pytest.raises(RefusedError, match=f"other-format: it is .*{words}"):
-        decode_picture(data, LIMITS)
+        decode_image(data, LIMITS)
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(RefusedError, match="other-format"):
-        picture_size(tmp_path / "a.png", LIMITS)
+        image_size(tmp_path / "a.png", LIMITS)
     with pytest.raises(UsageError, match=rf"a\.png can't be used(?s:.*){words}(?s:.*)do:  mend it"):
-        require_picture(tmp_path / "a.png", LIMITS, todo="mend it")
+        require_image(tmp_path / "a.png", LIMITS, todo="mend it")
 
 
 def test_heic_without_its_extra_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = heic(HALVES)
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(RefusedError, match="HEIC file, which needs an extra: pip install pillow-heif"):
-        decode_picture(data, LIMITS)
+        decode_image(data, LIMITS)
 
 
 def test_avif_without_its_decoder_is_called_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(formats.features, "check", lambda name: False)
     with pytest.raises(RefusedError, match="AVIF"):
-        decode_picture(READ["AVIF"](), LIMITS)
+        decode_image(READ["AVIF"](), LIMITS)
 
 
 def test_animations_and_pages_are_refused_and_single_frames_are_not() -> None:
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue", "green")]
     for kind in ("GIF", "PNG", "WEBP", "AVIF"):
         with pytest.raises(RefusedError, match="animated"):
-            decode_picture(encoded(frames[0], kind, save_all=True, append_images=frames[1:]), LIMITS)
-        assert decode_picture(encoded(frames[0], kind, save_all=True), LIMITS).size == (20, 20)
+            decode_image(encoded(frames[0], kind, save_all=True, append_images=frames[1:]), LIMITS)
+        assert decode_image(encoded(frames[0], kind, save_all=True), LIMITS).size == (20, 20)
     with pytest.raises(RefusedError, match="several-pages"):
-        decode_picture(pages(40, 32), LIMITS)
+        decode_image(pages(40, 32), LIMITS)
 
 
 # Bombs
@@ -366,7 +366,7 @@ def test_bombs_of_every_format_are_refused_before_a_pixel_is_decoded(size: tuple
         for data in files:
             tracemalloc.start()
             with pytest.raises(RefusedError):
-                decode_picture(data, LIMITS)
+                decode_image(data, LIMITS)
             assert tracemalloc.get_traced_memory()[1] < 4 << 20
             tracemalloc.stop()
 
@@ -413,12 +413,12 @@ def test_spoilt_bytes_are_refused_or_read_and_nothing_else_happens(kind: str, tm
         for _ in range(200):
             changed = spoil(data, draw)
             try:
-                assert decode_picture(changed, LIMITS, at_least=draw.choice((None, 8))).mode == "RGB"
+                assert decode_image(changed, LIMITS, at_least=draw.choice((None, 8))).mode == "RGB"
                 outcomes["read"] += 1
             except RefusedError as error:
                 assert error.detail
                 outcomes["refused"] += 1
             path.write_bytes(changed)
             with contextlib.suppress(RefusedError):
-                assert min(picture_size(path, LIMITS)) > 0
+                assert min(image_size(path, LIMITS)) > 0
     assert outcomes["refused"] > 20

@@ -1,4 +1,4 @@
-"""Adapters: made, saved, loaded, weighed, fused and taken off; what a picture says of them; every refusal."""
+"""Adapters: made, saved, loaded, weighed, fused and taken off; what an image says of them; every refusal."""
 
 import json
 import pickle
@@ -636,10 +636,10 @@ def test_a_saved_model_holds_no_adapter_unless_it_is_fused(
         assert set(load_file(tmp_path / name / "transformer" / "model.safetensors")) == set(rough().state_dict())
 
 
-# Pictures
+# Images
 
 
-def test_a_picture_says_which_adapters_made_it(pipe: InfinityPipeline, adapters: Path) -> None:
+def test_a_image_says_which_adapters_made_it(pipe: InfinityPipeline, adapters: Path) -> None:
     assert "lora" not in pipe("a dog", seed=1).metadata[0]
     for name in ("one", "two"):
         pipe.load_lora_weights(adapters / name, name)

@@ -1,4 +1,4 @@
-"""Distances between pictures and between sets of pictures, and the network that sees them."""
+"""Distances between images and between sets of images, and the network that sees them."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from bitvar.metrics.frechet import InceptionFeatures, Moments, feature_network, 
 from bitvar.metrics.networks import MobileNet
 
 GOLDEN = {0: 1.0450, 900: 0.7980, 501: 3.1381, 645: 3.0236, 1244: 3.2487, 1: 0.0}
-"""Some features of `picture()`."""
+"""Some features of `make_image()`."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def network() -> MobileNet:
     return MobileNet()
 
 
-def picture(height: int = 96, width: int = 128) -> Float[Tensor, "1 3 H W"]:
+def make_image(height: int = 96, width: int = 128) -> Float[Tensor, "1 3 H W"]:
     """Three ripples of different direction and length, one a channel, in [-1, 1]."""
     y = torch.arange(height)[:, None] / 16
     x = torch.arange(width)[None, :] / 16
@@ -44,33 +44,33 @@ def blurred(images: Float[Tensor, "b c H W"], by: int) -> Float[Tensor, "b c H W
 def test_mobilenet_sees_what_it_saw(network: MobileNet) -> None:
     """Golden; the same tensors classified photographs rightly under torchvision's classifier."""
     with torch.inference_mode():
-        features = network.features(picture())[0]
+        features = network.features(make_image())[0]
     assert features[list(GOLDEN)].tolist() == pytest.approx(list(GOLDEN.values()), abs=2e-3)
     assert features.mean().item() == pytest.approx(0.4205, abs=1e-3)
 
 
-def test_a_picture_alone_is_as_in_a_batch(network: MobileNet) -> None:
-    images = torch.cat([picture(), picture().flip(3)])
+def test_a_image_alone_is_as_in_a_batch(network: MobileNet) -> None:
+    images = torch.cat([make_image(), make_image().flip(3)])
     with torch.inference_mode():
         assert torch.allclose(network.features(images)[1:], network.features(images[1:]), atol=1e-4)
 
 
 @pytest.mark.parametrize(("channels", "like"), [(1, (0, 0, 0)), (2, (0, 0, 0)), (4, (0, 1, 2))])
 def test_any_number_of_channels(network: MobileNet, channels: int, like: tuple[int, ...]) -> None:
-    images = torch.cat([picture(), -picture()], dim=1)[:, :channels]
+    images = torch.cat([make_image(), -make_image()], dim=1)[:, :channels]
     with torch.inference_mode():
         assert torch.equal(network.features(images), network.features(images[:, list(like)]))
 
 
 def test_stages_shrink_by_two(network: MobileNet) -> None:
-    shapes = [tuple(stage.shape[1:]) for stage in network.stages(picture(64, 96))]
+    shapes = [tuple(stage.shape[1:]) for stage in network.stages(make_image(64, 96))]
     assert shapes == [(16, 32, 48), (24, 16, 24), (32, 8, 12), (96, 4, 6), (320, 2, 3)]
 
 
 def test_the_network_is_frozen_in_train_mode_too(network: MobileNet) -> None:
     with torch.inference_mode():
-        before = network.features(picture())
-        assert torch.equal(network.train().features(picture()), before)
+        before = network.features(make_image())
+        assert torch.equal(network.train().features(make_image()), before)
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
@@ -110,7 +110,7 @@ def test_psnr_is_that_of_8_bits() -> None:
 
 
 def test_ssim_falls_with_blur() -> None:
-    images = torch.cat([picture(), picture().flip(3)])
+    images = torch.cat([make_image(), make_image().flip(3)])
     values = [ssim(blurred(images, by), images) for by in (0, 1, 3)]
     assert values[0].tolist() == pytest.approx([1, 1], abs=1e-5)
     assert (values[0] > values[1]).all()
@@ -121,7 +121,7 @@ def test_ssim_falls_with_blur() -> None:
 
 
 def test_the_distance_grows_with_blur(network: MobileNet) -> None:
-    images = torch.cat([picture(), picture().flip(3)])
+    images = torch.cat([make_image(), make_image().flip(3)])
     distance = PerceptualDistance(network)
     values = [distance(blurred(images, by), images) for by in (0, 1, 3)]
     assert values[0].tolist() == [0, 0]
@@ -131,7 +131,7 @@ def test_the_distance_grows_with_blur(network: MobileNet) -> None:
 
 
 def test_the_distance_can_be_climbed_down(network: MobileNet) -> None:
-    goal = picture(64, 64)
+    goal = make_image(64, 64)
     start = blurred(goal, 3).requires_grad_()
     distance = PerceptualDistance(network)
     before = distance(start, goal).sum()
@@ -177,7 +177,7 @@ def test_frechet_distance_is_that_of_gaussians() -> None:
     assert frechet_distance(*sets) == pytest.approx(wanted.item(), rel=1e-9)
 
 
-def test_equal_pictures_have_a_distance() -> None:
+def test_equal_images_have_a_distance() -> None:
     """Covariances of rank 0."""
     sets = [Moments(3), Moments(3)]
     for moments, value in zip(sets, (1.0, 2.0), strict=True):
@@ -185,7 +185,7 @@ def test_equal_pictures_have_a_distance() -> None:
     assert frechet_distance(*sets) == pytest.approx(3)
 
 
-def test_few_pictures_of_many_features_have_a_distance() -> None:
+def test_few_images_of_many_features_have_a_distance() -> None:
     """Covariances of rank 4 in 40 dimensions."""
     features = torch.randn(5, 40, generator=torch.Generator().manual_seed(2))
     sets = [Moments(40), Moments(40), Moments(40)]
@@ -193,7 +193,7 @@ def test_few_pictures_of_many_features_have_a_distance() -> None:
         moments.add(batch)
     assert frechet_distance(sets[0], sets[1]) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(sets[0], sets[2]) == pytest.approx(4 * 40, rel=1e-6)
-    with pytest.raises(UsageError, match="two pictures at least"):
+    with pytest.raises(UsageError, match="two images at least"):
         frechet_distance(sets[0], Moments(40))
 
 
@@ -206,7 +206,7 @@ def test_unknown_names_are_refused() -> None:
 
 def test_named_networks_are_what_they_say(network: MobileNet) -> None:
     seer = feature_network("mobilenet", "cpu")
-    assert torch.equal(seer(picture()), network.features(picture()))
+    assert torch.equal(seer(make_image()), network.features(make_image()))
     assert seer.width == 1280
     assert "MobileNetV2" in seer.title
     assert isinstance(perceptual_distance("mobilenet", "cpu"), PerceptualDistance)
@@ -222,7 +222,7 @@ def test_what_is_not_installed_is_said(name: str, maker: Any, monkeypatch: pytes
 def test_ssim_without_torchmetrics_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchmetrics.functional.image", None)
     with pytest.raises(UsageError, match="SSIM needs torchmetrics"):
-        ssim(picture(), picture())
+        ssim(make_image(), make_image())
 
 
 class NoConnection(nn.Module):

@@ -1,4 +1,4 @@
-"""From prompt to picture: every option, every form of result, seeds in any batch, streaming, folders, the hub."""
+"""From prompt to image: every option, every form of result, seeds in any batch, streaming, folders, the hub."""
 
 import json
 import threading
@@ -66,7 +66,7 @@ def same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
     return len(ours) == len(theirs) and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def pictures(output: GenerationOutput) -> list[bytes]:
+def image_bytes(output: GenerationOutput) -> list[bytes]:
     return [image.tobytes() for image in output.images]
 
 
@@ -78,7 +78,7 @@ def decoded_scales(pipe: InfinityPipeline, monkeypatch: pytest.MonkeyPatch) -> l
 
 @pytest.fixture
 def decoded_latents(pipe: InfinityPipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of pictures of each call of the tokenizer's decoder."""
+    """The number of images of each call of the tokenizer's decoder."""
     return spy(pipe.tokenizer, "reconstruct", monkeypatch, len)
 
 
@@ -276,32 +276,34 @@ def test_negative_prompts_go_in_pairs(pipe: InfinityPipeline) -> None:
     together = pipe(prompts, negative_prompt=negatives, seed=3, **shared)
     assert [m["negative_prompt"] for m in together.metadata] == [text for text in negatives for _ in range(2)]
     alone = [pipe(prompts[i], negative_prompt=negatives[i], seed=3 + 2 * i, **shared) for i in range(2)]
-    assert pictures(together) == pictures(alone[0]) + pictures(alone[1])
+    assert image_bytes(together) == image_bytes(alone[0]) + image_bytes(alone[1])
     one_for_all = pipe(prompts, negative_prompt="a cat", seed=3, **shared)
-    assert pictures(one_for_all) == pictures(pipe(prompts, negative_prompt=["a cat", "a cat"], seed=3, **shared))
-    assert pictures(one_for_all)[2:] != pictures(together)[2:]
+    assert image_bytes(one_for_all) == image_bytes(pipe(prompts, negative_prompt=["a cat", "a cat"], seed=3, **shared))
+    assert image_bytes(one_for_all)[2:] != image_bytes(together)[2:]
 
 
 # Seeds and batches
 
 
-def test_pictures_of_a_prompt_stand_together_and_seeds_count_up(pipe: InfinityPipeline) -> None:
+def test_images_of_a_prompt_stand_together_and_seeds_count_up(pipe: InfinityPipeline) -> None:
     out = pipe(["a dog", "a cat"], num_images_per_prompt=3, seed=10)
     assert out.seeds == [10, 11, 12, 13, 14, 15]
     assert [m["prompt"] for m in out.metadata] == ["a dog"] * 3 + ["a cat"] * 3
     assert [m["seed"] for m in out.metadata] == out.seeds
     assert len(out.images) == 6
-    assert pictures(pipe(["a dog", "a cat"], num_images_per_prompt=3, seed=(10, 11, 12, 13, 14, 15))) == pictures(out)
+    assert image_bytes(pipe(["a dog", "a cat"], num_images_per_prompt=3, seed=(10, 11, 12, 13, 14, 15))) == image_bytes(
+        out
+    )
 
 
 def test_seeds_after_the_last_one_begin_again(pipe: InfinityPipeline) -> None:
     assert pipe("a dog", num_images_per_prompt=2, seed=2**63 - 1).seeds == [2**63 - 1, 0]
 
 
-def test_no_seed_draws_one_that_makes_the_picture_again(pipe: InfinityPipeline) -> None:
+def test_no_seed_draws_one_that_makes_the_image_again(pipe: InfinityPipeline) -> None:
     first, second = pipe("a dog"), pipe("a dog")
     assert first.seeds != second.seeds
-    assert pictures(pipe("a dog", seed=first.seeds[0])) == pictures(first)
+    assert image_bytes(pipe("a dog", seed=first.seeds[0])) == image_bytes(first)
 
 
 def test_a_call_leaves_the_global_random_state_alone(pipe: InfinityPipeline) -> None:
@@ -311,18 +313,18 @@ def test_a_call_leaves_the_global_random_state_alone(pipe: InfinityPipeline) -> 
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_the_same_seed_gives_the_same_picture_in_any_batch_and_order(pipe: InfinityPipeline) -> None:
-    alone = [pictures(pipe(prompt, seed=20 + i))[0] for i, prompt in enumerate(PROMPTS)]
+def test_the_same_seed_gives_the_same_image_in_any_batch_and_order(pipe: InfinityPipeline) -> None:
+    alone = [image_bytes(pipe(prompt, seed=20 + i))[0] for i, prompt in enumerate(PROMPTS)]
     assert len(set(alone)) == len(PROMPTS)
     for order in ([0, 1, 2, 3], [3, 1, 0, 2], [2, 0], [1, 1]):
         batch = pipe([PROMPTS[i] for i in order], seed=tuple(20 + i for i in order))
-        assert pictures(batch) == [alone[i] for i in order], order
+        assert image_bytes(batch) == [alone[i] for i in order], order
 
 
 # Given bits
 
 
-def test_given_bits_are_the_first_scales_of_another_picture(pipe: InfinityPipeline) -> None:
+def test_given_bits_are_the_first_scales_of_another_image(pipe: InfinityPipeline) -> None:
     other = bits(pipe, PROMPTS[1], seed=8)
     free = bits(pipe, [PROMPTS[0], PROMPTS[2]], seed=1)
     made = bits(pipe, [PROMPTS[0], PROMPTS[2]], seed=1, given_bits=tuple(scale[0] for scale in other[:2]))
@@ -331,13 +333,13 @@ def test_given_bits_are_the_first_scales_of_another_picture(pipe: InfinityPipeli
     assert not torch.equal(made[2][0], made[2][1])
 
 
-def test_all_bits_given_is_that_picture_and_takes_no_last_scale(
+def test_all_bits_given_is_that_image_and_takes_no_last_scale(
     pipe: InfinityPipeline, decoded_scales: list[int]
 ) -> None:
     given = tuple(scale[0] for scale in bits(pipe, seed=8))
-    original = pictures(pipe(PROMPTS[0], seed=8))
+    original = image_bytes(pipe(PROMPTS[0], seed=8))
     decoded_scales.clear()
-    assert pictures(pipe(PROMPTS[1], seed=9, given_bits=given)) == original
+    assert image_bytes(pipe(PROMPTS[1], seed=9, given_bits=given)) == original
     assert decoded_scales == [0, 1]
 
 
@@ -380,14 +382,16 @@ def test_the_forms_agree(pipe: InfinityPipeline) -> None:
     assert all(out.seeds == [4, 5] and out.metadata == made["pil"].metadata for out in made.values())
 
 
-def test_the_bits_are_the_picture(pipe: InfinityPipeline, decoded_latents: list[int]) -> None:
+def test_the_bits_are_the_image(pipe: InfinityPipeline, decoded_latents: list[int]) -> None:
     given = bits(pipe, PROMPTS[:2], seed=4)
-    assert decoded_latents == []  # no picture was asked for
+    assert decoded_latents == []  # no image was asked for
     assert [(scale.shape, scale.dtype) for scale in given] == [((2, 4, s, s), torch.bool) for s in (1, 2, 4)]
     latent = pyramid.empty_latent(2, 4, (4, 4), torch.device("cpu"))
     for scale in given:
         latent = pyramid.add_scale(latent, bits_to_codes(scale))
-    assert [image.tobytes() for image in to_pil(pipe.tokenizer.decode(latent))] == pictures(pipe(PROMPTS[:2], seed=4))
+    assert [image.tobytes() for image in to_pil(pipe.tokenizer.decode(latent))] == image_bytes(
+        pipe(PROMPTS[:2], seed=4)
+    )
 
 
 @pytest.mark.parametrize(
@@ -425,7 +429,7 @@ def test_every_byte_survives_the_way_to_pixels_and_back() -> None:
 # Metadata
 
 
-def test_metadata_is_json_and_makes_the_picture_again(pipe: InfinityPipeline) -> None:
+def test_metadata_is_json_and_makes_the_image_again(pipe: InfinityPipeline) -> None:
     out = pipe(
         list(PROMPTS[:2]),
         seed=6,
@@ -456,19 +460,19 @@ def test_metadata_is_json_and_makes_the_picture_again(pipe: InfinityPipeline) ->
         "batch_invariant": True,
     }
     again = [make_again(pipe, entry) for entry in read]
-    assert again == pictures(out)
+    assert again == image_bytes(out)
 
 
 def make_again(pipe: InfinityPipeline, entry: dict[str, Any]) -> bytes:
     options = {key: value for key, value in entry.items() if key in GenerationOptions.model_fields}
-    return pictures(pipe(entry["prompt"], **options))[0]
+    return image_bytes(pipe(entry["prompt"], **options))[0]
 
 
 def test_metadata_holds_the_values_that_came_from_the_model(pipe: InfinityPipeline) -> None:
     tuned = with_defaults(pipe, guidance_scale=(1.0, 2.0, 3.0), temperature=0.5, top_p=0.9)
     entry = tuned("a dog", seed=1).metadata[0]
     assert (entry["guidance_scale"], entry["temperature"], entry["top_p"]) == ((1.0, 2.0, 3.0), 0.5, 0.9)
-    assert make_again(pipe, entry) == pictures(tuned("a dog", seed=1))[0]
+    assert make_again(pipe, entry) == image_bytes(tuned("a dog", seed=1))[0]
 
 
 # Streaming
@@ -484,7 +488,7 @@ def test_every_scale_is_an_event(pipe: InfinityPipeline) -> None:
     assert [len(event.bits) for event in events] == [1, 2, 3]
     called = pipe(list(PROMPTS[:2]), seed=5)
     assert all(event.seeds == called.seeds and event.metadata == called.metadata for event in events)
-    assert [image.tobytes() for image in events[-1].preview()] == pictures(called)
+    assert [image.tobytes() for image in events[-1].preview()] == image_bytes(called)
     assert same(events[-1].bits, bits(pipe, PROMPTS[:2], seed=5))
     assert events[0].preview()[0].tobytes() != events[-1].preview()[0].tobytes()
 
@@ -509,7 +513,7 @@ def test_previews_are_whole_or_resized(
         assert all(isinstance(image, Image.Image) for image in event.preview(size))
 
 
-def test_a_picture_is_decoded_when_first_asked_for(pipe: InfinityPipeline, decoded_latents: list[int]) -> None:
+def test_a_image_is_decoded_when_first_asked_for(pipe: InfinityPipeline, decoded_latents: list[int]) -> None:
     events = list(pipe.stream(["a dog", "a cat"], seed=5))
     assert decoded_latents == []
     events[1].preview()
@@ -555,11 +559,11 @@ def test_gradients_stay_as_the_caller_set_them(pipe: InfinityPipeline) -> None:
 
 def test_threads_give_what_calls_in_turn_give(pipe: InfinityPipeline) -> None:
     jobs = [(prompts, seed) for seed, prompts in enumerate((PROMPTS[:1], PROMPTS[1:3], PROMPTS, PROMPTS[2:]))]
-    expected = [pictures(pipe(list(prompts), seed=seed)) for prompts, seed in jobs]
+    expected = [image_bytes(pipe(list(prompts), seed=seed)) for prompts, seed in jobs]
     found: dict[int, list[list[bytes]]] = {}
 
     def work(mine: int) -> None:
-        found[mine] = [pictures(pipe(list(jobs[i][0]), seed=jobs[i][1])) for i in (mine, mine + 2) * 2]
+        found[mine] = [image_bytes(pipe(list(jobs[i][0]), seed=jobs[i][1])) for i in (mine, mine + 2) * 2]
 
     threads = [threading.Thread(target=work, args=(mine,)) for mine in (0, 1)]
     for thread in threads:
@@ -597,14 +601,14 @@ def test_another_thread_counting_tokens_at_the_worst_moment_changes_nothing(
 # Folders and the hub
 
 
-def test_a_folder_gives_the_same_pictures(pipe: InfinityPipeline, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_gives_the_same_images(pipe: InfinityPipeline, folder: Path, tmp_path: Path) -> None:
     loaded = InfinityPipeline.from_pretrained(str(folder), dtype="fp32", device="cpu")
     assert same(bits(loaded, PROMPTS[:2]), bits(pipe, PROMPTS[:2]))
     before = [f(PROMPTS[:2], seed=1, output_type="pt").images for f in (pipe, loaded)]
     torch.testing.assert_close(before[1], before[0])  # the memory format differs, so the last digit may
     loaded.save_pretrained(str(tmp_path / "again"))
     again = InfinityPipeline.from_pretrained(tmp_path / "again", dtype=torch.float32, device=torch.device("cpu"))
-    assert pictures(again(PROMPTS[:2], seed=1)) == pictures(loaded(PROMPTS[:2], seed=1))
+    assert image_bytes(again(PROMPTS[:2], seed=1)) == image_bytes(loaded(PROMPTS[:2], seed=1))
     assert again.index == loaded.index
     assert again.components.card == loaded.components.card
 

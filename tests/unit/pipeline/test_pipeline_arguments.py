@@ -220,7 +220,7 @@ def test_a_call_is_bounded(pipe: InfinityPipeline, count: int) -> None:
 
 
 def test_all_prompts_together_are_bounded(pipe: InfinityPipeline) -> None:
-    with pytest.raises(UsageError, match=r"3 prompts of 1,000 pictures[\s\S]*1,024 pictures[\s\S]*call several times"):
+    with pytest.raises(UsageError, match=r"3 prompts of 1,000 images[\s\S]*1,024 images[\s\S]*call several times"):
         pipe(["a dog"] * 3, num_images_per_prompt=1000)
     with pytest.raises(UsageError, match="at most 1,024"):
         pipe(["a dog"] * 1025)

@@ -53,7 +53,7 @@ def test_a_folder_that_is_no_run_has_no_checkpoint_best_or_not(tmp_path: Path, e
 
 def missing(path: Path) -> str:
     path.unlink()
-    return f"missing-picture: there is no {path}"
+    return f"missing-image: there is no {path}"
 
 
 def pipe(path: Path) -> str:
@@ -65,7 +65,7 @@ def pipe(path: Path) -> str:
 def cut(path: Path) -> str:
     Image.effect_noise((16, 16), 90).convert("RGB").save(path)
     path.write_bytes(path.read_bytes()[:-60])
-    return "broken-picture: "
+    return "broken-image: "
 
 
 @pytest.mark.parametrize("spoil", [missing, pipe, cut], ids=lambda function: function.__name__)
@@ -78,7 +78,7 @@ def test_a_dry_run_names_a_bad_image_as_the_run_does(
         _, err = run(monkeypatch, capsys, words(work, *more), 2)
         assert f"Can't use {path}" in err
         assert reason in err
-        assert "encoding 3 pictures" not in err
+        assert "encoding 3 images" not in err
 
 
 def test_an_argument_without_a_value_is_told_how_to_have_one(tmp_path: Path) -> None:

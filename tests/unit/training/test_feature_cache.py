@@ -1,4 +1,4 @@
-"""Frozen features are made once: pictures for each tokenizer, captions for each text encoder."""
+"""Frozen features are made once: images for each tokenizer, captions for each text encoder."""
 
 from pathlib import Path
 
@@ -34,14 +34,14 @@ def made(
 def test_each_part_is_made_once(data: Path, encoders: tuple[TextEncoder, TextEncoder], tmp_path: Path) -> None:
     first, second = encoders
     before, said = made(data, tmp_path, FeaturesKey("a", "x"), text=first)
-    assert [line.split()[2] for line in said] == ["pictures", "captions"]
+    assert [line.split()[2] for line in said] == ["images", "captions"]
     again, said = made(data, tmp_path, FeaturesKey("a", "x"), text=first)
     assert not said
     assert torch.equal(again.features, before.features)
     assert torch.equal(again.captions.tokens, before.captions.tokens)
 
     other, said = made(data, tmp_path, FeaturesKey("b", "x"), text=first, seed=1)
-    assert [line.split()[2] for line in said] == ["pictures"]
+    assert [line.split()[2] for line in said] == ["images"]
     assert not torch.equal(other.features, before.features)
     assert torch.equal(other.captions.tokens, before.captions.tokens)
 

@@ -49,11 +49,11 @@ def new_caption(data: Path) -> None:
     path.write_text(text[:at] + text[at:].replace("a red circle 0", "a blue circle 0", 1))
 
 
-@pytest.mark.parametrize(("change", "again"), [(new_image, ["pictures"]), (new_caption, ["captions"])])
+@pytest.mark.parametrize(("change", "again"), [(new_image, ["images"]), (new_caption, ["captions"])])
 def test_what_changed_is_made_again(
     data: Path, text: TextEncoder, change: Callable[[Path], None], again: list[str]
 ) -> None:
-    assert made(data, text) == ["pictures", "captions"]
+    assert made(data, text) == ["images", "captions"]
     assert made(data, text) == []
     change(data)
     assert made(data, text) == again
@@ -68,7 +68,7 @@ def test_the_very_weights_of_the_tokenizer_count_and_not_its_decoder(data: Path,
     assert made(data, text, tokenizer) == []
     with torch.no_grad():
         next(tokenizer.encoder.parameters()).add_(1)
-    assert made(data, text, tokenizer) == ["pictures"]
+    assert made(data, text, tokenizer) == ["images"]
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "model.safetensors", "bitvar.json"])

@@ -101,7 +101,7 @@ def test_the_page_stands_alone(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "told"), [(8, True), (7, False)])
-def test_two_low_batches_are_a_collapse_if_they_hold_enough_pictures(run: Path, batch_size: int, told: bool) -> None:
+def test_two_low_batches_are_a_collapse_if_they_hold_enough_images(run: Path, batch_size: int, told: bool) -> None:
     config = {"kind": "tokenizer", "optimization": {"batch_size": batch_size}}
     (run / "checkpoints" / "step-00001200" / "config.json").write_text(json.dumps(config))
     whole, _, _ = (run / "metrics.jsonl").read_text().rpartition("\n")

@@ -19,7 +19,7 @@ from bitvar.training.engine.identity import FileDigests, RunIdentity, describe_d
 from bitvar.training.engine.loop import Run
 from bitvar.training.engine.optim import learning_rate
 from tests.support.tiny import toy_set
-from tests.unit.training.test_streaming import pictures
+from tests.unit.training.test_streaming import make_images
 from tests.unit.training.test_training import (
     assert_same_run,
     optimization,
@@ -32,7 +32,7 @@ PARTS = {"--tokenizer": "a" * 64, "--text-encoder": "b" * 64, "data (images)": "
 
 
 def data_of(folder: Path, cache: Path) -> dict[str, str]:
-    return describe_data(folder, FileDigests(cache), pictures=lambda: sorted(folder.rglob("*.png")))
+    return describe_data(folder, FileDigests(cache), images=lambda: sorted(folder.rglob("*.png")))
 
 
 def change_caption(folder: Path) -> None:
@@ -84,7 +84,7 @@ def test_moving_a_set_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_files_of_a_folder_and_of_an_index_count(tmp_path: Path) -> None:
-    folder = pictures(tmp_path / "pictures")
+    folder = make_images(tmp_path / "images")
     build_index(folder, tmp_path / "index", validation=0.2)
     plain, index = data_of(folder, tmp_path / "c.json"), data_of(tmp_path / "index", tmp_path / "c.json")
     path = sorted(folder.rglob("*.png"))[0]

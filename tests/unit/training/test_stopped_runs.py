@@ -36,7 +36,7 @@ def test_a_tokenizer_run_counts_its_images_and_knows_them(
     assert not (tmp_path / "run").exists()
     _, err = run(monkeypatch, capsys, given)
     assert "found 24 images: 23 to train on, 1 held out" in err
-    path = tokenizer_work / "pictures" / "5.png"
+    path = tokenizer_work / "images" / "5.png"
     kept = path.read_bytes()
     Image.new("RGB", (24, 24), "red").save(path)
     _, err = run(monkeypatch, capsys, given, code=2)
@@ -44,7 +44,7 @@ def test_a_tokenizer_run_counts_its_images_and_knows_them(
     path.write_bytes(kept)
     _, err = run(monkeypatch, capsys, given)
     assert "finished already, at step" in err
-    (tokenizer_work / "pictures" / "new.png").write_bytes(kept)
+    (tokenizer_work / "images" / "new.png").write_bytes(kept)
     _, err = run(monkeypatch, capsys, given, code=2)
     assert "data (images) was sha256" in err
-    (tokenizer_work / "pictures" / "new.png").unlink()
+    (tokenizer_work / "images" / "new.png").unlink()

@@ -1,4 +1,4 @@
-"""Training straight from an index: the right pictures in the right shapes, whatever the workers; bad ones reported."""
+"""Training straight from an index: the right images in the right shapes, whatever the workers; bad ones reported."""
 
 import json
 import multiprocessing
@@ -29,8 +29,8 @@ CONFIG = TransformerConfig(
 )  # fmt: skip
 
 
-def pictures(folder: Path, count: int = 24) -> Path:
-    """Squares and pictures half as high, each of one colour, with two captions."""
+def make_images(folder: Path, count: int = 24) -> Path:
+    """Squares and images half as high, each of one colour, with two captions."""
     folder.mkdir(parents=True)
     for i in range(count):
         colour = COLOURS[i % 3]
@@ -44,7 +44,7 @@ def pictures(folder: Path, count: int = 24) -> Path:
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
     build_index(
-        pictures(tmp_path / "pictures"), tmp_path / "index", content_hash=True, validation=0.2,
+        make_images(tmp_path / "images"), tmp_path / "index", content_hash=True, validation=0.2,
         reading=Reading(caption_lines=True),
     )  # fmt: skip
     return tmp_path / "index"
@@ -72,7 +72,7 @@ def test_each_ratio_is_a_bucket_with_its_schedule(index: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_hold_the_pictures_and_captions_of_their_samples(index: Path, workers: int) -> None:
+def test_batches_hold_the_images_and_captions_of_their_samples(index: Path, workers: int) -> None:
     made = data(index, workers=workers)
     order = SampleOrder(made.counts, 4, 0)
     for loaded in made.read(parts_of(order, range(12)), CaptionChoice()):
@@ -108,12 +108,12 @@ def test_captions_are_chosen_and_cut(index: Path) -> None:
 
 
 def spoil(index: Path, count: int) -> set[str]:
-    """Damage some of the training pictures in three ways, after the index was made."""
+    """Damage some of the training images in three ways, after the index was made."""
     opened = SampleIndex.open(index)
     group = max((g for g in opened.groups if g.split == "train"), key=lambda g: g.count)
     spoilt = [opened[group.start + i] for i in range(count)]
     for i, sample in enumerate(spoilt):
-        path = sample.picture.file
+        path = sample.image.file
         if i % 3 == 0:
             path.unlink()
         elif i % 3 == 1:
@@ -124,7 +124,7 @@ def spoil(index: Path, count: int) -> set[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pictures_that_went_bad_are_replaced_and_named_once(index: Path, workers: int) -> None:
+def test_images_that_went_bad_are_replaced_and_named_once(index: Path, workers: int) -> None:
     spoilt = spoil(index, 3)
     made = data(index, workers=workers, bad=1.0)
     batches = list(made.batches(parts_of(SampleOrder(made.counts, 4, 0), range(40)), None))
@@ -133,7 +133,7 @@ def test_pictures_that_went_bad_are_replaced_and_named_once(index: Path, workers
     rows = [json.loads(line) for line in (index.parent / "bad.jsonl").read_text().splitlines()]
     assert {row["name"] for row in rows} == spoilt
     assert len(rows) == 3
-    assert {row["reason"] for row in rows} == {"missing-picture", "altered"}
+    assert {row["reason"] for row in rows} == {"missing-image", "altered"}
 
 
 def test_a_spent_budget_stops_the_run(index: Path) -> None:
@@ -145,10 +145,10 @@ def test_a_spent_budget_stops_the_run(index: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_set_that_is_gone_stops_the_run_at_once(index: Path, workers: int) -> None:
-    for path in (index.parent / "pictures").glob("*.png"):
+    for path in (index.parent / "images").glob("*.png"):
         path.unlink()
     made = data(index, workers=workers)
-    with pytest.raises(UsageError, match=r"samples in a row can't be read[\s\S]*missing-picture"):
+    with pytest.raises(UsageError, match=r"samples in a row can't be read[\s\S]*missing-image"):
         list(made.batches(parts_of(SampleOrder(made.counts, 4, 0), range(3)), None))
 
 
@@ -157,10 +157,10 @@ def test_a_split_that_is_not_there_is_named(index: Path) -> None:
         data(index, split="test")
 
 
-def test_the_index_may_move_with_its_pictures(index: Path, tmp_path: Path) -> None:
+def test_the_index_may_move_with_its_images(index: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     moved.mkdir()
-    for name in ("pictures", "index"):
+    for name in ("images", "index"):
         shutil.move(index.parent / name, moved / name)
     made = data(moved / "index")
     assert len(list(made.read(parts_of(SampleOrder(made.counts, 2, 0), range(3)), None))) == 3

@@ -10,17 +10,17 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from bitvar.data.index_writing import build_index
-from bitvar.data.listing import PictureList, open_pictures
+from bitvar.data.listing import ImageList, open_images
 from bitvar.data.order import SampleOrder
-from bitvar.data.views import View, picture_size
+from bitvar.data.views import View, image_size
 from bitvar.errors import UsageError
-from bitvar.imaging.open import PictureLimits, RefusedError, decode_picture
+from bitvar.imaging.open import ImageLimits, RefusedError, decode_image
 from bitvar.scales import nearest_in_ratio
 from bitvar.training.engine.microbatch import Part, parts_of
 from bitvar.training.streaming import BadSamples
-from bitvar.training.tokenizer.data import PictureFiles
+from bitvar.training.tokenizer.data import ImageFiles
 
-LIMITS = PictureLimits(min_side=4)
+LIMITS = ImageLimits(min_side=4)
 SQUARE, LARGE, WIDE = ((1, 1), (2, 2)), ((1, 1), (2, 2), (4, 4)), ((1, 1), (1, 2))
 
 
@@ -44,17 +44,17 @@ def ramp(height: int, width: int) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    pictures = tmp_path / "pictures"
-    (pictures / "more").mkdir(parents=True)
+    images = tmp_path / "images"
+    (images / "more").mkdir(parents=True)
     for i in range(20):
         size = (16, 32) if i % 4 == 0 else (24, 24)
-        (pictures / ("more" if i % 2 else ".") / f"{i:02d}.png").write_bytes(png(ramp(*size)))
-    return pictures
+        (images / ("more" if i % 2 else ".") / f"{i:02d}.png").write_bytes(png(ramp(*size)))
+    return images
 
 
 def files(source: Path, split: str = "train", *, view: View = View(), workers: int = 0, most: int | None = None):  # noqa: B008
-    return PictureFiles(
-        open_pictures(source, limits=LIMITS),
+    return ImageFiles(
+        open_images(source, limits=LIMITS),
         split,
         schedules=(SQUARE, WIDE, LARGE),
         stride=4,
@@ -66,7 +66,7 @@ def files(source: Path, split: str = "train", *, view: View = View(), workers: i
     )
 
 
-# What of a picture is seen
+# What of an image is seen
 
 
 def test_the_largest_crop_lies_around_the_middle() -> None:
@@ -86,9 +86,9 @@ def test_a_large_jpeg_is_decoded_as_small_as_will_do() -> None:
     file = io.BytesIO()
     smooth = Image.fromarray(ramp(8, 16) * 15).resize((1600, 800), Image.Resampling.BICUBIC)
     smooth.save(file, format="JPEG", quality=95)
-    limits = PictureLimits()
-    assert decode_picture(file.getvalue(), limits, at_least=100).size == (200, 100)
-    assert decode_picture(file.getvalue(), limits, at_least=101).size == (400, 200)
+    limits = ImageLimits()
+    assert decode_image(file.getvalue(), limits, at_least=100).size == (200, 100)
+    assert decode_image(file.getvalue(), limits, at_least=101).size == (400, 200)
     view = View(smallest_crop=0.5)
     for draws in (None, (0.0, 0.3, 0.9, 0.9)):
         seen = view.see(file.getvalue(), limits, (50, 50), draws)
@@ -110,7 +110,7 @@ def test_half_of_the_crops_are_mirrored() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_pictures_come_in_one_three_or_four_channels(channels: int) -> None:
+def test_images_come_in_one_three_or_four_channels(channels: int) -> None:
     array = np.zeros((8, 8, 4), np.uint8)
     array[..., 0], array[..., 3] = 200, 128
     seen = View(channels).see(png(array), LIMITS, (8, 8))
@@ -119,7 +119,7 @@ def test_pictures_come_in_one_three_or_four_channels(channels: int) -> None:
     assert np.abs(seen[4, 4].astype(int) - expected).max() <= 2
 
 
-def test_an_opaque_picture_has_an_opaque_fourth_channel() -> None:
+def test_an_opaque_image_has_an_opaque_fourth_channel() -> None:
     assert (View(4).see(png(ramp(8, 8)), LIMITS, (8, 8))[..., 3] == 255).all()
 
 
@@ -139,7 +139,7 @@ def test_arrays_have_any_number_of_channels(array: np.ndarray, tmp_path: Path) -
     assert seen[0].max() < 20
     assert seen[-1].min() > 90
     (tmp_path / "a.npy").write_bytes(npy(array))
-    assert picture_size(tmp_path / "a.npy", LIMITS) == (10, 8)
+    assert image_size(tmp_path / "a.npy", LIMITS) == (10, 8)
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,14 @@ def test_arrays_have_any_number_of_channels(array: np.ndarray, tmp_path: Path) -
     [
         (npy(np.zeros((8, 8, 5), np.uint8)), 6, "other-channels"),
         (png(ramp(8, 8)), 6, "other-channels"),
-        (npy(np.zeros((8, 8, 17), np.uint8)), 3, "not-a-picture"),
-        (npy(np.full((8, 8, 2), 3.0)), 2, "not-a-picture"),
-        (npy(np.full((8, 8, 2), np.nan)), 2, "not-a-picture"),
-        (npy(np.full((8, 8, 2), -1, np.int64)), 2, "not-a-picture"),
-        (npy(np.array([["a"]], dtype=object)), 2, "broken-picture"),
-        (npy(np.zeros((8, 8, 2), np.uint8))[:-9], 2, "broken-picture"),
+        (npy(np.zeros((8, 8, 17), np.uint8)), 3, "not-an-image"),
+        (npy(np.full((8, 8, 2), 3.0)), 2, "not-an-image"),
+        (npy(np.full((8, 8, 2), np.nan)), 2, "not-an-image"),
+        (npy(np.full((8, 8, 2), -1, np.int64)), 2, "not-an-image"),
+        (npy(np.array([["a"]], dtype=object)), 2, "broken-image"),
+        (npy(np.zeros((8, 8, 2), np.uint8))[:-9], 2, "broken-image"),
         (npy(np.zeros((2, 8, 2), np.uint8)), 2, "too-small"),
-        (b"\x93NUMPY\x01\x00\xff\xff", 2, "broken-picture"),
+        (b"\x93NUMPY\x01\x00\xff\xff", 2, "broken-image"),
     ],
     ids=range(10),
 )
@@ -170,34 +170,34 @@ def test_sizes_are_read_as_people_see_them(tmp_path: Path) -> None:
     exif[0x0112] = 6
     for name in ("turned.jpg", "turned.png", "turned.webp"):
         turned.save(tmp_path / name, exif=exif)
-        assert picture_size(tmp_path / name, LIMITS) == (8, 16), name
+        assert image_size(tmp_path / name, LIMITS) == (8, 16), name
     xmp = PngImagePlugin.PngInfo()
     xmp.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
     turned.save(tmp_path / "xmp.png", pnginfo=xmp)
-    assert picture_size(tmp_path / "xmp.png", LIMITS) == (8, 16)
+    assert image_size(tmp_path / "xmp.png", LIMITS) == (8, 16)
     turned.save(tmp_path / "plain.png")
-    assert picture_size(tmp_path / "plain.png", LIMITS) == (16, 8)
+    assert image_size(tmp_path / "plain.png", LIMITS) == (16, 8)
 
 
 def test_the_size_of_a_plain_png_is_read_without_its_pixels(tmp_path: Path) -> None:
     Image.fromarray(ramp(8, 16)).save(tmp_path / "cut.png")
     data = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(data[: data.index(b"IDAT") + 8])
-    assert picture_size(tmp_path / "cut.png", LIMITS) == (16, 8)
+    assert image_size(tmp_path / "cut.png", LIMITS) == (16, 8)
 
 
-# Where pictures come from
+# Where images come from
 
 
 def test_a_folder_is_split_by_names_and_sorted_by_ratio(folder: Path) -> None:
-    source = open_pictures(folder, limits=LIMITS)
-    assert isinstance(source, PictureList)
+    source = open_images(folder, limits=LIMITS)
+    assert isinstance(source, ImageList)
     groups = {(group.split, group.ratio): group.count for group in source.groups}
     assert sum(groups.values()) == 20
     assert sum(count for (split, _), count in groups.items() if split == "val") == 1
     assert {ratio for _, ratio in groups} == {"1.0", "0.5"}
-    again = open_pictures(folder, limits=LIMITS)
-    assert isinstance(again, PictureList)
+    again = open_images(folder, limits=LIMITS)
+    assert isinstance(again, ImageList)
     assert again.paths == source.paths
 
 
@@ -221,7 +221,7 @@ def test_a_set_and_an_index_are_read_as_well(tmp_path: Path) -> None:
 def test_a_broken_line_of_a_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl").write_text('{"image_path": "a.png", "captions": ["a"], "split": "train"}\nnothing\n')
     with pytest.raises(UsageError, match="Line 2 of"):
-        open_pictures(tmp_path)
+        open_images(tmp_path)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -229,32 +229,32 @@ def test_pixels_that_can_not_be_decoded_are_refused(channels: int) -> None:
     clear = np.random.default_rng(0).integers(0, 255, (32, 32, 4), dtype=np.uint8)
     whole = png(clear)
     for data in (whole[: len(whole) // 2], whole[:60] + bytes(200) + whole[260:]):
-        with pytest.raises(RefusedError, match="broken-picture"):
+        with pytest.raises(RefusedError, match="broken-image"):
             View(channels).see(data, LIMITS, (8, 8))
 
 
 def test_bad_files_are_named_and_too_many_refused(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"nothing")
     lines: list[str] = []
-    source = open_pictures(folder, limits=LIMITS, max_bad_fraction=0.1, report=lines.append)
+    source = open_images(folder, limits=LIMITS, max_bad_fraction=0.1, report=lines.append)
     assert sum(group.count for group in source.groups) == 20
     assert [line.split(":")[0] for line in lines] == ["left out", "found 21 images"]
     assert "broken.png" in lines[0]
-    with pytest.raises(UsageError, match="1 of 21 pictures"):
-        open_pictures(folder, limits=LIMITS, max_bad_fraction=0.01)
+    with pytest.raises(UsageError, match="1 of 21 images"):
+        open_images(folder, limits=LIMITS, max_bad_fraction=0.01)
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no pictures"):
-        open_pictures(tmp_path)
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no images"):
+        open_images(tmp_path)
     with pytest.raises(UsageError, match="no folder"):
-        open_pictures(tmp_path / "missing")
+        open_images(tmp_path / "missing")
 
 
 # Batches
 
 
-def test_pictures_go_to_the_nearest_ratio_and_to_every_size_of_it(folder: Path) -> None:
+def test_images_go_to_the_nearest_ratio_and_to_every_size_of_it(folder: Path) -> None:
     made = files(folder)
     shapes = {}
     for bucket in range(len(made.counts)):
@@ -276,7 +276,7 @@ def test_crops_depend_on_the_place_in_the_run_alone(folder: Path, workers: int) 
         assert torch.equal(whole[3 + step], torch.cat([pieces[2 * step + i].images for i in range(2)]))
 
 
-def test_a_picture_that_vanished_is_replaced_and_reported(folder: Path) -> None:
+def test_a_image_that_vanished_is_replaced_and_reported(folder: Path) -> None:
     made = files(folder)
     (folder / "02.png").unlink()
     bucket = made.schedules.index(0)
@@ -285,6 +285,6 @@ def test_a_picture_that_vanished_is_replaced_and_reported(folder: Path) -> None:
     assert "02.png" in (folder.parent / "bad.jsonl").read_text()
 
 
-def test_a_split_without_pictures_is_refused(folder: Path) -> None:
+def test_a_split_without_images_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="no split 'test'"):
         files(folder, "test")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bitvar import InfinityPipeline, PictureCodec, pyramid
+from bitvar import ImageCodec, InfinityPipeline, pyramid
 from bitvar.errors import UsageError, WeightsError
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import PerceptualDistance
@@ -23,8 +23,8 @@ from bitvar.training.engine.loop import Run
 from bitvar.training.engine.microbatch import Part
 from bitvar.training.export import load_tokenizer, save_tokenizer
 from bitvar.training.monitor import health
-from bitvar.training.monitor.sample_sheets import reconstruction_sheet, to_picture
-from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.monitor.sample_sheets import reconstruction_sheet, to_image
+from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.task import TokenizerTask
 from bitvar.training.tokenizer.validation import measure_reconstruction
 from bitvar.training.tokenizer.warm_start import TokenizerOrigin, check_origin, fit_channels
@@ -34,8 +34,8 @@ from tests.unit.cli.test_train import launch, run
 from tests.unit.training.test_training import (
     GRIDS,
     Blurry,
+    make_images,
     optimization,
-    pictures,
     tokenizer_loss,
     tokenizer_task,
     tokenizer_training,
@@ -62,22 +62,22 @@ def recipe(trained: str = "all", channels: int = 3, steps: int = 4) -> Tokenizer
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe, a model of its tokenizer's sizes, and folders of pictures and of arrays."""
+    """A recipe, a model of its tokenizer's sizes, and folders of images and of arrays."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "recipe.py").write_text(RECIPE)
     tiny_pipeline(folder).save_pretrained(folder / "tiny")
     rng = np.random.default_rng(0)
-    for name in ("pictures", "arrays"):
+    for name in ("images", "arrays"):
         (folder / name).mkdir()
     for i in range(24):
         colours = rng.integers(0, 255, (3, 4 if i % 3 else 8, 3), dtype=np.uint8)
         image = Image.fromarray(colours).resize((24 if i % 3 else 48, 24), Image.Resampling.BICUBIC)
-        image.save(folder / "pictures" / f"{i}.png")
+        image.save(folder / "images" / f"{i}.png")
         np.save(folder / "arrays" / f"{i}.npy", np.repeat(np.asarray(image), 2, axis=2))
     return folder
 
 
-def words(work: Path, out: Path, *more: str, data: str = "pictures") -> list[str]:
+def words(work: Path, out: Path, *more: str, data: str = "images") -> list[str]:
     given = [work / "recipe.py", "--data", work / data, "--out", out]
     return ["bitvar", "train", *map(str, given), "--device", "cpu", "--workers", "0", *more]
 
@@ -85,7 +85,7 @@ def words(work: Path, out: Path, *more: str, data: str = "pictures") -> list[str
 # The command
 
 
-def test_a_folder_of_pictures_makes_a_tokenizer(
+def test_a_folder_of_images_makes_a_tokenizer(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = run(monkeypatch, capsys, words(work, tmp_path / "run", "--init", str(work / "tiny")))
@@ -95,7 +95,7 @@ def test_a_folder_of_pictures_makes_a_tokenizer(
     assert {"bit_entropy/scale_0", "generator", "discriminator", "generator_weight"} <= set(lines[0])
     assert {"psnr/scale_1", "dead_bits/scale_2", "residual/scale_0", "bit_entropy/scale_1"} <= set(lines[2])
     assert (tmp_path / "run" / "samples" / "step-00000002.png").is_file()
-    made = PictureCodec.from_pretrained(tmp_path / "run" / "model", device="cpu")
+    made = ImageCodec.from_pretrained(tmp_path / "run" / "model", device="cpu")
     assert made.identity.encoder_of is None
     assert made.header_for(16, 8).grids == ((1, 1), (1, 2), (2, 4))  # those it was trained on, no halves
     before = load_component(InfinityTokenizer, work / "tiny" / "image_tokenizer")
@@ -110,15 +110,15 @@ def test_a_trained_decoder_keeps_the_bits_and_fits_the_model(
 ) -> None:
     options = ["--with", "trained=decoder", "--init", str(work / "tiny"), "--name", "sharper"]
     run(monkeypatch, capsys, words(work, tmp_path / "run", *options))
-    before = PictureCodec.from_pretrained(work / "tiny", device="cpu")
-    after = PictureCodec.from_pretrained(tmp_path / "run" / "model", device="cpu")
+    before = ImageCodec.from_pretrained(work / "tiny", device="cpu")
+    after = ImageCodec.from_pretrained(tmp_path / "run" / "model", device="cpu")
     assert after.identity.encoder_of == before.identity.sha256
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     made = [codec.tokenizer.encode(images, GRIDS)[0] for codec in (before, after)]
     assert all(torch.equal(one, two) for one, two in zip(*made, strict=True))
-    file = before.encode(work / "pictures" / "1.png")
+    file = before.encode(work / "images" / "1.png")
     assert not np.array_equal(np.asarray(after.decode(file)), np.asarray(before.decode(file)))
-    before.decode(after.encode(work / "pictures" / "1.png"))  # and the other way round
+    before.decode(after.encode(work / "images" / "1.png"))  # and the other way round
 
     plain = InfinityPipeline.from_pretrained(work / "tiny", device="cpu")
     other = InfinityPipeline.from_pretrained(work / "tiny", device="cpu", tokenizer=tmp_path / "run" / "model")
@@ -346,9 +346,9 @@ def test_the_mobilenet_distance_trains() -> None:
 
 
 def test_several_sizes_train_in_one_run(tmp_path: Path) -> None:
-    class Both(PictureSet):
+    class Both(ImageSet):
         def __init__(self) -> None:
-            self.sets = [PictureSet(pictures(5)), PictureSet(pictures(5)[..., :4, :4])]
+            self.sets = [ImageSet(make_images(5)), ImageSet(make_images(5)[..., :4, :4])]
             self.counts, self.schedules = (5, 5), (0, 1)
 
         def batches(self, parts: Any) -> Any:
@@ -368,7 +368,7 @@ def test_several_sizes_train_in_one_run(tmp_path: Path) -> None:
 
 
 def by_hand(tokenizer: InfinityTokenizer, images: Tensor) -> dict[str, float]:
-    """The figures of `measure_reconstruction`, picture by picture."""
+    """The figures of `measure_reconstruction`, image by image."""
     signed = to_signed(images)
     values: dict[str, list[float]] = {}
     ones = [torch.zeros(tokenizer.config.bits) for _ in GRIDS]
@@ -390,24 +390,24 @@ def by_hand(tokenizer: InfinityTokenizer, images: Tensor) -> dict[str, float]:
 
 def test_held_out_figures_are_those_counted_by_hand() -> None:
     task = tokenizer_task(tokenizer_training())
-    tokenizer, images = task.model.tokenizer, pictures(66)
+    tokenizer, images = task.model.tokenizer, make_images(66)
     with torch.no_grad():
         tokenizer.encoder.conv_out.bias[0] = 50.0
         expected = by_hand(tokenizer, images)
     assert expected["dead_bits/scale_0"] >= 0.25
     for ranks in (Ranks(), None):
-        found = measure_reconstruction(tokenizer, PictureSet(images), [GRIDS], perceptual=Blurry(), ranks=ranks)
+        found = measure_reconstruction(tokenizer, ImageSet(images), [GRIDS], perceptual=Blurry(), ranks=ranks)
         distance = found.pop("blurry")
         assert distance > 0
         assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_sheet_shows_pictures_of_any_channels(tmp_path: Path) -> None:
-    data = PictureSet(torch.randint(256, (3, 6, 16, 16), dtype=torch.uint8))
+def test_a_sheet_shows_images_of_any_channels(tmp_path: Path) -> None:
+    data = ImageSet(torch.randint(256, (3, 6, 16, 16), dtype=torch.uint8))
     reconstruction_sheet(tiny_tokenizer(image_channels=6), data, [((1, 1), (2, 2), (4, 4))], tmp_path / "a" / "s.png")
     with Image.open(tmp_path / "a" / "s.png") as sheet:
         assert sheet.size == (3 * 168 + 8, 3 * 198 + 8)
-    assert to_picture(torch.zeros(1, 4, 4)).getpixel((0, 0)) == (128, 128, 128)
+    assert to_image(torch.zeros(1, 4, 4)).getpixel((0, 0)) == (128, 128, 128)
 
 
 # Collapse
@@ -436,7 +436,7 @@ def test_a_sound_run_is_not_called_collapsed() -> None:
     assert not health.find_collapse(recovered)
     sunk = {"bit_entropy/scale_0": [(80, 0.1), (100, 0.2)]}
     assert health.find_collapse(sunk)
-    assert not health.find_collapse(sunk, batch_size=7)  # two batches of 7 plain pictures may happen to agree
+    assert not health.find_collapse(sunk, batch_size=7)  # two batches of 7 plain images may happen to agree
     sunk["bit_entropy/scale_0"].append((120, 0.1))
     assert health.find_collapse(sunk, batch_size=7)
 

@@ -52,7 +52,7 @@ def test_tensorboard_reads_back_what_was_told_and_forgets_steps_made_again(tmp_p
     for step in (2, 4, 6):
         first.log(step, "train", {"loss": 1 / step, "loss/scale_0": 0.5})
     first.log(4, "validation", {"loss": 0.7})
-    first.picture(4, sheet)
+    first.log_image(4, sheet)
     first.close()
     resumed = make("tensorboard", tmp_path, step=4)
     resumed.log(8, "train", {"loss": 0.125})
@@ -66,8 +66,8 @@ def test_tensorboard_reads_back_what_was_told_and_forgets_steps_made_again(tmp_p
         "train/loss/scale_0": [(2, 0.5), (4, 0.5)],
         "validation/loss": [(4, 0.7)],
     }
-    [picture] = events.Images("samples")
-    assert (picture.step, picture.width, picture.height) == (4, 6, 4)
+    [image] = events.Images("samples")
+    assert (image.step, image.width, image.height) == (4, 6, 4)
     [text] = events.Tags()["tensors"]
     assert text.startswith("my run")
     assert b"model.depth: 2" in events.Tensors(text)[0].tensor_proto.string_val[0]
@@ -123,7 +123,7 @@ def test_wandb_goes_on_in_the_same_run_and_takes_our_step_as_its_axis(
 ) -> None:
     tracker = make("wandb", tmp_path)
     tracker.log(2, "train", {"loss": 0.5})
-    tracker.picture(4, sheet)
+    tracker.log_image(4, sheet)
     tracker.close()
     make("wandb", tmp_path, step=2)
     first, second = stand_in.started
@@ -155,7 +155,7 @@ def test_nobody_logged_in_is_said_before_the_run(tmp_path: Path, stand_in: Stand
 def test_trackio_goes_on_in_the_same_run(tmp_path: Path, sheet: Path, stand_in: StandIn) -> None:
     tracker = make("trackio", tmp_path)
     tracker.log(2, "validation", {"loss": 0.5})
-    tracker.picture(2, sheet)
+    tracker.log_image(2, sheet)
     tracker.close()
     make("trackio", tmp_path, step=2)
     first, second = stand_in.started
@@ -186,7 +186,7 @@ def test_a_service_that_can_not_be_reached_at_the_start_leaves_the_run_alone(
     stand_in.fails = ConnectionError("no route")
     tracker = make(name, tmp_path, report=lines.append)
     tracker.log(1, "train", {"loss": 0.5})
-    tracker.picture(1, sheet)
+    tracker.log_image(1, sheet)
     tracker.close()
     assert len(lines) == 1
     assert "no route" in lines[0]
@@ -204,7 +204,7 @@ class Failing:
             raise OSError("connection reset")
         self.steps.append(step)
 
-    def picture(self, step: int, path: Path) -> None:
+    def image(self, step: int, path: Path) -> None:
         self.log(step, "", {})
 
     def close(self) -> None:
@@ -217,7 +217,7 @@ def test_failures_are_told_once_and_counted_at_the_end(sheet: Path) -> None:
     tracker = GuardedTracker(failing, name="wandb", report=lines.append)
     for step in (1, 2, 3, 4):
         tracker.log(step, "train", {"loss": 0.5})
-    tracker.picture(3, sheet)
+    tracker.log_image(3, sheet)
     assert failing.steps == [1, 4]
     assert len(lines) == 1
     assert "OSError: connection reset" in lines[0]

@@ -1,4 +1,4 @@
-"""Training: resuming is exact, nothing bad is saved or loaded, every setting counts, and eight pictures come back."""
+"""Training: resuming is exact, nothing bad is saved or loaded, every setting counts, and eight images come back."""
 
 import json
 import math
@@ -27,7 +27,7 @@ from bitvar.training.engine.loop import Run, Task, TrainingDivergedError
 from bitvar.training.engine.microbatch import Part, Purpose, make_generator, parts_of
 from bitvar.training.engine.optim import Ema, build_optimizer, learning_rate
 from bitvar.training.monitor.health import Trouble
-from bitvar.training.tokenizer.data import PictureSet
+from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.task import TokenizerModels, TokenizerTask
 from bitvar.training.transformer.self_correction import random_flip, teacher_forcing
 from bitvar.training.transformer.task import CaptionFeatures, FeatureSet, TransformerTask
@@ -69,7 +69,7 @@ def transformer_training(**changes: Any) -> TransformerTraining:
     return TransformerTraining(**(settings | changes))
 
 
-def pictures(count: int, seed: int = 0) -> Tensor:
+def make_images(count: int, seed: int = 0) -> Tensor:
     return torch.randint(256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
@@ -83,7 +83,7 @@ class Blurry:
 
 
 def tokenizer_task(config: TokenizerTraining, **changes: Any) -> TokenizerTask:
-    parts: dict[str, Any] = {"train": PictureSet(pictures(5)), "validation": PictureSet(pictures(2, seed=1))}
+    parts: dict[str, Any] = {"train": ImageSet(make_images(5)), "validation": ImageSet(make_images(2, seed=1))}
     parts["perceptual"] = Blurry() if config.perceptual > 0 else None
     return TokenizerTask(config, **(parts | changes))
 
@@ -431,7 +431,7 @@ def test_trouble_is_spoken_of_once_and_the_time_left_always(tmp_path: Path, monk
 def fingerprint(config: Any, folder: Path) -> tuple[Any, ...]:
     def sample(model: nn.Module, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("a picture")
+        path.write_text("an image")
 
     train(config, folder, sample=sample)
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
@@ -581,7 +581,7 @@ def test_truncation_decodes_the_first_scales_only(monkeypatch: pytest.MonkeyPatc
     decoded: list[Tensor] = []
     decoder = task.model.tokenizer.decoder
     decoder.register_forward_pre_hook(lambda module, args: decoded.append(args[0].detach()))
-    features = task.model.tokenizer.features(pictures(5)[:3].float() / 127.5 - 1)
+    features = task.model.tokenizer.features(make_images(5)[:3].float() / 127.5 - 1)
     latents = [step.latent.detach() for step in pyramid.encode(features, GRIDS)]
     for seed in range(60):
         tokenizer_loss(task, seed=seed)
@@ -702,7 +702,7 @@ def test_only_the_first_scales_are_corrected() -> None:
     assert [bool(bits.any()) for bits in flips(max_strength=0.3, num_corrected_scales=2)] == [True, True, False]
 
 
-def test_each_picture_draws_its_own_strength_up_to_the_largest() -> None:
+def test_each_image_draws_its_own_strength_up_to_the_largest() -> None:
     share = flips(max_strength=0.3, num_corrected_scales=1)[0].float().mean(dim=(1, 2, 3))  # of 1024 bits
     assert share.max() < 0.3 + 5 * math.sqrt(0.3 * 0.7 / 1024)
     assert share.max() > 0.2
@@ -771,7 +771,7 @@ def test_the_gammas_may_start_larger_than_released() -> None:
     assert torch.equal(task.model.blocks[0].modulation[2:], released.blocks[0].modulation[2:])
 
 
-# Overfitting: the whole chain, from pictures to pictures
+# Overfitting: the whole chain, from images to images
 
 SHAPES = [
     ("a red circle", "ellipse", "red", "white"),
@@ -817,7 +817,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures, the tokenizer's reconstructions of them, and samples from their captions, in [-1, 1]."""
+    """Images, the tokenizer's reconstructions of them, and samples from their captions, in [-1, 1]."""
     shapes = SHAPES[:count]
     arrays = [torch.frombuffer(bytearray(draw(*s[1:]).tobytes()), dtype=torch.uint8).reshape(32, 32, 3) for s in shapes]
     images = torch.stack(arrays).permute(0, 3, 1, 2)
@@ -832,7 +832,7 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
         ),
         intervals=quiet,
     )
-    task = TokenizerTask(config, train=PictureSet(images), validation=PictureSet(images))
+    task = TokenizerTask(config, train=ImageSet(images), validation=ImageSet(images))
     models = loop.run(task, Run(folder / "tokenizer", config.dump(), config.optimization, quiet))
     assert isinstance(models, TokenizerModels)
     tokenizer: InfinityTokenizer = models.tokenizer
@@ -869,7 +869,7 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
         return signed, reconstructions, tokenizer.decode(latent)
 
 
-def test_eight_pictures_overfit_and_come_back(tmp_path: Path) -> None:
+def test_eight_images_overfit_and_come_back(tmp_path: Path) -> None:
     images, reconstructions, samples = overfit(tmp_path, count=8, tokenizer_steps=300, transformer_steps=450)
     distances = (samples[:, None] - images[None]).square().mean(dim=(2, 3, 4))
     assert distances.argmin(dim=1).tolist() == list(range(8))

@@ -51,7 +51,7 @@ def prompts(*lengths: int, seed: int = 5, width: int = 12) -> list[Tensor]:
     return [torch.randn(length, width, generator=generator) for length in lengths]
 
 
-def picture(
+def image(
     model: InfinityTransformer, schedule: ScaleSchedule, batch: int, seed: int = 9
 ) -> tuple[list[Tensor], Tensor]:
     patch = model.config.patch_size
@@ -74,7 +74,7 @@ def test_cached_logits_equal_the_full_masked_forward(patch_size: int, schedule: 
     extra = {"text_adapter_depth": 1, "text_adapter_width": 16} if adapter else {}
     model = rough_model(patch_size=patch_size, **extra)
     condition = TextCondition.from_list(prompts(3, 5))
-    inputs, _ = picture(model, schedule, 2)
+    inputs, _ = image(model, schedule, 2)
     full = model(condition, inputs, schedule)
     state = model.begin(condition, schedule)
     for k in range(len(schedule)):
@@ -86,7 +86,7 @@ def test_cached_logits_equal_the_full_masked_forward(patch_size: int, schedule: 
 @torch.no_grad()
 def test_finer_scales_do_not_reach_back() -> None:
     model, condition = rough_model(), TextCondition.from_list(prompts(3))
-    inputs, _ = picture(model, TALL, 1)
+    inputs, _ = image(model, TALL, 1)
     before = model(condition, inputs, TALL)
     after = model(condition, [*inputs[:-1], inputs[-1] + 1], TALL)
     assert torch.equal(before[:, : TALL.offsets[-2]], after[:, : TALL.offsets[-2]])
@@ -96,7 +96,7 @@ def test_finer_scales_do_not_reach_back() -> None:
 @torch.no_grad()
 def test_tokens_of_one_scale_see_each_other_and_the_coarser_ones() -> None:
     model, condition = rough_model(), TextCondition.from_list(prompts(3))
-    inputs, _ = picture(model, TALL, 1)
+    inputs, _ = image(model, TALL, 1)
     before = model(condition, inputs, TALL)
     changed = [part.clone() for part in inputs]
     changed[1][..., -1, -1] += 1  # the last token of scale 2
@@ -146,7 +146,7 @@ def test_flex_attention_computes_the_same(schedule: ScaleSchedule) -> None:
     from bitvar.runtime.flex_attention import FlexBlockCausal
 
     model, condition = rough_model(), TextCondition.from_list(prompts(3))
-    inputs, _ = picture(model, schedule, 1)
+    inputs, _ = image(model, schedule, 1)
     pattern = FlexBlockCausal(schedule.offsets, torch.device("cpu"))
     torch.testing.assert_close(model(condition, inputs, schedule, pattern=pattern), model(condition, inputs, schedule))
 
@@ -181,7 +181,7 @@ def test_self_attention_equals_the_oracle() -> None:
 def test_padding_changes_nothing(adapter: int) -> None:
     model = rough_model(text_adapter_depth=adapter, text_adapter_width=16 if adapter else None)
     short, long = prompts(3, 7)
-    inputs, _ = picture(model, SQUARE, 1)
+    inputs, _ = image(model, SQUARE, 1)
     alone = model(TextCondition.from_list([short]), inputs, SQUARE)
     padded = TextCondition.from_list([short, long])
     features = torch.where(padded.mask[..., None], padded.features, 1e3)  # whatever lies in the padding
@@ -194,7 +194,7 @@ def test_padding_changes_nothing(adapter: int) -> None:
 @torch.no_grad()
 def test_the_batch_changes_nothing() -> None:
     model, texts = rough_model(), prompts(3, 2, 5)
-    inputs, _ = picture(model, TALL, 3)
+    inputs, _ = image(model, TALL, 3)
     together = model(TextCondition.from_list(texts), inputs, TALL)
     for i in range(3):
         alone = model(TextCondition.from_list(texts[i : i + 1]), [part[i : i + 1] for part in inputs], TALL)
@@ -205,7 +205,7 @@ def test_the_batch_changes_nothing() -> None:
 @torch.no_grad()
 def test_dropped_prompts_read_the_learned_null_rows() -> None:
     model, texts = rough_model(), prompts(3, 5)
-    inputs, _ = picture(model, SQUARE, 2)
+    inputs, _ = image(model, SQUARE, 2)
     condition = TextCondition.from_list(texts)
     dropped = model(condition.drop(torch.tensor([True, False])), inputs, SQUARE)
     null = TextCondition.from_list([model.text.null[:3].clone(), texts[1]])
@@ -216,7 +216,7 @@ def test_dropped_prompts_read_the_learned_null_rows() -> None:
 @torch.no_grad()
 def test_a_dropped_prompts_words_do_not_matter_but_its_length_does() -> None:
     model = rough_model(text_adapter_depth=1, text_adapter_width=16)
-    inputs, _ = picture(model, SQUARE, 1)
+    inputs, _ = image(model, SQUARE, 1)
     drop = torch.tensor([True])
 
     def logits(text: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ def test_the_first_loss_is_near_ln_2() -> None:
     for patch_size in (1, 2):
         model = InfinityTransformer(config(patch_size=patch_size))
         model.initialize(torch.Generator().manual_seed(0))
-        inputs, bits = picture(model, TALL, 4)
+        inputs, bits = image(model, TALL, 4)
         logits = model(TextCondition.from_list(prompts(3, 2, 4, 5)), inputs, TALL)
         for reweighted in (False, True):
             assert bitwise_loss(logits, bits, TALL, reweighted=reweighted).item() == pytest.approx(
@@ -270,7 +270,7 @@ def test_initialisation_follows_the_released_recipe() -> None:
 @pytest.mark.parametrize("adapter", [0, 1])
 def test_every_weight_gets_a_gradient(adapter: int) -> None:
     model = rough_model(text_adapter_depth=adapter, text_adapter_width=16 if adapter else None).requires_grad_()
-    inputs, bits = picture(model, SQUARE, 3)
+    inputs, bits = image(model, SQUARE, 3)
     condition = TextCondition.from_list(prompts(3, 5, 4)).drop(torch.tensor([False, True, False]))
     bitwise_loss(model(condition, inputs, SQUARE), bits, SQUARE).backward()
     dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
@@ -292,7 +292,7 @@ def test_the_adapter_is_there_only_when_asked_for() -> None:
 @pytest.mark.parametrize("entry", ["forward", "begin"])
 def test_an_over_long_prompt_is_refused(entry: str) -> None:
     model, condition = rough_model(), TextCondition.from_list(prompts(9))
-    inputs, _ = picture(model, SQUARE, 1)
+    inputs, _ = image(model, SQUARE, 1)
     with pytest.raises(UsageError, match=r"9 tokens long[\s\S]*at most 8"):
         model(condition, inputs, SQUARE) if entry == "forward" else model.begin(condition, SQUARE)
 
@@ -301,7 +301,7 @@ def test_an_over_long_prompt_is_refused(entry: str) -> None:
 def test_a_bf16_model_gives_fp32_logits() -> None:
     condition = TextCondition.from_list(prompts(3))
     exact = rough_model()
-    inputs, _ = picture(exact, SQUARE, 1)
+    inputs, _ = image(exact, SQUARE, 1)
     expected = exact(condition, inputs, SQUARE)
     model = rough_model().bfloat16()
     ours = model(condition, inputs, SQUARE)
@@ -314,7 +314,7 @@ def test_a_bf16_model_gives_fp32_logits() -> None:
 
 def test_mixed_precision_computes_in_bf16_and_trains_fp32_weights() -> None:
     model = rough_model().requires_grad_()
-    inputs, bits = picture(model, SQUARE, 1)
+    inputs, bits = image(model, SQUARE, 1)
     seen: list[torch.dtype] = []
     for block in model.blocks:
         block.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
@@ -329,7 +329,7 @@ def test_the_head_is_multiplied_in_fp32_even_in_a_bf16_model() -> None:
     model = rough_model().bfloat16()
     seen: list[torch.dtype] = []
     model.head.register_forward_hook(lambda module, args, output: seen.extend((args[0].dtype, output.dtype)))
-    inputs, _ = picture(model, SQUARE, 1)
+    inputs, _ = image(model, SQUARE, 1)
     model(TextCondition.from_list(prompts(3)), inputs, SQUARE)
     assert seen == [torch.float32, torch.float32]
 
@@ -337,7 +337,7 @@ def test_the_head_is_multiplied_in_fp32_even_in_a_bf16_model() -> None:
 @torch.no_grad()
 def test_positions_refer_to_the_reference_grid() -> None:
     model, condition = rough_model(), TextCondition.from_list(prompts(3))
-    inputs, _ = picture(model, SQUARE, 1)
+    inputs, _ = image(model, SQUARE, 1)
     other = ScaleSchedule(SQUARE.grids, (64, 64))
     assert not torch.allclose(model(condition, inputs, SQUARE), model(condition, inputs, other), atol=1e-3)
 
@@ -420,7 +420,7 @@ def test_a_patch_is_read_as_four_cells() -> None:
 def test_the_state_can_go_on_with_the_first_rows() -> None:
     model = rough_model()
     condition = TextCondition.from_list(prompts(3, 5, 2))
-    inputs, _ = picture(model, SQUARE, 3)
+    inputs, _ = image(model, SQUARE, 3)
     full = model(condition, inputs, SQUARE)
     state = model.begin(condition, SQUARE)
     model.decode_scale(model.start_tokens(state.condition), 0, state)
@@ -430,7 +430,7 @@ def test_the_state_can_go_on_with_the_first_rows() -> None:
 
 def test_a_new_latent_is_as_large_as_the_last_grid() -> None:
     model = rough_model(patch_size=2)
-    inputs, _ = picture(model, TALL, 1)
+    inputs, _ = image(model, TALL, 1)
     assert [tuple(part.shape) for part in inputs] == [(1, 3, h, w) for h, w in TALL.latent_grids(2)[1:]]
     latent = pyramid.empty_latent(1, 3, TALL.latent_grids(2)[-1], model.device)
     assert torch.equal(pyramid.next_input(latent, (4, 2)), torch.zeros(1, 3, 4, 2))

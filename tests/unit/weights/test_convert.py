@@ -14,7 +14,7 @@ from transformers.models.t5 import T5Config, T5EncoderModel
 from typer.testing import CliRunner
 
 from bitvar.cli.main import app
-from bitvar.codec import PictureCodec
+from bitvar.codec import ImageCodec
 from bitvar.errors import UsageError, WeightsError
 from bitvar.scales import official_schedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
@@ -317,7 +317,7 @@ def damaged_files(folder: Path) -> dict[str, Path]:
         "text.bin": b"<html>not found</html>",
         "truncated.safetensors": good_safetensors[:-100],
         "empty.safetensors": b"",
-        "picture.png": b"png",
+        "image.png": b"png",
     }
     for name, data in contents.items():
         (folder / name).write_bytes(data)
@@ -562,7 +562,7 @@ def test_a_tokenizer_alone_becomes_a_folder_to_train_from(tmp_path: Path) -> Non
     assert not is_official_tokenizer(transformer)
     convert_tokenizer(path, tmp_path / "tokenizer")
     whole = convert_to_folder(transformer, path, tmp_path / "whole")
-    alone = PictureCodec.from_pretrained(tmp_path / "tokenizer", device="cpu")
+    alone = ImageCodec.from_pretrained(tmp_path / "tokenizer", device="cpu")
     assert alone.identity == ModelIndex.load(whole / "model_index.json").tokenizer
     patch = 16 // alone.tokenizer.config.stride
     side = 16 * patch * alone.tokenizer.config.stride

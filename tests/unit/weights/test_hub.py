@@ -12,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from typer.testing import CliRunner
 
 from bitvar.cli.main import app
-from bitvar.codec import PictureCodec
+from bitvar.codec import ImageCodec
 from bitvar.errors import UsageError, WeightsError
 from bitvar.pipeline import InfinityPipeline
 from bitvar.weights.hub import (
@@ -66,8 +66,8 @@ def test_the_pipeline_and_the_codec_take_names() -> None:
     assert pipeline.index.name == "icons"
     again = InfinityPipeline.from_pretrained("icons", tokenizer="icons", dtype="fp32", device="cpu")
     assert again.components.tokenizer_identity == pipeline.components.tokenizer_identity
-    assert PictureCodec.from_pretrained("fine", device="cpu").identity.name
-    assert PictureCodec.from_pretrained("icons", device="cpu").identity == pipeline.components.tokenizer_identity
+    assert ImageCodec.from_pretrained("fine", device="cpu").identity.name
+    assert ImageCodec.from_pretrained("icons", device="cpu").identity == pipeline.components.tokenizer_identity
 
 
 def test_a_tokenizer_given_as_a_model_is_told_apart() -> None:
@@ -88,10 +88,10 @@ def test_defaults_are_no_names(elsewhere: Path) -> None:
     for name in PACKAGED:
         (elsewhere / name).mkdir()
     assert InfinityPipeline.from_pretrained(dtype="fp32", device="cpu").index.name == "icons"
-    assert PictureCodec.from_pretrained(device="cpu").identity.name == "general-tokenizer"
+    assert ImageCodec.from_pretrained(device="cpu").identity.name == "general-tokenizer"
 
 
-@pytest.mark.parametrize("name", ["icon", "Icons", "ICONS", "icns", "picture", "Fine"])
+@pytest.mark.parametrize("name", ["icon", "Icons", "ICONS", "icns", "image", "Fine"])
 def test_a_near_miss_gets_the_name(name: str, no_network: list[str]) -> None:
     right = {"i": "icons", "g": "general", "f": "fine"}[name[0].lower()]
     with pytest.raises(UsageError, match=f"did you mean '{right}'"):

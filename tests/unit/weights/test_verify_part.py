@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bitvar.codec import PictureCodec
+from bitvar.codec import ImageCodec
 from bitvar.errors import WeightsError
 from bitvar.weights import digests
 from bitvar.weights.digests import MANIFEST
@@ -119,11 +119,11 @@ def test_a_pipe_in_a_part_is_refused(model: Path) -> None:
 
 
 def test_the_tokenizer_in_a_model_is_a_tokenizer(model: Path) -> None:
-    codec = PictureCodec.from_pretrained(model / "image_tokenizer", device="cpu")
-    assert codec.identity == PictureCodec.from_pretrained(model, device="cpu").identity
+    codec = ImageCodec.from_pretrained(model / "image_tokenizer", device="cpu")
+    assert codec.identity == ImageCodec.from_pretrained(model, device="cpu").identity
     (model / "image_tokenizer" / "config.json").write_text("{}")
     with pytest.raises(WeightsError, match=r"config\.json"):
-        PictureCodec.from_pretrained(model / "image_tokenizer", device="cpu")
+        ImageCodec.from_pretrained(model / "image_tokenizer", device="cpu")
 
 
 def test_files_that_may_not_be_read_are_not_called_altered(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

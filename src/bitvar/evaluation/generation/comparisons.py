@@ -1,6 +1,6 @@
-"""The other measures of a contender's pictures: memorisation, diversity over seeds, and alignment with the prompt.
+"""The other measures of a contender's images: memorisation, diversity over seeds, and alignment with the prompt.
 
-Each puts a module of mathematics to work on `Shown` pictures. It knows no verdicts.
+Each puts a module of mathematics to work on `Shown` images. It knows no verdicts.
 """
 
 from collections import Counter
@@ -21,18 +21,18 @@ from bitvar.evaluation.generation.memorisation import ANY_SIZE, Neighbour, close
 from bitvar.evaluation.generation.metrics import Finding
 from bitvar.icons.benchmark.alignment import AlignmentScorer, score_alignment
 from bitvar.imaging.batches import as_tensor, in_batches
-from bitvar.imaging.open import require_picture
+from bitvar.imaging.open import require_image
 from bitvar.imaging.sheet import Cell, SheetRow
 from bitvar.metrics.distances import Distance
 
 _PAIRS: Final = 4
-"""Pictures on the sheet, each beside the training picture that it is nearest to."""
+"""Images on the sheet, each beside the training image that it is nearest to."""
 
 _AT_ONCE: Final = 16
 
 
 class MemorisationMeasure:
-    """The nearest training picture of every picture, split by split; the nearest pairs on the sheet.
+    """The nearest training image of every image, split by split; the nearest pairs on the sheet.
 
     Args:
         data: the icon set; its training split is what models may have seen.
@@ -50,19 +50,19 @@ class MemorisationMeasure:
             self._training = samples, thumbnails([sample.path for sample in samples])
         samples, training = self._training
         neighbours = find_neighbours(thumbnails([each.path for each in shown]), training)
-        figures: dict[str, Any] = {"training_pictures": len(samples)}
+        figures: dict[str, Any] = {"training_images": len(samples)}
         for split in dict.fromkeys(each.prompt.split for each in shown):
-            found = closeness([near for near in neighbours if shown[near.picture].prompt.split == split])
+            found = closeness([near for near in neighbours if shown[near.image].prompt.split == split])
             figures[split] = {key: _short(value) for key, value in asdict(found).items()}
         # what was to be new and is not would be the worst of it
-        unseen = [near for near in neighbours if shown[near.picture].prompt.split in ("unseen", "held_out_style")]
+        unseen = [near for near in neighbours if shown[near.image].prompt.split in ("unseen", "held_out_style")]
         nearest = sorted(unseen or neighbours, key=lambda near: near.distance)[:_PAIRS]
         cells = [cell for near in nearest for cell in self._pair(shown, samples, near)]
-        return Finding(figures, [SheetRow("nearest training pictures of held-out prompts", cells)])
+        return Finding(figures, [SheetRow("nearest training images of held-out prompts", cells)])
 
     def _pair(self, shown: Sequence[Shown], samples: Sequence[Sample], near: Neighbour) -> list[Cell]:
-        mine, theirs = shown[near.picture], samples[near.training]
-        training = require_picture(theirs.path, ANY_SIZE, todo="build the icon set anew")
+        mine, theirs = shown[near.image], samples[near.training]
+        training = require_image(theirs.path, ANY_SIZE, todo="build the icon set anew")
         made = Image.fromarray(mine.open())
         return [
             Cell(made, mine.prompt.prompt, f"{mine.prompt.split.replace('_', ' ')}, made"),
@@ -71,10 +71,10 @@ class MemorisationMeasure:
 
 
 class DiversityMeasure:
-    """How much the pictures of a prompt differ from seed to seed, beside how much those of two prompts do.
+    """How much the images of a prompt differ from seed to seed, beside how much those of two prompts do.
 
     Args:
-        distance: between two pictures.
+        distance: between two images.
         device: of its network.
     """
 
@@ -85,19 +85,19 @@ class DiversityMeasure:
 
     def __call__(self, shown: Sequence[Shown]) -> Finding:
         seeds = Counter(each.prompt.id for each in shown)
-        pictures: dict[str, list[Tensor]] = {}
+        images: dict[str, list[Tensor]] = {}
         for each in shown:
-            if seeds[each.prompt.id] > 1:  # a picture alone has nothing to differ from
-                pictures.setdefault(each.prompt.id, []).append(as_tensor([each.open()])[0].to(self.device))
-        found = measure_diversity(pictures, self.distance)
+            if seeds[each.prompt.id] > 1:  # an image alone has nothing to differ from
+                images.setdefault(each.prompt.id, []).append(as_tensor([each.open()])[0].to(self.device))
+        found = measure_diversity(images, self.distance)
         if found is None:
-            return Finding({"ratio": None, "why": "it takes two pictures of a prompt (--seeds 2)"})
+            return Finding({"ratio": None, "why": "it takes two images of a prompt (--seeds 2)"})
         figures = {"ratio": found.ratio, **asdict(found)}
         return Finding({key: _short(value) for key, value in figures.items()} | {"distance": self.distance.title})
 
 
 class AlignmentMeasure:
-    """How near pictures are to their prompts by two towers, and how many have their own prompt nearest.
+    """How near images are to their prompts by two towers, and how many have their own prompt nearest.
 
     Args:
         scorer: the towers.
@@ -114,7 +114,7 @@ class AlignmentMeasure:
     def __call__(self, shown: Sequence[Shown]) -> Finding:
         prompts = [each.prompt.prompt for each in shown]
         batches = (images.to(self.device) for images in in_batches((each.open() for each in shown), _AT_ONCE))
-        found = score_alignment(self.scorer.of_pictures(batches), self.scorer.of_prompts(prompts), prompts)
+        found = score_alignment(self.scorer.of_images(batches), self.scorer.of_prompts(prompts), prompts)
         return Finding({key: _short(value) for key, value in asdict(found).items()} | {"network": self.title})
 
 

@@ -1,4 +1,4 @@
-"""How much pictures of one prompt differ from seed to seed. Knows no models."""
+"""How much images of one prompt differ from seed to seed. Knows no models."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _BATCH: Final = 16
 
 @dataclass(frozen=True)
 class Diversity:
-    """Mean distances between pictures.
+    """Mean distances between images.
 
     Attributes:
         same_prompt: between two seeds of a prompt, mean over the pairs of each prompt and then over the prompts.
-        other_prompt: between the first pictures of one prompt and of the next, which have nothing in common.
-        num_prompts: prompts with two pictures or more.
+        other_prompt: between the first images of one prompt and of the next, which have nothing in common.
+        num_prompts: prompts with two images or more.
     """
 
     same_prompt: float
@@ -34,14 +34,14 @@ class Diversity:
         return self.same_prompt / self.other_prompt
 
 
-def measure_diversity(pictures: Mapping[str, Sequence[Float[Tensor, "3 H W"]]], distance: Distance) -> Diversity | None:
-    """The diversity of pictures by prompt, in [-1, 1] and of one size; None without two prompts of two pictures.
+def measure_diversity(images: Mapping[str, Sequence[Float[Tensor, "3 H W"]]], distance: Distance) -> Diversity | None:
+    """The diversity of images by prompt, in [-1, 1] and of one size; None without two prompts of two images.
 
     Args:
-        pictures: of each prompt, one a seed.
-        distance: between two pictures.
+        images: of each prompt, one a seed.
+        distance: between two images.
     """
-    several = {prompt: list(seeds) for prompt, seeds in pictures.items() if len(seeds) > 1}
+    several = {prompt: list(seeds) for prompt, seeds in images.items() if len(seeds) > 1}
     if len(several) < 2:
         return None
     owners = [prompt for prompt, seeds in several.items() for _ in combinations(seeds, 2)]

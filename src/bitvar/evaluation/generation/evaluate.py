@@ -1,6 +1,6 @@
-"""The evaluation of scenes: pictures of every contender, verdicts, scores, other measures, the sheet and the report.
+"""The evaluation of scenes: images of every contender, verdicts, scores, other measures, the sheet and the report.
 
-Killed, the same call goes on: pictures are kept batch by batch, verdicts contender by contender.
+Killed, the same call goes on: images are kept batch by batch, verdicts contender by contender.
 """
 
 import json
@@ -19,12 +19,12 @@ from bitvar.errors import UsageError
 from bitvar.evaluation.generation.images import (
     Making,
     Shown,
-    find_pictures,
-    make_blank_pictures,
-    make_pictures,
-    pictures_digest,
-    real_pictures,
-    seconds_per_picture,
+    find_images,
+    images_digest,
+    make_blank_images,
+    make_images,
+    real_images,
+    seconds_per_image,
 )
 from bitvar.evaluation.generation.intervals import score
 from bitvar.evaluation.generation.metrics import Measure
@@ -45,7 +45,7 @@ from bitvar.pipeline import InfinityPipeline
 
 REPORT: Final = "report.json"
 SHEET: Final = "sheet.png"
-PICTURES: Final = "pictures"
+IMAGES: Final = "images"
 VERDICTS: Final = "verdicts"
 REAL: Final = "real"
 
@@ -61,8 +61,8 @@ class NamedModel(Config):
     sha256: str
 
 
-class NamedPictures(Config):
-    """A folder of pictures as reports call it; its pictures by their digest (`pictures.pictures_digest`)."""
+class NamedImages(Config):
+    """A folder of images as reports call it; its images by their digest (`images.images_digest`)."""
 
     label: str
     folder: str
@@ -76,14 +76,14 @@ class ScenesSettings(Config):
         prompts: digest of the prompts' file.
         data, data_sha256: the icon set, and its `samples.jsonl`.
         splits, limit: of the prompts: only these splits, and the first so many of each skill in each.
-        models, pictures: the contenders, one or more.
-        references: whether the set's own pictures, shuffled prompts and blank prompts are judged beside.
-        seeds: pictures that a model makes of a prompt.
+        models, images: the contenders, one or more.
+        references: whether the set's own images, shuffled prompts and blank prompts are judged beside.
+        seeds: images that a model makes of a prompt.
         guidance, temperature: of the models; None is their own.
         judge, judge_sha256: its name, and which one.
         measures: names of the others.
         feature_network: of the Frechet distance.
-        batch_size: pictures made at once.
+        batch_size: images made at once.
         dtype, device: of the models.
     """
 
@@ -94,7 +94,7 @@ class ScenesSettings(Config):
     splits: tuple[str, ...]
     limit: int | None
     models: tuple[NamedModel, ...]
-    pictures: tuple[NamedPictures, ...]
+    images: tuple[NamedImages, ...]
     references: bool
     seeds: int
     guidance: float | None
@@ -109,17 +109,17 @@ class ScenesSettings(Config):
 
     @property
     def making(self) -> Making:
-        """How pictures are made."""
+        """How images are made."""
         return Making(self.batch_size, self.guidance, self.temperature)
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Pictures under one label.
+    """Images under one label.
 
     Attributes:
         label: of the report.
-        kind: "real", "model", "pictures", "shuffled" or "blank".
+        kind: "real", "model", "images", "shuffled" or "blank".
         cases: what is judged.
         facts: for the report.
     """
@@ -131,8 +131,8 @@ class Contender:
 
     @property
     def shown(self) -> list[Shown]:
-        """Its pictures by their own prompts; those of shuffled and blank prompts are no pictures of a prompt."""
-        return [case.shown for case in self.cases] if self.kind in ("real", "model", "pictures") else []
+        """Its images by their own prompts; those of shuffled and blank prompts are no images of a prompt."""
+        return [case.shown for case in self.cases] if self.kind in ("real", "model", "images") else []
 
 
 def select_prompts(splits: Sequence[str], limit: int | None) -> list[ScenePrompt]:
@@ -169,13 +169,13 @@ def evaluate_scenes(
     measures: Sequence[Measure] = (),
     tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Make and judge pictures, or go on where the same evaluation was stopped, and write `report.json`.
+    """Make and judge images, or go on where the same evaluation was stopped, and write `report.json`.
 
     Args:
         settings: what is measured.
         models: those of the settings, by label, loaded as they say.
         jury: the judge of the settings.
-        out: folder for pictures, verdicts, the sheet and the report.
+        out: folder for images, verdicts, the sheet and the report.
         measures: those of the settings.
         tell: is told what goes on, in lines.
 
@@ -183,9 +183,9 @@ def evaluate_scenes(
         The report (docs/evaluation.md).
 
     Raises:
-        UsageError: for pictures that are missing or can't be used, or a folder with another evaluation in it.
+        UsageError: for images that are missing or can't be used, or a folder with another evaluation in it.
     """
-    require_own(out, (REPORT, SHEET, PICTURES, VERDICTS))
+    require_own(out, (REPORT, SHEET, IMAGES, VERDICTS))
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
@@ -210,13 +210,13 @@ def evaluate_scenes(
             write_text(path, json.dumps(report, indent=1) + "\n")
             return report
     except Timeout:
-        why, todo = "two at once would mix their pictures", "wait for it, or choose another folder with -o"
+        why, todo = "two at once would mix their images", "wait for it, or choose another folder with -o"
         raise UsageError(f"Another process is evaluating in {out}.", why, todo) from None
 
 
 def _claim_folder(out: Path, settings: ScenesSettings) -> None:
     """Refuse a folder in which something else has been evaluated, or begun to be."""
-    path, there = out / SETTINGS, [name for name in (REPORT, PICTURES, VERDICTS) if (out / name).exists()]
+    path, there = out / SETTINGS, [name for name in (REPORT, IMAGES, VERDICTS) if (out / name).exists()]
     if not there:
         write_text(path, settings.dump())
         return
@@ -233,24 +233,24 @@ def _claim_folder(out: Path, settings: ScenesSettings) -> None:
 def _contenders(
     settings: ScenesSettings, models: Mapping[str, InfinityPipeline], out: Path, tell: Callable[[str], None]
 ) -> Iterator[Contender]:
-    """Everything that is judged, its pictures made: first what takes no time and may be missing."""
+    """Everything that is judged, its images made: first what takes no time and may be missing."""
     prompts = select_prompts(settings.splits, settings.limit)
-    folders = {named.label: find_pictures(find_source(named.folder), prompts) for named in settings.pictures}
-    for named in settings.pictures:
-        if pictures_digest(folders[named.label]) != named.sha256:
+    folders = {named.label: find_images(find_source(named.folder), prompts) for named in settings.images}
+    for named in settings.images:
+        if images_digest(folders[named.label]) != named.sha256:
             why = "they are not those that the evaluation began with"
-            raise UsageError(f"The pictures of {named.folder} have changed.", why, "begin anew with another -o")
+            raise UsageError(f"The images of {named.folder} have changed.", why, "begin anew with another -o")
     if settings.references:
-        yield Contender(REAL, "real", own_cases(real_pictures(find_source(settings.data), prompts)))
+        yield Contender(REAL, "real", own_cases(real_images(find_source(settings.data), prompts)))
     for label, shown in folders.items():
-        yield Contender(label, "pictures", own_cases(shown))
+        yield Contender(label, "images", own_cases(shown))
         if settings.references:
             yield Contender(f"{label}-shuffled", "shuffled", shuffled_cases(shown), {"of": label})
     for label, pipeline in models.items():
-        folder = out / PICTURES / label
-        shown = make_pictures(pipeline, prompts, folder, num_seeds=settings.seeds, making=settings.making, tell=tell)
+        folder = out / IMAGES / label
+        shown = make_images(pipeline, prompts, folder, num_seeds=settings.seeds, making=settings.making, tell=tell)
         speed = {
-            **seconds_per_picture(folder),
+            **seconds_per_image(folder),
             "batch_size": settings.batch_size,
             "dtype": settings.dtype,
             "device": settings.device,
@@ -258,8 +258,8 @@ def _contenders(
         yield Contender(label, "model", own_cases(shown), {"speed": speed})
         if settings.references:
             yield Contender(f"{label}-shuffled", "shuffled", shuffled_cases(shown), {"of": label})
-            blank = make_blank_pictures(
-                pipeline, prompts, out / PICTURES / f"{label}-blank", making=settings.making, tell=tell
+            blank = make_blank_images(
+                pipeline, prompts, out / IMAGES / f"{label}-blank", making=settings.making, tell=tell
             )
             yield Contender(f"{label}-blank", "blank", own_cases(blank), {"of": label})
 
@@ -267,7 +267,7 @@ def _contenders(
 def _judge(contender: Contender, onlooker: Onlooker, out: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     path = out / VERDICTS / f"{contender.label}.jsonl"
     if not path.is_file():
-        tell(f"judging {len(contender.cases)} pictures of {contender.label}")
+        tell(f"judging {len(contender.cases)} images of {contender.label}")
         path.parent.mkdir(exist_ok=True)
         write_text(path, json_lines(onlooker.judge(contender.cases)))
     return read_verdicts(path)
@@ -289,11 +289,11 @@ def _measure(
 def _entry(
     contender: Contender, verdicts: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    pictures = len({line["picture"] for line in verdicts})
+    images = len({line["image"] for line in verdicts})
     return {
         "contender": contender.label,
         "kind": contender.kind,
-        "pictures": pictures,
+        "images": images,
         **contender.facts,
         "measures": dict(figures),
     }

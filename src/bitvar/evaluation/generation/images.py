@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: made by a model, found in a folder, or the icon set's own. Knows no judge."""
+"""The images of an evaluation: made by a model, found in a folder, or the icon set's own. Knows no judge."""
 
 import hashlib
 import json
@@ -16,24 +16,24 @@ from jaxtyping import UInt8
 from bitvar.errors import UsageError
 from bitvar.files import atomic_path
 from bitvar.icons.dataset.prompts import ScenePrompt
-from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture
+from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_image
 from bitvar.pipeline import InfinityPipeline
 
 BATCHES: Final = "batches.jsonl"
 BLANK: Final = "blank"
 NUM_BLANK: Final = 64
-"""Pictures of the model without a prompt: they go round the prompts."""
+"""Images of the model without a prompt: they go round the prompts."""
 
-_NAMED: Final = 3  # missing pictures that an error names
+_NAMED: Final = 3  # missing images that an error names
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture and the prompt that it is judged by.
+    """An image and the prompt that it is judged by.
 
     Attributes:
         prompt: what it should show.
-        seed: number of the picture among those of its prompt, from 0.
+        seed: number of the image among those of its prompt, from 0.
         path: a PNG file.
     """
 
@@ -48,22 +48,22 @@ class Shown:
             UsageError: for a file that can't be used, or is not square.
         """
         try:
-            limits = PictureLimits(min_side=8)
-            image = decode_picture(Location(self.path).read(max_bytes=limits.max_bytes), limits)
+            limits = ImageLimits(min_side=8)
+            image = decode_image(Location(self.path).read(max_bytes=limits.max_bytes), limits)
         except RefusedError as error:
-            raise UsageError(f"Can't read {self.path}.", str(error), "make that picture again") from None
+            raise UsageError(f"Can't read {self.path}.", str(error), "make that image again") from None
         if image.width != image.height:
             why = f"it has {image.width} x {image.height} pixels; scenes are square"
-            raise UsageError(f"Can't judge {self.path}.", why, "give square pictures")
+            raise UsageError(f"Can't judge {self.path}.", why, "give square images")
         return np.asarray(image)
 
 
 @dataclass(frozen=True)
 class Making:
-    """How a model makes pictures.
+    """How a model makes images.
 
     Attributes:
-        batch_size: pictures at once.
+        batch_size: images at once.
         guidance, temperature: None is the model's own.
     """
 
@@ -77,7 +77,7 @@ class Making:
         return {name: value for name, value in chosen.items() if value is not None}
 
 
-def make_pictures(
+def make_images(
     pipeline: InfinityPipeline,
     prompts: Sequence[ScenePrompt],
     folder: Path,
@@ -86,9 +86,9 @@ def make_pictures(
     making: Making,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Shown]:
-    """The model's pictures of the prompts, `id-seed.png`; batches that are there whole are not made again.
+    """The model's images of the prompts, `id-seed.png`; batches that are there whole are not made again.
 
-    A picture depends on its prompt's id and its seed's number, not on which other prompts there are.
+    An image depends on its prompt's id and its seed's number, not on which other prompts there are.
     """
     shown = [Shown(prompt, seed, folder / f"{prompt.id}-{seed}.png") for prompt in prompts for seed in range(num_seeds)]
     jobs = [(each.prompt.prompt, _seed(each.prompt.id, each.seed), each.path) for each in shown]
@@ -96,7 +96,7 @@ def make_pictures(
     return shown
 
 
-def make_blank_pictures(
+def make_blank_images(
     pipeline: InfinityPipeline,
     prompts: Sequence[ScenePrompt],
     folder: Path,
@@ -104,7 +104,7 @@ def make_blank_pictures(
     making: Making,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Shown]:
-    """What the model draws without a prompt, for each prompt one picture: no more than `NUM_BLANK`, in turn."""
+    """What the model draws without a prompt, for each prompt one image: no more than `NUM_BLANK`, in turn."""
     count = min(NUM_BLANK, len(prompts))
     paths = [folder / f"{BLANK}-{number}.png" for number in range(count)]
     jobs = [(BLANK, _seed(BLANK, number), path) for number, path in enumerate(paths)]
@@ -125,7 +125,7 @@ def _make(
     making: Making,
     tell: Callable[[str], None],
 ) -> None:
-    """Batch by batch, always the same batches: so the pictures of a run that was stopped are those of one in one go."""
+    """Batch by batch, always the same batches: so the images of a run that was stopped are those of one in one go."""
     folder.mkdir(parents=True, exist_ok=True)
     rest, done = iter(jobs), 0
     while batch := list(islice(rest, making.batch_size)):
@@ -137,34 +137,34 @@ def _make(
         output = pipeline(texts, seed=seeds, **making.options())
         seconds = time.perf_counter() - start
         with (folder / BATCHES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"pictures": len(batch), "seconds": round(seconds, 4)}) + "\n")
+            file.write(json.dumps({"images": len(batch), "seconds": round(seconds, 4)}) + "\n")
         for image, path in zip(output.images, paths, strict=True):
             with atomic_path(path) as temporary:
                 image.save(temporary, format="PNG")
-        tell(f"{folder.name}: {done} of {len(jobs)} pictures")
+        tell(f"{folder.name}: {done} of {len(jobs)} images")
 
 
-def seconds_per_picture(folder: Path) -> dict[str, Any]:
+def seconds_per_image(folder: Path) -> dict[str, Any]:
     """The median over the batches that a model made in this folder."""
     lines = [json.loads(line) for line in (folder / BATCHES).read_text(encoding="utf-8").splitlines()]
-    median = float(np.median([line["seconds"] / line["pictures"] for line in lines]))
-    return {"seconds_per_picture": float(f"{median:.4g}"), "batches": len(lines)}
+    median = float(np.median([line["seconds"] / line["images"] for line in lines]))
+    return {"seconds_per_image": float(f"{median:.4g}"), "batches": len(lines)}
 
 
-def find_pictures(folder: Path, prompts: Sequence[ScenePrompt]) -> list[Shown]:
-    """The pictures of a folder for the prompts: `id.png`, or `id-0.png`, `id-1.png` and so on.
+def find_images(folder: Path, prompts: Sequence[ScenePrompt]) -> list[Shown]:
+    """The images of a folder for the prompts: `id.png`, or `id-0.png`, `id-1.png` and so on.
 
     Raises:
         UsageError: if a prompt has none.
     """
     if not folder.is_dir():
         raise UsageError(f"There is no {folder}.", "no such folder", "check the path")
-    found = {prompt.id: _pictures_of(folder, prompt) for prompt in prompts}
-    _require([name for name, shown in found.items() if not shown], len(prompts), f"{folder} has no picture")
+    found = {prompt.id: _images_of(folder, prompt) for prompt in prompts}
+    _require([name for name, shown in found.items() if not shown], len(prompts), f"{folder} has no image")
     return [shown for each in found.values() for shown in each]
 
 
-def _pictures_of(folder: Path, prompt: ScenePrompt) -> list[Shown]:
+def _images_of(folder: Path, prompt: ScenePrompt) -> list[Shown]:
     if (only := folder / f"{prompt.id}.png").is_file():
         return [Shown(prompt, 0, only)]
 
@@ -177,14 +177,14 @@ def _pictures_of(folder: Path, prompt: ScenePrompt) -> list[Shown]:
     return list(numbered())
 
 
-def real_pictures(data: Path, prompts: Sequence[ScenePrompt]) -> list[Shown]:
-    """The icon set's own picture of each prompt, from its split "scenes".
+def real_images(data: Path, prompts: Sequence[ScenePrompt]) -> list[Shown]:
+    """The icon set's own image of each prompt, from its split "scenes".
 
     Raises:
         UsageError: for a folder that is no icon set, or one built before the set had these prompts.
     """
     paths = _scene_paths(data)
-    _require([p.id for p in prompts if p.id not in paths], len(prompts), f"{data} has no picture in its split scenes")
+    _require([p.id for p in prompts if p.id not in paths], len(prompts), f"{data} has no image in its split scenes")
     return [Shown(prompt, 0, data / paths[prompt.id]) for prompt in prompts]
 
 
@@ -208,8 +208,8 @@ def _require(missing: Sequence[str], count: int, what: str) -> None:
         raise UsageError(f"{what} for some prompts.", why, todo)
 
 
-def pictures_digest(shown: Sequence[Shown]) -> str:
-    """A SHA-256 over names and bytes: which pictures were judged."""
+def images_digest(shown: Sequence[Shown]) -> str:
+    """A SHA-256 over names and bytes: which images were judged."""
     digest = hashlib.sha256()
     for each in shown:
         digest.update(f"{each.path.name} {hashlib.sha256(each.path.read_bytes()).hexdigest()}\n".encode())

@@ -1,4 +1,4 @@
-"""From verdicts to shares with intervals. Knows no pictures."""
+"""From verdicts to shares with intervals. Knows no images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -26,7 +26,7 @@ def wilson(right: float, count: int) -> tuple[float, float]:
 def bootstrap(shares: Sequence[float]) -> tuple[float, float]:
     """A 95 % interval of the mean of the prompts' shares, by resampling prompts.
 
-    Pictures of one prompt are no independent ones, so they stay together.
+    Images of one prompt are no independent ones, so they stay together.
     """
     values, rng = np.asarray(shares, dtype=float), np.random.default_rng(_BOOTSTRAP_SEED)
     means = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
@@ -54,7 +54,7 @@ def score(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         verdicts: of one contender, as `verdicts/*.jsonl` has them.
 
     Yields:
-        Results with `split`, `skill`, `prompts`, `pictures`, `share`, `low` and `high`.
+        Results with `split`, `skill`, `prompts`, `images`, `share`, `low` and `high`.
     """
     for split in SPLITS:
         results = []
@@ -73,25 +73,25 @@ def score(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def _skill(groups: Sequence[Sequence[bool]]) -> dict[str, Any]:
     """Of the verdicts of every prompt."""
     shares = [sum(each) / len(each) for each in groups]
-    pictures = sum(map(len, groups))
+    images = sum(map(len, groups))
     # a bootstrap of prompts that are all alike would have no width; then each counts as one trial
-    several = pictures > len(groups) and max(shares) > min(shares)
+    several = images > len(groups) and max(shares) > min(shares)
     interval = bootstrap(shares) if several else wilson(sum(shares), len(shares))
-    return _result(len(groups), pictures, sum(shares) / len(shares), interval)
+    return _result(len(groups), images, sum(shares) / len(shares), interval)
 
 
 def _mean(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     shares = [result["share"] for result in results]
     interval = of_mean(shares, [(result["low"], result["high"]) for result in results])
-    prompts, pictures = (sum(result[name] for result in results) for name in ("prompts", "pictures"))
-    return _result(prompts, pictures, sum(shares) / len(shares), interval)
+    prompts, images = (sum(result[name] for result in results) for name in ("prompts", "images"))
+    return _result(prompts, images, sum(shares) / len(shares), interval)
 
 
-def _result(prompts: int, pictures: int, share: float, interval: tuple[float, float]) -> dict[str, Any]:
+def _result(prompts: int, images: int, share: float, interval: tuple[float, float]) -> dict[str, Any]:
     low, high = interval
     return {
         "prompts": prompts,
-        "pictures": pictures,
+        "images": images,
         "share": round(share, 6),
         "low": round(low, 6),
         "high": round(high, 6),

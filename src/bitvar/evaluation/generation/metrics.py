@@ -1,4 +1,4 @@
-"""Figures of a contender's pictures beside its verdicts: each measure is one object. The Frechet distance is here.
+"""Figures of a contender's images beside its verdicts: each measure is one object. The Frechet distance is here.
 
 The others are in `comparisons`; a new one goes into a file of its own and into `cli/scenes.py`. It knows no verdicts.
 """
@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 
 from bitvar.errors import UsageError
 from bitvar.evaluation.generation.images import Shown
-from bitvar.evaluation.reconstruction.images import PictureStream, open_entry
+from bitvar.evaluation.reconstruction.images import ImageStream, open_entry
 from bitvar.imaging.batches import in_batches
-from bitvar.imaging.open import PictureLimits, RefusedError
+from bitvar.imaging.open import ImageLimits, RefusedError
 from bitvar.imaging.sheet import SheetRow
 from bitvar.metrics.frechet import FeatureNetwork, Moments, frechet_distance
 
@@ -38,13 +38,13 @@ class Finding:
 
 @runtime_checkable
 class Measure(Protocol):
-    """Something to measure of every contender whose pictures are its own: not the floor, nor the shuffled prompts."""
+    """Something to measure of every contender whose images are its own: not the floor, nor the shuffled prompts."""
 
     name: str
     """Its key in the report."""
 
     def __call__(self, shown: Sequence[Shown]) -> Finding:
-        """Of a contender's pictures, each with its prompt and the number of its seed."""
+        """Of a contender's images, each with its prompt and the number of its seed."""
         ...
 
 
@@ -71,22 +71,22 @@ class FrechetMeasure:
         distance = frechet_distance(self._real, made) if made.count > 1 else None
         figures = {
             "distance": None if distance is None else float(f"{distance:.6g}"),
-            "pictures": made.count,
-            "real_pictures": self._real.count,
+            "images": made.count,
+            "real_images": self._real.count,
             "network": self.network.title,
         }
         return Finding(figures)
 
     def _validation(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        for entry in PictureStream([self.data], split=self.split):
+        for entry in ImageStream([self.data], split=self.split):
             try:
-                yield np.asarray(open_entry(entry, PictureLimits(min_side=8)))
+                yield np.asarray(open_entry(entry, ImageLimits(min_side=8)))
             except RefusedError as error:
                 raise UsageError(f"Can't read {entry.name}.", str(error), "build the icon set anew") from None
 
     @torch.inference_mode()
-    def _moments(self, pictures: Iterator[UInt8[np.ndarray, "H W 3"]]) -> Moments:
+    def _moments(self, stream: Iterator[UInt8[np.ndarray, "H W 3"]]) -> Moments:
         moments = Moments(self.network.width)
-        for images in in_batches(pictures, _AT_ONCE):
+        for images in in_batches(stream, _AT_ONCE):
             moments.add(self.network(images.to(self.device)))
         return moments

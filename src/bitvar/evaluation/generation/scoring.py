@@ -1,4 +1,4 @@
-"""From pictures to verdicts: a judge looks at every picture once, and says whether it shows what its prompt asks for.
+"""From images to verdicts: a judge looks at every image once, and says whether it shows what its prompt asks for.
 
 This file knows of the judge only what `Jury` says.
 """
@@ -25,7 +25,7 @@ _SHUFFLE_SEED: Final = 0
 
 @runtime_checkable
 class Verdict(Protocol):
-    """Of one picture and one request."""
+    """Of one image and one request."""
 
     @property
     def right(self) -> bool: ...
@@ -42,10 +42,10 @@ class Jury:
 
     Attributes:
         name, sha256: of the judge, and which one exactly.
-        look: what it sees on pictures in [-1, 1], square and of one size.
+        look: what it sees on images in [-1, 1], square and of one size.
         give_verdict: whether what it saw is what a request asks for, by the rules of a skill.
-        figures: its own errors on real pictures, as they were measured when it was made.
-        accuracy: of these by skill, how often it is right: of `true_claims` and of `false_claims` about real pictures.
+        figures: its own errors on real images, as they were measured when it was made.
+        accuracy: of these by skill, how often it is right: of `true_claims` and of `false_claims` about real images.
     """
 
     name: str
@@ -58,18 +58,18 @@ class Jury:
 
 @dataclass(frozen=True)
 class Case:
-    """A picture, and the prompt that it is judged by, which may be another than it was made for."""
+    """An image, and the prompt that it is judged by, which may be another than it was made for."""
 
     shown: Shown
     prompt: ScenePrompt
 
 
 class Onlooker:
-    """Judges cases. It remembers what was seen on the pictures it was last asked about: shuffled prompts cost no look.
+    """Judges cases. It remembers what was seen on the images it was last asked about: shuffled prompts cost no look.
 
     Args:
         jury: who looks and judges.
-        root: folder that the names of pictures are relative to where they lie in it.
+        root: folder that the names of images are relative to where they lie in it.
     """
 
     def __init__(self, jury: Jury, root: Path) -> None:
@@ -77,7 +77,7 @@ class Onlooker:
         self._sights: dict[Path, Any] = {}
 
     def judge(self, cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
-        """A line for each case, in order: `id`, `split`, `skill`, `prompt`, `seed`, `picture`, `right`, `reasons`."""
+        """A line for each case, in order: `id`, `split`, `skill`, `prompt`, `seed`, `image`, `right`, `reasons`."""
         shown = {case.shown.path: case.shown for case in cases}
         if not shown.keys() <= self._sights.keys():
             self._sights = dict(_look(self.jury, list(shown.values())))
@@ -90,26 +90,26 @@ class Onlooker:
                 "skill": prompt.skill,
                 "prompt": prompt.prompt,
                 "seed": case.shown.seed,
-                "picture": str(path.relative_to(self.root) if path.is_relative_to(self.root) else path),
+                "image": str(path.relative_to(self.root) if path.is_relative_to(self.root) else path),
                 "right": verdict.right,
                 "reasons": list(verdict.reasons),
             }
 
 
 def _look(jury: Jury, shown: Sequence[Shown]) -> Iterator[tuple[Path, Any]]:
-    """Every picture, looked at once, among others of its size."""
+    """Every image, looked at once, among others of its size."""
     batches = in_batches((each.open() for each in shown), _LOOKED_AT_ONCE)
     sights = chain.from_iterable(jury.look(images) for images in batches)
     yield from zip((each.path for each in shown), sights, strict=True)
 
 
 def own_cases(shown: Sequence[Shown]) -> list[Case]:
-    """Every picture by the prompt that it was made for."""
+    """Every image by the prompt that it was made for."""
     return [Case(each, each.prompt) for each in shown]
 
 
 def shuffled_cases(shown: Sequence[Shown]) -> list[Case]:
-    """Every picture by another prompt of the same split and skill: what a model gets that draws well, but anything.
+    """Every image by another prompt of the same split and skill: what a model gets that draws well, but anything.
 
     A skill of which a split has one prompt only is left out.
     """

@@ -1,4 +1,4 @@
-"""Sums over pictures, from which every figure of a report comes. They stay small, and can be saved."""
+"""Sums over images, from which every figure of a report comes. They stay small, and can be saved."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _MOMENTS = "features."
 
 
 class Tally:
-    """Named fp64 sums of one contender at one size, and the moments of its pictures' features.
+    """Named fp64 sums of one contender at one size, and the moments of its images' features.
 
     Args:
         width: of a feature vector.
@@ -28,7 +28,7 @@ class Tally:
         value = torch.as_tensor(value, dtype=torch.float64)
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def mean(self, name: str, count: str = "pictures") -> float:
+    def mean(self, name: str, count: str = "images") -> float:
         """A sum over another, which counts."""
         return (self.sums[name] / self.sums[count]).item()
 
@@ -50,22 +50,22 @@ def figures(tally: Tally, originals: Moments) -> dict[str, Any]:
     """A contender's figures at one size, as `report.json` has them.
 
     Args:
-        tally: of at least one picture.
-        originals: moments of the features of the same pictures, untouched.
+        tally: of at least one image.
+        originals: moments of the features of the same images, untouched.
     """
-    pictures = int(tally.sums["pictures"].item())
+    images = int(tally.sums["images"].item())
     entry: dict[str, Any] = {
-        "pictures": pictures,
+        "images": images,
         "bits_per_pixel": _short(tally.mean("bits_per_pixel")),
         "psnr": _short(tally.mean("psnr")),
         "ssim": _short(tally.mean("ssim")),
         "tint": _short(tally.mean("tint")),
         "distance": _short(tally.mean("distance")),
-        "frechet": _short(frechet_distance(originals, tally.features)) if pictures > 1 else None,
+        "frechet": _short(frechet_distance(originals, tally.features)) if images > 1 else None,
     }
     if "too_large" in tally.sums:
         entry["too_large"] = int(tally.sums["too_large"].item())
-    count = sum(name.startswith("scale") and name.endswith("/pictures") for name in tally.sums)
+    count = sum(name.startswith("scale") and name.endswith("/images") for name in tally.sums)
     if count:
         entry["scales"] = [_scale(tally, f"scale{k}/") for k in range(count)]
     return entry
@@ -73,9 +73,9 @@ def figures(tally: Tally, originals: Moments) -> dict[str, Any]:
 
 def _scale(tally: Tally, prefix: str) -> dict[str, Any]:
     usage = tally.sums[prefix + "set_bits"] / tally.sums[prefix + "cells"]
-    count = prefix + "pictures"
+    count = prefix + "images"
     return {
-        "pictures": int(tally.sums[count].item()),
+        "images": int(tally.sums[count].item()),
         "psnr": _short(tally.mean(prefix + "psnr", count)),
         "bits_per_pixel": _short(tally.mean(prefix + "bits_per_pixel", count)),
         "bit_entropy": _short(binary_entropy(usage).mean().item()),

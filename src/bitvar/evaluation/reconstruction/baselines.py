@@ -1,4 +1,4 @@
-"""What is compared: tokenizers, and JPEG and WebP at their rate. Pictures in, pictures and numbers of bits out."""
+"""What is compared: tokenizers, and JPEG and WebP at their rate. Images in, images and numbers of bits out."""
 
 import io
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from bitvar.codec import PictureCodec
+from bitvar.codec import ImageCodec
 
 
 @dataclass(frozen=True)
 class ScaleResult:
-    """What a tokenizer's pictures are when stopped after a scale.
+    """What a tokenizer's images are when stopped after a scale.
 
     Attributes:
-        pictures: decoded from the scales so far.
-        bits: of a picture, this scale's included.
+        images: decoded from the scales so far.
+        bits: of an image, this scale's included.
         set_bits: how many cells have each bit set, `(d,)`.
-        cells: how many there are, over the pictures.
+        cells: how many there are, over the images.
         residual: the norm of what the latent lacks before and after the scale, of the features' norm, `(2, b)`.
     """
 
-    pictures: UInt8[np.ndarray, "b H W 3"]
+    images: UInt8[np.ndarray, "b H W 3"]
     bits: int
     set_bits: Float[Tensor, " d"]
     cells: int
@@ -35,44 +35,44 @@ class ScaleResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What a contender makes of pictures of one size.
+    """What a contender makes of images of one size.
 
     Attributes:
-        pictures: decoded.
-        bits: spent on each picture: the payload of a tokenizer, the whole file of a format.
-        too_large: whether each picture's file is too large at the lowest quality; formats only.
+        images: decoded.
+        bits: spent on each image: the payload of a tokenizer, the whole file of a format.
+        too_large: whether each image's file is too large at the lowest quality; formats only.
         scales: coarse to fine; tokenizers only.
     """
 
-    pictures: UInt8[np.ndarray, "b H W 3"]
+    images: UInt8[np.ndarray, "b H W 3"]
     bits: list[int]
     too_large: Bool[np.ndarray, " b"]
     scales: list[ScaleResult] = field(default_factory=list)
 
 
-def reconstruct(codec: PictureCodec, pictures: UInt8[np.ndarray, "b H W 3"], *, passes: int = 0) -> Result:
-    """Pictures through a tokenizer, encoded in so many passes (`PictureCodec.encode`), decoded after every scale."""
-    header, features, steps = codec.encode_alike(pictures, passes=passes)
+def reconstruct(codec: ImageCodec, images: UInt8[np.ndarray, "b H W 3"], *, passes: int = 0) -> Result:
+    """Images through a tokenizer, encoded in so many passes (`ImageCodec.encode`), decoded after every scale."""
+    header, features, steps = codec.encode_alike(images, passes=passes)
     norm = torch.linalg.vector_norm(features, dim=(1, 2, 3)).clamp(min=1e-12)
     before, bits, scales = torch.ones_like(norm), 0, []
     for step in steps:
         bits += step.bits[0].numel()
         after = torch.linalg.vector_norm(features - step.latent, dim=(1, 2, 3)) / norm
         scale = ScaleResult(
-            pictures=codec.draw(step.latent, header),
+            images=codec.draw(step.latent, header),
             bits=bits,
             set_bits=step.bits.sum(dim=(0, 2, 3)).double().cpu(),
-            cells=len(pictures) * step.bits[0, 0].numel(),
+            cells=len(images) * step.bits[0, 0].numel(),
             residual=torch.stack([before, after]).double().cpu(),
         )
         scales.append(scale)
         before = after
-    return Result(scales[-1].pictures, [bits] * len(pictures), np.zeros(len(pictures), bool), scales)
+    return Result(scales[-1].images, [bits] * len(images), np.zeros(len(images), bool), scales)
 
 
 @dataclass(frozen=True)
 class FileFormat:
-    """A picture format of Pillow's, at its best for small files.
+    """An image format of Pillow's, at its best for small files.
 
     Attributes:
         name: Pillow's.
@@ -86,13 +86,13 @@ class FileFormat:
     options: dict[str, Any]
     max_side: int
 
-    def nearest(self, picture: UInt8[np.ndarray, "H W 3"], size: int) -> tuple[bytes, bool]:
+    def nearest(self, pixels: UInt8[np.ndarray, "H W 3"], size: int) -> tuple[bytes, bool]:
         """The file whose size in bytes is nearest to `size`, by a binary search over the qualities.
 
         Returns:
             The file, and whether `size` was missed: every quality that was tried is larger, the lowest among them.
         """
-        image = Image.fromarray(picture)
+        image = Image.fromarray(pixels)
         low, high = self.qualities
         below, above = None, None
         while low <= high:
@@ -107,9 +107,9 @@ class FileFormat:
         near = [data for data in (below, above) if data is not None]
         return min(near, key=lambda data: abs(len(data) - size)), below is None
 
-    def compress(self, pictures: UInt8[np.ndarray, "b H W 3"], sizes: Sequence[int]) -> Result:
-        """Pictures through files of about `sizes` bytes each."""
-        files = [self.nearest(picture, size) for picture, size in zip(pictures, sizes, strict=True)]
+    def compress(self, images: UInt8[np.ndarray, "b H W 3"], sizes: Sequence[int]) -> Result:
+        """Images through files of about `sizes` bytes each."""
+        files = [self.nearest(pixels, size) for pixels, size in zip(images, sizes, strict=True)]
         decoded = [np.asarray(Image.open(io.BytesIO(data), formats=[self.name]).convert("RGB")) for data, _ in files]
         return Result(
             np.stack(decoded), [8 * len(data) for data, _ in files], np.array([missed for _, missed in files])

@@ -1,4 +1,4 @@
-"""One round of a comparison: pictures of one size against what every contender makes of them."""
+"""One round of a comparison: images of one size against what every contender makes of them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,26 +9,26 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from bitvar.codec import PictureCodec
+from bitvar.codec import ImageCodec
 from bitvar.codec.bitfile import MAX_PIXELS
 from bitvar.codec.image_codec import MAX_RATIO
 from bitvar.evaluation.reconstruction.accumulators import Tally
 from bitvar.evaluation.reconstruction.baselines import FORMATS, Result, ScaleResult, reconstruct
 from bitvar.finite import require_finite
-from bitvar.imaging.open import PictureLimits
+from bitvar.imaging.open import ImageLimits
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance, psnr, ssim, tint
 from bitvar.metrics.frechet import FeatureNetwork
 
 ORIGINALS: Final = ""
-"""The untouched pictures, in the place of a contender."""
+"""The untouched images, in the place of a contender."""
 
 _MIN_SIDE: Final = 6  # of SSIM
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What compares pictures of one size with what the contenders make of them.
+    """What compares images of one size with what the contenders make of them.
 
     Attributes:
         codecs: by label.
@@ -38,7 +38,7 @@ class Contest:
         passes: of each encoding.
     """
 
-    codecs: Mapping[str, PictureCodec]
+    codecs: Mapping[str, ImageCodec]
     formats: Sequence[str]
     distance: Distance
     features: FeatureNetwork
@@ -46,41 +46,41 @@ class Contest:
     passes: int = 0
 
     @property
-    def limits(self) -> PictureLimits:
-        """What a picture may be for every contender."""
+    def limits(self) -> ImageLimits:
+        """What an image may be for every contender."""
         smallest = max(codec.limits.min_side for codec in self.codecs.values())
         min_side = max(smallest, self.distance.min_side, _MIN_SIDE)
-        return PictureLimits(max_pixels=MAX_PIXELS, min_side=min_side, max_ratio=MAX_RATIO)
+        return ImageLimits(max_pixels=MAX_PIXELS, min_side=min_side, max_ratio=MAX_RATIO)
 
-    def results(self, pictures: UInt8[np.ndarray, "b H W 3"]) -> Iterator[tuple[str, Result]]:
+    def results(self, images: UInt8[np.ndarray, "b H W 3"]) -> Iterator[tuple[str, Result]]:
         """What each contender makes of them, tokenizers first."""
         sizes: list[int] = []
         for label, codec in self.codecs.items():
-            result = reconstruct(codec, pictures, passes=self.passes)
+            result = reconstruct(codec, images, passes=self.passes)
             sizes = sizes or [-(-bits // 8) for bits in result.bits]
             yield label, result
         for name in self.formats:
-            yield name, FORMATS[name].compress(pictures, sizes)
+            yield name, FORMATS[name].compress(images, sizes)
 
-    def to_signed(self, pictures: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
+    def to_signed(self, images: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
         """0..255 to [-1, 1], on the device."""
-        return to_signed(torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2))
+        return to_signed(torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2))
 
     @torch.inference_mode()
     def measure(
-        self, pictures: UInt8[np.ndarray, "b H W 3"], tally: Callable[[str], Tally]
+        self, images: UInt8[np.ndarray, "b H W 3"], tally: Callable[[str], Tally]
     ) -> Iterator[tuple[str, list[dict[str, float]]]]:
-        """Count pictures of one size in; yields each contender's figures, picture by picture.
+        """Count images of one size in; yields each contender's figures, image by image.
 
         Args:
-            pictures: untouched.
+            images: untouched.
             tally: a contender's, or that of `ORIGINALS`.
         """
-        originals = self.to_signed(pictures)
-        pixels = pictures.shape[1] * pictures.shape[2]
+        originals = self.to_signed(images)
+        pixels = images.shape[1] * images.shape[2]
         tally(ORIGINALS).features.add(self.features(originals))
-        for label, result in self.results(pictures):
-            made = self.to_signed(result.pictures)
+        for label, result in self.results(images):
+            made = self.to_signed(result.images)
             values = {
                 "psnr": psnr(made, originals),
                 "ssim": ssim(made, originals),
@@ -92,7 +92,7 @@ class Contest:
                 require_finite(value, f"the {name.replace('_', ' ')} figures of {label}")
             sums = tally(label)
             sums.features.add(self.features(made))
-            sums.add("pictures", len(pictures))
+            sums.add("images", len(images))
             for name, value in values.items():
                 sums.add(name, value.double().sum())
             if label not in self.codecs:
@@ -100,12 +100,12 @@ class Contest:
             for k, scale in enumerate(result.scales):
                 self._count_scale(sums, f"scale{k}/", scale, originals)
             columns = {name: value.tolist() for name, value in values.items()}
-            yield label, [{name: column[i] for name, column in columns.items()} for i in range(len(pictures))]
+            yield label, [{name: column[i] for name, column in columns.items()} for i in range(len(images))]
 
     def _count_scale(self, sums: Tally, prefix: str, scale: ScaleResult, originals: Float[Tensor, "b 3 H W"]) -> None:
         count, pixels = len(originals), originals.shape[2] * originals.shape[3]
-        sums.add(prefix + "pictures", count)
-        sums.add(prefix + "psnr", psnr(self.to_signed(scale.pictures), originals).double().sum())
+        sums.add(prefix + "images", count)
+        sums.add(prefix + "psnr", psnr(self.to_signed(scale.images), originals).double().sum())
         sums.add(prefix + "bits_per_pixel", count * scale.bits / pixels)
         sums.add(prefix + "set_bits", scale.set_bits)
         sums.add(prefix + "cells", scale.cells)

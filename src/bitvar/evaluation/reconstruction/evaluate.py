@@ -1,6 +1,6 @@
-"""How well tokenizers reconstruct pictures, beside one another, and beside JPEG and WebP at their rate.
+"""How well tokenizers reconstruct images, beside one another, and beside JPEG and WebP at their rate.
 
-Goes through the pictures once, a batch at a time, and keeps sums only. Killed, the same call goes on from where they
+Goes through the images once, a batch at a time, and keeps sums only. Killed, the same call goes on from where they
 were last saved, always between two batches: the figures are those of a run in one go.
 """
 
@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from jaxtyping import UInt8
 from PIL import Image
 
-from bitvar.codec import PictureCodec
+from bitvar.codec import ImageCodec
 from bitvar.codec.bitfile import MAX_PIXELS
 from bitvar.config import Config, read_json
 from bitvar.data.layouts import Entry
@@ -26,17 +26,17 @@ from bitvar.errors import UsageError
 from bitvar.evaluation.reconstruction.accumulators import figures
 from bitvar.evaluation.reconstruction.baselines import FORMATS
 from bitvar.evaluation.reconstruction.compare import ORIGINALS, Contest
-from bitvar.evaluation.reconstruction.images import PictureStream, find_source, open_entry
+from bitvar.evaluation.reconstruction.images import ImageStream, find_source, open_entry
 from bitvar.evaluation.reconstruction.sheet import Row, choose, draw_sheet
-from bitvar.evaluation.resume import FILE, PICTURES, REFUSED, Lines, Progress, read_lines
+from bitvar.evaluation.resume import FILE, IMAGES, REFUSED, Lines, Progress, read_lines
 from bitvar.evaluation.run_folder import SETTINGS, require_own
 from bitvar.files import atomic_path, write_text
-from bitvar.imaging.open import RefusedError, fit_picture
+from bitvar.imaging.open import RefusedError, fit_image
 from bitvar.metrics.distances import perceptual_distance, psnr
 from bitvar.metrics.frechet import feature_network
 
 SAVE_EVERY: Final = 256
-"""Pictures between two saves of the progress, unless `SAVE_SECONDS` pass before."""
+"""Images between two saves of the progress, unless `SAVE_SECONDS` pass before."""
 
 SAVE_SECONDS: Final = 30.0
 
@@ -59,19 +59,19 @@ class ReconstructionSettings(Config):
     """What decides the figures.
 
     Attributes:
-        pictures: the sources, by `sources.name_source`.
+        images: the sources, by `sources.name_source`.
         split, limit: as there.
-        sizes: side of the square that pictures are scaled and cut to, or None for their own size; one or more.
+        sizes: side of the square that images are scaled and cut to, or None for their own size; one or more.
         tokenizers: one or more. The first sets the rate of the formats and the order of the sheet.
         against: formats, of "jpeg" and "webp".
-        passes: of each encoding (`PictureCodec.encode`).
+        passes: of each encoding (`ImageCodec.encode`).
         feature_network, distance: by name.
-        batch_size: pictures that pass at once.
+        batch_size: images that pass at once.
         dtype, device: of the tokenizers.
     """
 
     format: Literal[2] = 2
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     split: str | None
     limit: int | None
     sizes: tuple[int | None, ...]
@@ -87,38 +87,36 @@ class ReconstructionSettings(Config):
 
 def evaluate_reconstruction(
     settings: ReconstructionSettings,
-    codecs: Mapping[str, PictureCodec],
+    codecs: Mapping[str, ImageCodec],
     out: Path,
     *,
     sheet: int | None = None,
     tell: Callable[[str], None] = lambda text: None,
     save_every: int = SAVE_EVERY,
 ) -> dict[str, Any]:
-    """Go through the pictures, or on from where the same evaluation was stopped, and write `report.json`.
+    """Go through the images, or on from where the same evaluation was stopped, and write `report.json`.
 
     Args:
         settings: what is measured.
         codecs: the tokenizers of the settings, by label, loaded as they say.
-        out: folder for the report, the figures of every picture, and the sheet.
-        sheet: pictures of the sheet, evenly by rank; None is the best, middle and worst three, 0 is no sheet.
+        out: folder for the report, the figures of every image, and the sheet.
+        sheet: images of the sheet, evenly by rank; None is the best, middle and worst three, 0 is no sheet.
         tell: is told what goes on, in lines.
-        save_every: pictures between two saves of the progress, unless half a minute passes before.
+        save_every: images between two saves of the progress, unless half a minute passes before.
 
     Returns:
         The report (docs/evaluation.md).
 
     Raises:
-        UsageError: for pictures or sizes that can't be used, a folder with another evaluation in it, or networks that
+        UsageError: for images or sizes that can't be used, a folder with another evaluation in it, or networks that
             can't be had.
     """
-    pictures = PictureStream(
-        [find_source(path) for path in settings.pictures], split=settings.split, limit=settings.limit
-    )
-    for source in map(find_source, settings.pictures):
+    images = ImageStream([find_source(path) for path in settings.images], split=settings.split, limit=settings.limit)
+    for source in map(find_source, settings.images):
         if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-            why = f"it lies in {source}, so the sheet would be one of its pictures"
+            why = f"it lies in {source}, so the sheet would be one of its images"
             raise UsageError(f"Can't write to {out}.", why, "choose another folder with -o")
-    require_own(out, (REPORT, FILE, SHEET, PICTURES, REFUSED))
+    require_own(out, (REPORT, FILE, SHEET, IMAGES, REFUSED))
     contest = None if (out / REPORT).exists() else _contest(settings, codecs)  # refused before anything is written
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -130,8 +128,8 @@ def evaluate_reconstruction(
                 return report
             contest = contest or _contest(settings, codecs)
             if report is None:
-                report = _report(settings, contest, _go_through(pictures, settings, contest, out, tell, save_every))
-            _draw(pictures, settings, contest, out, sheet)
+                report = _report(settings, contest, _go_through(images, settings, contest, out, tell, save_every))
+            _draw(images, settings, contest, out, sheet)
             report["sheet"] = sheet
             write_text(path, json.dumps(report, indent=1) + "\n")
             (out / FILE).unlink(missing_ok=True)
@@ -157,7 +155,7 @@ def _claim(out: Path, settings: ReconstructionSettings) -> None:
         raise UsageError(f"{out} holds another evaluation.", why, "choose another folder with -o")
 
 
-def _contest(settings: ReconstructionSettings, codecs: Mapping[str, PictureCodec]) -> Contest:
+def _contest(settings: ReconstructionSettings, codecs: Mapping[str, ImageCodec]) -> Contest:
     device = next(iter(codecs.values())).tokenizer.device
     distance = perceptual_distance(settings.distance, device)
     network = feature_network(settings.feature_network, device)
@@ -165,12 +163,12 @@ def _contest(settings: ReconstructionSettings, codecs: Mapping[str, PictureCodec
     for side in settings.sizes:
         if side is not None and not contest.limits.min_side <= side <= int(MAX_PIXELS**0.5):
             why = f"{contest.limits.min_side} to {int(MAX_PIXELS**0.5)} is possible"
-            raise UsageError(f"Pictures can't be {side} pixels a side.", why, "choose another --size")
+            raise UsageError(f"Images can't be {side} pixels a side.", why, "choose another --size")
     return contest
 
 
 def _go_through(
-    pictures: PictureStream,
+    images: ImageStream,
     settings: ReconstructionSettings,
     contest: Contest,
     out: Path,
@@ -178,23 +176,23 @@ def _go_through(
     save_every: int,
 ) -> Progress:
     progress = Progress.load(out)
-    entries = _after(pictures, progress)
+    entries = _after(images, progress)
     if progress.read:
-        tell(f"going on after {progress.read} pictures")
+        tell(f"going on after {progress.read} images")
     with ExitStack() as stack:
         lines, refused = (
-            stack.enter_context(Lines(out / name, progress.lengths.get(name, 0))) for name in (PICTURES, REFUSED)
+            stack.enter_context(Lines(out / name, progress.lengths.get(name, 0))) for name in (IMAGES, REFUSED)
         )
 
         def refuse(name: str, error: RefusedError) -> None:
             progress.refused[error.reason] += 1
-            refused.write({"picture": name, "reason": error.reason, "detail": error.detail})
+            refused.write({"image": name, "reason": error.reason, "detail": error.detail})
             tell(f"left out: {name}: {error}")
 
         def save() -> None:
-            progress.lengths = {PICTURES: lines.flush(), REFUSED: refused.flush()}
+            progress.lengths = {IMAGES: lines.flush(), REFUSED: refused.flush()}
             progress.save(out)
-            tell(f"{progress.read} pictures")
+            tell(f"{progress.read} images")
 
         saved, saved_at = progress.read, time.monotonic()
         while group := list(islice(entries, settings.batch_size)):
@@ -204,29 +202,29 @@ def _go_through(
                 saved, saved_at = progress.read, time.monotonic()
         if progress.read > saved:
             save()
-    if said := pictures.skipped.describe():
+    if said := images.skipped.describe():
         tell(said)
     if not progress.tallies:
         (out / FILE).unlink(missing_ok=True)
         reasons = ", ".join(f"{reason} {count}" for reason, count in progress.refused.items())
-        raise UsageError("There is nothing to evaluate.", reasons or "there is no picture", "check the paths")
+        raise UsageError("There is nothing to evaluate.", reasons or "there is no image", "check the paths")
     return progress
 
 
-def _after(pictures: PictureStream, progress: Progress) -> Iterator[Entry]:
+def _after(images: ImageStream, progress: Progress) -> Iterator[Entry]:
     """The entries that come after those that were gone through, which must be the same as then."""
-    entries, again = iter(pictures), Progress()
+    entries, again = iter(images), Progress()
     for entry in islice(entries, progress.read):
         again.count(entry.name)
     if again.names != progress.names:
         why = f"the first {progress.read} are not those that were gone through before the evaluation was stopped"
-        raise UsageError("The pictures have changed.", why, "put them back, or choose another folder with -o")
+        raise UsageError("The images have changed.", why, "put them back, or choose another folder with -o")
     return entries
 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A picture, and its number among all entries, from 0."""
+    """An image, and its number among all entries, from 0."""
 
     number: int
     name: str
@@ -240,7 +238,7 @@ def _open(
     contest: Contest,
     refuse: Callable[[str, RefusedError], None],
 ) -> list[_Opened]:
-    """The pictures of a batch; those that can't be used go to `refuse`."""
+    """The images of a batch; those that can't be used go to `refuse`."""
     batch: list[_Opened] = []
     for entry in entries:
         number = progress.read
@@ -265,14 +263,14 @@ def _require_formats(image: Image.Image, settings: ReconstructionSettings) -> No
 def _measure(
     batch: Sequence[_Opened], settings: ReconstructionSettings, contest: Contest, progress: Progress, lines: Lines
 ) -> None:
-    """Count a batch in at every size, and write each picture's figures down."""
+    """Count a batch in at every size, and write each image's figures down."""
     width = contest.features.width
     for side in settings.sizes:
         size = _size_name(side)
         for opened, pixels in _alike(batch, side):
             for label, rows in contest.measure(pixels, lambda label, size=size: progress.tally(size, label, width)):
-                for picture, row in zip(opened, rows, strict=True):
-                    where = {"number": picture.number, "picture": picture.name, "size": size, "contender": label}
+                for image, row in zip(opened, rows, strict=True):
+                    where = {"number": image.number, "image": image.name, "size": size, "contender": label}
                     lines.write(where | {name: float(f"{value:.6g}") for name, value in row.items()})
 
 
@@ -287,7 +285,7 @@ def _alike(batch: Sequence[_Opened], side: int | None) -> Iterator[tuple[list[_O
 
 
 def _pixels(image: Image.Image, side: int | None) -> UInt8[np.ndarray, "H W 3"]:
-    return np.asarray(image if side is None else fit_picture(image, (side, side)))
+    return np.asarray(image if side is None else fit_image(image, (side, side)))
 
 
 def _size_name(side: int | None) -> str:
@@ -308,23 +306,23 @@ def _report(settings: ReconstructionSettings, contest: Contest, progress: Progre
         "distance": contest.distance.title,
         "settings": settings.model_dump(mode="json"),
         "results": results,
-        "refused": [{"reason": reason, "pictures": count} for reason, count in progress.refused.most_common()],
+        "refused": [{"reason": reason, "images": count} for reason, count in progress.refused.most_common()],
     }
 
 
 def _draw(
-    pictures: PictureStream, settings: ReconstructionSettings, contest: Contest, out: Path, wanted: int | None
+    images: ImageStream, settings: ReconstructionSettings, contest: Contest, out: Path, wanted: int | None
 ) -> None:
-    """The sheet, for which the chosen pictures are opened again."""
+    """The sheet, for which the chosen images are opened again."""
     if wanted == 0:
         (out / SHEET).unlink(missing_ok=True)
         return
     size, first = _size_name(settings.sizes[0]), settings.tokenizers[0].label
-    lines = (line for line in read_lines(out / PICTURES) if line["size"] == size and line["contender"] == first)
+    lines = (line for line in read_lines(out / IMAGES) if line["size"] == size and line["contender"] == first)
     ranked = sorted((-line["psnr"], line["number"]) for line in lines)
     numbers = {ranked[rank][1]: (rank, note) for rank, note in choose(len(ranked), wanted)}
     rows: dict[int, Row] = {}
-    for number, entry in enumerate(pictures):
+    for number, entry in enumerate(images):
         if number in numbers:
             rank, note = numbers[number]
             pixels = _pixels(open_entry(entry, contest.limits), settings.sizes[0])
@@ -334,11 +332,11 @@ def _draw(
 
 
 def _row(pixels: UInt8[np.ndarray, "H W 3"], name: str, contest: Contest) -> Row:
-    pictures, num_pixels = np.stack([pixels]), pixels.shape[0] * pixels.shape[1]
-    original = contest.to_signed(pictures)
+    images, num_pixels = np.stack([pixels]), pixels.shape[0] * pixels.shape[1]
+    original = contest.to_signed(images)
     row: Row = [(Image.fromarray(pixels), (name, f"{pixels.shape[1]} x {pixels.shape[0]} pixels"))]
-    for label, result in contest.results(pictures):
-        quality = psnr(contest.to_signed(result.pictures), original).item()
+    for label, result in contest.results(images):
+        quality = psnr(contest.to_signed(result.images), original).item()
         text = f"{quality:.1f} dB, {result.bits[0] / num_pixels:.2f} bits/pixel"
-        row.append((Image.fromarray(result.pictures[0]), (label, text)))
+        row.append((Image.fromarray(result.images[0]), (label, text)))
     return row

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: files, folders, captioned sets and indexes, in a fixed order, one at a time."""
+"""The images of an evaluation: files, folders, captioned sets and indexes, in a fixed order, one at a time."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from bitvar.data.layouts import LISTINGS, Candidate, Entry, Refusal, read_entrie
 from bitvar.data.walking import Skipped, walk_files
 from bitvar.errors import UsageError
 from bitvar.imaging.formats import IMAGE_SUFFIXES
-from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture
+from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_image
 
 _ADDRESS: Final = "file://"
 
@@ -36,11 +36,11 @@ def find_source(name: str) -> Path:
     return Path(name)
 
 
-class PictureStream:
-    """Goes through the pictures of several sources, as often as wanted; opens none of them.
+class ImageStream:
+    """Goes through the images of several sources, as often as wanted; opens none of them.
 
     Args:
-        sources: picture files; folders, with all the pictures in them; captioned sets (a folder with a `samples.jsonl`,
+        sources: image files; folders, with all the images in them; captioned sets (a folder with a `samples.jsonl`,
             or a table of them); indexes.
         split: of the captioned sets and indexes, only this one.
         limit: only the first so many.
@@ -88,18 +88,18 @@ class PictureStream:
             yield Refusal(str(place), "unreadable-file", why)
 
 
-def open_entry(entry: Entry, limits: PictureLimits) -> Image.Image:
-    """The RGB picture of an entry.
+def open_entry(entry: Entry, limits: ImageLimits) -> Image.Image:
+    """The RGB image of an entry.
 
     Raises:
         RefusedError: for one that can't be used, or that is not the one its source knows.
     """
     if isinstance(entry, Refusal):
         raise RefusedError(entry.reason, entry.detail)
-    data = entry.picture.read(max_bytes=limits.max_bytes)
+    data = entry.image.read(max_bytes=limits.max_bytes)
     if entry.digest is not None and hashlib.sha256(data).digest() != entry.digest:
-        raise RefusedError("altered", "the picture's bytes are not those that were indexed")
-    return decode_picture(data, limits)
+        raise RefusedError("altered", "the image's bytes are not those that were indexed")
+    return decode_image(data, limits)
 
 
 def _has_splits(source: Path) -> bool:

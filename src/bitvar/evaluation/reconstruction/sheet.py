@@ -1,4 +1,4 @@
-"""Pictures side by side, a row each: the original and what the contenders made of it, with a caption below each."""
+"""Images side by side, a row each: the original and what the contenders made of it, with a caption below each."""
 
 from collections.abc import Sequence
 from typing import Final, TypeAlias
@@ -6,21 +6,21 @@ from typing import Final, TypeAlias
 from PIL import Image, ImageDraw, ImageFont
 
 Row: TypeAlias = list[tuple[Image.Image, tuple[str, str]]]
-"""Pictures of one size, each with two lines of text."""
+"""Images of one size, each with two lines of text."""
 
 _GROUPS: Final = ("best", "middle", "worst")
 _EACH: Final = 3
 _LARGE, _SMALL = 384, 192
-"""Longer sides of pictures: larger ones are reduced, smaller ones magnified while that keeps within."""
+"""Longer sides of images: larger ones are reduced, smaller ones magnified while that keeps within."""
 
 _GAP, _LINE, _NARROWEST, _WIDTH = 12, 17, 168, 1500
 
 
 def choose(count: int, wanted: int | None) -> list[tuple[int, str]]:
-    """Which ranks to show, of `count` pictures from the best to the worst, each with a note.
+    """Which ranks to show, of `count` images from the best to the worst, each with a note.
 
     Args:
-        count: of all pictures.
+        count: of all images.
         wanted: so many, evenly; None is three of the best, of the middle and of the worst.
     """
     if wanted is not None or count <= len(_GROUPS) * _EACH:
@@ -33,25 +33,25 @@ def choose(count: int, wanted: int | None) -> list[tuple[int, str]]:
 def draw_sheet(rows: Sequence[Row]) -> Image.Image:
     """The rows on white, side by side where they are narrow.
 
-    Pictures with less than half of 384 pixels a side are magnified by a whole number, every pixel a square; larger ones
+    Images with less than half of 384 pixels a side are magnified by a whole number, every pixel a square; larger ones
     than that are reduced to it, and say so.
     """
-    drawn = [[(*_fitted(picture), text) for picture, text in row] for row in rows]
+    drawn = [[(*_fitted(image), text) for image, text in row] for row in rows]
     columns = max(len(row) for row in drawn)
     widths = [max(row[i][0].width for row in drawn if i < len(row)) for i in range(columns)]
     widths = [max(width, _NARROWEST) for width in widths]
     block = sum(widths) + columns * _GAP + _GAP
     across = min(len(drawn), max(1, _WIDTH // block))
     lines = [drawn[start : start + across] for start in range(0, len(drawn), across)]
-    heights = [max(picture.height for row in line for picture, _, _ in row) + 2 * _LINE + 2 * _GAP for line in lines]
+    heights = [max(image.height for row in line for image, _, _ in row) + 2 * _LINE + 2 * _GAP for line in lines]
     sheet = Image.new("RGB", (across * block + _GAP, sum(heights) + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     y = _GAP
     for line, height in zip(lines, heights, strict=True):
         for i, row in enumerate(line):
             x = _GAP + i * block
-            for (picture, note, (title, text)), width in zip(row, widths, strict=False):
-                sheet.paste(picture, (x, y))
+            for (image, note, (title, text)), width in zip(row, widths, strict=False):
+                sheet.paste(image, (x, y))
                 below = y + max(p.height for p, _, _ in row) + 4
                 draw.text((x, below), _clipped(title, width, font), fill="black", font=font)
                 draw.text((x, below + _LINE - 2), _clipped(text + note, width, font), fill="#555555", font=font)
@@ -60,13 +60,13 @@ def draw_sheet(rows: Sequence[Row]) -> Image.Image:
     return sheet
 
 
-def _fitted(picture: Image.Image) -> tuple[Image.Image, str]:
-    longer = max(picture.size)
+def _fitted(image: Image.Image) -> tuple[Image.Image, str]:
+    longer = max(image.size)
     if longer > _LARGE:
-        size = tuple(max(1, round(side * _LARGE / longer)) for side in picture.size)
-        return picture.resize((size[0], size[1]), Image.Resampling.LANCZOS), f", at {_LARGE / longer:.0%}"
+        size = tuple(max(1, round(side * _LARGE / longer)) for side in image.size)
+        return image.resize((size[0], size[1]), Image.Resampling.LANCZOS), f", at {_LARGE / longer:.0%}"
     scale = max(1, _SMALL // longer)
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST), ""
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST), ""
 
 
 def _clipped(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

@@ -1,6 +1,6 @@
-"""How well a picture goes with a prompt, by two small towers over frozen networks. Knows no generator and no judge.
+"""How well an image goes with a prompt, by two small towers over frozen networks. Knows no generator and no judge.
 
-The score is for ranking models, and only beside that of real pictures and of shuffled prompts: it is no CLIP score.
+The score is for ranking models, and only beside that of real images and of shuffled prompts: it is no CLIP score.
 EfficientNet-lite0 looks; the words come through the frozen MiniLM that the embedded model reads, too.
 """
 
@@ -25,11 +25,11 @@ from bitvar.weights.model_folder import read_tensors
 FOLDER: Final = Path(__file__).parents[2] / "pretrained" / "scene_alignment"
 
 SIDE: Final = 128
-"""Pixels a side that pictures are magnified or reduced to."""
+"""Pixels a side that images are magnified or reduced to."""
 _PLACES: Final = 4  # a side: what is left of where things are
 _STAGE: Final = 4
 SEEN: Final = STAGE_CHANNELS[_STAGE] * _PLACES**2 + HEAD_CHANNELS
-"""Numbers that the image tower takes for a picture."""
+"""Numbers that the image tower takes for an image."""
 _BATCH: Final = 32
 
 
@@ -50,7 +50,7 @@ class AlignmentConfig(Config):
 
 
 class AlignmentModel(nn.Module):
-    """Two towers whose vectors are near where picture and prompt go together (Radford et al., arXiv 2103.00020)."""
+    """Two towers whose vectors are near where image and prompt go together (Radford et al., arXiv 2103.00020)."""
 
     def __init__(self, config: AlignmentConfig) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class AlignmentModel(nn.Module):
         self.text_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
         self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
-    def of_pictures(self, seen: Float[Tensor, "b f"]) -> Float[Tensor, "b w"]:
+    def of_images(self, seen: Float[Tensor, "b f"]) -> Float[Tensor, "b w"]:
         """Vectors of length 1, of what `see` gives."""
         return F.normalize(self.image(seen.float()), dim=1)
 
@@ -82,9 +82,9 @@ class AlignmentModel(nn.Module):
         kept = condition.mask[..., None].float()
         return F.normalize(self.text_out((x * kept).sum(dim=1) / kept.sum(dim=1)), dim=1)
 
-    def loss(self, pictures: Float[Tensor, "b w"], prompts: Float[Tensor, "b w"]) -> Float[Tensor, ""]:
-        """Cross-entropy of finding each picture's own prompt in the batch, and each prompt's picture."""
-        logits = pictures @ prompts.T * self.log_scale.clamp(max=math.log(100.0)).exp()
+    def loss(self, images: Float[Tensor, "b w"], prompts: Float[Tensor, "b w"]) -> Float[Tensor, ""]:
+        """Cross-entropy of finding each image's own prompt in the batch, and each prompt's image."""
+        logits = images @ prompts.T * self.log_scale.clamp(max=math.log(100.0)).exp()
         own = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
@@ -105,16 +105,16 @@ def see(network: EfficientNet, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well pictures go with their prompts.
+    """How well images go with their prompts.
 
     Attributes:
-        num_pictures: how many.
+        num_images: how many.
         num_prompts: distinct ones.
-        cosine: mean cosine of a picture's vector and its prompt's, times 100.
-        found: share of pictures whose own prompt is the nearest of all the distinct ones.
+        cosine: mean cosine of an image's vector and its prompt's, times 100.
+        found: share of images whose own prompt is the nearest of all the distinct ones.
     """
 
-    num_pictures: int
+    num_images: int
     num_prompts: int
     cosine: float
     found: float
@@ -151,9 +151,9 @@ class AlignmentScorer:
         model.load_state_dict({name: tensor.float() for name, tensor in read_tensors(folder).items()})
         return cls(model.to(device), EfficientNet().to(device), encoder)
 
-    def of_pictures(self, batches: Iterator[Float[Tensor, "_ 3 H W"]]) -> Float[Tensor, "n w"]:
-        """Vectors of pictures in [-1, 1], which come in batches."""
-        return torch.cat([self.model.of_pictures(see(self.network, images)) for images in batches])
+    def of_images(self, batches: Iterator[Float[Tensor, "_ 3 H W"]]) -> Float[Tensor, "n w"]:
+        """Vectors of images in [-1, 1], which come in batches."""
+        return torch.cat([self.model.of_images(see(self.network, images)) for images in batches])
 
     def of_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "n w"]:
         """Vectors of prompts."""
@@ -162,17 +162,17 @@ class AlignmentScorer:
         return torch.cat([self.model.of_prompts(self.encoder.encode(part).to(device)) for part in parts])
 
 
-def score_alignment(pictures: Float[Tensor, "n w"], prompts: Float[Tensor, "n w"], texts: Sequence[str]) -> Alignment:
-    """Sum up the vectors of pictures and of their prompts, row by row; one at least.
+def score_alignment(images: Float[Tensor, "n w"], prompts: Float[Tensor, "n w"], texts: Sequence[str]) -> Alignment:
+    """Sum up the vectors of images and of their prompts, row by row; one at least.
 
     Args:
-        pictures: of each picture.
-        prompts: of each picture's prompt.
+        images: of each image.
+        prompts: of each image's prompt.
         texts: the prompts; equal ones count as one.
     """
-    cosines = (pictures * prompts).sum(dim=1)
+    cosines = (images * prompts).sum(dim=1)
     row = {text: i for i, text in enumerate(texts)}
     place = {text: i for i, text in enumerate(row)}
-    nearest = (pictures @ prompts[list(row.values())].T).argmax(dim=1)
+    nearest = (images @ prompts[list(row.values())].T).argmax(dim=1)
     found = sum(place[text] == near for text, near in zip(texts, nearest.tolist(), strict=True))
     return Alignment(len(texts), len(row), 100 * cosines.mean().item(), found / len(texts))

@@ -1,4 +1,4 @@
-"""What each object is: cut out of a picture, seen through a frozen network, read by small heads. Finds no objects."""
+"""What each object is: cut out of an image, seen through a frozen network, read by small heads. Finds no objects."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -36,7 +36,7 @@ _NUM_TEXTURE_STAGES: Final = 3
 NUM_TEXTURES: Final = 2 * sum(STAGE_CHANNELS[:_NUM_TEXTURE_STAGES])
 _PAINT_DISTANCE: Final = 0.16  # from the background, in [-1, 1] RGB, from which a pixel is the object's
 _BACKGROUND_DISTANCE: Final = 45.0  # of RGB 0..255: within it a pixel may have a background's colour
-_SMALLEST_OUTSIDE: Final = 0.04  # of the picture
+_SMALLEST_OUTSIDE: Final = 0.04  # of the image
 
 
 class Seen(NamedTuple):
@@ -140,13 +140,13 @@ def cut_out(
     boxes: Float[Tensor, "n 4"],
     backgrounds: Float[Tensor, "b 3"],
 ) -> Float[Tensor, "n 3 128 128"]:
-    """Each object in a square, what lies beside its box painted in the picture's background.
+    """Each object in a square, what lies beside its box painted in the image's background.
 
     Args:
         images: in [-1, 1].
-        owners: the picture that each box is on.
+        owners: the image that each box is on.
         boxes: x0, y0, x1, y1 in 0..1.
-        backgrounds: the colour of each picture's background, in [-1, 1].
+        backgrounds: the colour of each image's background, in [-1, 1].
     """
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -164,7 +164,7 @@ def cut_out(
 
 
 def look_at(network: EfficientNet, crops: Float[Tensor, "n 3 128 128"], backgrounds: Float[Tensor, "n 3"]) -> Seen:
-    """What cut-outs look like, each on its picture's background.
+    """What cut-outs look like, each on its image's background.
 
     Features are the mean of the network's head, 2 x 2 means of its last stage and 3 x 3 of one at stride 16; textures
     the means and deviations of its first stages over the object.
@@ -198,7 +198,7 @@ def _is_drawn(crops: Float[Tensor, "n 3 H W"], backgrounds: Float[Tensor, "n 3"]
 def object_paints(crops: Float[Tensor, "n 3 128 128"], backgrounds: Float[Tensor, "n 3"]) -> Float[Tensor, "n p"]:
     """A histogram of the object's RGB colours, six soft bins an axis, which adds up to 1.
 
-    Pixels of the background's colour (in [-1, 1], of the object's picture) are left out.
+    Pixels of the background's colour (in [-1, 1], of the object's image) are left out.
     """
     small = F.interpolate(crops, size=(_PAINT_SIDE, _PAINT_SIDE), mode="area")
     counted = _is_drawn(small, backgrounds).flatten(1).float()

@@ -1,4 +1,4 @@
-"""What a judge sees on one picture. Knows no network and no prompt."""
+"""What a judge sees on one image. Knows no network and no prompt."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Thresholds(Config):
 
 @dataclass(frozen=True)
 class Sighting:
-    """One object: `box` is x0, y0, x1, y1 in 0..1 of the picture's sides, y downwards; the rest are probabilities.
+    """One object: `box` is x0, y0, x1, y1 in 0..1 of the image's sides, y downwards; the rest are probabilities.
 
     `concepts` names the set's concepts and adds up to 1 at most: what is missing is the probability of none of them.
     `colours` names its eight colours and `own`, and adds up to 1. `styles` is by artist, and adds up to 1.

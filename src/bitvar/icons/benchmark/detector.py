@@ -1,4 +1,4 @@
-"""Where the objects of a small picture are: a network that marks their middles and boxes. Knows no concepts."""
+"""Where the objects of a small image are: a network that marks their middles and boxes. Knows no concepts."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 SIDE: Final = 64
-"""Pixels a side of the pictures it sees."""
+"""Pixels a side of the images it sees."""
 STRIDE: Final = 4
 GRID: Final = SIDE // STRIDE
 _WIDTHS: Final = (24, 48, 96, 96)
@@ -43,7 +43,7 @@ class Detector(nn.Module):
     def forward(
         self, images: Float[Tensor, "b 3 64 64"]
     ) -> tuple[Float[Tensor, "b 16 16"], Float[Tensor, "b 4 16 16"]]:
-        """Logits of middles, and distances to the left, top, right and bottom side, in shares of the picture."""
+        """Logits of middles, and distances to the left, top, right and bottom side, in shares of the image."""
         grid = self.grid(self.to_grid(F.silu(self.stem(images))))
         coarse = self.coarse(self.to_coarse(grid))
         coarsest = self.coarsest(self.to_coarsest(coarse))
@@ -104,7 +104,7 @@ def detection_loss(
 def find_objects(
     found: tuple[Float[Tensor, "b 16 16"], Float[Tensor, "b 4 16 16"]], *, threshold: float
 ) -> list[list[tuple[float, tuple[float, float, float, float]]]]:
-    """For each picture its objects, as (confidence, box), by falling confidence, at `threshold` (0..1) or above.
+    """For each image its objects, as (confidence, box), by falling confidence, at `threshold` (0..1) or above.
 
     A cell is an object's middle if no neighbour's logit is higher; of two boxes that share half of the smaller one, the
     more confident stays.
@@ -115,7 +115,7 @@ def find_objects(
     peaks = (confidence == highest) & (confidence >= threshold)
     x, y = cell_centres().to(logits.device)
     corners = torch.stack([x - sides[:, 0], y - sides[:, 1], x + sides[:, 2], y + sides[:, 3]], dim=1).clamp(0.0, 1.0)
-    pictures = []
+    images = []
     for index in range(len(logits)):
         rows, columns = torch.nonzero(peaks[index], as_tuple=True)
         candidates = [
@@ -126,8 +126,8 @@ def find_objects(
         for candidate in sorted(candidates, reverse=True):
             if all(_shared(candidate[1], other) < 0.5 for _, other in kept):
                 kept.append(candidate)
-        pictures.append(kept)
-    return pictures
+        images.append(kept)
+    return images
 
 
 def _box(corners: Float[Tensor, "4"]) -> tuple[float, float, float, float]:

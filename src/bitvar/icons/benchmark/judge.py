@@ -1,4 +1,4 @@
-"""The scene judge: from pictures to sights, with the weights in the package. Knows no prompts and no verdicts."""
+"""The scene judge: from images to sights, with the weights in the package. Knows no prompts and no verdicts."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from bitvar.weights.digests import load_tensors, verify_folder
 
 FOLDER: Final = Path(__file__).parents[2] / "pretrained" / "scene_judge"
 WEIGHTS: Final = "model.safetensors"
-_PICTURES_AT_ONCE: Final = 32
+_IMAGES_AT_ONCE: Final = 32
 _OBJECTS_AT_ONCE: Final = 64
 
 Box = tuple[float, float, float, float]
@@ -37,10 +37,10 @@ class JudgeConfig(Config):
 
 
 class SceneJudge(nn.Module):
-    """Sees objects with their concepts, colours and styles, and the background, on pictures of scenes.
+    """Sees objects with their concepts, colours and styles, and the background, on images of scenes.
 
     Frozen. It was trained on drawings by other artists than the generator's, styles aside, on features that no
-    generator of bitvar shares. It sees every picture at 64 x 64 pixels.
+    generator of bitvar shares. It sees every image at 64 x 64 pixels.
     """
 
     def __init__(self, config: JudgeConfig | None = None) -> None:
@@ -82,19 +82,19 @@ class SceneJudge(nn.Module):
 
     @torch.no_grad()
     def look(self, images: Float[Tensor, "b 3 H W"]) -> list[Sight]:
-        """What is on each picture, in [-1, 1] and square.
+        """What is on each image, in [-1, 1] and square.
 
-        A picture is seen alike alone and among others, up to rounding.
+        An image is seen alike alone and among others, up to rounding.
 
         Raises:
-            UsageError: if the pictures aren't square.
+            UsageError: if the images aren't square.
         """
         if images.shape[-1] != images.shape[-2]:
-            why = f"expected square pictures, got {images.shape[-1]} x {images.shape[-2]}"
-            raise UsageError("Can't judge these pictures.", why, "crop them")
+            why = f"expected square images, got {images.shape[-1]} x {images.shape[-2]}"
+            raise UsageError("Can't judge these images.", why, "crop them")
         device = next(self.reader.parameters()).device
         sights: list[Sight] = []
-        for chunk in images.split(_PICTURES_AT_ONCE):
+        for chunk in images.split(_IMAGES_AT_ONCE):
             sights += self._look(as_seen(chunk.to(device)))
         return sights
 
@@ -119,7 +119,7 @@ class SceneJudge(nn.Module):
         found: Sequence[Sequence[tuple[float, Box]]],
         backgrounds: Float[Tensor, "b 3"],
     ) -> list[Sighting]:
-        """Every object of every picture, in order."""
+        """Every object of every image, in order."""
         listed = [(index, *candidate) for index, objects in enumerate(found) for candidate in objects]
         sightings = []
         for start in range(0, len(listed), _OBJECTS_AT_ONCE):
@@ -133,7 +133,7 @@ class SceneJudge(nn.Module):
 
 
 def as_seen(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 64 64"]:
-    """The pictures as the judge sees them: fp32, 64 x 64, in [-1, 1]."""
+    """The images as the judge sees them: fp32, 64 x 64, in [-1, 1]."""
     images = images.float().clamp(-1.0, 1.0)
     if images.shape[-1] == detector.SIDE:
         return images

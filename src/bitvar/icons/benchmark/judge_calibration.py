@@ -25,10 +25,10 @@ CLAIMS = ("single", "background", "two", "count", "colour", "position", "colour_
 
 @dataclass(frozen=True)
 class Claim:
-    """A real picture, what it shows, and something like it that it doesn't show."""
+    """A real image, what it shows, and something like it that it doesn't show."""
 
     kind: str
-    picture: Image.Image
+    image: Image.Image
     true: SceneRequest
     false: SceneRequest
 
@@ -58,8 +58,8 @@ def draw_claims(
         for index in range(num_each):
             artist = artists[index % len(artists)]
             true = _request(kind, artist, drawable[artist], atlas, rng)
-            picture, _ = draw_scene(true, atlas, size=size, rng=rng)
-            yield Claim(kind, picture, true, _falsified(kind, true, drawable[artist], styles, rng))
+            image, _ = draw_scene(true, atlas, size=size, rng=rng)
+            yield Claim(kind, image, true, _falsified(kind, true, drawable[artist], styles, rng))
 
 
 def _request(
@@ -122,7 +122,7 @@ def _other(names: Sequence[str], known: str, rng: np.random.Generator) -> str:
 def measure_claims(
     claims: Iterable[Claim], sights: Sequence[Sight], thresholds: Thresholds | None = None
 ) -> dict[str, dict[str, float]]:
-    """By kind: the shares of true and of false claims judged rightly, their mean (`balanced`), and how many pictures.
+    """By kind: the shares of true and of false claims judged rightly, their mean (`balanced`), and how many images.
 
     Args:
         sights: one for each claim.
@@ -142,14 +142,14 @@ def measure_claims(
             "true_claims": right_true,
             "false_claims": right_false,
             "balanced": (right_true + right_false) / 2,
-            "num_pictures": len(pairs),
+            "num_images": len(pairs),
         }
     return measured
 
 
-def as_images(pictures: Sequence[Image.Image]) -> Float[Tensor, "b 3 H W"]:
-    """RGB pictures of one size, in [-1, 1]."""
-    return as_tensor([np.asarray(picture.convert("RGB")) for picture in pictures])
+def as_images(images: Sequence[Image.Image]) -> Float[Tensor, "b 3 H W"]:
+    """RGB images of one size, in [-1, 1]."""
+    return as_tensor([np.asarray(image.convert("RGB")) for image in images])
 
 
 def look_at_claims(
@@ -158,6 +158,6 @@ def look_at_claims(
     *,
     change: Callable[[Image.Image], Image.Image] | None = None,
 ) -> list[Sight]:
-    """What `look` sees on each claim's picture, or on what `change` makes of it."""
-    pictures = [claim.picture if change is None else change(claim.picture) for claim in claims]
-    return [sight for start in range(0, len(pictures), 32) for sight in look(as_images(pictures[start : start + 32]))]
+    """What `look` sees on each claim's image, or on what `change` makes of it."""
+    images = [claim.image if change is None else change(claim.image) for claim in claims]
+    return [sight for start in range(0, len(images), 32) for sight in look(as_images(images[start : start + 32]))]

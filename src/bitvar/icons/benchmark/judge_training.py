@@ -1,4 +1,4 @@
-"""Training the scene judge on free scenes: the detector on pictures, the heads on features kept in memory.
+"""Training the scene judge on free scenes: the detector on images, the heads on features kept in memory.
 
 What is drawn is decided by the caller; what the judge sees at last, by `judge`.
 """
@@ -90,8 +90,8 @@ def _crops(
     scenes: Sequence[FreeScene], rng: np.random.Generator
 ) -> tuple[Float[Tensor, "n 3 128 128"], Float[Tensor, "n 3"], list[int]]:
     """Cut-outs, the background of each, and the scene that each is from."""
-    images = as_images([scene.picture for scene in scenes])
-    boxes = [[_shares(box, scene.picture.width) for box in scene.boxes] for scene in scenes]
+    images = as_images([scene.image for scene in scenes])
+    boxes = [[_shares(box, scene.image.width) for box in scene.boxes] for scene in scenes]
     backgrounds = torch.stack(
         [outside_boxes(image, of).median(dim=1).values for image, of in zip(images, boxes, strict=True)]
     )
@@ -109,7 +109,7 @@ def _no_objects(
     concepts: Sequence[int],
     rng: np.random.Generator,
 ) -> tuple[Float[Tensor, "m 3 128 128"], list[int]]:
-    """Pictures of nothing, made of the cut-outs, and whose background each has."""
+    """Images of nothing, made of the cut-outs, and whose background each has."""
     made, sources = [], []
     for first in range(len(crops)):
         if rng.random() >= _NONE_SHARE:
@@ -164,7 +164,7 @@ def train_detector(
     progress: Callable[[str], None] | None = None,
 ) -> Detector:
     """A detector trained from random weights on scenes of 64 x 64 pixels, mirrored and with swapped colour channels."""
-    images = as_images([scene.picture for scene in scenes])
+    images = as_images([scene.image for scene in scenes])
     truths = [targets([_shares(box, SIDE) for box in scene.boxes]) for scene in scenes]
     middles, distances, weights = (torch.stack(part) for part in zip(*truths, strict=True))
     with torch.random.fork_rng(devices=[]):

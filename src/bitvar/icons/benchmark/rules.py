@@ -1,4 +1,4 @@
-"""Whether a picture shows what was asked for, by GenEval's rules (arXiv 2310.11513). Knows sights, not networks."""
+"""Whether an image shows what was asked for, by GenEval's rules (arXiv 2310.11513). Knows sights, not networks."""
 
 import itertools
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ _PLURALS = {concept.name: concept.plural for concept in CONCEPTS}
 
 @dataclass(frozen=True)
 class Verdict:
-    """`right` if the picture shows all that was asked for; else `reasons` says in words what is wrong."""
+    """`right` if the image shows all that was asked for; else `reasons` says in words what is wrong."""
 
     right: bool
     reasons: tuple[str, ...]
 
 
 def give_verdict(sight: Sight, request: SceneRequest, skill: str) -> Verdict:
-    """Judge a sight by what its picture should show.
+    """Judge a sight by what its image should show.
 
     "single" asks for exactly one object, "count" for exactly `request.count` objects of the concept; "colour" and
     "colour_pair" for the colours named, "position" for the relation, "style" for the drawing style of

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bitvar.data.writing import finish_folder, json_lines, picture_path, prepare_folder
+from bitvar.data.writing import finish_folder, image_path, json_lines, prepare_folder
 from bitvar.errors import UsageError
 from bitvar.files import write_text
 from bitvar.icons.dataset.captions import draw_captions
@@ -110,10 +110,10 @@ def build_icon_set(
         {artist.key: render_sprites(artist, tarballs[artist.key], CONCEPTS, side=side) for artist in ARTISTS}
     )
     samples = []
-    pictures = write_pictures(
+    images = write_images(
         destination, atlas, CONCEPTS, ARTISTS, size=size, seed=seed, num_scenes=num_scenes, jitter=jitter
     )
-    for sample in pictures:
+    for sample in images:
         samples.append(sample)
         if len(samples) % 4000 == 0:
             say(f"drew {len(samples)} scenes")
@@ -134,7 +134,7 @@ def read_finished(destination: Path, arguments: dict[str, int]) -> IconSetSummar
     return IconSetSummary(destination, sum(sum(kinds.values()) for kinds in counts.values()), counts, True)
 
 
-def write_pictures(
+def write_images(
     destination: Path,
     atlas: SpriteAtlas,
     concepts: tuple[Concept, ...],
@@ -153,10 +153,10 @@ def write_pictures(
     scenes = chain(((*plan, None) for plan in planned), (("scenes", prompt.request, prompt) for prompt in prompts))
     rng, words = (np.random.default_rng([seed, len(SPLITS) + stream]) for stream in range(2))
     for index, (split, request, prompt) in enumerate(scenes):
-        picture, boxes = draw_scene(request, atlas, size=size, rng=rng, jitter=jitter)
-        path = picture_path(index)
+        image, boxes = draw_scene(request, atlas, size=size, rng=rng, jitter=jitter)
+        path = image_path(index)
         (destination / path.parent).mkdir(parents=True, exist_ok=True)
-        picture.save(destination / path)
+        image.save(destination / path)
         style = styles[request.artist]
         if prompt is None:
             captions = draw_captions(request, by_name, style=style, rng=words)
@@ -233,7 +233,7 @@ def finish(
         "counts": counts,
         "samples_sha256": hashlib.sha256(json_lines(samples).encode()).hexdigest(),
         "packages": [
-            {**asdict(artist), **asdict(licences[artist.key]), "num_pictures": used[artist.key]} for artist in ARTISTS
+            {**asdict(artist), **asdict(licences[artist.key]), "num_images": used[artist.key]} for artist in ARTISTS
         ],
         "object_colours": COLOURS,
         "backgrounds": BACKGROUNDS,
@@ -247,14 +247,14 @@ def finish(
 def _attribution(licences: dict[str, Licence], used: Counter[str]) -> str:
     text = io.StringIO()
     text.write(
-        "# Where the pictures come from\n\nEvery picture shows drawings of one of these sets, scaled, placed and in\n"
+        "# Where the images come from\n\nEvery image shows drawings of one of these sets, scaled, placed and in\n"
     )
-    text.write("part recoloured. Keep this file with the pictures, and with weights trained on them.\n")
+    text.write("part recoloured. Keep this file with the images, and with weights trained on them.\n")
     for artist in ARTISTS:
         licence = licences[artist.key]
         text.write(f"\n## {licence.set_name}\n\n")
         text.write(f"- Authors: {licence.authors} ({licence.authors_url})\n")
         text.write(f"- Licence: {licence.title} ({licence.url})\n")
         text.write(f"- Package: {artist.package} {artist.version}\n")
-        text.write(f'- Pictures: {used[artist.key]}, captioned "{artist.style}"\n')
+        text.write(f'- Images: {used[artist.key]}, captioned "{artist.style}"\n')
     return text.getvalue()

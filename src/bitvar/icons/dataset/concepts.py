@@ -1,7 +1,7 @@
 """The things that the icon set shows: names as captions say them, code points, plurals and colours.
 
 No person (so no skin tones) and no flag is in the table: these families are subsampled to none. Every concept exists in
-all artists of `sources.ARTISTS`. This file knows nothing of pictures.
+all artists of `sources.ARTISTS`. This file knows nothing of images.
 """
 
 from dataclasses import dataclass

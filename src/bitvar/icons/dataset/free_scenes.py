@@ -24,9 +24,9 @@ _SPRITE_TRIES = 6
 
 @dataclass(frozen=True)
 class FreeScene:
-    """An RGB picture and what is on it: one box and one thing for each object, all by one artist."""
+    """An RGB image and what is on it: one box and one thing for each object, all by one artist."""
 
-    picture: Image.Image
+    image: Image.Image
     boxes: tuple[Box, ...]
     things: tuple[Thing, ...]
     artist: str
@@ -44,7 +44,7 @@ def draw_free_scene(
     things: list[Thing] = []
     while len(things) < number:
         things.append(things[0] if things and repeated else _visible_thing(atlas, artist, drawable, background, rng))
-    picture = Image.new("RGB", (size, size), BACKGROUNDS[background])
+    image = Image.new("RGB", (size, size), BACKGROUNDS[background])
     boxes: list[Box] = []
     scale = rng.uniform(0.6, 1.0)
     for thing, cell in zip(things, _cells(number, size, rng), strict=True):
@@ -52,9 +52,9 @@ def draw_free_scene(
         scale = scale if repeated else rng.uniform(0.5 if number == 1 else 0.6, 1.0)
         box = _place(sprite, cell, scale, rng)
         scaled = sprite.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.LANCZOS)
-        picture.paste(scaled, box[:2], scaled)
+        image.paste(scaled, box[:2], scaled)
         boxes.append(box)
-    return FreeScene(spoil(picture, rng), tuple(boxes), tuple(things), artist, background)
+    return FreeScene(spoil(image, rng), tuple(boxes), tuple(things), artist, background)
 
 
 def _visible_thing(
@@ -76,7 +76,7 @@ def _visible_thing(
 
 
 def _cells(number: int, size: int, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
-    """Disjoint rectangles in the picture, by cutting the largest in two until there are enough, in any order."""
+    """Disjoint rectangles in the image, by cutting the largest in two until there are enough, in any order."""
     cells = [(1.0, 1.0, size - 1.0, size - 1.0)][:number]
     while len(cells) < number:
         cells.sort(key=lambda cell: (cell[2] - cell[0]) * (cell[3] - cell[1]))
@@ -101,19 +101,19 @@ def _place(sprite: Image.Image, cell: tuple[float, float, float, float], scale: 
     return x, y, x + width, y + height
 
 
-def spoil(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The picture, more often than not a little blurred, noisy or compressed, as generated and stored pictures are."""
+def spoil(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The image, more often than not a little blurred, noisy or compressed, as generated and stored images are."""
     if rng.random() > _SPOILT_SHARE:
-        return picture
+        return image
     if rng.random() < 0.5:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.1)))
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.1)))
     if rng.random() < 0.5:
-        pixels = np.asarray(picture, dtype=np.float64)
+        pixels = np.asarray(image, dtype=np.float64)
         noisy = pixels + rng.normal(0.0, rng.uniform(2.0, 12.0), pixels.shape)
-        picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+        image = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
     if rng.random() < 0.4:
         stored = io.BytesIO()
         kind = "JPEG" if rng.random() < 0.5 else "WEBP"
-        picture.save(stored, kind, quality=int(rng.integers(40, 91)))
-        picture = Image.open(stored).convert("RGB")
-    return picture
+        image.save(stored, kind, quality=int(rng.integers(40, 91)))
+        image = Image.open(stored).convert("RGB")
+    return image

@@ -1,7 +1,7 @@
 """What training never sees: artist x concept combinations, and composed prompts.
 
 Both are fixed and don't depend on the seed of a build, so that figures of different builds compare. This file knows
-nothing of pictures.
+nothing of images.
 """
 
 from collections.abc import Sequence

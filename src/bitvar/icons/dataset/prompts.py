@@ -1,6 +1,6 @@
-"""The fixed prompts that models of the icon set are judged by, each with what a right picture shows.
+"""The fixed prompts that models of the icon set are judged by, each with what a right image shows.
 
-`scripts/icons/prompts.py` wrote the file. This file knows nothing of pictures or judges.
+`scripts/icons/prompts.py` wrote the file. This file knows nothing of images or judges.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ SKILLS: Final = ("single", "two", "count", "colour", "position", "colour_pair", 
 
 @dataclass(frozen=True)
 class ScenePrompt:
-    """A prompt, and what a right picture shows.
+    """A prompt, and what a right image shows.
 
     Attributes:
         id: unique, and a file name without its suffix.
@@ -28,7 +28,7 @@ class ScenePrompt:
             "held_out_style": a thing by an artist of whom training never shows it.
         skill: of `SKILLS`: what is judged.
         prompt: the words.
-        request: what they ask for. Its artist counts where the style is named; the set's picture is by it always.
+        request: what they ask for. Its artist counts where the style is named; the set's image is by it always.
         names_style: whether the words name the artist's style.
     """
 

@@ -1,4 +1,4 @@
-"""Drawing a scene: where its objects go, and the picture with their boxes.
+"""Drawing a scene: where its objects go, and the image with their boxes.
 
 Objects sit in disjoint cells, so they never overlap. This file knows nothing of captions or splits.
 """
@@ -19,8 +19,8 @@ _CENTRED_SCALE = 0.85
 _SINGLE_SCALES = (0.75, 0.95)
 _BACKGROUND_SCALES = (0.65, 0.85)
 _COMPOSED_SCALES = (0.9, 1.0)
-_LONGEST_SIDE_IN_CELL = 0.75  # of the picture: a candle beside an apple must not tower over it
-_JITTER_ALONG_CELL = 0.1  # of the picture, each way
+_LONGEST_SIDE_IN_CELL = 0.75  # of the image: a candle beside an apple must not tower over it
+_JITTER_ALONG_CELL = 0.1  # of the image, each way
 _VISIBLE_SHARE = 0.65
 
 
@@ -57,12 +57,12 @@ class SpriteAtlas:
 def draw_scene(
     request: SceneRequest, atlas: SpriteAtlas, *, size: int, rng: np.random.Generator, jitter: bool = True
 ) -> tuple[Image.Image, list[Box]]:
-    """The scene as an RGB picture of `size` x `size` pixels, and the box of each object.
+    """The scene as an RGB image of `size` x `size` pixels, and the box of each object.
 
     Boxes come in the order of `request.things`, or row by row for a counted object. Without jitter every object has one
     size and sits in the middle of its place, so that the same drawing falls on the same pixels in every scene.
     """
-    picture = Image.new("RGB", (size, size), BACKGROUNDS[request.background])
+    image = Image.new("RGB", (size, size), BACKGROUNDS[request.background])
     things = request.things * request.count
     sprites = [atlas.sprite(request.artist, thing) for thing in things]
     if len(things) == 1:
@@ -72,8 +72,8 @@ def draw_scene(
         boxes = _cell_boxes(sprites, cells, size, rng, same_scale=request.count > 1, jitter=jitter)
     for sprite, (left, top, right, bottom) in zip(sprites, boxes, strict=True):
         scaled = sprite.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
-        picture.paste(scaled, (left, top), scaled)
-    return picture, boxes
+        image.paste(scaled, (left, top), scaled)
+    return image, boxes
 
 
 def _single_box(

@@ -1,6 +1,6 @@
 """Cut-out drawings: trimming, recolouring, and whether they stand out from a background.
 
-A sprite is an RGBA picture with straight (not premultiplied) alpha. This file knows nothing of concepts or captions.
+A sprite is an RGBA image with straight (not premultiplied) alpha. This file knows nothing of concepts or captions.
 """
 
 import numpy as np

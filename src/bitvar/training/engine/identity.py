@@ -207,13 +207,13 @@ def digest_of(lines: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-def describe_data(data: Path, digests: FileDigests, *, pictures: Callable[[], Sequence[Path]]) -> dict[str, str]:
+def describe_data(data: Path, digests: FileDigests, *, images: Callable[[], Sequence[Path]]) -> dict[str, str]:
     """The data of a run by content: fields of its identity.
 
     Args:
         data: an index, a captioned set, or a folder of images.
         digests: to take them with.
-        pictures: the files of a folder of images; asked only for one.
+        images: the files of a folder of images; asked only for one.
 
     Raises:
         UsageError: if a file is missing, or a file of an index is not the one that was indexed.
@@ -227,7 +227,7 @@ def describe_data(data: Path, digests: FileDigests, *, pictures: Callable[[], Se
             "data (samples.jsonl)": digests.of([samples])[0],
             "data (images)": _describe_files(data, names, digests),
         }
-    return {"data (images)": _describe_files(data, sorted(pictures()), digests)}
+    return {"data (images)": _describe_files(data, sorted(images()), digests)}
 
 
 def _describe_files(folder: Path, paths: Sequence[Path], digests: FileDigests) -> str:

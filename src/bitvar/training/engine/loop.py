@@ -121,13 +121,13 @@ class Run:
         per_part: samples that a rank passes through the model at once; all of its share if None.
         ranks: who trains together; their number may change between restarts.
         peak: floating-point operations a second that the device could do, to report the share that is used.
-        sample: writes pictures of the averaged model to a PNG; None for no samples.
+        sample: writes images of the averaged model to a PNG; None for no samples.
         stop: asked after every step; once true, the run saves and stops.
         beat: called while there is progress.
         report: receives a line of text for people.
         follow: receives every step, and the figures that a line of the log would have.
         track: receives (step, phase, figures), as `metrics.jsonl` does.
-        show: receives (step, picture file) of samples.
+        show: receives (step, image file) of samples.
     """
 
     folder: Path

@@ -31,13 +31,13 @@ DEAD: Final = 0.3
 """Entropy of the mean bit, of 1, under which a tokenizer's scale says little."""
 
 YOUTH: Final = 40
-"""Steps in which an untrained encoder may give all pictures the same coarse bits."""
+"""Steps in which an untrained encoder may give all images the same coarse bits."""
 
 BATCHES: Final = 2
 """Logged batches, one after the other, in which a scale's bits hardly vary before that counts as a collapse."""
 
-PICTURES: Final = 16
-"""Pictures that those batches must hold together: three plain ones may well have the same coarse bits."""
+IMAGES: Final = 16
+"""Images that those batches must hold together: three plain ones may well have the same coarse bits."""
 
 FEW: Final = 500
 """Images under which a model that begins from nothing learns them by heart rather than what they have in common."""
@@ -49,11 +49,11 @@ GAP: Final = 1.25
 
 _ENTROPY: Final = "bit_entropy/scale_"
 _TODO_OVERFIT: Final = (
-    "take the checkpoint of the best validation (bitvar export --best), or use more pictures, a lower rate or a smaller"
+    "take the checkpoint of the best validation (bitvar export --best), or use more images, a lower rate or a smaller"
     " model"
 )
 _TODO_START: Final = (
-    "begin from a finished model (--init icons) or train an adapter; use more pictures, a lower rate or a smaller model"
+    "begin from a finished model (--init icons) or train an adapter; use more images, a lower rate or a smaller model"
 )
 _TODO_DEAD: Final = "raise entropy, or truncation so that early scales count; lower the learning rate"
 
@@ -66,7 +66,7 @@ class Trouble:
     todo: str
 
 
-def find_trouble(metrics: Metrics, *, batch_size: int = PICTURES) -> list[Trouble]:
+def find_trouble(metrics: Metrics, *, batch_size: int = IMAGES) -> list[Trouble]:
     """Every sign of trouble in a run's metrics, the gravest first; none for a healthy or very young run."""
     train, validation = metrics.get("train", {}), metrics.get("validation", {})
     found = [
@@ -107,10 +107,10 @@ def describe_set(images: int, config: TransformerTraining, *, is_new: bool) -> l
 
 def batches_to_tell(batch_size: int) -> int:
     """Logged batches that a collapse must show in."""
-    return max(BATCHES, -(-PICTURES // batch_size))
+    return max(BATCHES, -(-IMAGES // batch_size))
 
 
-def find_collapse(train: Mapping[str, Series], *, batch_size: int = PICTURES) -> list[Trouble]:
+def find_collapse(train: Mapping[str, Series], *, batch_size: int = IMAGES) -> list[Trouble]:
     """A tokenizer's scales whose bits hardly varied in the last batches, for a run old enough to have some that do."""
     collapsed, wanted = {}, batches_to_tell(batch_size)
     for name, series in train.items():
@@ -132,7 +132,7 @@ def _stuck(train: Mapping[str, Series]) -> list[Trouble]:
     return [
         Trouble(
             f"Bit accuracy is {accuracy[-1][1]:.1%} at step {accuracy[-1][0]:,}: a coin toss.",
-            "check that the tokenizer is the run's own and captions fit the pictures; try another learning rate",
+            "check that the tokenizer is the run's own and captions fit the images; try another learning rate",
         )
     ]
 
@@ -161,14 +161,14 @@ def _overfit(train: Mapping[str, Series], validation: Mapping[str, Series]) -> l
         what = (
             f"Validation loss rises from the start: {best:.4g} at step {best_step:,}, {last:.4g} at step {last_step:,}."
         )
-        return [Trouble(f"{what} What is learnt does not carry over to other pictures.", _TODO_START)]
+        return [Trouble(f"{what} What is learnt does not carry over to other images.", _TODO_START)]
     if len(losses) >= 4 and len(trained) >= MIN_POINTS and last > 1.02 * best and after >= 2:
         what = f"Validation loss rose from {best:.4g} at step {best_step:,} to {last:.4g} at step {last_step:,}."
         return [Trouble(what, _TODO_OVERFIT)]
     recent = statistics.median(value for _, value in trained[-3:])
     if len(losses) >= 2 and len(trained) >= MIN_POINTS and last > GAP * recent:
         what = f"Validation loss, {last:.4g}, is far above that of training, {recent:.4g}"
-        return [Trouble(f"{what}: the pictures are learnt by heart.", _TODO_OVERFIT)]
+        return [Trouble(f"{what}: the images are learnt by heart.", _TODO_OVERFIT)]
     return []
 
 

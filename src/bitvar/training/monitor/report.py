@@ -14,7 +14,7 @@ from typing import Any, Final
 from bitvar.errors import UsageError, install_hint
 from bitvar.training.engine.metrics_log import from_one, read_metrics
 from bitvar.training.engine.retention import best_checkpoint, list_checkpoints, validated_at
-from bitvar.training.monitor.health import PICTURES, Metrics, Series, find_trouble
+from bitvar.training.monitor.health import IMAGES, Metrics, Series, find_trouble
 
 CURVES: Final = (
     ("Loss", ("loss",), False),
@@ -185,7 +185,7 @@ def _configuration(text: str | None) -> str:
 def _batch_size(text: str | None) -> int:
     """What a configuration says; without one, that of any run whose batches are large enough."""
     try:
-        size = PICTURES if text is None else json.loads(text)["optimization"]["batch_size"]
+        size = IMAGES if text is None else json.loads(text)["optimization"]["batch_size"]
     except (ValueError, KeyError, TypeError, RecursionError):  # whatever a damaged checkpoint's file holds
-        return PICTURES
-    return size if type(size) is int and size > 0 else PICTURES
+        return IMAGES
+    return size if type(size) is int and size > 0 else IMAGES

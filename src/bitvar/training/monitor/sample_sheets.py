@@ -1,4 +1,4 @@
-"""Sample sheets during training: captions drawn by the very pipeline users call, or pictures and reconstructions."""
+"""Sample sheets during training: captions drawn by the very pipeline users call, or images and reconstructions."""
 
 import contextlib
 import math
@@ -17,15 +17,15 @@ from torch import Tensor
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.data.samples import read_samples
 from bitvar.files import atomic_path, write_text
-from bitvar.imaging.open import Location, PictureLimits, RefusedError, decode_picture
+from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_image
 from bitvar.imaging.pixels import to_signed, to_uint8
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.engine.microbatch import Part
-from bitvar.training.tokenizer.data import PictureData
+from bitvar.training.tokenizer.data import ImageData
 
 SHEET: Final = 8
-"""Pictures on a sheet of reconstructions."""
+"""Images on a sheet of reconstructions."""
 
 DRAWN: Final = 16
 """Captions on a sheet of drawings."""
@@ -64,10 +64,10 @@ def choose_samples(
     for number in chosen.tolist():
         if len(found) == count:
             break
-        caption, picture = samples[number]
+        caption, image = samples[number]
         with contextlib.suppress(RefusedError):  # the run itself tells of samples that can't be read
-            limits = PictureLimits(min_side=1, max_ratio=math.inf)
-            found.append((caption, decode_picture(picture.read(max_bytes=limits.max_bytes), limits)))
+            limits = ImageLimits(min_side=1, max_ratio=math.inf)
+            found.append((caption, decode_image(image.read(max_bytes=limits.max_bytes), limits)))
     return Sheet(fit([caption for caption, _ in found]), [image for _, image in found])
 
 
@@ -95,7 +95,7 @@ class _IndexSamples(Sequence[tuple[str, Location]]):
 
     def __getitem__(self, i: Any) -> Any:
         sample = self._index[self._numbers[i]]
-        return sample.captions[0], sample.picture
+        return sample.captions[0], sample.image
 
 
 @runtime_checkable
@@ -125,9 +125,9 @@ def sample_grid(pipeline: Draws, path: Path, sheet: Sheet, *, seed: int = 0) -> 
 
 
 def reconstruction_sheet(
-    tokenizer: InfinityTokenizer, data: PictureData, schedules: Sequence[Sequence[Grid]], path: Path
+    tokenizer: InfinityTokenizer, data: ImageData, schedules: Sequence[Sequence[Grid]], path: Path
 ) -> None:
-    """Write a PNG of the first held-out pictures: as they are, decoded from half of the scales, and from all."""
+    """Write a PNG of the first held-out images: as they are, decoded from half of the scales, and from all."""
     rows: list[list[Image.Image]] = [[], [], []]
     parts = [Part(0, bucket, torch.arange(min(count, SHEET)), 0, 0) for bucket, count in enumerate(data.counts)]
     for batch in data.batches(parts):
@@ -136,17 +136,17 @@ def reconstruction_sheet(
             steps = list(tokenizer.steps(tokenizer.features(images), schedules[data.schedules[batch.part.bucket]]))
             coarse, fine = (tokenizer.decode(steps[k].latent) for k in ((len(steps) - 1) // 2, -1))
         for row, pixels in zip(rows, (images, coarse, fine), strict=True):
-            row += [to_picture(one) for one in pixels]
+            row += [to_image(one) for one in pixels]
         if len(rows[0]) >= SHEET:
             break
-    captions = [text for text in ("picture", "half of the scales", "all scales") for _ in rows[0][:SHEET]]
-    pictures = [picture for row in rows for picture in row[:SHEET]]
+    captions = [text for text in ("image", "half of the scales", "all scales") for _ in rows[0][:SHEET]]
+    cells = [cell for row in rows for cell in row[:SHEET]]
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        contact_sheet(pictures, captions, columns=len(rows[0][:SHEET])).save(temporary, format="PNG")
+        contact_sheet(cells, captions, columns=len(rows[0][:SHEET])).save(temporary, format="PNG")
 
 
-def to_picture(pixels: Float[Tensor, "c H W"]) -> Image.Image:
+def to_image(pixels: Float[Tensor, "c H W"]) -> Image.Image:
     """For people to look at: grey, or the first three channels as red, green and blue."""
     shown = pixels[:3] if len(pixels) >= 3 else pixels.mean(dim=0, keepdim=True).expand(3, -1, -1)
     return Image.fromarray(np.ascontiguousarray(to_uint8(shown[None])[0].permute(1, 2, 0).cpu().numpy()))
@@ -155,7 +155,7 @@ def to_picture(pixels: Float[Tensor, "c H W"]) -> Image.Image:
 def contact_sheet(
     images: Sequence[Image.Image], captions: Sequence[str], *, columns: int = 8, cell: int = 160
 ) -> Image.Image:
-    """Pictures in rows, captions below them, on white."""
+    """Images in rows, captions below them, on white."""
     rows = -(-len(images) // columns)
     line = 30
     sheet = Image.new("RGB", (columns * (cell + 8) + 8, rows * (cell + line + 8) + 8), "white")

@@ -1,4 +1,4 @@
-"""Other places that a run's figures and pictures go to: TensorBoard, Weights & Biases, Trackio.
+"""Other places that a run's figures and images go to: TensorBoard, Weights & Biases, Trackio.
 
 The loop always writes `metrics.jsonl` itself; these come on top, each from a package of its own that is imported only
 when it is asked for. Whatever goes wrong in one while a run goes on is reported, and never stops the run.
@@ -33,7 +33,7 @@ class Tracker(Protocol):
         """Figures after `step` steps; `phase` is "train" or "validation"."""
         ...
 
-    def picture(self, step: int, path: Path) -> None:
+    def log_image(self, step: int, path: Path) -> None:
         """A sample sheet, as an image file."""
         ...
 
@@ -86,8 +86,8 @@ class GuardedTracker:
     def log(self, step: int, phase: str, values: Mapping[str, float]) -> None:
         self._try(lambda: self._tracker.log(step, phase, values))
 
-    def picture(self, step: int, path: Path) -> None:
-        self._try(lambda: self._tracker.picture(step, path))
+    def log_image(self, step: int, path: Path) -> None:
+        self._try(lambda: self._tracker.log_image(step, path))
 
     def close(self) -> None:
         self._try(self._tracker.close)
@@ -110,7 +110,7 @@ class NoTracker:
     def log(self, step: int, phase: str, values: Mapping[str, float]) -> None:
         pass
 
-    def picture(self, step: int, path: Path) -> None:
+    def log_image(self, step: int, path: Path) -> None:
         pass
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class TensorBoardTracker:
             self._writer.add_scalar(f"{phase}/{name}", value, global_step=step)
         self._writer.flush()
 
-    def picture(self, step: int, path: Path) -> None:
+    def log_image(self, step: int, path: Path) -> None:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         self._writer.add_image("samples", pixels, global_step=step, dataformats="HWC")
@@ -170,7 +170,7 @@ class WandbTracker:
     def log(self, step: int, phase: str, values: Mapping[str, float]) -> None:
         self._run.log({"step": step, **{f"{phase}/{name}": value for name, value in values.items()}})
 
-    def picture(self, step: int, path: Path) -> None:
+    def log_image(self, step: int, path: Path) -> None:
         self._run.log({"step": step, "samples": self._wandb.Image(str(path))})
 
     def close(self) -> None:
@@ -194,7 +194,7 @@ class TrackioTracker:
     def log(self, step: int, phase: str, values: Mapping[str, float]) -> None:
         self._run.log({f"{phase}/{name}": value for name, value in values.items()}, step=step)
 
-    def picture(self, step: int, path: Path) -> None:
+    def log_image(self, step: int, path: Path) -> None:
         self._run.log({"samples": self._trackio.Image(path)}, step=step)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What `bitvar train` puts together for a tokenizer: pictures, weights to begin from, networks that judge."""
+"""What `bitvar train` puts together for a tokenizer: images, weights to begin from, networks that judge."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bitvar.data.listing import PictureList, PictureSource, open_pictures
+from bitvar.data.listing import ImageList, ImageSource, open_images
 from bitvar.data.views import View
 from bitvar.errors import UsageError
-from bitvar.imaging.open import PictureLimits
+from bitvar.imaging.open import ImageLimits
 from bitvar.metrics.distances import perceptual_distance
 from bitvar.training.config import TokenizerTraining
 from bitvar.training.engine import distributed
@@ -19,7 +19,7 @@ from bitvar.training.export import save_tokenizer
 from bitvar.training.monitor.sample_sheets import reconstruction_sheet
 from bitvar.training.run_inputs import identify_run, telling_failed_save
 from bitvar.training.streaming import BadSamples
-from bitvar.training.tokenizer.data import PictureFiles
+from bitvar.training.tokenizer.data import ImageFiles
 from bitvar.training.tokenizer.task import TokenizerModels, TokenizerTask
 from bitvar.training.tokenizer.warm_start import TokenizerOrigin, check_origin
 from bitvar.training.transformer.feature_cache import digest_tensors
@@ -40,14 +40,14 @@ def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", d
     origin = _read_origin(config, inputs)
     planned.folder.mkdir(parents=True, exist_ok=True)
     assert inputs.data is not None
-    source = open_pictures(
+    source = open_images(
         inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction, report=planned.report
     )
     begun = NONE if origin is None else digest_of([origin.config.dump(), digest_tensors(origin.tensors)])
-    paths = source.paths if isinstance(source, PictureList) else ()
-    identity = identify_run(planned, inputs.data, {"--init": begun}, pictures=lambda: paths)
+    paths = source.paths if isinstance(source, ImageList) else ()
+    identity = identify_run(planned, inputs.data, {"--init": begun}, images=lambda: paths)
     planned = replace(planned, identity=identity)
-    train, validation = (_pictures(source, config, inputs, planned, split, device) for split in ("train", "val"))
+    train, validation = (_images(source, config, inputs, planned, split, device) for split in ("train", "val"))
     perceptual = perceptual_distance(config.perceptual_network, device) if config.perceptual > 0 else None
     task = TokenizerTask(config, train=train, validation=validation, perceptual=perceptual, device=device)
     if origin is not None:
@@ -79,11 +79,11 @@ def rehearse(config: TokenizerTraining, inputs: "Inputs") -> None:
         origin.load_into(TokenizerModels(config).tokenizer)
     if inputs.data is None:
         return
-    source = open_pictures(inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction)
+    source = open_images(inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction)
     for split in ("train", "val"):
         if split not in {group.split for group in source.groups}:
             known = ", ".join(sorted({group.split for group in source.groups})) or "none"
-            raise UsageError(f"The data have no split {split!r}.", f"they have: {known}", "add pictures to it")
+            raise UsageError(f"The data have no split {split!r}.", f"they have: {known}", "add images to it")
 
 
 def _read_origin(config: TokenizerTraining, inputs: "Inputs") -> TokenizerOrigin | None:
@@ -106,15 +106,15 @@ def _refuse_unused(inputs: "Inputs") -> None:
         raise UsageError(f"A tokenizer run takes no {' or '.join(unused)}.", why, "leave it out")
 
 
-def _pictures(
-    source: PictureSource, config: TokenizerTraining, inputs: "Inputs", planned: Run, split: str, device: torch.device
-) -> PictureFiles:
+def _images(
+    source: ImageSource, config: TokenizerTraining, inputs: "Inputs", planned: Run, split: str, device: torch.device
+) -> ImageFiles:
     """Random crops to train on; the largest crop, around the middle, to validate."""
     is_training = split == "train"
     view = View(config.model.image_channels)
     if is_training:
         view = replace(view, smallest_crop=config.smallest_crop, mirrored=config.mirrored)
-    return PictureFiles(
+    return ImageFiles(
         source,
         split,
         schedules=config.schedules,
@@ -130,5 +130,5 @@ def _pictures(
     )
 
 
-def _limits(config: TokenizerTraining) -> PictureLimits:
-    return PictureLimits(min_side=config.model.stride, max_ratio=MAX_RATIO)
+def _limits(config: TokenizerTraining) -> ImageLimits:
+    return ImageLimits(min_side=config.model.stride, max_ratio=MAX_RATIO)

@@ -1,4 +1,4 @@
-"""What a tokenizer run reads: batches of pictures, each of one size."""
+"""What a tokenizer run reads: batches of images, each of one size."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -6,16 +6,16 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from jaxtyping import UInt8
 from torch import Tensor
 
-from bitvar.data.listing import PictureSource
+from bitvar.data.listing import ImageSource
 from bitvar.data.views import View
 from bitvar.errors import UsageError
-from bitvar.imaging.open import PictureLimits
+from bitvar.imaging.open import ImageLimits
 from bitvar.scales import Grid, nearest_in_ratio
 from bitvar.training.engine.microbatch import Part
 from bitvar.training.streaming import BadSamples, PartReader, read_parts
 
 
-class PictureBatch(NamedTuple):
+class ImageBatch(NamedTuple):
     """What a step reads of a part: which samples, and their pixels, `(b, c, H, W)`, bytes."""
 
     part: Part
@@ -23,8 +23,8 @@ class PictureBatch(NamedTuple):
 
 
 @runtime_checkable
-class PictureData(Protocol):
-    """Where pictures come from. Those of a bucket are all of one size."""
+class ImageData(Protocol):
+    """Where images come from. Those of a bucket are all of one size."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -33,16 +33,16 @@ class PictureData(Protocol):
 
     @property
     def schedules(self) -> tuple[int, ...]:
-        """Which of the run's schedules each bucket's pictures are on."""
+        """Which of the run's schedules each bucket's images are on."""
         ...
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[PictureBatch]:
+    def batches(self, parts: Iterable[Part]) -> Iterator[ImageBatch]:
         """A batch for each part, in order."""
         ...
 
 
-class PictureSet:
-    """Pictures in memory, all of one size. Implements `PictureData`.
+class ImageSet:
+    """Images in memory, all of one size. Implements `ImageData`.
 
     Args:
         images: bytes.
@@ -53,27 +53,27 @@ class PictureSet:
         self.images = images
         self.counts, self.schedules = (len(images),), (schedule,)
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[PictureBatch]:
-        return (PictureBatch(part, self.images[part.samples]) for part in parts)
+    def batches(self, parts: Iterable[Part]) -> Iterator[ImageBatch]:
+        return (ImageBatch(part, self.images[part.samples]) for part in parts)
 
 
-class PictureFiles:
-    """Pictures read from their files as they are needed. Implements `PictureData`.
+class ImageFiles:
+    """Images read from their files as they are needed. Implements `ImageData`.
 
     Each ratio of the source is a bucket on the schedule nearest in ratio; where several sizes are as near, the same
-    pictures are a bucket of each.
+    images are a bucket of each.
 
     Args:
-        source: of the pictures.
+        source: of the images.
         split: of the source.
         schedules: cells of each scale, one list a size.
         stride: pixels per cell side.
         view: channels, and how crops are drawn.
-        bad: the budget of pictures that can't be used.
-        limits: what a picture may be.
+        bad: the budget of images that can't be used.
+        limits: what an image may be.
         workers: processes that read ahead; 0 to read here.
         pinned: for faster copying to a GPU.
-        most: pictures of each ratio to use; all if None.
+        most: images of each ratio to use; all if None.
 
     Raises:
         UsageError: if the split has no samples.
@@ -81,14 +81,14 @@ class PictureFiles:
 
     def __init__(
         self,
-        source: PictureSource,
+        source: ImageSource,
         split: str,
         *,
         schedules: Sequence[Sequence[Grid]],
         stride: int,
         view: View,
         bad: BadSamples,
-        limits: PictureLimits | None = None,
+        limits: ImageLimits | None = None,
         workers: int = 0,
         pinned: bool = False,
         most: int | None = None,
@@ -96,7 +96,7 @@ class PictureFiles:
         groups = [group for group in source.groups if group.split == split]
         if not groups:
             known = ", ".join(sorted({group.split for group in source.groups})) or "none"
-            raise UsageError(f"The data have no split {split!r}.", f"they have: {known}", "add pictures to it")
+            raise UsageError(f"The data have no split {split!r}.", f"they have: {known}", "add images to it")
         lasts = [grids[-1] for grids in schedules]
         buckets = [(group, which) for group in groups for which in nearest_in_ratio(lasts, float(group.ratio))]
         counts = (min(group.count, most or group.count) for group, _ in buckets)
@@ -107,7 +107,7 @@ class PictureFiles:
         self.reader = PartReader(source, self.groups, sizes, None, limits, view)
         self.bad, self.workers, self.pinned = bad, workers, pinned
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[PictureBatch]:
+    def batches(self, parts: Iterable[Part]) -> Iterator[ImageBatch]:
         for loaded in read_parts(self.reader, parts, workers=self.workers, pinned=self.pinned):
             self.bad.count(len(loaded.part), loaded.refused)
-            yield PictureBatch(loaded.part, loaded.images)
+            yield ImageBatch(loaded.part, loaded.images)

@@ -17,7 +17,7 @@ from bitvar.training.config import TokenizerTraining
 from bitvar.training.engine.distributed import Ranks
 from bitvar.training.engine.loop import Metrics, Work
 from bitvar.training.engine.microbatch import Part
-from bitvar.training.tokenizer.data import PictureBatch, PictureData
+from bitvar.training.tokenizer.data import ImageBatch, ImageData
 from bitvar.training.tokenizer.validation import measure_reconstruction
 
 
@@ -52,8 +52,8 @@ class TokenizerTask:
         self,
         config: TokenizerTraining,
         *,
-        train: PictureData,
-        validation: PictureData,
+        train: ImageData,
+        validation: ImageData,
         perceptual: Distance | None = None,
         device: torch.device = torch.device("cpu"),  # noqa: B008  (a constant)
     ) -> None:
@@ -78,13 +78,13 @@ class TokenizerTask:
     def fresh(self) -> nn.Module:
         return TokenizerModels(self.config)
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[PictureBatch]:
+    def batches(self, parts: Iterable[Part]) -> Iterator[ImageBatch]:
         return self.train.batches(parts)
 
     def work(self, bucket: int) -> Work:
         return Work(0, 0.0)
 
-    def loss(self, batch: PictureBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
         config, tokenizer, part = self.config, self.model.tokenizer, batch.part
         images = to_signed(batch.images.to(tokenizer.device)).contiguous(memory_format=self.layout)
         with torch.set_grad_enabled(config.trained != "decoder"):
@@ -123,7 +123,7 @@ class TokenizerTask:
         images: Float[Tensor, "b c H W"],
         seen: Float[Tensor, ""],
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Both players' losses in one backward: the decoder sees a frozen judge, the judge a detached picture.
+        """Both players' losses in one backward: the decoder sees a frozen judge, the judge a detached image.
 
         Args:
             reconstruction: gets the gradient.
@@ -147,7 +147,7 @@ class TokenizerTask:
         return players, weight
 
     def _last_layer(self) -> nn.Parameter:
-        """The weight nearest to the picture that learns."""
+        """The weight nearest to the image that learns."""
         tokenizer = self.model.tokenizer
         return (tokenizer.encoder if self.config.trained == "encoder" else tokenizer.decoder).conv_out.weight
 

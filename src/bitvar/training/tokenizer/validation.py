@@ -1,4 +1,4 @@
-"""What a tokenizer loses on held-out pictures, scale by scale, and how it uses its bits."""
+"""What a tokenizer loses on held-out images, scale by scale, and how it uses its bits."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.training.engine.distributed import Ranks
 from bitvar.training.engine.loop import Metrics
 from bitvar.training.engine.microbatch import parts_in_order
-from bitvar.training.tokenizer.data import PictureData
+from bitvar.training.tokenizer.data import ImageData
 
 VALIDATION_BATCH = 64
 Sums = dict[str, Tensor]
@@ -22,17 +22,17 @@ Sums = dict[str, Tensor]
 @torch.no_grad()
 def measure_reconstruction(
     tokenizer: InfinityTokenizer,
-    data: PictureData,
+    data: ImageData,
     schedules: Sequence[Sequence[Grid]],
     *,
     perceptual: Distance | None = None,
     ranks: Ranks | None = None,
 ) -> Metrics:
-    """Means over all pictures, of every size that has the scale.
+    """Means over all images, of every size that has the scale.
 
     Args:
         tokenizer: whole on every rank.
-        data: every picture counts once.
+        data: every image counts once.
         schedules: cells of each scale, one list a size.
         perceptual: a distance to measure too.
         ranks: who share the work; one if None.
@@ -54,9 +54,9 @@ def measure_reconstruction(
 
 
 def _zeros(scales: int, bits: int) -> Sums:
-    names = ["pictures", "psnr", "distance"]
+    names = ["images", "psnr", "distance"]
     for k in range(scales):
-        names += [f"{name}/scale_{k}" for name in ("pictures", "cells", "psnr", "residual")]
+        names += [f"{name}/scale_{k}" for name in ("images", "cells", "psnr", "residual")]
         names += [f"ones/scale_{k}/{bit}" for bit in range(bits)]
     return {name: torch.zeros((), dtype=torch.float64) for name in names}
 
@@ -70,29 +70,29 @@ def _add(
 ) -> None:
     features = tokenizer.features(images)
     length = features.flatten(1).norm(dim=1).clamp(min=1e-6)
-    picture, quality = images, torch.zeros(())
+    reconstruction, quality = images, torch.zeros(())
     for k, step in enumerate(tokenizer.steps(features, grids)):
-        picture = tokenizer.decode(step.latent)
-        quality = psnr(picture, images).double().sum().cpu()
+        reconstruction = tokenizer.decode(step.latent)
+        quality = psnr(reconstruction, images).double().sum().cpu()
         sums[f"psnr/scale_{k}"] += quality
         sums[f"residual/scale_{k}"] += ((features - step.latent).flatten(1).norm(dim=1) / length).sum().cpu()
-        sums[f"pictures/scale_{k}"] += len(images)
+        sums[f"images/scale_{k}"] += len(images)
         sums[f"cells/scale_{k}"] += len(images) * step.bits.shape[2] * step.bits.shape[3]
         for bit, ones in enumerate(step.bits.sum(dim=(0, 2, 3)).tolist()):
             sums[f"ones/scale_{k}/{bit}"] += ones
     sums["psnr"] += quality
-    sums["pictures"] += len(images)
+    sums["images"] += len(images)
     if perceptual is not None:
-        sums["distance"] += perceptual(picture, images).sum().cpu()
+        sums["distance"] += perceptual(reconstruction, images).sum().cpu()
 
 
 def _metrics(sums: Metrics, scales: int, bits: int, perceptual: Distance | None) -> Metrics:
-    pictures = sums["pictures"]
-    metrics = {"psnr": sums["psnr"] / pictures}
+    num_images = sums["num_images"]
+    metrics = {"psnr": sums["psnr"] / num_images}
     if perceptual is not None:
-        metrics[perceptual.name] = sums["distance"] / pictures
+        metrics[perceptual.name] = sums["distance"] / num_images
     for k in range(scales):
-        count, cells = sums[f"pictures/scale_{k}"], sums[f"cells/scale_{k}"]
+        count, cells = sums[f"images/scale_{k}"], sums[f"cells/scale_{k}"]
         usage = torch.tensor([sums[f"ones/scale_{k}/{bit}"] / cells for bit in range(bits)])
         metrics[f"psnr/scale_{k}"] = sums[f"psnr/scale_{k}"] / count
         metrics[f"residual/scale_{k}"] = sums[f"residual/scale_{k}"] / count

@@ -94,16 +94,16 @@ def check_origin(config: TokenizerTraining, origin: TokenizerOrigin | None) -> N
 
 
 def fit_channels(tensors: dict[str, Tensor], before: int, channels: int) -> dict[str, Tensor]:
-    """Weights for pictures of other channels, whose first steps are as good as the old ones allow.
+    """Weights for images of other channels, whose first steps are as good as the old ones allow.
 
     From RGB to grey or to two channels, what enters is spread evenly over red, green and blue, and what leaves is their
-    mean: a grey picture passes as it did. With more than three, the first three are red, green and blue; the others are
+    mean: a grey image passes as it did. With more than three, the first three are red, green and blue; the others are
     ignored at first, and leave as grey.
 
     Args:
         tensors: a tokenizer's, by name.
-        before: channels of the pictures that they are for.
-        channels: of the pictures to come.
+        before: channels of the images that they are for.
+        channels: of the images to come.
     """
     if before == channels:
         return tensors
@@ -120,7 +120,7 @@ def fit_channels(tensors: dict[str, Tensor], before: int, channels: int) -> dict
 
 
 def _entering(weight: Tensor, before: int, channels: int) -> Tensor:
-    """Weights that see pixels: `(outputs, channels of the picture x pixels, kernel, kernel)`."""
+    """Weights that see pixels: `(outputs, channels of the image x pixels, kernel, kernel)`."""
     weight = weight.unflatten(1, (before, -1))
     if channels < 3 or before < 3:
         fitted = weight.mean(dim=1, keepdim=True).expand(-1, channels, *weight.shape[2:]) * (before / channels)
@@ -131,7 +131,7 @@ def _entering(weight: Tensor, before: int, channels: int) -> Tensor:
 
 
 def _leaving(rows: Tensor, before: int, channels: int) -> Tensor:
-    """Weights or biases that give pixels: `(channels of the picture x pixels, ...)`."""
+    """Weights or biases that give pixels: `(channels of the image x pixels, ...)`."""
     rows = rows.unflatten(0, (before, -1))
     if channels < 3 or before < 3:
         fitted = rows.mean(dim=0, keepdim=True).expand(channels, *rows.shape[1:])

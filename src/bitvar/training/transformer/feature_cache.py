@@ -31,7 +31,7 @@ DIGESTS: Final = "digests.json"
 """Beside the features: digests of the files they were made from, so that these are read again only when touched."""
 
 _FORMAT: Final = 2
-_PARTS: Final = {"pictures": ("features",), "captions": ("tokens", "offsets")}
+_PARTS: Final = {"images": ("features",), "captions": ("tokens", "offsets")}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def prepare(
     images = FileDigests(cache.with_name(DIGESTS)).of([sample.path for sample in samples])
     encoder = digest_tensors(tokenizer.encoder.state_dict())
     keys = {
-        "pictures": json.dumps(
+        "images": json.dumps(
             [_FORMAT, key.tokenizer, encoder, tokenizer.config.dump(), _dtype(tokenizer), digest_of(images), size]
         ),
         "captions": json.dumps(
@@ -101,9 +101,9 @@ def prepare(
     }
     tensors = _cached(cache, keys, report)
     missing = [part for part, names in _PARTS.items() if not set(names) <= set(tensors)]
-    if "pictures" in missing:
+    if "images" in missing:
         require_images(samples, size)
-        report(f"encoding {len(samples)} pictures of split {split!r}")
+        report(f"encoding {len(samples)} images of split {split!r}")
         tensors["features"] = _encode_images(samples, tokenizer)
     if "captions" in missing:
         report(f"encoding {len(captions)} captions of split {split!r}")

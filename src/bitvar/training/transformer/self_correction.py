@@ -14,7 +14,7 @@ from bitvar.training.engine.microbatch import draw_uniform
 
 
 class TeacherForcing(NamedTuple):
-    """What a transformer step needs of a picture.
+    """What a transformer step needs of an image.
 
     Attributes:
         inputs: for scales 1 and up, the latent so far at that scale's grid, flips included.
@@ -28,8 +28,8 @@ class TeacherForcing(NamedTuple):
 def random_flip(
     *, max_strength: float, num_corrected_scales: int, generators: Sequence[torch.Generator]
 ) -> pyramid.Flip:
-    """Flip bits at random: at each scale below `num_corrected_scales`, for each picture, draw a strength from
-    {0, 0.01, ..., max_strength} and flip each bit with that probability. Every picture has its own generator."""
+    """Flip bits at random: at each scale below `num_corrected_scales`, for each image, draw a strength from
+    {0, 0.01, ..., max_strength} and flip each bit with that probability. Every image has its own generator."""
     levels = round(max_strength * 100)
 
     def flip(k: int, bits: Bool[Tensor, "b d h w"]) -> Bool[Tensor, "b d h w"]:
@@ -54,7 +54,7 @@ def teacher_forcing(
     """Inputs and targets of every scale; `lengths` are of the codes of the whole schedule, which may go further.
 
     Finer targets are quantised from the corrected residual; each scale's own target stays unflipped, so the model
-    learns to repair what came before. Without `requantized`, every target is that of the unflipped picture, and the
+    learns to repair what came before. Without `requantized`, every target is that of the unflipped image, and the
     inputs add up its flipped bits: the model meets mistakes, and is not asked to repair them.
     """
     grids = schedule.latent_grids(patch_size)

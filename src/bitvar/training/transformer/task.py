@@ -41,7 +41,7 @@ class Batch:
 
 @runtime_checkable
 class TransformerData(Protocol):
-    """Where batches come from. Pictures of a bucket are all of one schedule."""
+    """Where batches come from. Images of a bucket are all of one schedule."""
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -50,7 +50,7 @@ class TransformerData(Protocol):
 
     @property
     def schedules(self) -> tuple[int, ...]:
-        """Which of the model's schedules each bucket's pictures are on."""
+        """Which of the model's schedules each bucket's images are on."""
         ...
 
     def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
@@ -77,7 +77,7 @@ class CaptionFeatures:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Pictures and captions of one size, already through the frozen encoders. Implements `TransformerData`.
+    """Images and captions of one size, already through the frozen encoders. Implements `TransformerData`.
 
     Attributes:
         features: `(n, d, h, w)`, the tokenizer's.
@@ -173,7 +173,7 @@ class TransformerTask:
         return Work(self.schedules[which].num_tokens, self._operations[which] if self._operations else 0.0)
 
     def disturbed(self, batch: Batch) -> tuple[TextCondition, TeacherForcing]:
-        """What a step reads of a batch on the device: its texts, some dropped, and its pictures, with flips."""
+        """What a step reads of a batch on the device: its texts, some dropped, and its images, with flips."""
         config, part = self.config, batch.part
         which = self.train.schedules[part.bucket]
         schedule = self.schedules[which]

@@ -34,7 +34,7 @@ PAIRS: Final = {
     "infinity_8b_weights": "infinity_vae_d56_f8_14_patchify",
     "infinity_8b_512x512_weights": "infinity_vae_d56_f8_14_patchify",
 }
-"""Published transformer -> the tokenizer it was trained with. Another of as many bits loads, and makes bad pictures."""
+"""Published transformer -> the tokenizer it was trained with. Another of as many bits loads, and makes bad images."""
 
 TOKENIZERS: Final = {
     *(f"infinity_vae_{name}" for name in ("d16", "d24", "d32", "d32reg", "d64")),
@@ -213,7 +213,7 @@ def check_names(transformer: Path, tokenizer: Path) -> None:
     if right is not None and given in TOKENIZERS and given != right:
         raise WeightsError(
             f"The tokenizer {_stem(tokenizer)} does not belong to {_stem(transformer)}.",
-            f"it was trained with {right}; another tokenizer's bits mean something else, and make bad pictures",
+            f"it was trained with {right}; another tokenizer's bits mean something else, and make bad images",
             f"give --tokenizer {right}.pth",
         )
 
