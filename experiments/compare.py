@@ -121,12 +121,12 @@ def read_scenes(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if report["format"] != 1:
             raise ValueError(f"its format is {report['format']}, not 1")
-        for entry in report["contenders"]:
+        for entry in report["candidates"]:
             distance = entry["measures"].get("frechet", {}).get("distance")
-            figures[entry["contender"]] = {} if distance is None else {"frechet": float(distance)}
+            figures[entry["candidate"]] = {} if distance is None else {"frechet": float(distance)}
         for result in report["results"]:
             if result["skill"] == "mean" and result["split"] in SPLITS:
-                label, split = result["contender"], result["split"]
+                label, split = result["candidate"], result["split"]
                 figures[label][split] = 100 * result["share"]
                 intervals.setdefault(label, {})[split] = (100 * result["low"], 100 * result["high"])
     except FileNotFoundError:

@@ -9,7 +9,7 @@ models meet the same flips. What comes out is compared with the image, not with 
 repair it.
 
 Two lines need no model. "repaired": the finer bits quantised again from what the mistake left. "unrepaired": the
-image's own finer bits, as if nothing had happened, which is what a model that learns true bits from disturbed inputs
+image's own finer bits, as if nothing had happened, which is what a model that learns true bits from corrupted inputs
 is asked for. The third figure is the most direct: of the bits of scale k + 1 that these two disagree about, the share
 in which the model sides with the repair. It needs no good model to mean something: half is chance, and more is repair.
 
@@ -132,7 +132,7 @@ def compare(
     reconstruction: Tensor,
 ) -> Float[Tensor, "4"]:
     """Sums over the images: error, PSNR, bits sided with the repair, bits disagreed about; fp64."""
-    latent = tokenizer.latent_of(bits, grids)
+    latent = tokenizer.decode_latent(bits, grids)
     error = (latent - features).square().flatten(1).sum(1) / features.square().flatten(1).sum(1)
     decibels = psnr(tokenizer.decode(latent), reconstruction)
     after = mistake.scale + 1

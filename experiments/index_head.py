@@ -1,9 +1,10 @@
 r"""The conventional classifier in the bitwise head's place: one class for each of the 2^d codes of a token.
 
-bitvar train recipes/vocabulary/tokenizer.py --with bits=12 --data data/icons64 --out runs/d12 --name d12
-bitvar train recipes/experiments/transformer.py --with bits=12 --with patch=1 --data data/icons64 --out runs/bits12 \
-    --name bits12 --tokenizer runs/d12/model --text-encoder src/bitvar/pretrained/icons/text_encoder
-python experiments/index_head.py --with bits=12 --with patch=1 --data data/icons64 --out runs/index12 \
+bitvar train recipes/vocabulary/tokenizer.py --recipe-arg bits=12 --data data/icons64 --out runs/d12 --name d12
+bitvar train recipes/experiments/transformer.py --recipe-arg bits=12 --recipe-arg patch=1 \
+    --data data/icons64 --out runs/bits12 --name bits12 --tokenizer runs/d12/model \
+    --text-encoder src/bitvar/pretrained/icons/text_encoder
+python experiments/index_head.py --recipe-arg bits=12 --recipe-arg patch=1 --data data/icons64 --out runs/index12 \
     --tokenizer runs/d12/model --text-encoder src/bitvar/pretrained/icons/text_encoder \
     --prompts src/bitvar/icons/dataset/prompts.jsonl
 
@@ -45,9 +46,9 @@ from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.assemble import read_recipe
 from bitvar.training.config import TransformerTraining
-from bitvar.training.engine.distributed import Ranks
-from bitvar.training.engine.loop import Metrics, Run, Work, run
-from bitvar.training.engine.microbatch import Part, Purpose, make_generator, parts_in_order
+from bitvar.training.engine.distributed import DistributedContext
+from bitvar.training.engine.loop import Metrics, TrainerConfig, Work, train
+from bitvar.training.engine.microbatch import MicroBatch, Purpose, make_generator, micro_batches_in_order
 from bitvar.training.transformer.feature_cache import features_key, prepare
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.training.transformer.task import VALIDATION_BATCH, Batch, TransformerTask
@@ -116,24 +117,24 @@ class IndexTask:
         give_index_head(model, torch.Generator())
         return model
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[Batch]:
+    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[Batch]:
         return self.inner.batches(parts)
 
     def work(self, bucket: int) -> Work:
         return Work(self.inner.work(bucket).tokens, 0.0)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        condition, data = self.inner.disturbed(batch)
+        condition, data = self.inner.corrupted(batch)
         logits = index_logits(self.model(condition, data.inputs, self.inner.schedules[0], dtype=self.dtype))
         losses = index_losses(logits, data.target_bits)
         return losses.mean(), {"accuracy": bit_accuracy(logits.detach(), data.target_bits)}
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, ranks: Ranks) -> Metrics:
+    def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
         """Nats a token and bit accuracy on held-out samples, nothing flipped, nothing dropped."""
         assert isinstance(model, InfinityTransformer) and ranks.world == 1
         data, schedule = self.inner.validation, self.inner.schedules[0]
-        parts, counted = parts_in_order(data.counts, rank=0, ranks=1, size=VALIDATION_BATCH)
+        parts, counted = micro_batches_in_order(data.counts, rank=0, ranks=1, size=VALIDATION_BATCH)
         sums, lengths = torch.zeros(2, dtype=torch.float64), model.config.all_lengths()[0]
         for batch, weight in zip(data.batches(parts, None), counted, strict=True):
             forced = teacher_forcing(batch.features.float(), schedule, patch_size=1, lengths=lengths)
@@ -162,7 +163,7 @@ def draw_latents(
     assert isinstance(params.guidance_scale, (int, float)) and isinstance(params.temperature, (int, float))
     batch, bits, grids = condition.batch, model.config.bits, schedule.latent_grids(1)
     both = condition.concatenate(condition.drop(torch.ones(batch, dtype=torch.bool)))
-    state = model.begin(both, schedule)
+    state = model.start_decoding(both, schedule)
     tokens = model.start_tokens(state.condition)
     latent = pyramid.empty_latent(batch, bits, grids[-1], model.device)
     lengths = lengths_of(model.config.code_lengths, len(grids))
@@ -194,7 +195,7 @@ class Frozen:
     text_encoder: TextEncoder
 
 
-def train(config: TransformerTraining, options: argparse.Namespace, frozen: Frozen) -> InfinityTransformer:
+def train_index_head(config: TransformerTraining, options: argparse.Namespace, frozen: Frozen) -> InfinityTransformer:
     """Train, or go on where it was stopped; the model has its averaged weights."""
     identity = TokenizerIdentity.load(options.tokenizer / "identity.json")
     key = features_key(identity.bits_sha256, frozen.text_encoder, options.text_encoder)
@@ -211,7 +212,7 @@ def train(config: TransformerTraining, options: argparse.Namespace, frozen: Froz
     facts = {"head": "index", "bits": config.model.bits, "parameters": sum(p.numel() for p in task.model.parameters())}
     write_text(options.out / FACTS, json.dumps(facts) + "\n")
     text = json.dumps({**json.loads(config.dump()), "head": "index"})
-    model = run(task, Run(options.out, text, config.optimization, config.intervals, report=tell))
+    model = train(task, TrainerConfig(options.out, text, config.optimization, config.intervals, report=tell))
     assert isinstance(model, InfinityTransformer)
     return model
 
@@ -246,7 +247,7 @@ def tell(line: str) -> None:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description="Train a transformer with an index head, and draw with it.")
-    parser.add_argument("--with", dest="arguments", action="append", default=[], help="of the recipe: bits=12")
+    parser.add_argument("--recipe-arg", dest="arguments", action="append", default=[], help="of the recipe: bits=12")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
@@ -263,7 +264,7 @@ def main() -> None:
         assert isinstance(config, TransformerTraining)
         encoder = load_text_encoder(options.text_encoder, settings=published_settings(options.text_encoder))
         frozen = Frozen(load_component(InfinityTokenizer, options.tokenizer), encoder)
-        model = train(config, options, frozen)
+        model = train_index_head(config, options, frozen)
         if options.prompts is not None:
             params = SamplingParams(options.guidance, options.temperature)
             draw_prompts(model, frozen, options.prompts, options.out / "images", count=options.images, params=params)

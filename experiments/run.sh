@@ -19,7 +19,7 @@ shift
 out=$runs/$name
 
 if [[ $name =~ ^d([0-9]+)$ ]]; then
-    exec bitvar train "$here/../vocabulary/tokenizer.py" --with "bits=${BASH_REMATCH[1]}" --data "$data" --out "$out" \
+    exec bitvar train "$here/../vocabulary/tokenizer.py" --recipe-arg "bits=${BASH_REMATCH[1]}" --data "$data" --out "$out" \
         --name "$name" "$@"
 fi
 if ! [[ $name =~ ^(index-)?(d([0-9]+)-)?([0-9]+)x([0-9]+)(-(off|plain))?(-seed([0-9]+))?$ ]]; then
@@ -27,9 +27,9 @@ if ! [[ $name =~ ^(index-)?(d([0-9]+)-)?([0-9]+)x([0-9]+)(-(off|plain))?(-seed([
     exit 2
 fi
 index=${BASH_REMATCH[1]} bits=${BASH_REMATCH[3]} flips=${BASH_REMATCH[7]:-on} seed=${BASH_REMATCH[9]:-0}
-settings=(--with "depth=${BASH_REMATCH[4]}" --with "width=${BASH_REMATCH[5]}" --with "flips=$flips" --with "seed=$seed")
+settings=(--recipe-arg "depth=${BASH_REMATCH[4]}" --recipe-arg "width=${BASH_REMATCH[5]}" --recipe-arg "flips=$flips" --recipe-arg "seed=$seed")
 if [[ $bits ]]; then
-    settings+=(--with "bits=$bits" --with patch=1)
+    settings+=(--recipe-arg "bits=$bits" --recipe-arg patch=1)
     tokenizer=$runs/d$bits/model
 else
     tokenizer=$models/images

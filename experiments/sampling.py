@@ -83,7 +83,7 @@ def evaluate(options: argparse.Namespace, guidance: float, temperature: float) -
 def read_cell(folder: Path, guidance: float, temperature: float, distance: Distance) -> Cell:
     """The figures of a finished evaluation."""
     report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    (entry,) = report["contenders"]
+    (entry,) = report["candidates"]
     means = [result for result in report["results"] if result["skill"] == "mean"]
     reaches = [(result["high"] - result["low"]) / 2 for result in means]
     return Cell(

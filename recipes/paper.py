@@ -1,9 +1,11 @@
 r"""The paper's text-to-image runs (arXiv 2412.04431): nine sizes, three stages of growing images.
 
-torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --with size=2B --with pixels=256 --data INDEX \
-    --tokenizer TOKENIZER --text-encoder ENCODER --recompute --per-part 128 --out runs/2b-256
-torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --with size=2B --with pixels=512 --data INDEX \
-    --tokenizer TOKENIZER --text-encoder ENCODER --recompute --per-part 64 --init runs/2b-256/model --out runs/2b-512
+torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --recipe-arg size=2B --recipe-arg pixels=256 \
+    --data INDEX --tokenizer TOKENIZER --text-encoder ENCODER --activation-checkpointing --micro-batch 128 \
+    --out runs/2b-256
+torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --recipe-arg size=2B --recipe-arg pixels=512 \
+    --data INDEX --tokenizer TOKENIZER --text-encoder ENCODER --activation-checkpointing --micro-batch 64 \
+    --init runs/2b-256/model --out runs/2b-512
 
 `--fit` says how large a part may be; launch scripts for several machines are in scripts/launch.
 

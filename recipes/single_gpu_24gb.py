@@ -1,11 +1,12 @@
 r"""A model of some hundred million parameters on one card of 24 GB, such as an RTX 4090 or 3090.
 
-bitvar train recipes/single_gpu_24gb.py --recompute --per-part 64 --data DATA --tokenizer TOKENIZER \
+bitvar train recipes/single_gpu_24gb.py --activation-checkpointing --micro-batch 64 --data DATA --tokenizer TOKENIZER \
     --text-encoder ENCODER --out runs/361m
-bitvar train recipes/single_gpu_24gb.py --with size=940M --recompute --per-part 16 --data DATA --tokenizer TOKENIZER \
-    --text-encoder ENCODER --out runs/940m
+bitvar train recipes/single_gpu_24gb.py --recipe-arg size=940M --activation-checkpointing --micro-batch 16 \
+    --data DATA --tokenizer TOKENIZER --text-encoder ENCODER --out runs/940m
 
-All weights are trained. Activations are computed again in the backward pass, and a step's 256 samples pass in parts of
+All weights are trained. Activations are computed again in the backward pass, and a step's 256 samples pass in
+micro-batches of
 `part_size`, the most that `costs/training_memory.py` says fit into `AVAILABLE`. The frozen encoders stay on the card
 and are not in it: with a large text encoder, `--fit` tells what is left.
 
@@ -33,7 +34,7 @@ AVAILABLE: Final = 21 * GIB
 def plan(size: str, pixels: int) -> MemoryPlan:
     """The memory of a forward pass of one sample of the longest schedule."""
     stage = _stage(size, pixels)
-    return MemoryPlan(stage.model, longest_schedule(stage), 1, recompute=True)
+    return MemoryPlan(stage.model, longest_schedule(stage), 1, activation_checkpointing=True)
 
 
 def part_size(size: str, pixels: int) -> int:

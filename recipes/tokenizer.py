@@ -1,11 +1,12 @@
 r"""A tokenizer of the published sizes, trained at every official aspect ratio in one run; or a published one, adapted.
 
 bitvar data index images/ indexes/images
-bitvar train recipes/tokenizer.py --with size=d32 --data indexes/images --out runs/d32 --name d32 --device cuda
+bitvar train recipes/tokenizer.py --recipe-arg size=d32 --data indexes/images --out runs/d32 --name d32 --device cuda
 
 bitvar convert infinity_vae_d32.pth models/d32-tokenizer
-bitvar train recipes/tokenizer.py --with size=d32 --with trained=decoder --with steps=20000 --with rate=2e-5 \
-    --init models/d32-tokenizer --data indexes/images --out runs/d32-decoder --name d32 --device cuda
+bitvar train recipes/tokenizer.py --recipe-arg size=d32 --recipe-arg trained=decoder --recipe-arg steps=20000 \
+    --recipe-arg rate=2e-5 --init models/d32-tokenizer --data indexes/images --out runs/d32-decoder --name d32 \
+    --device cuda
 
 `--data` may be a folder of images too. L1 + L2, a perceptual distance, a patch discriminator that joins late with an
 adaptive weight, commitment, entropy, and a tenth of the batches stopped at a coarse scale. Nobody has run it at full

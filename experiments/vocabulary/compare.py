@@ -3,7 +3,7 @@ r"""What a larger vocabulary buys: reconstruction against the bits of a cell and
 python experiments/vocabulary/compare.py docs/images/vocabulary.png \
     --report "held-out icons=evaluations/icons/report.json" --report "photographs=evaluations/photographs/report.json"
 
-Reads the reports of `bitvar evaluate reconstruction` whose contenders are tokenizers named by their bits, "d8", "d64".
+Reads the reports of `bitvar evaluate reconstruction` whose candidates are tokenizers named by their bits, "d8", "d64".
 Draws a panel for each figure that the reports hold, a line for each report, and prints the table.
 """
 
@@ -40,7 +40,7 @@ class Row:
 
 
 def read_report(name: str, path: Path) -> tuple[list[Row], list[str]]:
-    """The tokenizers of a report by their bits, and the contenders that are none.
+    """The tokenizers of a report by their bits, and the candidates that are none.
 
     A report with several sizes gives a set for each, "photographs, 64x64".
 
@@ -61,7 +61,7 @@ def read_report(name: str, path: Path) -> tuple[list[Row], list[str]]:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         todo = "make it again with bitvar evaluate reconstruction"
         raise UsageError(f"{path} is no report of reconstruction.", why, todo) from None
-    others = [str(result["contender"]) for result, row in zip(results, rows, strict=True) if row is None]
+    others = [str(result["candidate"]) for result, row in zip(results, rows, strict=True) if row is None]
     found = [row for row in rows if row is not None]
     if not found:
         todo = "name the tokenizers by their bits, such as d32"
@@ -71,7 +71,7 @@ def read_report(name: str, path: Path) -> tuple[list[Row], list[str]]:
 
 def read_row(name: str, result: dict[str, Any]) -> Row | None:
     """A result as a row; None if it is of another kind, or not named by its bits."""
-    bits = re.fullmatch(r"d([1-9]\d*)", result["contender"])
+    bits = re.fullmatch(r"d([1-9]\d*)", result["candidate"])
     if result["kind"] != "tokenizer" or bits is None:
         return None
     figures = {key: float(result[key]) for key in PANELS if result.get(key) is not None}

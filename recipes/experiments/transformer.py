@@ -1,7 +1,7 @@
 r"""One transformer of the experiments: the embedded model's set, scales and optimiser, at a size and length of choice.
 
 bitvar data icons data/icons64 --still
-bitvar train recipes/experiments/transformer.py --with depth=4 --with width=96 \
+bitvar train recipes/experiments/transformer.py --recipe-arg depth=4 --recipe-arg width=96 \
     --data data/icons64 --out runs/on --name on \
     --tokenizer src/bitvar/pretrained/general --text-encoder src/bitvar/pretrained/icons/text_encoder
 
@@ -44,7 +44,7 @@ def recipe(
     """
     if flips not in FLIPS:
         raise UsageError(f"There are no flips {flips!r}.", f"known are {', '.join(FLIPS)}", "name one of them")
-    strength, requantized = FLIPS[flips]
+    strength, requantize_after_flip = FLIPS[flips]
     return TransformerTraining(
         model=TransformerConfig(
             depth=depth,
@@ -70,6 +70,6 @@ def recipe(
         ),
         intervals=IntervalConfig(log=50, validation=500, sample=100_000, save=500, keep=1),
         max_flip_strength=strength,
-        requantized=requantized,
+        requantize_after_flip=requantize_after_flip,
         initial_gamma=1.0,
     )

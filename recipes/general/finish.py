@@ -9,16 +9,16 @@ bitvar train recipes/general/finish.py --data data/general --init runs/general/m
 
 python scripts/general/build.py data/fine256 --icons data/icons64-jittered --photographs data/photographs/train \
     --crops 100 --side 256 --plain 2000
-bitvar train recipes/general/finish.py --with size=fine --data data/fine256 --init runs/fine/model \
+bitvar train recipes/general/finish.py --recipe-arg size=fine --data data/fine256 --init runs/fine/model \
     --out runs/fine-finished --name fine --nproc 2
 
 and once more at 64 pixels, weighing tints less:
 
-bitvar train recipes/general/tokenizer.py --with size=fine --data data/fine --init runs/fine-finished/model \
+bitvar train recipes/general/tokenizer.py --recipe-arg size=fine --data data/fine --init runs/fine-finished/model \
     --out runs/fine-last --name fine --nproc 2 --set multiscale=0.1 --set optimization.steps=8000 \
     --set optimization.batch_size=6 --set optimization.learning_rate=1.5e-3 --set optimization.ema_decay=0.998
 
-For `general32`, add `--with size=general32` and its own data and run. Cost and results: docs/log.md.
+For `general32`, add `--recipe-arg size=general32` and its own data and run. Cost and results: docs/log.md.
 """
 
 from pathlib import Path

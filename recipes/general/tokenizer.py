@@ -12,14 +12,14 @@ pixel and less than half the parameters:
 
 python scripts/general/build.py data/fine --icons data/icons64-jittered --photographs data/photographs/train \
     --crops 200 --plain 8000
-bitvar train recipes/general/tokenizer.py --with size=fine --data data/fine --out runs/fine --name fine
+bitvar train recipes/general/tokenizer.py --recipe-arg size=fine --data data/fine --out runs/fine --name fine
 
 `general32`, stride 4 with 32 bits a cell, wants a GPU:
 
 bitvar data icons data/icons64-60k --still --scenes 60000
 python scripts/general/build.py data/general32 --icons data/icons64-60k --icons data/icons64-jittered \
     --photographs data/photographs/train --crops 100
-bitvar train recipes/general/tokenizer.py --with size=general32 --data data/general32 --out runs/general32 \
+bitvar train recipes/general/tokenizer.py --recipe-arg size=general32 --data data/general32 --out runs/general32 \
     --name general32 --device cuda --workers 5
 
 Cost and results: docs/log.md.

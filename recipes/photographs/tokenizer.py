@@ -5,8 +5,8 @@ bitvar train recipes/icons/tokenizer.py --data data/icons64 --out runs/icons-tok
 bitvar train recipes/photographs/tokenizer.py --data data/photographs/train --init runs/icons-tokenizer/model \
     --out runs/photographs --name photographs
 
-Random crops at two sizes in one run. `--with trained=decoder` leaves the bits as they are, so that a transformer that
-knows them still fits. What it gains is in docs/tokenizer.md.
+Random crops at two sizes in one run. `--recipe-arg trained=decoder` leaves the bits as they are, so that a
+transformer that knows them still fits. What it gains is in docs/tokenizer.md.
 """
 
 from pathlib import Path

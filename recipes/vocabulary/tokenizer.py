@@ -2,7 +2,8 @@ r"""One tokenizer of the vocabulary experiment: recipes/icons/tokenizer.py with 
 
 bitvar data icons data/icons64 --still
 for bits in 8 16 24 32 64; do
-    bitvar train recipes/vocabulary/tokenizer.py --with bits=$bits --data data/icons64 --out runs/d$bits --name d$bits
+    bitvar train recipes/vocabulary/tokenizer.py --recipe-arg bits=$bits --data data/icons64 \
+        --out runs/d$bits --name d$bits
 done
 
 Nothing but the bits differs between two runs, so that what they reconstruct compares. A run has 1,000 steps, less

@@ -18,8 +18,8 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
+from bitvar.evaluation.generation.sheet import wrapped
 from bitvar.icons.dataset.prompts import SKILLS, read_prompts
-from bitvar.imaging.sheet import wrapped
 from bitvar.pipeline import InfinityPipeline
 
 SECTIONS: Final = {

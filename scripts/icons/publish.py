@@ -118,7 +118,7 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
         sides=", ".join(str(grid[0]) for grid in schedule),
         training=TransformerTraining.load(checkpoint / "config.json"),
         steps=step_of(checkpoint),
-        earlier=describe_earlier(options.begun_from, options.begun_on),
+        earlier=describe_earlier(options.base_sha256, options.begun_on),
         images=sum(manifest["counts"]["train"].values()),
         seed=manifest["seed"],
         held_out={"combinations": len(combinations), "prompts": len(held_out_prompts())},

@@ -18,14 +18,14 @@ time_one() {
 time_one generate ${MODEL:+--model "$MODEL"} --dtype fp32
 time_one generate ${MODEL:+--model "$MODEL"} --dtype bf16
 time_one generate --preset 125M --dtype fp32
-time_one generate --preset 125M --n 8 --dtype bf16 --no-batch-invariant
+time_one generate --preset 125M -n 8 --dtype bf16 --no-batch-invariant
 time_one generate --preset 2B --guidance 1 --dtype bf16
-time_one generate --preset 2B --n 4 --dtype bf16 --no-batch-invariant
+time_one generate --preset 2B -n 4 --dtype bf16 --no-batch-invariant
 time_one generate --preset 2B --dtype fp32
 time_one train --preset 940M --pixels 512 --batch 8 --compile
 time_one train --preset 940M --pixels 512 --batch 8 --compile --attention flex
 time_one train --preset 125M --pixels 256 --batch 64
 time_one train --preset 125M --pixels 512 --batch 16
 time_one train --preset 940M --pixels 256 --batch 32
-time_one train --preset 2B --pixels 256 --batch 16 --recompute
-time_one train --preset 2B --pixels 512 --batch 4 --recompute
+time_one train --preset 2B --pixels 256 --batch 16 --activation-checkpointing
+time_one train --preset 2B --pixels 512 --batch 4 --activation-checkpointing

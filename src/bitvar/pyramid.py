@@ -55,15 +55,15 @@ def add_scale(latent: Float[Tensor, "b d h w"], codes: Float[Tensor, "b d hk wk"
     return latent + _resize(codes, (latent.shape[-2], latent.shape[-1]))
 
 
-def latent_of(
+def decode_latent(
     bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid, lengths: Sequence[float] | None = None
 ) -> Float[Tensor, "b d h w"]:
     """The latent that bits add up to: those of every scale, or of the first ones only. `grid` is the last scale's."""
-    *_, latent = latents_of(bits, grid, lengths)
+    *_, latent = cumulative_latents(bits, grid, lengths)
     return latent
 
 
-def latents_of(
+def cumulative_latents(
     bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid, lengths: Sequence[float] | None = None
 ) -> Iterator[Float[Tensor, "b d h w"]]:
     """The latent after each scale of bits, coarse to fine.

@@ -21,8 +21,7 @@ from bitvar.errors import UsageError
 from bitvar.sampling import SamplingParams, uniform_noise
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
-from bitvar.training.engine.loop import Run
-from bitvar.training.engine.loop import run as train
+from bitvar.training.engine.loop import TrainerConfig, train
 from bitvar.training.transformer.task import CaptionFeatures, FeatureSet, TransformerTask
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import write_manifest
@@ -56,7 +55,7 @@ def test_runs_differ_in_what_they_are_told_alone() -> None:
     base = RECIPE().model_dump()
     changes = {
         "off": ({"max_flip_strength"}, RECIPE(flips="off")),
-        "plain": ({"requantized"}, RECIPE(flips="plain")),
+        "plain": ({"requantize_after_flip"}, RECIPE(flips="plain")),
         "seed": ({"optimization"}, RECIPE(seed=1)),
         "bits": ({"model"}, RECIPE(bits=12, patch=1)),
     }
@@ -99,9 +98,15 @@ def named_run(tmp_path: Path, name: str) -> tuple[int, str]:
 
 def test_runs_have_names(tmp_path: Path) -> None:
     for name, said in {
-        "4x96": ("--with depth=4 --with width=96 --with flips=on --with seed=0 --data", "pretrained/general"),
-        "2x64-plain-seed3": ("--with width=64 --with flips=plain --with seed=3", "--more"),
-        "d12-4x96": ("--with seed=0 --with bits=12 --with patch=1", f"--tokenizer {tmp_path}/d12/model"),
+        "4x96": (
+            "--recipe-arg depth=4 --recipe-arg width=96 --recipe-arg flips=on --recipe-arg seed=0 --data",
+            "pretrained/general",
+        ),
+        "2x64-plain-seed3": ("--recipe-arg width=64 --recipe-arg flips=plain --recipe-arg seed=3", "--more"),
+        "d12-4x96": (
+            "--recipe-arg seed=0 --recipe-arg bits=12 --recipe-arg patch=1",
+            f"--tokenizer {tmp_path}/d12/model",
+        ),
         "index-d12-4x96": ("index_head.py", "--prompts"),
     }.items():
         code, output = named_run(tmp_path, name)
@@ -130,7 +135,7 @@ def test_a_mistake_spoils_one_scale_and_its_repair_lies_nearer() -> None:
     assert 0.1 < (made.given[1] ^ true[1]).float().mean() < 0.5
     assert torch.equal(made.unrepaired[2], true[2]) and not torch.equal(made.repaired[2], true[2])
     repaired, unrepaired = (
-        (pyramid.latent_of(bits, (4, 4)) - features).square().mean() for bits in (made.repaired, made.unrepaired)
+        (pyramid.decode_latent(bits, (4, 4)) - features).square().mean() for bits in (made.repaired, made.unrepaired)
     )
     assert repaired < unrepaired
     none, _ = mistake(0.0)
@@ -185,10 +190,10 @@ def test_an_index_head_trains_from_an_even_guess_and_goes_on(tmp_path: Path) -> 
     task, config = index_task()
     assert task.model.head.weight.shape == (16, 32)
     text = config.dump()
-    model = train(task, Run(tmp_path, text, config.optimization, config.intervals))
+    model = train(task, TrainerConfig(tmp_path, text, config.optimization, config.intervals))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["loss"] == pytest.approx(math.log(16), abs=0.05)  # nats a token
-    again = train(index_task()[0], Run(tmp_path, text, config.optimization, config.intervals))
+    again = train(index_task()[0], TrainerConfig(tmp_path, text, config.optimization, config.intervals))
     assert model is not None and again is not None
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
@@ -262,14 +267,14 @@ def finished(folder: Path, loss: float, *, width: int = 32, bits: int = 4, head:
 
 def scenes(path: Path, labels: tuple[str, ...]) -> Path:
     """A made-up report of `bitvar evaluate scenes`."""
-    contenders = [{"contender": name, "kind": "model", "measures": {"frechet": {"distance": 50.0}}} for name in labels]
+    candidates = [{"candidate": name, "kind": "model", "measures": {"frechet": {"distance": 50.0}}} for name in labels]
     results = [
-        {"contender": name, "split": split, "skill": skill, "share": 0.25, "low": 0.2, "high": 0.31}
+        {"candidate": name, "split": split, "skill": skill, "share": 0.25, "low": 0.2, "high": 0.31}
         for name in labels
         for split in ("seen", "unseen", "held_out_style")
         for skill in ("single", "mean")
     ]
-    path.write_text(json.dumps({"format": 1, "contenders": contenders, "results": results}))
+    path.write_text(json.dumps({"format": 1, "candidates": candidates, "results": results}))
     return path
 
 
@@ -337,7 +342,7 @@ def evaluated(work: Path, guidance: float, share: float, spread: int) -> None:
         Image.new("RGB", (32, 32), (number * spread, 0, 0)).save(images / f"seen-two-00-{number}.png")
     report = json.loads(scenes(folder / "report.json", ("model",)).read_text())
     report["results"] = [row | {"share": share} for row in report["results"] if row["split"] != "held_out_style"]
-    report["contenders"][0]["images"] = 2
+    report["candidates"][0]["images"] = 2
     (folder / "report.json").write_text(json.dumps(report))
 
 

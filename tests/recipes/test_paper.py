@@ -77,7 +77,7 @@ def test_a_first_loss_is_a_coin_toss_a_bit() -> None:
     config = PAPER["recipe"]("361M", 256).override(toy)
     schedule = config.model.all_schedules()[0]
     model = InfinityTransformer(config.model)
-    model.initialize(torch.Generator().manual_seed(0))
+    model.init_weights(torch.Generator().manual_seed(0))
     data = teacher_forcing(torch.randn(2, 32, 16, 16), schedule, patch_size=config.model.patch_size)
     condition = TextCondition.from_list([torch.randn(5, 8), torch.randn(3, 8)])
     logits = model(condition, data.inputs, schedule)
@@ -110,7 +110,9 @@ def test_the_table_of_costs_is_up_to_date() -> None:
 def test_the_table_of_samples_a_rank_is_up_to_date() -> None:
     def most(size: str, pixels: int) -> int:
         config = PAPER["recipe"](size, pixels)
-        return largest_batch(MemoryPlan(config.model, longest_schedule(config), 1, recompute=True, shards=64), 72 * GIB)
+        return largest_batch(
+            MemoryPlan(config.model, longest_schedule(config), 1, activation_checkpointing=True, shards=64), 72 * GIB
+        )
 
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     spread, card = text.split("## One card of 24 GB")
@@ -143,7 +145,8 @@ def test_the_cost_that_the_one_card_recipe_names() -> None:
     config = CARD["recipe"]("361M", 256)
     schedule = expected_work(config).schedule
     once, twice = (
-        training_flops(config.model, schedule, text_tokens=128, recompute=recompute) for recompute in (False, True)
+        training_flops(config.model, schedule, text_tokens=128, activation_checkpointing=activation_checkpointing)
+        for activation_checkpointing in (False, True)
     )
     assert expected_work(config).flops_per_sample == once
     samples_a_second = 0.4 * PEAK_TFLOPS["RTX 4090"] * 1e12 / twice

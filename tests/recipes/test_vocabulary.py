@@ -32,7 +32,7 @@ def run(monkeypatch: pytest.MonkeyPatch, recipe: str, *arguments: str | Path) ->
     return 0
 
 
-def brute_force(residual: torch.Tensor, sharpness: float) -> tuple[float, float]:
+def brute_force(residual: torch.Tensor, logit_scale: float) -> tuple[float, float]:
     """Per-sample and mean entropy over whole codes, one vector and one code at a time."""
     bits = residual.shape[1]
     codes = list(itertools.product((-1, 1), repeat=bits))
@@ -42,7 +42,7 @@ def brute_force(residual: torch.Tensor, sharpness: float) -> tuple[float, float]
         distances = [
             sum((v / length - c / math.sqrt(bits)) ** 2 for v, c in zip(vector, code, strict=True)) for code in codes
         ]
-        weights = [math.exp(-sharpness * distance) for distance in distances]
+        weights = [math.exp(-logit_scale * distance) for distance in distances]
         assignments.append([weight / sum(weights) for weight in weights])
 
     def entropy(shares: list[float]) -> float:
@@ -52,11 +52,11 @@ def brute_force(residual: torch.Tensor, sharpness: float) -> tuple[float, float]
     return sum(map(entropy, assignments)) / len(assignments), entropy(mean)
 
 
-@pytest.mark.parametrize(("bits", "sharpness"), [(1, 1.0), (3, 1.0), (4, 5.0)])
-def test_the_full_entropy_is_that_of_soft_assignment_to_every_code(bits: int, sharpness: float) -> None:
+@pytest.mark.parametrize(("bits", "logit_scale"), [(1, 1.0), (3, 1.0), (4, 5.0)])
+def test_the_full_entropy_is_that_of_soft_assignment_to_every_code(bits: int, logit_scale: float) -> None:
     residual = torch.randn(2, bits, 3, 2, generator=torch.Generator().manual_seed(1))
-    terms = MEMORY["full_entropy"](residual, inverse_temperature=sharpness)
-    per_sample, of_mean = brute_force(residual, sharpness)
+    terms = MEMORY["full_entropy"](residual, inverse_temperature=logit_scale)
+    per_sample, of_mean = brute_force(residual, logit_scale)
     assert terms.per_sample.item() == pytest.approx(per_sample, abs=1e-5)
     assert terms.of_mean.item() == pytest.approx(of_mean, abs=1e-5)
 
@@ -129,10 +129,10 @@ def test_the_tokenizers_differ_in_their_bits_alone() -> None:
 
 
 def report(path: Path, *, size: str = "64x64", **changes: Any) -> Path:
-    """A made-up report of two tokenizers and a contender of another kind."""
+    """A made-up report of two tokenizers and a candidate of another kind."""
     results = [
         {
-            "contender": f"d{bits}",
+            "candidate": f"d{bits}",
             "kind": "tokenizer",
             "size": size,
             "images": 60,
@@ -145,7 +145,7 @@ def report(path: Path, *, size: str = "64x64", **changes: Any) -> Path:
         }
         for bits in (64, 8)
     ]
-    results.append({**results[0], "contender": "jpeg", "kind": "codec"})
+    results.append({**results[0], "candidate": "jpeg", "kind": "codec"})
     path.write_text(json.dumps({"format": 1, "results": results, **changes}))
     return path
 
@@ -194,7 +194,7 @@ def test_reports_that_cannot_be_compared_are_refused(
     (tmp_path / "text.json").write_text("no report")
     report(tmp_path / "newer.json", format=2)
     report(tmp_path / "empty.json", results=[])
-    report(tmp_path / "bare.json", results=[{"contender": "d8", "kind": "tokenizer"}])
+    report(tmp_path / "bare.json", results=[{"candidate": "d8", "kind": "tokenizer"}])
     for arguments, said in (
         (("--report", f"a={tmp_path / 'none.json'}"), "There is no"),
         (("--report", f"a={tmp_path / 'text.json'}"), "is no report"),

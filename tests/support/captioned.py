@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bitvar.data.layouts import MAX_CAPTION, read_entries
-from bitvar.data.validation import Good, go_through
+from bitvar.data.layouts import MAX_CAPTION, read_records
+from bitvar.data.validation import Accepted, validate
 from bitvar.imaging.open import ImageLimits
 
 LIMITS = ImageLimits(max_bytes=200_000, max_pixels=200_000)
@@ -42,8 +42,8 @@ def bomb(width: int = 9000, height: int = 9000) -> bytes:
 def outcome(source: Path, limits: ImageLimits = LIMITS) -> tuple[list[str], dict[str, str]]:
     """Names of the good samples, and the reason of every refused one."""
     good, refused = [], {}
-    for sample in go_through(read_entries(source), lambda image: image.size, limits=limits):
-        if isinstance(sample, Good):
+    for sample in validate(read_records(source), lambda image: image.size, limits=limits):
+        if isinstance(sample, Accepted):
             good.append(sample.candidate.name)
         else:
             assert sample.detail

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from bitvar.data.index import RECORDS, SampleIndex
 from bitvar.data.index_writing import build_index
-from bitvar.data.layouts import Candidate, Refusal, read_entries
+from bitvar.data.layouts import RawSample, Rejected, read_records
 from bitvar.errors import UsageError, WeightsError
 from bitvar.imaging.open import RefusedError
 from bitvar.lora.file import BASE_KEY, SETTINGS_KEY, WEIGHTS
@@ -105,10 +105,10 @@ def index(path: Path) -> object:
 
 
 def captioned(path: Path) -> None:
-    for entry in read_entries(path):
-        if isinstance(entry, Refusal):
+    for entry in read_records(path):
+        if isinstance(entry, Rejected):
             raise RefusedError(entry.reason, entry.detail)
-        assert isinstance(entry, Candidate)
+        assert isinstance(entry, RawSample)
         assert entry.image.read(max_bytes=1 << 20)
 
 
@@ -672,7 +672,7 @@ CASES: dict[str, Case] = {
     "run: a configuration that is a list": Case(run(put("config.json", "[]")), resume, WeightsError),
     "run: a configuration 100,000 deep": Case(run(put("config.json", nested())), resume, WeightsError),
     "run: a state that is a list": Case(run(put("state.json", "[5]")), resume, WeightsError),
-    "run: a step of words": Case(run(put("state.json", '{"step": "five", "begun_from": null}')), resume, WeightsError),
+    "run: a step of words": Case(run(put("state.json", '{"step": "five", "base_sha256": null}')), resume, WeightsError),
     "run: rows that are a list": Case(run(rows("ema", "[[0, 4]]")), resume, WeightsError),
     "run: rows that are text": Case(run(rows("ema", '{"weight": ["0", 4]}')), resume, WeightsError),
     "run: rows 100,000 deep": Case(run(rows("ema", nested())), resume, WeightsError),
@@ -742,7 +742,7 @@ def make_sound(folder: Path) -> None:
         write_rows(step / f"{group}.safetensors", tensors)
     write_rows(step / "optimizer.safetensors", {f"{name}:exp_avg": value for name, value in tensors.items()})
     (step / "config.json").write_text("{}")
-    (step / "state.json").write_text('{"step": 5, "begun_from": null}')
+    (step / "state.json").write_text('{"step": 5, "base_sha256": null}')
     write_manifest(step)
     (folder / "set").mkdir()
     for i in range(3):

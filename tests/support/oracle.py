@@ -116,12 +116,12 @@ def rotate(vector: Array, position: tuple[int, int], base: float = 10000.0) -> A
 
 
 class AttentionWeights(NamedTuple):
-    """Of one self-attention: `qkv (3c, c)`, `q_bias (c,)`, `v_bias (c,)`, `log_scale (n,)`, `proj (c, c)` and bias."""
+    """One self-attention: `qkv (3c, c)`, `q_bias (c,)`, `v_bias (c,)`, `logit_scale (n,)`, `proj (c, c)` and bias."""
 
     qkv: Array
     q_bias: Array
     v_bias: Array
-    log_scale: Array
+    logit_scale: Array
     proj: Array
     proj_bias: Array
 
@@ -131,15 +131,17 @@ def self_attention(
 ) -> Array:
     """Block-causal cosine attention over the tokens `(l, c)` of one image, a query at a time."""
     length, width = x.shape
-    heads = len(weights.log_scale)
+    heads = len(weights.logit_scale)
     size = width // heads
     q, k, v = np.split(x @ weights.qkv.T, 3, axis=1)
     q, v = q + weights.q_bias, v + weights.v_bias
     out = np.zeros((length, width))
     for n in range(heads):
         part = slice(n * size, (n + 1) * size)
-        sharpness = math.exp(min(weights.log_scale[n], math.log(100)))
-        queries = [rotate(row / np.linalg.norm(row) * sharpness, p) for row, p in zip(q[:, part], places, strict=True)]
+        logit_scale = math.exp(min(weights.logit_scale[n], math.log(100)))
+        queries = [
+            rotate(row / np.linalg.norm(row) * logit_scale, p) for row, p in zip(q[:, part], places, strict=True)
+        ]
         keys = [rotate(row / np.linalg.norm(row), p) for row, p in zip(k[:, part], places, strict=True)]
         for i in range(length):
             seen = [j for j in range(length) if scale_of[j] <= scale_of[i]]

@@ -13,9 +13,8 @@ import torch
 from bitvar.lora.layers import LoraSettings, adapter_tensors
 from bitvar.training.config import IntervalConfig
 from bitvar.training.engine import distributed, loop
-from bitvar.training.engine.distributed import Ranks, ReplicasDifferError
-from bitvar.training.engine.loop import Run
-from bitvar.training.engine.supervisor import BEAT, free_port
+from bitvar.training.engine.distributed import DistributedContext, ReplicasDifferError
+from bitvar.training.engine.supervisor import HEARTBEAT, free_port
 from tests.unit.training.test_training import optimization, task_for, tokenizer_training, transformer_training
 
 ROOT = Path(__file__).parents[2]
@@ -63,9 +62,11 @@ def config(**changes: Any) -> Any:
     )
 
 
-def train_alone(rank: int, world: int, folder: str, per_part: str = "0", optimizer: str = "adamw") -> None:
+def train_alone(rank: int, world: int, folder: str, micro_batch_size: str = "0", optimizer: str = "adamw") -> None:
     """Train the toy transformer as a plain process does."""
-    train(config(optimizer=optimizer), Path(folder), Ranks(), per_part=int(per_part) or None)
+    train(
+        config(optimizer=optimizer), Path(folder), DistributedContext(), micro_batch_size=int(micro_batch_size) or None
+    )
 
 
 def train_muon(rank: int, world: int, folder: str) -> None:
@@ -74,20 +75,24 @@ def train_muon(rank: int, world: int, folder: str) -> None:
     train(config(optimizer="muon"), Path(folder), ranks)
 
 
-def train_shards(rank: int, world: int, folder: str, shards: str = "0", until: str = "20", per_part: str = "0") -> None:
+def train_shards(
+    rank: int, world: int, folder: str, shards: str = "0", until: str = "20", micro_batch_size: str = "0"
+) -> None:
     """Train the toy transformer; stop after step `until`, as a cluster that takes its machines back does."""
     ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world, shards=int(shards) or None)
-    train(config(), Path(folder), ranks, until=int(until), per_part=int(per_part) or None)
+    train(config(), Path(folder), ranks, until=int(until), micro_batch_size=int(micro_batch_size) or None)
 
 
 def train_adapters(rank: int, world: int, folder: str) -> None:
     """Train adapters of a toy transformer, in shards if there are several ranks."""
-    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else Ranks()
+    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else DistributedContext()
     made = config().model_copy(update={"lora": LoraSettings(rank=2)})
     task = task_for(made)
     task.adapt()
-    run = Run(Path(folder), made.dump(), made.optimization, made.intervals, begun_from="base", ranks=ranks)
-    model = loop.run(task, run)
+    run = loop.TrainerConfig(
+        Path(folder), made.dump(), made.optimization, made.intervals, base_sha256="base", ranks=ranks
+    )
+    model = loop.train(task, run)
     assert (model is not None) == ranks.is_main
     if model is not None:
         assert set(adapter_tensors(model))
@@ -100,20 +105,23 @@ def train_copies(rank: int, world: int, folder: str) -> None:
     train(made, Path(folder), distributed.connect(torch.device("cpu"), rank=rank, world=world))
 
 
-def train(made: Any, folder: Path, ranks: Ranks, *, until: int | None = None, per_part: int | None = None) -> None:
+def train(
+    made: Any, folder: Path, ranks: DistributedContext, *, until: int | None = None, micro_batch_size: int | None = None
+) -> None:
     seen: list[str] = []
 
     def sample(model: torch.nn.Module, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(str(sum(p.double().sum().item() for p in model.parameters())))
 
-    run = Run(
-        folder, made.dump(), made.optimization, made.intervals, ranks=ranks, per_part=per_part, sample=sample,
+    run = loop.TrainerConfig(
+        folder, made.dump(), made.optimization, made.intervals, ranks=ranks, micro_batch_size=micro_batch_size,
+        sample=sample,
         stop=lambda: until is not None and any(line.startswith(f"step {until}/") for line in seen),
         report=seen.append,
     )  # fmt: skip
     try:
-        model = loop.run(task_for(made), run)
+        model = loop.train(task_for(made), run)
     except loop.TrainingStoppedError:
         return
     assert (model is not None) == ranks.is_main
@@ -125,7 +133,7 @@ def flip_a_bit(rank: int, world: int, folder: str) -> None:
     task = task_for(config())
     distributed.distribute(task.model, task.units, ranks, precision=torch.float32, device=torch.device("cpu"))
     parameters = list(task.model.parameters())
-    distributed.require_equal_copies(parameters, ranks)
+    distributed.require_equal_replicas(parameters, ranks)
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         which, bit, victim = (int(torch.randint(n, (), generator=generator)) for n in (len(parameters), 32, world))
@@ -135,12 +143,12 @@ def flip_a_bit(rank: int, world: int, folder: str) -> None:
         if rank == victim:
             local[place] ^= mask
         try:
-            distributed.require_equal_copies(parameters, ranks)
+            distributed.require_equal_replicas(parameters, ranks)
         except ReplicasDifferError as error:
             print("found", str(error).splitlines()[0])  # noqa: T201  (the test reads it)
         if rank == victim:
             local[place] ^= mask
-    distributed.require_equal_copies(parameters, ranks)
+    distributed.require_equal_replicas(parameters, ranks)
 
 
 def supervised(folder: str) -> None:
@@ -148,14 +156,14 @@ def supervised(folder: str) -> None:
     torch.set_num_threads(1)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
-    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else Ranks()
+    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else DistributedContext()
     intervals = IntervalConfig(log=1, validation=20, sample=100, save=5, keep=2)
     made = transformer_training(optimization=optimization(steps=40, batch_size=4), intervals=intervals)
     slowly = time.sleep  # a step takes milliseconds; whoever disturbs the run needs some
-    run = Run(
+    run = loop.TrainerConfig(
         Path(folder), made.dump(), made.optimization, made.intervals, ranks=ranks,
-        beat=lambda: (Path(os.environ[BEAT]).touch(), slowly(0.05))[0],
+        heartbeat=lambda: (Path(os.environ[HEARTBEAT]).touch(), slowly(0.05))[0],
     )  # fmt: skip
-    loop.run(task_for(made), run)
+    loop.train(task_for(made), run)
     distributed.disconnect()
     os._exit(0)  # as the command does

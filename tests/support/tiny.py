@@ -43,7 +43,7 @@ def tiny_transformer(*, seed: int = 0, **changes: Any) -> InfinityTransformer:
         "schedules": SCHEDULES,
     }
     model = InfinityTransformer(TransformerConfig.parse(values | changes, source="tiny_transformer"))
-    model.initialize(torch.Generator().manual_seed(seed))
+    model.init_weights(torch.Generator().manual_seed(seed))
     return model.eval().requires_grad_(False)
 
 

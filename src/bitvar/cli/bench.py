@@ -40,7 +40,7 @@ def generate(
         str | None, typer.Option(help="Instead: this preset with random weights and text, as 125M.")
     ] = None,
     tokenizer: Annotated[str, typer.Option(help="The tokenizer of --preset.")] = "d32",
-    n: Annotated[int, typer.Option("--n", min=1, help="Images at once.")] = 1,
+    n: Annotated[int, typer.Option("--num-images", min=1, help="Images at once.")] = 1,
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale; 1 halves the work. Default: the model's own; 4 with --preset.")
     ] = None,
@@ -108,7 +108,7 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
         transformer = InfinityTransformer(PRESETS[preset])
         images = channels_last(InfinityTokenizer(TOKENIZER_PRESETS[tokenizer]))
     if chosen.type == "cpu":
-        transformer.initialize(torch.Generator().manual_seed(0))
+        transformer.init_weights(torch.Generator().manual_seed(0))
     for part in (transformer, images):
         part.to(resolve_dtype(dtype, chosen)).eval().requires_grad_(False)
     identity = TokenizerIdentity(name=tokenizer, sha256="0" * 64)

@@ -29,7 +29,9 @@ def train(
     dtype: Annotated[
         str | None, typer.Option(help="fp32 or bf16, of activations. Default: the recipe's; bf16.")
     ] = None,
-    recompute: Annotated[bool, typer.Option("--recompute", help="Make activations again when needed.")] = False,
+    activation_checkpointing: Annotated[
+        bool, typer.Option("--activation-checkpointing", help="Make activations again when needed.")
+    ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile, block by block.")] = False,
     attention: Annotated[str, typer.Option(help="sdpa, or flex: FlexAttention, for CUDA.")] = "sdpa",
     runs: Annotated[int, typer.Option(min=1, help="Counted steps, after two to warm up.")] = 10,
@@ -43,8 +45,8 @@ def train(
         from bitvar.runtime.placement import resolve_device
         from bitvar.training.config import TransformerTraining
         from bitvar.training.engine.checkpoint import TrainState
-        from bitvar.training.engine.distributed import Ranks, distribute, lighten
-        from bitvar.training.engine.microbatch import parts_of
+        from bitvar.training.engine.distributed import DistributedContext, compile_blocks, distribute
+        from bitvar.training.engine.microbatch import micro_batches_of
         from bitvar.training.engine.optim import Ema, build_optimizer
         from bitvar.training.engine.update import Updater
 
@@ -54,18 +56,23 @@ def train(
         else:
             timed = timed_tokenizer(config, attention, chosen)
         task, optimization, model = timed.task, config.optimization, timed.task.model
-        lighten(timed.lightened, recompute=recompute, compiled=compiled)
-        distribute(model, task.units, Ranks(), precision=timed.task.dtype, device=chosen)
+        compile_blocks(timed.lightened, activation_checkpointing=activation_checkpointing, compiled=compiled)
+        distribute(model, task.units, DistributedContext(), precision=timed.task.dtype, device=chosen)
         state = TrainState(model, Ema(model, optimization.ema_decay), build_optimizer(model, optimization))
         order = SampleOrder(task.counts, optimization.batch_size, 0)
-        batches = task.batches(parts_of(order, range(runs + 2)))
+        batches = task.batches(micro_batches_of(order, range(runs + 2)))
         updater = Updater(state, task.loss, optimization)
         clock, seconds = Clock(chosen), list[float]()
         for _ in range(runs + 2):
             updater.step(batches)
             seconds.append(clock.lap())
         step = statistics.median(seconds[2:])
-        settings = {"attention": attention, "recompute": recompute, "compile": compiled, "runs": runs}
+        settings = {
+            "attention": attention,
+            "activation_checkpointing": activation_checkpointing,
+            "compile": compiled,
+            "runs": runs,
+        }
         result = {
             **timed.sizes,
             "batch": optimization.batch_size,
@@ -127,13 +134,13 @@ def loader(
         from bitvar.data.captions import CaptionChoice
         from bitvar.data.index import SampleIndex
         from bitvar.data.order import SampleOrder
-        from bitvar.training.engine.microbatch import parts_of
+        from bitvar.training.engine.microbatch import micro_batches_of
         from bitvar.training.streaming import PartReader, read_parts
 
         opened = SampleIndex.open(index)
         reader = PartReader(opened, opened.groups, [(size, size)] * len(opened.groups), CaptionChoice())
         order = SampleOrder(tuple(group.count for group in opened.groups), batch, 0)
-        loaded = read_parts(reader, parts_of(order, range(runs + 4)), workers=workers)
+        loaded = read_parts(reader, micro_batches_of(order, range(runs + 4)), workers=workers)
         for _ in range(4):
             next(loaded)
         began = time.perf_counter()
@@ -154,7 +161,7 @@ def index(
         import sys
 
         from bitvar.data.index_writing import IndexWriter
-        from bitvar.data.layouts import Candidate
+        from bitvar.data.layouts import RawSample
         from bitvar.data.validation import Summary
         from bitvar.imaging.open import Location
 
@@ -166,8 +173,8 @@ def index(
                 for i in range(samples):
                     place = Location(written / f"{i // 10_000:05d}.tar", i % 10_000 * 512, 512)
                     split = "val" if i % 100 == 0 else "train"
-                    candidate = Candidate(f"{i}", place, (f"made-up image {i}",), split)
-                    writer.append(candidate, size=(640, 480) if i % 2 else (480, 640), digest=bytes(32))
+                    raw_sample = RawSample(f"{i}", place, (f"made-up image {i}",), split)
+                    writer.append(raw_sample, size=(640, 480) if i % 2 else (480, 640), digest=bytes(32))
                 writer.finish(Summary())
             took = time.perf_counter() - began
             command = [sys.executable, "-c", _RESUME, str(written)]
@@ -181,12 +188,12 @@ import torch
 began = time.perf_counter()
 from bitvar.data.index import SampleIndex
 from bitvar.data.order import SampleOrder
-from bitvar.training.engine.microbatch import parts_of
+from bitvar.training.engine.microbatch import micro_batches_of
 imported = time.perf_counter()
 index = SampleIndex.open(pathlib.Path(sys.argv[1]))
 groups = [group for group in index.groups if group.split == "train"]
 order = SampleOrder(tuple(group.count for group in groups), 256, 0)
-(part,) = parts_of(order, range(123_456, 123_457))
+(part,) = micro_batches_of(order, range(123_456, 123_457))
 first = [index[groups[part.bucket].start + int(i)] for i in part.samples]
 ready = time.perf_counter()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

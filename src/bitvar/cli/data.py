@@ -12,7 +12,7 @@ from bitvar.cli import data_report
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
-    from bitvar.data.records import Entry, Reading
+    from bitvar.data.records import Reading, Record
     from bitvar.imaging.fitting import Fit
 
 app = typer.Typer(help="Captioned image sets.", no_args_is_help=True, rich_markup_mode=None)
@@ -107,9 +107,9 @@ def check(
     with exit_codes():
         from bitvar.cli.caption_tokens import LongCaptions
         from bitvar.data.index import SampleIndex, allows_duplicates, is_index, read_source
-        from bitvar.data.records import Refusal
+        from bitvar.data.records import Rejected
         from bitvar.data.roots import root_cure
-        from bitvar.data.validation import Summary, go_through
+        from bitvar.data.validation import Summary, validate
         from bitvar.data.writing import json_lines
         from bitvar.files import write_text
         from bitvar.imaging.open import ImageLimits
@@ -118,8 +118,8 @@ def check(
             SampleIndex.open(source).verify_files()
         long = LongCaptions.open(text_encoder, max_tokens)
         reading = _reading(root, caption_lines, caption, captions_from_names)
-        summary, refused = Summary(), list[Refusal]()
-        samples = go_through(
+        summary, refused = Summary(), list[Rejected]()
+        samples = validate(
             read_source(source, reading, others=summary.others),
             lambda image: image.size,
             limits=ImageLimits(),
@@ -127,10 +127,10 @@ def check(
         )
         for sample in samples:
             summary.add(sample)
-            if isinstance(sample, Refusal):
+            if isinstance(sample, Rejected):
                 refused.append(sample)
             else:
-                long.add(sample.candidate.captions)
+                long.add(sample.raw_sample.captions)
             if (done := summary.good + summary.num_refused) % 10_000 == 0:
                 _say(f"checked {done:,} samples, refused {summary.num_refused:,}")
         if report is not None:
@@ -246,7 +246,7 @@ def stats(
     """Splits, ratios, sizes and caption lengths of the good samples. An index answers without opening an image."""
     with exit_codes():
         from bitvar.data.index import SampleIndex, is_index, read_source
-        from bitvar.data.validation import Summary, go_through
+        from bitvar.data.validation import Summary, validate
         from bitvar.imaging.open import ImageLimits
 
         reading = _reading(root, caption_lines, caption, captions_from_names)
@@ -256,9 +256,7 @@ def stats(
             summary = SampleIndex.open(source).summary()
         else:
             limits = ImageLimits()
-            for sample in go_through(
-                entries, lambda image: image.size, limits=limits, allow_duplicates=allow_duplicates
-            ):
+            for sample in validate(entries, lambda image: image.size, limits=limits, allow_duplicates=allow_duplicates):
                 summary.add(sample)
         typer.echo(json.dumps(data_report.as_json(summary)) if as_json else data_report.as_text(summary))
 
@@ -289,7 +287,7 @@ def _read_fit(kind: str, colour: str | None) -> "Fit":
 
 def _read_source(
     source: str, reading: "Reading", split: str | None, image_column: str | None, caption_column: str | None
-) -> "Path | Iterable[Entry]":
+) -> "Path | Iterable[Record]":
     from bitvar.data.huggingface import read_dataset
     from bitvar.errors import UsageError
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bitvar.data.records import Refusal
+    from bitvar.data.records import Rejected
     from bitvar.data.validation import Summary
 
 _EXAMPLES = 3
@@ -40,7 +40,7 @@ def others_text(summary: "Summary") -> str:
     return _shown(kinds_text(summary.others))
 
 
-def found_text(summary: "Summary", refused: "Sequence[Refusal]", *, everything_is_reported: bool) -> str:
+def found_text(summary: "Summary", refused: "Sequence[Rejected]", *, everything_is_reported: bool) -> str:
     """The same for people, with the first few refused samples of every reason."""
     first, *rest = as_text(summary).splitlines()
     lines = [first]

@@ -162,7 +162,7 @@ def _memory(where: str) -> str:
     return explain(
         "Out of memory.",
         f"the model and its activations don't fit {where}",
-        "try --dtype bf16, --n 1, a smaller --size, or --device cpu",
+        "try --dtype bf16, -n 1, a smaller --size, or --device cpu",
     )
 
 

@@ -41,7 +41,7 @@ def generate(
     prompts: Annotated[
         str | None, typer.Option(help="Prompts of a text file, one a line, or of a .jsonl file; - for standard input.")
     ] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, max=64, help="How many images. Default: 1.")] = None,
+    n: Annotated[int | None, typer.Option("--num-images", min=1, max=64, help="How many images. Default: 1.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the first image; the next count up. Default: random.")
     ] = None,

@@ -31,8 +31,8 @@ class Inputs:
     initial: str | None
     extend: bool
     shards: int | None
-    per_part: int | None
-    recompute: bool
+    micro_batch_size: int | None
+    activation_checkpointing: bool
     compiled: bool
     attention: str
     workers: int
@@ -47,7 +47,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. The same command again resumes it.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override: optimization.steps=1000")] = None,
-    arguments: Annotated[list[str] | None, typer.Option("--with", help="Argument of recipe(): size=2B")] = None,
+    arguments: Annotated[list[str] | None, typer.Option("--recipe-arg", help="Argument of recipe(): size=2B")] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(help="The trained tokenizer: a folder, a hub id, or a name such as general. Default: --init's."),
@@ -87,13 +87,13 @@ def train(
         float, typer.Option(min=1, help="Without progress, a supervised run counts as hung.")
     ] = 600,
     shards: Annotated[
-        int | None, typer.Option(min=1, help="Ranks that share one copy of the model. Default: all.")
+        int | None, typer.Option(min=1, help="DistributedContext that share one copy of the model. Default: all.")
     ] = None,
-    per_part: Annotated[
+    micro_batch_size: Annotated[
         int | None, typer.Option(min=1, help="Samples at once on a rank. Default: its whole share.")
     ] = None,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Less memory: make activations again when needed.")
+    activation_checkpointing: Annotated[
+        bool, typer.Option("--activation-checkpointing", help="Less memory: make activations again when needed.")
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile, block by block.")] = False,
     attention: Annotated[str, typer.Option(help="sdpa, or flex: FlexAttention, for CUDA.")] = "sdpa",
@@ -112,8 +112,8 @@ def train(
         name = name_for(out or Path("model"), name)
         config = assemble.read_recipe(recipe, arguments or []).override(settings or [])
         inputs = Inputs(
-            data, out, name, device, tokenizer, text_encoder, initial, extend, shards, per_part, recompute, compiled,
-            attention, workers, max_bad_fraction, tracker,
+            data, out, name, device, tokenizer, text_encoder, initial, extend, shards, micro_batch_size,
+            activation_checkpointing, compiled, attention, workers, max_bad_fraction, tracker,
         )  # fmt: skip
         if dry_run:
             from bitvar.training.checks import rehearse

@@ -173,7 +173,7 @@ class ImageCodec:
         Args:
             image: turned by its orientation tag, converted to sRGB, on white where it is transparent.
             scales: keep the first ones only.
-            passes: times to look at what comes back, correct what goes in, and encode again (`codec.closed_loop`); the
+            passes: times to look at what comes back, correct what goes in, and encode again (`codec.refinement`); the
                 best bits count. Each costs as much as encoding and decoding: 8 give most of what there is to gain.
 
         Raises:
@@ -447,7 +447,7 @@ class ImageCodec:
             unpack(payload, header.bits, grid)[None].to(self.tokenizer.device)
             for payload, grid in zip(file.payloads, header.grids, strict=False)
         ]
-        return Image.fromarray(self.draw(self.tokenizer.latent_of(bits, header.grids), header)[0])
+        return Image.fromarray(self.draw(self.tokenizer.decode_latent(bits, header.grids), header)[0])
 
     def _require_own(self, header: BitHeader) -> None:
         config = self.tokenizer.config

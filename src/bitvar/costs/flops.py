@@ -161,7 +161,7 @@ def forward_flops(config: TransformerConfig, schedule: ScaleSchedule, *, text_to
 
 
 def training_flops(
-    config: TransformerConfig, schedule: ScaleSchedule, *, text_tokens: int, recompute: bool = False
+    config: TransformerConfig, schedule: ScaleSchedule, *, text_tokens: int, activation_checkpointing: bool = False
 ) -> float:
     """Operations of one sample's forward and backward pass: three times the forward pass.
 
@@ -169,10 +169,10 @@ def training_flops(
         config: sizes.
         schedule: the scales of the sample.
         text_tokens: length of the prompt, padding included.
-        recompute: count the blocks' second forward pass too. Utilisation leaves it out, as it teaches nothing.
+        activation_checkpointing: Count the blocks' second forward pass too; utilisation leaves it out.
     """
     forward = forward_flops(config, schedule, text_tokens=text_tokens)
-    return 3 * forward.total + (forward.blocks if recompute else 0)
+    return 3 * forward.total + (forward.blocks if activation_checkpointing else 0)
 
 
 def peak_tflops(device_name: str) -> float | None:

@@ -32,7 +32,7 @@ class MemoryPlan:
         ema: whether averaged weights are kept.
         text_tokens: of the longest prompt of a batch.
         shards: ranks over which weights, gradients, optimiser and averaged weights are spread; 1 for none of that.
-        recompute: whether the backward pass makes each block's activations again.
+        activation_checkpointing: whether the backward pass makes each block's activations again.
         lora_rank: of the adapters of every linear layer of the blocks, which alone are trained; None to train all.
         frozen: bytes of whatever else stays on the device, such as the frozen encoders when they do.
     """
@@ -45,7 +45,7 @@ class MemoryPlan:
     ema: bool = True
     text_tokens: int = LONG_TEXT
     shards: int = 1
-    recompute: bool = False
+    activation_checkpointing: bool = False
     lora_rank: int | None = None
     frozen: int = 0
 
@@ -146,7 +146,7 @@ def _compute_weights(plan: MemoryPlan) -> int:
     c = config.width
     of_block = sum(inputs * outputs for inputs, outputs in _linears(config))
     elsewhere = counted.text - config.max_text_tokens * config.condition_width + 8 * c * c
-    return plan.item * (elsewhere + (1 if plan.recompute else config.depth) * of_block)
+    return plan.item * (elsewhere + (1 if plan.activation_checkpointing else config.depth) * of_block)
 
 
 def _activations(plan: MemoryPlan) -> int:
@@ -156,7 +156,7 @@ def _activations(plan: MemoryPlan) -> int:
     embedding = text * (w * (2 * FP32 + item) + 6 * c * item) + _adapter(plan)
     inputs = rows * config.bits * item + l * config.head_dim * FP32
     head = rows * (3 * c + 2 * config.bits) * FP32  # normalised, modulated, and the loss's margins and targets
-    blocks = depth * rows * c * item + _block(plan) if plan.recompute else depth * _block(plan)
+    blocks = depth * rows * c * item + _block(plan) if plan.activation_checkpointing else depth * _block(plan)
     return embedding + inputs + head + blocks
 
 
@@ -224,16 +224,16 @@ def _verdict(change: str, plan: MemoryPlan, available_bytes: int) -> str:
 
 
 def _same_training(plan: MemoryPlan, available_bytes: int) -> Iterator[tuple[str, MemoryPlan]]:
-    if not plan.recompute:
-        plan = replace(plan, recompute=True)
-        yield "--recompute, a third more work", plan
+    if not plan.activation_checkpointing:
+        plan = replace(plan, activation_checkpointing=True)
+        yield "--activation-checkpointing, a third more work", plan
     if plan.batch_size > 1:
         most = max(1, largest_batch(plan, available_bytes))
         parts = next(
             d for d in range(2, plan.batch_size + 1) if plan.batch_size % d == 0 and plan.batch_size // d <= most
         )
         plan = replace(plan, batch_size=plan.batch_size // parts)
-        yield f"--per-part {plan.batch_size}, {parts} parts a step", plan
+        yield f"--micro-batch {plan.batch_size}, {parts} parts a step", plan
 
 
 def _ways_out(plan: MemoryPlan, available_bytes: int) -> Iterator[tuple[str, MemoryPlan]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitvar.data.records import PLAIN, Entry, Found, Reading, entry_of
+from bitvar.data.records import PLAIN, Found, Reading, Record, record_of
 from bitvar.errors import UsageError, install_hint
 from bitvar.imaging.open import Location, RefusedError
 
@@ -46,7 +46,7 @@ class Cell:
 
 def read_dataset(
     name: str, *, split: str, image_column: str, caption_column: str, reading: Reading = PLAIN
-) -> Iterator[Entry]:
+) -> Iterator[Record]:
     """The samples of one split of a data set, named `SPLIT:ROW`.
 
     Args:
@@ -87,6 +87,6 @@ def read_dataset(
     )
 
 
-def _entry(cell: Cell, given: Any, reading: Reading) -> Entry:
+def _entry(cell: Cell, given: Any, reading: Reading) -> Record:
     fields = {"captions": given} if isinstance(given, list) else {"caption": given}
-    return entry_of(cell.name, lambda: Found(cell, fields, cell.name), reading)
+    return record_of(cell.name, lambda: Found(cell, fields, cell.name), reading)

@@ -9,9 +9,9 @@ from typing import Any, Final
 from bitvar.data.index import allows_duplicates, read_source
 from bitvar.data.index_writing import NO_VALIDATION
 from bitvar.data.layouts import SET_TABLE
-from bitvar.data.records import PLAIN, Candidate, Entry, Reading, Refusal
+from bitvar.data.records import PLAIN, RawSample, Reading, Record, Rejected
 from bitvar.data.roots import root_cure
-from bitvar.data.validation import Good, Summary, go_through
+from bitvar.data.validation import Accepted, Summary, validate
 from bitvar.data.writing import finish_folder, image_path, json_lines, prepare_folder
 from bitvar.errors import UsageError
 from bitvar.files import write_text
@@ -23,7 +23,7 @@ CUT_AROUND_THE_MIDDLE: Final = Fit()
 
 
 def import_set(
-    source: Path | Iterable[Entry],
+    source: Path | Iterable[Record],
     destination: Path,
     *,
     size: tuple[int, int],
@@ -35,10 +35,10 @@ def import_set(
     limits: ImageLimits | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Write the captioned set `destination` from an index, any layout that `layouts.read_entries` knows, or entries.
+    """Write the captioned set `destination` from an index, any layout that `layouts.read_records` knows, or entries.
 
     Samples keep the split their source names; of the others, `validation` of all (at least one), chosen by
-    `Candidate.key` alone, go to "val". `refused.jsonl` names every sample left out, with its reason, and
+    `RawSample.key` alone, go to "val". `refused.jsonl` names every sample left out, with its reason, and
     `contact_sheet.png` shows some of what was made. `samples.jsonl` is written last.
 
     Args:
@@ -59,14 +59,14 @@ def import_set(
     if (destination / SET_TABLE).exists():
         why = "it already holds a captioned set"
         raise UsageError(f"Can't import into {destination}.", why, "choose another folder, or delete this one")
-    summary, rows, keys, refused = Summary(), list[dict[str, Any]](), list[str](), list[Refusal]()
+    summary, rows, keys, refused = Summary(), list[dict[str, Any]](), list[str](), list[Rejected]()
     if isinstance(source, Path):
         allow_duplicates = allow_duplicates or allows_duplicates(source)
         entries = read_source(source, reading, others=summary.others)  # speaks up before anything is written
     else:
         entries = source
     prepare_folder(destination, source=source if isinstance(source, Path) else None)
-    made = go_through(
+    made = validate(
         entries,
         lambda image: (image.size, fit.apply(image, size)),
         limits=limits or ImageLimits(),
@@ -74,18 +74,18 @@ def import_set(
     )
     cut = 0
     for sample in made:
-        if isinstance(sample, Refusal):
+        if isinstance(sample, Rejected):
             summary.add(sample)
             refused.append(sample)
             continue
         original, image = sample.made
         cut += fit.kind != "pad" and lost_area(original, size) > MUCH_LOST
-        summary.add(Good(sample.candidate, original))
+        summary.add(Accepted(sample.raw_sample, original))
         path = image_path(len(rows))
         (destination / path).parent.mkdir(parents=True, exist_ok=True)
         image.save(destination / path)
-        rows.append(_row(path, sample.candidate, size))
-        keys.append(sample.candidate.key)
+        rows.append(_row(path, sample.raw_sample, size))
+        keys.append(sample.raw_sample.key)
         if len(rows) % 1000 == 0:
             progress(f"imported {len(rows):,} images, refused {len(refused):,}")
     write_text(destination / "refused.jsonl", json_lines(vars(refusal) for refusal in refused))
@@ -104,13 +104,13 @@ def import_set(
     return summary
 
 
-def _row(path: Path, candidate: Candidate, size: tuple[int, int]) -> dict[str, Any]:
+def _row(path: Path, raw_sample: RawSample, size: tuple[int, int]) -> dict[str, Any]:
     return {
         "image_path": path.as_posix(),
         "h_div_w": size[1] / size[0],
-        "captions": list(candidate.captions),
-        "split": candidate.split,
-        "source": candidate.name,
+        "captions": list(raw_sample.captions),
+        "split": raw_sample.split,
+        "source": raw_sample.name,
     }
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import Field
 
 from bitvar.config import Config, read_json
-from bitvar.data.layouts import read_entries
-from bitvar.data.records import PLAIN, Candidate, Entry, Reading, read_split
+from bitvar.data.layouts import read_records
+from bitvar.data.records import PLAIN, RawSample, Reading, Record, read_split
 from bitvar.data.validation import Summary
 from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, RefusedError
@@ -201,13 +201,13 @@ class SampleIndex:
                 if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                     raise _damaged(self.folder, f"{name} has been altered")
 
-    def entries(self) -> Iterator[Candidate]:
+    def entries(self) -> Iterator[RawSample]:
         """Every sample in order, as a reader of layouts would yield it."""
         for group in self.groups:
             for i in range(group.start, group.start + group.count):
                 sample = self[i]
                 ratio = sample.height / sample.width
-                yield Candidate(
+                yield RawSample(
                     sample.name, sample.image, sample.captions, group.split, ratio, sample.name, sample.digest
                 )
 
@@ -257,8 +257,8 @@ def is_index(folder: Path) -> bool:
         return False
 
 
-def read_source(source: Path, reading: Reading = PLAIN, *, others: Counter[str] | None = None) -> Iterator[Entry]:
-    """Every sample of an index, or of any layout that `layouts.read_entries` knows.
+def read_source(source: Path, reading: Reading = PLAIN, *, others: Counter[str] | None = None) -> Iterator[Record]:
+    """Every sample of an index, or of any layout that `layouts.read_records` knows.
 
     Args:
         source: an index, or a folder or file.
@@ -266,10 +266,10 @@ def read_source(source: Path, reading: Reading = PLAIN, *, others: Counter[str] 
         others: gets the files of a folder that are no part of a sample, by ending.
 
     Raises:
-        UsageError: as `layouts.read_entries`, and for an index that is to be read in another way.
+        UsageError: as `layouts.read_records`, and for an index that is to be read in another way.
     """
     if not is_index(source):
-        return read_entries(source, reading, others=others)
+        return read_records(source, reading, others=others)
     if reading != PLAIN:
         why = f"{source} is an index, which holds paths and captions as they were read when it was made"
         todo = "leave --root, --caption and the like out, or make the index anew with them"

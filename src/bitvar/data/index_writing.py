@@ -32,10 +32,10 @@ from bitvar.data.index import (
     IndexManifest,
     is_index,
 )
-from bitvar.data.layouts import read_entries
-from bitvar.data.records import PLAIN, Candidate, Reading, Refusal
+from bitvar.data.layouts import read_records
+from bitvar.data.records import PLAIN, RawSample, Reading, Rejected
 from bitvar.data.roots import root_cure
-from bitvar.data.validation import Good, Size, Summary, go_through
+from bitvar.data.validation import Accepted, Size, Summary, validate
 from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError
 from bitvar.files import flush, new_folder, write_text
@@ -70,10 +70,10 @@ def build_index(
     limits: ImageLimits | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Write an index over `source`, of any layout that `layouts.read_entries` knows; its images stay where they are.
+    """Write an index over `source`, of any layout that `layouts.read_records` knows; its images stay where they are.
 
     Every image is decoded once, and none is kept. Samples keep the split their source names; of the others,
-    `validation`, drawn by `Candidate.key` alone, go to "val", and at least one where otherwise none would.
+    `validation`, drawn by `RawSample.key` alone, go to "val", and at least one where otherwise none would.
     `refused.jsonl` names every sample left out, with its reason. The folder is there whole or not at all; when too many
     samples are refused, the report is left beside it as `<destination>.refused.jsonl`.
 
@@ -96,8 +96,8 @@ def build_index(
     if reading.root is not None:
         reading = replace(reading, root=reading.root.absolute())
     summary, report = Summary(), destination.with_name(f"{destination.name}.{_REFUSED}")
-    entries = read_entries(source, reading, others=summary.others)  # speaks up before anything is written
-    made = go_through(
+    entries = read_records(source, reading, others=summary.others)  # speaks up before anything is written
+    made = validate(
         entries,
         lambda image: image.size,
         limits=limits or ImageLimits(),
@@ -111,7 +111,7 @@ def build_index(
         with (folder / _REFUSED).open("w", encoding="ascii", newline="\n") as refused:
             for sample in _append_all(writer, choose_splits(made, validation)):
                 summary.add(sample)
-                if isinstance(sample, Refusal):
+                if isinstance(sample, Rejected):
                     refused.write(json_lines([vars(sample)]))
                 if (done := summary.good + summary.num_refused) % 10_000 == 0:
                     progress(f"went through {done:,} samples, refused {summary.num_refused:,}")
@@ -146,43 +146,45 @@ def split_rank(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:6]) / (1 << 48)
 
 
-def choose_splits(samples: Iterable[Good[T] | Refusal], validation: float) -> Iterator[Good[T] | Refusal]:
+def choose_splits(samples: Iterable[Accepted[T] | Rejected], validation: float) -> Iterator[Accepted[T] | Rejected]:
     """The same samples, each with a split.
 
     One that has none is "val" if its rank is below `validation`. So that there is a "val" at all, the lowest one is
     held back to the end, and put there if no other was and it isn't alone.
     """
-    held: Good[T] | None = None
+    held: Accepted[T] | None = None
     settled, others = validation == 0, 0
     for sample in samples:
-        if isinstance(sample, Refusal):
+        if isinstance(sample, Rejected):
             yield sample
             continue
-        given = sample.candidate.split
-        split = given or ("val" if split_rank(sample.candidate.key) < validation else "train")
+        given = sample.raw_sample.split
+        split = given or ("val" if split_rank(sample.raw_sample.key) < validation else "train")
         settled = settled or split == "val"
         if given is None and not settled:
             if held is None:
                 held = sample
                 continue
-            held, sample = sorted((held, sample), key=lambda good: split_rank(good.candidate.key))  # noqa: PLW2901
+            held, sample = sorted((held, sample), key=lambda good: split_rank(good.raw_sample.key))  # noqa: PLW2901
         others += 1
         yield _with_split(sample, split)
     if held is not None:
         yield _with_split(held, "train" if settled or not others else "val")
 
 
-def _with_split(sample: Good[T], split: str) -> Good[T]:
-    return replace(sample, candidate=replace(sample.candidate, split=split))
+def _with_split(sample: Accepted[T], split: str) -> Accepted[T]:
+    return replace(sample, raw_sample=replace(sample.raw_sample, split=split))
 
 
-def _append_all(writer: "IndexWriter", samples: Iterable[Good[Size] | Refusal]) -> Iterator[Good[Size] | Refusal]:
+def _append_all(
+    writer: "IndexWriter", samples: Iterable[Accepted[Size] | Rejected]
+) -> Iterator[Accepted[Size] | Rejected]:
     for sample in samples:
-        if isinstance(sample, Good):
+        if isinstance(sample, Accepted):
             try:
-                writer.append(sample.candidate, size=sample.made, digest=sample.digest)
+                writer.append(sample.raw_sample, size=sample.made, digest=sample.digest)
             except RefusedError as error:
-                yield Refusal(sample.candidate.name, error.reason, error.detail)
+                yield Rejected(sample.raw_sample.name, error.reason, error.detail)
                 continue
         yield sample
 
@@ -213,24 +215,24 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def append(self, candidate: Candidate, *, size: tuple[int, int], digest: bytes | None = None) -> None:
+    def append(self, raw_sample: RawSample, *, size: tuple[int, int], digest: bytes | None = None) -> None:
         """Add a sample.
 
         Args:
-            candidate: its split is set, and its image is a `Location`.
+            raw_sample: its split is set, and its image is a `Location`.
             size: width and height in pixels.
             digest: sha256 of the image's bytes, if the index keeps it.
 
         Raises:
             RefusedError: "bad-split", for one split more than `MAX_SPLITS`. Nothing is added.
         """
-        image, split = candidate.image, candidate.split
+        image, split = raw_sample.image, raw_sample.split
         assert isinstance(image, Location), "what an index points to lies in files"
         assert split is not None
         assert (digest is not None) == self._content_hash
         group = self._group(split, nearest_ratio(size[1] / size[0]))
-        member = candidate.name if image.size is not None else ""
-        text = _encode("\n".join(candidate.captions) + "\0" + member)
+        member = raw_sample.name if image.size is not None else ""
+        text = _encode("\n".join(raw_sample.captions) + "\0" + member)
         path = self._path(image.file)
         at = self._files[TEXTS].tell()
         self._files[TEXTS].write(text)

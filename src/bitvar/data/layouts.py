@@ -16,17 +16,17 @@ from bitvar.data.records import (
     MAX_LINE,
     PLAIN,
     SUFFIXES,
-    Candidate,
-    Entry,
     Found,
+    RawSample,
     Reading,
-    Refusal,
+    Record,
+    Rejected,
     decode_text,
-    entry_of,
     fold_captions,
     found_in_row,
     parse_object,
     read_split,
+    record_of,
     text_fields,
 )
 from bitvar.data.tables import read_table
@@ -37,8 +37,17 @@ from bitvar.files import open_plain
 from bitvar.imaging.open import Location, RefusedError
 
 __all__ = [
-    "LISTINGS", "MAX_CAPTION", "SUFFIXES", "Candidate", "Entry", "Reading", "Refusal", "fold_captions", "kinds_text",
-    "read_entries", "read_lines",
+    "LISTINGS",
+    "MAX_CAPTION",
+    "SUFFIXES",
+    "RawSample",
+    "Reading",
+    "Record",
+    "Rejected",
+    "fold_captions",
+    "kinds_text",
+    "read_lines",
+    "read_records",
 ]  # fmt: skip
 
 SET_TABLE: Final = "samples.jsonl"
@@ -62,7 +71,7 @@ _SPLIT_FOLDERS: Final = {"train": "train", "training": "train", "validation": "v
 _OFFICIAL_NAME = re.compile(r"\d+(?:\.\d+)?_(?P<count>\d+)\.jsonl")
 
 
-def read_entries(source: Path, reading: Reading = PLAIN, *, others: Counter[str] | None = None) -> Iterator[Entry]:
+def read_records(source: Path, reading: Reading = PLAIN, *, others: Counter[str] | None = None) -> Iterator[Record]:
     """Every sample of a folder or file, whichever layout it has.
 
     Args:
@@ -103,7 +112,7 @@ def read_entries(source: Path, reading: Reading = PLAIN, *, others: Counter[str]
     return _read_folder(source, reading, others)
 
 
-def _listing(kind: str, path: Path, reading: Reading, others: Counter[str]) -> Iterator[Entry]:
+def _listing(kind: str, path: Path, reading: Reading, others: Counter[str]) -> Iterator[Record]:
     if kind == ".tar":
         _require_useful(reading, path, root=False, lines=True)
         return read_tar(path, reading, others=others)
@@ -111,11 +120,11 @@ def _listing(kind: str, path: Path, reading: Reading, others: Counter[str]) -> I
     return (read_lines if kind == ".jsonl" else read_table)(path, reading)
 
 
-def _accounted(entries: Iterator[Entry], folder: Path, kind: str, others: Counter[str]) -> Iterator[Entry]:
+def _accounted(entries: Iterator[Record], folder: Path, kind: str, others: Counter[str]) -> Iterator[Record]:
     """The same entries; afterwards `others` has the folder's files that no line named and no table is."""
     named = SeenSet()
     for entry in entries:
-        if isinstance(entry, Candidate) and isinstance(entry.image, Location):
+        if isinstance(entry, RawSample) and isinstance(entry.image, Location):
             named.add(entry.image.place)
         yield entry
     for parent, folders, files in os.walk(folder):
@@ -153,7 +162,7 @@ def kinds_text(others: Mapping[str, int]) -> str:
     return text + (f" ({', '.join(images)} can't be read: convert them to PNG)" if images else "")
 
 
-def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterator[Entry]:
+def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterator[Record]:
     """Images with a text beside each: `cat.jpg` and `cat.txt`, `cat.caption` or `cat.json`; or a table in a folder.
 
     Goes folder by folder, and holds the names of one at a time.
@@ -168,7 +177,7 @@ def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterat
             if (here / name).is_symlink():
                 empty = False
                 where = (here / name).relative_to(folder).as_posix()
-                yield Refusal(where, "unreadable-file", "a link to a folder is not followed")
+                yield Rejected(where, "unreadable-file", "a link to a folder is not followed")
         others.update("hidden" for name in files if name.startswith("."))
         names = sorted(name for name in files if not name.startswith("."))
         table = next((name for name in _METADATA if name in names), None)
@@ -181,13 +190,13 @@ def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterat
             empty = False
             yield entry
     for problem in problems:
-        yield Refusal(os.path.relpath(problem.filename, folder), "unreadable-file", problem.strerror or str(problem))
+        yield Rejected(os.path.relpath(problem.filename, folder), "unreadable-file", problem.strerror or str(problem))
     if empty and not problems:
         why = kinds_text(others) or f"it has no {', '.join(SUFFIXES)} in it, and no table"
         raise UsageError(f"{folder} holds no images.", why, "check the path")
 
 
-def _described(folder: Path, here: Path, table: str, reading: Reading) -> Iterator[Entry]:
+def _described(folder: Path, here: Path, table: str, reading: Reading) -> Iterator[Record]:
     """The samples of a `metadata` table in a folder of the tree; the topmost folder's name is their split."""
     parts = here.relative_to(folder).parts
     split = None
@@ -198,16 +207,16 @@ def _described(folder: Path, here: Path, table: str, reading: Reading) -> Iterat
             split = None
     prefix = "".join(f"{part}/" for part in parts)
     for entry in (read_lines if table.endswith(".jsonl") else read_table)(here / table, reading, split=split):
-        if isinstance(entry, Refusal):
-            yield Refusal(prefix + entry.name, entry.reason, entry.detail)
+        if isinstance(entry, Rejected):
+            yield Rejected(prefix + entry.name, entry.reason, entry.detail)
         else:
-            yield Candidate(
+            yield RawSample(
                 prefix + entry.name, entry.image, entry.captions, entry.split, entry.ratio, prefix + entry.key,
                 labels=entry.labels,
             )  # fmt: skip
 
 
-def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, others: Counter[str]) -> Iterator[Entry]:
+def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, others: Counter[str]) -> Iterator[Record]:
     """The samples among the files `names` of the folder `here`, called by their paths from `folder`."""
     parent = here.relative_to(folder)
     texts: dict[str, list[str]] = {}
@@ -223,24 +232,24 @@ def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, othe
             continue
         name, stem = (parent / image).as_posix(), Path(image).stem
         if stem in stems:
-            yield Refusal(name, "duplicate", f"{stems[stem]} has the same name, so the same captions")
+            yield Rejected(name, "duplicate", f"{stems[stem]} has the same name, so the same captions")
             continue
         stems[stem] = image
         sidecars = [here / text for text in texts.get(stem, ())]
         if not sidecars and not reading.makes_captions:
-            yield Refusal(name, "no-caption", f"there is no {stem}.txt, {stem}.caption or {stem}.json beside it")
+            yield Rejected(name, "no-caption", f"there is no {stem}.txt, {stem}.caption or {stem}.json beside it")
             continue
         place = Location(here / image)
 
         def find(name: str = name, place: Location = place, sidecars: Sequence[Path] = sidecars) -> Found:
             return Found(place, _beside(sidecars, reading), name)
 
-        yield entry_of(name, find, reading)
+        yield record_of(name, find, reading)
     for stem in sorted(texts.keys() - stems.keys()):
         beside = [name for name in names if Path(name).stem == stem and name not in texts[stem]]
         more = f"; {beside[0]} beside it is of a format that is not read: convert it to PNG" if beside else ""
         for text in texts[stem]:
-            yield Refusal((parent / text).as_posix(), "missing-image", f"no image has its name{more}")
+            yield Rejected((parent / text).as_posix(), "missing-image", f"no image has its name{more}")
 
 
 def _beside(sidecars: Sequence[Path], reading: Reading) -> Mapping[str, Any]:
@@ -256,7 +265,7 @@ def _beside(sidecars: Sequence[Path], reading: Reading) -> Mapping[str, Any]:
     return fields
 
 
-def read_lines(path: Path, reading: Reading = PLAIN, *, split: str | None = None) -> Iterator[Entry]:
+def read_lines(path: Path, reading: Reading = PLAIN, *, split: str | None = None) -> Iterator[Record]:
     """JSON lines, each with an image's path and captions; the official `[ratio]_[count].jsonl` among them.
 
     Args:
@@ -274,9 +283,9 @@ def read_lines(path: Path, reading: Reading = PLAIN, *, split: str | None = None
                 def find(line: bytes = line) -> Found:
                     return found_in_row(path.parent, parse_object(decode_text(line)), reading)
 
-                yield entry_of(f"{path.name}:{number}", find, reading, split=split)
+                yield record_of(f"{path.name}:{number}", find, reading, split=split)
     if official and int(official["count"]) != count:
-        yield Refusal(path.name, "wrong-count", f"the name says {int(official['count'])} samples, there are {count}")
+        yield Rejected(path.name, "wrong-count", f"the name says {int(official['count'])} samples, there are {count}")
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 from bitvar.data.index import Group, SampleIndex, is_index
-from bitvar.data.layouts import Refusal
+from bitvar.data.layouts import Rejected
 from bitvar.data.samples import read_samples
 from bitvar.data.views import ARRAY_SUFFIX, image_size
 from bitvar.data.walking import Skipped, list_files
@@ -156,12 +156,12 @@ def _grouped(
     report: Callable[[str], None],
 ) -> ImageList:
     sorted_out: dict[tuple[str, str], list[Path]] = {}
-    refused: list[Refusal] = []
+    refused: list[Rejected] = []
     for path, split in found:
         try:
             width, height = image_size(path, limits)
         except RefusedError as error:
-            refused.append(Refusal(str(path), error.reason, error.detail))
+            refused.append(Rejected(str(path), error.reason, error.detail))
             report(f"left out: {path}: {error}")
             continue
         sorted_out.setdefault((split, nearest_ratio(height / width)), []).append(path)

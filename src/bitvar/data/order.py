@@ -22,12 +22,12 @@ class StepSamples:
     Attributes:
         bucket: which all of them are of.
         samples: their numbers in the bucket.
-        first_place: how many samples the run has drawn before: with it every draw of a sample has a name of its own.
+        first_index: how many samples the run has drawn before: with it every draw of a sample has a name of its own.
     """
 
     bucket: int
     samples: Int64[ndarray, " n"]
-    first_place: int
+    first_index: int
 
 
 @dataclass(frozen=True)

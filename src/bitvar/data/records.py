@@ -1,7 +1,7 @@
 """What a captioned sample must be, whichever layout it comes in: one set of rules for captions, splits and ratios.
 
-`data check`, `data import`, `data index` and training all read samples through `entry_of`, so that they accept the same
-ones and give the same reasons. Knows nothing of files but their names.
+`data check`, `data import`, `data index` and training all read samples through `record_of`, so that they accept the
+same ones and give the same reasons. Knows nothing of files but their names.
 """
 
 import json
@@ -79,7 +79,7 @@ PLAIN: Final = Reading()
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RawSample:
     """A captioned image whose image nobody has opened yet.
 
     Attributes:
@@ -104,7 +104,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Rejected:
     """A sample that can't be used, and why."""
 
     name: str
@@ -112,7 +112,7 @@ class Refusal:
     detail: str
 
 
-Entry: TypeAlias = Candidate | Refusal
+Record: TypeAlias = RawSample | Rejected
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class Found:
     key: str
 
 
-def entry_of(name: str, find: Callable[[], Found], reading: Reading, *, split: str | None = None) -> Entry:
-    """A candidate of what `find` finds, or the refusal it raises.
+def record_of(name: str, find: Callable[[], Found], reading: Reading, *, split: str | None = None) -> Record:
+    """A raw_sample of what `find` finds, or the refusal it raises.
 
     Args:
         name: how reports call the sample.
@@ -137,9 +137,9 @@ def entry_of(name: str, find: Callable[[], Found], reading: Reading, *, split: s
         found = find()
         own, ratio = read_split(found.fields.get("split")), _ratio(found.fields.get("h_div_w"))
         captions = _captions(found.fields, found.key, reading)
-        return Candidate(name, found.image, captions, own or split, ratio, found.key, labels=found.fields)
+        return RawSample(name, found.image, captions, own or split, ratio, found.key, labels=found.fields)
     except RefusedError as error:
-        return Refusal(name, error.reason, error.detail)
+        return Rejected(name, error.reason, error.detail)
 
 
 def found_in_row(folder: Path, row: Mapping[str, Any], reading: Reading) -> Found:

@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Final
 
-from bitvar.data.layouts import read_entries
-from bitvar.data.records import Candidate, Reading
+from bitvar.data.layouts import read_records
+from bitvar.data.records import RawSample, Reading
 from bitvar.data.validation import Summary
 from bitvar.imaging.open import Location
 
@@ -35,8 +35,8 @@ def find_root(source: Path, reading: Reading) -> Path | None:
     start = source.absolute()
     start = start if start.is_dir() else start.parent
     paths: list[str] = []
-    for number, entry in enumerate(read_entries(source, reading)):
-        if isinstance(entry, Candidate) and isinstance(entry.image, Location) and not Path(entry.key).is_absolute():
+    for number, entry in enumerate(read_records(source, reading)):
+        if isinstance(entry, RawSample) and isinstance(entry.image, Location) and not Path(entry.key).is_absolute():
             paths.append(entry.key)
         if len(paths) == _TRIED or number == _TRIED * _TRIED:
             break

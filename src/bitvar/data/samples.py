@@ -19,8 +19,8 @@ from torch import Tensor
 
 from bitvar.data.index_writing import choose_splits
 from bitvar.data.layouts import SET_TABLE, read_lines
-from bitvar.data.records import Candidate, Entry, Refusal
-from bitvar.data.validation import Good, Size, check_ratio, open_candidate, without_duplicates
+from bitvar.data.records import RawSample, Record, Rejected
+from bitvar.data.validation import Accepted, Size, check_ratio, open_raw_sample, without_duplicates
 from bitvar.data.views import image_size
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, Location, RefusedError
@@ -72,15 +72,23 @@ def read_samples(folder: Path, *, split: str | None, report: Callable[[str], Non
         todo = f"make one of your own images: bitvar data import {folder} NEW_FOLDER"
         raise UsageError(f"{folder} is no captioned set.", f"it has no {SET_TABLE}", todo)
     entries = list(read_set(folder))
-    candidates = [entry for entry in entries if isinstance(entry, Candidate)]
-    refused = [entry for entry in entries if isinstance(entry, Refusal)]
+    raw_samples = [entry for entry in entries if isinstance(entry, RawSample)]
+    refused = [entry for entry in entries if isinstance(entry, Rejected)]
     if refused:
         raise _refused(folder, refused, len(entries))
-    splits = _splits(candidates, report)
+    splits = _splits(raw_samples, report)
     samples = [
-        Sample(candidate.image.file, candidate.captions, own, candidate.labels, candidate.name, candidate.ratio, folder)
-        for candidate, own in zip(candidates, splits, strict=True)
-        if isinstance(candidate.image, Location) and split in (None, own)
+        Sample(
+            raw_sample.image.file,
+            raw_sample.captions,
+            own,
+            raw_sample.labels,
+            raw_sample.name,
+            raw_sample.ratio,
+            folder,
+        )
+        for raw_sample, own in zip(raw_samples, splits, strict=True)
+        if isinstance(raw_sample.image, Location) and split in (None, own)
     ]
     if not samples:
         known = ", ".join(f"{name} {splits.count(name):,}" for name in sorted(set(splits))) or "no sample at all"
@@ -89,21 +97,21 @@ def read_samples(folder: Path, *, split: str | None, report: Callable[[str], Non
     return samples
 
 
-def read_set(folder: Path) -> Iterator[Entry]:
+def read_set(folder: Path) -> Iterator[Record]:
     """Every line of a captioned set as training reads it, good or refused. Opens no image that is there once."""
     return without_duplicates(read_lines(folder / SET_TABLE), ImageLimits())
 
 
-def _splits(candidates: Sequence[Candidate], report: Callable[[str], None]) -> list[str]:
+def _splits(raw_samples: Sequence[RawSample], report: Callable[[str], None]) -> list[str]:
     """The split of each; where none is named, it is drawn as for an index."""
-    free = [candidate for candidate in candidates if candidate.split is None]
+    free = [raw_sample for raw_sample in raw_samples if raw_sample.split is None]
     if not free:
-        return [candidate.split or "" for candidate in candidates]
-    chosen = choose_splits((Good(candidate, None) for candidate in candidates), VALIDATION)
-    splits = {good.candidate.name: good.candidate.split or "" for good in chosen if isinstance(good, Good)}
-    held_out = sum(splits[candidate.name] == "val" for candidate in free)
+        return [raw_sample.split or "" for raw_sample in raw_samples]
+    chosen = choose_splits((Accepted(raw_sample, None) for raw_sample in raw_samples), VALIDATION)
+    splits = {good.raw_sample.name: good.raw_sample.split or "" for good in chosen if isinstance(good, Accepted)}
+    held_out = sum(splits[raw_sample.name] == "val" for raw_sample in free)
     report(f"{len(free):,} samples name no split: {held_out:,} of them validate, drawn by their paths")
-    return [splits[candidate.name] for candidate in candidates]
+    return [splits[raw_sample.name] for raw_sample in raw_samples]
 
 
 def require_images(samples: Sequence[Sample], size: Size | None, *, decoded: bool = True) -> None:
@@ -186,12 +194,12 @@ def load_image(sample: Sample, limits: ImageLimits | None = None) -> Image.Image
     Raises:
         RefusedError: for what `bitvar data check` refuses.
     """
-    candidate = Candidate(sample.name, Location(sample.path), sample.captions, ratio=sample.ratio)
-    image, _ = open_candidate(candidate, limits or ImageLimits())
+    raw_sample = RawSample(sample.name, Location(sample.path), sample.captions, ratio=sample.ratio)
+    image, _ = open_raw_sample(raw_sample, limits or ImageLimits())
     return image
 
 
-def _refused(folder: Path, refused: Sequence[Refusal], total: int) -> UsageError:
+def _refused(folder: Path, refused: Sequence[Rejected], total: int) -> UsageError:
     shown = [f"line {_line(refusal)}: {refusal.reason}, {refusal.detail}" for refusal in refused[:_SHOWN]]
     more = f"; and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
     what = f"Line {_line(refused[0])} of {folder / SET_TABLE} can't be used"
@@ -202,7 +210,7 @@ def _refused(folder: Path, refused: Sequence[Refusal], total: int) -> UsageError
     return UsageError(what, "; ".join(shown) + more, todo)
 
 
-def _line(refusal: Refusal) -> str:
+def _line(refusal: Rejected) -> str:
     return refusal.name.rpartition(":")[2]
 
 

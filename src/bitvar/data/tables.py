@@ -18,12 +18,12 @@ from bitvar.data.records import (
     MAX_LINE,
     OTHER_FIELDS,
     SUFFIXES,
-    Entry,
     Found,
     Reading,
-    Refusal,
-    entry_of,
+    Record,
+    Rejected,
     found_in_row,
+    record_of,
 )
 from bitvar.errors import UsageError
 from bitvar.imaging.open import RefusedError
@@ -52,7 +52,7 @@ class _Header:
         return bool({"captions", *CAPTION_FIELDS} & set(self.names))
 
 
-def read_table(path: Path, reading: Reading, *, split: str | None = None) -> Iterator[Entry]:
+def read_table(path: Path, reading: Reading, *, split: str | None = None) -> Iterator[Record]:
     """CSV or TSV with a header that names the image and caption columns.
 
     The delimiter is the one of comma, semicolon, tab and bar under which the header names both. UTF-8, or UTF-16 with a
@@ -76,10 +76,10 @@ def read_table(path: Path, reading: Reading, *, split: str | None = None) -> Ite
             with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
                 yield from _read_rows(path, file, reading, split)
     except UnicodeError as error:
-        yield Refusal(path.name, "not-utf8", f"broken UTF-16, so the rest of the table is unread: {error}"[:200])
+        yield Rejected(path.name, "not-utf8", f"broken UTF-16, so the rest of the table is unread: {error}"[:200])
 
 
-def _read_rows(path: Path, file: TextIO, reading: Reading, split: str | None) -> Iterator[Entry]:
+def _read_rows(path: Path, file: TextIO, reading: Reading, split: str | None) -> Iterator[Record]:
     lines = _Lines(file)
     header = _read_header(path, lines, reading)
     while (line := lines.take()) is not None:
@@ -92,7 +92,7 @@ def _read_rows(path: Path, file: TextIO, reading: Reading, split: str | None) ->
             fields = _read_fields(text, header, lines)
             return found_in_row(path.parent, dict(zip(header.names, fields, strict=True)), reading)
 
-        yield entry_of(name, find, reading, split=split)
+        yield record_of(name, find, reading, split=split)
 
 
 class _Lines:

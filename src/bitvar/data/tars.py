@@ -11,13 +11,13 @@ from typing import Any, BinaryIO, Final, cast
 from bitvar.data.records import (
     MAX_LINE,
     SUFFIXES,
-    Entry,
     Found,
     Reading,
-    Refusal,
+    Record,
+    Rejected,
     decode_text,
-    entry_of,
     parse_object,
+    record_of,
     text_fields,
 )
 from bitvar.files import open_plain
@@ -31,7 +31,7 @@ _CURE: Final = "sort the tar by name: unpack it, then tar --sort=name -cf sorted
 _Members = dict[str, tarfile.TarInfo]
 
 
-def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[Entry]:
+def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[Record]:
     """Members of one key (the name up to its first dot) make a sample, if they lie side by side.
 
     Hidden members, such as macOS adds, are passed over as hidden files are in folders.
@@ -44,14 +44,14 @@ def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[
     try:
         torn = _torn_keys(path)
         with _open(path) as archive:
-            key, members, problems = "", _Members(), list[Refusal]()
+            key, members, problems = "", _Members(), list[Rejected]()
             broken: list[str] = []
             for member in _members(archive, broken):
                 if _is_hidden(member.name):
                     others["hidden"] += 1
                     continue
                 if (problem := _problem(member)) is not None:
-                    yield Refusal(f"{path.name}:{member.name}", "bad-member", problem)
+                    yield Rejected(f"{path.name}:{member.name}", "bad-member", problem)
                     continue
                 found, suffix = _key(member.name)
                 if found != key:
@@ -59,7 +59,7 @@ def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[
                     key, members, problems = found, _Members(), []
                 if suffix in members:
                     why = f"its key has a .{suffix} already"
-                    problems.append(Refusal(f"{path.name}:{member.name}", "duplicate", why))
+                    problems.append(Rejected(f"{path.name}:{member.name}", "duplicate", why))
                     continue
                 members[suffix] = member
                 if f".{suffix}" not in SUFFIXES and suffix not in _TEXTS:
@@ -67,7 +67,7 @@ def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[
             yield from _samples(path, archive, key, members, problems, reading, torn)
     except _BROKEN as error:
         broken = [str(error) or type(error).__name__]
-    yield from (Refusal(path.name, "broken-tar", f"{why}: what follows is unread") for why in broken)
+    yield from (Rejected(path.name, "broken-tar", f"{why}: what follows is unread") for why in broken)
 
 
 def _samples(
@@ -75,10 +75,10 @@ def _samples(
     archive: tarfile.TarFile,
     key: str,
     members: _Members,
-    problems: list[Refusal],
+    problems: list[Rejected],
     reading: Reading,
     torn: dict[str, bool],
-) -> Iterator[Entry]:
+) -> Iterator[Record]:
     """The sample of one key, and what of it can't be used."""
     if not members:
         return
@@ -86,13 +86,13 @@ def _samples(
     if key in torn:
         if not torn[key]:
             torn[key] = True
-            yield Refusal(name, "unsorted-tar", f"other members lie between its own; {_CURE}")
+            yield Rejected(name, "unsorted-tar", f"other members lie between its own; {_CURE}")
         return
     images = [suffix[1:] for suffix in SUFFIXES if suffix[1:] in members]
-    yield entry_of(name, lambda: _found(path, archive, name, members, images, reading), reading)
+    yield record_of(name, lambda: _found(path, archive, name, members, images, reading), reading)
     for extra in images[1:]:
         why = f"its key has a .{images[0]} already, so the same captions"
-        yield Refusal(f"{path.name}:{members[extra].name}", "duplicate", why)
+        yield Rejected(f"{path.name}:{members[extra].name}", "duplicate", why)
     yield from problems
 
 

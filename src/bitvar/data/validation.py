@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 from PIL import Image
 
-from bitvar.data.records import Candidate, Entry, Refusal
+from bitvar.data.records import RawSample, Record, Rejected
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, RefusedError, decode_image
 from bitvar.scales import nearest_ratio
@@ -29,10 +29,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Good(Generic[T]):
+class Accepted(Generic[T]):
     """A sound sample, what was made of its image, and the sha256 of the image's bytes if it was asked for."""
 
-    candidate: Candidate
+    raw_sample: RawSample
     made: T
     digest: bytes | None = None
 
@@ -57,39 +57,39 @@ class SeenSet:
         return True
 
 
-def go_through(
-    entries: Iterable[Entry],
+def validate(
+    entries: Iterable[Record],
     make: Callable[[Image.Image], T],
     *,
     limits: ImageLimits,
     content_hash: bool = False,
     allow_duplicates: bool = False,
-) -> Iterator[Good[T] | Refusal]:
+) -> Iterator[Accepted[T] | Rejected]:
     """Decode every image, in order, several at a time; `make` runs on each decoded RGB image.
 
-    Refused besides: whatever `open_candidate` refuses, and a sample whose image a good one has had.
+    Refused besides: whatever `open_raw_sample` refuses, and a sample whose image a good one has had.
 
     Args:
         entries: of any number: only some are held at a time.
         make: what is wanted of each image.
         limits: what an image may be.
-        content_hash: have the sha256 of each image's bytes in `Good.digest`.
+        content_hash: have the sha256 of each image's bytes in `Accepted.digest`.
         allow_duplicates: keep samples whose image a good one has had.
     """
     seen = SeenSet()
 
-    def work(entry: Entry) -> Good[T] | Refusal:
-        if isinstance(entry, Refusal):
+    def work(entry: Record) -> Accepted[T] | Rejected:
+        if isinstance(entry, Rejected):
             return entry
         try:
-            image, digest = open_candidate(entry, limits, content_hash=content_hash)
-            return Good(entry, make(image), digest)
+            image, digest = open_raw_sample(entry, limits, content_hash=content_hash)
+            return Accepted(entry, make(image), digest)
         except RefusedError as error:
-            return Refusal(entry.name, error.reason, error.detail)
+            return Rejected(entry.name, error.reason, error.detail)
 
-    def once(sample: Good[T] | Refusal) -> Good[T] | Refusal:
-        if isinstance(sample, Good) and not allow_duplicates and not seen.add(sample.candidate.image.place):
-            return _duplicate(sample.candidate)
+    def once(sample: Accepted[T] | Rejected) -> Accepted[T] | Rejected:
+        if isinstance(sample, Accepted) and not allow_duplicates and not seen.add(sample.raw_sample.image.place):
+            return _duplicate(sample.raw_sample)
         return sample
 
     waiting = iter(entries)
@@ -98,15 +98,15 @@ def go_through(
             yield from map(once, pool.map(work, chunk))
 
 
-def without_duplicates(entries: Iterable[Entry], limits: ImageLimits) -> Iterator[Entry]:
-    """The same entries, those refused whose image a good one has had: as `go_through`, for a set that fits in memory.
+def without_duplicates(entries: Iterable[Record], limits: ImageLimits) -> Iterator[Record]:
+    """The same entries, those refused whose image a good one has had: as `validate`, for a set that fits in memory.
 
     Opens no image but those that are there twice.
     """
-    first: dict[str, Candidate] = {}
+    first: dict[str, RawSample] = {}
     sound: set[str] = set()
     for entry in entries:
-        if isinstance(entry, Candidate):
+        if isinstance(entry, RawSample):
             place = entry.image.place
             earlier = first.get(place)
             if earlier is not None and (place in sound or is_good(earlier, limits)):
@@ -117,21 +117,21 @@ def without_duplicates(entries: Iterable[Entry], limits: ImageLimits) -> Iterato
         yield entry
 
 
-def is_good(candidate: Candidate, limits: ImageLimits) -> bool:
+def is_good(raw_sample: RawSample, limits: ImageLimits) -> bool:
     """Whether a sample's image can be used."""
     try:
-        open_candidate(candidate, limits)
+        open_raw_sample(raw_sample, limits)
     except RefusedError:
         return False
     return True
 
 
-def _duplicate(candidate: Candidate) -> Refusal:
-    return Refusal(candidate.name, "duplicate", f"{candidate.image.place} is another good sample's image too")
+def _duplicate(raw_sample: RawSample) -> Rejected:
+    return Rejected(raw_sample.name, "duplicate", f"{raw_sample.image.place} is another good sample's image too")
 
 
-def open_candidate(
-    candidate: Candidate, limits: ImageLimits, *, content_hash: bool = False
+def open_raw_sample(
+    raw_sample: RawSample, limits: ImageLimits, *, content_hash: bool = False
 ) -> tuple[Image.Image, bytes | None]:
     """A sample's decoded RGB image, and the sha256 of its bytes if that is asked for or its source knows one.
 
@@ -139,12 +139,12 @@ def open_candidate(
         RefusedError: if the image can't be used, its bytes are not what its source knows, or its ratio is not what
             its source claims.
     """
-    data = candidate.image.read(max_bytes=limits.max_bytes)
-    digest = hashlib.sha256(data).digest() if content_hash or candidate.digest is not None else None
-    if candidate.digest not in (None, digest):
+    data = raw_sample.image.read(max_bytes=limits.max_bytes)
+    digest = hashlib.sha256(data).digest() if content_hash or raw_sample.digest is not None else None
+    if raw_sample.digest not in (None, digest):
         raise RefusedError("altered", "the image's bytes are not those that were indexed")
     image = decode_image(data, limits)
-    check_ratio(candidate.ratio, image.size)
+    check_ratio(raw_sample.ratio, image.size)
     return image, digest
 
 
@@ -199,17 +199,17 @@ class Summary:
         """Refused samples of all, 0 to 1."""
         return self.num_refused / max(1, self.good + self.num_refused)
 
-    def add(self, sample: Good[Size] | Refusal) -> None:
+    def add(self, sample: Accepted[Size] | Rejected) -> None:
         """Count one sample."""
-        if isinstance(sample, Refusal):
+        if isinstance(sample, Rejected):
             self.refused[sample.reason] += 1
             return
         width, height = sample.made
         self.good += 1
-        self.splits[sample.candidate.split or ""] += 1
+        self.splits[sample.raw_sample.split or ""] += 1
         self.ratios[nearest_ratio(height / width)] += 1
         self.sides[min(width, height)] += 1
-        self.captions.update(len(caption.split()) for caption in sample.candidate.captions)
+        self.captions.update(len(caption.split()) for caption in sample.raw_sample.captions)
 
     def require(self, max_bad_fraction: float, *, cure: str | None = None) -> None:
         """Refuse a source with too many bad samples, or without a good one.

@@ -25,7 +25,7 @@ class Timed(NamedTuple):
 
     Attributes:
         task: of a run.
-        lightened: the parts that `--recompute` and `--compile` are for.
+        lightened: the parts that `--activation-checkpointing` and `--compile` are for.
         sizes: what to print of it.
         rates: seconds of a step -> what else to print.
     """

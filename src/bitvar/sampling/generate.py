@@ -138,7 +138,7 @@ def _scales(
     lengths = lengths_of(model.config.code_lengths, len(schedule))
 
     with torch.inference_mode():
-        state = model.begin(condition, schedule)
+        state = model.start_decoding(condition, schedule)
         tokens = model.start_tokens(state.condition)
         latent = pyramid.empty_latent(batch, model.config.bits // patch_size**2, grids[-1], model.device)
     for k, grid in enumerate(schedule):

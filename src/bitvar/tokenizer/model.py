@@ -80,9 +80,9 @@ class InfinityTokenizer(nn.Module):
             require_finite(features, "the features to make bits of")
         return pyramid.encode(features, grids, lengths_of(self.config.code_lengths, len(grids)))
 
-    def latent_of(self, bits: Sequence[Bool[Tensor, "b d _ _"]], grids: Sequence[Grid]) -> Float[Tensor, "b d h w"]:
-        """What bits, of every scale or of the first ones only, add up to, as `pyramid.latent_of`. `grids` as above."""
-        return pyramid.latent_of(bits, grids[-1], lengths_of(self.config.code_lengths, len(grids)))
+    def decode_latent(self, bits: Sequence[Bool[Tensor, "b d _ _"]], grids: Sequence[Grid]) -> Float[Tensor, "b d h w"]:
+        """Sum the codes of every scale, or of the first ones only, as `pyramid.decode_latent`. `grids` as above."""
+        return pyramid.decode_latent(bits, grids[-1], lengths_of(self.config.code_lengths, len(grids)))
 
     def decode(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         """A latent, whole or of the first scales only, to fp32 images in [-1, 1].

@@ -20,14 +20,14 @@ from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.checks import check_attention, check_data, check_run, image_size
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.engine import distributed
+from bitvar.training.engine import distributed, loop
 from bitvar.training.engine.checkpoint import Initial, is_checkpoint
-from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.identity import NONE, digest_of
-from bitvar.training.engine.loop import Run, run
+from bitvar.training.engine.loop import TrainerConfig
 from bitvar.training.engine.metrics_log import from_one
 from bitvar.training.engine.retention import step_reached
-from bitvar.training.engine.supervisor import BEAT
+from bitvar.training.engine.supervisor import HEARTBEAT
 from bitvar.training.monitor.health import describe_set
 from bitvar.training.monitor.sample_sheets import choose_samples, sample_grid
 from bitvar.training.monitor.trackers import make_tracker
@@ -63,7 +63,7 @@ VALIDATION_SAMPLES = 1000
 
 def is_child() -> bool:
     """Whether this process is one of several, or one that a supervisor watches."""
-    return BEAT in os.environ or "RANK" in os.environ
+    return HEARTBEAT in os.environ or "RANK" in os.environ
 
 
 def train(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", stop: Callable[[], bool]) -> Path | None:
@@ -74,18 +74,18 @@ def train(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", sto
     tell = display.tell
     tell(_describe_batch(config, inputs, ranks))
     track = _tracker(config, inputs, tell) if ranks.is_main else None
-    beat = os.environ.get(BEAT)
-    planned = Run(
+    heartbeat = os.environ.get(HEARTBEAT)
+    planned = TrainerConfig(
         required(inputs.out),
         config.dump(),
         config.optimization,
         config.intervals,
         extend=inputs.extend,
-        per_part=inputs.per_part,
+        micro_batch_size=inputs.micro_batch_size,
         ranks=ranks,
         peak=_peak(device),
         stop=stop,
-        beat=Path(beat).touch if beat else lambda: None,
+        heartbeat=Path(heartbeat).touch if heartbeat else lambda: None,
         report=tell,
         follow=display.follow,
         track=_counted_from_one(track.log) if track else lambda step, phase, values: None,
@@ -114,11 +114,11 @@ def _counted_from_one(log: Callable[[int, str, Mapping[str, float]], None]) -> C
     return lambda step, phase, values: log(step, phase, {from_one(name): value for name, value in values.items()})
 
 
-def _join(inputs: "Inputs") -> tuple[torch.device, Ranks]:
+def _join(inputs: "Inputs") -> tuple[torch.device, DistributedContext]:
     """This process's device and place: alone, or where a launcher put it."""
     device = resolve_device(inputs.device)
     if "RANK" not in os.environ:
-        return device, Ranks()
+        return device, DistributedContext()
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda":
         device = torch.device("cuda", local)
@@ -127,11 +127,13 @@ def _join(inputs: "Inputs") -> tuple[torch.device, Ranks]:
     return device, distributed.connect(device, rank=rank, world=world, shards=inputs.shards)
 
 
-def _describe_batch(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", ranks: Ranks) -> str:
+def _describe_batch(
+    config: TokenizerTraining | TransformerTraining, inputs: "Inputs", ranks: DistributedContext
+) -> str:
     """What a step is: nothing multiplies the learning rate, and everybody should see that."""
     optimization = config.optimization
     share = optimization.batch_size // ranks.world
-    at_once = min(inputs.per_part or share, share)
+    at_once = min(inputs.micro_batch_size or share, share)
     return (
         f"batch {optimization.batch_size} = {ranks.world} rank{'s' * (ranks.world > 1)} x {max(1, share // at_once)}"
         f" part{'s' * (share > at_once)} of {at_once}; learning rate {optimization.learning_rate:g} at its peak, as"
@@ -220,7 +222,7 @@ def load_frozen(config: TransformerTraining, inputs: "Inputs", device: torch.dev
 
 
 def _train_transformer(
-    config: TransformerTraining, planned: Run, inputs: "Inputs", device: torch.device
+    config: TransformerTraining, planned: TrainerConfig, inputs: "Inputs", device: torch.device
 ) -> Path | None:
     check_data(config, inputs)
     frozen = load_frozen(config, inputs, device)
@@ -251,13 +253,15 @@ def _train_transformer(
         initial.load_into(task.model)
         base = None if config.lora is None else LoraBase.of_folder(initial.source, initial.sums)
     task.adapt()
-    distributed.lighten(task.units, recompute=inputs.recompute, compiled=inputs.compiled)
+    distributed.compile_blocks(
+        task.units, activation_checkpointing=inputs.activation_checkpointing, compiled=inputs.compiled
+    )
 
     def pipeline(model: torch.nn.Module) -> InfinityPipeline:
         assert isinstance(model, InfinityTransformer)
         return InfinityPipeline(Components(model, tokenizer, encoder, index, f"# {inputs.name}\n"))
 
-    begun_from = base.transformer if base else None
+    base_sha256 = base.transformer if base else None
 
     limit = CaptionLimit(config.model.max_text_tokens, encoder.num_tokens)
     sheet = choose_samples(data, seed=config.optimization.seed, fit=limit.fit)
@@ -269,7 +273,7 @@ def _train_transformer(
 
     if not sheet.captions:
         planned.report("WARNING: no sample sheets: none of the images that they would show can be read")
-    model = run(task, replace(planned, begun_from=begun_from, sample=sample if sheet.captions else None))
+    model = loop.train(task, replace(planned, base_sha256=base_sha256, sample=sample if sheet.captions else None))
     if model is None:
         return None
     with telling_failed_save(planned.report):
@@ -305,7 +309,13 @@ def _frozen_parts(inputs: "Inputs", start: Path | None) -> tuple[Path, Path]:
 
 
 def _data(
-    config: TransformerTraining, inputs: "Inputs", planned: Run, split: str, *, frozen: Frozen, bad: BadSamples
+    config: TransformerTraining,
+    inputs: "Inputs",
+    planned: TrainerConfig,
+    split: str,
+    *,
+    frozen: Frozen,
+    bad: BadSamples,
 ) -> TransformerData:
     """A captioned set's features, made once and kept; or an index, encoded as it is read."""
     source, tokenizer, longest = required(inputs.data), frozen.tokenizer, config.model.max_text_tokens

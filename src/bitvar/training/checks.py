@@ -10,7 +10,7 @@ from bitvar.errors import UsageError
 from bitvar.runtime.placement import resolve_device
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.engine.checkpoint import load_initial, require_resumable
+from bitvar.training.engine.checkpoint import load_pretrained, require_resumable
 from bitvar.training.engine.loop import require_shares
 from bitvar.training.monitor.trackers import TRACKERS
 from bitvar.training.run_inputs import find_start
@@ -32,7 +32,7 @@ def check_run(config: TokenizerTraining | TransformerTraining, inputs: "Inputs",
         UsageError: for the first thing that is wrong.
     """
     world = int(os.environ.get("WORLD_SIZE", processes))
-    require_shares(config.optimization.batch_size, world, inputs.per_part)
+    require_shares(config.optimization.batch_size, world, inputs.micro_batch_size)
     if inputs.tracker is not None and inputs.tracker not in TRACKERS:
         raise UsageError(unknown(f"tracker {inputs.tracker!r}", inputs.tracker, list(TRACKERS)))
     device = resolve_device(inputs.device)
@@ -66,7 +66,7 @@ def rehearse(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", 
     if inputs.initial is not None or (inputs.tokenizer is not None and inputs.text_encoder is not None):
         frozen = assemble.load_frozen(config, inputs, device)
         if frozen.start is not None:
-            load_initial(InfinityTransformer(config.model), frozen.start)
+            load_pretrained(InfinityTransformer(config.model), frozen.start)
     elif inputs.tokenizer is not None:
         folder = find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))
         verify_part(folder)

@@ -123,8 +123,8 @@ class TransformerTraining(Config):
     Attributes:
         max_flip_strength: largest strength of bitwise self-correction, `p`.
         num_corrected_scales: scales whose bits may flip; the last one's are read by nobody.
-        requantized: quantise finer targets again after flips, which is self-correction. Without, flips disturb the
-            inputs alone: the paper's ablation.
+        requantize_after_flip: Quantise finer targets again after flips, which is self-correction. Without it,
+            flips corrupt the inputs alone: the paper's ablation.
         condition_dropout: probability that a prompt is dropped, for guidance.
         reweighted: lift the coarse scales' loss.
         num_scales: train on the first scales only; all of them if None. Their inputs and targets stay the same.
@@ -141,7 +141,7 @@ class TransformerTraining(Config):
     intervals: IntervalConfig = IntervalConfig()
     max_flip_strength: float = Field(default=0.3, ge=0, le=1)
     num_corrected_scales: int = Field(default=100, ge=0, le=1_000_000)
-    requantized: bool = True
+    requantize_after_flip: bool = True
     condition_dropout: float = Field(default=0.1, ge=0, le=1)
     reweighted: bool = False
     num_scales: int | None = Field(default=None, gt=0, le=1_000_000)

@@ -12,7 +12,7 @@ from bitvar.scales import Grid
 from bitvar.text import load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.engine.checkpoint import averaged_tensors, begun_from, identity_of, latest, load_initial
+from bitvar.training.engine.checkpoint import averaged_tensors, base_sha256, identity_of, latest, load_pretrained
 from bitvar.training.engine.identity import RunIdentity, digest_of
 from bitvar.training.engine.retention import best_checkpoint, checkpoint_name, list_checkpoints
 from bitvar.training.tokenizer.task import TokenizerModels
@@ -97,7 +97,7 @@ def assemble(
     verify_part(tokenizer)
     verify_part(text_encoder)
     transformer = InfinityTransformer(config.model)
-    load_initial(transformer, checkpoint)
+    load_pretrained(transformer, checkpoint)
     parts = (
         load_component(InfinityTokenizer, tokenizer),
         load_text_encoder(text_encoder, settings=published_settings(text_encoder)),
@@ -122,8 +122,8 @@ def adapted(checkpoint: Path, config: TransformerTraining, folder: Path) -> tupl
     """
     assert config.lora is not None
     model = InfinityTransformer(config.model)
-    base = LoraBase.of_folder(folder, load_initial(model, folder))
-    if base.transformer != begun_from(checkpoint):
+    base = LoraBase.of_folder(folder, load_pretrained(model, folder))
+    if base.transformer != base_sha256(checkpoint):
         why = "its adapters were trained for other weights"
         raise WeightsError(f"{checkpoint} does not belong to {folder}.", why, "give the --init of its run")
     add_adapter(model, config.lora, generator=torch.Generator())
@@ -154,7 +154,7 @@ def load_tokenizer(
     models = TokenizerModels(config)
     check_origin(config, origin)
     if config.trained != "all" and origin is not None and origin.identity is not None:
-        if origin.identity.sha256 != begun_from(checkpoint):
+        if origin.identity.sha256 != base_sha256(checkpoint):
             why = f"its {config.trained} was trained for another tokenizer"
             raise WeightsError(f"{checkpoint} does not belong to it.", why, "give the --init of its run")
         origin.load_into(models.tokenizer)

@@ -47,12 +47,12 @@ def make_plan(config: TransformerTraining, inputs: "Inputs", world: int) -> Memo
     return MemoryPlan(
         model=config.model,
         schedule=longest_schedule(config),
-        batch_size=inputs.per_part or max(1, optimization.batch_size // world),
+        batch_size=inputs.micro_batch_size or max(1, optimization.batch_size // world),
         precision=optimization.precision,
         optimizer=optimization.optimizer,
         text_tokens=min(LONG_TEXT, config.model.max_text_tokens),
         shards=inputs.shards or world,
-        recompute=inputs.recompute,
+        activation_checkpointing=inputs.activation_checkpointing,
         lora_rank=None if config.lora is None else config.lora.rank,
         frozen=_frozen_bytes(inputs),
     )

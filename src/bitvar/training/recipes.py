@@ -136,7 +136,7 @@ def _read_arguments(path: Path, function: Callable[..., Any], arguments: Sequenc
     for argument in arguments:
         name, separator, text = argument.partition("=")
         if not separator and name in by_name:
-            raise UsageError(f"Can't read --with {argument!r}.", "it has no '='", f"write {name}=VALUE")
+            raise UsageError(f"Can't read --recipe-arg {argument!r}.", "it has no '='", f"write {name}=VALUE")
         if name not in by_name:
             raise UsageError(unknown(f"argument {argument!r} of the recipe", name, list(by_name)))
         values[name] = _read_value(argument, text, _kind(by_name[name]))
@@ -153,7 +153,7 @@ def _require_all(path: Path, known: Mapping[str, inspect.Parameter], values: Map
     ]
     if missing:
         why = f"recipe() of {path} takes {', '.join(missing)}, which {'have' if len(missing) > 1 else 'has'} no default"
-        todo = "add " + " ".join(f"--with {name}=VALUE" for name in missing)
+        todo = "add " + " ".join(f"--recipe-arg {name}=VALUE" for name in missing)
         raise UsageError("An argument of the recipe is missing.", why, todo)
 
 
@@ -171,4 +171,4 @@ def _read_value(argument: str, text: str, kind: type) -> Any:
         return kind(text)
     except (ValueError, KeyError):
         why = f"{argument.partition('=')[0]} is of type {kind.__name__}"
-        raise UsageError(f"Can't read --with {argument!r}.", why, "correct the value") from None
+        raise UsageError(f"Can't read --recipe-arg {argument!r}.", why, "correct the value") from None

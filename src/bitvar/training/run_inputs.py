@@ -8,7 +8,7 @@ from pathlib import Path
 from bitvar.errors import UsageError
 from bitvar.training.engine.checkpoint import is_checkpoint, require_resumable
 from bitvar.training.engine.identity import FileDigests, describe_data
-from bitvar.training.engine.loop import Run
+from bitvar.training.engine.loop import TrainerConfig
 from bitvar.training.transformer.feature_cache import DIGESTS
 from bitvar.weights.digests import digest, merged_digest, read_object
 from bitvar.weights.hub import resolve_named
@@ -46,7 +46,7 @@ def weights_digest(source: Path) -> str:
 
 
 def identify_run(
-    planned: Run,
+    planned: TrainerConfig,
     data: Path,
     parts: Mapping[str, str],
     *,

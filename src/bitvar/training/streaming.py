@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from bitvar.data.captions import NUM_DRAWS, CaptionChoice
 from bitvar.data.index import Group, SampleIndex
 from bitvar.data.listing import ImageSource
-from bitvar.data.records import Refusal
+from bitvar.data.records import Rejected
 from bitvar.data.views import NUM_DRAWS as NUM_VIEW_DRAWS
 from bitvar.data.views import View
 from bitvar.data.writing import json_lines
@@ -36,7 +36,7 @@ from bitvar.scales import ScaleSchedule, schedule_of_ratio
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.engine.metrics_log import read_json_lines
-from bitvar.training.engine.microbatch import Part, Purpose, draw_uniform
+from bitvar.training.engine.microbatch import MicroBatch, Purpose, draw_uniform
 from bitvar.training.transformer.long_captions import CaptionLimit
 from bitvar.training.transformer.task import Batch
 
@@ -47,7 +47,7 @@ _MIN_SEEN = 200
 Size = tuple[int, int]
 
 
-class LoadedPart(NamedTuple):
+class LoadedMicroBatch(NamedTuple):
     """What a worker makes of a part.
 
     Attributes:
@@ -57,13 +57,13 @@ class LoadedPart(NamedTuple):
         refused: samples that another one replaces.
     """
 
-    part: Part
+    part: MicroBatch
     images: Tensor
     captions: list[str]
-    refused: list[Refusal]
+    refused: list[Rejected]
 
 
-class PartReader(Dataset[LoadedPart]):
+class PartReader(Dataset[LoadedMicroBatch]):
     """Reads and decodes the samples of a part. Runs in workers, so it holds nothing large.
 
     Args:
@@ -87,17 +87,17 @@ class PartReader(Dataset[LoadedPart]):
         self.index, self.groups, self.sizes = index, groups, sizes
         self.captions, self.limits, self.view = captions, limits or ImageLimits(), view or View()
 
-    def __getitem__(self, part: Part) -> LoadedPart:
+    def __getitem__(self, part: MicroBatch) -> LoadedMicroBatch:
         none = [None] * len(part)
         texts, crops = none, none
         if self.captions is not None:
             texts = draw_uniform(part.generators(Purpose.CAPTION), NUM_DRAWS).tolist()
         if self.view.is_random:
             crops = draw_uniform(part.generators(Purpose.CROP), NUM_VIEW_DRAWS).tolist()
-        refused: list[Refusal] = []
+        refused: list[Rejected] = []
         drawn = zip(part.samples.tolist(), texts, crops, strict=True)
         read = [self._read(part.bucket, number, text, crop, refused) for number, text, crop in drawn]
-        return LoadedPart(part, torch.stack([image for image, _ in read]), [text for _, text in read], refused)
+        return LoadedMicroBatch(part, torch.stack([image for image, _ in read]), [text for _, text in read], refused)
 
     def _read(
         self,
@@ -105,7 +105,7 @@ class PartReader(Dataset[LoadedPart]):
         number: int,
         draws: Sequence[float] | None,
         crop: Sequence[float] | None,
-        refused: list[Refusal],
+        refused: list[Rejected],
     ) -> tuple[UInt8[Tensor, "c H W"], str]:
         """A sample of the bucket, or the next one after it that can be read."""
         group = self.groups[bucket]
@@ -116,7 +116,7 @@ class PartReader(Dataset[LoadedPart]):
                 data = self.index.verified(place, sample.image.read(max_bytes=self.limits.max_bytes))
                 pixels = self.view.see(data, self.limits, self.sizes[bucket], crop)
             except RefusedError as error:
-                refused.append(Refusal(sample.name, error.reason, error.detail))
+                refused.append(Rejected(sample.name, error.reason, error.detail))
                 continue
             captions = sample.captions
             text = captions[0] if self.captions is None or draws is None else self.captions.text(captions, draws)
@@ -154,7 +154,7 @@ class BadSamples:
             self.tell(strange[0])
             write_text(self.report, json_lines(rows))
 
-    def count(self, samples: int, refused: Sequence[Refusal]) -> None:
+    def count(self, samples: int, refused: Sequence[Rejected]) -> None:
         """Count a part.
 
         Raises:
@@ -224,7 +224,7 @@ class IndexData:
         self.bad, self.workers = bad, workers
         self.limit = CaptionLimit(max_text_tokens, text_encoder.num_tokens, bad.tell)
 
-    def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
+    def batches(self, parts: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
         for loaded in self.read(parts, captions):
             self.bad.count(len(loaded.part), loaded.refused)
             with torch.inference_mode():
@@ -235,15 +235,15 @@ class IndexData:
             # Cloned, because tensors of inference mode can't take part in a training step.
             yield Batch(loaded.part, features.clone(), condition.clone())
 
-    def read(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[LoadedPart]:
+    def read(self, parts: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[LoadedMicroBatch]:
         """The decoded images and chosen captions of each part, in order."""
         reader = PartReader(self.index, self.groups, self.sizes, captions)
         return read_parts(reader, parts, workers=self.workers, pinned=self.tokenizer.device.type == "cuda")
 
 
 def read_parts(
-    reader: PartReader, parts: Iterable[Part], *, workers: int = 0, pinned: bool = False
-) -> Iterator[LoadedPart]:
+    reader: PartReader, parts: Iterable[MicroBatch], *, workers: int = 0, pinned: bool = False
+) -> Iterator[LoadedMicroBatch]:
     """Read parts in order, `workers` of them at a time and ahead of whoever takes them; `pinned` for faster copying."""
     if workers == 0:
         return (reader[part] for part in parts)
@@ -290,5 +290,5 @@ def _await_sigterm(sender: int | None) -> None:
     os._exit(0)
 
 
-def _as_it_is(loaded: LoadedPart) -> LoadedPart:
+def _as_it_is(loaded: LoadedMicroBatch) -> LoadedMicroBatch:
     return loaded

@@ -16,7 +16,7 @@ from bitvar.nn.norms import LayerNorm, modulated_norm
 from bitvar.nn.rope import apply_rope
 from bitvar.transformer.config import TransformerConfig
 
-MAX_LOG_SCALE = math.log(100)
+MAX_LOGIT_SCALE = math.log(100)
 
 
 class TextKV(NamedTuple):
@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.log_scale = nn.Parameter(torch.full((config.num_heads,), math.log(4)))
+        self.logit_scale = nn.Parameter(torch.full((config.num_heads,), math.log(4)))
         self.proj = Linear(width, width)
 
     def forward(
@@ -59,8 +59,8 @@ class SelfAttention(nn.Module):
         q_bias, v_bias = (
             rearrange(b.to(x.dtype), "(n e) -> n 1 e", n=self.num_heads) for b in (self.q_bias, self.v_bias)
         )
-        sharpness = self.log_scale.float().clamp(max=MAX_LOG_SCALE).exp()
-        q = F.normalize((q + q_bias).float(), dim=-1) * sharpness[:, None, None]
+        logit_scale = self.logit_scale.float().clamp(max=MAX_LOGIT_SCALE).exp()
+        q = F.normalize((q + q_bias).float(), dim=-1) * logit_scale[:, None, None]
         k = F.normalize(k.float(), dim=-1)
         q, k, v = apply_rope(q, rope).to(x.dtype), apply_rope(k, rope).to(x.dtype), v + v_bias
         if cache is not None:

@@ -1,7 +1,7 @@
 """The transformer: text and coarser scales in, logits of every bit of the next scale out.
 
-`forward` sees all scales at once (training, likelihood); `begin` and `decode_scale` see one at a time, with a cache
-(sampling). Both are the same blocks. Knows nothing of tokenizers, sampling parameters, devices or precision.
+`forward` sees all scales at once (training, likelihood); `start_decoding` and `decode_scale` see one at a time, with a
+cache (sampling). Both are the same blocks. Knows nothing of tokenizers, sampling parameters, devices or precision.
 """
 
 import math
@@ -76,9 +76,9 @@ class InfinityTransformer(nn.Module):
         self.config = config
         width = config.width
         self.text = TextEmbedding(config)
-        self.start = nn.Parameter(torch.empty(width))
+        self.start_token = nn.Parameter(torch.empty(width))
         self.scale_embedding = nn.Parameter(torch.empty(config.max_scales, width))
-        self.word_embedding = Linear(config.bits, width)
+        self.input_proj = Linear(config.bits, width)
         self.shared_modulation = Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head_modulation = Linear(width, 2 * width)
@@ -86,11 +86,11 @@ class InfinityTransformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.start.dtype
+        return self.start_token.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.start.device
+        return self.start_token.device
 
     def encode_condition(
         self, condition: TextCondition, *, dtype: torch.dtype | None = None, projected: bool = True
@@ -125,14 +125,14 @@ class InfinityTransformer(nn.Module):
 
     def start_tokens(self, condition: EncodedCondition) -> Float[Tensor, "b 1 c"]:
         """Scale 0: the pooled text and a learned start."""
-        x = condition.pooled + self.start.to(condition.pooled.dtype)
+        x = condition.pooled + self.start_token.to(condition.pooled.dtype)
         return (x + self.scale_embedding[0].to(x.dtype))[:, None]
 
     def embed(
         self, resized: Float[Tensor, "b _ h w"], k: int, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "b l c"]:
         """Scale `k` >= 1: the latent so far, at this scale's grid (`pyramid.next_input`)."""
-        x = self.word_embedding(to_tokens(resized, self.config.patch_size).to(dtype or self.dtype))
+        x = self.input_proj(to_tokens(resized, self.config.patch_size).to(dtype or self.dtype))
         return x + self.scale_embedding[k].to(x.dtype)
 
     def to_cells(self, tokens: Tensor, grid: Grid) -> Tensor:
@@ -170,7 +170,7 @@ class InfinityTransformer(nn.Module):
             x = block(x, encoded.modulation, text, rope, pattern=pattern)
         return self._logits(x, encoded)
 
-    def begin(self, condition: TextCondition, schedule: ScaleSchedule) -> DecodeState:
+    def start_decoding(self, condition: TextCondition, schedule: ScaleSchedule) -> DecodeState:
         """Prepare sampling: the text's part, the rotary positions, and a cache of the exact size."""
         config, device = self.config, self.device
         cache = KVCache(
@@ -200,7 +200,7 @@ class InfinityTransformer(nn.Module):
         return rearrange(self.head(hidden), "b l (d v) -> b l d v", v=2)
 
     @torch.no_grad()
-    def initialize(self, generator: torch.Generator) -> None:
+    def init_weights(self, generator: torch.Generator) -> None:
         """The released recipe's initialisation, in one place.
 
         Linear and embeddings: truncated normal, std sqrt(1 / 3c), biases 0. Then the head x 0.02; output projections
@@ -210,7 +210,7 @@ class InfinityTransformer(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
-            elif not name.endswith(("norm.weight", "log_scale", ".modulation")):
+            elif not name.endswith(("norm.weight", "logit_scale", ".modulation")):
                 nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std, generator=generator)
         self.head.weight.mul_(0.02)
         self.head_modulation.weight.mul_(1e-3)

@@ -79,7 +79,7 @@ def several(stage: Stage) -> None:
         "generate",
         "a red cat",
         *MODEL,
-        "--n",
+        "--num-images",
         str(count),
         "--seed",
         str(stage.random.getrandbits(40)),
@@ -253,7 +253,7 @@ def _refuses(stage: Stage, out: list[Path], record: Any) -> tuple[bool, str]:
 
 WITH_FROM: dict[str, tuple[tuple[str, ...], Any]] = {
     "prompt": (("a blue cat",), _field("prompt", "a blue cat")),
-    "n": (("--n", "2"), lambda stage, out, record: (len(out) == 2 or bool(record["grid"]), "not two images")),
+    "n": (("--num-images", "2"), lambda stage, out, record: (len(out) == 2 or bool(record["grid"]), "not two images")),
     "seed": (("--seed", "77"), _field("seed", 77)),
     "size": (("--size", "16x8"), _field("height", 8)),
     "aspect": (("--aspect", "2:1"), _field("height", 8)),

@@ -40,7 +40,7 @@ FIT = ("train", *words(), "--fit")
 EXPORT = ("export", "run", "new", *words()[3:7])
 
 NUMBERS = {
-    "--n": DRAW,
+    "--num-images": DRAW,
     "--seed": DRAW,
     "--guidance": DRAW,
     "--temperature": DRAW,
@@ -69,7 +69,7 @@ NUMBERS = {
     "--nproc": TRAIN,
     "--hang-seconds": TRAIN,
     "--shards": TRAIN,
-    "--per-part": TRAIN,
+    "--micro-batch": TRAIN,
     "--workers": TRAIN,
     "train --max-bad-fraction": TRAIN,
     "--step": EXPORT,

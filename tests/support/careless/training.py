@@ -140,7 +140,7 @@ def settings(stage: Stage) -> None:
     """Random values of random settings: refused, or a rehearsal that works is a run that works."""
     copied(stage)
     name, value = stage.turn(SETTINGS), stage.pick(VALUES)
-    form = stage.pick(["--set", "--set", "--set", "--with"])
+    form = stage.pick(["--set", "--set", "--set", "--recipe-arg"])
     text = f"{name}={value}" if form == "--set" else f"{stage.pick(['steps', 'adapters', 'x', ''])}={value}"
     stage.note(text)
     rehearsed = stage.either(2, "train", *words(), "--out", "run", form, text, "--dry-run")

@@ -59,11 +59,11 @@ def test_writes_a_image_with_its_settings(bitvar: Any, model: Path, tmp_path: Pa
     "options",
     [
         (),
-        ("--n", 3, "--guidance", "1,2,3", "--temperature", "0.9"),
+        ("--num-images", 3, "--guidance", "1,2,3", "--temperature", "0.9"),
         ("--size", "8x16", "--negative", "a cat", "--top-p", "0.9"),
-        ("--n", 4, "--grid", "--dtype", "bf16"),
+        ("--num-images", 4, "--grid", "--dtype", "bf16"),
         ("--aspect", "1:2", "--top-k", "1"),
-        ("--n", 2, "--enlarge", 3),
+        ("--num-images", 2, "--enlarge", 3),
     ],
     ids=str,
 )

@@ -74,7 +74,7 @@ def test_files_that_nobody_named_are_never_overwritten(run: Any) -> None:
         assert run(*arguments).code == 0
     assert here() == {"\u732b-1.png", "\u72ac-1.png", "\u72ac-1-2.png"}
     assert read_record(Path("\u72ac-1-2.png")).guidance_scale == 3
-    result = run("a dog", "--seed", 7, "--n", 2, "--json")
+    result = run("a dog", "--seed", 7, "--num-images", 2, "--json")
     assert [file["path"] for file in json.loads(result.out)["files"]] == ["a-dog-7.png", "a-dog-8.png"]
     assert run("a dog", "--seed", 7, "-o", "new/").code == 0
     assert run("a dog", "--seed", 7, "-o", "new").code == 0
@@ -110,7 +110,7 @@ def test_previews_of_an_earlier_call_stay(run: Any) -> None:
 )
 def test_outputs_that_can_not_be_written_are_refused_first(run: Any, output: str, words: str) -> None:
     Path("a.png").write_bytes(b"")
-    result = run("a dog", "--n", 2, "-o", output)
+    result = run("a dog", "--num-images", 2, "-o", output)
     assert (result.code, here()) == (2, {"a.png"}), result.err
     assert words in result.err
     assert "scale 1" not in result.err
@@ -129,7 +129,7 @@ def test_every_format_carries_its_settings(run: Any) -> None:
 
 
 @pytest.mark.parametrize("output", ["-", "/dev/stdout"])
-@pytest.mark.parametrize("options", [(), ("--json",), ("--grid", "--n", 3)], ids=str)
+@pytest.mark.parametrize("options", [(), ("--json",), ("--grid", "--num-images", 3)], ids=str)
 def test_standard_output_is_the_image_alone(
     monkeypatch: pytest.MonkeyPatch,
     capfdbinary: pytest.CaptureFixture[bytes],
@@ -192,7 +192,7 @@ def test_exact_sizes_are_resized_and_made_again(run: Any, arguments: tuple[str, 
         ("--size", "16384x16", "--exact-size", "-o", "a.webp"), ("--negative", "a\udcff", "--guidance", "3"),
         ("--negative", "a" * 30_000, "--guidance", "3"),
         ("--revision", "main"), ("--guidance", "1,,2"),
-        ("--n", "64", "--grid", "--enlarge", "16", "--size", "4000x4000", "--exact-size"),
+        ("--num-images", "64", "--grid", "--enlarge", "16", "--size", "4000x4000", "--exact-size"),
     ],
     ids=str,
 )  # fmt: skip
@@ -218,7 +218,7 @@ def test_an_empty_negative_prompt_means_none(run: Any) -> None:
 
 
 def test_each_of_several_files_records_its_own_seed(run: Any) -> None:
-    assert run("a red dog", "--n", 3, "--seed", 3, "-o", "a.png").code == 0
+    assert run("a red dog", "--num-images", 3, "--seed", 3, "-o", "a.png").code == 0
     assert [read_record(Path(f"a-{i}.png")).seed for i in (1, 2, 3)] == [3, 4, 5]
     assert run("a red dog", "--seed", 4, "-o", "alone.png").code == 0
     assert Path("alone.png").read_bytes() == Path("a-2.png").read_bytes()
@@ -259,7 +259,7 @@ def test_records_of_version_0_1_0_are_drawn_with_a_note(run: Any) -> None:
         (("--size", "16x8"), ("a red dog", "--seed", 3, "--size", "16x8"), "size: 16x16 -> 16x8"),
         (("--enlarge", 4), ("a red dog", "--seed", 3, "--enlarge", 4), "enlarge: 1 -> 4"),
         (("--grid",), ("a red dog", "--seed", 3, "--grid"), "sheet: no -> yes"),
-        (("--n", 3, "--grid"), ("a red dog", "--seed", 3, "--n", 3, "--grid"), "seeds: 3 -> 3, 4, 5"),
+        (("--num-images", 3, "--grid"), ("a red dog", "--seed", 3, "--num-images", 3, "--grid"), "seeds: 3 -> 3, 4, 5"),
         (("--dtype", "bf16"), ("a red dog", "--seed", 3, "--dtype", "bf16"), "precision 'float32'"),
     ],
     ids=str,
@@ -277,7 +277,7 @@ def test_every_option_changes_what_a_file_says(
 
 def test_several_images_and_previews_go_on_from_a_file(run: Any) -> None:
     assert run("a red dog", "--seed", 3, "-o", "a.png").code == 0
-    assert run("--from", "a.png", "--n", 2, "--previews", "steps", "-o", "b.png").code == 0
+    assert run("--from", "a.png", "--num-images", 2, "--previews", "steps", "-o", "b.png").code == 0
     assert Path("b-1.png").read_bytes() == Path("a.png").read_bytes()
     assert read_record(Path("b-2.png")).seed == 4
     assert len(list(Path("steps").iterdir())) == 6
@@ -352,7 +352,7 @@ def test_prompts_that_are_no_text_are_refused(run: Any, prompt: str) -> None:
 
 
 def test_a_sheet_tells_its_size_and_seeds(run: Any) -> None:
-    result = run("a red dog", "--n", 4, "--seed", 3, "--grid", "-o", "a.png")
+    result = run("a red dog", "--num-images", 4, "--seed", 3, "--grid", "-o", "a.png")
     assert "36x36  seeds 3, 4, 5, 6" in result.out
     assert opened("a.png").size == (36, 36)
     result = run("--from", "a.png", "-o", "b.png", "--json")
@@ -396,7 +396,7 @@ def test_prompts_of_json_lines_have_settings_of_their_own(run: Any) -> None:
 def test_prompts_from_standard_input(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("a dog\na cat\n", '{"prompt": "a dog"}\n{"prompt": "a cat"}\n'):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        assert run("--prompts", "-", "--grid", "--n", 2, "--seed", 1, "-o", "sheets/").code == 0
+        assert run("--prompts", "-", "--grid", "--num-images", 2, "--seed", 1, "-o", "sheets/").code == 0
     assert {path.name for path in Path("sheets").iterdir()} == {
         "a-dog-1.png", "a-dog-1-2.png", "a-cat-1.png", "a-cat-1-2.png",
     }  # fmt: skip

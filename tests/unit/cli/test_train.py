@@ -101,7 +101,9 @@ def test_how_it_runs_may_change_between_restarts(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, capsys, words(work, tmp_path / "whole"))
-    stopped = launch(words(work, tmp_path / "cut", "--with", "steps=4", "--per-part", "2", "--recompute"))
+    stopped = launch(
+        words(work, tmp_path / "cut", "--recipe-arg", "steps=4", "--micro-batch", "2", "--activation-checkpointing")
+    )
     assert stopped.stderr is not None
     for line in stopped.stderr:
         if line.startswith("step 2/"):
@@ -120,7 +122,14 @@ def test_adapters_are_trained_and_leave_the_model_alone(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = words(
-        work, tmp_path, "--with", "adapters=3", "--with", "steps=20", "--set", "optimization.learning_rate=0.1"
+        work,
+        tmp_path,
+        "--recipe-arg",
+        "adapters=3",
+        "--recipe-arg",
+        "steps=20",
+        "--set",
+        "optimization.learning_rate=0.1",
     )
     out, _ = run(monkeypatch, capsys, given)
     assert out.strip() == str(tmp_path / "lora")
@@ -161,7 +170,7 @@ def test_adapters_without_a_model_are_refused(
         "--text-encoder",
         str(work / "tiny" / "text_encoder"),
     ]
-    given = words(work, tmp_path, "--with", "adapters=3")
+    given = words(work, tmp_path, "--recipe-arg", "adapters=3")
     at = given.index("--init")
     del given[at : at + 2]
     _, err = run(monkeypatch, capsys, [*given, *frozen], code=2)
@@ -171,12 +180,12 @@ def test_adapters_without_a_model_are_refused(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--with", "stepz=3"], "did you mean 'steps'"),
-        (["--with", "steps=many"], "steps is of type int"),
+        (["--recipe-arg", "stepz=3"], "did you mean 'steps'"),
+        (["--recipe-arg", "steps=many"], "steps is of type int"),
         (["--attention", "fast"], "Unknown attention"),
         (["--attention", "flex"], "FlexAttention can't train on cpu"),
         (["--shards", "2"], "--shards needs several processes"),
-        (["--per-part", "3"], "can't share a batch of 4"),
+        (["--micro-batch", "3"], "can't share a batch of 4"),
         (["--tracker", "tensorbord"], "did you mean 'tensorboard'"),
         (["--max-bad-fraction", "2"], "command line can't be read"),
     ],
@@ -199,8 +208,8 @@ def test_fit_says_what_a_run_needs_and_starts_nothing(
     assert "hours of one H100" in out
     small, _ = run(monkeypatch, capsys, words(work, tmp_path / "run", "--fit", "--device-gib", "0.0001"))
     assert "does not fit" in small
-    assert "--recompute" in small
-    assert "--per-part 1" in small
+    assert "--activation-checkpointing" in small
+    assert "--micro-batch 1" in small
     assert not (tmp_path / "run").exists()
     recipe = str(work / "recipe.py")
     assert "hours of one H100" in run(monkeypatch, capsys, ["bitvar", "train", recipe, "--fit"])[0]
@@ -214,7 +223,7 @@ def test_images_gone_bad_stop_a_run_with_a_report(
     build_index(make_images(tmp_path / "images", 60), tmp_path / "index", content_hash=True, validation=0.2)
     for i in range(5, 25):
         Image.new("RGB", (40, 40), "white").save(tmp_path / "images" / f"{i:04d}.png")
-    given = words(work, tmp_path / "run", "--data", str(tmp_path / "index"), "--with", "steps=400")
+    given = words(work, tmp_path / "run", "--data", str(tmp_path / "index"), "--recipe-arg", "steps=400")
     _, err = run(monkeypatch, capsys, given, code=2)
     assert "samples could not be used" in err
     named = [json.loads(line) for line in (tmp_path / "run" / "bad_samples-0.jsonl").read_text().splitlines()]
@@ -225,9 +234,9 @@ def test_images_gone_bad_stop_a_run_with_a_report(
 @pytest.mark.slow
 def test_two_supervised_processes_survive_a_kill(work: Path, tmp_path: Path) -> None:
     """The command itself: two ranks of an index run, one of them killed, the other stopped and continued by SIGTERM."""
-    whole = launch(words(work, tmp_path / "whole", "--with", "steps=12"))
+    whole = launch(words(work, tmp_path / "whole", "--recipe-arg", "steps=12"))
     assert whole.communicate(timeout=120)[0].strip() == str(tmp_path / "whole" / "model")
-    cut = launch(words(work, tmp_path / "cut", "--with", "steps=12", "--nproc", "2", "--supervise"))
+    cut = launch(words(work, tmp_path / "cut", "--recipe-arg", "steps=12", "--nproc", "2", "--supervise"))
     assert cut.stderr is not None
     for line in cut.stderr:
         if line.startswith("step 3/"):
@@ -242,7 +251,7 @@ def test_two_supervised_processes_survive_a_kill(work: Path, tmp_path: Path) -> 
     ours, theirs = tensors(tmp_path / "cut", 12), tensors(tmp_path / "whole", 12)
     assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-4
 
-    third = launch(words(work, tmp_path / "third", "--with", "steps=2000", "--nproc", "2", "--supervise"))
+    third = launch(words(work, tmp_path / "third", "--recipe-arg", "steps=2000", "--nproc", "2", "--supervise"))
     assert third.stderr is not None
     for line in third.stderr:
         if line.startswith("step 3/"):

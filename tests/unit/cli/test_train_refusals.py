@@ -202,7 +202,7 @@ def test_a_bad_name_is_refused_before_any_work(work: Path, command: Run, name: s
     ("more", "message"),
     [
         (["--nproc", "3"], "3 ranks can't share a batch of 4"),
-        (["--per-part", "3"], "can't share a batch of 4"),
+        (["--micro-batch", "3"], "can't share a batch of 4"),
         (["--attention", "fast"], "Unknown attention"),
         (["--tracker", "x"], "Unknown tracker"),
         (["--shards", "2"], "--shards needs several processes"),
@@ -215,7 +215,7 @@ def test_a_bad_name_is_refused_before_any_work(work: Path, command: Run, name: s
         (["--set", "cut_caption=0.5"], "can't be cut"),
         (["--data", "/nowhere"], "There is no data in /nowhere"),
         (["--tokenizer", "/nowhere"], "/nowhere"),
-        (["--with", "adapters=2"], "Adapters need a model to --init from"),
+        (["--recipe-arg", "adapters=2"], "Adapters need a model to --init from"),
     ],
     ids=str,
 )  # fmt: skip

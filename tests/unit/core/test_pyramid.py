@@ -86,7 +86,7 @@ def test_codes_may_grow_shorter_and_the_pyramid_still_equals_the_oracle() -> Non
         np.testing.assert_array_equal(step.bits[0].numpy(), truth.bits)
         np.testing.assert_allclose(step.latent[0].numpy(), truth.latent, atol=2e-6)
     bits = [step.bits for step in steps]
-    for k, latent in enumerate(pyramid.latents_of(bits[:3], (6, 6), lengths)):  # the finest is missing
+    for k, latent in enumerate(pyramid.cumulative_latents(bits[:3], (6, 6), lengths)):  # the finest is missing
         assert torch.equal(latent, steps[k].latent)
 
 

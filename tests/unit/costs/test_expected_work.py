@@ -35,7 +35,7 @@ def fit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *mo
 def test_fit_says_the_hours_of_the_table(
     size: str, pixels: int, paper: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = fit(monkeypatch, capsys, "--with", f"size={size}", "--with", f"pixels={pixels}")
+    out = fit(monkeypatch, capsys, "--recipe-arg", f"size={size}", "--recipe-arg", f"pixels={pixels}")
     hours = f"{paper['expected_hours'](size, pixels):,.0f}"
     assert f"{hours} hours of one H100" in out
     table = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -46,7 +46,7 @@ def test_fit_says_the_hours_of_the_table(
 def test_fit_names_what_it_counts_with(
     paper: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = fit(monkeypatch, capsys, "--with", "pixels=256")
+    out = fit(monkeypatch, capsys, "--recipe-arg", "pixels=256")
     longest = max(schedule.num_tokens for schedule in paper["recipe"]("125M", 256).schedules)
     assert longest == 665
     assert f"samples of up to {longest} tokens at once" in out

@@ -94,7 +94,7 @@ def test_attended_pairs_are_those_of_the_mask(schedule: ScaleSchedule) -> None:
 def test_recomputation_adds_the_blocks_once_more() -> None:
     schedule = SCHEDULES[0]
     blocks = forward_flops(SMALL, schedule, text_tokens=7).blocks
-    more = training_flops(SMALL, schedule, text_tokens=7, recompute=True)
+    more = training_flops(SMALL, schedule, text_tokens=7, activation_checkpointing=True)
     assert more == training_flops(SMALL, schedule, text_tokens=7) + blocks
 
 

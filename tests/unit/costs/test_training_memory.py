@@ -35,7 +35,7 @@ BIG = MemoryPlan(PRESETS["2B"], official_schedule("1.0", "1M"), 8)
 
 def build(plan: MemoryPlan) -> InfinityTransformer:
     model = InfinityTransformer(plan.model)
-    model.initialize(torch.Generator().manual_seed(0))
+    model.init_weights(torch.Generator().manual_seed(0))
     return model
 
 
@@ -89,11 +89,11 @@ def test_what_autograd_keeps_is_estimated(plan: MemoryPlan) -> None:
     assert estimate.activations + estimate.compute_weights == pytest.approx(measured, rel=0.03)
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
 @pytest.mark.parametrize("plan", PLANS)
-def test_the_peak_of_a_step_is_estimated(plan: MemoryPlan, recompute: bool) -> None:
+def test_the_peak_of_a_step_is_estimated(plan: MemoryPlan, activation_checkpointing: bool) -> None:
     model = build(plan)
-    if recompute:
+    if activation_checkpointing:
         for block in model.blocks:
             _recompute(block)
     gradients = []
@@ -102,7 +102,7 @@ def test_the_peak_of_a_step_is_estimated(plan: MemoryPlan, recompute: bool) -> N
         gradients.append(parameter.grad)
     with LiveTensors([*model.parameters(), *gradients]) as live:
         loss_of(model, plan).backward()
-    estimate = estimate_memory(replace(plan, recompute=recompute))
+    estimate = estimate_memory(replace(plan, activation_checkpointing=activation_checkpointing))
     passing = estimate.compute_weights + estimate.activations + estimate.loss + estimate.workspace
     assert 0.95 * live.peak < passing < 1.15 * live.peak
 
@@ -147,7 +147,7 @@ def test_each_setting_takes_or_saves_memory_where_it_should() -> None:
     assert changed(optimizer="muon").keys() == {"optimizer"}
     assert changed(ema=False) == {"ema": 0.0}
     assert changed(text_tokens=256)["activations"] > 1
-    assert changed(recompute=True)["activations"] < 0.1
+    assert changed(activation_checkpointing=True)["activations"] < 0.1
     assert changed(frozen=5).keys() == {"frozen"}
     states = ("parameters", "gradients", "optimizer", "ema")
     sharded = changed(shards=8)
@@ -173,7 +173,7 @@ def _block_linears(config: TransformerConfig) -> list[Any]:
 
 
 def test_the_largest_batch_fits_and_one_more_does_not() -> None:
-    plan = replace(BIG, recompute=True)
+    plan = replace(BIG, activation_checkpointing=True)
     batch = largest_batch(plan, 80 * GIB)
     assert batch > 1
     assert estimate_memory(replace(plan, batch_size=batch)).total <= 80 * GIB
@@ -187,22 +187,22 @@ def test_what_fits_needs_no_advice() -> None:
 
 def test_advice_begins_with_what_changes_nothing_and_ends_when_it_fits() -> None:
     [line] = advice(BIG, 80 * GIB)
-    assert line.startswith("--recompute")
+    assert line.startswith("--activation-checkpointing")
     assert line.endswith("of 80.0 GiB, fits")
-    recompute, accumulate = advice(replace(BIG, batch_size=64), 80 * GIB)
-    assert recompute.endswith("still too much")
-    parts = largest_batch(replace(BIG, recompute=True), 80 * GIB)
-    assert accumulate.startswith("--per-part")
+    activation_checkpointing, accumulate = advice(replace(BIG, batch_size=64), 80 * GIB)
+    assert activation_checkpointing.endswith("still too much")
+    parts = largest_batch(replace(BIG, activation_checkpointing=True), 80 * GIB)
+    assert accumulate.startswith("--micro-batch")
     assert int(accumulate.split()[1].rstrip(",")) <= parts
     assert accumulate.endswith("fits")
-    assert advice(replace(BIG, batch_size=64, recompute=True), 80 * GIB) == [accumulate]
+    assert advice(replace(BIG, batch_size=64, activation_checkpointing=True), 80 * GIB) == [accumulate]
 
 
 def test_advice_offers_more_ranks_bf16_and_adapters_when_one_sample_is_too_much() -> None:
     lines = advice(replace(BIG, precision="fp32"), 24 * GIB)
     beginnings = (
-        "--recompute",
-        "--per-part 1, 8 parts",
+        "--activation-checkpointing",
+        "--micro-batch 1, 8 parts",
         "or weights and optimiser over",
         "or --set optimization.precision=bf16",
         "or adapters",
@@ -210,7 +210,7 @@ def test_advice_offers_more_ranks_bf16_and_adapters_when_one_sample_is_too_much(
     assert [line.startswith(start) for line, start in zip(lines, beginnings, strict=True)] == [True] * 5
     assert "fits" in lines[2]
     assert "fits" in lines[4]
-    hopeless = advice(replace(BIG, batch_size=1, recompute=True, lora_rank=16), GIB)
+    hopeless = advice(replace(BIG, batch_size=1, activation_checkpointing=True, lora_rank=16), GIB)
     assert len(hopeless) == 1
     assert hopeless[0].endswith("still too much")
 

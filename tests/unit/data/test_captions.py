@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bitvar.data.captions import cut_text, cut_to
-from bitvar.data.layouts import kinds_text, read_entries
-from bitvar.data.records import Candidate, Reading, Refusal, entry_of, fold_captions, words_of_name
+from bitvar.data.layouts import kinds_text, read_records
+from bitvar.data.records import RawSample, Reading, Rejected, fold_captions, record_of, words_of_name
 from bitvar.errors import UsageError
 from bitvar.imaging.open import RefusedError
 from bitvar.training.transformer.long_captions import CaptionLimit
@@ -80,8 +80,8 @@ def test_a_caption_of_invisible_marks_is_empty() -> None:
 )
 def test_the_field_captions(tmp_path: Path, captions: object, expected: object) -> None:
     (tmp_path / "samples.jsonl").write_text(json.dumps({"image_path": "a.png", "captions": captions}) + "\n")
-    (entry,) = read_entries(tmp_path)
-    assert (entry.reason if isinstance(entry, Refusal) else entry.captions) == expected
+    (entry,) = read_records(tmp_path)
+    assert (entry.reason if isinstance(entry, Rejected) else entry.captions) == expected
 
 
 # Text files
@@ -91,19 +91,19 @@ def test_the_field_captions(tmp_path: Path, captions: object, expected: object) 
 def test_a_text_file_is_one_caption_unless_told_otherwise(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "a.png").write_bytes(encoded(make_image()))
     (tmp_path / f"a{suffix}").write_text("a cat\nthat sits\r\n\n on a mat\n", newline="")
-    (entry,) = read_entries(tmp_path)
-    assert isinstance(entry, Candidate)
+    (entry,) = read_records(tmp_path)
+    assert isinstance(entry, RawSample)
     assert entry.captions == ("a cat that sits on a mat",)
-    (entry,) = read_entries(tmp_path, Reading(caption_lines=True))
-    assert isinstance(entry, Candidate)
+    (entry,) = read_records(tmp_path, Reading(caption_lines=True))
+    assert isinstance(entry, RawSample)
     assert entry.captions == ("a cat", "that sits", "on a mat")
 
 
 def test_text_files_in_tars_follow_the_same_rule(tmp_path: Path) -> None:
     path = tar(tmp_path, {"1.png": encoded(make_image()), "1.caption": b"a cat\nthat sits"})
     for reading, captions in ((Reading(), ("a cat that sits",)), (Reading(caption_lines=True), ("a cat", "that sits"))):
-        (entry,) = read_entries(path, reading)
-        assert isinstance(entry, Candidate)
+        (entry,) = read_records(path, reading)
+        assert isinstance(entry, RawSample)
         assert entry.captions == captions
 
 
@@ -136,7 +136,7 @@ def test_images_without_captions_are_given_some(tmp_path: Path) -> None:
     (tmp_path / "blank.txt").write_text(" \n")
 
     def read(reading: Reading) -> dict[str, object]:
-        return {e.name: e.reason if isinstance(e, Refusal) else e.captions[0] for e in read_entries(tmp_path, reading)}
+        return {e.name: e.reason if isinstance(e, Rejected) else e.captions[0] for e in read_records(tmp_path, reading)}
 
     given = {"told.png": "a dog"}
     assert read(Reading()) == given | {
@@ -164,7 +164,7 @@ def test_images_without_captions_are_given_some(tmp_path: Path) -> None:
 def test_options_that_a_layout_has_no_use_for_are_refused(tmp_path: Path, reading: Reading, name: str) -> None:
     (tmp_path / name).mkdir() if name == "folder" else (tmp_path / name).write_text("")
     with pytest.raises(UsageError, match="can't be used here"):
-        list(read_entries(tmp_path / name, reading))
+        list(read_records(tmp_path / name, reading))
 
 
 # Every file accounted for
@@ -176,9 +176,9 @@ def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
     for name in ("b.svg", "c.svg", "d.SVG", "README.md", "LICENSE", ".DS_Store", "b.txt"):
         (tmp_path / name).write_text("x")
     others: Counter[str] = Counter()
-    entries = list(read_entries(tmp_path, others=others))
+    entries = list(read_records(tmp_path, others=others))
     assert others == {".svg": 3, ".md": 1, "without an ending": 1, "hidden": 1}
-    assert [e.detail for e in entries if isinstance(e, Refusal)] == [
+    assert [e.detail for e in entries if isinstance(e, Rejected)] == [
         "no image has its name; b.svg beside it is of a format that is not read: convert it to PNG"
     ]
     assert kinds_text(others) == (
@@ -193,7 +193,7 @@ def test_images_that_a_table_does_not_name_are_counted(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(encoded(make_image()))
     (tmp_path / "t.csv").write_text("image,caption\n./a.png,a cat\n")
     others: Counter[str] = Counter()
-    assert len(list(read_entries(tmp_path, others=others))) == 1
+    assert len(list(read_records(tmp_path, others=others))) == 1
     assert others == {"image in no good line": 2, ".md": 1, "hidden": 1}
 
 
@@ -201,7 +201,7 @@ def test_images_that_a_table_does_not_name_are_counted(tmp_path: Path) -> None:
 def test_no_image_is_passed_over(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"a.{suffix}").write_bytes(b"whatever")
     (tmp_path / "a.txt").write_text("a cat")
-    assert [entry.name for entry in read_entries(tmp_path)] == [f"a.{suffix}"]
+    assert [entry.name for entry in read_records(tmp_path)] == [f"a.{suffix}"]
 
 
 @pytest.mark.parametrize("table", ["metadata.jsonl", "metadata.csv"])
@@ -212,7 +212,7 @@ def test_splits_by_folders_as_other_tools_have_them(tmp_path: Path, table: str) 
         row = {"file_name": "deep/a.png", "text": f"a {split} cat"}
         text = json.dumps(row) if table.endswith("jsonl") else "file_name,text\n" + ",".join(row.values())
         (tmp_path / split / table).write_text(text + "\n")
-    entries = [entry for entry in read_entries(tmp_path) if isinstance(entry, Candidate)]
+    entries = [entry for entry in read_records(tmp_path) if isinstance(entry, RawSample)]
     line = 1 if table.endswith("jsonl") else 2
     assert [(e.name, e.captions[0], e.split, e.key) for e in entries] == [
         (f"{folder}/{table}:{line}", f"a {folder} cat", split, f"{folder}/deep/a.png")
@@ -225,7 +225,7 @@ def test_a_name_is_no_secret(tmp_path: Path) -> None:
     def fail() -> None:
         raise RefusedError("empty-caption", "every caption is empty")
 
-    assert entry_of("a", fail, Reading()) == Refusal("a", "empty-caption", "every caption is empty")  # type: ignore[arg-type]
+    assert record_of("a", fail, Reading()) == Rejected("a", "empty-caption", "every caption is empty")  # type: ignore[arg-type]
 
 
 # How much of a caption is read

@@ -13,10 +13,10 @@ from PIL import Image
 
 from bitvar.data.importing import import_set
 from bitvar.data.index_writing import NO_VALIDATION, build_index
-from bitvar.data.layouts import read_entries
-from bitvar.data.records import Candidate, Refusal
+from bitvar.data.layouts import read_records
+from bitvar.data.records import RawSample, Rejected
 from bitvar.data.samples import read_samples, require_images
-from bitvar.data.validation import Summary, go_through
+from bitvar.data.validation import Summary, validate
 from bitvar.data.views import image_size
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, RefusedError
@@ -95,20 +95,20 @@ def test_a_list_in_a_cell_is_never_trained_on_with_its_brackets(
 ) -> None:
     quoted = '"' + cell.replace('"', '""') + '"'
     (tmp_path / "t.csv").write_text(f"image,{column}\na.png,{quoted}\n")
-    (entry,) = read_entries(tmp_path / "t.csv")
+    (entry,) = read_records(tmp_path / "t.csv")
     if captions is None:
-        assert isinstance(entry, Refusal)
+        assert isinstance(entry, Rejected)
         assert entry.reason == "wrong-type"
         assert "is no JSON" in entry.detail
     else:
-        assert isinstance(entry, Candidate)
+        assert isinstance(entry, RawSample)
         assert entry.captions == captions
 
 
 def test_an_address_is_told_from_a_path(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,caption\nhttps://example.org/a.png,a cat\n")
-    (entry,) = read_entries(tmp_path / "t.csv")
-    assert isinstance(entry, Refusal)
+    (entry,) = read_records(tmp_path / "t.csv")
+    assert isinstance(entry, Rejected)
     assert entry.detail == "https://example.org/a.png is an address: fetch the images, and name the files"
 
 
@@ -116,7 +116,7 @@ def test_an_address_is_told_from_a_path(tmp_path: Path) -> None:
 def test_a_table_of_another_encoding_is_told_so(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "t.csv").write_bytes("image,caption\na.png,a cat\n".encode(encoding))
     with pytest.raises(UsageError, match="save it as UTF-8"):
-        list(read_entries(tmp_path / "t.csv"))
+        list(read_records(tmp_path / "t.csv"))
 
 
 def test_lines_that_are_no_json_are_told_where() -> None:
@@ -130,7 +130,7 @@ def test_a_source_of_nothing_and_one_of_nothing_good_are_told_apart() -> None:
     with pytest.raises(UsageError, match="There are no samples"):
         Summary().require(0.01)
     summary = Summary()
-    summary.add(Refusal("a", "broken-line", ""))
+    summary.add(Rejected("a", "broken-line", ""))
     with pytest.raises(UsageError) as error:
         summary.require(1)
     assert "--max-bad-fraction" not in str(error.value)
@@ -212,8 +212,8 @@ def test_headers_and_whole_images_are_refused_for_the_reasons_of_data_check(
     rows = ({"image": f"{i}.png", "caption": "a cat", "h_div_w": 1, "split": "train"} for i in range(3))
     write_rows(tmp_path, *rows)
     spoil(tmp_path / "1.png")
-    entries = go_through(read_entries(tmp_path), lambda image: None, limits=ImageLimits())
-    (refusal,) = (entry for entry in entries if isinstance(entry, Refusal))
+    entries = validate(read_records(tmp_path), lambda image: None, limits=ImageLimits())
+    (refusal,) = (entry for entry in entries if isinstance(entry, Rejected))
     with pytest.raises(UsageError) as error:
         require_images(read_samples(tmp_path, split="train"), SIZE, decoded=decoded)
     assert f"{refusal.reason}: {refusal.detail}" in str(error.value)
@@ -236,8 +236,8 @@ def write_tar(path: Path, mode: Literal["w", "w:gz", "w:bz2", "w:xz"] = "w", cou
 
 @pytest.mark.parametrize(("mode", "kind"), [("w:gz", "gzip"), ("w:bz2", "bzip2"), ("w:xz", "xz")])
 def test_a_compressed_tar_is_told_to_be_one(tmp_path: Path, mode: Literal["w:gz", "w:bz2", "w:xz"], kind: str) -> None:
-    (entry,) = read_entries(write_tar(tmp_path / "a.tar", mode))
-    assert isinstance(entry, Refusal)
+    (entry,) = read_records(write_tar(tmp_path / "a.tar", mode))
+    assert isinstance(entry, Rejected)
     assert f"compressed with {kind}" in entry.detail
 
 
@@ -245,8 +245,8 @@ def test_a_compressed_tar_is_told_to_be_one(tmp_path: Path, mode: Literal["w:gz"
 def test_a_tar_that_is_cut_off_never_passes_for_a_whole_one(tmp_path: Path, at: int) -> None:
     path = write_tar(tmp_path / "a.tar")
     path.write_bytes(path.read_bytes()[:at])
-    entries = go_through(read_entries(path), lambda image: None, limits=ImageLimits())
-    assert any(isinstance(entry, Refusal) for entry in entries)
+    entries = validate(read_records(path), lambda image: None, limits=ImageLimits())
+    assert any(isinstance(entry, Rejected) for entry in entries)
 
 
 def test_captions_are_counted_by_the_encoders_that_training_knows_by_name(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw
 
 from bitvar.data.importing import import_set
-from bitvar.data.layouts import read_entries
-from bitvar.data.records import Candidate, Reading, Refusal
+from bitvar.data.layouts import read_records
+from bitvar.data.records import RawSample, Reading, Rejected
 from bitvar.data.samples import load_images, read_samples
-from bitvar.data.validation import Good, SeenSet, Summary, quantiles
+from bitvar.data.validation import Accepted, SeenSet, Summary, quantiles
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_image, fit_image, open_image
 from bitvar.scales import nearest_ratio, ratio_names
@@ -40,7 +40,7 @@ from tests.support.captioned import (
 
 
 def names(source: Path) -> list[tuple[str, tuple[str, ...]]]:
-    return [(e.name, e.captions) for e in read_entries(source) if isinstance(e, Candidate)]
+    return [(e.name, e.captions) for e in read_records(source) if isinstance(e, RawSample)]
 
 
 # Layouts
@@ -50,7 +50,7 @@ def test_images_with_sidecars(tmp_path: Path) -> None:
     folder = sidecars(tmp_path / "set")
     (folder / ".hidden.png").write_bytes(b"")
     assert names(folder) == [("a.png", ("a cat a small cat a cat",)), ("deep/b.JPG", ("a dog that sits", "a dog"))]
-    by_lines = [e.captions for e in read_entries(folder, Reading(caption_lines=True)) if isinstance(e, Candidate)]
+    by_lines = [e.captions for e in read_records(folder, Reading(caption_lines=True)) if isinstance(e, RawSample)]
     assert by_lines == [("a cat", "a small cat"), ("a dog that sits", "a dog")]
     assert outcome(folder) == (["a.png", "deep/b.JPG"], {})
 
@@ -58,7 +58,7 @@ def test_images_with_sidecars(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["set.csv", "set.tsv"])
 def test_tables(tmp_path: Path, name: str) -> None:
     path = table(tmp_path / "set", name)
-    entries = [e for e in read_entries(path) if isinstance(e, Candidate)]
+    entries = [e for e in read_records(path) if isinstance(e, RawSample)]
     assert [(e.name, e.captions, e.split) for e in entries] == [
         (f"{name}:2", ("a cat, sitting",), "val"),
         (f"{name}:3", ("a dog",), None),
@@ -68,7 +68,7 @@ def test_tables(tmp_path: Path, name: str) -> None:
 
 def test_official_json_lines(tmp_path: Path) -> None:
     path = lines(tmp_path / "set")
-    entries = [e for e in read_entries(path) if isinstance(e, Candidate)]
+    entries = [e for e in read_records(path) if isinstance(e, RawSample)]
     assert [(e.captions, e.ratio) for e in entries] == [(("a long cat", "a cat"), 0.75), (("a dog",), 0.75)]
     assert [e.name for e in entries] == [f"{path.name}:1", f"{path.name}:2"]
     assert outcome(path)[1] == {}
@@ -89,12 +89,12 @@ def test_a_wrong_ratio_is_named(tmp_path: Path) -> None:
 
 def test_webdataset_tars_are_read_in_place(tmp_path: Path) -> None:
     path = tar(tmp_path)
-    entries = [e for e in read_entries(path) if isinstance(e, Candidate)]
+    entries = [e for e in read_records(path) if isinstance(e, RawSample)]
     assert [(e.name, e.captions) for e in entries] == [
         ("shard-000.tar:x/1", ("a cat",)),
         ("shard-000.tar:x/2", ("a dog a hound",)),
     ]
-    by_lines = [e.captions for e in read_entries(path, Reading(caption_lines=True)) if isinstance(e, Candidate)]
+    by_lines = [e.captions for e in read_records(path, Reading(caption_lines=True)) if isinstance(e, RawSample)]
     assert by_lines[1] == ("a dog", "a hound")
     assert entries[1].image.read(max_bytes=10**6) == encoded(make_image(seed=2), "JPEG")
     assert outcome(path)[1] == {}
@@ -111,7 +111,7 @@ def test_a_folder_of_two_layouts_is_refused(tmp_path: Path) -> None:
     folder = table(tmp_path / "set").parent
     (folder / "more.jsonl").write_text("")
     with pytest.raises(UsageError, match=r"\.csv and \.jsonl"):
-        read_entries(folder)
+        read_records(folder)
 
 
 def test_sources_that_are_none(tmp_path: Path) -> None:
@@ -120,12 +120,12 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "nothing.csv").write_text("")
     for source, words in (("nowhere", "no such"), ("a.xlsx", "as a captioned set"), ("bad.csv", "no image column")):
         with pytest.raises(UsageError, match=words):
-            list(read_entries(tmp_path / source))
+            list(read_records(tmp_path / source))
     with pytest.raises(UsageError, match="empty"):
-        list(read_entries(tmp_path / "nothing.csv"))
+        list(read_records(tmp_path / "nothing.csv"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no images"):
-        list(read_entries(tmp_path / "empty"))
+        list(read_records(tmp_path / "empty"))
 
 
 # Bad samples
@@ -466,10 +466,10 @@ def test_quantiles_and_fractions() -> None:
     assert summary.bad_fraction == 0
     with pytest.raises(UsageError, match="There are no samples"):
         summary.require(1.0)
-    candidate = Candidate("a", Location(Path("a")), ("one two", "three"))
+    raw_sample = RawSample("a", Location(Path("a")), ("one two", "three"))
     for _ in range(3):
-        summary.add(Good(candidate, (40, 30)))
-    summary.add(Refusal("b", "too-small", "8x8"))
+        summary.add(Accepted(raw_sample, (40, 30)))
+    summary.add(Rejected("b", "too-small", "8x8"))
     summary.require(0.25)
     with pytest.raises(UsageError, match=r"1 of 4 samples[\s\S]*too-small 1[\s\S]*max-bad-fraction 0.25 "):
         summary.require(0.2)

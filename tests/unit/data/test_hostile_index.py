@@ -10,7 +10,7 @@ import pytest
 
 from bitvar.data.index import SampleIndex, is_index, read_source
 from bitvar.data.index_writing import build_index
-from bitvar.data.validation import go_through
+from bitvar.data.validation import validate
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits
 from tests.unit.data.test_index import many
@@ -47,7 +47,7 @@ def test_an_offset_past_the_end_is_a_sample_that_can_not_be_read(indexed: Path) 
     records = np.load(indexed / "records.npy")
     records["offset"], records["size"] = 2**62, 100
     np.save(indexed / "records.npy", records)
-    made = list(go_through(read_source(indexed), lambda image: image.size, limits=ImageLimits()))
+    made = list(validate(read_source(indexed), lambda image: image.size, limits=ImageLimits()))
     reasons = {sample.reason for sample in made}  # type: ignore[union-attr]
     assert reasons <= {"empty-file", "unreadable-file"}  # by file system
 

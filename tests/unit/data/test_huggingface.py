@@ -11,7 +11,7 @@ import pytest
 
 from bitvar.data.huggingface import read_dataset
 from bitvar.data.importing import import_set
-from bitvar.data.layouts import Candidate, Refusal
+from bitvar.data.layouts import RawSample, Rejected
 from bitvar.errors import UsageError
 from bitvar.imaging.open import RefusedError
 from tests.support.captioned import encoded, make_image
@@ -83,7 +83,7 @@ def datasets(monkeypatch: pytest.MonkeyPatch, columns: dict[str, list[Any]]) -> 
     return asked
 
 
-def read(name: str = "owner/name", **changes: str) -> list[Candidate | Refusal]:
+def read(name: str = "owner/name", **changes: str) -> list[RawSample | Rejected]:
     options = {"split": "train", "image_column": "image", "caption_column": "text"} | changes
     return list(read_dataset(name, **options))
 
@@ -105,7 +105,7 @@ def test_every_bad_row_is_named_and_the_others_are_read(datasets: list[tuple[str
 
 def test_a_large_cell_is_refused(datasets: list[tuple[str, str]]) -> None:
     first = read()[0]
-    assert isinstance(first, Candidate)
+    assert isinstance(first, RawSample)
     with pytest.raises(RefusedError, match="too-many-bytes"):
         first.image.read(max_bytes=100)
 

@@ -18,8 +18,8 @@ from bitvar.data import index as index_module
 from bitvar.data import index_writing
 from bitvar.data.index import SampleIndex, is_index, read_source
 from bitvar.data.index_writing import MAX_SPLITS, IndexWriter, build_index, split_rank
-from bitvar.data.layouts import Candidate, Refusal, read_entries
-from bitvar.data.validation import Good, Summary, go_through
+from bitvar.data.layouts import RawSample, Rejected, read_records
+from bitvar.data.validation import Accepted, Summary, validate
 from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, RefusedError
 from bitvar.scales import nearest_ratio
@@ -79,7 +79,7 @@ def test_every_layout_comes_back(tmp_path: Path, make: Callable[[Path], Path]) -
     source = source.parent if make is tar else source
     summary = build_index(source, tmp_path / "index")
     found = everything(SampleIndex.open(tmp_path / "index"))
-    wanted = [entry for entry in read_entries(source) if isinstance(entry, Candidate)]
+    wanted = [entry for entry in read_records(source) if isinstance(entry, RawSample)]
     assert summary.good == len(wanted) == len(found) == 2
     assert {(captions, data) for _, captions, _, _, data in found.values()} == {
         (entry.captions, entry.image.read(max_bytes=10**6)) for entry in wanted
@@ -269,13 +269,13 @@ def test_where_it_can_not_be_written(indexed: Path, tmp_path: Path) -> None:
 
 
 def test_a_column_that_is_no_split_is_refused(tmp_path: Path) -> None:
-    candidate = Candidate("a", Location(tmp_path / "a.png"), ("a cat",))
+    raw_sample = RawSample("a", Location(tmp_path / "a.png"), ("a cat",))
     with IndexWriter(tmp_path, tmp_path) as writer:
         for i in range(MAX_SPLITS):
-            writer.append(replace(candidate, split=f"split{i}"), size=(40, 30))
+            writer.append(replace(raw_sample, split=f"split{i}"), size=(40, 30))
         with pytest.raises(RefusedError, match="bad-split"):
-            writer.append(replace(candidate, split="one more"), size=(40, 30))
-        writer.append(replace(candidate, split="split0"), size=(30, 40))
+            writer.append(replace(raw_sample, split="one more"), size=(40, 30))
+        writer.append(replace(raw_sample, split="split0"), size=(30, 40))
         writer.finish(Summary())
     assert len(SampleIndex.open(tmp_path)) == MAX_SPLITS + 1
 
@@ -285,8 +285,8 @@ def test_spooled_records_are_sorted_into_their_groups(tmp_path: Path, monkeypatc
     splits, sizes, count = ("train", "val"), ((40, 30), (30, 40), (64, 64)), 5300
     with IndexWriter(tmp_path, tmp_path, content_hash=True) as writer:
         for i in range(count):
-            candidate = Candidate("", Location(tmp_path / f"{i}.png"), (f"image {i}",), splits[i % 7 == 0])
-            writer.append(candidate, size=sizes[i % 3], digest=i.to_bytes(32))
+            raw_sample = RawSample("", Location(tmp_path / f"{i}.png"), (f"image {i}",), splits[i % 7 == 0])
+            writer.append(raw_sample, size=sizes[i % 3], digest=i.to_bytes(32))
         writer.finish(Summary())
     index = SampleIndex.open(tmp_path)
     assert len(index) == count
@@ -315,11 +315,11 @@ def test_altered_images_are_named(indexed: Path, tmp_path: Path) -> None:
         index.verified(5, data + b"x")
     (tmp_path / "set" / "011.png").write_bytes(encoded(make_image(60, 40, seed=99)))
     (tmp_path / "set" / "020.png").unlink()
-    made = list(go_through(read_source(indexed), lambda image: image.size, limits=LIMITS))
-    assert {sample.name: sample.reason for sample in made if isinstance(sample, Refusal)} == {
+    made = list(validate(read_source(indexed), lambda image: image.size, limits=LIMITS))
+    assert {sample.name: sample.reason for sample in made if isinstance(sample, Rejected)} == {
         "011.png": "altered", "020.png": "missing-image",
     }  # fmt: skip
-    assert sum(isinstance(sample, Good) for sample in made) == 58
+    assert sum(isinstance(sample, Accepted) for sample in made) == 58
 
 
 def test_without_hashes_nothing_is_claimed(tmp_path: Path) -> None:
@@ -415,7 +415,7 @@ WRITE_A_MILLION = """
 import pathlib, resource, sys
 from bitvar.data.validation import Summary
 from bitvar.data.index_writing import IndexWriter
-from bitvar.data.layouts import Candidate
+from bitvar.data.layouts import RawSample
 from bitvar.imaging.open import Location
 
 folder = pathlib.Path(sys.argv[1])
@@ -423,8 +423,8 @@ with IndexWriter(folder, folder) as writer:
     for i in range(1_000_000):
         if i == 100_000:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        candidate = Candidate("", Location(folder / f"{i}.png"), (f"image {i}",), "val" if i % 20 == 0 else "train")
-        writer.append(candidate, size=(640, 480) if i % 2 else (480, 640))
+        raw_sample = RawSample("", Location(folder / f"{i}.png"), (f"image {i}",), "val" if i % 20 == 0 else "train")
+        writer.append(raw_sample, size=(640, 480) if i % 2 else (480, 640))
     writer.finish(Summary())
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """

@@ -16,10 +16,10 @@ from bitvar.data.captions import CaptionChoice
 from bitvar.data.importing import import_set
 from bitvar.data.index import SampleIndex
 from bitvar.data.index_writing import build_index
-from bitvar.data.layouts import read_entries
-from bitvar.data.records import Refusal
+from bitvar.data.layouts import read_records
+from bitvar.data.records import Rejected
 from bitvar.data.samples import load_image, load_images, read_samples, read_set, require_images
-from bitvar.data.validation import Good, go_through
+from bitvar.data.validation import Accepted, validate
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, RefusedError
 from bitvar.training.engine.microbatch import Part
@@ -92,16 +92,16 @@ def drawn(folder: Path, count: int, seed: int) -> dict[str, Path]:
 def checked(source: Path) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, str]]]:
     """Captions of the good samples; reason and detail of the others."""
     good, refused = {}, {}
-    for sample in go_through(read_entries(source), lambda image: image.size, limits=LIMITS):
-        if isinstance(sample, Good):
-            good[sample.candidate.name] = sample.candidate.captions
+    for sample in validate(read_records(source), lambda image: image.size, limits=LIMITS):
+        if isinstance(sample, Accepted):
+            good[sample.raw_sample.name] = sample.raw_sample.captions
         else:
             refused[sample.name] = (sample.reason, sample.detail)
     return good, refused
 
 
 def reasons(path: Path) -> dict[str, tuple[str, str]]:
-    refusals = (Refusal(**json.loads(line)) for line in path.read_text().splitlines())
+    refusals = (Rejected(**json.loads(line)) for line in path.read_text().splitlines())
     return {refusal.name: (refusal.reason, refusal.detail) for refusal in refusals}
 
 
@@ -158,7 +158,7 @@ def trained_on_lines(folder: Path) -> None:
     mine: dict[str, tuple[str, str]] = {}
     entries = {entry.name: entry for entry in read_set(folder)}
     for name, entry in entries.items():
-        if isinstance(entry, Refusal):
+        if isinstance(entry, Rejected):
             mine[name] = (entry.reason, entry.detail)
     with pytest.raises(UsageError, match=r"Line \d+ of .*samples.jsonl can't be used, nor \d+ more"):
         read_samples(folder, split="train")

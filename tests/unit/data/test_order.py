@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 
 from bitvar.data.captions import NUM_DRAWS, CaptionChoice
 from bitvar.data.order import SampleOrder, permute, share
-from bitvar.training.engine.microbatch import Part, Purpose, draw_uniform, parts_of
+from bitvar.training.engine.microbatch import MicroBatch, Purpose, draw_uniform, micro_batches_of
 
 
 class Names(torch.utils.data.Dataset[list[tuple[int, int]]]):
     """What a worker would load of a part: here only who it is."""
 
-    def __getitem__(self, part: Part) -> list[tuple[int, int]]:
+    def __getitem__(self, part: MicroBatch) -> list[tuple[int, int]]:
         return [(part.bucket, int(i)) for i in part.samples]
 
     def __len__(self) -> int:
         raise NotImplementedError
 
 
-def loaded(order: SampleOrder, steps: range, *, workers: int, ranks: int, per_part: int | None) -> list:
+def loaded(order: SampleOrder, steps: range, *, workers: int, ranks: int, micro_batch_size: int | None) -> list:
     """The samples of each step in order, as `ranks` loaders of `workers` processes give them."""
     made = []
     for rank in range(ranks):
-        parts = list(parts_of(order, steps, rank=rank, ranks=ranks, per_part=per_part))
+        parts = list(micro_batches_of(order, steps, rank=rank, ranks=ranks, micro_batch_size=micro_batch_size))
         loader = torch.utils.data.DataLoader(
             Names(),
             sampler=cast("Any", parts),
@@ -54,7 +54,7 @@ def test_the_order_is_the_same_for_any_workers_and_ranks() -> None:
         assert sorted(seen) == list(range(10_000))
     for workers in (0, 1, 2, 4):
         for ranks in (1, 2, 4):
-            assert loaded(order, steps, workers=workers, ranks=ranks, per_part=250) == expected, (
+            assert loaded(order, steps, workers=workers, ranks=ranks, micro_batch_size=250) == expected, (
                 workers,
                 ranks,
             )
@@ -65,24 +65,27 @@ def test_the_order_is_the_same_for_any_workers_and_ranks() -> None:
     counts=st.lists(st.integers(1, 60), min_size=1, max_size=4),
     ranks=st.sampled_from([1, 2, 3, 4]),
     parts=st.integers(1, 3),
-    per_part=st.integers(1, 5),
+    micro_batch_size=st.integers(1, 5),
     seed=st.integers(0, 2**31),
     resume=st.integers(0, 1000),
 )
 def test_the_order_holds_for_any_numbers(
-    counts: list[int], ranks: int, parts: int, per_part: int, seed: int, resume: int
+    counts: list[int], ranks: int, parts: int, micro_batch_size: int, seed: int, resume: int
 ) -> None:
     """C5: what a run sees is the same for any ranks, any parts and any point of resuming."""
-    batch = ranks * parts * per_part
+    batch = ranks * parts * micro_batch_size
     order = SampleOrder(tuple(counts), batch, seed)
     steps = range(resume, resume + 3)
     whole = {step: order.at(step) for step in steps}
-    pieces = [list(parts_of(order, steps, rank=rank, ranks=ranks, per_part=per_part)) for rank in range(ranks)]
+    pieces = [
+        list(micro_batches_of(order, steps, rank=rank, ranks=ranks, micro_batch_size=micro_batch_size))
+        for rank in range(ranks)
+    ]
     for step in steps:
         mine = [part for rank in pieces for part in rank if part.step == step]
         assert [int(i) for part in mine for i in part.samples] == whole[step].samples.tolist()
         assert {part.bucket for part in mine} == {whole[step].bucket}
-        places = [part.first_place + i for part in mine for i in range(len(part))]
+        places = [part.first_index + i for part in mine for i in range(len(part))]
         assert places == list(range(step * batch, (step + 1) * batch))
 
 
@@ -150,8 +153,12 @@ def test_what_can_t_be_ordered_is_refused() -> None:
 
 def test_a_sample_s_draws_depend_on_its_place_alone() -> None:
     order = SampleOrder((9,), 6, 0)
-    (whole,) = parts_of(order, range(2, 3))
-    pieces = [part for rank in range(3) for part in parts_of(order, range(2, 3), rank=rank, ranks=3, per_part=1)]
+    (whole,) = micro_batches_of(order, range(2, 3))
+    pieces = [
+        part
+        for rank in range(3)
+        for part in micro_batches_of(order, range(2, 3), rank=rank, ranks=3, micro_batch_size=1)
+    ]
     for purpose in Purpose:
         together = draw_uniform(whole.generators(purpose), 3)
         assert torch.equal(together, torch.cat([draw_uniform(part.generators(purpose), 3) for part in pieces]))

@@ -84,7 +84,15 @@ def test_each_message_names_the_next_option_and_the_end_trains(
     tiny_pipeline(tmp_path).save_pretrained(tmp_path / "tiny")
     (tmp_path / "recipe.py").write_text(RECIPE)
     for number, data in enumerate(("set", "index")):
-        given = (tmp_path / "recipe.py", "--data", tmp_path / data, "--init", tmp_path / "tiny", "--with", "steps=2")
+        given = (
+            tmp_path / "recipe.py",
+            "--data",
+            tmp_path / data,
+            "--init",
+            tmp_path / "tiny",
+            "--recipe-arg",
+            "steps=2",
+        )
         given += () if data == "index" else ("--set", "cut_caption=0")  # a set's features are stored whole
         result = bitvar("train", *given, "--out", tmp_path / f"run{number}", "--device", "cpu", "--workers", 0)
         assert result.code == 0, result.err

@@ -7,7 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bitvar.cli.main import app
-from bitvar.data.records import Refusal
+from bitvar.data.records import Rejected
 from bitvar.data.validation import Summary
 from bitvar.data.writing import prepare_folder
 from bitvar.errors import UsageError
@@ -40,7 +40,7 @@ def test_odd_sizes_are_refused(tmp_path: Path, size: str) -> None:
 
 def test_allowing_more_is_no_cure_where_nothing_is_good() -> None:
     summary = Summary()
-    summary.add(Refusal("a", "broken-line", "x"))
+    summary.add(Rejected("a", "broken-line", "x"))
     with pytest.raises(UsageError) as error:
         summary.require(1.0)
     assert "max-bad-fraction" not in str(error.value)

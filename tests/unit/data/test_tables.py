@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bitvar.data.layouts import read_entries
-from bitvar.data.records import Candidate, Reading
+from bitvar.data.layouts import read_records
+from bitvar.data.records import RawSample, Reading
 from bitvar.errors import UsageError
 from tests.support.captioned import encoded, make_image, outcome
 
@@ -13,9 +13,9 @@ from tests.support.captioned import encoded, make_image, outcome
 def read(path: Path, reading: Reading | None = None) -> tuple[dict[int, tuple[str, ...]], dict[int, str]]:
     """Captions by line, and the reason of every refused line."""
     good, refused = {}, {}
-    for entry in read_entries(path, reading or Reading()):
+    for entry in read_records(path, reading or Reading()):
         number = int(entry.name.rpartition(":")[2])
-        if isinstance(entry, Candidate):
+        if isinstance(entry, RawSample):
             good[number] = entry.captions
         else:
             assert entry.detail
@@ -125,14 +125,14 @@ def test_headers_as_people_write_them(tmp_path: Path, name: str, header: str, ro
 def test_headers_that_say_too_little_or_too_much(tmp_path: Path, header: str, words: str) -> None:
     (tmp_path / "t.csv").write_text(f"{header}\na.png,a,b,c\n")
     with pytest.raises(UsageError, match=words):
-        list(read_entries(tmp_path / "t.csv"))
+        list(read_records(tmp_path / "t.csv"))
 
 
 def test_bytes_that_are_no_text_cost_their_own_row(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(HEAD.encode() + b"a.png,caf\xe9\nb.png,a dog\nc.png,\xed\xa0\x80\n")
     assert read(tmp_path / "t.csv") == ({3: ("a dog",)}, {2: "not-utf8", 4: "not-utf8"})
     (tmp_path / "t.csv").write_bytes((HEAD + "a.png,a cat\n").encode("utf-16") + b"\x00\xd8\x00")
-    assert list(read_entries(tmp_path / "t.csv"))[-1].reason == "not-utf8"  # type: ignore[union-attr]
+    assert list(read_records(tmp_path / "t.csv"))[-1].reason == "not-utf8"  # type: ignore[union-attr]
 
 
 def test_ten_thousand_open_quotes_take_no_time(tmp_path: Path) -> None:

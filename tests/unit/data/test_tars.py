@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bitvar.data.layouts import read_entries
-from bitvar.data.records import Candidate, Refusal
+from bitvar.data.layouts import read_records
+from bitvar.data.records import RawSample, Rejected
 from tests.support.captioned import encoded, make_image, outcome, tar
 
 
@@ -24,8 +24,8 @@ def test_what_macos_adds_is_passed_over(tmp_path: Path) -> None:
         for name, data in sample(number).items():
             members |= {f"./._{name}": b"\0\5\x16\7", f"./{name}": data}
     others: Counter[str] = Counter()
-    entries = list(read_entries(tar(tmp_path, members), others=others))
-    assert [entry.name for entry in entries if isinstance(entry, Candidate)] == [
+    entries = list(read_records(tar(tmp_path, members), others=others))
+    assert [entry.name for entry in entries if isinstance(entry, RawSample)] == [
         f"shard-000.tar:{n:03d}" for n in range(4)
     ]
     assert len(entries) == 4
@@ -43,7 +43,7 @@ def test_an_unsorted_tar_says_how_to_sort_it(tmp_path: Path, order: str) -> None
     torn = {f"shard-000.tar:{n:03d}" for n in range(3 if order == "images first" else 1)}
     assert refused == dict.fromkeys(torn, "unsorted-tar")
     assert len(good) == 3 - len(torn)
-    details = [entry.detail for entry in read_entries(path) if isinstance(entry, Refusal)]
+    details = [entry.detail for entry in read_records(path) if isinstance(entry, Rejected)]
     assert all("tar --sort=name" in detail for detail in details)
 
 
@@ -59,7 +59,7 @@ def test_members_that_are_there_twice_are_named(tmp_path: Path) -> None:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     assert outcome(path)[0] == ["t.tar:001"]
-    assert [(e.name, e.reason) for e in read_entries(path) if isinstance(e, Refusal)] == [
+    assert [(e.name, e.reason) for e in read_records(path) if isinstance(e, Rejected)] == [
         ("t.tar:001.jpg", "duplicate"), ("t.tar:001.png", "duplicate"),
     ]  # fmt: skip
 

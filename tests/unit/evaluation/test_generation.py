@@ -32,9 +32,9 @@ from bitvar.evaluation.generation.images import (
 )
 from bitvar.evaluation.generation.metrics import Finding
 from bitvar.evaluation.generation.scoring import Jury
+from bitvar.evaluation.generation.sheet import Cell, SheetRow
 from bitvar.icons.dataset.prompts import SPLITS, read_prompts
 from bitvar.icons.dataset.scene_spec import SceneRequest
-from bitvar.imaging.sheet import Cell, SheetRow
 from bitvar.pipeline import InfinityPipeline
 from tests.support.tiny import tiny_pipeline
 

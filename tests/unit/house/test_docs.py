@@ -170,7 +170,7 @@ def test_settings_that_commands_give_are_accepted(page: Path) -> None:
     for words in commands(page):
         if words[:2] == ["bitvar", "train"]:
             settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-            given = [words[i + 1] for i, word in enumerate(words) if word == "--with"]
+            given = [words[i + 1] for i, word in enumerate(words) if word == "--recipe-arg"]
             read_recipe(ROOT / words[2], given).override(settings)
 
 

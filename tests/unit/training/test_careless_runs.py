@@ -122,7 +122,7 @@ def test_a_run_whose_images_are_gone_says_so_plainly(
 def test_a_run_or_its_adapters_are_no_model_to_begin_from(
     work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    adapters = [*words(work), "--init", str(work / "tiny"), "--with", "adapters=2"]
+    adapters = [*words(work), "--init", str(work / "tiny"), "--recipe-arg", "adapters=2"]
     run(monkeypatch, capsys, adapters, 0)
     checkpoint = work / "run" / "checkpoints" / "step-00000002"
     for start, why in ((work / "run", "is a run."), (checkpoint, "holds adapters.")):

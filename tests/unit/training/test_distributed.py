@@ -8,8 +8,7 @@ from torch import Tensor
 
 from bitvar.errors import UsageError
 from bitvar.training.engine import loop
-from bitvar.training.engine.distributed import Ranks
-from bitvar.training.engine.loop import Run
+from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.shards import ShardedTensors
 from bitvar.weights.digests import verify_folder
 from tests.support.ranks import config, together
@@ -24,7 +23,7 @@ def tensors(folder: Path, step: int = 20) -> dict[str, Tensor]:
     checkpoint = folder / "checkpoints" / f"step-{step:08d}"
     verify_folder(checkpoint)
     groups = [ShardedTensors(checkpoint, name) for name in ("model", "ema", "optimizer")]
-    return {f"{group.group}/{name}": group.whole(name) for group in groups for name in group.names}
+    return {f"{group.group}/{name}": group.full_tensor(name) for group in groups for name in group.names}
 
 
 def assert_close(one: Path, other: Path, *, loss: float = LOSS, weights: float = WEIGHTS) -> None:
@@ -131,7 +130,14 @@ def test_a_tokenizer_trains_on_two_ranks(tmp_path: Path) -> None:
 
 def test_ranks_that_can_t_share_a_batch_are_refused(tmp_path: Path) -> None:
     made = config()
-    for world, per_part in ((3, None), (2, 3), (1, 5)):
-        run = Run(tmp_path, made.dump(), made.optimization, made.intervals, ranks=Ranks(world=world), per_part=per_part)
+    for world, micro_batch_size in ((3, None), (2, 3), (1, 5)):
+        run = loop.TrainerConfig(
+            tmp_path,
+            made.dump(),
+            made.optimization,
+            made.intervals,
+            ranks=DistributedContext(world=world),
+            micro_batch_size=micro_batch_size,
+        )
         with pytest.raises(UsageError, match="can't share a batch of 8"):
-            loop.run(task_for(made), run)
+            loop.train(task_for(made), run)

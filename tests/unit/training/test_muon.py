@@ -157,7 +157,7 @@ def test_hidden_matrices_lie_between_hidden_spaces() -> None:
     assert {"blocks.0.fc1.weight", "blocks.0.self_attention.qkv.weight", "text.adapter.proj.weight"} <= picked
     assert any(name.startswith("encoder.middle") for name in picked)
     assert not {name for name in picked if set(name.split(".")) & EDGES}
-    assert not {"text.null", "scale_embedding", "start", "text.pool.query"} & picked
+    assert not {"text.null", "scale_embedding", "start_token", "text.pool.query"} & picked
     config = TRANSFORMER.width
     stacked = {parts: {tuple(p.shape) for p in same} for parts, same in hidden_matrices(transformer).items()}
     assert stacked[3] == {(3 * config, config), (3 * 8, 8)}

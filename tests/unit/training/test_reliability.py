@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from bitvar.errors import UsageError, WeightsError
 from bitvar.training.config import IntervalConfig
 from bitvar.training.engine import checkpoint, loop, shards
-from bitvar.training.engine.loop import Run, TrainingStoppedError
+from bitvar.training.engine.loop import TrainingStoppedError
 from bitvar.weights.digests import MANIFEST, verify_folder, write_manifest
 from tests.support.tiny import toy_set
 from tests.unit.training.test_training import (
@@ -204,12 +204,12 @@ def test_a_request_to_stop_saves_where_it_is(tmp_path: Path) -> None:
     config = transformer_training()
     train(config, tmp_path / "whole")
     seen: list[str] = []
-    run = Run(
+    run = loop.TrainerConfig(
         tmp_path / "cut", config.dump(), config.optimization, config.intervals,
         stop=lambda: any(line.startswith("step 3/") for line in seen), report=seen.append,
     )  # fmt: skip
     with pytest.raises(TrainingStoppedError, match="step 3"):
-        loop.run(transformer_task(config), run)
+        loop.train(transformer_task(config), run)
     assert (tmp_path / "cut" / "checkpoints" / "step-00000003").is_dir()
     train(config, tmp_path / "cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
@@ -227,9 +227,9 @@ def test_a_request_that_comes_while_a_step_ends_loses_nothing(tmp_path: Path) ->
             return asked >= first_yes
 
         folder = tmp_path / str(first_yes)
-        run = Run(folder, config.dump(), config.optimization, config.intervals, stop=stop)
+        run = loop.TrainerConfig(folder, config.dump(), config.optimization, config.intervals, stop=stop)
         with pytest.raises(TrainingStoppedError) as stopped:
-            loop.run(transformer_task(config), run)
+            loop.train(transformer_task(config), run)
         newest = checkpoint.latest(folder / "checkpoints")
         assert newest is not None
         assert str(stopped.value).startswith(f"Stopped at step {int(newest.name[5:])};")
@@ -238,11 +238,11 @@ def test_a_request_that_comes_while_a_step_ends_loses_nothing(tmp_path: Path) ->
 def test_a_request_to_stop_at_the_last_step_finds_the_run_finished(tmp_path: Path) -> None:
     config = transformer_training()
     seen: list[str] = []
-    run = Run(
+    run = loop.TrainerConfig(
         tmp_path, config.dump(), config.optimization, config.intervals,
         stop=lambda: any(line.startswith("step 6/") for line in seen), report=seen.append,
     )  # fmt: skip
-    loop.run(transformer_task(config), run)
+    loop.train(transformer_task(config), run)
     assert saved(tmp_path)
 
 
@@ -332,7 +332,10 @@ def long_run(folder: Path) -> None:
     def report(line: str) -> None:
         print(line, flush=True)  # noqa: T201  (this is what the parent reads)
 
-    loop.run(transformer_task(config), Run(folder, config.dump(), config.optimization, config.intervals, report=report))
+    loop.train(
+        transformer_task(config),
+        loop.TrainerConfig(folder, config.dump(), config.optimization, config.intervals, report=report),
+    )
 
 
 def spawn(folder: Path) -> subprocess.Popen[str]:
@@ -390,7 +393,7 @@ import torch
 torch.set_num_threads(1)
 from bitvar.data.order import SampleOrder
 from bitvar.training import loop, state
-from bitvar.training.engine.microbatch import parts_of
+from bitvar.training.engine.microbatch import micro_batches_of
 from bitvar.training.engine.update import Updater
 from tests.unit.training.test_reliability import long_config, save
 from tests.unit.training.test_training import transformer_task
@@ -400,7 +403,7 @@ config = long_config()
 task = transformer_task(config)
 optimizer = loop.build_optimizer(task.model, config.optimization)
 training = checkpoint.TrainState(task.model, loop.Ema(task.model, 0.9), optimizer)
-batches = task.batches(parts_of(SampleOrder(task.counts, 2, 0), range(1)))
+batches = task.batches(micro_batches_of(SampleOrder(task.counts, 2, 0), range(1)))
 Updater(training, task.loss, config.optimization).step(batches)
 for step in (3, 6):
     training.step = step

@@ -16,7 +16,6 @@ from bitvar.errors import UsageError
 from bitvar.training.config import IntervalConfig
 from bitvar.training.engine import checkpoint, loop
 from bitvar.training.engine.identity import FileDigests, RunIdentity, describe_data, require_same
-from bitvar.training.engine.loop import Run
 from bitvar.training.engine.optim import learning_rate
 from tests.support.tiny import toy_set
 from tests.unit.training.test_streaming import make_images
@@ -272,7 +271,7 @@ def figures(folder: Path, values: list[float], *, keep: int = 1) -> None:
     task = transformer_task(config)
     left = iter(values)
     task.validate = lambda model, ranks: {"loss": next(left)}  # type: ignore[method-assign]
-    loop.run(task, Run(folder, config.dump(), config.optimization, config.intervals))
+    loop.train(task, loop.TrainerConfig(folder, config.dump(), config.optimization, config.intervals))
 
 
 @pytest.mark.parametrize(
@@ -305,11 +304,11 @@ def test_a_resumed_run_remembers_its_best(tmp_path: Path) -> None:
         task, seen = transformer_task(config), list[str]()
         values = iter(left)
         task.validate = lambda model, ranks: {"loss": next(values)}  # type: ignore[method-assign]
-        run = Run(
+        run = loop.TrainerConfig(
             tmp_path, config.dump(), config.optimization, config.intervals, report=seen.append,
             stop=lambda: any(line.startswith(f"step {stop_at}/") for line in seen),
         )  # fmt: skip
-        loop.run(task, run)
+        loop.train(task, run)
 
     with pytest.raises(loop.TrainingStoppedError):
         go(3, losses[:3])
@@ -349,12 +348,12 @@ def test_a_failed_save_says_what_is_left(tmp_path: Path, monkeypatch: pytest.Mon
 def test_sheets_are_drawn_from_the_start(tmp_path: Path) -> None:
     steps: list[int] = []
     config = transformer_training()
-    run = Run(
+    run = loop.TrainerConfig(
         tmp_path, config.dump(), config.optimization, replace_sample(config.intervals),
         sample=lambda model, path: Image.new("RGB", (4, 4)).save(ready(path)),
         show=lambda step, path: steps.append(step),
     )  # fmt: skip
-    loop.run(transformer_task(config), run)
+    loop.train(transformer_task(config), run)
     assert steps == [0, 3, 6]
     train(config, tmp_path / "plain")
     ours, theirs = (
@@ -377,6 +376,8 @@ def test_a_sheet_that_can_t_be_drawn_stops_nothing(tmp_path: Path) -> None:
         raise UsageError("no such prompt")
 
     config, lines = transformer_training(), list[str]()
-    run = Run(tmp_path, config.dump(), config.optimization, config.intervals, sample=fail, report=lines.append)
-    loop.run(transformer_task(config), replace(run))
+    run = loop.TrainerConfig(
+        tmp_path, config.dump(), config.optimization, config.intervals, sample=fail, report=lines.append
+    )
+    loop.train(transformer_task(config), replace(run))
     assert sum(line.startswith("WARNING: no sample sheet") for line in lines) == 4

@@ -14,7 +14,7 @@ __all__ = ["tokenizer_work", "work"]
 
 
 def test_ctrl_c_says_where_it_stopped_and_exits_with_130(work: Path, tmp_path: Path) -> None:
-    stopped = launch(words(work, tmp_path, "--with", "steps=4000"))
+    stopped = launch(words(work, tmp_path, "--recipe-arg", "steps=4000"))
     assert stopped.stderr is not None
     for line in stopped.stderr:
         if line.startswith("step 3/"):

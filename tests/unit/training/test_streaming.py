@@ -17,7 +17,7 @@ from bitvar.data.index_writing import build_index
 from bitvar.data.order import SampleOrder
 from bitvar.data.records import Reading
 from bitvar.errors import UsageError
-from bitvar.training.engine.microbatch import parts_of
+from bitvar.training.engine.microbatch import micro_batches_of
 from bitvar.training.streaming import BadSamples, IndexData
 from bitvar.transformer import TransformerConfig
 from tests.support.tiny import SCHEDULES, TEXT_WIDTH, tiny_text_encoder, tiny_tokenizer
@@ -75,7 +75,7 @@ def test_each_ratio_is_a_bucket_with_its_schedule(index: Path) -> None:
 def test_batches_hold_the_images_and_captions_of_their_samples(index: Path, workers: int) -> None:
     made = data(index, workers=workers)
     order = SampleOrder(made.counts, 4, 0)
-    for loaded in made.read(parts_of(order, range(12)), CaptionChoice()):
+    for loaded in made.read(micro_batches_of(order, range(12)), CaptionChoice()):
         width, height = made.sizes[loaded.part.bucket]
         assert loaded.images.shape == (4, 3, height, width)
         for image, caption in zip(loaded.images, loaded.captions, strict=True):
@@ -88,7 +88,7 @@ def test_workers_change_nothing(index: Path) -> None:
     batches = []
     for workers in (0, 1, 2):
         made = data(index, workers=workers)
-        parts = parts_of(SampleOrder(made.counts, 4, 0), range(5), per_part=2)
+        parts = micro_batches_of(SampleOrder(made.counts, 4, 0), range(5), micro_batch_size=2)
         batches.append(list(made.batches(parts, CaptionChoice(first=0.5, cut=0.5))))
     for other in batches[1:]:
         for one, two in zip(batches[0], other, strict=True):
@@ -99,7 +99,7 @@ def test_workers_change_nothing(index: Path) -> None:
 
 def test_captions_are_chosen_and_cut(index: Path) -> None:
     made = data(index)
-    parts = list(parts_of(SampleOrder(made.counts, 4, 0), range(40)))
+    parts = list(micro_batches_of(SampleOrder(made.counts, 4, 0), range(40)))
     seen = {text for loaded in made.read(parts, CaptionChoice(first=0.5, cut=0.5)) for text in loaded.captions}
     assert seen == {text for c in COLOURS for text in (c, f"a {c} square.", f"a {c} square. it is {c}")}
     assert {text for loaded in made.read(parts, None) for text in loaded.captions} == {
@@ -127,7 +127,7 @@ def spoil(index: Path, count: int) -> set[str]:
 def test_images_that_went_bad_are_replaced_and_named_once(index: Path, workers: int) -> None:
     spoilt = spoil(index, 3)
     made = data(index, workers=workers, bad=1.0)
-    batches = list(made.batches(parts_of(SampleOrder(made.counts, 4, 0), range(40)), None))
+    batches = list(made.batches(micro_batches_of(SampleOrder(made.counts, 4, 0), range(40)), None))
     assert len(batches) == 40
     assert all(len(batch.features) == 4 for batch in batches)
     rows = [json.loads(line) for line in (index.parent / "bad.jsonl").read_text().splitlines()]
@@ -140,7 +140,7 @@ def test_a_spent_budget_stops_the_run(index: Path) -> None:
     spoil(index, 4)
     made = data(index, bad=0.05)
     with pytest.raises(UsageError, match=r"could not be used[\s\S]*max-bad-fraction 0.05"):
-        list(made.batches(parts_of(SampleOrder(made.counts, 4, 0), range(200)), None))
+        list(made.batches(micro_batches_of(SampleOrder(made.counts, 4, 0), range(200)), None))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -149,7 +149,7 @@ def test_a_set_that_is_gone_stops_the_run_at_once(index: Path, workers: int) -> 
         path.unlink()
     made = data(index, workers=workers)
     with pytest.raises(UsageError, match=r"samples in a row can't be read[\s\S]*missing-image"):
-        list(made.batches(parts_of(SampleOrder(made.counts, 4, 0), range(3)), None))
+        list(made.batches(micro_batches_of(SampleOrder(made.counts, 4, 0), range(3)), None))
 
 
 def test_a_split_that_is_not_there_is_named(index: Path) -> None:
@@ -163,7 +163,7 @@ def test_the_index_may_move_with_its_images(index: Path, tmp_path: Path) -> None
     for name in ("images", "index"):
         shutil.move(index.parent / name, moved / name)
     made = data(moved / "index")
-    assert len(list(made.read(parts_of(SampleOrder(made.counts, 2, 0), range(3)), None))) == 3
+    assert len(list(made.read(micro_batches_of(SampleOrder(made.counts, 2, 0), range(3)), None))) == 3
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="it can't be told who sends a signal")
@@ -173,7 +173,7 @@ def test_workers_outlive_a_sigterm_that_others_send(index: Path) -> None:
     torch.set_num_threads(2)
     torch.set_num_threads(threads)
     made = data(index, workers=2)
-    batches = made.read(parts_of(SampleOrder(made.counts, 2, 0), range(40)), None)
+    batches = made.read(micro_batches_of(SampleOrder(made.counts, 2, 0), range(40)), None)
     assert len([next(batches), next(batches)]) == 2  # both workers are at work
     workers = multiprocessing.active_children()
     assert len(workers) == 2

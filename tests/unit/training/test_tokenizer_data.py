@@ -16,7 +16,7 @@ from bitvar.data.views import View, image_size
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, RefusedError, decode_image
 from bitvar.scales import nearest_in_ratio
-from bitvar.training.engine.microbatch import Part, parts_of
+from bitvar.training.engine.microbatch import MicroBatch, micro_batches_of
 from bitvar.training.streaming import BadSamples
 from bitvar.training.tokenizer.data import ImageFiles
 
@@ -214,7 +214,7 @@ def test_a_set_and_an_index_are_read_as_well(tmp_path: Path) -> None:
         made = files(source)
         assert made.schedules == (0, 2)
         assert counts is None or made.counts == counts
-        (batch,) = made.batches([Part(0, 1, torch.tensor([0, 1]), 0, 0)])
+        (batch,) = made.batches([MicroBatch(0, 1, torch.tensor([0, 1]), 0, 0)])
         assert batch.images.shape == (2, 3, 16, 16)
 
 
@@ -258,7 +258,7 @@ def test_images_go_to_the_nearest_ratio_and_to_every_size_of_it(folder: Path) ->
     made = files(folder)
     shapes = {}
     for bucket in range(len(made.counts)):
-        (batch,) = made.batches([Part(0, bucket, torch.tensor([0]), 0, 0)])
+        (batch,) = made.batches([MicroBatch(0, bucket, torch.tensor([0]), 0, 0)])
         shapes[made.schedules[bucket]] = tuple(batch.images.shape)
     assert shapes == {0: (1, 3, 8, 8), 1: (1, 3, 4, 8), 2: (1, 3, 16, 16)}
     assert nearest_in_ratio([(2, 2), (1, 2), (4, 4)], 0.98) == [0, 2]
@@ -270,8 +270,8 @@ def test_crops_depend_on_the_place_in_the_run_alone(folder: Path, workers: int) 
     view = View(smallest_crop=0.5, mirrored=True)
     reference, other = files(folder, view=view), files(folder, view=view, workers=workers)
     order = SampleOrder(reference.counts, 4, 0)
-    whole = [batch.images for batch in reference.batches(parts_of(order, range(6)))]
-    pieces = list(other.batches(parts_of(order, range(3, 6), per_part=2)))
+    whole = [batch.images for batch in reference.batches(micro_batches_of(order, range(6)))]
+    pieces = list(other.batches(micro_batches_of(order, range(3, 6), micro_batch_size=2)))
     for step in range(3):
         assert torch.equal(whole[3 + step], torch.cat([pieces[2 * step + i].images for i in range(2)]))
 
@@ -280,7 +280,7 @@ def test_a_image_that_vanished_is_replaced_and_reported(folder: Path) -> None:
     made = files(folder)
     (folder / "02.png").unlink()
     bucket = made.schedules.index(0)
-    (batch,) = made.batches([Part(0, bucket, torch.arange(made.counts[bucket]), 0, 0)])
+    (batch,) = made.batches([MicroBatch(0, bucket, torch.arange(made.counts[bucket]), 0, 0)])
     assert len(batch.images) == made.counts[bucket]
     assert "02.png" in (folder.parent / "bad.jsonl").read_text()
 

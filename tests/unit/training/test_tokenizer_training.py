@@ -18,9 +18,8 @@ from bitvar.metrics.distances import PerceptualDistance
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.training.config import IntervalConfig
 from bitvar.training.engine import loop
-from bitvar.training.engine.distributed import Ranks
-from bitvar.training.engine.loop import Run
-from bitvar.training.engine.microbatch import Part
+from bitvar.training.engine.distributed import DistributedContext
+from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.export import load_tokenizer, save_tokenizer
 from bitvar.training.monitor import health
 from bitvar.training.monitor.sample_sheets import reconstruction_sheet, to_image
@@ -108,7 +107,7 @@ def test_a_folder_of_images_makes_a_tokenizer(
 def test_a_trained_decoder_keeps_the_bits_and_fits_the_model(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--with", "trained=decoder", "--init", str(work / "tiny"), "--name", "sharper"]
+    options = ["--recipe-arg", "trained=decoder", "--init", str(work / "tiny"), "--name", "sharper"]
     run(monkeypatch, capsys, words(work, tmp_path / "run", *options))
     before = ImageCodec.from_pretrained(work / "tiny", device="cpu")
     after = ImageCodec.from_pretrained(tmp_path / "run" / "model", device="cpu")
@@ -147,7 +146,7 @@ def test_what_a_tokenizer_run_can_not_use_is_refused(
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setattr("bitvar.training.assemble._join", lambda inputs: (torch.device("cpu"), Ranks()))
+    monkeypatch.setattr("bitvar.training.assemble._join", lambda inputs: (torch.device("cpu"), DistributedContext()))
     _, err = run(monkeypatch, capsys, words(work, tmp_path / "run", option), code=2)
     assert option.partition("=")[0] in err
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -157,7 +156,7 @@ def test_recomputing_changes_nothing(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = []
-    for name, more in (("plain", ()), ("lean", ("--recompute",))):
+    for name, more in (("plain", ()), ("lean", ("--activation-checkpointing",))):
         run(monkeypatch, capsys, words(work, tmp_path / name, *more))
         made.append(load_component(InfinityTokenizer, tmp_path / name / "model").decoder.conv_in.weight)
     torch.testing.assert_close(made[0], made[1], atol=2e-3, rtol=1e-2)
@@ -172,7 +171,11 @@ def test_a_whole_other_tokenizer_does_not_fit_the_model(work: Path, tmp_path: Pa
 def test_a_half_is_exported_with_the_other(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, capsys, words(work, tmp_path / "run", "--with", "trained=decoder", "--init", str(work / "tiny")))
+    run(
+        monkeypatch,
+        capsys,
+        words(work, tmp_path / "run", "--recipe-arg", "trained=decoder", "--init", str(work / "tiny")),
+    )
     export = ["bitvar", "export", str(tmp_path / "run"), str(tmp_path / "out"), "--name", "run"]
     _, err = run(monkeypatch, capsys, export, code=2)
     assert "add --init" in err
@@ -192,7 +195,7 @@ def test_a_half_is_exported_with_the_other(
 def test_arrays_of_six_channels_train(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--with", "channels=6", "--init", str(work / "tiny")]
+    options = ["--recipe-arg", "channels=6", "--init", str(work / "tiny")]
     run(monkeypatch, capsys, words(work, tmp_path / "run", *options, data="arrays"))
     assert load_component(InfinityTokenizer, tmp_path / "run" / "model").config.image_channels == 6
     _, err = run(monkeypatch, capsys, words(work, tmp_path / "other", *options), code=2)
@@ -227,7 +230,7 @@ def test_a_half_needs_a_finished_tokenizer_of_its_channels(work: Path) -> None:
 
 def test_a_killed_run_over_files_goes_on_to_the_bit(work: Path, tmp_path: Path) -> None:
     def start(name: str, *more: str, until: str | None = None) -> None:
-        process = launch(words(work, tmp_path / name, "--with", "steps=6", *more))
+        process = launch(words(work, tmp_path / name, "--recipe-arg", "steps=6", *more))
         assert process.stderr is not None
         assert process.stdout is not None
         with process.stderr, process.stdout:
@@ -357,7 +360,7 @@ def test_several_sizes_train_in_one_run(tmp_path: Path) -> None:
 
     config = tokenizer_training(schedules=(GRIDS, GRIDS[:-1]), truncation=0.5)
     task = TokenizerTask(config, train=Both(), validation=Both())
-    made = loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals))
+    made = loop.train(task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals))
     assert made is not None
     last = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()][-1]
     assert last["phase"] == "validation"
@@ -395,7 +398,7 @@ def test_held_out_figures_are_those_counted_by_hand() -> None:
         tokenizer.encoder.conv_out.bias[0] = 50.0
         expected = by_hand(tokenizer, images)
     assert expected["dead_bits/scale_0"] >= 0.25
-    for ranks in (Ranks(), None):
+    for ranks in (DistributedContext(), None):
         found = measure_reconstruction(tokenizer, ImageSet(images), [GRIDS], perceptual=Blurry(), ranks=ranks)
         distance = found.pop("blurry")
         assert distance > 0
@@ -423,7 +426,9 @@ def test_a_collapse_is_reported_within_a_hundred_steps(tmp_path: Path) -> None:
     task = tokenizer_task(config)
     with torch.no_grad():
         task.model.tokenizer.encoder.conv_out.bias.fill_(10.0)
-    loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append))
+    loop.train(
+        task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
+    )
     warned = next(i for i, line in enumerate(lines) if "WARNING" in line)
     assert "Bits of scale 1 (0.00 of 1), 2 (0.00 of 1), 3 (0.00 of 1) hardly vary any more at step 60" in lines[warned]
     assert sum("collapse" in line for line in lines) == 1
@@ -444,7 +449,11 @@ def test_a_sound_run_is_not_called_collapsed() -> None:
 def test_the_checkpoint_of_a_half_is_refused_as_a_whole(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, capsys, words(work, tmp_path / "run", "--with", "trained=encoder", "--init", str(work / "tiny")))
+    run(
+        monkeypatch,
+        capsys,
+        words(work, tmp_path / "run", "--recipe-arg", "trained=encoder", "--init", str(work / "tiny")),
+    )
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000004"
     with pytest.raises(WeightsError, match="no whole tokenizer"):
         TokenizerOrigin.read(checkpoint)
@@ -464,5 +473,5 @@ def loop_config(checkpoint: Path) -> Any:
 def test_a_part_of_a_batch_is_the_batchs_own() -> None:
     """Where a batch stops is drawn for the step, so its parts stop at the same scale."""
     task = tokenizer_task(tokenizer_training(truncation=0.9))
-    stops = {task._stop(3, Part(7, 0, torch.arange(2), place, 0)) for place in (0, 2, 4)}
+    stops = {task._stop(3, MicroBatch(7, 0, torch.arange(2), place, 0)) for place in (0, 2, 4)}
     assert len(stops) == 1

@@ -22,9 +22,9 @@ from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig, losses
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining, TransformerTraining
 from bitvar.training.engine import distributed, loop
-from bitvar.training.engine.distributed import Ranks
-from bitvar.training.engine.loop import Run, Task, TrainingDivergedError
-from bitvar.training.engine.microbatch import Part, Purpose, make_generator, parts_of
+from bitvar.training.engine.distributed import DistributedContext
+from bitvar.training.engine.loop import Task, TrainingDivergedError
+from bitvar.training.engine.microbatch import MicroBatch, Purpose, make_generator, micro_batches_of
 from bitvar.training.engine.optim import Ema, build_optimizer, learning_rate
 from bitvar.training.monitor.health import Trouble
 from bitvar.training.tokenizer.data import ImageSet
@@ -111,8 +111,8 @@ def task_for(config: TokenizerTraining | TransformerTraining) -> Task:
 
 
 def train(config: Any, folder: Path, *, report: Callable[[str], None] = lambda line: None, **options: Any) -> nn.Module:
-    run = Run(folder, config.dump(), config.optimization, config.intervals, report=report, **options)
-    model = loop.run(task_for(config), run)
+    run = loop.TrainerConfig(folder, config.dump(), config.optimization, config.intervals, report=report, **options)
+    model = loop.train(task_for(config), run)
     assert model is not None
     return model
 
@@ -175,7 +175,9 @@ def test_changed_data_are_spoken_of(tmp_path: Path) -> None:
         shutil.rmtree(checkpoint)
     lines: list[str] = []
     task = TransformerTask(config, train=feature_set(7, 0), validation=feature_set(2, 1))
-    loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append))
+    loop.train(
+        task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
+    )
     assert lines[:2] == [
         "resuming at step 4",
         "WARNING: the data have changed, from [5] samples to [7]: other ones come next",
@@ -264,11 +266,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(broken: str, tmp_path
         before.extend(p.detach().clone() for p in task.model.parameters())
         if broken == "loss":
             return value * float("nan"), logged
-        return value + 0 * (task.model.start * 0).abs().sqrt().sum(), logged  # a NaN in the gradient only
+        return value + 0 * (task.model.start_token * 0).abs().sqrt().sum(), logged  # a NaN in the gradient only
 
     task.loss = loss  # type: ignore[method-assign]
     with pytest.raises(TrainingDivergedError, match=r"step 3: not finite[\s\S]*update was not made"):
-        loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals))
+        loop.train(task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals))
     assert all(torch.equal(a, b) for a, b in zip(before, task.model.parameters(), strict=True))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
 
@@ -296,8 +298,8 @@ def test_updates_that_are_not_finite_are_left_out_when_told_so(tmp_path: Path, v
     config, bad, lines = many_steps(not_finite="skip"), {2, 3, 4, 7, 9, 11, 13, 15, 17, 23}, list[str]()
     task = transformer_task(config)
     spoil(task, bad, value)
-    run = Run(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
-    loop.run(task, run)
+    run = loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
+    loop.train(task, run)
     left_out = [line for line in lines if "The update was left out." in line]
     assert [int(line.split("step ")[1].split(":")[0]) for line in left_out] == sorted(bad)
     before = {name: tensor.clone() for name, tensor in saved(tmp_path, 1).items()}
@@ -318,7 +320,7 @@ def test_an_update_that_is_not_finite_stops_the_run(tmp_path: Path, step: int) -
     task = transformer_task(config)
     spoil(task, {step})
     with pytest.raises(TrainingDivergedError, match=f"at step {step}: not finite"):
-        loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals))
+        loop.train(task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals))
     made = sorted((tmp_path / "checkpoints").glob("step-*"))
     assert len(made) == step
     assert all(tensor.isfinite().all() for s in range(1, step + 1) for tensor in saved(tmp_path, s).values())
@@ -329,18 +331,18 @@ def test_too_many_bad_updates_in_a_row_stop_a_run_that_skips(tmp_path: Path) -> 
     task = transformer_task(config)
     spoil(task, set(range(3, 24)))
     with pytest.raises(TrainingDivergedError, match=r"at step 13: not finite. 10 updates before it were left out"):
-        loop.run(task, Run(tmp_path, config.dump(), config.optimization, config.intervals))
+        loop.train(task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_computing_activations_again_changes_nothing(precision: str) -> None:
     config = transformer_training(optimization=optimization(precision=precision))
     gradients = []
-    for recompute in (False, True):
+    for activation_checkpointing in (False, True):
         task = transformer_task(config)
         _set_all(task.model)
-        distributed.lighten(task.units, recompute=recompute, compiled=False)
-        batch = next(task.batches(parts_of(SampleOrder(task.counts, 3, 0), range(1))))
+        distributed.compile_blocks(task.units, activation_checkpointing=activation_checkpointing, compiled=False)
+        batch = next(task.batches(micro_batches_of(SampleOrder(task.counts, 3, 0), range(1))))
         task.loss(batch)[0].backward()
         gradients.append({name: p.grad for name, p in task.model.named_parameters()})
     for name, gradient in gradients[0].items():
@@ -457,7 +459,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "transformer": COMMON | {
         "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True,
-        "requantized": False, "initial_gamma": 0.5, "num_scales": 2,
+        "requantize_after_flip": False, "initial_gamma": 0.5, "num_scales": 2,
         "first_caption": 1.0, "model.depth": 2, "model.width": 24, "model.num_heads": 1, "model.max_text_tokens": 6,
         "model.max_scales": 4, "model.code_lengths": [1.5, 1.0],
     },
@@ -510,7 +512,7 @@ def test_the_same_run_twice_is_the_same(base_fingerprints: dict[str, tuple[Any, 
 
 
 def tokenizer_loss(task: TokenizerTask, *, step: int = 0, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-    (batch,) = task.batches([Part(step, 0, torch.arange(3), 0, seed)])
+    (batch,) = task.batches([MicroBatch(step, 0, torch.arange(3), 0, seed)])
     return task.loss(batch)
 
 
@@ -568,7 +570,7 @@ def test_the_perceptual_distance_counts_and_is_felt() -> None:
     weight = task.model.tokenizer.encoder.conv_in.weight
     (gradient,) = torch.autograd.grad(Blurry()(reconstruction, images).mean(), weight)
     assert gradient.abs().max() > 0
-    assert task.validate(task.model, Ranks())["blurry"] > 0
+    assert task.validate(task.model, DistributedContext())["blurry"] > 0
 
 
 def test_a_perceptual_weight_without_a_network_is_refused() -> None:
@@ -676,12 +678,12 @@ def test_flips_without_requantising_disturb_the_inputs_alone() -> None:
         return ~bits if k < 2 else bits
 
     plain = teacher_forcing(FEATURES, SCHEDULE, patch_size=1)
-    disturbed = teacher_forcing(FEATURES, SCHEDULE, patch_size=1, flip=flip, requantized=False)
-    assert torch.equal(disturbed.target_bits, plain.target_bits)
-    pairs = zip(disturbed.inputs, plain.inputs, strict=True)
+    corrupted = teacher_forcing(FEATURES, SCHEDULE, patch_size=1, flip=flip, requantize_after_flip=False)
+    assert torch.equal(corrupted.target_bits, plain.target_bits)
+    pairs = zip(corrupted.inputs, plain.inputs, strict=True)
     assert all(torch.allclose(one, -other) for one, other in pairs)  # all codes that they read are turned
     corrected = teacher_forcing(FEATURES, SCHEDULE, patch_size=1, flip=flip)
-    assert torch.equal(corrected.inputs[0], disturbed.inputs[0])  # the first mistake is the same
+    assert torch.equal(corrected.inputs[0], corrupted.inputs[0])  # the first mistake is the same
     assert not torch.equal(corrected.target_bits, plain.target_bits)
 
 
@@ -724,8 +726,10 @@ def test_a_sample_draws_the_same_in_any_batch() -> None:
     """Captions, dropped prompts and flips depend on the sample's place in the run, not on who else is in the batch."""
     task = transformer_task(transformer_training(condition_dropout=0.5, max_flip_strength=1.0))
     order = SampleOrder(task.counts, 4, 0)
-    whole = list(task.batches(parts_of(order, range(3))))
-    pieces = list(task.batches(part for rank in range(2) for part in parts_of(order, range(3), rank=rank, ranks=2)))
+    whole = list(task.batches(micro_batches_of(order, range(3))))
+    pieces = list(
+        task.batches(part for rank in range(2) for part in micro_batches_of(order, range(3), rank=rank, ranks=2))
+    )
     for step, batch in enumerate(whole):
         halves = [pieces[step], pieces[3 + step]]
         assert torch.equal(torch.cat([half.features for half in halves]), batch.features)
@@ -733,10 +737,10 @@ def test_a_sample_draws_the_same_in_any_batch() -> None:
         torch.testing.assert_close(losses.mean(), task.loss(batch)[0], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("changes", [(), ("model.code_lengths=[4,2,1]",), ("requantized=false",)], ids=str)
+@pytest.mark.parametrize("changes", [(), ("model.code_lengths=[4,2,1]",), ("requantize_after_flip=false",)], ids=str)
 def test_training_on_the_first_scales_asks_for_the_same_bits(changes: tuple[str, ...]) -> None:
     some = transformer_task(transformer_training(num_scales=2).override(changes))
-    batch = next(some.batches(parts_of(SampleOrder(some.counts, 3, 0), range(1))))
+    batch = next(some.batches(micro_batches_of(SampleOrder(some.counts, 3, 0), range(1))))
     value, logged = some.loss(batch)
     everything = transformer_task(transformer_training().override(changes)).loss(batch)[1]
     assert {name for name in logged if "/" in name} == {
@@ -750,14 +754,16 @@ def test_training_on_the_first_scales_asks_for_the_same_bits(changes: tuple[str,
 def test_the_last_scale_is_never_flipped() -> None:
     config = transformer_training(max_flip_strength=1.0, condition_dropout=0.0)
     task = transformer_task(config)
-    value, logged = task.loss(next(task.batches([Part(0, 0, torch.arange(3), 0, 0)])))
+    value, logged = task.loss(next(task.batches([MicroBatch(0, 0, torch.arange(3), 0, 0)])))
     assert value.item() == pytest.approx(math.log(2), abs=0.01)
     assert {f"loss/scale_{k}" for k in range(3)} | {"accuracy"} <= set(logged)
 
 
 def test_validation_neither_flips_nor_drops() -> None:
     configs = (transformer_training(max_flip_strength=1.0, condition_dropout=1.0), transformer_training())
-    values = [transformer_task(config).validate(transformer_task(config).model, Ranks()) for config in configs]
+    values = [
+        transformer_task(config).validate(transformer_task(config).model, DistributedContext()) for config in configs
+    ]
     assert values[0] == values[1]
 
 
@@ -833,7 +839,7 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
         intervals=quiet,
     )
     task = TokenizerTask(config, train=ImageSet(images), validation=ImageSet(images))
-    models = loop.run(task, Run(folder / "tokenizer", config.dump(), config.optimization, quiet))
+    models = loop.train(task, loop.TrainerConfig(folder / "tokenizer", config.dump(), config.optimization, quiet))
     assert isinstance(models, TokenizerModels)
     tokenizer: InfinityTokenizer = models.tokenizer
     signed = images.float() / 127.5 - 1
@@ -854,8 +860,8 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
         max_flip_strength=0.1,
         initial_gamma=1.0,
     )  # fmt: skip
-    run = Run(folder / "transformer", training.dump(), training.optimization, quiet)
-    transformer = loop.run(TransformerTask(training, train=data, validation=data), run)
+    run = loop.TrainerConfig(folder / "transformer", training.dump(), training.optimization, quiet)
+    transformer = loop.train(TransformerTask(training, train=data, validation=data), run)
     assert isinstance(transformer, InfinityTransformer)
     results = generate(
         transformer,

@@ -76,7 +76,7 @@ def test_cached_logits_equal_the_full_masked_forward(patch_size: int, schedule: 
     condition = TextCondition.from_list(prompts(3, 5))
     inputs, _ = image(model, schedule, 2)
     full = model(condition, inputs, schedule)
-    state = model.begin(condition, schedule)
+    state = model.start_decoding(condition, schedule)
     for k in range(len(schedule)):
         tokens = model.embed(inputs[k - 1], k) if k else model.start_tokens(state.condition)
         close(model.decode_scale(tokens, k, state), full[:, schedule.tokens(k)])
@@ -155,7 +155,7 @@ def test_flex_attention_computes_the_same(schedule: ScaleSchedule) -> None:
 def test_self_attention_equals_the_oracle() -> None:
     model = rough_model()
     attention = model.blocks[0].self_attention
-    attention.log_scale.copy_(torch.tensor([math.log(4), 9.0]))  # the second is clamped to ln 100
+    attention.logit_scale.copy_(torch.tensor([math.log(4), 9.0]))  # the second is clamped to ln 100
     x = 0.3 * torch.randn(1, TALL.num_tokens, 32, generator=torch.Generator().manual_seed(1))
     ours = attention(x, rope_table(TALL.positions(), 16), BlockCausal(TALL.offsets), None)
     weights = oracle.AttentionWeights(
@@ -165,7 +165,7 @@ def test_self_attention_equals_the_oracle() -> None:
                 attention.qkv.weight,
                 attention.q_bias,
                 attention.v_bias,
-                attention.log_scale,
+                attention.logit_scale,
                 attention.proj.weight,
                 attention.proj.bias,
             )
@@ -230,7 +230,7 @@ def test_a_dropped_prompts_words_do_not_matter_but_its_length_does() -> None:
 def test_the_first_loss_is_near_ln_2() -> None:
     for patch_size in (1, 2):
         model = InfinityTransformer(config(patch_size=patch_size))
-        model.initialize(torch.Generator().manual_seed(0))
+        model.init_weights(torch.Generator().manual_seed(0))
         inputs, bits = image(model, TALL, 4)
         logits = model(TextCondition.from_list(prompts(3, 2, 4, 5)), inputs, TALL)
         for reweighted in (False, True):
@@ -241,7 +241,7 @@ def test_the_first_loss_is_near_ln_2() -> None:
 
 def test_initialisation_follows_the_released_recipe() -> None:
     model = InfinityTransformer(config(width=64, depth=3))
-    model.initialize(torch.Generator().manual_seed(0))
+    model.init_weights(torch.Generator().manual_seed(0))
     std = math.sqrt(1 / (3 * 64))
 
     def spread(tensor: Tensor) -> float:
@@ -259,11 +259,11 @@ def test_initialisation_follows_the_released_recipe() -> None:
     assert spread(model.shared_modulation.weight[2 * 64 :]) == pytest.approx(truncated * 1e-3, rel=0.05)
     assert spread(block.modulation[:2]) == pytest.approx(truncated * 5e-6, rel=0.2)
     assert spread(block.modulation[2:]) == pytest.approx(truncated * 1e-3, rel=0.2)
-    assert block.self_attention.log_scale.tolist() == pytest.approx([math.log(4)] * 2)
+    assert block.self_attention.logit_scale.tolist() == pytest.approx([math.log(4)] * 2)
     assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))
     assert all((p == 1).all() for name, p in model.named_parameters() if name.endswith("norm.weight"))
     again = InfinityTransformer(config(width=64, depth=3))
-    again.initialize(torch.Generator().manual_seed(0))
+    again.init_weights(torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
@@ -294,7 +294,7 @@ def test_an_over_long_prompt_is_refused(entry: str) -> None:
     model, condition = rough_model(), TextCondition.from_list(prompts(9))
     inputs, _ = image(model, SQUARE, 1)
     with pytest.raises(UsageError, match=r"9 tokens long[\s\S]*at most 8"):
-        model(condition, inputs, SQUARE) if entry == "forward" else model.begin(condition, SQUARE)
+        model(condition, inputs, SQUARE) if entry == "forward" else model.start_decoding(condition, SQUARE)
 
 
 @torch.no_grad()
@@ -307,7 +307,7 @@ def test_a_bf16_model_gives_fp32_logits() -> None:
     ours = model(condition, inputs, SQUARE)
     assert ours.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(ours.flatten(), expected.flatten(), dim=0) > 0.98
-    state = model.begin(condition, SQUARE)
+    state = model.start_decoding(condition, SQUARE)
     assert model.decode_scale(model.start_tokens(state.condition), 0, state).dtype == torch.float32
     assert state.cache.num_bytes == 2 * 2 * 32 * 2 * 5
 
@@ -411,7 +411,7 @@ def test_a_patch_is_read_as_four_cells() -> None:
     model = rough_model(patch_size=2)
     cells = torch.randn(1, 3, 4, 4)
     tokens = torch.from_numpy(oracle.unshuffle(cells[0].numpy(), 2))
-    expected = tokens @ model.word_embedding.weight.T + model.word_embedding.bias + model.scale_embedding[1]
+    expected = tokens @ model.input_proj.weight.T + model.input_proj.bias + model.scale_embedding[1]
     torch.testing.assert_close(model.embed(cells, 1)[0], expected)
     assert torch.equal(model.to_cells(tokens[None], (2, 2)), cells)
 
@@ -422,7 +422,7 @@ def test_the_state_can_go_on_with_the_first_rows() -> None:
     condition = TextCondition.from_list(prompts(3, 5, 2))
     inputs, _ = image(model, SQUARE, 3)
     full = model(condition, inputs, SQUARE)
-    state = model.begin(condition, SQUARE)
+    state = model.start_decoding(condition, SQUARE)
     model.decode_scale(model.start_tokens(state.condition), 0, state)
     state.keep_rows(2)
     close(model.decode_scale(model.embed(inputs[0][:2], 1), 1, state), full[:2, SQUARE.tokens(1)])

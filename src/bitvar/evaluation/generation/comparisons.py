@@ -19,10 +19,10 @@ from bitvar.evaluation.generation.diversity import measure_diversity
 from bitvar.evaluation.generation.images import Shown
 from bitvar.evaluation.generation.memorisation import ANY_SIZE, Neighbour, closeness, find_neighbours, thumbnails
 from bitvar.evaluation.generation.metrics import Finding
+from bitvar.evaluation.generation.sheet import Cell, SheetRow
 from bitvar.icons.benchmark.alignment import AlignmentScorer, score_alignment
 from bitvar.imaging.batches import as_tensor, in_batches
 from bitvar.imaging.open import require_image
-from bitvar.imaging.sheet import Cell, SheetRow
 from bitvar.metrics.distances import Distance
 
 _PAIRS: Final = 4

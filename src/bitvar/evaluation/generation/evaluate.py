@@ -36,11 +36,11 @@ from bitvar.evaluation.generation.scoring import (
     read_verdicts,
     shuffled_cases,
 )
+from bitvar.evaluation.generation.sheet import SheetRow, draw_rows, example_rows
 from bitvar.evaluation.reconstruction.images import find_source
 from bitvar.evaluation.run_folder import SETTINGS, require_own
 from bitvar.files import atomic_path, write_text
 from bitvar.icons.dataset.prompts import ScenePrompt, read_prompts
-from bitvar.imaging.sheet import SheetRow, draw_rows, example_rows
 from bitvar.pipeline import InfinityPipeline
 
 REPORT: Final = "report.json"

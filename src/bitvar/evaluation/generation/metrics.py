@@ -14,10 +14,10 @@ from jaxtyping import UInt8
 
 from bitvar.errors import UsageError
 from bitvar.evaluation.generation.images import Shown
+from bitvar.evaluation.generation.sheet import SheetRow
 from bitvar.evaluation.reconstruction.images import ImageStream, open_entry
 from bitvar.imaging.batches import in_batches
 from bitvar.imaging.open import ImageLimits, RefusedError
-from bitvar.imaging.sheet import SheetRow
 from bitvar.metrics.frechet import FeatureNetwork, Moments, frechet_distance
 
 _AT_ONCE: Final = 32

@@ -21,7 +21,7 @@ from PIL import Image
 from bitvar.codec import ImageCodec
 from bitvar.codec.bitfile import MAX_PIXELS
 from bitvar.config import Config, read_json
-from bitvar.data.layouts import Entry
+from bitvar.data.layouts import Record
 from bitvar.errors import UsageError
 from bitvar.evaluation.reconstruction.accumulators import figures
 from bitvar.evaluation.reconstruction.baselines import FORMATS
@@ -211,7 +211,7 @@ def _go_through(
     return progress
 
 
-def _after(images: ImageStream, progress: Progress) -> Iterator[Entry]:
+def _after(images: ImageStream, progress: Progress) -> Iterator[Record]:
     """The entries that come after those that were gone through, which must be the same as then."""
     entries, again = iter(images), Progress()
     for entry in islice(entries, progress.read):
@@ -232,7 +232,7 @@ class _Opened:
 
 
 def _open(
-    entries: Sequence[Entry],
+    entries: Sequence[Record],
     progress: Progress,
     settings: ReconstructionSettings,
     contest: Contest,

@@ -10,7 +10,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from PIL import Image
 
 from bitvar.data.index import is_index, read_source
-from bitvar.data.layouts import LISTINGS, Candidate, Entry, Refusal, read_entries
+from bitvar.data.layouts import LISTINGS, RawSample, Record, Rejected, read_records
 from bitvar.data.walking import Skipped, walk_files
 from bitvar.errors import UsageError
 from bitvar.imaging.formats import IMAGE_SUFFIXES
@@ -60,7 +60,7 @@ class ImageStream:
         self.skipped = Skipped()
         """What was passed over so far in folders, since the last pass began."""
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[Record]:
         self.skipped = Skipped()
         found = (entry for source in self.sources for entry in self._entries(source))
         for count, entry in enumerate(found):
@@ -68,33 +68,33 @@ class ImageStream:
                 return
             yield entry
 
-    def _entries(self, source: Path) -> Iterator[Entry]:
+    def _entries(self, source: Path) -> Iterator[Record]:
         if _has_splits(source):
-            entries = read_source(source) if source.is_dir() else read_entries(source)
+            entries = read_source(source) if source.is_dir() else read_records(source)
             for entry in entries:
-                if self.split is None or (isinstance(entry, Candidate) and entry.split == self.split):
+                if self.split is None or (isinstance(entry, RawSample) and entry.split == self.split):
                     yield entry
         elif source.is_dir():
             yield from self._walk(source)
         else:
-            yield Candidate(str(source), Location(source), ())
+            yield RawSample(str(source), Location(source), ())
 
-    def _walk(self, folder: Path) -> Iterator[Entry]:
+    def _walk(self, folder: Path) -> Iterator[Record]:
         """Folder by folder, the names of one at a time in memory."""
         told = len(self.skipped.problems)
         for path in walk_files(folder, IMAGE_SUFFIXES, self.skipped):
-            yield Candidate(path.relative_to(folder.parent).as_posix(), Location(path), ())
+            yield RawSample(path.relative_to(folder.parent).as_posix(), Location(path), ())
         for place, why in self.skipped.problems[told:]:
-            yield Refusal(str(place), "unreadable-file", why)
+            yield Rejected(str(place), "unreadable-file", why)
 
 
-def open_entry(entry: Entry, limits: ImageLimits) -> Image.Image:
+def open_entry(entry: Record, limits: ImageLimits) -> Image.Image:
     """The RGB image of an entry.
 
     Raises:
         RefusedError: for one that can't be used, or that is not the one its source knows.
     """
-    if isinstance(entry, Refusal):
+    if isinstance(entry, Rejected):
         raise RefusedError(entry.reason, entry.detail)
     data = entry.image.read(max_bytes=limits.max_bytes)
     if entry.digest is not None and hashlib.sha256(data).digest() != entry.digest:

@@ -70,7 +70,7 @@ class AlignmentModel(nn.Module):
         )
         self.text = nn.TransformerEncoder(layer, config.text_depth, enable_nested_tensor=False)
         self.text_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(10.0)))
 
     def of_images(self, seen: Float[Tensor, "b f"]) -> Float[Tensor, "b w"]:
         """Vectors of length 1, of what `see` gives."""
@@ -84,7 +84,7 @@ class AlignmentModel(nn.Module):
 
     def loss(self, images: Float[Tensor, "b w"], prompts: Float[Tensor, "b w"]) -> Float[Tensor, ""]:
         """Cross-entropy of finding each image's own prompt in the batch, and each prompt's image."""
-        logits = images @ prompts.T * self.log_scale.clamp(max=math.log(100.0)).exp()
+        logits = images @ prompts.T * self.logit_scale.clamp(max=math.log(100.0)).exp()
         own = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
@@ -158,7 +158,7 @@ class AlignmentScorer:
     def of_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "n w"]:
         """Vectors of prompts."""
         parts = [prompts[start : start + _BATCH] for start in range(0, len(prompts), _BATCH)]
-        device = self.model.log_scale.device
+        device = self.model.logit_scale.device
         return torch.cat([self.model.of_prompts(self.encoder.encode(part).to(device)) for part in parts])
 
 

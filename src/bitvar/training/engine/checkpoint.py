@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bitvar.errors import WeightsError
 from bitvar.files import flush
-from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.identity import RunIdentity, require_same
 from bitvar.training.engine.optim import Ema, trained_parameters
 from bitvar.training.engine.retention import Validated, checkpoint_name, is_ours, list_checkpoints, prune, read_state
@@ -76,7 +76,7 @@ class Saver:
         config: JSON of the run's whole configuration.
         keep: how many to keep, beside the one with the best validation figure.
         identity: the other parts of the run's identity, by name.
-        begun_from: digest of the frozen weights that the saved ones belong to, if there are any.
+        base_sha256: digest of the frozen weights that the saved ones belong to, if there are any.
         counts: samples of each bucket, to tell when the data have changed.
         ranks: each writes its own part; the main one makes the folder whole.
     """
@@ -88,14 +88,14 @@ class Saver:
         config: str,
         keep: int,
         identity: Mapping[str, str] | None = None,
-        begun_from: str | None = None,
+        base_sha256: str | None = None,
         counts: Sequence[int] = (),
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
     ) -> None:
-        self.folder, self.config, self.keep, self.begun_from = folder, config, keep, begun_from
+        self.folder, self.config, self.keep, self.base_sha256 = folder, config, keep, base_sha256
         self.identity = dict(identity or {})
         self.counts = list(counts)
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or DistributedContext()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._pending: Future[None] | None = None
 
@@ -111,7 +111,7 @@ class Saver:
 
     def _values(self, state: TrainState) -> dict[str, Any]:
         """What `state.json` holds."""
-        values = {"step": state.step, "begun_from": self.begun_from, "counts": self.counts, "identity": self.identity}
+        values = {"step": state.step, "base_sha256": self.base_sha256, "counts": self.counts, "identity": self.identity}
         if state.extensions:
             values["extensions"] = [dict(extension) for extension in state.extensions]
         if state.validated is not None:
@@ -192,7 +192,7 @@ class Saver:
         prune(self.folder, keep=self.keep)
 
 
-def take_snapshot(state: TrainState, ranks: Ranks) -> Snapshot:
+def take_snapshot(state: TrainState, ranks: DistributedContext) -> Snapshot:
     """Copies of what this rank writes: its shards if it is of the first copy; whole tensors on the main rank only."""
     taken: dict[str, dict[str, Rows]] = {}
     for group, tensors in state.tensors().items():
@@ -206,15 +206,15 @@ def take_snapshot(state: TrainState, ranks: Ranks) -> Snapshot:
     return taken
 
 
-def _is_first_copy(ranks: Ranks) -> bool:
+def _is_first_copy(ranks: DistributedContext) -> bool:
     return ranks.mesh is None or ranks.mesh.get_local_rank(0) == 0
 
 
-def _shard_of(ranks: Ranks) -> int:
+def _shard_of(ranks: DistributedContext) -> int:
     return 0 if ranks.mesh is None else ranks.mesh.get_local_rank(1)
 
 
-def _num_shards(tensors: Mapping[str, Rows], ranks: Ranks) -> int:
+def _num_shards(tensors: Mapping[str, Rows], ranks: DistributedContext) -> int:
     """As many files as shards; one if the tensors are whole."""
     partial = any(rows.values.ndim and rows.values.shape[0] != rows.total for rows in tensors.values())
     return ranks.mesh.size(1) if partial and ranks.mesh is not None else 1
@@ -301,7 +301,7 @@ def restore(
         UsageError: if it was made by a run of another identity.
         WeightsError: if it was made on other frozen weights, or holds another model.
     """
-    if read_state(checkpoint).get("begun_from") != base:
+    if read_state(checkpoint).get("base_sha256") != base:
         why = "its weights belong to another model than the one of --init"
         raise WeightsError(f"{checkpoint} can't go on from here.", why, "give the --init that it began from")
     saved, now = RunIdentity(read_object(checkpoint / "config.json"), identity_of(checkpoint)), json.loads(config)
@@ -359,9 +359,9 @@ def counts_of(checkpoint: Path) -> list[object]:
     return counts if isinstance(counts, list) else []
 
 
-def begun_from(checkpoint: Path) -> str | None:
+def base_sha256(checkpoint: Path) -> str | None:
     """The digest of the frozen weights that a checkpoint's own belong to."""
-    digest = read_state(checkpoint).get("begun_from")
+    digest = read_state(checkpoint).get("base_sha256")
     return digest if isinstance(digest, str) else None
 
 
@@ -373,10 +373,10 @@ def is_checkpoint(folder: Path) -> bool:
 def averaged_tensors(checkpoint: Path) -> dict[str, Tensor]:
     """The averaged weights of a checkpoint, in one piece."""
     stored = ShardedTensors(checkpoint, "ema")
-    return {name: stored.whole(name) for name in stored.names}
+    return {name: stored.full_tensor(name) for name in stored.names}
 
 
-def load_initial(model: nn.Module, source: Path) -> dict[str, str]:
+def load_pretrained(model: nn.Module, source: Path) -> dict[str, str]:
     """Begin a new run from the averaged weights of a checkpoint, or a model folder's transformer, of the same sizes.
 
     Returns:

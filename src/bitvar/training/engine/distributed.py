@@ -1,6 +1,7 @@
 """Several ranks: a model in shards (FSDP2), in copies, or in shards of which there are copies. Only this file knows.
 
-A run on one rank without a launcher never comes here: `Ranks()` is one rank, and every function leaves it alone.
+A run on one rank without a launcher never comes here: `DistributedContext()` is one rank, and every function leaves it
+alone.
 """
 
 import functools
@@ -28,7 +29,7 @@ class ReplicasDifferError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistributedContext:
     """This process among those that train together.
 
     Attributes:
@@ -47,7 +48,7 @@ class Ranks:
         return self.rank == 0
 
     @property
-    def num_copies(self) -> int:
+    def num_replicas(self) -> int:
         return 1 if self.mesh is None else self.mesh.size(0)
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
@@ -85,7 +86,7 @@ class Ranks:
         return box[0]
 
 
-def connect(device: torch.device, *, rank: int, world: int, shards: int | None = None) -> Ranks:
+def connect(device: torch.device, *, rank: int, world: int, shards: int | None = None) -> DistributedContext:
     """Join the processes that a launcher started; MASTER_ADDR and MASTER_PORT say where they meet.
 
     Args:
@@ -104,7 +105,7 @@ def connect(device: torch.device, *, rank: int, world: int, shards: int | None =
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=_TIMEOUT)
     mesh = init_device_mesh(device.type, (world // wanted, wanted), mesh_dim_names=("copy", "shard"))
-    return Ranks(rank, world, mesh, dist.new_group(backend="gloo", timeout=_TIMEOUT))
+    return DistributedContext(rank, world, mesh, dist.new_group(backend="gloo", timeout=_TIMEOUT))
 
 
 def disconnect() -> None:
@@ -114,16 +115,16 @@ def disconnect() -> None:
         dist.destroy_process_group()
 
 
-def lighten(units: Sequence[nn.Module], *, recompute: bool, compiled: bool) -> None:
+def compile_blocks(units: Sequence[nn.Module], *, activation_checkpointing: bool, compiled: bool) -> None:
     """Change how units run, not what they compute; before `distribute`.
 
     Args:
         units: e.g. the blocks.
-        recompute: keep only their inputs, and compute the rest again in the backward pass.
+        activation_checkpointing: keep only their inputs, and compute the rest again in the backward pass.
         compiled: through torch.compile, each on its own.
     """
     for unit in units:
-        if recompute:
+        if activation_checkpointing:
             forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
             unit.forward = forward  # type: ignore[method-assign]  # checkpoint() hides the unit's own type
         if compiled:
@@ -131,7 +132,12 @@ def lighten(units: Sequence[nn.Module], *, recompute: bool, compiled: bool) -> N
 
 
 def distribute(
-    model: nn.Module, units: Sequence[nn.Module], ranks: Ranks, *, precision: torch.dtype, device: torch.device
+    model: nn.Module,
+    units: Sequence[nn.Module],
+    ranks: DistributedContext,
+    *,
+    precision: torch.dtype,
+    device: torch.device,
 ) -> None:
     """Put a model on the device or spread it over the ranks' devices, in place, one unit after the other.
 
@@ -145,7 +151,7 @@ def distribute(
         return
     # Logits are a view of what the head gives; nobody changes them in place, which is what PyTorch warns of.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    mesh = ranks.mesh if ranks.num_copies > 1 else ranks.mesh["shard"]
+    mesh = ranks.mesh if ranks.num_replicas > 1 else ranks.mesh["shard"]
     low = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     full = MixedPrecisionPolicy(cast_forward_inputs=False)
     for unit in units:
@@ -153,7 +159,7 @@ def distribute(
     fully_shard(model, mesh=mesh, reshard_after_forward=True, mp_policy=full)
 
 
-def average_gradients(parameters: Sequence[nn.Parameter], ranks: Ranks) -> None:
+def average_gradients(parameters: Sequence[nn.Parameter], ranks: DistributedContext) -> None:
     """The mean of the gradients over ranks, where the model is whole on each; shards have theirs already."""
     if ranks.world == 1:
         return
@@ -167,13 +173,13 @@ def average_gradients(parameters: Sequence[nn.Parameter], ranks: Ranks) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor of which other ranks may hold parts, in one piece. All ranks must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def gather(model: nn.Module, fresh: Callable[[], nn.Module], ranks: Ranks) -> nn.Module | None:
+def gather(model: nn.Module, fresh: Callable[[], nn.Module], ranks: DistributedContext) -> nn.Module | None:
     """The model as an ordinary one, on the main rank; None on others. All ranks must ask.
 
     Args:
@@ -185,14 +191,14 @@ def gather(model: nn.Module, fresh: Callable[[], nn.Module], ranks: Ranks) -> nn
     target = fresh() if ranks.is_main else None
     into = dict(target.named_parameters()) if target is not None else {}
     for name, parameter in model.named_parameters():
-        full = whole(parameter)
+        full = full_tensor(parameter)
         if target is not None:
             into[name].copy_(full)
     return target
 
 
 @torch.no_grad()
-def require_equal_copies(tensors: Sequence[Tensor], ranks: Ranks) -> None:
+def require_equal_replicas(tensors: Sequence[Tensor], ranks: DistributedContext) -> None:
     """Compare all bits of tensors of which several ranks hold the same part.
 
     Raises:
@@ -201,10 +207,10 @@ def require_equal_copies(tensors: Sequence[Tensor], ranks: Ranks) -> None:
     if ranks.mesh is None or ranks.world == 1:
         return
     sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
-    if sharded and ranks.num_copies == 1:
+    if sharded and ranks.num_replicas == 1:
         return
     sums = torch.stack([_checksum(t.to_local() if isinstance(t, DTensor) else t) for t in tensors])
-    everyone = [torch.empty_like(sums) for _ in range(ranks.num_copies if sharded else ranks.world)]
+    everyone = [torch.empty_like(sums) for _ in range(ranks.num_replicas if sharded else ranks.world)]
     dist.all_gather(everyone, sums, group=ranks.mesh.get_group(0) if sharded else None)
     counts = [sum(torch.equal(one, other) for other in everyone) for one in everyone]
     # Groups see different parts, so one may be sound where another is not: all stop together.

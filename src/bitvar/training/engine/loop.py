@@ -23,9 +23,9 @@ from bitvar.training.config import IntervalConfig, OptimizationConfig
 from bitvar.training.engine import checkpoint as checkpoints
 from bitvar.training.engine import distributed
 from bitvar.training.engine.checkpoint import step_of
-from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.metrics_log import MetricsFile, read_metrics
-from bitvar.training.engine.microbatch import Part, parts_of
+from bitvar.training.engine.microbatch import MicroBatch, micro_batches_of
 from bitvar.training.engine.optim import Ema, build_optimizer, trained_parameters
 from bitvar.training.engine.retention import (
     Validated,
@@ -42,13 +42,13 @@ Metrics = dict[str, float]
 
 __all__ = [
     "Metrics",
-    "Run",
     "Task",
+    "TrainerConfig",
     "TrainingDivergedError",
     "TrainingInterrupted",
     "TrainingStoppedError",
     "Work",
-    "run",
+    "train",
 ]
 
 
@@ -91,7 +91,7 @@ class Task(Protocol):
         """A model of the same sizes on the CPU, whose weights will be overwritten."""
         ...
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[Any]:
+    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[Any]:
         """What `loss` needs of each part, in order; may read ahead."""
         ...
 
@@ -99,7 +99,7 @@ class Task(Protocol):
         """The mean loss of a part, and what to log of it."""
         ...
 
-    def validate(self, model: nn.Module, ranks: Ranks) -> Metrics:
+    def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
         """Figures on held-out samples, shared by the ranks. `model` has the averaged weights."""
         ...
 
@@ -109,7 +109,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainerConfig:
     """Where and how a task is trained.
 
     Attributes:
@@ -117,13 +117,13 @@ class Run:
         config: JSON of the whole configuration, kept with every checkpoint.
         identity: the digests of what else the run depends on, by name, kept with every checkpoint (`identity.py`).
         extend: go on from a checkpoint of fewer `optimization.steps`.
-        begun_from: digest of the frozen weights that the trained ones belong to, if there are any.
-        per_part: samples that a rank passes through the model at once; all of its share if None.
+        base_sha256: digest of the frozen weights that the trained ones belong to, if there are any.
+        micro_batch_size: samples that a rank passes through the model at once; all of its share if None.
         ranks: who trains together; their number may change between restarts.
         peak: floating-point operations a second that the device could do, to report the share that is used.
         sample: writes images of the averaged model to a PNG; None for no samples.
         stop: asked after every step; once true, the run saves and stops.
-        beat: called while there is progress.
+        heartbeat: called while there is progress.
         report: receives a line of text for people.
         follow: receives every step, and the figures that a line of the log would have.
         track: receives (step, phase, figures), as `metrics.jsonl` does.
@@ -136,20 +136,20 @@ class Run:
     intervals: IntervalConfig
     identity: Mapping[str, str] = field(default_factory=dict)
     extend: bool = False
-    begun_from: str | None = None
-    per_part: int | None = None
-    ranks: Ranks = field(default_factory=Ranks)
+    base_sha256: str | None = None
+    micro_batch_size: int | None = None
+    ranks: DistributedContext = field(default_factory=DistributedContext)
     peak: float | None = None
     sample: Callable[[nn.Module, Path], None] | None = None
     stop: Callable[[], bool] = lambda: False
-    beat: Callable[[], None] = lambda: None
+    heartbeat: Callable[[], None] = lambda: None
     report: Callable[[str], None] = lambda line: None
     follow: Callable[[int, Metrics], None] = lambda step, values: None
     track: Callable[[int, str, Metrics], None] = lambda step, phase, values: None
     show: Callable[[int, Path], None] = lambda step, path: None
 
 
-def run(task: Task, run: Run) -> nn.Module | None:
+def train(task: Task, run: TrainerConfig) -> nn.Module | None:
     """Train to the last step, resuming from the newest checkpoint if there is one.
 
     An interrupted run saves before it stops, unless the update was half done. A finished one is a no-op.
@@ -159,13 +159,13 @@ def run(task: Task, run: Run) -> nn.Module | None:
 
     Raises:
         TrainingDivergedError: when loss or gradient is not finite.
-        TrainingStoppedError: when `run.stop` asked for it; the state is saved.
+        TrainingStoppedError: when `config.stop` asked for it; the state is saved.
         TrainingInterrupted: after Ctrl-C; the state is saved, unless an update was half done.
         UsageError: when another process trains in the same folder, the ranks can't share a batch, or the newest
             checkpoint is of a run of another identity.
         WeightsError: when every checkpoint is altered.
     """
-    require_shares(run.optimization.batch_size, run.ranks.world, run.per_part)
+    require_shares(run.optimization.batch_size, run.ranks.world, run.micro_batch_size)
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(run.folder / ".lock", timeout=0) if run.ranks.is_main else nullcontext():
@@ -178,16 +178,16 @@ def run(task: Task, run: Run) -> nn.Module | None:
         ) from None
 
 
-def require_shares(size: int, world: int, per_part: int | None) -> None:
-    """Refuse a batch of `size` that `world` ranks, in parts of `per_part`, can't share equally; UsageError."""
-    if size % world or (per_part is not None and (size // world) % per_part):
-        whom = f"{world} rank{'s' * (world > 1)}" + (f" in parts of {per_part}" if per_part else "")
+def require_shares(size: int, world: int, micro_batch_size: int | None) -> None:
+    """Refuse a batch of `size` that `world` ranks, in parts of `micro_batch_size`, can't share equally; UsageError."""
+    if size % world or (micro_batch_size is not None and (size // world) % micro_batch_size):
+        whom = f"{world} rank{'s' * (world > 1)}" + (f" in parts of {micro_batch_size}" if micro_batch_size else "")
         why = "every rank and every part takes as many samples"
-        todo = "change the ranks, --per-part or optimization.batch_size so that they divide"
+        todo = "change the ranks, --micro-batch or optimization.batch_size so that they divide"
         raise UsageError(f"{whom} can't share a batch of {size}.", why, todo)
 
 
-def _run(task: Task, run: Run) -> nn.Module | None:
+def _run(task: Task, run: TrainerConfig) -> nn.Module | None:
     state = _prepare(task, run)
     loop = _Loop(task, run, state)
     try:
@@ -204,7 +204,7 @@ def _run(task: Task, run: Run) -> nn.Module | None:
     return None if model is None else model.requires_grad_(False).eval()
 
 
-def _prepare(task: Task, run: Run) -> checkpoints.TrainState:
+def _prepare(task: Task, run: TrainerConfig) -> checkpoints.TrainState:
     """Spread the model, make the optimiser and the averages, and load the newest checkpoint into them."""
     folder, report = run.folder / "checkpoints", run.report
     newest = ""
@@ -218,7 +218,7 @@ def _prepare(task: Task, run: Run) -> checkpoints.TrainState:
     if newest:
         extended = checkpoints.restore(
             state, Path(newest),
-            config=run.config, identity=run.identity, base=run.begun_from, extend=run.extend,
+            config=run.config, identity=run.identity, base=run.base_sha256, extend=run.extend,
         )  # fmt: skip
         done = state.step >= run.optimization.steps
         report(f"finished already, at step {state.step}" if done else f"resuming at step {state.step}")
@@ -236,12 +236,12 @@ def _prepare(task: Task, run: Run) -> checkpoints.TrainState:
 class _Loop:
     """One stretch of a run, from where it begins or resumes."""
 
-    def __init__(self, task: Task, run: Run, state: checkpoints.TrainState) -> None:
+    def __init__(self, task: Task, run: TrainerConfig, state: checkpoints.TrainState) -> None:
         self.task, self.run, self.state = task, run, state
         optimization, ranks = run.optimization, run.ranks
         self.saver = checkpoints.Saver(
             run.folder / "checkpoints",
-            config=run.config, keep=run.intervals.keep, identity=run.identity, begun_from=run.begun_from,
+            config=run.config, keep=run.intervals.keep, identity=run.identity, base_sha256=run.base_sha256,
             counts=task.counts, ranks=ranks,
         )  # fmt: skip
         self.saved_step = state.step
@@ -254,10 +254,10 @@ class _Loop:
         self.warned: set[str] = set()
         self.recent: dict[str, deque[tuple[int, float]]] = {}
         order = SampleOrder(task.counts, optimization.batch_size, optimization.seed)
-        per_part = run.per_part or optimization.batch_size // ranks.world
-        num_parts = optimization.batch_size // ranks.world // per_part
+        micro_batch_size = run.micro_batch_size or optimization.batch_size // ranks.world
+        num_parts = optimization.batch_size // ranks.world // micro_batch_size
         steps = range(state.step, optimization.steps)
-        parts = parts_of(order, steps, rank=ranks.rank, ranks=ranks.world, per_part=per_part)
+        parts = micro_batches_of(order, steps, rank=ranks.rank, ranks=ranks.world, micro_batch_size=micro_batch_size)
         self.batches = self._counted(task.batches(parts))
         self.updater = Updater(state, task.loss, optimization, num_parts=num_parts, ranks=ranks, report=run.report)
 
@@ -266,11 +266,11 @@ class _Loop:
         optimization, intervals = run.optimization, run.intervals
         if run.sample is not None and state.step == 0 < optimization.steps:
             self._sample(run.sample)
-            run.beat()
+            run.heartbeat()
         while state.step < optimization.steps:
             logged = self.updater.step(self.batches)
             state.validated = None
-            run.beat()
+            run.heartbeat()
             last = state.step == optimization.steps
             if last or state.step % intervals.log == 0:
                 self._check_copies()
@@ -280,10 +280,10 @@ class _Loop:
             run.follow(state.step, self.shown)
             if last or state.step % intervals.validation == 0:
                 self._validate()
-                run.beat()
+                run.heartbeat()
             if run.sample is not None and (last or state.step % intervals.sample == 0):
                 self._sample(run.sample)
-                run.beat()
+                run.heartbeat()
             stopping = run.ranks.any(run.stop())  # asked once: the answer may change while we save
             if last or stopping or state.step % intervals.save == 0 or self._is_best():
                 self._save()
@@ -369,7 +369,7 @@ class _Loop:
 
     def _check_copies(self) -> None:
         tensors = [*trained_parameters(self.task.model).values(), *self.state.ema.tensors.values()]
-        distributed.require_equal_copies(tensors, self.run.ranks)
+        distributed.require_equal_replicas(tensors, self.run.ranks)
 
     def _sample(self, sample: Callable[[nn.Module, Path], None]) -> None:
         with self.state.averaged():

@@ -29,21 +29,21 @@ class Purpose(IntEnum):
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """Samples of one step that one rank passes through the model together.
 
     Attributes:
         step: counted from 0.
         bucket: which all samples are of.
         samples: their numbers in the bucket.
-        first_place: place in the run of the first; the others follow.
+        first_index: place in the run of the first; the others follow.
         seed: of the run.
     """
 
     step: int
     bucket: int
     samples: Int[Tensor, " b"]
-    first_place: int
+    first_index: int
     seed: int
 
     def __len__(self) -> int:
@@ -51,41 +51,43 @@ class Part:
 
     def generators(self, purpose: Purpose) -> list[torch.Generator]:
         """A generator for each sample."""
-        return [make_generator(self.seed, self.first_place + i, purpose) for i in range(len(self))]
+        return [make_generator(self.seed, self.first_index + i, purpose) for i in range(len(self))]
 
     def shared_generator(self) -> torch.Generator:
         """The generator of what the whole batch shares, alike on every rank."""
         return make_generator(self.seed, self.step, Purpose.SHARED)
 
 
-def parts_of(
-    order: SampleOrder, steps: range, *, rank: int = 0, ranks: int = 1, per_part: int | None = None
-) -> Iterator[Part]:
+def micro_batches_of(
+    order: SampleOrder, steps: range, *, rank: int = 0, ranks: int = 1, micro_batch_size: int | None = None
+) -> Iterator[MicroBatch]:
     """A rank's parts of some steps, in order.
 
     Args:
         order: of the whole run.
         steps: which to make.
         rank, ranks: whose part.
-        per_part: samples that go through the model at once; all of the rank's if None.
+        micro_batch_size: samples that go through the model at once; all of the rank's if None.
     """
     for step in steps:
         drawn = order.at(step)
         mine = share(drawn.samples, rank, ranks)
-        size = per_part or mine.stop - mine.start
+        size = micro_batch_size or mine.stop - mine.start
         for start in range(mine.start, mine.stop, size):
             samples = torch.from_numpy(drawn.samples[start : min(start + size, mine.stop)])
-            yield Part(step, drawn.bucket, samples, drawn.first_place + start, order.seed)
+            yield MicroBatch(step, drawn.bucket, samples, drawn.first_index + start, order.seed)
 
 
-def parts_in_order(counts: Sequence[int], *, rank: int, ranks: int, size: int) -> tuple[list[Part], list[int]]:
+def micro_batches_in_order(
+    counts: Sequence[int], *, rank: int, ranks: int, size: int
+) -> tuple[list[MicroBatch], list[int]]:
     """A rank's parts of all samples, in order, and how many of each count: one without work repeats what counts not."""
     parts, counted = [], []
     for bucket, count in enumerate(counts):
         for chunk in torch.arange(count).split(size * ranks):
             mine = chunk.tensor_split(ranks)[rank]
             counted.append(len(mine))
-            parts.append(Part(0, bucket, mine if len(mine) else chunk[:1], 0, 0))
+            parts.append(MicroBatch(0, bucket, mine if len(mine) else chunk[:1], 0, 0))
     return parts, counted
 
 

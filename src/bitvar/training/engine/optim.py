@@ -9,7 +9,7 @@ from bitvar.nn.linear import Conv2d, Linear
 from bitvar.training.config import OptimizationConfig
 from bitvar.training.engine.muon import Muon, decay_groups
 
-EDGES = frozenset({"conv_in", "conv_out", "word_embedding", "head", "shared_modulation", "head_modulation"})
+EDGES = frozenset({"conv_in", "conv_out", "input_proj", "head", "shared_modulation", "head_modulation"})
 """Layers at the models' ends, by name: what they map from or to is no hidden space, so Muon leaves them to AdamW.
 
 Not so `skip`, between pixels and bits: `fine` was trained with it under Muon, and it is as linear as a hidden layer.

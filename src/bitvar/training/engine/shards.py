@@ -91,7 +91,7 @@ class ShardedTensors:
     def names(self) -> list[str]:
         return list(self._pieces)
 
-    def whole(self, name: str) -> Tensor:
+    def full_tensor(self, name: str) -> Tensor:
         """A tensor in one piece."""
         return self._rows(name, 0, self._totals[name])
 

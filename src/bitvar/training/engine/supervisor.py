@@ -20,7 +20,7 @@ from bitvar.training.engine.retention import step_reached
 FINAL: Final = frozenset({0, 2, 3, 130, 143})
 """Exit codes that another attempt would not change: done, wrong usage, damaged weights, interrupted, asked to stop."""
 
-BEAT: Final = "BITVAR_BEAT"
+HEARTBEAT: Final = "BITVAR_BEAT"
 """Environment variable that tells a process which file to touch while it makes progress."""
 
 _POLL_SECONDS = 0.1
@@ -64,7 +64,7 @@ class _Attempt:
     """Processes that run together, and the file they touch."""
 
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    beat: Path = Path()
+    heartbeat: Path = Path()
 
     def wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -103,7 +103,7 @@ def supervise(plan: Plan, *, stop: Callable[[], bool], report: Callable[[str], N
             raise
         finally:
             attempt.kill()
-            attempt.beat.unlink(missing_ok=True)
+            attempt.heartbeat.unlink(missing_ok=True)
         if code in FINAL:
             return code
         step = step_reached(plan.folder)
@@ -121,9 +121,9 @@ def supervise(plan: Plan, *, stop: Callable[[], bool], report: Callable[[str], N
 
 def _start(plan: Plan) -> _Attempt:
     plan.folder.mkdir(parents=True, exist_ok=True)
-    attempt = _Attempt(beat=plan.folder / f".beat.{os.getpid()}")
-    attempt.beat.unlink(missing_ok=True)
-    shared = {**plan.environment, BEAT: str(attempt.beat)}
+    attempt = _Attempt(heartbeat=plan.folder / f".heartbeat.{os.getpid()}")
+    attempt.heartbeat.unlink(missing_ok=True)
+    shared = {**plan.environment, HEARTBEAT: str(attempt.heartbeat)}
     if plan.processes > 1:
         shared |= {"WORLD_SIZE": str(plan.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     for rank in range(plan.processes):
@@ -152,15 +152,15 @@ def _watch(attempt: _Attempt, plan: Plan, stop: Callable[[], bool]) -> tuple[int
                 process.send_signal(signal.SIGTERM)
         if asked_at is not None and time.monotonic() - asked_at > plan.grace_seconds:
             return 143, ""
-        if _age(attempt.beat) > plan.hang_seconds:
+        if _age(attempt.heartbeat) > plan.hang_seconds:
             return 1, f"no progress for {plan.hang_seconds:.0f} seconds"
         time.sleep(_POLL_SECONDS)
 
 
-def _age(beat: Path) -> float:
+def _age(heartbeat: Path) -> float:
     """Seconds since the last progress; 0 before the first."""
     try:
-        return time.time() - beat.stat().st_mtime
+        return time.time() - heartbeat.stat().st_mtime
     except FileNotFoundError:
         return 0.0
 

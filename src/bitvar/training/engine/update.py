@@ -10,7 +10,7 @@ from bitvar.errors import explain
 from bitvar.training.config import OptimizationConfig
 from bitvar.training.engine import distributed
 from bitvar.training.engine.checkpoint import TrainState
-from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.optim import learning_rate, trained_parameters
 
 MAX_SKIPPED = 10
@@ -42,11 +42,11 @@ class Updater:
         config: OptimizationConfig,
         *,
         num_parts: int = 1,
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.state, self.loss, self.config = state, loss, config
-        self.num_parts, self.ranks, self.report = num_parts, ranks or Ranks(), report
+        self.num_parts, self.ranks, self.report = num_parts, ranks or DistributedContext(), report
         self.skipped = 0  # in a row
         self.left_out = 0  # in all
 
@@ -69,7 +69,7 @@ class Updater:
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / self.num_parts
         parameters = list(trained_parameters(state.model).values())
         distributed.average_gradients(parameters, self.ranks)
-        norm = distributed.whole(nn.utils.clip_grad_norm_(parameters, config.clip))
+        norm = distributed.full_tensor(nn.utils.clip_grad_norm_(parameters, config.clip))
         rate = learning_rate(state.step, config)
         for group in state.optimizer.param_groups:
             group["lr"] = rate

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from bitvar.training.config import OptimizationConfig
-from bitvar.training.engine.microbatch import Part
+from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.engine.optim import learning_rate
 
 
@@ -32,8 +32,8 @@ class Throughput:
         self.time, self.samples, self.tokens, self.operations = time.perf_counter(), 0, 0, 0.0
 
     def add(self, batch: Any, task: Worker) -> None:
-        """Count a batch, which has its `Part` as `part`."""
-        part: Part = batch.part
+        """Count a batch, which has its `MicroBatch` as `part`."""
+        part: MicroBatch = batch.part
         self.samples += len(part)
         tokens, operations = task.work(part.bucket)
         self.tokens += len(part) * tokens

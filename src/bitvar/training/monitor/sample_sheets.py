@@ -21,7 +21,7 @@ from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_imag
 from bitvar.imaging.pixels import to_signed, to_uint8
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.engine.microbatch import Part
+from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.tokenizer.data import ImageData
 
 SHEET: Final = 8
@@ -129,7 +129,7 @@ def reconstruction_sheet(
 ) -> None:
     """Write a PNG of the first held-out images: as they are, decoded from half of the scales, and from all."""
     rows: list[list[Image.Image]] = [[], [], []]
-    parts = [Part(0, bucket, torch.arange(min(count, SHEET)), 0, 0) for bucket, count in enumerate(data.counts)]
+    parts = [MicroBatch(0, bucket, torch.arange(min(count, SHEET)), 0, 0) for bucket, count in enumerate(data.counts)]
     for batch in data.batches(parts):
         images = to_signed(batch.images.to(tokenizer.device))
         with torch.inference_mode():

@@ -12,9 +12,9 @@ from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits
 from bitvar.metrics.distances import perceptual_distance
 from bitvar.training.config import TokenizerTraining
-from bitvar.training.engine import distributed
+from bitvar.training.engine import distributed, loop
 from bitvar.training.engine.identity import NONE, digest_of
-from bitvar.training.engine.loop import Run, run
+from bitvar.training.engine.loop import TrainerConfig
 from bitvar.training.export import save_tokenizer
 from bitvar.training.monitor.sample_sheets import reconstruction_sheet
 from bitvar.training.run_inputs import identify_run, telling_failed_save
@@ -34,7 +34,9 @@ VALIDATION_SAMPLES = 500
 MAX_RATIO = 64.0
 
 
-def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", device: torch.device) -> Path | None:
+def train_tokenizer(
+    config: TokenizerTraining, planned: TrainerConfig, inputs: "Inputs", device: torch.device
+) -> Path | None:
     """Train to the end. Returns the tokenizer folder that came out; None on every rank but the main one."""
     _refuse_unused(inputs)
     origin = _read_origin(config, inputs)
@@ -52,15 +54,17 @@ def train_tokenizer(config: TokenizerTraining, planned: Run, inputs: "Inputs", d
     task = TokenizerTask(config, train=train, validation=validation, perceptual=perceptual, device=device)
     if origin is not None:
         origin.load_into(task.model.tokenizer)
-    distributed.lighten(task.model.tokenizer.levels, recompute=inputs.recompute, compiled=inputs.compiled)
+    distributed.compile_blocks(
+        task.model.tokenizer.levels, activation_checkpointing=inputs.activation_checkpointing, compiled=inputs.compiled
+    )
     frozen = None if config.trained == "all" or origin is None else origin
-    begun_from = None if frozen is None or frozen.identity is None else frozen.identity.sha256
+    base_sha256 = None if frozen is None or frozen.identity is None else frozen.identity.sha256
 
     def sample(model: torch.nn.Module, path: Path) -> None:
         assert isinstance(model, TokenizerModels)
         reconstruction_sheet(model.tokenizer, validation, config.schedules, path)
 
-    models = run(task, replace(planned, begun_from=begun_from, sample=sample))
+    models = loop.train(task, replace(planned, base_sha256=base_sha256, sample=sample))
     if models is None:
         return None
     assert isinstance(models, TokenizerModels)
@@ -107,7 +111,12 @@ def _refuse_unused(inputs: "Inputs") -> None:
 
 
 def _images(
-    source: ImageSource, config: TokenizerTraining, inputs: "Inputs", planned: Run, split: str, device: torch.device
+    source: ImageSource,
+    config: TokenizerTraining,
+    inputs: "Inputs",
+    planned: TrainerConfig,
+    split: str,
+    device: torch.device,
 ) -> ImageFiles:
     """Random crops to train on; the largest crop, around the middle, to validate."""
     is_training = split == "train"

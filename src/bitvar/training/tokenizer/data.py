@@ -11,14 +11,14 @@ from bitvar.data.views import View
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits
 from bitvar.scales import Grid, nearest_in_ratio
-from bitvar.training.engine.microbatch import Part
+from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.streaming import BadSamples, PartReader, read_parts
 
 
 class ImageBatch(NamedTuple):
     """What a step reads of a part: which samples, and their pixels, `(b, c, H, W)`, bytes."""
 
-    part: Part
+    part: MicroBatch
     images: Tensor
 
 
@@ -36,7 +36,7 @@ class ImageData(Protocol):
         """Which of the run's schedules each bucket's images are on."""
         ...
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[ImageBatch]:
+    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
         """A batch for each part, in order."""
         ...
 
@@ -53,7 +53,7 @@ class ImageSet:
         self.images = images
         self.counts, self.schedules = (len(images),), (schedule,)
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[ImageBatch]:
+    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
         return (ImageBatch(part, self.images[part.samples]) for part in parts)
 
 
@@ -107,7 +107,7 @@ class ImageFiles:
         self.reader = PartReader(source, self.groups, sizes, None, limits, view)
         self.bad, self.workers, self.pinned = bad, workers, pinned
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[ImageBatch]:
+    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
         for loaded in read_parts(self.reader, parts, workers=self.workers, pinned=self.pinned):
             self.bad.count(len(loaded.part), loaded.refused)
             yield ImageBatch(loaded.part, loaded.images)

@@ -14,9 +14,9 @@ from bitvar.pyramid import Step
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
 from bitvar.training.config import TokenizerTraining
-from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Metrics, Work
-from bitvar.training.engine.microbatch import Part
+from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.tokenizer.data import ImageBatch, ImageData
 from bitvar.training.tokenizer.validation import measure_reconstruction
 
@@ -78,7 +78,7 @@ class TokenizerTask:
     def fresh(self) -> nn.Module:
         return TokenizerModels(self.config)
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[ImageBatch]:
+    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
         return self.train.batches(parts)
 
     def work(self, bucket: int) -> Work:
@@ -110,7 +110,7 @@ class TokenizerTask:
         total = torch.stack(list(terms.values())).sum()
         return total, {name: term.detach() for name, term in terms.items()} | logged
 
-    def _stop(self, num_scales: int, part: Part) -> int:
+    def _stop(self, num_scales: int, part: MicroBatch) -> int:
         """The last scale that the batch is decoded from."""
         generator = part.shared_generator()
         if torch.rand((), generator=generator) < self.config.truncation:
@@ -152,7 +152,7 @@ class TokenizerTask:
         return (tokenizer.encoder if self.config.trained == "encoder" else tokenizer.decoder).conv_out.weight
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, ranks: Ranks) -> Metrics:
+    def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
         """PSNR in dB when decoded from the first k scales, and how each scale uses its bits."""
         tokenizer = model.tokenizer
         assert isinstance(tokenizer, InfinityTokenizer)

@@ -10,9 +10,9 @@ from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance, psnr
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer, losses
-from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Metrics
-from bitvar.training.engine.microbatch import parts_in_order
+from bitvar.training.engine.microbatch import micro_batches_in_order
 from bitvar.training.tokenizer.data import ImageData
 
 VALIDATION_BATCH = 64
@@ -26,7 +26,7 @@ def measure_reconstruction(
     schedules: Sequence[Sequence[Grid]],
     *,
     perceptual: Distance | None = None,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
 ) -> Metrics:
     """Means over all images, of every size that has the scale.
 
@@ -42,8 +42,8 @@ def measure_reconstruction(
         for bits used evenly; `dead_bits/scale_k`, the share that hardly ever changes; `residual/scale_k`, how long what
         is left to say after scale k is, as a share of the features' length. And the distance, under its name.
     """
-    ranks = ranks or Ranks()
-    parts, counted = parts_in_order(data.counts, rank=ranks.rank, ranks=ranks.world, size=VALIDATION_BATCH)
+    ranks = ranks or DistributedContext()
+    parts, counted = micro_batches_in_order(data.counts, rank=ranks.rank, ranks=ranks.world, size=VALIDATION_BATCH)
     most = max(len(schedules[which]) for which in data.schedules)
     sums = _zeros(most, tokenizer.config.bits)
     for batch, count in zip(data.batches(parts), counted, strict=True):

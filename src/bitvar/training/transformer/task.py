@@ -15,9 +15,9 @@ from bitvar.lora.layers import add_adapter
 from bitvar.nn.attention import Pattern
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
-from bitvar.training.engine.distributed import Ranks
+from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Metrics, Work
-from bitvar.training.engine.microbatch import Part, Purpose, draw_uniform, make_generator, parts_in_order
+from bitvar.training.engine.microbatch import MicroBatch, Purpose, draw_uniform, make_generator, micro_batches_in_order
 from bitvar.training.transformer.self_correction import TeacherForcing, random_flip, teacher_forcing
 from bitvar.transformer import Block, InfinityTransformer, bit_losses, token_weights
 
@@ -34,7 +34,7 @@ class Batch:
         condition: of one caption a sample.
     """
 
-    part: Part
+    part: MicroBatch
     features: Float[Tensor, "b d h w"]
     condition: TextCondition
 
@@ -53,7 +53,7 @@ class TransformerData(Protocol):
         """Which of the model's schedules each bucket's images are on."""
         ...
 
-    def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
+    def batches(self, parts: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
         """A batch for each part, in order; without a choice, each sample's first caption."""
         ...
 
@@ -97,7 +97,7 @@ class FeatureSet:
     def schedules(self) -> tuple[int, ...]:
         return (0,)
 
-    def batches(self, parts: Iterable[Part], captions: CaptionChoice | None) -> Iterator[Batch]:
+    def batches(self, parts: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
         if captions is not None and captions.cut > 0:
             why = "their features are stored whole"
             raise UsageError("These captions can't be cut.", why, "set cut_caption=0, or train from an index")
@@ -135,7 +135,7 @@ class TransformerTask:
     ) -> None:
         self.config = config
         self.model = InfinityTransformer(config.model)
-        self.model.initialize(make_generator(config.optimization.seed, 0, Purpose.WEIGHTS))
+        self.model.init_weights(make_generator(config.optimization.seed, 0, Purpose.WEIGHTS))
         if config.initial_gamma is not None:
             _set_gammas(self.model, config.initial_gamma)
         self.device = device
@@ -165,14 +165,14 @@ class TransformerTask:
             add_adapter(model, self.config.lora, generator=torch.Generator())
         return model
 
-    def batches(self, parts: Iterable[Part]) -> Iterator[Batch]:
+    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[Batch]:
         return self.train.batches(parts, CaptionChoice(self.config.first_caption, self.config.cut_caption))
 
     def work(self, bucket: int) -> Work:
         which = self.train.schedules[bucket]
         return Work(self.schedules[which].num_tokens, self._operations[which] if self._operations else 0.0)
 
-    def disturbed(self, batch: Batch) -> tuple[TextCondition, TeacherForcing]:
+    def corrupted(self, batch: Batch) -> tuple[TextCondition, TeacherForcing]:
         """What a step reads of a batch on the device: its texts, some dropped, and its images, with flips."""
         config, part = self.config, batch.part
         which = self.train.schedules[part.bucket]
@@ -189,7 +189,7 @@ class TransformerTask:
             patch_size=config.model.patch_size,
             lengths=self.lengths[which],
             flip=flip,
-            requantized=config.requantized,
+            requantize_after_flip=config.requantize_after_flip,
         )
         dropped = draw_uniform(part.generators(Purpose.DROPOUT)) < config.condition_dropout
         return batch.condition.drop(dropped).to(self.device), data
@@ -197,14 +197,14 @@ class TransformerTask:
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         which = self.train.schedules[batch.part.bucket]
         schedule = self.schedules[which]
-        condition, data = self.disturbed(batch)
+        condition, data = self.corrupted(batch)
         logits = self.model(condition, data.inputs, schedule, dtype=self.dtype, pattern=self.patterns.get(which))
         token_losses = bit_losses(logits, data.target_bits)
         loss = (token_losses @ self.weights[which]).mean()
         return loss, per_scale_metrics(logits.detach(), token_losses.detach(), data.target_bits, schedule)
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, ranks: Ranks) -> Metrics:
+    def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
         """Loss and bit accuracy on held-out samples, nothing flipped, nothing dropped."""
         assert isinstance(model, InfinityTransformer)
         return measure_bits(
@@ -220,7 +220,7 @@ def measure_bits(
     *,
     reweighted: bool = False,
     dtype: torch.dtype = torch.float32,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
 ) -> Metrics:
     """Mean loss and bit accuracy over all samples, teacher-forced by each one's first caption.
 
@@ -232,8 +232,8 @@ def measure_bits(
         dtype: of the activations.
         ranks: who share the work; one if None.
     """
-    ranks = ranks or Ranks()
-    parts, counted = parts_in_order(data.counts, rank=ranks.rank, ranks=ranks.world, size=VALIDATION_BATCH)
+    ranks = ranks or DistributedContext()
+    parts, counted = micro_batches_in_order(data.counts, rank=ranks.rank, ranks=ranks.world, size=VALIDATION_BATCH)
     sums: dict[str, Tensor] = {}
     lengths = model.config.all_lengths()
     for batch, weight in zip(data.batches(parts, None), counted, strict=True):

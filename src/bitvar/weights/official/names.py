@@ -73,9 +73,9 @@ _TRANSFORMER = {
     "text.pool.proj": "text_proj_for_sos.ca.proj",
     "text.fc1": "text_proj_for_ca.0",
     "text.fc2": "text_proj_for_ca.2",
-    "start": "pos_start",
+    "start_token": "pos_start",
     "scale_embedding": "lvl_embed.weight",
-    "word_embedding": "word_embed",
+    "input_proj": "word_embed",
     "shared_modulation": "shared_ada_lin.1",
     "head_modulation": "head_nm.ada_lin.1",
     "head": "head",
@@ -85,7 +85,7 @@ _BLOCK = {
     "self_attention.qkv.weight": "sa.mat_qkv.weight",
     "self_attention.q_bias": "sa.q_bias",
     "self_attention.v_bias": "sa.v_bias",
-    "self_attention.log_scale": "sa.scale_mul_1H11",
+    "self_attention.logit_scale": "sa.scale_mul_1H11",
     "self_attention.proj": "sa.proj",
     "cross_norm": "ca_norm",
     "cross_attention.q": "ca.mat_q",
@@ -96,10 +96,10 @@ _BLOCK = {
     "fc2": "ffn.fc2",
 }
 _OFFICIAL_SHAPES: dict[str, Callable[[torch.Size], tuple[int, ...]]] = {
-    "start": lambda s: (1, 1, *s),
+    "start_token": lambda s: (1, 1, *s),
     "text.pool.query": lambda s: (1, *s),
     "modulation": lambda s: (1, 1, *s),
-    "self_attention.log_scale": lambda s: (1, *s, 1, 1),
+    "self_attention.logit_scale": lambda s: (1, *s, 1, 1),
 }
 _MASKS: Final = ("quantizer.lfq.mask", "quantize.lfq.mask")
 _BLOCK_PREFIX = re.compile(r"(?:blocks\.\d+|block_chunks\.(\d+)\.module\.\d+)\.")
