@@ -37,7 +37,9 @@ from bitvar.files import atomic_path, write_text
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import psnr
 from bitvar.pipeline import InfinityPipeline
-from bitvar.sampling import SamplingParams, generate
+from bitvar.sampling.constraint import PrefixBits
+from bitvar.sampling.generate import generate
+from bitvar.sampling.params import SamplingParams
 from bitvar.scales import Grid, ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.engine.microbatch import Purpose, draw_uniform, make_generator
@@ -116,7 +118,7 @@ def answer(pipeline: InfinityPipeline, condition: TextCondition, schedule: Scale
         schedule,
         params=GREEDY,
         seeds=[0] * condition.batch,  # nothing is random in a greedy draw
-        given_bits=dict(enumerate(given)),
+        constraint=PrefixBits(given),
     )
     return [result.bits for result in drawn]
 

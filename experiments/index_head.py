@@ -40,7 +40,9 @@ from bitvar.errors import UsageError
 from bitvar.files import atomic_path, write_text
 from bitvar.imaging.convert import to_pil
 from bitvar.nn.linear import Linear
-from bitvar.sampling import SamplingParams, guide, uniform_noise
+from bitvar.sampling.draw import apply_guidance
+from bitvar.sampling.noise import uniform_noise
+from bitvar.sampling.params import SamplingParams
 from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
@@ -169,7 +171,7 @@ def draw_latents(
     lengths = lengths_of(model.config.code_lengths, len(grids))
     for k, grid in enumerate(grids):
         logits = model.decode_scale(tokens, k, state)
-        guided = index_logits(guide(logits[:batch], logits[batch:], params.guidance_scale)).float()
+        guided = index_logits(apply_guidance(logits[:batch], logits[batch:], params.guidance_scale)).float()
         noise = torch.stack([uniform_noise(seed, k, guided.shape[1:2]) for seed in seeds]).to(guided.device)
         drawn = to_bits(draw_index(guided, params.temperature, noise), bits)
         latent = pyramid.add_scale(latent, bits_to_codes(to_cells(drawn.float(), grid, 1) > 0, lengths[k]))
@@ -266,7 +268,7 @@ def main() -> None:
         frozen = Frozen(load_component(InfinityTokenizer, options.tokenizer), encoder)
         model = train_index_head(config, options, frozen)
         if options.prompts is not None:
-            params = SamplingParams(options.guidance, options.temperature)
+            params = SamplingParams(guidance_scale=options.guidance, temperature=options.temperature)
             draw_prompts(model, frozen, options.prompts, options.out / "images", count=options.images, params=params)
     except UsageError as error:
         parser.exit(2, f"{error}\n")

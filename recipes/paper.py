@@ -26,7 +26,7 @@ from typing import Final
 
 from bitvar.config import unknown
 from bitvar.errors import UsageError
-from bitvar.scales import SQUARES
+from bitvar.official_schedules import SQUARES
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
 from bitvar.training.expected_work import expected_work
 from bitvar.transformer import PRESETS

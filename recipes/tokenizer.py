@@ -15,7 +15,7 @@ size here: weights of losses, rate and steps are starting points.
 
 from typing import Any
 
-from bitvar.scales import SQUARES, official_schedules
+from bitvar.official_schedules import SQUARES, official_schedules
 from bitvar.tokenizer import TOKENIZER_PRESETS
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining
 

@@ -24,6 +24,7 @@ from bitvar.icons.dataset.concepts import CONCEPTS
 from bitvar.icons.dataset.held_out import held_out_combinations, held_out_prompts
 from bitvar.icons.dataset.sources import ARTISTS
 from bitvar.pipeline import InfinityPipeline
+from bitvar.sampling.params import SamplingParams
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.checkpoint import counts_of, step_of
@@ -32,7 +33,7 @@ from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.validation import measure_reconstruction
 from bitvar.training.transformer.feature_cache import features_key, prepare
 from bitvar.training.transformer.task import measure_bits
-from bitvar.weights.model_folder import Components, Defaults
+from bitvar.weights.model_folder import Components
 
 FIGURES: Final = run_path(str(Path(__file__).with_name("figures.py")))
 
@@ -73,7 +74,7 @@ def load_run(options: argparse.Namespace) -> InfinityPipeline:
     checkpoint = pick_checkpoint(options.run)
     config = read_config(checkpoint)
     assert isinstance(config, TransformerTraining), f"{options.run} is a tokenizer run"
-    defaults = Defaults(guidance_scale=options.guidance, temperature=options.temperature)
+    defaults = SamplingParams(guidance_scale=options.guidance, temperature=options.temperature)
     index = model_index("icons", options.tokenizer, defaults)
     parts = {"tokenizer": options.tokenizer, "text_encoder": options.text_encoder}
     return InfinityPipeline(assemble(checkpoint, config, **parts, index=index, card=""))

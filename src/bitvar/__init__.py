@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bitvar.pipeline import GenerationOutput as GenerationOutput
     from bitvar.pipeline import InfinityPipeline as InfinityPipeline
     from bitvar.pipeline import ScaleEvent as ScaleEvent
-    from bitvar.sampling import SamplingParams as SamplingParams
+    from bitvar.sampling.params import SamplingParams as SamplingParams
     from bitvar.scales import ScaleSchedule as ScaleSchedule
     from bitvar.tokenizer import InfinityTokenizer as InfinityTokenizer
     from bitvar.tokenizer import TokenizerConfig as TokenizerConfig
@@ -30,7 +30,7 @@ _HOMES = {
     "InfinityTokenizer": "tokenizer",
     "InfinityTransformer": "transformer",
     "ImageCodec": "codec",
-    "SamplingParams": "sampling",
+    "SamplingParams": "sampling.params",
     "ScaleEvent": "pipeline",
     "ScaleSchedule": "scales",
     "TokenizerConfig": "tokenizer",

@@ -6,14 +6,13 @@ Every function returns the plain value or raises a `ValueError` whose text says 
 
 import numbers
 import operator
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from bitvar.errors import UsageError
 from bitvar.files import is_file_name
@@ -38,7 +37,7 @@ def checked(name: str, value: Any, rule: Callable[[Any], T]) -> T:
 
 def whole_number(value: Any) -> int:
     """An integer of any kind (Python's, NumPy's, a tensor of one); never a truth value, text or float."""
-    if not isinstance(value, bool | np.bool_) and getattr(value, "dtype", None) not in (torch.bool, np.dtype(bool)):
+    if not isinstance(value, bool | np.bool_) and str(getattr(value, "dtype", "")) not in ("bool", "torch.bool"):
         try:
             return operator.index(value)
         except (TypeError, ValueError):
@@ -68,7 +67,7 @@ def per_scale(value: Any) -> float | tuple[float, ...]:
 
 def whole_numbers(value: Any) -> int | tuple[int, ...]:
     """One whole number, or a list of them."""
-    if isinstance(value, np.ndarray | Tensor) and value.ndim == 1:
+    if _is_array(value) and value.ndim == 1:
         value = value.tolist()
     if isinstance(value, list | tuple | range):
         return tuple(whole_number(entry) for entry in value[: MAX_IMAGES + 1])
@@ -113,7 +112,7 @@ def entries(value: Any) -> list[Any]:
 
 def shown(value: Any, *, limit: int = 60) -> str:
     """A value for an error message: on one line, and not too long."""
-    if isinstance(value, Tensor | np.ndarray):
+    if _is_array(value):
         return f"a {type(value).__name__} of {value.dtype} and shape {tuple(value.shape)}"
     try:
         whole = repr(value) if isinstance(value, Sequence | int | float | None) else f"a {type(value).__name__}"
@@ -121,3 +120,9 @@ def shown(value: Any, *, limit: int = 60) -> str:
         return "a number of thousands of digits"
     one_line = " ".join(whole.encode("ascii", "backslashreplace").decode().split())
     return one_line if len(one_line) <= limit else f"{one_line[:limit]}..."
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value is a NumPy array or a tensor; without loading torch, of which nobody has a tensor then."""
+    torch = sys.modules.get("torch")
+    return isinstance(value, np.ndarray) or (torch is not None and isinstance(value, torch.Tensor))

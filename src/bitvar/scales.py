@@ -1,7 +1,4 @@
-"""Scale schedules: which grids an image is generated on, and where each token lies.
-
-The only table of aspect ratios in the project. Knows nothing of pixels' contents, bits or models.
-"""
+"""Scale schedules: which grids an image is generated on, and where each token lies. Knows no bits and no models."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,15 +16,6 @@ from bitvar.errors import UsageError
 Grid = tuple[int, int]
 """Rows and columns of cells."""
 
-OFFICIAL_STRIDE: Final = 16
-"""Pixels per token side in every official model (the stride-8 tokenizer is read in 2x2 patches)."""
-
-BUDGETS: Final[dict[str, int]] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
-"""Pixel budget -> how many grids of the table it uses."""
-
-SQUARES: Final[dict[int, str]] = {256: "0.06M", 512: "0.25M", 1024: "1M"}
-"""Pixels of a square image's side -> pixel budget, for those that the paper trains on."""
-
 MAX_SIDE: Final = 1 << 12
 """Most rows or columns of a grid: a side of 65,536 pixels in official models."""
 
@@ -37,19 +25,22 @@ MAX_SCALES: Final = 64
 MAX_TOKENS: Final = 1 << 22
 """Most tokens of a schedule; the largest official ones have 10,521."""
 
-_SIDES: Final[dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
-    "1.0": ((1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64), (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)),
-    "1.25": ((1, 2, 3, 5, 10, 15, 20, 25, 30, 35, 45, 55, 70), (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 36, 44, 56)),
-    "1.333": ((1, 2, 4, 8, 12, 16, 20, 24, 28, 36, 48, 60, 72), (1, 2, 3, 6, 9, 12, 15, 18, 21, 27, 36, 45, 54)),
-    "1.5": ((1, 2, 3, 6, 9, 15, 21, 27, 33, 39, 48, 63, 78), (1, 2, 2, 4, 6, 10, 14, 18, 22, 26, 32, 42, 52)),
-    "1.75": ((1, 2, 3, 7, 11, 14, 21, 28, 35, 42, 56, 70, 84), (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48)),
-    "2.0": ((1, 2, 4, 6, 10, 16, 22, 30, 38, 46, 60, 74, 90), (1, 2, 2, 3, 5, 8, 11, 15, 19, 23, 30, 37, 45)),
-    "2.5": ((1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 65, 80, 100), (1, 2, 2, 4, 6, 8, 10, 12, 16, 20, 26, 32, 40)),
-    "3.0": ((1, 2, 6, 9, 15, 21, 27, 36, 45, 54, 72, 90, 111), (1, 2, 2, 3, 5, 7, 9, 12, 15, 18, 24, 30, 37)),
-}
-_WIDE: Final[dict[str, str]] = {
-    "0.8": "1.25", "0.75": "1.333", "0.666": "1.5", "0.571": "1.75", "0.5": "2.0", "0.4": "2.5", "0.333": "3.0",
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class ScheduleStep:
+    """One step of generation.
+
+    Attributes:
+        index: Place in the schedule, from 0.
+        grid: Rows and columns of its tokens.
+        bits: Number of bits of a token.
+        sees: Indices of the steps whose tokens it attends to, its own included.
+    """
+
+    index: int
+    grid: Grid
+    bits: int
+    sees: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -120,6 +111,19 @@ class ScaleSchedule:
     def num_tokens(self) -> int:
         return self.offsets[-1]
 
+    def steps(self, bits: int) -> tuple["ScheduleStep", ...]:
+        """The steps of generation, coarse to fine: each scale sees itself and every coarser one.
+
+        Args:
+            bits: Number of bits of a token.
+        """
+        return tuple(ScheduleStep(k, grid, bits, tuple(range(k + 1))) for k, grid in enumerate(self.grids))
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that a later scale reads: all but the last scale's."""
+        return self.offsets[-2]
+
     def tokens(self, k: int) -> slice:
         """Where scale `k` lies among all tokens."""
         return slice(self.offsets[k], self.offsets[k + 1])
@@ -147,38 +151,6 @@ def _cell_positions(grid: Grid, reference: Grid) -> Int[Tensor, "cells 2"]:
         for count, whole in zip(grid, reference, strict=True)
     )
     return torch.cartesian_prod(rows, columns).reshape(-1, 2)
-
-
-def ratio_names() -> tuple[str, ...]:
-    """Every official aspect ratio (height / width), as the official files name them."""
-    return (*_SIDES, *_WIDE)
-
-
-def nearest_ratio(ratio: float) -> str:
-    """The name of the official ratio nearest to an image's height / width."""
-    return min(ratio_names(), key=lambda name: abs(math.log2(ratio / float(name))))
-
-
-def official_schedule(ratio: str, budget: str) -> ScaleSchedule:
-    """The official schedule of one ratio and pixel budget.
-
-    Args:
-        ratio: one of `ratio_names()`, height / width.
-        budget: one of `BUDGETS`.
-    """
-    for value, choices, name in ((ratio, ratio_names(), "ratio"), (budget, tuple(BUDGETS), "pixel budget")):
-        if value not in choices:
-            raise UsageError(
-                f"Unknown {name} {value!r}.", "the table has none of that name", f"choose from {list(choices)}"
-            )
-    rows, columns = _SIDES[ratio] if ratio in _SIDES else _SIDES[_WIDE[ratio]][::-1]
-    grids = tuple(zip(rows, columns, strict=True))
-    return ScaleSchedule(grids=grids[: BUDGETS[budget]], reference=grids[-1])
-
-
-def official_schedules(budgets: Sequence[str]) -> list[ScaleSchedule]:
-    """Every schedule of the given budgets, budget by budget."""
-    return [official_schedule(ratio, budget) for budget in budgets for ratio in ratio_names()]
 
 
 def nearest_schedule(

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bitvar.scales import ScaleSchedule, official_schedules
+from bitvar.official_schedules import official_schedules
+from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 from bitvar.weights.official.names import from_official

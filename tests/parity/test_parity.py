@@ -5,9 +5,12 @@ from collections.abc import Callable
 import torch
 from einops import rearrange
 
-from bitvar.bits import to_tokens
+from bitvar.bits import to_cells, to_tokens
 from bitvar.condition import TextCondition
-from bitvar.sampling import SamplingParams, bit_probability, generate
+from bitvar.sampling.constraint import PrefixBits
+from bitvar.sampling.draw import bit_probability
+from bitvar.sampling.generate import generate
+from bitvar.sampling.params import SamplingParams
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import bitwise_loss
 from tests.parity.fixtures import Case, relative_error, to_rows
@@ -60,7 +63,9 @@ def test_teacher_forced(case: Case) -> None:
     tensors, model, schedule = case.tensors, case.transformer(), case.schedule()
     prompts = [tensors[name] for name in sorted(tensors) if name.startswith("text.")]
     tokens = tensors["transformer_input"].split(schedule.lengths[1:], dim=1)
-    inputs = [model.to_cells(part, grid) for part, grid in zip(tokens, schedule.grids[1:], strict=True)]
+    inputs = [
+        to_cells(part, grid, model.config.patch_size) for part, grid in zip(tokens, schedule.grids[1:], strict=True)
+    ]
     logits = model(TextCondition.from_list(prompts), inputs, schedule)
     assert relative_error(rearrange(logits, "b l d v -> b l (d v)"), tensors["logits"]) < TOLERANCE
     bits = tensors["target_bits"].bool()
@@ -73,8 +78,8 @@ def test_teacher_forced(case: Case) -> None:
 def test_greedy_generation(case: Case) -> None:
     tensors, entry = case.tensors, case.entry
     negative = tensors.get("negative_text")
-    given = {k: tensors[f"bits.{k:02d}"].bool().permute(0, 3, 1, 2) for k in range(entry["forced_scales"])}
-    params = SamplingParams(entry["guidance_scale"], entry["temperature"], top_k=1)
+    prefix = [tensors[f"bits.{k:02d}"].bool().permute(0, 3, 1, 2) for k in range(entry["forced_scales"])]
+    params = SamplingParams(guidance_scale=entry["guidance_scale"], temperature=entry["temperature"], top_k=1)
     results = list(
         generate(
             case.transformer(),
@@ -83,7 +88,7 @@ def test_greedy_generation(case: Case) -> None:
             params=params,
             seeds=[0],
             negative=None if negative is None else TextCondition.from_list([negative]),
-            given_bits=given,
+            constraint=PrefixBits(prefix),
         )
     )
     for k, result in enumerate(results):
@@ -107,7 +112,8 @@ def test_bit_distribution(case: Case) -> None:
 
 
 def _unpatched(case: Case):
-    from bitvar.scales import ScaleSchedule, official_schedules
+    from bitvar.official_schedules import official_schedules
+    from bitvar.scales import ScaleSchedule
 
     grids = tuple((h // 2, w // 2) for h, w in case.grids)
     found: ScaleSchedule = next(s for s in official_schedules(("0.06M", "0.25M", "0.60M", "1M")) if s.grids == grids)

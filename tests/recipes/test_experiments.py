@@ -18,7 +18,8 @@ from torch import Tensor
 
 from bitvar import pyramid
 from bitvar.errors import UsageError
-from bitvar.sampling import SamplingParams, uniform_noise
+from bitvar.sampling.noise import uniform_noise
+from bitvar.sampling.params import SamplingParams
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.loop import TrainerConfig, train
@@ -218,7 +219,7 @@ def test_an_index_model_draws_latents_that_add_up_codes() -> None:
     task, _ = index_task()
     condition = task.inner.validation.captions.condition([0, 1])
     schedule = task.inner.schedules[0]
-    params = SamplingParams(2.0, 0.5)
+    params = SamplingParams(guidance_scale=2.0, temperature=0.5)
     latent = INDEX["draw_latents"](task.model, condition, schedule, params=params, seeds=[0, 1])
     steps = list(pyramid.encode(latent, schedule.latent_grids(1)))
     assert latent.shape == (2, 4, 8, 8) and latent.abs().max() <= len(steps) / 2 + 1e-6

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from bitvar.cli import main as cli
 from bitvar.pipeline import InfinityPipeline
+from bitvar.sampling.params import SamplingParams
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.hub import EMBEDDED_MODEL
-from bitvar.weights.model_folder import Defaults
 from tests.support.tiny import tiny_text_encoder, toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "icons"
@@ -102,7 +102,7 @@ def test_the_whole_recipe_at_toy_size(data: Path, tmp_path: Path, monkeypatch: p
     bitvar(monkeypatch, "export", tmp_path / "tuned", tmp_path / "of init", "--best", "--init", out)
     exported = InfinityPipeline.from_pretrained(tmp_path / "of init", device="cpu")
     assert exported.index.tokenizer == before.index.tokenizer
-    assert tuned.index.defaults == before.index.defaults != Defaults()
+    assert tuned.index.defaults == before.index.defaults != SamplingParams()
     assert not torch.equal(tuned.transformer.head.weight, before.transformer.head.weight)
     torch.testing.assert_close(tuned.transformer.head.weight, before.transformer.head.weight, atol=0.01, rtol=0)
     bitvar(monkeypatch, *tune, tmp_path / "other sizes", code=3)

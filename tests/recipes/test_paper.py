@@ -18,7 +18,7 @@ from bitvar.condition import TextCondition
 from bitvar.costs.flops import PEAK_TFLOPS, num_parameters, training_flops
 from bitvar.costs.training_memory import GIB, MemoryPlan, estimate_memory, largest_batch
 from bitvar.errors import UsageError
-from bitvar.scales import official_schedule
+from bitvar.official_schedules import official_schedule
 from bitvar.training.expected_work import expected_work, longest_schedule
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import PRESETS, InfinityTransformer, bitwise_loss

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bitvar.errors import UsageError
-from bitvar.scales import ratio_names
+from bitvar.official_schedules import ratio_names
 from bitvar.tokenizer import TOKENIZER_PRESETS, TokenizerConfig
 from bitvar.weights.hub import TOKENIZERS
 from bitvar.weights.model_folder import GRIDS, TokenizerIdentity, TrainedGrids, identify, read_tensors

@@ -15,10 +15,11 @@ from transformers import PreTrainedTokenizerFast
 from transformers.models.bert import BertConfig, BertModel
 
 from bitvar.pipeline import InfinityPipeline
+from bitvar.sampling.params import SamplingParams
 from bitvar.text import TextEncoder, TextEncoderConfig, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
-from bitvar.weights.model_folder import Components, Defaults, ModelIndex, identify
+from bitvar.weights.model_folder import Components, ModelIndex, identify
 
 BITS = 4
 TEXT_WIDTH = 64
@@ -84,7 +85,7 @@ def tiny_components(tmp_path: Path, **changes: Any) -> Components:
     """The three together; `changes` go into the `TransformerConfig`."""
     tokenizer = tiny_tokenizer()
     identity = identify("tiny-tokenizer", tokenizer.state_dict())
-    index = ModelIndex(name="tiny", tokenizer=identity, defaults=Defaults(guidance_scale=2.0))
+    index = ModelIndex(name="tiny", tokenizer=identity, defaults=SamplingParams(guidance_scale=2.0))
     return Components(tiny_transformer(**changes), tokenizer, tiny_text_encoder(tmp_path), index, "# tiny\n")
 
 

@@ -13,7 +13,7 @@ from bitvar.profiling.clock import Clock, peak_memory
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
-    from bitvar.sampling import SamplingParams
+    from bitvar.sampling.params import SamplingParams
 
 app = typer.Typer(help="Benchmarks.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -58,7 +58,7 @@ def generate(
         import torch
 
         from bitvar.pipeline import InfinityPipeline
-        from bitvar.pipeline.options import GenerationOptions
+        from bitvar.sampling.params import SamplingParams
 
         imported = time.perf_counter() - began
         began = time.perf_counter()
@@ -67,7 +67,7 @@ def generate(
         else:
             pipeline = _random_pipeline(preset, tokenizer, dtype, device)
         loaded = time.perf_counter() - began
-        params = pipeline.params_for(GenerationOptions(guidance_scale=guidance))
+        params = pipeline.params_for(SamplingParams(guidance_scale=guidance))
         timings = [_one_run(pipeline, n, params, seed, batch_invariant=batch_invariant) for seed in range(runs + 1)][1:]
         result: dict[str, Any] = {
             "model": model or preset or "embedded",
@@ -98,7 +98,7 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     from bitvar.runtime.placement import resolve_device, resolve_dtype
     from bitvar.tokenizer import TOKENIZER_PRESETS, InfinityTokenizer
     from bitvar.transformer import PRESETS, InfinityTransformer
-    from bitvar.weights.model_folder import Components, Defaults, ModelIndex, TokenizerIdentity
+    from bitvar.weights.model_folder import Components, ModelIndex, TokenizerIdentity
 
     for what, name, table in (("preset", preset, PRESETS), ("tokenizer", tokenizer, TOKENIZER_PRESETS)):
         if name not in table:
@@ -113,7 +113,7 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
         part.to(resolve_dtype(dtype, chosen)).eval().requires_grad_(False)
     identity = TokenizerIdentity(name=tokenizer, sha256="0" * 64)
     index = ModelIndex(
-        name=preset, tokenizer=identity, defaults=Defaults(guidance_scale=4.0, temperature=0.5, top_p=0.97)
+        name=preset, tokenizer=identity, defaults=SamplingParams(guidance_scale=4.0, temperature=0.5, top_p=0.97)
     )
     return InfinityPipeline(Components(transformer, images, None, index, ""))
 
@@ -125,8 +125,8 @@ def _one_run(
     import torch
 
     from bitvar.condition import TextCondition
-    from bitvar.sampling import generate as sample
-    from bitvar.sampling import generate_apart
+    from bitvar.sampling.generate import generate as sample
+    from bitvar.sampling.generate import generate_apart
 
     config = pipeline.transformer.config
     clock = Clock(pipeline.transformer.device)

@@ -100,9 +100,9 @@ def attention(
         import torch
 
         from bitvar.nn.attention import BlockCausal, attend
+        from bitvar.official_schedules import official_schedule
         from bitvar.profiling.training import budget_of
         from bitvar.runtime.placement import resolve_device, resolve_dtype
-        from bitvar.scales import official_schedule
 
         schedule, chosen = official_schedule("1.0", budget_of(pixels)), resolve_device(device)
         scale = schedule.scale_index().to(chosen)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bitvar.cli.sizes import AskedSize, difference, drawn_size
 from bitvar.errors import UsageError
-from bitvar.pipeline.options import GenerationOptions
 from bitvar.pipeline.record import MAX_IMAGES, MAX_PIXELS, ImageRecord, sheet_size
+from bitvar.pipeline.request import GenerationRequest
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
@@ -209,10 +209,10 @@ def options_of(drawing: Drawing) -> dict[str, Any]:
 
 def _check(drawing: Drawing, pipeline: "InfinityPipeline") -> None:
     """Everything that can be said against a drawing before it is begun."""
-    options = GenerationOptions.parse(options_of(drawing), source="the options")
-    schedule = pipeline.schedule_for(options.height, options.width)
-    params = pipeline.params_for(options)
-    params.per_scale(len(schedule))
+    request = GenerationRequest.from_options(drawing.prompt, options_of(drawing), source="the options")
+    schedule = pipeline.schedule_for(request.height, request.width)
+    params = pipeline.params_for(request.params)
+    params.scales(len(schedule))
     if "negative_prompt" in drawing.sampling and not params.guided:
         why = "it is what guidance steers away from, and guidance is off: its scale is 1"
         raise UsageError("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")

@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -91,7 +92,7 @@ def _facts(one: "Description") -> dict[str, Any]:
             "sizes": [f"{width}x{height}" for width, height in one.sizes],
             "text_encoder": one.text_encoder or "none: convert the model again with --text-encoder",
             "longest_prompt": f"{one.max_prompt} tokens",
-            "defaults": one.defaults.model_dump() if one.defaults else {},
+            "defaults": asdict(one.defaults) if one.defaults else {},
         }
     facts |= {"licence": one.licence or "see the card", "card": str(one.card) if one.card else "none"}
     return facts | {"knows": one.vocabulary and _known(one.vocabulary)}

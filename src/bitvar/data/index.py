@@ -22,7 +22,7 @@ from bitvar.data.records import PLAIN, RawSample, Reading, Record, read_split
 from bitvar.data.validation import Summary
 from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, RefusedError
-from bitvar.scales import ratio_names
+from bitvar.official_schedules import ratio_names
 
 FORMAT: Final = "bitvar sample index"
 VERSION: Final = 1

@@ -40,7 +40,7 @@ from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError
 from bitvar.files import flush, new_folder, write_text
 from bitvar.imaging.open import ImageLimits, Location, RefusedError
-from bitvar.scales import nearest_ratio
+from bitvar.official_schedules import nearest_ratio
 
 MAX_SPLITS: Final = 64
 """A source with more has something else in that field."""

@@ -14,7 +14,7 @@ from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError
 from bitvar.imaging.formats import IMAGE_SUFFIXES, READ
 from bitvar.imaging.open import ImageLimits, Location, RefusedError
-from bitvar.scales import nearest_ratio
+from bitvar.official_schedules import nearest_ratio
 
 VALIDATION: Final = 0.05
 """Share of a folder's images that are held out."""

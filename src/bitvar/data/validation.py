@@ -19,7 +19,7 @@ from PIL import Image
 from bitvar.data.records import RawSample, Record, Rejected
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, RefusedError, decode_image
-from bitvar.scales import nearest_ratio
+from bitvar.official_schedules import nearest_ratio
 
 _WORKERS = 4
 _CHUNK = 256

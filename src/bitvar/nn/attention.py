@@ -14,8 +14,8 @@ _MIN_QUERIES = 64
 
 
 @runtime_checkable
-class Pattern(Protocol):
-    """Attention of all tokens of an image to those that each may see, computed in whatever way."""
+class AttentionFn(Protocol):
+    """Attention of every token of an image to those it may see: its own scale and the coarser ones."""
 
     def __call__(
         self, q: Float[Tensor, "b n l e"], k: Float[Tensor, "b n l e"], v: Float[Tensor, "b n l e"], *, scale: float
@@ -31,51 +31,49 @@ def attend(
     v: Float[Tensor, "b n k e"],
     *,
     scale: float,
-    mask: Mask | Pattern | None = None,
+    mask: Mask | None = None,
 ) -> Float[Tensor, "b n q e"]:
-    """Softmax attention; `mask` is true where a query may look, or a pattern that knows."""
-    if mask is not None and not isinstance(mask, Tensor):
-        return mask(q, k, v, scale=scale)
+    """Compute softmax attention. `mask` is True where a query may attend; None lets each attend to all."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
 class BlockCausal:
-    """Each token sees its own scale and the coarser ones.
+    """Attention in which each token sees its own scale and the coarser ones, in plain PyTorch.
 
-    A fine scale's queries attend to a prefix of the keys, with no mask: fast kernels apply, and nothing is computed in
-    vain. The few tokens of the coarse scales go together, under a small mask.
+    A fine scale's queries attend to a prefix of the keys without a mask, so that fast kernels apply and no masked
+    product is computed. The few tokens of the coarse scales go together, under a small mask.
 
     Args:
-        offsets: index of each scale's first token, and after them the number of all tokens.
+        offsets: Index of each scale's first token, followed by the number of all tokens.
 
     Attributes:
-        parts: first query and end of each piece, whose keys are all up to the end; the offsets inside it.
+        pieces: First query and end of each piece, whose keys are all tokens before the end; and the offsets inside it.
     """
 
     def __init__(self, offsets: Sequence[int]) -> None:
-        self.parts: list[tuple[int, int, tuple[int, ...]]] = []
+        self.pieces: list[tuple[int, int, tuple[int, ...]]] = []
         first = 0
         for index in range(1, len(offsets)):
             start, end = offsets[first], offsets[index]
             if end - start < _MIN_QUERIES and index + 1 < len(offsets):
                 continue
-            self.parts.append((start, end, tuple(offsets[first : index + 1])))
+            self.pieces.append((start, end, tuple(offsets[first : index + 1])))
             first = index
 
     def __call__(
         self, q: Float[Tensor, "b n l e"], k: Float[Tensor, "b n l e"], v: Float[Tensor, "b n l e"], *, scale: float
     ) -> Float[Tensor, "b n l e"]:
-        parts = []
-        for start, end, inside in self.parts:
+        outputs = []
+        for start, end, inside in self.pieces:
             mask = _staircase(inside, q.device)[None, None] if len(inside) > 2 else None
-            parts.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale=scale, mask=mask))
-        return torch.cat(parts, dim=2)
+            outputs.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], scale=scale, mask=mask))
+        return torch.cat(outputs, dim=2)
 
 
 @lru_cache(maxsize=256)
 def _staircase(offsets: tuple[int, ...], device: torch.device) -> Bool[Tensor, "q k"]:
-    """The mask of consecutive scales' queries over all keys up to their end."""
+    """The mask of the queries of consecutive scales over all keys before their end."""
     lengths = [end - start for start, end in pairwise(offsets)]
-    with torch.inference_mode(False):  # it is kept, and may be used in training next
+    with torch.inference_mode(False):  # cached, and perhaps used in training next
         last_seen = torch.repeat_interleave(torch.tensor(offsets[1:]), torch.tensor(lengths))
         return (torch.arange(offsets[-1]) < last_seen[:, None]).to(device)

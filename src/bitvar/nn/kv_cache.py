@@ -1,46 +1,88 @@
-"""Keys and values of the scales already generated. Sized once; the last scale, which nobody reads, is not kept."""
+"""Keys and values of the scales already decoded, in buffers that are sized once and never rebound.
+
+Where a scale's tokens go is said by the caller, so nothing here changes but the buffers' contents: a scale may be
+decoded again into the same memory, as a captured graph does.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
-class KVCache:
-    """A preallocated buffer of keys and values for every block.
+@dataclass(frozen=True)
+class LayerCache:
+    """What one block reads and writes while it decodes one scale.
 
-    Args:
-        shape: `(blocks, b, n, e)`.
-        capacity: tokens that later scales will read, i.e. all but the last scale's.
+    Attributes:
+        keys, values: Buffers of shape `(b, n, capacity, e)`.
+        start: Number of tokens before this scale.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int, int], *, capacity: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        blocks, batch, heads, head_dim = shape
-        self.capacity = capacity
-        self.length = 0
-        self._kv = torch.empty(blocks, 2, batch, heads, capacity, head_dim, dtype=dtype, device=device)
+    keys: Tensor
+    values: Tensor
+    start: int
 
     def extend(
-        self, block: int, k: Float[Tensor, "b n l e"], v: Float[Tensor, "b n l e"]
+        self, k: Float[Tensor, "b n l e"], v: Float[Tensor, "b n l e"]
     ) -> tuple[Float[Tensor, "b n m e"], Float[Tensor, "b n m e"]]:
-        """Keys and values of every scale up to the present one, of which `k` and `v` are the newest part."""
-        start, end = self.length, self.length + k.shape[2]
-        keys, values = self._kv[block]
-        if end > self.capacity:  # the last scale: used once, so joined for this block only
-            return torch.cat([keys[:, :, :start], k], dim=2), torch.cat([values[:, :, :start], v], dim=2)
-        keys[:, :, start:end] = k
-        values[:, :, start:end] = v
-        return keys[:, :, :end], values[:, :, :end]
+        """Store this scale's keys and values, and return those of every scale up to and including it.
 
-    def advance(self, tokens: int) -> None:
-        """Move past a scale, once every block has seen it."""
-        self.length = min(self.length + tokens, self.capacity)
+        A scale beyond the capacity is the last one, which no other reads: it is joined for this block and not kept.
+        """
+        end = self.start + k.shape[2]
+        if end > self.keys.shape[2]:
+            before = slice(0, self.start)
+            return torch.cat([self.keys[:, :, before], k], dim=2), torch.cat([self.values[:, :, before], v], dim=2)
+        self.keys[:, :, self.start : end] = k
+        self.values[:, :, self.start : end] = v
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def keep_rows(self, rows: int) -> None:
-        """Forget all but the first `rows` of the batch."""
-        self._kv = self._kv[:, :, :rows]
+
+@dataclass(frozen=True)
+class KVCache:
+    """Preallocated keys and values of every block.
+
+    Attributes:
+        buffer: Tensor of shape `(blocks, 2, b, n, capacity, e)`; index 0 of the second axis holds keys, 1 values.
+    """
+
+    buffer: Float[Tensor, "blocks 2 b n capacity e"]
+
+    @staticmethod
+    def allocate(
+        shape: tuple[int, int, int, int], *, capacity: int, dtype: torch.dtype, device: torch.device
+    ) -> "KVCache":
+        """Allocate an empty cache.
+
+        Args:
+            shape: Sizes `(blocks, b, n, e)`: blocks, rows, heads and head width.
+            capacity: Number of tokens that later scales will read, i.e. all but the last scale's.
+            dtype: Data type of keys and values.
+            device: Device of the buffer.
+        """
+        blocks, rows, heads, head_dim = shape
+        return KVCache(torch.empty(blocks, 2, rows, heads, capacity, head_dim, dtype=dtype, device=device))
+
+    @property
+    def rows(self) -> int:
+        return self.buffer.shape[2]
+
+    @property
+    def capacity(self) -> int:
+        return self.buffer.shape[4]
 
     @property
     def num_bytes(self) -> int:
-        return self._kv.numel() * self._kv.element_size()
+        return self.buffer.numel() * self.buffer.element_size()
+
+    def layer(self, block: int, start: int) -> LayerCache:
+        """One block's part, for a scale before which `start` tokens were decoded."""
+        keys, values = self.buffer[block]
+        return LayerCache(keys, values, start)
+
+    def narrow(self, *, rows: int, capacity: int) -> "KVCache":
+        """A view of the first `rows` rows and `capacity` tokens, on the same memory."""
+        assert rows <= self.rows and capacity <= self.capacity, "a cache does not grow"
+        return KVCache(self.buffer[:, :, :rows, :, :capacity])

@@ -1,5 +1,28 @@
-"""Text to image: the pipeline, its options, its results, and the records inside image files."""
+"""Text to image: the pipeline, requests, results, and the records inside image files.
 
-from bitvar.pipeline.text_to_image import GenerationOutput, InfinityPipeline, ScaleEvent
+The names below load on first use, so that a request can be made without loading torch.
+"""
 
-__all__ = ["GenerationOutput", "InfinityPipeline", "ScaleEvent"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitvar.pipeline.request import GenerationRequest as GenerationRequest
+    from bitvar.pipeline.results import GenerationOutput as GenerationOutput
+    from bitvar.pipeline.results import ScaleEvent as ScaleEvent
+    from bitvar.pipeline.text_to_image import InfinityPipeline as InfinityPipeline
+
+_HOMES = {
+    "GenerationOutput": "results",
+    "GenerationRequest": "request",
+    "InfinityPipeline": "text_to_image",
+    "ScaleEvent": "results",
+}
+
+__all__ = ["GenerationOutput", "GenerationRequest", "InfinityPipeline", "ScaleEvent"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bitvar.pipeline' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bitvar.pipeline.{_HOMES[name]}"), name)

@@ -3,121 +3,38 @@
 import collections
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
-from bitvar import __version__, arguments
+from bitvar import arguments
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.finite import require_finite
-from bitvar.imaging.convert import to_numpy, to_pil
 from bitvar.lora.adapters import Adapters
 from bitvar.lora.file import LoraBase
-from bitvar.pipeline.options import MAX_SIDE, GenerationKwargs, GenerationOptions
-from bitvar.pipeline.record import ImageRecord, save_images
+from bitvar.pipeline.request import GenerationKwargs, GenerationRequest
+from bitvar.pipeline.results import GenerationOutput, ScaleEvent, as_form, side_in_range
+from bitvar.pipeline.sharing import Sharing
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
-from bitvar.sampling import SamplingParams, ScaleResult, generate, generate_apart
-from bitvar.scales import Grid, ScaleSchedule, nearest_schedule
+from bitvar.sampling.constraint import BitConstraint, PrefixBits
+from bitvar.sampling.generate import ScaleResult, generate, generate_apart
+from bitvar.sampling.params import SamplingParams
+from bitvar.scales import ScaleSchedule, nearest_schedule
 from bitvar.weights.hub import resolve_model
 from bitvar.weights.model_folder import Components, ModelIndex, load_folder, save_folder
 
 
-@dataclass(frozen=True)
-class GenerationOutput:
-    """What a call returns.
-
-    Attributes:
-        images: in the form asked for: PIL images, `(b, H, W, 3)` uint8 numpy, `(b, 3, H, W)` floats in [-1, 1], or the
-            bits of every scale.
-        seeds: of each image.
-        metadata: one dictionary an image, enough to make it again: its prompt, its own seed, every setting, the model,
-            `dtype`, `device` and `batch_invariant`; `width` and `height` as drawn, `requested_width` and
-            `requested_height` as asked for, None where no size was.
-    """
-
-    images: Any
-    seeds: list[int]
-    metadata: list[dict[str, Any]]
-
-    def save(self, where: str | Path) -> list[Path]:
-        """Write the images with their settings inside, so that `bitvar generate --from FILE` makes them again.
-
-        Args:
-            where: a file (`x.png`, `x.webp`, `x.jpg`), numbered if there are several images; a pattern with `{seed}`,
-                `{prompt}` or `{index}`; or a folder, in which files are named by prompt and seed, and none is
-                overwritten.
-
-        Raises:
-            UsageError: for another suffix, two images of one name, or an output of bits.
-        """
-        where = arguments.checked("where", where, arguments.path)
-        records = [ImageRecord.of(metadata, version=__version__) for metadata in self.metadata]
-        return save_images(_as_pil(self.images), records, where)
-
-
-@dataclass(frozen=True)
-class ScaleEvent:
-    """One scale done.
-
-    Attributes:
-        index: of the scale, from 0.
-        total: number of scales.
-        grid: its rows and columns of tokens.
-        tokens_done, tokens_total: the share of work behind.
-        seeds: of each image.
-        metadata: as in `GenerationOutput`.
-    """
-
-    index: int
-    total: int
-    grid: Grid
-    tokens_done: int
-    tokens_total: int
-    seeds: list[int]
-    metadata: list[dict[str, Any]]
-    bits: tuple[Bool[Tensor, "b d _ _"], ...]
-    _latent: Tensor
-    _pipeline: "InfinityPipeline"
-    _batch_invariant: bool
-
-    @cached_property
-    def pixels(self) -> Float[Tensor, "b 3 H W"]:
-        """The images so far in [-1, 1]; decoded when first asked for, each by itself if the call is batch-invariant.
-
-        Raises:
-            ComputationError: when the decoder gives NaN or infinity.
-        """
-        tokenizer = self._pipeline.tokenizer
-        parts = [row.clone() for row in self._latent.split(1)] if self._batch_invariant else [self._latent]
-        with torch.inference_mode():
-            pixels = torch.cat([tokenizer.reconstruct(part) for part in parts])
-            what = f"the decoder's pixels at scale {self.index + 1} of {self.total}"
-            require_finite(pixels, what, precision=tokenizer.dtype)
-            return pixels.clamp(-1, 1)
-
-    def preview(self, size: int | None = None) -> list[Image.Image]:
-        """The images so far, the longer side resized to `size` pixels."""
-        if size is not None:
-            size = arguments.checked("size", size, _side)
-        images = to_pil(self.pixels)
-        if size is None:
-            return images
-        return [image.resize(_fit(image.size, size), Image.Resampling.LANCZOS) for image in images]
-
-
 class InfinityPipeline:
-    """Text to image. Holds no state of a call, so calls may run side by side.
+    """Text to image.
+
+    A pipeline holds no state of a call, so calls may run side by side, in threads or as streams that are read in turn.
+    What changes the model (adapters, `to`) is refused while a call runs.
 
     Args:
-        components: transformer, tokenizer, text encoder and index, on one device.
+        components: Transformer, tokenizer, text encoder and index, on one device.
     """
 
     def __init__(self, components: Components) -> None:
@@ -129,6 +46,14 @@ class InfinityPipeline:
         self.tokenizer = components.tokenizer
         self.text_encoder = components.text_encoder
         self._adapters = Adapters(components.transformer)
+        self._sharing = Sharing()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{width}x{height}" for width, height in self.sizes[:3]) + (
+            ", ..." if len(self.sizes) > 3 else ""
+        )
+        precision = str(self.dtype).removeprefix("torch.")
+        return f"InfinityPipeline({self.model_name!r}, sizes={sizes}, dtype={precision}, device={self.device})"
 
     @classmethod
     def from_pretrained(
@@ -143,10 +68,10 @@ class InfinityPipeline:
         """Load a model folder, every digest verified.
 
         Args:
-            model: a folder, or a hub id `owner/name`; None is the small model that comes with the package.
-            revision: of a hub id: branch, tag or commit.
-            tokenizer: a folder or hub id of another tokenizer than the model's own, whose decoder was trained further:
-                it makes the same bits.
+            model: A folder, or a hub id `owner/name`; None is the small model that comes with the package.
+            revision: Branch, tag or commit of a hub id.
+            tokenizer: A folder or hub id of a tokenizer to use in place of the model's own. It must make the same bits:
+                only its decoder was trained further.
             dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
             device: "cpu", "cuda", "mps", or "auto": the best there is.
 
@@ -172,8 +97,8 @@ class InfinityPipeline:
         Rounding can't be undone: a model taken to bf16 and back to fp32 has the weights of bf16.
 
         Args:
-            device: as `from_pretrained` takes it; None leaves the model where it is. A torch dtype alone is understood.
-            dtype: as `from_pretrained` takes it; None leaves the precision. Adapters follow.
+            device: A device as for `from_pretrained`; None leaves the model where it is. A dtype alone may stand here.
+            dtype: A precision as for `from_pretrained`; None leaves it. Adapters follow.
 
         Raises:
             UsageError: for an unknown device or dtype, or while adapters are fused. Nothing is changed.
@@ -186,26 +111,28 @@ class InfinityPipeline:
             device, dtype = None, device
         place = self.transformer.device if device is None else resolve_device(device)
         precision = None if dtype is None else resolve_dtype(dtype, place)
-        if any(adapter.fused for adapter in self._adapters.used()):
-            why = "the weights that unfuse_lora() brings back would stay as they are"
-            raise UsageError("Can't move a model with fused adapters.", why, "call unfuse_lora() first")
         encoder = None if self.text_encoder is None else self.text_encoder.model
-        move_model([self.transformer, self.tokenizer, *([encoder] if encoder else [])], device=place, dtype=precision)
+        with self._sharing.changing("move the model"):
+            self._refuse_if_fused()
+            move_model(
+                [self.transformer, self.tokenizer, *([encoder] if encoder else [])], device=place, dtype=precision
+            )
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model folder, whole or not at all: without adapters, but with those that are fused."""
-        save_folder(self.components, Path(arguments.checked("folder", folder, arguments.path)))
+        with self._sharing.reading():
+            save_folder(self.components, Path(arguments.checked("folder", folder, arguments.path)))
 
     def load_lora_weights(
         self, source: str | Path, adapter_name: str = "default", *, revision: str | None = None
     ) -> None:
-        """Load an adapter and let it alone count, at weight 1; earlier ones stay loaded.
+        """Load an adapter and make it the only active one, at weight 1. Others stay loaded but inactive.
 
         Args:
-            source: a safetensors file, a folder with one, or a hub id `owner/name`.
-            adapter_name: what to call it.
-            revision: of a hub id: branch, tag or commit.
+            source: A safetensors file, a folder with one, or a hub id `owner/name`.
+            adapter_name: Name to load it under.
+            revision: Branch, tag or commit of a hub id.
 
         Raises:
             UsageError: for a source that is not there, a name in use or unfit, or if PEFT is missing.
@@ -218,7 +145,8 @@ class InfinityPipeline:
         adapter_name = arguments.checked("adapter_name", adapter_name, arguments.text)
         if revision is not None:
             revision = arguments.checked("revision", revision, arguments.text)
-        made_for = self._adapters.load(source, name=adapter_name, revision=revision).base
+        with self._sharing.changing("load an adapter"):
+            made_for = self._adapters.load(source, name=adapter_name, revision=revision).base
         here = LoraBase(name=self.index.name, transformer=self.components.transformer_digest)
         if made_for and made_for.transformer and here.transformer not in ("", made_for.transformer):
             why = f"it fits, but was made for {made_for}, and this is {here}"
@@ -226,42 +154,50 @@ class InfinityPipeline:
             warnings.warn(text, UserWarning, stacklevel=2)
 
     def set_adapters(self, adapter_names: str | Sequence[str], weights: float | Sequence[float] | None = None) -> None:
-        """Let these adapters count, together, and no others; each as much as its weight, 1 if none is given."""
+        """Make these adapters the active ones, together. Each is applied with its weight, 1 if none is given."""
         names = arguments.checked("adapter_names", adapter_names, _names)
-        each = 1.0 if weights is None else arguments.checked("weights", weights, arguments.per_scale)
-        self._adapters.choose(names, list(each) if isinstance(each, tuple) else [each] * len(names))
+        strength = 1.0 if weights is None else arguments.checked("weights", weights, arguments.per_scale)
+        given = list(strength) if isinstance(strength, tuple) else [strength] * len(names)
+        with self._sharing.changing("change the adapters"):
+            self._adapters.choose(names, given)
 
     def get_active_adapters(self) -> list[str]:
-        """The adapters chosen."""
+        """List the active adapters."""
         return self._adapters.active
 
     def get_list_adapters(self) -> dict[str, list[str]]:
-        """The adapters loaded, by the part of the model they change; empty without any."""
+        """List the loaded adapters by the part of the model they change; empty without any."""
         return {"transformer": self._adapters.names} if self._adapters.names else {}
 
     def disable_lora(self) -> None:
-        """Let no adapter count until `enable_lora`."""
-        self._adapters.enable(False)
+        """Switch every adapter off until `enable_lora`."""
+        with self._sharing.changing("change the adapters"):
+            self._adapters.enable(False)
 
     def enable_lora(self) -> None:
-        """Let the adapters chosen count again."""
-        self._adapters.enable(True)
+        """Switch the active adapters on again."""
+        with self._sharing.changing("change the adapters"):
+            self._adapters.enable(True)
 
     def fuse_lora(self, *, lora_scale: float = 1.0) -> None:
-        """Add the adapters chosen, `lora_scale` times, to the model's weights: no slower than without."""
-        self._adapters.fuse(arguments.checked("lora_scale", lora_scale, arguments.real_number))
+        """Add the active adapters, times `lora_scale`, to the model's weights: then they cost no time."""
+        with self._sharing.changing("fuse the adapters"):
+            self._adapters.fuse(arguments.checked("lora_scale", lora_scale, arguments.real_number))
 
     def unfuse_lora(self) -> None:
         """Undo `fuse_lora`, to the bit."""
-        self._adapters.unfuse()
+        with self._sharing.changing("unfuse the adapters"):
+            self._adapters.unfuse()
 
     def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
-        """Take these adapters off; of those chosen, the others go on counting."""
-        self._adapters.delete(arguments.checked("adapter_names", adapter_names, _names))
+        """Remove these adapters. Other active ones stay active."""
+        with self._sharing.changing("delete adapters"):
+            self._adapters.delete(arguments.checked("adapter_names", adapter_names, _names))
 
     def unload_lora_weights(self) -> None:
-        """Take all adapters off: the model is as it was before, to the bit."""
-        self._adapters.unload()
+        """Remove all adapters: the model is as it was before, to the bit."""
+        with self._sharing.changing("unload the adapters"):
+            self._adapters.unload()
 
     @property
     def index(self) -> ModelIndex:
@@ -274,7 +210,7 @@ class InfinityPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device it computes on."""
         return self.transformer.device
 
     @property
@@ -303,9 +239,10 @@ class InfinityPipeline:
         """Generate images.
 
         Args:
-            prompt: one or several.
-            output_type: form of `images`.
-            options: `GenerationOptions`.
+            prompt: One prompt, or several.
+            output_type: Form of the images: "pil", "np", "pt" or "bits".
+            options: Fields of `GenerationRequest` and `SamplingParams`, and `constraint`: a `BitConstraint` that may
+                replace the bits drawn at each scale, such as `PrefixBits`.
 
         Raises:
             UsageError: for an empty or over-long prompt, an unknown option, or a value out of range.
@@ -314,33 +251,49 @@ class InfinityPipeline:
         forms = ("pil", "np", "pt", "bits")
         if not isinstance(output_type, str) or output_type not in forms:
             what = f"Unknown output_type {arguments.shown(output_type)}."
-            raise UsageError(what, "images come in no such form", f"choose from {', '.join(forms)}")
+            raise UsageError(what, fix=f"choose from {', '.join(forms)}")
         last = collections.deque(self.stream(prompt, **options), maxlen=1).pop()
-        return GenerationOutput(_as_form(last, output_type), last.seeds, last.metadata)
+        return GenerationOutput(as_form(last, output_type), last.seeds, last.metadata)
 
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerationKwargs]) -> Iterator[ScaleEvent]:
-        """Generate images, yielding after each scale. Leaving the loop cancels the rest. Arguments: as of a call."""
-        settings = GenerationOptions.parse(options, source="the options of this call")
-        given = arguments.checked("prompt", prompt, arguments.entries)
-        return self._stream([arguments.checked("prompt", entry, arguments.text) for entry in given], settings)
+        """Generate images, yielding after each scale. Leaving the loop cancels the rest. Arguments as for a call."""
+        given = dict(options)
+        constraint = given.pop("constraint", None)
+        if constraint is not None and not isinstance(constraint, BitConstraint):
+            why = f"got {arguments.shown(constraint)}"
+            raise UsageError("constraint takes a BitConstraint.", why, "give PrefixBits(bits), say")
+        request = GenerationRequest.from_options(prompt, given, source="the options of this call")
+        return self.stream_request(request, constraint=constraint)
 
-    def _stream(self, prompts: list[str], options: GenerationOptions) -> Iterator[ScaleEvent]:
-        schedule = self.schedule_for(options.height, options.width)
-        params = self.params_for(options)
-        params.per_scale(len(schedule))  # speak up before any work
-        negatives = options.negatives(len(prompts))
+    def stream_request(
+        self, request: GenerationRequest, *, constraint: BitConstraint | None = None
+    ) -> Iterator[ScaleEvent]:
+        """Generate the images of a request, yielding after each scale.
+
+        Args:
+            request: Prompts and settings.
+            constraint: Hook that may replace the bits drawn at each scale, in place of the request's own prefix.
+        """
+        with self._sharing.reading():
+            yield from self._stream(request, constraint)
+
+    def _stream(self, request: GenerationRequest, constraint: BitConstraint | None) -> Iterator[ScaleEvent]:
+        schedule = self.schedule_for(request.height, request.width)
+        params = self.params_for(request.params)
+        params.scales(len(schedule))  # speak up before any work
+        negatives, seeds = request.negatives(), request.seeds()
         if any(negatives) and not params.guided:
             why = "it is what guidance steers away from, and guidance is off: its scale is 1"
             raise UsageError("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
-        copies, apart = options.copies(len(prompts)), options.batch_invariant
-        repeated = [prompt for prompt in prompts for _ in range(copies)]
-        seeds = options.seeds(len(repeated))
-        given = self._given(options.given_bits, schedule, len(repeated))
-        condition = self.encode_prompts(repeated, batch_invariant=apart)
+        prompts, apart = request.repeated_prompts(), request.batch_invariant
+        constraint = constraint or request.constraint()
+        if isinstance(constraint, PrefixBits):
+            self._check_prefix(constraint, schedule, len(prompts))
+        condition = self.encode_prompts(prompts, batch_invariant=apart)
         against = self._against(condition, negatives, batch_invariant=apart)
         metadata = [
-            self._describe(prompt, seed, schedule, params, negative, options)
-            for prompt, seed, negative in zip(repeated, seeds, negatives, strict=True)
+            self._describe(prompt, seed, schedule, params, negative, request)
+            for prompt, seed, negative in zip(prompts, seeds, negatives, strict=True)
         ]
         results = (generate_apart if apart else generate)(
             self.transformer,
@@ -349,7 +302,7 @@ class InfinityPipeline:
             params=params,
             seeds=seeds,
             negative=against,
-            given_bits=given,
+            constraint=constraint,
         )
         bits: tuple[Tensor, ...] = ()
         for result in results:
@@ -388,7 +341,7 @@ class InfinityPipeline:
             metadata=metadata,
             bits=bits,
             _latent=result.latent,
-            _pipeline=self,
+            _tokenizer=self.tokenizer,
             _batch_invariant=batch_invariant,
         )
 
@@ -399,27 +352,22 @@ class InfinityPipeline:
             return schedules[0]
         if height is None or width is None:
             raise UsageError("Only one of height and width was given.", "a size needs both", "give both, or neither")
-        height, width = (arguments.checked(*side, _side) for side in (("height", height), ("width", width)))
+        height, width = (arguments.checked(*side, side_in_range) for side in (("height", height), ("width", width)))
         return nearest_schedule(schedules, height=height, width=width, stride=self.stride)
 
-    def params_for(self, options: GenerationOptions) -> SamplingParams:
-        """The options given, and the model's defaults for the rest."""
-        if not isinstance(options, GenerationOptions):
-            why = f"got {arguments.shown(options)}"
-            raise UsageError("Sampling parameters come from GenerationOptions.", why, "make one and give it")
-        defaults = self.index.defaults
-        values = {
-            name: getattr(options, name) if getattr(options, name) is not None else getattr(defaults, name)
-            for name in ("guidance_scale", "temperature", "top_k", "top_p")
-        }
-        return SamplingParams(**values)
+    def params_for(self, params: SamplingParams) -> SamplingParams:
+        """The settings given, and the model's defaults for the rest."""
+        if not isinstance(params, SamplingParams):
+            why = f"got {arguments.shown(params)}"
+            raise UsageError("params_for takes SamplingParams.", why, "make one and give it")
+        return params.over(self.index.defaults).complete()
 
     def check_prompt(self, text: str, *, what: str = "prompt") -> None:
-        """Refuse a prompt that can't be drawn, before any work.
+        """Refuse a prompt that can't be drawn.
 
         Args:
-            text: the prompt.
-            what: names it in the error.
+            text: The prompt.
+            what: Name of the prompt in the error.
 
         Raises:
             UsageError: for one without words, or with more tokens than the model reads.
@@ -436,12 +384,13 @@ class InfinityPipeline:
     def encode_prompts(
         self, prompts: str | Sequence[str], *, what: str = "prompt", batch_invariant: bool = True
     ) -> TextCondition:
-        """Prompts to a condition on the model's device. Equal prompts are encoded once.
+        """Encode prompts to a condition on the model's device. Equal prompts are encoded once.
 
         Args:
-            prompts: one or several.
-            what: names them in errors.
-            batch_invariant: encode each by itself, so that no other prompt changes the rounding of its features.
+            prompts: One prompt, or several.
+            what: Name of the prompts in errors.
+            batch_invariant: Whether to encode each by itself, so that no other prompt changes the rounding of its
+                features.
 
         Raises:
             UsageError: for no prompt, an empty one, one that is no text, or one that is too long.
@@ -460,27 +409,30 @@ class InfinityPipeline:
         for text in distinct:
             self.check_prompt(text, what=what)
         parts = [[text] for text in distinct] if batch_invariant else [distinct]
-        rows = [row for part in parts for row in self.text_encoder.encode(part).rows()]
+        with self._sharing.reading():
+            rows = [row for part in parts for row in self.text_encoder.encode(part).rows()]
         for row in rows:
             require_finite(row.features, f"the text encoder's features of the {what}")
         encoded = dict(zip(distinct, rows, strict=True))
         return TextCondition.join([encoded[text] for text in texts])
 
-    def _given(self, given: tuple[Tensor, ...], schedule: ScaleSchedule, batch: int) -> dict[int, Tensor]:
-        """The same first bits for every image, checked against the schedule."""
+    def _check_prefix(self, prefix: PrefixBits, schedule: ScaleSchedule, batch: int) -> None:
+        """Refuse a prefix whose bits don't fit the schedule."""
         grids = schedule.latent_grids(self.transformer.config.patch_size)
-        for k, bits in enumerate(given):
+        for k, bits in enumerate(prefix.bits):
             expected = (self.tokenizer.config.bits, *grids[k]) if k < len(grids) else None
-            if tuple(bits.shape) != expected or bits.dtype != torch.bool:
+            if tuple(bits.shape[1:]) != expected or bits.dtype != torch.bool or len(bits) not in (1, batch):
+                why = f"scale {k} of this size takes torch.bool of shape {expected}, for one image or for all {batch}"
                 raise UsageError(
-                    f"given_bits[{k}] is {bits.dtype} of shape {tuple(bits.shape)}.",
-                    f"scale {k} of this size takes torch.bool of shape {expected}"
-                    if expected
-                    else f"this size has {len(grids)} scales",
-                    "give the bits of an image of the same model and size, coarse to fine, without the batch",
+                    f"Scale {k} of the prefix is {bits.dtype} of shape {tuple(bits.shape)}.",
+                    why if expected else f"this size has {len(grids)} scales",
+                    "give the bits of an image of the same model and size, coarse to fine",
                 )
-        device = self.transformer.device
-        return {k: bits.to(device).expand(batch, *bits.shape) for k, bits in enumerate(given)}
+
+    def _refuse_if_fused(self) -> None:
+        if any(adapter.fused for adapter in self._adapters.used()):
+            why = "the weights that unfuse_lora() brings back would stay as they are"
+            raise UsageError("Can't move a model with fused adapters.", why, "call unfuse_lora() first")
 
     def _describe(
         self,
@@ -489,7 +441,7 @@ class InfinityPipeline:
         schedule: ScaleSchedule,
         params: SamplingParams,
         negative: str | None,
-        options: GenerationOptions,
+        request: GenerationRequest,
     ) -> dict[str, Any]:
         adapters = [adapter.model_dump() for adapter in self._adapters.used()]
         return {
@@ -498,8 +450,8 @@ class InfinityPipeline:
             "seed": seed,
             "width": schedule[-1][1] * self.stride,
             "height": schedule[-1][0] * self.stride,
-            "requested_width": options.width,
-            "requested_height": options.height,
+            "requested_width": request.width,
+            "requested_height": request.height,
             "guidance_scale": params.guidance_scale,
             "temperature": params.temperature,
             "top_k": params.top_k,
@@ -507,42 +459,10 @@ class InfinityPipeline:
             "model": self.model_name,
             "dtype": str(self.transformer.dtype).removeprefix("torch."),
             "device": self.transformer.device.type,
-            "batch_invariant": options.batch_invariant,
+            "batch_invariant": request.batch_invariant,
             **({"lora": adapters} if adapters else {}),
         }
 
 
-def _side(value: Any) -> int:
-    number = arguments.whole_number(value)
-    if not 1 <= number <= MAX_SIDE:
-        raise ValueError(f"it must lie between 1 and {MAX_SIDE:,}, got {arguments.shown(number)}")
-    return number
-
-
 def _names(value: Any) -> list[str]:
     return [arguments.text(entry) for entry in arguments.entries(value)]
-
-
-def _as_pil(images: Any) -> list[Image.Image]:
-    """The images of an output, whichever form they have."""
-    if isinstance(images, Tensor):
-        return to_pil(images)
-    if isinstance(images, np.ndarray):
-        return [Image.fromarray(array) for array in images]
-    if not all(isinstance(image, Image.Image) for image in images):
-        why = "it was made with output_type='bits', which decodes nothing"
-        raise UsageError("The output holds no images.", why, "leave output_type out, and save that")
-    return list(images)
-
-
-def _as_form(event: ScaleEvent, form: str) -> Any:
-    if form == "bits":
-        return event.bits
-    if form == "pt":
-        return event.pixels
-    return to_pil(event.pixels) if form == "pil" else to_numpy(event.pixels)
-
-
-def _fit(size: tuple[int, int], longer: int) -> tuple[int, int]:
-    factor = longer / max(size)
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))

@@ -11,7 +11,8 @@ from bitvar.config import unknown
 from bitvar.costs.flops import model_flops_utilization, num_parameters
 from bitvar.errors import UsageError
 from bitvar.metrics.distances import perceptual_distance
-from bitvar.scales import SQUARES, ScaleSchedule, official_schedule
+from bitvar.official_schedules import SQUARES, official_schedule
+from bitvar.scales import ScaleSchedule
 from bitvar.training.assemble import attention_patterns, operations_of, read_recipe, text_length
 from bitvar.training.config import OptimizationConfig, TokenizerTraining, TransformerTraining
 from bitvar.training.tokenizer.data import ImageSet

@@ -11,7 +11,7 @@ _compiled = torch.compile(flex_attention, dynamic=False)
 
 
 class FlexBlockCausal:
-    """What `nn.attention.BlockCausal` computes, by FlexAttention. Implements `nn.attention.Pattern`.
+    """What `nn.attention.BlockCausal` computes, by FlexAttention. Implements `nn.attention.AttentionFn`.
 
     On the CPU it runs without a fused kernel and without gradients: for tests.
 

@@ -7,23 +7,22 @@ the step from words to numbers is therefore made here.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-MAX_SEED: Final = 2**63 - 1
+from bitvar.sampling.params import MAX_SEED
 
 
 def uniform_noise(seed: int, scale: int, shape: Sequence[int]) -> Float[Tensor, "..."]:
-    """fp32 numbers in [0, 1), each a multiple of 2^-24, on the CPU.
+    """Make fp32 numbers in [0, 1), each a multiple of 2^-24, on the CPU.
 
     Args:
-        seed: the image's, from 0 to 2^63 - 1.
-        scale: index of the scale, from 0.
-        shape: as the caller needs; a longer shape begins with the numbers of a shorter one.
+        seed: Seed of the image, from 0 to 2^63 - 1.
+        scale: Index of the scale, from 0.
+        shape: Shape of the result; a longer one begins with the numbers of a shorter one.
     """
     assert 0 <= seed <= MAX_SEED and scale >= 0, "seeds are checked where they enter"
     count = int(np.prod(shape, dtype=np.int64))

@@ -8,6 +8,7 @@ import torch
 
 from bitvar.errors import UsageError, WeightsError
 from bitvar.lora.layers import LoraBase, add_adapter
+from bitvar.sampling.params import SamplingParams
 from bitvar.scales import Grid
 from bitvar.text import load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
@@ -22,7 +23,6 @@ from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import verify_folder
 from bitvar.weights.model_folder import (
     Components,
-    Defaults,
     ModelIndex,
     TokenizerIdentity,
     check_bits,
@@ -131,10 +131,10 @@ def adapted(checkpoint: Path, config: TransformerTraining, folder: Path) -> tupl
     return model, base
 
 
-def model_index(name: str, tokenizer: Path, defaults: Defaults | None = None) -> ModelIndex:
+def model_index(name: str, tokenizer: Path, defaults: SamplingParams | None = None) -> ModelIndex:
     """The index of a model that was trained with the tokenizer in a folder."""
     identity = TokenizerIdentity.load(tokenizer / "identity.json")
-    return ModelIndex(name=name, tokenizer=identity, defaults=defaults or Defaults())
+    return ModelIndex(name=name, tokenizer=identity, defaults=defaults or SamplingParams())
 
 
 def load_tokenizer(

@@ -9,8 +9,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from bitvar.nn.attention import Pattern, attend
-from bitvar.nn.kv_cache import KVCache
+from bitvar.nn.attention import AttentionFn, attend
+from bitvar.nn.kv_cache import LayerCache
 from bitvar.nn.linear import Linear
 from bitvar.nn.norms import LayerNorm, modulated_norm
 from bitvar.nn.rope import apply_rope
@@ -20,22 +20,43 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 class TextKV(NamedTuple):
-    """A block's keys and values of the text, computed once a prompt: `(b, n, t, e)` each, and the `(b, t)` mask."""
+    """One block's keys and values of the text, projected once a prompt. What sampling passes.
+
+    Attributes:
+        k, v: Tensors of shape `(b, n, t, e)`.
+        mask: Tensor of shape `(b, t)`, True where a token is real.
+    """
 
     k: Tensor
     v: Tensor
     mask: Tensor
 
+    def project(self, attention: "CrossAttention") -> "TextKV":
+        """Return itself: it is projected already."""
+        return self
+
+    def first_rows(self, rows: int) -> "TextKV":
+        return TextKV(self.k[:rows], self.v[:rows], self.mask[:rows])
+
 
 class TextMemory(NamedTuple):
-    """The text, before a block's own projection: `(b, t, c)`, and the `(b, t)` mask. What training passes."""
+    """The text before a block's own projection. What training passes: a block's weights are needed only as it runs.
+
+    Attributes:
+        features: Tensor of shape `(b, t, c)`.
+        mask: Tensor of shape `(b, t)`, True where a token is real.
+    """
 
     features: Tensor
     mask: Tensor
 
+    def project(self, attention: "CrossAttention") -> TextKV:
+        """Compute a block's keys and values."""
+        return attention.keys_values(self.features, self.mask)
+
 
 class SelfAttention(nn.Module):
-    """Cosine attention: q and k are unit vectors, sharpened by a learned scale a head, then turned by RoPE."""
+    """Cosine attention: q and k are unit vectors, scaled by a learned factor a head, then rotated by RoPE."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -51,10 +72,10 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Tensor, "b l c"],
         rope: Float[Tensor, "l pairs 2"],
-        pattern: Pattern | None,
-        cache: tuple[KVCache, int] | None,
+        attention: AttentionFn | None,
+        cache: LayerCache | None,
     ) -> Float[Tensor, "b l c"]:
-        """Attend within `x` by a pattern, or, with `(cache, block)`, to all scales cached and `x`."""
+        """Attend within `x` by `attention`, or, with a cache, from one scale to the cached ones and itself."""
         q, k, v = rearrange(self.qkv(x), "b l (s n e) -> s b n l e", s=3, n=self.num_heads)
         q_bias, v_bias = (
             rearrange(b.to(x.dtype), "(n e) -> n 1 e", n=self.num_heads) for b in (self.q_bias, self.v_bias)
@@ -64,8 +85,8 @@ class SelfAttention(nn.Module):
         k = F.normalize(k.float(), dim=-1)
         q, k, v = apply_rope(q, rope).to(x.dtype), apply_rope(k, rope).to(x.dtype), v + v_bias
         if cache is not None:
-            k, v = cache[0].extend(cache[1], k, v)
-        attended = attend(q, k, v, scale=1.0, mask=pattern)
+            k, v = cache.extend(k, v)
+        attended = (attention or attend)(q, k, v, scale=1.0)
         return self.proj(rearrange(attended, "b n l e -> b l (n e)"))
 
 
@@ -81,15 +102,13 @@ class CrossAttention(nn.Module):
         self.proj = Linear(config.width, config.width)
 
     def keys_values(self, memory: Float[Tensor, "b t c"], mask: Bool[Tensor, "b t"]) -> TextKV:
-        """What `forward` reads of the text; the same at every scale."""
+        """Project the text to what `forward` reads at every scale."""
         k, v = self.kv(memory).chunk(2, dim=-1)
         v = v + self.v_bias.to(v.dtype)
         k, v = (rearrange(part, "b t (n e) -> b n t e", n=self.num_heads) for part in (k, v))
         return TextKV(k, v, mask)
 
-    def forward(self, x: Float[Tensor, "b l c"], text: TextKV | TextMemory) -> Float[Tensor, "b l c"]:
-        if isinstance(text, TextMemory):
-            text = self.keys_values(text.features, text.mask)
+    def forward(self, x: Float[Tensor, "b l c"], text: TextKV) -> Float[Tensor, "b l c"]:
         q = rearrange(self.q(x), "b l (n e) -> b n l e", n=self.num_heads)
         attended = attend(q, text.k, text.v, scale=q.shape[-1] ** -0.5, mask=text.mask[:, None, None])
         return self.proj(rearrange(attended, "b n l e -> b l (n e)"))
@@ -115,13 +134,13 @@ class Block(nn.Module):
         text: TextKV | TextMemory,
         rope: Float[Tensor, "l pairs 2"],
         *,
-        pattern: Pattern | None = None,
-        cache: tuple[KVCache, int] | None = None,
+        attention: AttentionFn | None = None,
+        cache: LayerCache | None = None,
     ) -> Float[Tensor, "b l c"]:
-        """One block over all scales (`pattern`), or over one with the earlier ones in `cache`, as `(cache, block)`."""
+        """Run over all scales (with `attention`), or over one scale with the earlier ones in `cache`."""
         modulation = (shared_modulation + self.modulation.to(x.dtype))[:, :, None]
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unbind(1)
-        x = x + gamma1 * self.self_attention(modulated_norm(x, scale1, shift1), rope, pattern, cache)
-        x = x + self.cross_attention(self.cross_norm(x), text)
+        x = x + gamma1 * self.self_attention(modulated_norm(x, scale1, shift1), rope, attention, cache)
+        x = x + self.cross_attention(self.cross_norm(x), text.project(self.cross_attention))
         hidden = F.gelu(self.fc1(modulated_norm(x, scale2, shift2)), approximate="tanh")
         return x + gamma2 * self.fc2(hidden)

@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from bitvar.config import CodeLengths, Config
 from bitvar.errors import UsageError
-from bitvar.scales import MAX_SCALES, MAX_SIDE, ScaleSchedule, lengths_of, official_schedules
+from bitvar.official_schedules import official_schedules
+from bitvar.scales import MAX_SCALES, MAX_SIDE, ScaleSchedule, lengths_of
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Budget = Annotated[str, Field(max_length=16)]

@@ -14,15 +14,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bitvar.bits import to_cells, to_tokens
+from bitvar.bits import to_tokens
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
-from bitvar.nn.attention import BlockCausal, Pattern
+from bitvar.nn.attention import AttentionFn, BlockCausal
 from bitvar.nn.kv_cache import KVCache
 from bitvar.nn.linear import Linear
 from bitvar.nn.norms import layer_norm
 from bitvar.nn.rope import rope_table
-from bitvar.scales import Grid, ScaleSchedule
+from bitvar.scales import ScaleSchedule
 from bitvar.transformer.block import Block, TextKV, TextMemory
 from bitvar.transformer.config import TransformerConfig
 from bitvar.transformer.embed import TextEmbedding
@@ -30,42 +30,68 @@ from bitvar.transformer.embed import TextEmbedding
 
 @dataclass(frozen=True)
 class EncodedCondition:
-    """All that the text contributes, computed once.
+    """All that the text contributes, computed once a prompt.
 
     Attributes:
-        pooled: `(b, c)`, `cond` in the paper: start token and source of every modulation.
-        modulation: `(b, 6, c)`, shared by the blocks.
-        head_scale, head_shift: `(b, 1, c)`, the head's own modulation.
-        text: the cross-attention memory: the same for all blocks, or each block's keys and values of it.
+        pooled: Tensor of shape `(b, c)`, `cond` in the paper: start token and source of every modulation.
+        modulation: Tensor of shape `(b, 6, c)`, shared by the blocks.
+        head_scale, head_shift: Tensors of shape `(b, 1, c)`, the head's own modulation.
+        memory: Text features that every block projects to keys and values.
     """
 
     pooled: Tensor
     modulation: Tensor
     head_scale: Tensor
     head_shift: Tensor
-    text: tuple[TextKV | TextMemory, ...]
+    memory: TextMemory
 
-    def rows(self, count: int) -> "EncodedCondition":
-        """The first `count` of the batch."""
-        text = tuple(type(part)(*(tensor[:count] for tensor in part)) for part in self.text)
+    def first_rows(self, rows: int) -> "EncodedCondition":
+        """The first `rows` of the batch."""
         return EncodedCondition(
-            self.pooled[:count], self.modulation[:count], self.head_scale[:count], self.head_shift[:count], text
+            self.pooled[:rows],
+            self.modulation[:rows],
+            self.head_scale[:rows],
+            self.head_shift[:rows],
+            TextMemory(self.memory.features[:rows], self.memory.mask[:rows]),
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class DecodeState:
-    """What sampling carries from scale to scale."""
+    """What one segment of sampling reads: consecutive scales that are decoded with the same rows.
+
+    Only the contents of the cache change from scale to scale, so that each (schedule, scale, rows) is one static shape.
+
+    Attributes:
+        condition: The text, of shape `(b, ...)`.
+        text: Every block's keys and values of the text.
+        start: Input of scale 0, of shape `(b, 1, c)`.
+        schedule: Grids being decoded.
+        rope: Rotary positions of every token of the schedule.
+        cache: Keys and values of the scales decoded so far.
+    """
 
     condition: EncodedCondition
+    text: tuple[TextKV, ...]
+    start: Float[Tensor, "b 1 c"]
     schedule: ScaleSchedule
     rope: Float[Tensor, "l pairs 2"]
     cache: KVCache
 
-    def keep_rows(self, count: int) -> None:
-        """Go on with the first `count` of the batch: the guided half can be dropped once guidance is off."""
-        self.condition = self.condition.rows(count)
-        self.cache.keep_rows(count)
+    @property
+    def rows(self) -> int:
+        return self.cache.rows
+
+    def first_rows(self, rows: int) -> "DecodeState":
+        """Begin the next segment with the first `rows` of the batch, as when guidance ends."""
+        return DecodeState(
+            self.condition.first_rows(rows),
+            tuple(layer.first_rows(rows) for layer in self.text),
+            self.start[:rows],
+            self.schedule,
+            self.rope,
+            self.cache.narrow(rows=rows, capacity=self.cache.capacity),
+        )
 
 
 class InfinityTransformer(nn.Module):
@@ -92,16 +118,12 @@ class InfinityTransformer(nn.Module):
     def device(self) -> torch.device:
         return self.start_token.device
 
-    def encode_condition(
-        self, condition: TextCondition, *, dtype: torch.dtype | None = None, projected: bool = True
-    ) -> EncodedCondition:
-        """The text side, once a prompt.
+    def encode_condition(self, condition: TextCondition, *, dtype: torch.dtype | None = None) -> EncodedCondition:
+        """Compute the text's side, once a prompt.
 
         Args:
-            condition: features `(b, t, text_width)`.
-            projected: with every block's keys and values made already, which sampling needs again at each scale. Else
-                each block makes its own when it runs, so that its weights need to be there only then.
-            dtype: what everything after is computed in; the parameters' own unless training in mixed precision.
+            condition: Features of shape `(b, t, text_width)`.
+            dtype: Data type of everything computed after; None is the parameters' own. Mixed precision sets it.
 
         Raises:
             UsageError: for a prompt longer than `max_text_tokens`.
@@ -112,7 +134,6 @@ class InfinityTransformer(nn.Module):
                 f"The prompt is {tokens} tokens long.", f"this model reads at most {limit}", "shorten the prompt"
             )
         pooled, features = self.text(condition, dtype or self.dtype)
-        memory = TextMemory(features, condition.mask)
         active = F.silu(pooled)
         scale, shift = self.head_modulation(active)[:, None].chunk(2, dim=-1)
         return EncodedCondition(
@@ -120,27 +141,23 @@ class InfinityTransformer(nn.Module):
             modulation=rearrange(self.shared_modulation(active), "b (s c) -> b s c", s=6),
             head_scale=scale,
             head_shift=shift,
-            text=tuple(block.cross_attention.keys_values(*memory) if projected else memory for block in self._blocks()),
+            memory=TextMemory(features, condition.mask),
         )
 
     def start_tokens(self, condition: EncodedCondition) -> Float[Tensor, "b 1 c"]:
-        """Scale 0: the pooled text and a learned start."""
+        """Embed scale 0: the pooled text and a learned start token."""
         x = condition.pooled + self.start_token.to(condition.pooled.dtype)
         return (x + self.scale_embedding[0].to(x.dtype))[:, None]
 
     def embed(
         self, resized: Float[Tensor, "b _ h w"], k: int, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "b l c"]:
-        """Scale `k` >= 1: the latent so far, at this scale's grid (`pyramid.next_input`)."""
+        """Embed scale `k` >= 1: the latent so far, at this scale's grid (`pyramid.next_input`)."""
         x = self.input_proj(to_tokens(resized, self.config.patch_size).to(dtype or self.dtype))
         return x + self.scale_embedding[k].to(x.dtype)
 
-    def to_cells(self, tokens: Tensor, grid: Grid) -> Tensor:
-        """`(b, l, d)` of one scale's tokens to `(b, d / patch^2, h patch, w patch)` tokenizer cells."""
-        return to_cells(tokens, grid, self.config.patch_size)
-
     def rope(self, schedule: ScaleSchedule) -> Float[Tensor, "l pairs 2"]:
-        """Rotary positions of every token of a schedule."""
+        """Compute the rotary positions of every token of a schedule."""
         return rope_table(schedule.positions().to(self.device), self.config.head_dim)
 
     def forward(
@@ -150,44 +167,70 @@ class InfinityTransformer(nn.Module):
         schedule: ScaleSchedule,
         *,
         dtype: torch.dtype | None = None,
-        pattern: Pattern | None = None,
+        attention: AttentionFn | None = None,
     ) -> Float[Tensor, "b l d 2"]:
-        """Logits of every bit of every scale, each scale seeing itself and the coarser ones.
+        """Compute the logits of every bit of every scale, each scale seeing itself and the coarser ones.
 
         Args:
-            condition: the text.
-            inputs: for scales 1 and up, the latent so far at that scale's grid (`pyramid.next_input`).
-            schedule: as many scales as inputs, and one more.
-            dtype: what the blocks compute in; the parameters' own unless training in mixed precision.
-            pattern: another way to compute `BlockCausal`, for this schedule.
+            condition: The text.
+            inputs: For scales 1 and up, the latent so far at that scale's grid (`pyramid.next_input`).
+            schedule: As many scales as inputs, and one more.
+            dtype: Data type of the blocks; None is the parameters' own. Mixed precision training sets it.
+            attention: Implementation of attention over this schedule; None is `BlockCausal`, in plain PyTorch.
         """
-        encoded = self.encode_condition(condition, dtype=dtype, projected=False)
+        encoded = self.encode_condition(condition, dtype=dtype)
         embedded = [self.embed(resized, k, dtype) for k, resized in enumerate(inputs, start=1)]
         x = torch.cat([self.start_tokens(encoded), *embedded], dim=1)
-        pattern = pattern or BlockCausal(schedule.offsets)
+        attention = attention or BlockCausal(schedule.offsets)
         rope = self.rope(schedule)
-        for block, text in zip(self.blocks, encoded.text, strict=True):
-            x = block(x, encoded.modulation, text, rope, pattern=pattern)
+        for block in self.blocks:
+            x = block(x, encoded.modulation, encoded.memory, rope, attention=attention)
         return self._logits(x, encoded)
 
-    def start_decoding(self, condition: TextCondition, schedule: ScaleSchedule) -> DecodeState:
-        """Prepare sampling: the text's part, the rotary positions, and a cache of the exact size."""
-        config, device = self.config, self.device
-        cache = KVCache(
-            (config.depth, condition.batch, config.num_heads, config.head_dim),
-            capacity=schedule.offsets[-2],
-            dtype=self.dtype,
-            device=device,
+    def start_decoding(
+        self, condition: TextCondition, schedule: ScaleSchedule, *, cache: KVCache | None = None
+    ) -> DecodeState:
+        """Prepare sampling: the text's side, the rotary positions and the cache.
+
+        Args:
+            condition: The text, `b` prompts.
+            schedule: Grids to decode.
+            cache: Memory to decode into, with room for `b` rows and `schedule.cached_tokens` tokens. None allocates it.
+        """
+        encoded = self.encode_condition(condition.to(self.device))
+        if cache is None:
+            cache = self.allocate_cache(condition.batch, schedule)
+        return DecodeState(
+            condition=encoded,
+            text=tuple(encoded.memory.project(block.cross_attention) for block in self._blocks()),
+            start=self.start_tokens(encoded),
+            schedule=schedule,
+            rope=self.rope(schedule),
+            cache=cache.narrow(rows=condition.batch, capacity=schedule.cached_tokens),
         )
-        return DecodeState(self.encode_condition(condition.to(device)), schedule, self.rope(schedule), cache)
+
+    def next_segment(self, state: DecodeState, rows: int) -> DecodeState:
+        """Go on with the first `rows` rows only, keeping what they have decoded."""
+        return state.first_rows(rows)
+
+    def allocate_cache(self, rows: int, schedule: ScaleSchedule) -> KVCache:
+        """Allocate a cache of the exact size that `rows` rows of a schedule need."""
+        shape = (self.config.depth, rows, self.config.num_heads, self.config.head_dim)
+        return KVCache.allocate(shape, capacity=schedule.cached_tokens, dtype=self.dtype, device=self.device)
 
     def decode_scale(self, tokens: Float[Tensor, "b l c"], k: int, state: DecodeState) -> Float[Tensor, "b l d 2"]:
-        """Logits of scale `k`, given its embedded tokens; every coarser scale must have been decoded before."""
-        rope = state.rope[state.schedule.tokens(k)]
+        """Compute the logits of scale `k`. Every coarser scale must have been decoded before, into the same cache.
+
+        Args:
+            tokens: Embedded input of the scale: `state.start` for scale 0, else `embed`.
+            k: Index of the scale.
+            state: The segment's state, of as many rows.
+        """
+        where = state.schedule.tokens(k)
+        rope = state.rope[where]
         x = tokens
-        for index, (block, text) in enumerate(zip(self.blocks, state.condition.text, strict=True)):
-            x = block(x, state.condition.modulation, text, rope, cache=(state.cache, index))
-        state.cache.advance(tokens.shape[1])
+        for index, (block, text) in enumerate(zip(self.blocks, state.text, strict=True)):
+            x = block(x, state.condition.modulation, text, rope, cache=state.cache.layer(index, where.start))
         return self._logits(x, state.condition)
 
     def _blocks(self) -> Iterator[Block]:
@@ -201,7 +244,7 @@ class InfinityTransformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """The released recipe's initialisation, in one place.
+        """Initialise every weight by the released recipe, in one place.
 
         Linear and embeddings: truncated normal, std sqrt(1 / 3c), biases 0. Then the head x 0.02; output projections
         x 1 / sqrt(2 depth); modulation: gammas x 5e-6, scales and shifts x 1e-3; head modulation x 1e-3.

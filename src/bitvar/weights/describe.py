@@ -11,10 +11,11 @@ from typing import Any, Final
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError
 from bitvar.files import open_plain
+from bitvar.sampling.params import SamplingParams
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.digests import MANIFEST, merged_digest, read_card, read_object
-from bitvar.weights.model_folder import Defaults, ModelIndex, TokenizerIdentity, digest_of_parts, find_tokenizer
+from bitvar.weights.model_folder import ModelIndex, TokenizerIdentity, digest_of_parts, find_tokenizer
 from bitvar.weights.vocabulary import Vocabulary, load_vocabulary
 
 _PRECISIONS: Final = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
@@ -51,7 +52,7 @@ class Description:
     parameters: dict[str, int]
     precision: dict[str, str]
     max_prompt: int
-    defaults: Defaults | None
+    defaults: SamplingParams | None
     tokenizer: TokenizerIdentity
     bits: int
     stride: int

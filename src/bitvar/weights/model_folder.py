@@ -22,6 +22,7 @@ from bitvar.file_kinds import refuse_pointers
 from bitvar.finite import cast_weights, require_sound_weights
 from bitvar.lora.layers import base_tensors
 from bitvar.nn.linear import channels_last
+from bitvar.sampling.params import SamplingParams
 from bitvar.scales import MAX_SCALES, MAX_SIDE, Grid
 from bitvar.text import TextEncoder, is_position_index, load_text_encoder, refuse_foreign_files
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
@@ -101,19 +102,6 @@ class OfficialSpelling(Config):
     tokenizer_buffers: dict[Name, OfficialBuffer] = Field(default_factory=dict, max_length=1024)
 
 
-Strength = Annotated[float, Field(ge=0, le=100)]
-PerScale = Annotated[tuple[Strength, ...], Field(min_length=1, max_length=MAX_SCALES)]
-
-
-class Defaults(Config):
-    """Sampling settings a model was tuned for: one value, or one a scale."""
-
-    guidance_scale: Strength | PerScale = 3.0
-    temperature: Strength | PerScale = 1.0
-    top_k: int = Field(default=0, ge=0, le=1_000_000)
-    top_p: float = Field(default=0.0, ge=0, le=1)
-
-
 class ModelIndex(Config):
     """What `model_index.json` holds.
 
@@ -121,14 +109,14 @@ class ModelIndex(Config):
         format: version of this layout.
         name: of the model, for people and for image metadata.
         tokenizer: the tokenizer the transformer was trained with.
-        defaults: sampling settings.
+        defaults: Sampling settings that the model was tuned for.
         official: spelling of the files it was converted from.
     """
 
     format: Literal[1] = 1
     name: Name
     tokenizer: TokenizerIdentity
-    defaults: Defaults = Defaults()
+    defaults: SamplingParams = SamplingParams().complete()
     official: OfficialSpelling | None = None
 
 

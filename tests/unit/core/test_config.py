@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from bitvar.config import Config
 from bitvar.errors import UsageError
-from bitvar.pipeline.options import GenerationOptions
+from bitvar.pipeline.request import GenerationRequest
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.training.config import OptimizationConfig, TokenizerTraining, TransformerTraining
 from bitvar.transformer import PRESETS, InfinityTransformer, ScheduleConfig, TransformerConfig
@@ -183,12 +183,12 @@ def test_the_presets_build_the_models_they_name() -> None:
         ({"guidance": 3}, r"Unknown key 'guidance'[\s\S]*did you mean 'guidance_scale'"),
         ({"negative_prompts": "x"}, r"did you mean 'negative_prompt'"),
         ({"temperature": "hot"}, "temperature"),
-        ({"given_bits": (1,)}, "given_bits"),
+        ({"prefix": (1,)}, "prefix"),
     ],
 )
 def test_options_of_a_call_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        GenerationOptions.parse(options, source="the options of this call")
+        GenerationRequest.from_options("a dog", options, source="the options of this call")
 
 
 def test_overriding_reads_json_before_text() -> None:

@@ -6,6 +6,7 @@ import time
 import types
 import typing
 from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -50,6 +51,9 @@ def unbounded(name: str, annotation: Any, metadata: list[Any]) -> Iterator[str]:
         inner, *more = get_args(annotation)
         own = [part for item in more for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
         yield from unbounded(name, inner, metadata + own)
+    elif is_dataclass(annotation):
+        for own, kind in typing.get_type_hints(annotation, include_extras=True).items():
+            yield from unbounded(f"{name}.{own}", kind, [])
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield from fields(annotation, f"{name}.")
     elif annotation in (int, float):

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitvar.errors import UsageError
-from bitvar.scales import ScaleSchedule, nearest_schedule, official_schedules
+from bitvar.official_schedules import official_schedules
+from bitvar.scales import ScaleSchedule, nearest_schedule
 
 SQUARE = [ScaleSchedule(((1, 1), (2, 2), (4, 4), (8, 8)), (8, 8))]
 

@@ -7,15 +7,8 @@ import pytest
 import torch
 
 from bitvar.errors import UsageError
-from bitvar.scales import (
-    BUDGETS,
-    OFFICIAL_STRIDE,
-    ScaleSchedule,
-    nearest_schedule,
-    official_schedule,
-    official_schedules,
-    ratio_names,
-)
+from bitvar.official_schedules import BUDGETS, OFFICIAL_STRIDE, official_schedule, official_schedules, ratio_names
+from bitvar.scales import ScaleSchedule, nearest_schedule
 from tests.support import oracle
 
 TABLE = json.loads((Path(__file__).parents[2] / "reference" / "schedules.json").read_text())
@@ -133,3 +126,12 @@ def test_a_schedule_begins_with_one_token(grids: tuple[tuple[int, int], ...]) ->
 def test_a_schedule_never_shrinks(grids: tuple[tuple[int, int], ...]) -> None:
     with pytest.raises(UsageError, match="must not shrink"):
         ScaleSchedule(grids, (4, 4))
+
+
+def test_a_step_sees_itself_and_every_coarser_one() -> None:
+    schedule = ScaleSchedule(((1, 1), (2, 2), (4, 3)), (4, 3))
+    assert [(s.index, s.grid, s.bits, s.sees) for s in schedule.steps(12)] == [
+        (0, (1, 1), 12, (0,)),
+        (1, (2, 2), 12, (0, 1)),
+        (2, (4, 3), 12, (0, 1, 2)),
+    ]

@@ -10,7 +10,7 @@ import pytest
 
 from bitvar.cli import main as cli
 from bitvar.costs.flops import training_flops
-from bitvar.scales import SQUARES, official_schedule
+from bitvar.official_schedules import SQUARES, official_schedule
 from bitvar.training.expected_work import expected_work, longest_schedule, square_schedule
 from bitvar.transformer.config import ScheduleConfig
 

@@ -17,7 +17,8 @@ from bitvar.costs.flops import (
     training_flops,
 )
 from bitvar.nn.attention import BlockCausal
-from bitvar.scales import ScaleSchedule, official_schedule
+from bitvar.official_schedules import official_schedule
+from bitvar.scales import ScaleSchedule
 from bitvar.transformer import PRESETS, InfinityTransformer, TransformerConfig
 
 ADAPTED = TransformerConfig(

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from bitvar.condition import TextCondition
 from bitvar.costs.training_memory import GIB, MemoryPlan, advice, describe, estimate_memory, largest_batch
-from bitvar.scales import ScaleSchedule, official_schedule
+from bitvar.official_schedules import official_schedule
+from bitvar.scales import ScaleSchedule
 from bitvar.training.config import OptimizationConfig
 from bitvar.training.engine.optim import Ema, build_optimizer
 from bitvar.transformer import PRESETS, InfinityTransformer, TransformerConfig, bitwise_loss

@@ -22,7 +22,7 @@ from bitvar.data.samples import load_images, read_samples
 from bitvar.data.validation import Accepted, SeenSet, Summary, quantiles
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_image, fit_image, open_image
-from bitvar.scales import nearest_ratio, ratio_names
+from bitvar.official_schedules import nearest_ratio, ratio_names
 from tests.support.captioned import (
     BAD_IMAGES,
     BAD_LINES,

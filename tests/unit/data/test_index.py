@@ -22,7 +22,7 @@ from bitvar.data.layouts import RawSample, Rejected, read_records
 from bitvar.data.validation import Accepted, Summary, validate
 from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, RefusedError
-from bitvar.scales import nearest_ratio
+from bitvar.official_schedules import nearest_ratio
 from tests.support.captioned import BAD_IMAGES, BAD_LINES, LIMITS, encoded, lines, make_image, row, sidecars, table, tar
 
 SIDES = ((40, 40), (60, 40), (40, 60), (80, 40), (52, 40))

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,33 +13,40 @@ import bitvar
 ROOT = Path(bitvar.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-CORE = {"errors", "files", "finite", "scales", "bits", "pyramid", "condition", "config", "vocabulary", "guises"}
+CORE_ORDER = (
+    "errors", "files", "arguments", "finite", "file_kinds", "config", "scales", "official_schedules", "bits",
+    "condition", "pyramid",
+)  # fmt: skip
+"""The files that everything rests on; each may import those before it."""
+CORE = set(CORE_ORDER)
 MODELS = {"tokenizer", "text", "transformer"}
-LOW = CORE | {"nn"} | MODELS
-USERS = {"sampling", "editing", "checkpoints", "runtime"}
+BASE = {"imaging", "nn", *MODELS, "sampling", "weights", "lora", "runtime"}
 
-# What each room may import besides itself.
+# What each room may import besides the core and itself, from the ground up: none may import one further down.
 MAY: dict[str, set[str]] = {
-    **dict.fromkeys(CORE, CORE),
-    "naming": CORE,
-    "image_text": CORE,
-    "record": CORE | {"naming", "image_text"},
-    "nn": CORE,
-    **dict.fromkeys(MODELS, CORE | {"nn"}),
-    "sampling": CORE | {"nn", "transformer"},  # it yields latents: no tokenizer
-    "editing": LOW | {"sampling"},
-    "checkpoints": LOW,
-    "runtime": LOW | {"checkpoints", "record"},
-    "pipeline": LOW | USERS | {"record"},
-    "data": CORE,
-    "codec": LOW | {"checkpoints", "runtime", "pipeline", "data"},
-    "metrics": CORE | {"nn"},
-    "training": LOW | {"checkpoints", "data", "metrics"},
-    "evaluation": LOW | {"pipeline", "data", "codec", "checkpoints", "runtime", "metrics"},
-    "serving": CORE | {"pipeline"},
+    **{name: set() for name in CORE_ORDER},
+    "imaging": set(),
+    "nn": set(),
+    **{name: {"nn", "imaging"} for name in sorted(MODELS)},  # never each other
+    "sampling": {"nn", "transformer"},  # it yields latents: no tokenizer
+    "weights": {"nn", *MODELS, "sampling"},
+    "lora": {"nn", *MODELS, "weights"},
+    "runtime": {"nn", *MODELS},
+    "costs": {"nn", "transformer", "runtime"},
+    "metrics": {"nn", "imaging", "weights"},
+    "data": {"imaging"},
+    "pipeline": BASE,
+    "editing": BASE | {"pipeline"},
+    "codec": {"imaging", "nn", *MODELS, "weights", "runtime", "data"},
+    "training": BASE | {"costs", "metrics", "data", "pipeline"},
+    "evaluation": BASE | {"metrics", "data", "pipeline", "codec"},
+    "profiling": BASE | {"costs", "data", "pipeline", "codec", "training"},
+    "serving": BASE | {"costs", "pipeline", "editing", "codec"},
+    "icons": BASE | {"metrics", "data", "pipeline", "codec", "training", "evaluation"},
     "pretrained": set(),
 }
-CORE_ORDER = ("errors", "files", "finite", "guises", "config", "vocabulary", "scales", "bits", "condition", "pyramid")
+RESERVED = {"editing", "serving"}
+"""Rooms that have a place in the table before they have a file."""
 OPTIONAL = {
     "fastapi",
     "uvicorn",
@@ -101,32 +108,63 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
     here = room(path)
     assert here in MAY, f"{name_of(path)} is in no room of the house: add {here!r} to docs/structure.md and here"
     wanted = {module.split(".")[1] for module in imports(path) if module.startswith("bitvar.")}
-    assert wanted - MAY[here] - {here, "__version__"} == set()
+    assert wanted - MAY[here] - CORE - {here, "__version__"} == set()
 
 
-def test_the_contract_has_no_cycle() -> None:
-    order = [
-        *sorted(CORE),
-        "naming",
-        "image_text",
-        "record",
-        "nn",
-        *sorted(MODELS),
-        "sampling",
-        "editing",
-        "checkpoints",
-        "runtime",
-        "pipeline",
-        "data",
-    ]
+def test_no_room_imports_one_further_up() -> None:
+    order = list(MAY)
     for position, name in enumerate(order):
-        assert MAY[name] - CORE <= set(order[:position]), name
+        assert MAY[name] <= set(order[:position]), name
+
+
+def test_every_room_of_the_table_is_there() -> None:
+    rooms = {room(path) for path in FILES} - {"cli", "__init__", "__main__"}
+    assert rooms | RESERVED | {"pretrained"} == set(MAY)
 
 
 def test_the_core_has_no_cycle() -> None:
     for path in files_of(*CORE):
         wanted = {module.split(".")[1] for module in imports(path) if module.startswith("bitvar.")}
         assert wanted <= set(CORE_ORDER[: CORE_ORDER.index(room(path))]), name_of(path)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Whether at the top of a file, inside a function or for type checkers; packages that load names lazily apart."""
+    modules = {".".join(("bitvar", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+               for path in FILES}  # fmt: skip
+    graph = {name: {found for found in _modules_of(path, modules) if found != name} for name, path in modules.items()}
+    assert cycles(graph) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+    assert cycles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def _modules_of(path: Path, modules: Mapping[str, Path]) -> Iterator[str]:
+    if path.name == "__init__.py" and "__getattr__" in path.read_text(encoding="utf-8"):
+        return
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in modules else node.module for name in inner if node.module in modules)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+
+
+def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """The groups of nodes that reach each other, each sorted."""
+    reach = {name: set(found) for name, found in graph.items()}
+    while True:
+        wider = {
+            name: set().union(found, *(reach.get(other, set()) for other in found)) for name, found in reach.items()
+        }
+        if wider == reach:
+            break
+        reach = wider
+    groups = {tuple(sorted(other for other in reach[name] if name in reach.get(other, set()))) for name in reach
+              if name in reach[name]}  # fmt: skip
+    return sorted(map(list, groups))
 
 
 @parametrized(files_of(*MODELS))
@@ -223,6 +261,19 @@ def _call_of(module: ast.Module, line: int) -> ast.AST:
         n for n in ast.walk(module) if isinstance(n, ast.Call) and n.lineno <= line <= (n.end_lineno or n.lineno)
     ]
     return covering[-1]
+
+
+@parametrized([path for path in FILES if room(path) not in ("cli", "icons")])
+def test_nothing_general_knows_the_icon_world(path: Path) -> None:
+    assert not any(module.startswith("bitvar.icons") for module in imports(path))
+    text = path.read_text(encoding="utf-8").lower()
+    assert "3d emoji" not in text and "red apple, " not in text
+
+
+@parametrized([path for path in FILES if room(path) != "cli"])
+def test_nothing_imports_the_command_line(path: Path) -> None:
+    if path.name != "__main__.py":
+        assert not any(module.startswith("bitvar.cli") for module in imports(path))
 
 
 @parametrized(FILES)

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from bitvar.pipeline import InfinityPipeline
-from bitvar.pipeline.options import GenerationOptions
+from bitvar.pipeline.request import GenerationKwargs
 from tests.support.tiny import tiny_pipeline
 from tests.unit.house.test_docs import FENCE, LINK, ROOT, blocks, commands, find, parse
 
@@ -99,7 +99,7 @@ def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_options_are_those_of_a_call() -> None:
     paragraph = re.search(r"^Options of a call: (.*?)\n\n", TEXT, re.MULTILINE | re.DOTALL)
     assert paragraph is not None
-    assert re.findall(r"`(\w+)`", paragraph[1]) == [*GenerationOptions.model_fields, "output_type"]
+    assert re.findall(r"`(\w+)`", paragraph[1]) == [*GenerationKwargs.__annotations__, "output_type"]
 
 
 def links() -> list[str]:

@@ -38,7 +38,7 @@ def test_rope_stays_fp32_for_bf16_heads() -> None:
 
 
 def cache(capacity: int, *, dtype: torch.dtype = torch.float32) -> KVCache:
-    return KVCache((2, 3, 4, 8), capacity=capacity, dtype=dtype, device=torch.device("cpu"))
+    return KVCache.allocate((2, 3, 4, 8), capacity=capacity, dtype=dtype, device=torch.device("cpu"))
 
 
 def test_the_cache_joins_the_scales_in_order_for_every_block() -> None:
@@ -47,12 +47,10 @@ def test_the_cache_joins_the_scales_in_order_for_every_block() -> None:
     done = 0
     for k, scale in enumerate(scales):
         for block in range(2):
-            keys, values = kv.extend(block, scale[block, 0], scale[block, 1])
+            keys, values = kv.layer(block, done).extend(scale[block, 0], scale[block, 1])
             assert torch.equal(keys, torch.cat([s[block, 0] for s in scales[: k + 1]], dim=2))
             assert torch.equal(values, torch.cat([s[block, 1] for s in scales[: k + 1]], dim=2))
-        kv.advance(scale.shape[4])
         done += scale.shape[4]
-        assert kv.length == min(done, 5)
 
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
@@ -60,17 +58,17 @@ def test_the_cache_keeps_no_last_scale(dtype: torch.dtype, size: int) -> None:
     kv = cache(5, dtype=dtype)
     assert kv.num_bytes == 2 * 2 * 3 * 4 * 5 * 8 * size
     before = kv.num_bytes
-    kv.extend(0, *torch.randn(2, 3, 4, 9, 8).to(dtype))
+    kv.layer(0, 0).extend(*torch.randn(2, 3, 4, 9, 8).to(dtype))
     assert kv.num_bytes == before
 
 
-def test_the_cache_can_forget_rows() -> None:
-    kv = cache(4)
+def test_a_narrowed_cache_keeps_its_rows_on_the_same_memory() -> None:
+    whole = cache(4)
     k, v = torch.randn(2, 3, 4, 2, 8)
-    kv.extend(0, k, v)
-    kv.advance(2)
-    kv.keep_rows(1)
-    keys, _ = kv.extend(0, k[:1], v[:1])
+    whole.layer(0, 0).extend(k, v)
+    kv = whole.narrow(rows=1, capacity=4)
+    assert kv.buffer.data_ptr() == whole.buffer.data_ptr()
+    keys, _ = kv.layer(0, 2).extend(k[:1], v[:1])
     assert torch.equal(keys, torch.cat([k[:1], k[:1]], dim=2))
     assert kv.num_bytes == cache(4).num_bytes // 3
 

@@ -22,10 +22,12 @@ from bitvar.errors import UsageError, WeightsError
 from bitvar.imaging.convert import to_pil
 from bitvar.imaging.pixels import to_uint8
 from bitvar.pipeline import GenerationOutput, InfinityPipeline, ScaleEvent
-from bitvar.pipeline.options import GenerationOptions
+from bitvar.pipeline.request import GenerationKwargs
+from bitvar.sampling.constraint import PrefixBits
+from bitvar.sampling.params import SamplingParams
 from bitvar.text import TextEncoder
 from bitvar.weights import hub
-from bitvar.weights.model_folder import Components, Defaults
+from bitvar.weights.model_folder import Components
 from tests.support.tiny import SCHEDULES, tiny_components
 
 PROMPTS = ("a red dog", "two cats on a blue square", "a cat", "green circle left of a dog")
@@ -54,7 +56,7 @@ def folder(pipe: InfinityPipeline, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def with_defaults(pipe: InfinityPipeline, **values: Any) -> InfinityPipeline:
-    index = pipe.index.model_copy(update={"defaults": Defaults(**values)})
+    index = pipe.index.model_copy(update={"defaults": SamplingParams(**values)})
     return InfinityPipeline(replace(pipe.components, index=index))
 
 
@@ -99,7 +101,7 @@ def spy(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch, note: Callable[.
 
 
 def test_every_option_is_tested_here() -> None:
-    assert set(GenerationOptions.model_fields) == {
+    assert set(GenerationKwargs.__annotations__) == {
         "height",
         "width",
         "guidance_scale",
@@ -109,7 +111,7 @@ def test_every_option_is_tested_here() -> None:
         "negative_prompt",
         "num_images_per_prompt",
         "seed",
-        "given_bits",
+        "constraint",
         "batch_invariant",
     }
 
@@ -203,7 +205,7 @@ def test_values_may_differ_per_scale(pipe: InfinityPipeline) -> None:
         ({"negative_prompt": ("a cat", "a dog")}, "2 negative prompts for 1 prompts"),
         ({"negative_prompt": ()}, "0 negative prompts for 1 prompts"),
         ({"negative_prompt": "a dog " * 20}, "too long"),
-        ({"given_bits": ("10",)}, "'given_bits.0'"),
+        ({"constraint": ("10",)}, "constraint takes a BitConstraint"),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -321,41 +323,41 @@ def test_the_same_seed_gives_the_same_image_in_any_batch_and_order(pipe: Infinit
         assert image_bytes(batch) == [alone[i] for i in order], order
 
 
-# Given bits
+# Prefixes
 
 
-def test_given_bits_are_the_first_scales_of_another_image(pipe: InfinityPipeline) -> None:
+def test_a_prefix_is_the_first_scales_of_another_image(pipe: InfinityPipeline) -> None:
     other = bits(pipe, PROMPTS[1], seed=8)
     free = bits(pipe, [PROMPTS[0], PROMPTS[2]], seed=1)
-    made = bits(pipe, [PROMPTS[0], PROMPTS[2]], seed=1, given_bits=tuple(scale[0] for scale in other[:2]))
+    made = bits(pipe, [PROMPTS[0], PROMPTS[2]], seed=1, constraint=PrefixBits([scale[0] for scale in other[:2]]))
     assert same(made[:2], [scale.expand(2, -1, -1, -1) for scale in other[:2]])
     assert not torch.equal(made[2], free[2])
     assert not torch.equal(made[2][0], made[2][1])
 
 
-def test_all_bits_given_is_that_image_and_takes_no_last_scale(
+def test_a_prefix_of_all_bits_is_that_image_and_takes_no_last_scale(
     pipe: InfinityPipeline, decoded_scales: list[int]
 ) -> None:
-    given = tuple(scale[0] for scale in bits(pipe, seed=8))
+    given = PrefixBits([scale[0] for scale in bits(pipe, seed=8)])
     original = image_bytes(pipe(PROMPTS[0], seed=8))
     decoded_scales.clear()
-    assert image_bytes(pipe(PROMPTS[1], seed=9, given_bits=given)) == original
+    assert image_bytes(pipe(PROMPTS[1], seed=9, constraint=given)) == original
     assert decoded_scales == [0, 1]
 
 
 @pytest.mark.parametrize(
     ("shapes", "dtype", "words"),
     [
-        ([(4, 2, 2)], torch.bool, r"given_bits\[0\][\s\S]*\(4, 1, 1\)"),
-        ([(4, 1, 1), (4, 3, 3)], torch.bool, r"given_bits\[1\][\s\S]*\(4, 2, 2\)"),
+        ([(4, 2, 2)], torch.bool, r"Scale 0[\s\S]*\(4, 1, 1\)"),
+        ([(4, 1, 1), (4, 3, 3)], torch.bool, r"Scale 1[\s\S]*\(4, 2, 2\)"),
         ([(1, 1, 1)], torch.bool, r"\(4, 1, 1\)"),
-        ([(1, 4, 1, 1)], torch.bool, "without the batch"),
+        ([(2, 4, 1, 1)], torch.bool, "for one image or for all 1"),
         ([(4, 1, 1)], torch.float32, "torch.float32"),
         ([(4, 1, 1), (4, 2, 2), (4, 4, 4), (4, 4, 4)], torch.bool, "3 scales"),
     ],
     ids=str,
 )
-def test_given_bits_must_fit(
+def test_a_prefix_must_fit(
     pipe: InfinityPipeline,
     decoded_scales: list[int],
     shapes: list[tuple[int, ...]],
@@ -363,7 +365,7 @@ def test_given_bits_must_fit(
     words: str,
 ) -> None:
     with pytest.raises(UsageError, match=words):
-        pipe("a dog", given_bits=tuple(torch.zeros(shape, dtype=dtype) for shape in shapes))
+        pipe("a dog", constraint=PrefixBits([torch.zeros(shape, dtype=dtype) for shape in shapes]))
     assert decoded_scales == []
 
 
@@ -464,7 +466,7 @@ def test_metadata_is_json_and_makes_the_image_again(pipe: InfinityPipeline) -> N
 
 
 def make_again(pipe: InfinityPipeline, entry: dict[str, Any]) -> bytes:
-    options = {key: value for key, value in entry.items() if key in GenerationOptions.model_fields}
+    options = {key: value for key, value in entry.items() if key in GenerationKwargs.__annotations__}
     return image_bytes(pipe(entry["prompt"], **options))[0]
 
 

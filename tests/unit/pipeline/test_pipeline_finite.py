@@ -10,7 +10,8 @@ from torch import nn
 
 from bitvar.errors import ComputationError
 from bitvar.pipeline import InfinityPipeline
-from bitvar.sampling import SamplingParams, generate
+from bitvar.sampling.generate import generate
+from bitvar.sampling.params import SamplingParams
 from tests.support.tiny import tiny_pipeline
 from tests.unit.sampling.test_sampling import TALL, rough_model, texts
 

@@ -9,7 +9,8 @@ import torch
 
 from bitvar.condition import TextCondition
 from bitvar.pipeline import InfinityPipeline
-from bitvar.sampling import generate_apart
+from bitvar.sampling.constraint import PrefixBits
+from bitvar.sampling.generate import generate_apart
 from tests.support.tiny import tiny_components
 from tests.unit.sampling.test_sampling import MODEL, TALL, SamplingParams, same_bits, sample, texts
 
@@ -41,8 +42,8 @@ def pipe(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return rough_pipeline(tmp_path_factory.mktemp("invariance")).to(dtype=request.param)
 
 
-def given_bits(pipe: InfinityPipeline) -> tuple[torch.Tensor, ...]:
-    return tuple(scale[0] for scale in pipe("a dog", seed=8, output_type="bits").images[:2])
+def prefix_of(pipe: InfinityPipeline) -> PrefixBits:
+    return PrefixBits([scale[0] for scale in pipe("a dog", seed=8, output_type="bits").images[:2]])
 
 
 @pytest.mark.parametrize("case", ["plain", "guided", "negative", "mixed", "given", "copies"])
@@ -52,7 +53,7 @@ def test_eight_prompts_are_what_each_is_alone(pipe: InfinityPipeline, case: str)
         "guided": {"guidance_scale": [3.0, 2.0, 1.0]},
         "negative": {"guidance_scale": 3.0, "negative_prompt": "a red circle"},
         "mixed": {"guidance_scale": 3.0},
-        "given": {"guidance_scale": 2.0, "given_bits": given_bits(pipe)},
+        "given": {"guidance_scale": 2.0, "constraint": prefix_of(pipe)},
         "copies": {"guidance_scale": 2.0, "num_images_per_prompt": 2},
     }[case]
     copies = options.get("num_images_per_prompt", 1)

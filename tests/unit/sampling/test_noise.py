@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from bitvar.pipeline import InfinityPipeline
-from bitvar.sampling import SamplingParams, generate, uniform_noise
+from bitvar.sampling.constraint import PrefixBits
+from bitvar.sampling.generate import generate
+from bitvar.sampling.noise import uniform_noise
+from bitvar.sampling.params import SamplingParams
 from tests.support.tiny import tiny_pipeline
 from tests.unit.sampling.test_sampling import MODEL, TALL, same_bits, sample, texts
 
@@ -80,10 +83,10 @@ def test_seeds_that_agree_in_their_low_bits_draw_other_bits(pipe: InfinityPipeli
     assert any(not torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_given_bits_leave_the_draws_of_later_scales_alone() -> None:
+def test_a_prefix_leaves_the_draws_of_later_scales_alone() -> None:
     free = sample(texts(3), [1])
-    given = {k: free[k].bits for k in range(2)}
-    assert same_bits(sample(texts(3), [1], given_bits=given), [result.bits for result in free])
+    prefix = PrefixBits([free[k].bits for k in range(2)])
+    assert same_bits(sample(texts(3), [1], constraint=prefix), [result.bits for result in free])
 
 
 def test_seeds_of_any_integer_kind_are_one(pipe: InfinityPipeline) -> None:

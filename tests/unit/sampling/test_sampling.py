@@ -11,7 +11,11 @@ from bitvar import pyramid
 from bitvar.bits import bits_to_codes
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
-from bitvar.sampling import SamplingParams, ScaleResult, bit_probability, draw_bits, generate, guide, uniform_noise
+from bitvar.sampling.constraint import PrefixBits
+from bitvar.sampling.draw import apply_guidance, bit_probability, draw_bits
+from bitvar.sampling.generate import ScaleResult, generate
+from bitvar.sampling.noise import uniform_noise
+from bitvar.sampling.params import SamplingParams, ScaleParams
 from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import InfinityTransformer, TransformerConfig
@@ -111,12 +115,12 @@ def test_the_samplers_inputs_equal_the_teacher_forced_ones(
     features = torch.randn(2, 12 // patch_size**2, *grids[-1], generator=torch.Generator().manual_seed(3))
     lengths = lengths_of(code_lengths, len(TALL))
     steps = list(pyramid.encode(features, grids, lengths))
-    given = {k: step.bits for k, step in enumerate(steps)}
+    given = PrefixBits([step.bits for step in steps])
     expected = teacher_forcing(features, TALL, patch_size=patch_size, lengths=lengths)
     fed: list[Tensor] = []
     embed = model.embed
     monkeypatch.setattr(model, "embed", lambda resized, k: (fed.append(resized), embed(resized, k))[1])
-    results = list(generate(model, texts(3, 5), TALL, params=SamplingParams(), seeds=[0, 1], given_bits=given))
+    results = list(generate(model, texts(3, 5), TALL, params=SamplingParams(), seeds=[0, 1], constraint=given))
     assert len(fed) == len(expected.inputs)
     for ours, theirs in zip(fed, expected.inputs, strict=True):
         assert torch.equal(ours, theirs)
@@ -126,8 +130,7 @@ def test_the_samplers_inputs_equal_the_teacher_forced_ones(
 @torch.no_grad()
 def test_the_samplers_logits_equal_the_teacher_forced_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.randn(1, 12, 6, 4, generator=torch.Generator().manual_seed(3))
-    given = {k: step.bits for k, step in enumerate(pyramid.encode(features, TALL.grids))}
-    del given[3]  # the last scale's bits are asked for, so that its logits are computed
+    prefix = [step.bits for step in pyramid.encode(features, TALL.grids)][:3]  # the last scale's logits are asked for
     got: list[Tensor] = []
     decode = MODEL.decode_scale
 
@@ -136,7 +139,7 @@ def test_the_samplers_logits_equal_the_teacher_forced_ones(monkeypatch: pytest.M
         return got[-1]
 
     monkeypatch.setattr(MODEL, "decode_scale", spy)
-    sample(texts(3), [0], guidance_scale=1.0, given_bits=given)
+    sample(texts(3), [0], guidance_scale=1.0, constraint=PrefixBits(prefix))
     full = MODEL(texts(3), teacher_forcing(features, TALL, patch_size=1).inputs, TALL)
     assert (torch.cat(got, dim=1) - full).abs().max() < 1e-5 * full.abs().max()
 
@@ -184,7 +187,7 @@ def test_a_list_must_name_every_scale(name: str, length: int) -> None:
 
 
 def test_a_list_of_one_is_for_every_scale() -> None:
-    assert [p.temperature for p in SamplingParams(temperature=[0.7]).per_scale(3)] == [0.7] * 3
+    assert [p.temperature for p in SamplingParams(temperature=[0.7]).scales(3)] == [0.7] * 3
 
 
 @pytest.mark.parametrize(
@@ -198,21 +201,21 @@ def test_a_list_of_one_is_for_every_scale() -> None:
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=f"{next(iter(options))} is .*"):
+    with pytest.raises(UsageError, match=f"Bad value for '{next(iter(options))}'"):
         SamplingParams(**options)
 
 
-def test_given_bits_are_taken_as_they_are() -> None:
+def test_a_prefix_is_taken_as_it_is() -> None:
     free = sample(texts(3), [1])
-    given = {0: ~free[0].bits, 1: free[1].bits.roll(1, dims=1)}
-    results = sample(texts(3), [1], given_bits=given)
-    assert same_bits(results[:2], list(given.values()))
+    prefix = [~free[0].bits, free[1].bits.roll(1, dims=1)]
+    results = sample(texts(3), [1], constraint=PrefixBits(prefix))
+    assert same_bits(results[:2], prefix)
     assert not torch.equal(results[2].bits, free[2].bits)
 
 
-def test_given_bits_that_were_drawn_lead_to_the_same_place() -> None:
+def test_a_prefix_that_was_drawn_leads_to_the_same_place() -> None:
     free = sample(texts(3), [1], temperature=0.0)
-    results = sample(texts(3), [1], temperature=0.0, given_bits={k: free[k].bits for k in range(3)})
+    results = sample(texts(3), [1], temperature=0.0, constraint=PrefixBits([free[k].bits for k in range(3)]))
     assert torch.equal(results[-1].bits, free[-1].bits)
     assert torch.equal(results[-1].latent, free[-1].latent)
 
@@ -257,7 +260,7 @@ SIGMAS = 5
 def test_bits_are_drawn_with_their_probability(margin: float, temperature: float) -> None:
     draws = 40_000
     logits = torch.tensor([0.0, margin]).expand(1, draws // 8, 8, 2)
-    bits = draw_bits(logits, SamplingParams(temperature=temperature), uniform_noise(4, 0, logits.shape[:3]))
+    bits = draw_bits(logits, ScaleParams(temperature=temperature), uniform_noise(4, 0, logits.shape[:3]))
     expected = torch.tensor([0.0, margin / temperature]).softmax(0)[1].item()
     sigma = (expected * (1 - expected) / draws) ** 0.5
     assert abs(bits.float().mean().item() - expected) < SIGMAS * sigma
@@ -265,7 +268,7 @@ def test_bits_are_drawn_with_their_probability(margin: float, temperature: float
 
 def test_bits_are_drawn_independently() -> None:
     noise = torch.stack([uniform_noise(seed, 0, (10_000, 4)) for seed in (1, 2)])
-    bits = draw_bits(torch.zeros(2, 10_000, 4, 2), SamplingParams(), noise).float() - 0.5
+    bits = draw_bits(torch.zeros(2, 10_000, 4, 2), ScaleParams(), noise).float() - 0.5
     streams = bits.permute(0, 2, 1).reshape(8, -1)
     correlation = (streams @ streams.T) / (0.25 * 10_000)
     assert (correlation - torch.eye(8)).abs().fill_diagonal_(0).max() < SIGMAS / 100  # 28 pairs: 1.6e-5
@@ -291,6 +294,6 @@ def test_probabilities_are_fp32_for_bf16_logits() -> None:
 
 def test_guidance_is_linear_and_one_is_off() -> None:
     cond, uncond = torch.randn(2, 1, 3, 4, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(guide(cond, uncond, 3.5), 3.5 * cond - 2.5 * uncond)
-    torch.testing.assert_close(guide(cond, uncond, 1.0), cond)
-    torch.testing.assert_close(guide(cond, uncond, 0.0), uncond)
+    torch.testing.assert_close(apply_guidance(cond, uncond, 3.5), 3.5 * cond - 2.5 * uncond)
+    torch.testing.assert_close(apply_guidance(cond, uncond, 1.0), cond)
+    torch.testing.assert_close(apply_guidance(cond, uncond, 0.0), uncond)

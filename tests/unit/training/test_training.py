@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from bitvar import pyramid
 from bitvar.data.order import SampleOrder
 from bitvar.errors import UsageError, WeightsError
-from bitvar.sampling import SamplingParams, generate
+from bitvar.sampling.generate import generate
+from bitvar.sampling.params import SamplingParams
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig, losses
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining, TransformerTraining

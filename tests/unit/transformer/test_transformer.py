@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from bitvar import pyramid
+from bitvar.bits import to_cells
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
 from bitvar.nn.attention import BlockCausal, attend
 from bitvar.nn.rope import rope_table
-from bitvar.scales import ScaleSchedule, official_schedule
+from bitvar.official_schedules import official_schedule
+from bitvar.scales import ScaleSchedule
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import (
     InfinityTransformer,
@@ -116,7 +118,7 @@ def dense_mask(schedule: ScaleSchedule) -> Tensor:
 def test_attention_in_pieces_equals_the_block_causal_mask(schedule: ScaleSchedule) -> None:
     """Forwards and backwards, whether coarse scales are put together or not."""
     q, k, v = torch.randn(3, 2, 2, schedule.num_tokens, 8, dtype=torch.float64, requires_grad=True).unbind()
-    ours = attend(q, k, v, scale=1.0, mask=BlockCausal(schedule.offsets))
+    ours = BlockCausal(schedule.offsets)(q, k, v, scale=1.0)
     dense = attend(q, k, v, scale=1.0, mask=dense_mask(schedule)[None, None])
     torch.testing.assert_close(ours, dense)
     weight = torch.randn_like(ours)
@@ -132,9 +134,9 @@ def test_what_inference_has_used_can_be_trained_on() -> None:
     offsets = (0, 1, 5, 12, 90)
     q, k, v = torch.randn(3, 1, 1, 90, 4).unbind()
     with torch.inference_mode():
-        attend(q, k, v, scale=1.0, mask=BlockCausal(offsets))
+        BlockCausal(offsets)(q, k, v, scale=1.0)
     q.requires_grad_()
-    attend(q, k, v, scale=1.0, mask=BlockCausal(offsets)).sum().backward()
+    BlockCausal(offsets)(q, k, v, scale=1.0).sum().backward()
     assert q.grad is not None
 
 
@@ -148,7 +150,9 @@ def test_flex_attention_computes_the_same(schedule: ScaleSchedule) -> None:
     model, condition = rough_model(), TextCondition.from_list(prompts(3))
     inputs, _ = image(model, schedule, 1)
     pattern = FlexBlockCausal(schedule.offsets, torch.device("cpu"))
-    torch.testing.assert_close(model(condition, inputs, schedule, pattern=pattern), model(condition, inputs, schedule))
+    torch.testing.assert_close(
+        model(condition, inputs, schedule, attention=pattern), model(condition, inputs, schedule)
+    )
 
 
 @torch.no_grad()
@@ -413,7 +417,7 @@ def test_a_patch_is_read_as_four_cells() -> None:
     tokens = torch.from_numpy(oracle.unshuffle(cells[0].numpy(), 2))
     expected = tokens @ model.input_proj.weight.T + model.input_proj.bias + model.scale_embedding[1]
     torch.testing.assert_close(model.embed(cells, 1)[0], expected)
-    assert torch.equal(model.to_cells(tokens[None], (2, 2)), cells)
+    assert torch.equal(to_cells(tokens[None], (2, 2), model.config.patch_size), cells)
 
 
 @torch.no_grad()
@@ -424,8 +428,24 @@ def test_the_state_can_go_on_with_the_first_rows() -> None:
     full = model(condition, inputs, SQUARE)
     state = model.start_decoding(condition, SQUARE)
     model.decode_scale(model.start_tokens(state.condition), 0, state)
-    state.keep_rows(2)
+    state = state.first_rows(2)
     close(model.decode_scale(model.embed(inputs[0][:2], 1), 1, state), full[:2, SQUARE.tokens(1)])
+
+
+@torch.no_grad()
+def test_a_handed_in_cache_is_decoded_into_and_never_rebound() -> None:
+    model = rough_model()
+    inputs, _ = image(model, TALL, 2)
+    cache = model.allocate_cache(4, SQUARE if SQUARE.num_tokens > TALL.num_tokens else TALL)
+    cache.buffer.fill_(torch.nan)  # what an earlier call left must not matter
+    for seed in (5, 6):
+        condition = TextCondition.from_list(prompts(3, 5))
+        own, handed = model.start_decoding(condition, TALL), model.start_decoding(condition, TALL, cache=cache)
+        for k in range(len(TALL)):
+            tokens = model.embed(inputs[k - 1] + seed, k) if k else own.start
+            assert torch.equal(model.decode_scale(tokens, k, handed), model.decode_scale(tokens, k, own))
+        assert handed.cache.buffer.data_ptr() == cache.buffer.data_ptr()
+        assert (handed.rows, handed.cache.capacity) == (2, TALL.cached_tokens)
 
 
 def test_a_new_latent_is_as_large_as_the_last_grid() -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from bitvar.cli.main import app
 from bitvar.codec import ImageCodec
 from bitvar.errors import UsageError, WeightsError
-from bitvar.scales import official_schedule
+from bitvar.official_schedules import official_schedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.training.tokenizer.warm_start import TokenizerOrigin
 from bitvar.transformer import InfinityTransformer, TransformerConfig

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from bitvar.errors import UsageError, WeightsError
 from bitvar.files import atomic_path
+from bitvar.sampling.params import SamplingParams
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights import model_folder as folder_module
 from bitvar.weights.digests import MANIFEST, atomic_folder, digest, verify_folder, write_manifest
 from bitvar.weights.model_folder import (
     Components,
-    Defaults,
     check_bits,
     identify,
     load_component,
@@ -61,7 +61,9 @@ def saved(components: Components, tmp_path: Path) -> Path:
 
 def test_a_folder_comes_back(tmp_path: Path) -> None:
     before = tiny_components(tmp_path)
-    before.index = before.index.model_copy(update={"defaults": Defaults(guidance_scale=(1.0, 2.5, 3.0), top_p=0.97)})
+    before.index = before.index.model_copy(
+        update={"defaults": SamplingParams(guidance_scale=(1.0, 2.5, 3.0), top_p=0.97)}
+    )
     save_folder(before, tmp_path / "model")
     after = load(tmp_path / "model")
     assert equal(before.transformer.state_dict(), after.transformer.state_dict())

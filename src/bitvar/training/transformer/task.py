@@ -12,7 +12,7 @@ from bitvar.condition import TextCondition
 from bitvar.data.captions import NUM_DRAWS, CaptionChoice
 from bitvar.errors import UsageError
 from bitvar.lora.layers import add_adapter
-from bitvar.nn.attention import Pattern
+from bitvar.nn.attention import AttentionFn
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.distributed import DistributedContext
@@ -130,7 +130,7 @@ class TransformerTask:
         train: TransformerData,
         validation: TransformerData,
         device: torch.device = torch.device("cpu"),  # noqa: B008  (a constant)
-        patterns: Mapping[int, Pattern] | None = None,
+        patterns: Mapping[int, AttentionFn] | None = None,
         operations: Sequence[float] = (),
     ) -> None:
         self.config = config
@@ -198,7 +198,7 @@ class TransformerTask:
         which = self.train.schedules[batch.part.bucket]
         schedule = self.schedules[which]
         condition, data = self.corrupted(batch)
-        logits = self.model(condition, data.inputs, schedule, dtype=self.dtype, pattern=self.patterns.get(which))
+        logits = self.model(condition, data.inputs, schedule, dtype=self.dtype, attention=self.patterns.get(which))
         token_losses = bit_losses(logits, data.target_bits)
         loss = (token_losses @ self.weights[which]).mean()
         return loss, per_scale_metrics(logits.detach(), token_losses.detach(), data.target_bits, schedule)

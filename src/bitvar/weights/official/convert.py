@@ -10,14 +10,14 @@ from torch import Tensor
 
 from bitvar.errors import UsageError, WeightsError
 from bitvar.finite import cast_weights, require_sound_weights
-from bitvar.scales import BUDGETS, OFFICIAL_STRIDE, official_schedules
+from bitvar.official_schedules import BUDGETS, OFFICIAL_STRIDE, official_schedules
+from bitvar.sampling.params import SamplingParams
 from bitvar.text import T5, TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 from bitvar.weights.digests import verify_folder
 from bitvar.weights.model_folder import (
     Components,
-    Defaults,
     ModelIndex,
     OfficialSpelling,
     check_encoder,
@@ -42,7 +42,7 @@ TOKENIZERS: Final = {
 }
 """The published tokenizers, by file name."""
 
-DEFAULTS: Final = Defaults(guidance_scale=3.0, temperature=0.5, top_p=0.97)
+DEFAULTS: Final = SamplingParams(guidance_scale=3.0, temperature=0.5, top_p=0.97).complete()
 """Settings that the official notebooks sample with."""
 
 _BUDGET_512: Final = "0.25M"

@@ -1,0 +1,139 @@
+"""What a pipeline's call returns: the images at the end, and the state after each scale."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from bitvar import __version__, arguments
+from bitvar.errors import UsageError
+from bitvar.finite import require_finite
+from bitvar.imaging.convert import to_numpy, to_pil
+from bitvar.pipeline.record import ImageRecord, save_images
+from bitvar.pipeline.request import MAX_SIDE
+from bitvar.scales import Grid
+from bitvar.tokenizer import InfinityTokenizer
+
+
+@dataclass(frozen=True)
+class GenerationOutput:
+    """The images of a call.
+
+    Attributes:
+        images: Images in the form asked for: PIL images, uint8 arrays `(b, H, W, 3)`, floats in [-1, 1] `(b, 3, H, W)`,
+            or the bits of every scale.
+        seeds: Seed of each image.
+        metadata: One dictionary an image, enough to make it again: its prompt, its own seed, every setting, the model,
+            `dtype`, `device` and `batch_invariant`; `width` and `height` as drawn; `requested_width` and
+            `requested_height` as asked for, None where no size was given.
+    """
+
+    images: Any
+    seeds: list[int]
+    metadata: list[dict[str, Any]]
+
+    def save(self, where: str | Path) -> list[Path]:
+        """Write the images with their settings inside, so that `bitvar generate --from FILE` makes them again.
+
+        Args:
+            where: A file (`x.png`, `x.webp`, `x.jpg`), numbered if there are several images; a pattern with `{seed}`,
+                `{prompt}` or `{index}`; or a folder, in which files are named by prompt and seed and none is
+                overwritten.
+
+        Raises:
+            UsageError: for another suffix, two images of one name, or an output of bits.
+        """
+        where = arguments.checked("where", where, arguments.path)
+        records = [ImageRecord.of(metadata, version=__version__) for metadata in self.metadata]
+        return save_images(as_pil(self.images), records, where)
+
+
+@dataclass(frozen=True)
+class ScaleEvent:
+    """A finished scale of a call.
+
+    Attributes:
+        index: Index of the scale, from 0.
+        total: Number of scales.
+        grid: Rows and columns of the scale, in tokens.
+        tokens_done, tokens_total: Tokens generated so far, and in all.
+        seeds: Seed of each image.
+        metadata: As in `GenerationOutput`.
+        bits: Bits of the scales so far, each `(b, d, h_k, w_k)` in tokenizer cells.
+    """
+
+    index: int
+    total: int
+    grid: Grid
+    tokens_done: int
+    tokens_total: int
+    seeds: list[int]
+    metadata: list[dict[str, Any]]
+    bits: tuple[Bool[Tensor, "b d _ _"], ...]
+    _latent: Tensor = field(repr=False)
+    _tokenizer: InfinityTokenizer = field(repr=False)
+    _batch_invariant: bool
+
+    @cached_property
+    def pixels(self) -> Float[Tensor, "b 3 H W"]:
+        """The images so far, in [-1, 1]: decoded on first access, each by itself if the call is batch-invariant.
+
+        Raises:
+            ComputationError: when the decoder gives NaN or infinity.
+        """
+        tokenizer = self._tokenizer
+        parts = [row.clone() for row in self._latent.split(1)] if self._batch_invariant else [self._latent]
+        with torch.inference_mode():
+            pixels = torch.cat([tokenizer.reconstruct(part) for part in parts])
+            what = f"the decoder's pixels at scale {self.index + 1} of {self.total}"
+            require_finite(pixels, what, precision=tokenizer.dtype)
+            return pixels.clamp(-1, 1)
+
+    def preview(self, size: int | None = None) -> list[Image.Image]:
+        """The images so far, with the longer side resized to `size` pixels."""
+        if size is not None:
+            size = arguments.checked("size", size, side_in_range)
+        images = to_pil(self.pixels)
+        if size is None:
+            return images
+        return [image.resize(_fit(image.size, size), Image.Resampling.LANCZOS) for image in images]
+
+
+def as_pil(images: Any) -> list[Image.Image]:
+    """Convert the images of an output, in any form, to PIL images."""
+    if isinstance(images, Tensor):
+        return to_pil(images)
+    if isinstance(images, np.ndarray):
+        return [Image.fromarray(array) for array in images]
+    if not all(isinstance(image, Image.Image) for image in images):
+        why = "it was made with output_type='bits', which decodes nothing"
+        raise UsageError("The output holds no images.", why, "leave output_type out, and save that")
+    return list(images)
+
+
+def as_form(event: ScaleEvent, form: str) -> Any:
+    """The images of the last scale, as `output_type` names them."""
+    if form == "bits":
+        return event.bits
+    if form == "pt":
+        return event.pixels
+    return to_pil(event.pixels) if form == "pil" else to_numpy(event.pixels)
+
+
+def _fit(size: tuple[int, int], longer: int) -> tuple[int, int]:
+    factor = longer / max(size)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def side_in_range(value: Any) -> int:
+    """A side in pixels, as a plain number. Raises ValueError for one out of range."""
+    number = arguments.whole_number(value)
+    if not 1 <= number <= MAX_SIDE:
+        raise ValueError(f"it must lie between 1 and {MAX_SIDE:,}, got {arguments.shown(number)}")
+    return number

@@ -1,0 +1,51 @@
+"""Who uses a pipeline's weights: any number of calls that read them, or one that changes them."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bitvar.errors import UsageError
+
+
+class Sharing:
+    """Lets calls that read run side by side, and refuses a change while any of them runs.
+
+    A change is refused rather than made to wait: the call that it would wait for may be paused in the same thread,
+    between two scales of a stream. A call that begins during a change waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._readers = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep the weights as they are until the end of the block."""
+        with self._lock:
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+
+    @contextmanager
+    def changing(self, change: str) -> Iterator[None]:
+        """Be alone with the weights until the end of the block.
+
+        Args:
+            change: What is done, as in "change the adapters", for the error.
+
+        Raises:
+            UsageError: while calls run that read them. Nothing is changed.
+        """
+        with self._lock:
+            if self._readers:
+                calls = "1 call is" if self._readers == 1 else f"{self._readers} calls are"
+                why = f"{calls} generating images with the weights as they are"
+                raise UsageError(f"Can't {change} now.", why, "let it finish, or close its stream")
+            yield
+
+    def __reduce__(self) -> tuple[type["Sharing"], tuple[()]]:
+        """A copy of a pipeline is used by nobody yet."""
+        return Sharing, ()
