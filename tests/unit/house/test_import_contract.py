@@ -80,8 +80,7 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name_of(path)} has a relative import"
-            assert node.module is not None
+            assert node.module is not None, "ruff refuses relative imports"
             if node.module == "bitvar":
                 yield from (f"bitvar.{alias.name}" for alias in node.names)
             else:
@@ -206,33 +205,13 @@ def test_model_files_know_no_devices_or_modes(path: Path) -> None:
     assert (named | attributes | texts | modules) & words == set()
 
 
-@parametrized([path for path in FILES if room(path) != "cli"])
-def test_only_the_command_line_prints(path: Path) -> None:
-    assert [
-        name for name, _ in calls(path) if name in ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write")
-    ] == []
-
-
-@parametrized([path for path in FILES if room(path) != "cli"])
-def test_only_the_command_line_reads_the_environment(path: Path) -> None:
-    wanted = [
-        ast.unparse(node)
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv", "sys.argv")
-    ]
-    assert wanted == []
-
-
 @parametrized(FILES)
-def test_no_file_executes_what_it_reads(path: Path) -> None:
-    nodes = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)]
-    assert {ast.unparse(node) for node in nodes if ast.unparse(node.value) == "pickle"} <= {"pickle.UnpicklingError"}
-    froms = {node.module for node in ast.walk(tree(path)) if isinstance(node, ast.ImportFrom)}
-    assert "pickle" not in froms
-    unsafe = {"cPickle", "_pickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+def test_no_file_loads_code(path: Path) -> None:
+    """What ruff has no rule for; unpickling, `eval` and shells are its business (pyproject.toml)."""
+    unsafe = {"dill", "cloudpickle", "marshal", "shelve", "joblib"}
     assert {module.split(".")[0] for module in imports(path)} & unsafe == set()
     for name, call in calls(path):
-        assert name not in ("eval", "exec", "os.system", "yaml.load"), f"{name} at line {call.lineno}"
+        assert name != "yaml.load", f"{name} at line {call.lineno}"
         if name.endswith("torch.load"):
             safe = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg == "weights_only"}
             assert safe == {"weights_only": True}, f"torch.load at line {call.lineno}"
@@ -240,19 +219,14 @@ def test_no_file_executes_what_it_reads(path: Path) -> None:
             k.arg == "trust_remote_code" and not (isinstance(k.value, ast.Constant) and k.value.value is False)
             for k in call.keywords
         ), f"trust_remote_code at line {call.lineno}"
-        assert not any(k.arg == "shell" for k in call.keywords), f"shell at line {call.lineno}"
 
 
 @parametrized(FILES)
-def test_nothing_is_skipped_in_silence(path: Path) -> None:
+def test_no_weight_is_skipped_in_silence(path: Path) -> None:
     for node in ast.walk(tree(path)):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"bare except at line {node.lineno}"
         if isinstance(node, ast.keyword) and node.arg == "strict":
-            in_load = isinstance(node.value, ast.Constant) and node.value.value is False
-            assert not in_load or "zip(" in ast.unparse(_call_of(tree(path), node.lineno)), (
-                f"strict=False at {node.lineno}"
-            )
+            lax = isinstance(node.value, ast.Constant) and node.value.value is False
+            assert not lax or "zip(" in ast.unparse(_call_of(tree(path), node.lineno)), f"strict=False at {node.lineno}"
 
 
 def _call_of(module: ast.Module, line: int) -> ast.AST:
@@ -274,11 +248,6 @@ def test_nothing_general_knows_the_icon_world(path: Path) -> None:
 def test_nothing_imports_the_command_line(path: Path) -> None:
     if path.name != "__main__.py":
         assert not any(module.startswith("bitvar.cli") for module in imports(path))
-
-
-@parametrized(FILES)
-def test_every_file_says_what_it_is_for(path: Path) -> None:
-    assert ast.get_docstring(tree(path)), name_of(path)
 
 
 @parametrized(FILES)
