@@ -1,6 +1,6 @@
 """How bits are drawn: guidance, temperature, top-k and top-p, each constant or one value a scale. Needs no torch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
@@ -10,8 +10,8 @@ from bitvar import arguments
 from bitvar.errors import UsageError
 
 Strength: TypeAlias = Annotated[float, Field(ge=0, le=100)]
-PerScale: TypeAlias = Strength | Annotated[tuple[Strength, ...], Field(min_length=1, max_length=64)]
-"""One value, or one a scale."""
+PerScale: TypeAlias = Strength | Annotated[Sequence[Strength], Field(min_length=1, max_length=64)]
+"""One value, or one a scale; kept as a tuple."""
 
 MAX_TOP_K: Final = 1_000_000
 MAX_SEED: Final = 2**63 - 1
@@ -85,16 +85,16 @@ class SamplingParams:
         columns = [_spread(name, self._or_default(name), num_scales) for name in ScaleParams._fields]
         return [ScaleParams(g, t, int(k), p) for g, t, k, p in zip(*columns, strict=True)]
 
-    def _or_default(self, name: str) -> float | tuple[float, ...]:
+    def _or_default(self, name: str) -> float | Sequence[float]:
         value = getattr(self, name)
         return getattr(DEFAULTS, name) if value is None else value
 
 
-def _values(value: float | tuple[float, ...]) -> tuple[float, ...]:
-    return value if isinstance(value, tuple) else (value,)
+def _values(value: float | Sequence[float]) -> tuple[float, ...]:
+    return (value,) if isinstance(value, int | float) else tuple(value)
 
 
-def _spread(name: str, value: float | tuple[float, ...], num_scales: int) -> tuple[float, ...]:
+def _spread(name: str, value: float | Sequence[float], num_scales: int) -> tuple[float, ...]:
     values = _values(value)
     if len(values) == 1:
         return values * num_scales

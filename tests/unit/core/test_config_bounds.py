@@ -5,7 +5,7 @@ import shutil
 import time
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -67,7 +67,7 @@ def unbounded(name: str, annotation: Any, metadata: list[Any]) -> Iterator[str]:
     elif get_origin(annotation) in (typing.Union, types.UnionType):
         for choice in get_args(annotation):
             yield from unbounded(name, choice, metadata)
-    elif get_origin(annotation) in (tuple, list, dict):
+    elif get_origin(annotation) in (tuple, list, dict, Sequence):
         parts = get_args(annotation)
         fixed = get_origin(annotation) is tuple and Ellipsis not in parts
         if not fixed and not any(isinstance(part, MaxLen) for part in metadata):
