@@ -212,7 +212,7 @@ def train_index_head(config: TransformerTraining, options: argparse.Namespace, f
     facts = {"head": "index", "bits": config.model.bits, "parameters": sum(p.numel() for p in task.model.parameters())}
     write_text(options.out / FACTS, json.dumps(facts) + "\n")
     text = json.dumps({**json.loads(config.dump()), "head": "index"})
-    model = train(task, TrainerConfig(options.out, text, config.optimization, config.intervals, report=tell))
+    model = train(task, TrainerConfig(options.out, text, config.optimization, config.intervals, log=tell))
     assert isinstance(model, InfinityTransformer)
     return model
 

@@ -118,7 +118,7 @@ def train(
         folder, made.dump(), made.optimization, made.intervals, ranks=ranks, micro_batch_size=micro_batch_size,
         sample=sample,
         stop=lambda: until is not None and any(line.startswith(f"step {until}/") for line in seen),
-        report=seen.append,
+        log=seen.append,
     )  # fmt: skip
     try:
         model = loop.train(task_for(made), run)

@@ -86,10 +86,10 @@ def train(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", sto
         peak=_peak(device),
         stop=stop,
         heartbeat=Path(heartbeat).touch if heartbeat else lambda: None,
-        report=tell,
-        follow=display.follow,
-        track=_counted_from_one(track.log) if track else lambda step, phase, values: None,
-        show=track.log_image if track else lambda step, path: None,
+        log=tell,
+        on_step=display.follow,
+        log_metrics=_counted_from_one(track.log) if track else lambda step, phase, values: None,
+        log_image=track.log_image if track else lambda step, path: None,
     )
     adapted = config.kind == "transformer" and config.lora is not None
     require_replaceable(required(inputs.out) / ("lora" if adapted else "model"))  # before the work, not after it
@@ -232,14 +232,12 @@ def _train_transformer(
     data = required(inputs.data)
     planned.folder.mkdir(parents=True, exist_ok=True)
     planned = replace(planned, identity=identify_run(planned, data, frozen.parts))
-    bad = BadSamples(
-        planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction, planned.report
-    )
+    bad = BadSamples(planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction, planned.log)
     train_data, validation = (
         _data(config, inputs, planned, split, frozen=frozen, bad=bad) for split in ("train", "val")
     )
     for line in describe_set(sum(train_data.counts), config, is_new=start is None):
-        planned.report(line)
+        planned.log(line)
     task = TransformerTask(
         config,
         train=train_data,
@@ -272,11 +270,11 @@ def _train_transformer(
         sample_grid(pipeline(model), path, sheet)
 
     if not sheet.captions:
-        planned.report("WARNING: no sample sheets: none of the images that they would show can be read")
+        planned.log("WARNING: no sample sheets: none of the images that they would show can be read")
     model = loop.train(task, replace(planned, base_sha256=base_sha256, sample=sample if sheet.captions else None))
     if model is None:
         return None
-    with telling_failed_save(planned.report):
+    with telling_failed_save(planned.log):
         if config.lora is not None:
             save_adapter(model, planned.folder / "lora", settings=config.lora, base=base)
             return planned.folder / "lora"
@@ -339,7 +337,7 @@ def _data(
         size = image_size(config, tokenizer.config.stride)
         return prepare(
             source, split, tokenizer=tokenizer, text_encoder=frozen.encoder, cache=cache, key=frozen.key,
-            report=planned.report, size=size, max_text_tokens=longest,
+            report=planned.log, size=size, max_text_tokens=longest,
         )  # fmt: skip
 
     if planned.ranks.is_main:

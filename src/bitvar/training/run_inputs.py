@@ -69,7 +69,7 @@ def identify_run(
         found = describe_data(data, FileDigests(planned.folder / DIGESTS), images=images)
         text = json.dumps({**parts, **found})
         require_resumable(
-            planned.folder / "checkpoints", planned.config, identity=json.loads(text), extend=planned.extend
+            planned.folder / "checkpoints", planned.config_json, identity=json.loads(text), extend=planned.extend
         )
     return json.loads(planned.ranks.first(text))
 

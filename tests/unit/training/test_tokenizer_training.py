@@ -427,7 +427,7 @@ def test_a_collapse_is_reported_within_a_hundred_steps(tmp_path: Path) -> None:
     with torch.no_grad():
         task.model.tokenizer.encoder.conv_out.bias.fill_(10.0)
     loop.train(
-        task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
+        task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, log=lines.append)
     )
     warned = next(i for i, line in enumerate(lines) if "WARNING" in line)
     assert "Bits of scale 1 (0.00 of 1), 2 (0.00 of 1), 3 (0.00 of 1) hardly vary any more at step 60" in lines[warned]

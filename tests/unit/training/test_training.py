@@ -111,7 +111,7 @@ def task_for(config: TokenizerTraining | TransformerTraining) -> Task:
 
 
 def train(config: Any, folder: Path, *, report: Callable[[str], None] = lambda line: None, **options: Any) -> nn.Module:
-    run = loop.TrainerConfig(folder, config.dump(), config.optimization, config.intervals, report=report, **options)
+    run = loop.TrainerConfig(folder, config.dump(), config.optimization, config.intervals, log=report, **options)
     model = loop.train(task_for(config), run)
     assert model is not None
     return model
@@ -176,7 +176,7 @@ def test_changed_data_are_spoken_of(tmp_path: Path) -> None:
     lines: list[str] = []
     task = TransformerTask(config, train=feature_set(7, 0), validation=feature_set(2, 1))
     loop.train(
-        task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
+        task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, log=lines.append)
     )
     assert lines[:2] == [
         "resuming at step 4",
@@ -298,7 +298,7 @@ def test_updates_that_are_not_finite_are_left_out_when_told_so(tmp_path: Path, v
     config, bad, lines = many_steps(not_finite="skip"), {2, 3, 4, 7, 9, 11, 13, 15, 17, 23}, list[str]()
     task = transformer_task(config)
     spoil(task, bad, value)
-    run = loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
+    run = loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, log=lines.append)
     loop.train(task, run)
     left_out = [line for line in lines if "The update was left out." in line]
     assert [int(line.split("step ")[1].split(":")[0]) for line in left_out] == sorted(bad)

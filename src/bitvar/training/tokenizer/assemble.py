@@ -43,7 +43,7 @@ def train_tokenizer(
     planned.folder.mkdir(parents=True, exist_ok=True)
     assert inputs.data is not None
     source = open_images(
-        inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction, report=planned.report
+        inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction, report=planned.log
     )
     begun = NONE if origin is None else digest_of([origin.config.dump(), digest_tensors(origin.tensors)])
     paths = source.paths if isinstance(source, ImageList) else ()
@@ -70,7 +70,7 @@ def train_tokenizer(
     assert isinstance(models, TokenizerModels)
     encoder_of = frozen if config.trained == "decoder" else None
     target = planned.folder / "model"
-    with telling_failed_save(planned.report):
+    with telling_failed_save(planned.log):
         save_tokenizer(models.tokenizer, target, name=inputs.name, encoder_of=encoder_of, grids=config.schedules)
     return target
 
@@ -130,7 +130,7 @@ def _images(
         stride=config.model.stride,
         view=view,
         bad=BadSamples(
-            planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction, planned.report
+            planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction, planned.log
         ),
         limits=_limits(config),
         workers=inputs.workers if is_training else 0,
