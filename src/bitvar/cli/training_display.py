@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from bitvar.cli.names import printable
-from bitvar.training.monitor.progress import describe_figures
+from bitvar.training.monitor.progress import format_metrics
 
 
 class Display:
@@ -41,7 +41,7 @@ class Display:
             return
         if self._progress is None:
             self._progress = self._begin()
-        self._progress.update(self._bar, completed=step, figures="  ".join(describe_figures(values)))
+        self._progress.update(self._bar, completed=step, figures="  ".join(format_metrics(values)))
 
     def _begin(self) -> Any:
         from rich.console import Console

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bitvar.cli.training_display import Display
-from bitvar.costs.flops import peak_tflops, training_flops
+from bitvar.costs.devices import peak_flops
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.errors import UsageError
 from bitvar.lora.layers import LoraBase, save_adapter
 from bitvar.pipeline import InfinityPipeline
+from bitvar.runtime.attention import attention_fns
+from bitvar.runtime.compile import compile_blocks
 from bitvar.runtime.placement import resolve_device
-from bitvar.scales import ScaleSchedule
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.checks import check_attention, check_data, check_run, image_size
+from bitvar.training.checks import check_data, check_run, image_size
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.engine import distributed, loop
 from bitvar.training.engine.checkpoint import Initial, is_checkpoint
@@ -28,6 +29,7 @@ from bitvar.training.engine.loop import TrainerConfig
 from bitvar.training.engine.metrics_log import from_one
 from bitvar.training.engine.retention import step_reached
 from bitvar.training.engine.supervisor import HEARTBEAT
+from bitvar.training.expected_work import sample_flops
 from bitvar.training.monitor.health import describe_set
 from bitvar.training.monitor.sample_sheets import choose_samples, sample_grid
 from bitvar.training.monitor.trackers import make_tracker
@@ -55,7 +57,7 @@ from bitvar.weights.model_folder import (
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs
 
-__all__ = ["attention_patterns", "is_child", "operations_of", "read_recipe", "text_length", "train"]
+__all__ = ["is_child", "read_recipe", "train"]
 
 VALIDATION_SAMPLES = 1000
 """Of each ratio of an index; a captioned set's validation split is used whole."""
@@ -83,7 +85,7 @@ def train(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", sto
         extend=inputs.extend,
         micro_batch_size=inputs.micro_batch_size,
         ranks=ranks,
-        peak=_peak(device),
+        peak_flops=peak_flops(device),
         stop=stop,
         heartbeat=Path(heartbeat).touch if heartbeat else lambda: None,
         log=tell,
@@ -154,12 +156,6 @@ def _tracker(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", 
     )
 
 
-def _peak(device: torch.device) -> float | None:
-    """Operations a second that the device can do, where that is known."""
-    peak = peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    return None if peak is None else peak * 1e12
-
-
 @dataclass(frozen=True)
 class Frozen:
     """The parts that a transformer is trained with, and does not change.
@@ -228,7 +224,7 @@ def _train_transformer(
     frozen = load_frozen(config, inputs, device)
     tokenizer, encoder, index, start = frozen.tokenizer, frozen.encoder, frozen.index, frozen.start
     initial = None if start is None else _read_initial(config, start)  # before anything is encoded for hours
-    patterns = attention_patterns(config, inputs.attention, device)
+    attention = attention_fns(config.schedules, inputs.attention, device)
     data = required(inputs.data)
     planned.folder.mkdir(parents=True, exist_ok=True)
     planned = replace(planned, identity=identify_run(planned, data, frozen.parts))
@@ -243,17 +239,15 @@ def _train_transformer(
         train=train_data,
         validation=validation,
         device=device,
-        patterns=patterns,
-        operations=[operations_of(config, schedule) for schedule in config.schedules],
+        attention_fns=attention,
+        flops=[sample_flops(config, schedule) for schedule in config.schedules],
     )
     base = None
     if initial is not None:
         initial.load_into(task.model)
         base = None if config.lora is None else LoraBase.of_folder(initial.source, initial.sums)
     task.adapt()
-    distributed.compile_blocks(
-        task.units, activation_checkpointing=inputs.activation_checkpointing, compiled=inputs.compiled
-    )
+    compile_blocks(task.fsdp_units, activation_checkpointing=inputs.activation_checkpointing, compiled=inputs.compiled)
 
     def pipeline(model: torch.nn.Module) -> InfinityPipeline:
         assert isinstance(model, InfinityTransformer)
@@ -342,25 +336,5 @@ def _data(
 
     if planned.ranks.is_main:
         made()
-    planned.ranks.first("made")
+    planned.ranks.broadcast_from_main("made")
     return made()
-
-
-def attention_patterns(config: TransformerTraining, attention: str, device: torch.device) -> dict[int, Any]:
-    """FlexAttention on every schedule, where it is asked for."""
-    check_attention(attention, device.type)
-    if attention == "sdpa":
-        return {}
-    from bitvar.runtime.flex_attention import FlexBlockCausal
-
-    return {which: FlexBlockCausal(schedule.offsets, device) for which, schedule in enumerate(config.schedules)}
-
-
-def operations_of(config: TransformerTraining, schedule: ScaleSchedule) -> float:
-    """Of one sample's step on a schedule, with a text of middling length."""
-    return training_flops(config.model, schedule, text_tokens=text_length(config))
-
-
-def text_length(config: TransformerTraining) -> int:
-    """Tokens of a text of middling length, where figures need one."""
-    return min(64, config.model.max_text_tokens)

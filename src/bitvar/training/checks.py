@@ -7,6 +7,7 @@ from bitvar.config import unknown
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.data.samples import read_samples, require_images
 from bitvar.errors import UsageError
+from bitvar.runtime.attention import check_attention
 from bitvar.runtime.placement import resolve_device
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.training.config import TokenizerTraining, TransformerTraining
@@ -21,7 +22,6 @@ from bitvar.weights.model_folder import check_bits, find_tokenizer, verify_part
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs
 
-ATTENTION: Final = ("sdpa", "flex")
 SPLITS: Final = ("train", "val")
 
 
@@ -119,15 +119,6 @@ def image_size(config: TransformerTraining, stride: int) -> tuple[int, int]:
     h, w = config.model.all_schedules()[0].grids[-1]
     side = stride * config.model.patch_size
     return w * side, h * side
-
-
-def check_attention(attention: str, device: str) -> None:
-    """Refuse a way to compute attention that is unknown, or can't train on the device."""
-    if attention not in ATTENTION:
-        raise UsageError(unknown(f"attention {attention!r}", attention, list(ATTENTION)))
-    if attention == "flex" and device != "cuda":
-        why = "PyTorch computes its gradients on CUDA only"
-        raise UsageError(f"FlexAttention can't train on {device}.", why, "leave --attention flex out")
 
 
 def _check_schedules(config: TransformerTraining) -> None:

@@ -71,7 +71,7 @@ def identify_run(
         require_resumable(
             planned.folder / "checkpoints", planned.config_json, identity=json.loads(text), extend=planned.extend
         )
-    return json.loads(planned.ranks.first(text))
+    return json.loads(planned.ranks.broadcast_from_main(text))
 
 
 @contextlib.contextmanager

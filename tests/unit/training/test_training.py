@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from bitvar import pyramid
 from bitvar.data.order import SampleOrder
 from bitvar.errors import UsageError, WeightsError
+from bitvar.runtime.compile import compile_blocks
 from bitvar.sampling import SamplingParams, generate
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig, losses
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining, TransformerTraining
-from bitvar.training.engine import distributed, loop
+from bitvar.training.engine import loop
 from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Task, TrainingDivergedError
 from bitvar.training.engine.microbatch import MicroBatch, Purpose, make_generator, micro_batches_of
@@ -261,7 +262,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(broken: str, tmp_path
 
     def loss(batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         value, logged = plain(batch)
-        if batch.part.step < 3:
+        if batch.micro_batch.step < 3:
             return value, logged
         before.extend(p.detach().clone() for p in task.model.parameters())
         if broken == "loss":
@@ -281,7 +282,7 @@ def spoil(task: Any, steps: set[int], value: float = float("nan")) -> None:
 
     def loss(batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         made, logged = plain(batch)
-        return made * value if batch.part.step in steps else made, logged
+        return made * value if batch.micro_batch.step in steps else made, logged
 
     task.loss = loss
 
@@ -341,7 +342,7 @@ def test_computing_activations_again_changes_nothing(precision: str) -> None:
     for activation_checkpointing in (False, True):
         task = transformer_task(config)
         _set_all(task.model)
-        distributed.compile_blocks(task.units, activation_checkpointing=activation_checkpointing, compiled=False)
+        compile_blocks(task.fsdp_units, activation_checkpointing=activation_checkpointing, compiled=False)
         batch = next(task.batches(micro_batches_of(SampleOrder(task.counts, 3, 0), range(1))))
         task.loss(batch)[0].backward()
         gradients.append({name: p.grad for name, p in task.model.named_parameters()})
@@ -728,7 +729,7 @@ def test_a_sample_draws_the_same_in_any_batch() -> None:
     order = SampleOrder(task.counts, 4, 0)
     whole = list(task.batches(micro_batches_of(order, range(3))))
     pieces = list(
-        task.batches(part for rank in range(2) for part in micro_batches_of(order, range(3), rank=rank, ranks=2))
+        task.batches(one for rank in range(2) for one in micro_batches_of(order, range(3), rank=rank, num_ranks=2))
     )
     for step, batch in enumerate(whole):
         halves = [pieces[step], pieces[3 + step]]

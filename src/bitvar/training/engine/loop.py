@@ -36,18 +36,18 @@ from bitvar.training.engine.retention import (
 )
 from bitvar.training.engine.update import TrainingDivergedError, Updater
 from bitvar.training.monitor.health import Trouble, batches_to_tell, find_collapse, find_trouble
-from bitvar.training.monitor.progress import Throughput, Work, describe_extension, describe_step
+from bitvar.training.monitor.progress import SampleCost, Throughput, describe_extension, describe_step
 
 Metrics = dict[str, float]
 
 __all__ = [
     "Metrics",
+    "SampleCost",
     "Task",
     "TrainerConfig",
     "TrainingDivergedError",
     "TrainingInterrupted",
     "TrainingStoppedError",
-    "Work",
     "train",
 ]
 
@@ -68,7 +68,7 @@ class Task(Protocol):
     def model(self) -> nn.Module: ...
 
     @property
-    def units(self) -> Sequence[nn.Module]:
+    def fsdp_units(self) -> Sequence[nn.Module]:
         """What is gathered apart when the model is in shards; none if every rank has to hold all of it."""
         ...
 
@@ -87,11 +87,11 @@ class Task(Protocol):
         """Where the model shall compute."""
         ...
 
-    def fresh(self) -> nn.Module:
+    def build_model(self) -> nn.Module:
         """A model of the same sizes on the CPU, whose weights will be overwritten."""
         ...
 
-    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[Any]:
+    def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Any]:
         """What `loss` needs of each part, in order; may read ahead."""
         ...
 
@@ -103,7 +103,7 @@ class Task(Protocol):
         """Figures on held-out samples, shared by the ranks. `model` has the averaged weights."""
         ...
 
-    def work(self, bucket: int) -> Work:
+    def sample_cost(self, bucket: int) -> SampleCost:
         """What one sample of a bucket is."""
         ...
 
@@ -120,7 +120,7 @@ class TrainerConfig:
         base_sha256: digest of the frozen weights that the trained ones belong to, if there are any.
         micro_batch_size: samples that a rank passes through the model at once; all of its share if None.
         ranks: who trains together; their number may change between restarts.
-        peak: floating-point operations a second that the device could do, to report the share that is used.
+        peak_flops: floating-point operations a second that the device could do, to report the share that is used.
         sample: writes images of the averaged model to a PNG; None for no samples.
         stop: asked after every step; once true, the run saves and stops.
         heartbeat: called while there is progress.
@@ -139,7 +139,7 @@ class TrainerConfig:
     base_sha256: str | None = None
     micro_batch_size: int | None = None
     ranks: DistributedContext = field(default_factory=DistributedContext)
-    peak: float | None = None
+    peak_flops: float | None = None
     sample: Callable[[nn.Module, Path], None] | None = None
     stop: Callable[[], bool] = lambda: False
     heartbeat: Callable[[], None] = lambda: None
@@ -200,7 +200,7 @@ def _run(task: Task, config: TrainerConfig) -> nn.Module | None:
         loop.close()
     loop.tell_best()
     state.ema.swap(task.model)
-    model = distributed.gather(task.model, task.fresh, config.ranks)
+    model = distributed.gather(task.model, task.build_model, config.ranks)
     return None if model is None else model.requires_grad_(False).eval()
 
 
@@ -211,8 +211,8 @@ def _prepare(task: Task, config: TrainerConfig) -> checkpoints.TrainState:
     if config.ranks.is_main:
         newest = str(checkpoints.latest(folder, report=report) or "")
         checkpoints.clear_partial(folder)
-    newest = config.ranks.first(newest)
-    distributed.distribute(task.model, task.units, config.ranks, precision=task.dtype, device=task.device)
+    newest = config.ranks.broadcast_from_main(newest)
+    distributed.distribute(task.model, task.fsdp_units, config.ranks, precision=task.dtype, device=task.device)
     optimizer = build_optimizer(task.model, config.optimization)
     state = checkpoints.TrainState(task.model, Ema(task.model, config.optimization.ema_decay), optimizer)
     if newest:
@@ -255,11 +255,15 @@ class _Loop:
         self.recent: dict[str, deque[tuple[int, float]]] = {}
         order = SampleOrder(task.counts, optimization.batch_size, optimization.seed)
         micro_batch_size = config.micro_batch_size or optimization.batch_size // ranks.world
-        num_parts = optimization.batch_size // ranks.world // micro_batch_size
+        num_micro_batches = optimization.batch_size // ranks.world // micro_batch_size
         steps = range(state.step, optimization.steps)
-        parts = micro_batches_of(order, steps, rank=ranks.rank, ranks=ranks.world, micro_batch_size=micro_batch_size)
-        self.batches = self._counted(task.batches(parts))
-        self.updater = Updater(state, task.loss, optimization, num_parts=num_parts, ranks=ranks, report=config.log)
+        micro_batches = micro_batches_of(
+            order, steps, rank=ranks.rank, num_ranks=ranks.world, micro_batch_size=micro_batch_size
+        )
+        self.batches = self._counted(task.batches(micro_batches))
+        self.updater = Updater(
+            state, task.loss, optimization, num_micro_batches=num_micro_batches, ranks=ranks, report=config.log
+        )
 
     def train(self) -> None:
         config, state = self.config, self.state
@@ -275,7 +279,7 @@ class _Loop:
             if last or state.step % intervals.log == 0:
                 self._check_copies()
                 values = config.ranks.mean(logged)
-                self._log("train", values | self.throughput.read(config.ranks.world, config.peak))
+                self._log("train", values | self.throughput.read(config.ranks.world, config.peak_flops))
                 self._watch(values)
             config.on_step(state.step, self.shown)
             if last or state.step % intervals.validation == 0:
@@ -306,7 +310,7 @@ class _Loop:
         if self.config.ranks.is_main:
             best = best_checkpoint(self.saver.folder, until=self.state.step)
             figure = None if best is None else validated_at(best)
-        text = self.config.ranks.first("" if figure is None else json.dumps(figure))
+        text = self.config.ranks.broadcast_from_main("" if figure is None else json.dumps(figure))
         return Validated(*json.loads(text)) if text else None
 
     def _is_best(self) -> bool:
@@ -373,7 +377,7 @@ class _Loop:
 
     def _sample(self, sample: Callable[[nn.Module, Path], None]) -> None:
         with self.state.averaged():
-            model = distributed.gather(self.task.model, self.task.fresh, self.config.ranks)
+            model = distributed.gather(self.task.model, self.task.build_model, self.config.ranks)
             if model is not None:
                 path = self.config.folder / "samples" / f"{checkpoint_name(self.state.step)}.png"
                 try:

@@ -11,8 +11,9 @@ from bitvar.data.views import View
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits
 from bitvar.metrics.distances import perceptual_distance
+from bitvar.runtime.compile import compile_blocks
 from bitvar.training.config import TokenizerTraining
-from bitvar.training.engine import distributed, loop
+from bitvar.training.engine import loop
 from bitvar.training.engine.identity import NONE, digest_of
 from bitvar.training.engine.loop import TrainerConfig
 from bitvar.training.export import save_tokenizer
@@ -54,7 +55,7 @@ def train_tokenizer(
     task = TokenizerTask(config, train=train, validation=validation, perceptual=perceptual, device=device)
     if origin is not None:
         origin.load_into(task.model.tokenizer)
-    distributed.compile_blocks(
+    compile_blocks(
         task.model.tokenizer.levels, activation_checkpointing=inputs.activation_checkpointing, compiled=inputs.compiled
     )
     frozen = None if config.trained == "all" or origin is None else origin

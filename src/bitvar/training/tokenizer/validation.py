@@ -43,13 +43,15 @@ def measure_reconstruction(
         is left to say after scale k is, as a share of the features' length. And the distance, under its name.
     """
     ranks = ranks or DistributedContext()
-    parts, counted = micro_batches_in_order(data.counts, rank=ranks.rank, ranks=ranks.world, size=VALIDATION_BATCH)
+    micro_batches, counted = micro_batches_in_order(
+        data.counts, rank=ranks.rank, num_ranks=ranks.world, size=VALIDATION_BATCH
+    )
     most = max(len(schedules[which]) for which in data.schedules)
     sums = _zeros(most, tokenizer.config.bits)
-    for batch, count in zip(data.batches(parts), counted, strict=True):
+    for batch, count in zip(data.batches(micro_batches), counted, strict=True):
         images = to_signed(batch.images[:count].to(tokenizer.device))
         if count:
-            _add(sums, tokenizer, images, schedules[data.schedules[batch.part.bucket]], perceptual)
+            _add(sums, tokenizer, images, schedules[data.schedules[batch.micro_batch.bucket]], perceptual)
     return _metrics(ranks.sum(sums), most, tokenizer.config.bits, perceptual)
 
 
