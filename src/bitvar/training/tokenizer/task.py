@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance
+from bitvar.metrics.per_scale import binary_entropy
 from bitvar.nn.linear import channels_last
 from bitvar.pyramid import Step
 from bitvar.runtime.placement import DTYPES
@@ -166,6 +167,6 @@ class TokenizerTask:
 def bit_entropies(steps: Sequence[Step]) -> dict[str, Tensor]:
     """How evenly each scale uses its bits over a batch: 1 evenly, 0 always the same. Small batches read a bit low."""
     return {
-        f"bit_entropy/scale_{k}": losses.binary_entropy(step.bits.float().mean(dim=(0, 2, 3))).mean()
+        f"bit_entropy/scale_{k}": binary_entropy(step.bits.float().mean(dim=(0, 2, 3))).mean()
         for k, step in enumerate(steps)
     }
