@@ -44,11 +44,11 @@ from bitvar.sampling import SamplingParams, guide, uniform_noise
 from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.assemble import read_recipe
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Metrics, SampleCost, TrainerConfig, train
 from bitvar.training.engine.microbatch import MicroBatch, Purpose, make_generator, micro_batches_in_order
+from bitvar.training.recipes import read_recipe
 from bitvar.training.transformer.feature_cache import features_key, prepare
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.training.transformer.task import VALIDATION_BATCH, Batch, TransformerTask

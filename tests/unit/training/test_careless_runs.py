@@ -138,8 +138,8 @@ def test_a_terminal_gets_no_lines_of_steps_before_its_bar(capsys: pytest.Capture
 
     for live in (True, False):
         display = Display(2, live=live)
-        display.tell("step 1/2  loss 0.5")
-        display.tell("validation step 1/2  loss 0.5")
+        display.log("step 1/2  loss 0.5")
+        display.log("validation step 1/2  loss 0.5")
         lines = capsys.readouterr().err.splitlines()
         assert lines[-1].startswith("validation")
         assert len(lines) == 2 - live

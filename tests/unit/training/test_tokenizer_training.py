@@ -146,7 +146,7 @@ def test_what_a_tokenizer_run_can_not_use_is_refused(
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setattr("bitvar.training.assemble._join", lambda inputs: (torch.device("cpu"), DistributedContext()))
+    monkeypatch.setattr("bitvar.training.assemble._join", lambda *_: (torch.device("cpu"), DistributedContext()))
     _, err = run(monkeypatch, capsys, words(work, tmp_path / "run", option), code=2)
     assert option.partition("=")[0] in err
     assert not (tmp_path / "run" / "checkpoints").exists()
