@@ -36,7 +36,7 @@ from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.tiling import require_tile, tiled_features, tiled_pixels
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.digests import verify_folder
-from bitvar.weights.hub import EMBEDDED_TOKENIZER, resolve_named
+from bitvar.weights.hub import EMBEDDED_TOKENIZER, resolve_model
 from bitvar.weights.model_folder import (
     GRIDS,
     TokenizerIdentity,
@@ -152,7 +152,7 @@ class ImageCodec:
             require_path(model, "tokenizer")
         chosen = resolve_device(device)
         precision = resolve_dtype(dtype, chosen)
-        folder = resolve_named(EMBEDDED_TOKENIZER if model is None else model, revision, what="tokenizer")
+        folder = resolve_model(EMBEDDED_TOKENIZER if model is None else model, revision, what="tokenizer")
         own = find_tokenizer(folder)
         verify_part(folder) if own == folder else verify_folder(folder)  # a part may lie in its model
         try:
