@@ -37,3 +37,12 @@ def test_other_ranks_show_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     display.log("a")
     display.on_step(1, VALUES)
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_of_a_resumed_run_starts_where_it_resumes(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(10, live=True)
+    display.on_step(8, VALUES)
+    display.close()
+    err = capsys.readouterr().err
+    assert "8/10" in err
+    assert "0/10" not in err
