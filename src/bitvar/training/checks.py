@@ -62,7 +62,7 @@ def check_folders(
     """
     if out is not None:
         if out.exists() and not out.is_dir():
-            raise UsageError(f"{out} is no folder.", "a run writes several files", "choose another --out")
+            raise UsageError(f"{out} is not a folder.", "a run writes several files", "choose another --out")
         require_resumable(out / "checkpoints", config.dump(), extend=extend)
     if data is not None and not data.is_dir():
         why = "no such folder" if not data.exists() else "it is a file"

@@ -193,7 +193,7 @@ def _require_checkpoints(run: Path) -> list[Path]:
     """List the checkpoints of a run, or raise UsageError if it has none."""
     known = list_checkpoints(run / "checkpoints")
     if not known:
-        why = "it has saved none yet, or is no run" if run.is_dir() else "there is no such folder"
+        why = "it has saved none yet, or is not a run" if run.is_dir() else "there is no such folder"
         raise UsageError(f"{run} has no checkpoint.", why, "give the --out of `bitvar train`")
     return known
 

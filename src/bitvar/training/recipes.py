@@ -68,7 +68,7 @@ def read_recipe(path: Path, arguments: Sequence[str] | Mapping[str, Any]) -> Tok
         function = runpy.run_path(str(path)).get("recipe")
     if not callable(function):
         why = "it has no function recipe()" if function is None else f"its recipe is of type {type(function).__name__}"
-        raise UsageError(f"{path} is no recipe.", why, "write `def recipe():` that returns a configuration")
+        raise UsageError(f"{path} is not a recipe.", why, "write `def recipe():` that returns a configuration")
     values = _read_arguments(path, function, arguments)
     with _stdout_to_stderr(), _errors_of(path):
         config = function(**values)
@@ -76,7 +76,7 @@ def read_recipe(path: Path, arguments: Sequence[str] | Mapping[str, Any]) -> Tok
         config.close()  # or Python complains that nobody waited for it
     if not isinstance(config, TokenizerTraining | TransformerTraining):
         why = f"recipe() returns {type(config).__name__}, not TransformerTraining or TokenizerTraining"
-        raise UsageError(f"{path} is no recipe.", why, "return a training configuration")
+        raise UsageError(f"{path} is not a recipe.", why, "return a training configuration")
     with _errors_of(path):
         values = config.model_dump(mode="json", warnings=False)
     return type(config).parse(values, source=f"what {path} returns")  # `model_copy(update=...)` checks nothing
@@ -85,19 +85,18 @@ def read_recipe(path: Path, arguments: Sequence[str] | Mapping[str, Any]) -> Tok
 def _require_python(path: Path) -> None:
     """Refuse a path that is no file of Python source, before a line of it runs."""
     if path.is_dir():
-        why = "it is a folder"
-        raise UsageError(f"{path} is no recipe.", why, "give a Python file, such as recipes/cpu.py")
+        raise UsageError(f"{path} is not a recipe.", "it is a folder", "give a Python file, such as recipes/cpu.py")
     if not path.is_file():
         why = "the file is missing" if not path.exists() else "it is a pipe or a device"
-        raise UsageError(f"There is no recipe {path}.", why, "see recipes/ for those that ship")
+        raise UsageError(f"There is no recipe {path}.", why, "see recipes/ for examples")
     source = path.read_bytes()
     try:
         compile(source, str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
         where = f"{path}, line {error.lineno}" if error.lineno else str(path)
-        raise UsageError(f"{where} is no Python.", _one_line(error.msg), "correct the file") from None
+        raise UsageError(f"{where} is not valid Python.", _one_line(error.msg), "correct the file") from None
     except (ValueError, RecursionError, MemoryError) as error:  # zero bytes, or nested too deep to be compiled
-        raise UsageError(f"{path} is no Python.", _one_line(str(error)), "give a recipe") from None
+        raise UsageError(f"{path} is not valid Python.", _one_line(str(error)), "give a recipe") from None
 
 
 @contextlib.contextmanager
@@ -166,9 +165,11 @@ def _read_arguments(
     try:
         known = dict(inspect.signature(function).parameters)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"{path} is no recipe.", _one_line(str(error)), "make recipe a function") from None
+        raise UsageError(f"{path} is not a recipe.", _one_line(str(error)), "make recipe a function") from None
     by_name = {name: parameter for name, parameter in known.items() if parameter.kind in _BY_NAME}
     values: dict[str, Any] = {}
+    if isinstance(arguments, str):
+        arguments = [arguments]
     given = arguments.items() if isinstance(arguments, Mapping) else (_split(argument) for argument in arguments)
     for name, value in given:
         shown = name if value is None else f"{name}={value}"
@@ -209,8 +210,8 @@ def _require_all(path: Path, known: Mapping[str, inspect.Parameter], values: Map
     ]
     if missing:
         why = f"recipe() of {path} takes {', '.join(missing)}, which {'have' if len(missing) > 1 else 'has'} no default"
-        todo = "add " + " ".join(f"--recipe-arg {name}=VALUE" for name in missing)
-        raise UsageError("An argument of the recipe is missing.", why, todo)
+        fix = "add " + " ".join(f"--recipe-arg {name}=VALUE" for name in missing)
+        raise UsageError("An argument of the recipe is missing.", why, fix)
 
 
 def _kind(parameter: inspect.Parameter) -> type:

@@ -45,7 +45,7 @@ def test_what_changed_is_called_what_it_is(changed: dict[str, object], named: st
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_folder_that_is_no_run_has_no_checkpoint_best_or_not(tmp_path: Path, exists: bool) -> None:
     folder = tmp_path if exists else tmp_path / "nowhere"
-    why = "or is no run" if exists else "there is no such folder"
+    why = "or is not a run" if exists else "there is no such folder"
     for pick in (pick_checkpoint, pick_best, lambda folder: pick_checkpoint(folder, 3)):
         with pytest.raises(UsageError, match=why):
             pick(folder)
