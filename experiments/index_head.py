@@ -46,11 +46,11 @@ from bitvar.sampling.params import SamplingParams
 from bitvar.scales import ScaleSchedule, lengths_of
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.assemble import read_recipe
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.distributed import DistributedContext
-from bitvar.training.engine.loop import Metrics, TrainerConfig, Work, train
+from bitvar.training.engine.loop import Metrics, SampleCost, TrainerConfig, train
 from bitvar.training.engine.microbatch import MicroBatch, Purpose, make_generator, micro_batches_in_order
+from bitvar.training.recipes import read_recipe
 from bitvar.training.transformer.feature_cache import features_key, prepare
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.training.transformer.task import VALIDATION_BATCH, Batch, TransformerTask
@@ -112,18 +112,19 @@ class IndexTask:
         self.inner = inner
         give_index_head(inner.model, make_generator(inner.config.optimization.seed, 1, Purpose.WEIGHTS))
         self.model = inner.model
-        self.units, self.counts, self.dtype, self.device = inner.units, inner.counts, inner.dtype, inner.device
+        self.fsdp_units, self.counts = inner.fsdp_units, inner.counts
+        self.dtype, self.device = inner.dtype, inner.device
 
-    def fresh(self) -> nn.Module:
+    def build_model(self) -> nn.Module:
         model = InfinityTransformer(self.inner.config.model)
         give_index_head(model, torch.Generator())
         return model
 
-    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[Batch]:
-        return self.inner.batches(parts)
+    def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
+        return self.inner.batches(micro_batches)
 
-    def work(self, bucket: int) -> Work:
-        return Work(self.inner.work(bucket).tokens, 0.0)
+    def sample_cost(self, bucket: int) -> SampleCost:
+        return SampleCost(self.inner.sample_cost(bucket).tokens, 0.0)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         condition, data = self.inner.corrupted(batch)
@@ -136,9 +137,9 @@ class IndexTask:
         """Nats a token and bit accuracy on held-out samples, nothing flipped, nothing dropped."""
         assert isinstance(model, InfinityTransformer) and ranks.world == 1
         data, schedule = self.inner.validation, self.inner.schedules[0]
-        parts, counted = micro_batches_in_order(data.counts, rank=0, ranks=1, size=VALIDATION_BATCH)
+        micro_batches, counted = micro_batches_in_order(data.counts, rank=0, num_ranks=1, size=VALIDATION_BATCH)
         sums, lengths = torch.zeros(2, dtype=torch.float64), model.config.all_lengths()[0]
-        for batch, weight in zip(data.batches(parts, None), counted, strict=True):
+        for batch, weight in zip(data.batches(micro_batches, None), counted, strict=True):
             forced = teacher_forcing(batch.features.float(), schedule, patch_size=1, lengths=lengths)
             logits = index_logits(model(batch.condition, forced.inputs, schedule, dtype=self.dtype))
             losses = index_losses(logits, forced.target_bits)
@@ -191,7 +192,7 @@ def draw_index(logits: Float[Tensor, "b l v"], temperature: float, noise: Float[
 
 @dataclass(frozen=True)
 class Frozen:
-    """The two frozen parts."""
+    """The two frozen micro_batches."""
 
     tokenizer: InfinityTokenizer
     text_encoder: TextEncoder
@@ -214,7 +215,7 @@ def train_index_head(config: TransformerTraining, options: argparse.Namespace, f
     facts = {"head": "index", "bits": config.model.bits, "parameters": sum(p.numel() for p in task.model.parameters())}
     write_text(options.out / FACTS, json.dumps(facts) + "\n")
     text = json.dumps({**json.loads(config.dump()), "head": "index"})
-    model = train(task, TrainerConfig(options.out, text, config.optimization, config.intervals, report=tell))
+    model = train(task, TrainerConfig(options.out, text, config.optimization, config.intervals, log=tell))
     assert isinstance(model, InfinityTransformer)
     return model
 

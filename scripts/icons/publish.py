@@ -28,7 +28,7 @@ from bitvar.sampling.params import SamplingParams
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.checkpoint import counts_of, step_of
-from bitvar.training.export import assemble, model_index, pick_checkpoint, read_config
+from bitvar.training.export import load_components, model_index, pick_checkpoint, read_config
 from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.validation import measure_reconstruction
 from bitvar.training.transformer.feature_cache import features_key, prepare
@@ -77,7 +77,7 @@ def load_run(options: argparse.Namespace) -> InfinityPipeline:
     defaults = SamplingParams(guidance_scale=options.guidance, temperature=options.temperature)
     index = model_index("icons", options.tokenizer, defaults)
     parts = {"tokenizer": options.tokenizer, "text_encoder": options.text_encoder}
-    return InfinityPipeline(assemble(checkpoint, config, **parts, index=index, card=""))
+    return InfinityPipeline(load_components(checkpoint, config, **parts, index=index, card=""))
 
 
 def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str) -> dict[str, Any]:

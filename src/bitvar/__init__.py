@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bitvar.scales import ScaleSchedule as ScaleSchedule
     from bitvar.tokenizer import InfinityTokenizer as InfinityTokenizer
     from bitvar.tokenizer import TokenizerConfig as TokenizerConfig
+    from bitvar.training.assemble import train as train
+    from bitvar.training.export import export_run as export_run
     from bitvar.transformer import InfinityTransformer as InfinityTransformer
     from bitvar.transformer import TransformerConfig as TransformerConfig
 
@@ -37,6 +39,8 @@ _HOMES = {
     "TransformerConfig": "transformer",
     "UsageError": "errors",
     "WeightsError": "errors",
+    "export_run": "training.export",
+    "train": "training.assemble",
 }
 
 __all__ = [
@@ -53,6 +57,8 @@ __all__ = [
     "TransformerConfig",
     "UsageError",
     "WeightsError",
+    "export_run",
+    "train",
 ]
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from bitvar.errors import ComputationError, WeightsError
 
-_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
+DTYPE_NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
+"""Short names of the floating-point dtypes that weights may have."""
 
 
 def require_finite(values: Tensor, what: str, *, precision: torch.dtype | None = None) -> None:
@@ -30,7 +31,7 @@ def require_finite(values: Tensor, what: str, *, precision: torch.dtype | None =
         return
     bad = int((~finite).sum())
     computed = precision or values.dtype
-    name = _NAMES.get(computed, str(computed))
+    name = DTYPE_NAMES.get(computed, str(computed))
     raise ComputationError(
         f"A computation failed: {what} are not finite.",
         f"{bad:,} of {values.numel():,} values are NaN or infinite, in {name} on {values.device.type}",
@@ -50,7 +51,7 @@ def require_sound_weights(tensors: Mapping[str, Tensor], source: str) -> None:
     Raises:
         WeightsError: naming the first tensors at fault.
     """
-    wrong_kind = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in _NAMES]
+    wrong_kind = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
     if wrong_kind:
         raise WeightsError(
             f"{source} holds weights that are not floating point of 16 bits or more.",
@@ -104,9 +105,9 @@ def require_no_overflow(before: Mapping[str, Tensor], after: Mapping[str, Tensor
     dtype, reached = after[lost[0]].dtype, [f"{name} reaches {value:g}" for name, value in largest.items()]
     fits = next((t for t in (torch.bfloat16, torch.float32) if max(largest.values()) <= _largest(t)), None)
     raise WeightsError(
-        f"{source} holds weights that overflow in {_NAMES[dtype]}.",
+        f"{source} holds weights that overflow in {DTYPE_NAMES[dtype]}.",
         f"its largest number is {_largest(dtype):g}; {_first_of(reached)}",
-        f"use {_NAMES[fits]}, which holds them: --dtype {_NAMES[fits]}"
+        f"use {DTYPE_NAMES[fits]}, which holds them: --dtype {DTYPE_NAMES[fits]}"
         if fits
         else "no precision of a model holds them: get the file again",
     )

@@ -15,7 +15,8 @@ import torch
 import bitvar
 from bitvar.cli import main as cli
 from bitvar.condition import TextCondition
-from bitvar.costs.flops import PEAK_TFLOPS, num_parameters, training_flops
+from bitvar.costs.devices import PEAK_TFLOPS
+from bitvar.costs.flops import num_parameters, training_flops
 from bitvar.costs.training_memory import GIB, MemoryPlan, estimate_memory, largest_batch
 from bitvar.errors import UsageError
 from bitvar.official_schedules import official_schedule

@@ -118,7 +118,7 @@ def train(
         folder, made.dump(), made.optimization, made.intervals, ranks=ranks, micro_batch_size=micro_batch_size,
         sample=sample,
         stop=lambda: until is not None and any(line.startswith(f"step {until}/") for line in seen),
-        report=seen.append,
+        log=seen.append,
     )  # fmt: skip
     try:
         model = loop.train(task_for(made), run)
@@ -131,7 +131,7 @@ def flip_a_bit(rank: int, world: int, folder: str) -> None:
     """Ten times: one bit of one copy flips, and the next comparison says so on every rank."""
     ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world, shards=1)
     task = task_for(config())
-    distributed.distribute(task.model, task.units, ranks, precision=torch.float32, device=torch.device("cpu"))
+    distributed.distribute(task.model, task.fsdp_units, ranks, precision=torch.float32, device=torch.device("cpu"))
     parameters = list(task.model.parameters())
     distributed.require_equal_replicas(parameters, ranks)
     generator = torch.Generator().manual_seed(0)

@@ -42,10 +42,11 @@ def train(
     with exit_codes():
         from bitvar.data.order import SampleOrder
         from bitvar.profiling.training import read_config, timed_tokenizer, timed_transformer
+        from bitvar.runtime.compile import compile_blocks
         from bitvar.runtime.placement import resolve_device
         from bitvar.training.config import TransformerTraining
         from bitvar.training.engine.checkpoint import TrainState
-        from bitvar.training.engine.distributed import DistributedContext, compile_blocks, distribute
+        from bitvar.training.engine.distributed import DistributedContext, distribute
         from bitvar.training.engine.microbatch import micro_batches_of
         from bitvar.training.engine.optim import Ema, build_optimizer
         from bitvar.training.engine.update import Updater
@@ -57,7 +58,7 @@ def train(
             timed = timed_tokenizer(config, attention, chosen)
         task, optimization, model = timed.task, config.optimization, timed.task.model
         compile_blocks(timed.lightened, activation_checkpointing=activation_checkpointing, compiled=compiled)
-        distribute(model, task.units, DistributedContext(), precision=timed.task.dtype, device=chosen)
+        distribute(model, task.fsdp_units, DistributedContext(), precision=timed.task.dtype, device=chosen)
         state = TrainState(model, Ema(model, optimization.ema_decay), build_optimizer(model, optimization))
         order = SampleOrder(task.counts, optimization.batch_size, 0)
         batches = task.batches(micro_batches_of(order, range(runs + 2)))
@@ -135,16 +136,16 @@ def loader(
         from bitvar.data.index import SampleIndex
         from bitvar.data.order import SampleOrder
         from bitvar.training.engine.microbatch import micro_batches_of
-        from bitvar.training.streaming import PartReader, read_parts
+        from bitvar.training.streaming import MicroBatchReader, read_micro_batches
 
         opened = SampleIndex.open(index)
-        reader = PartReader(opened, opened.groups, [(size, size)] * len(opened.groups), CaptionChoice())
+        reader = MicroBatchReader(opened, opened.groups, [(size, size)] * len(opened.groups), CaptionChoice())
         order = SampleOrder(tuple(group.count for group in opened.groups), batch, 0)
-        loaded = read_parts(reader, micro_batches_of(order, range(runs + 4)), workers=workers)
+        loaded = read_micro_batches(reader, micro_batches_of(order, range(runs + 4)), workers=workers)
         for _ in range(4):
             next(loaded)
         began = time.perf_counter()
-        refused = sum(len(part.refused) for part in loaded)
+        refused = sum(len(micro_batch.refused) for micro_batch in loaded)
         took = time.perf_counter() - began
         result = {"samples": len(opened), "size": size, "batch": batch, "workers": workers, "runs": runs}
         _print(result | {"refused": refused, "samples_per_second": round(runs * batch / took, 1)}, as_json)
@@ -193,8 +194,8 @@ imported = time.perf_counter()
 index = SampleIndex.open(pathlib.Path(sys.argv[1]))
 groups = [group for group in index.groups if group.split == "train"]
 order = SampleOrder(tuple(group.count for group in groups), 256, 0)
-(part,) = micro_batches_of(order, range(123_456, 123_457))
-first = [index[groups[part.bucket].start + int(i)] for i in part.samples]
+(micro_batch,) = micro_batches_of(order, range(123_456, 123_457))
+first = [index[groups[micro_batch.bucket].start + int(i)] for i in micro_batch.samples]
 ready = time.perf_counter()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 times = {"import_s": round(imported - began, 3), "resume_s": round(ready - imported, 4)}

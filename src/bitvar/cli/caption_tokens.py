@@ -39,10 +39,9 @@ class LongCaptions:
             return cls(None)
         from tokenizers import Tokenizer
 
-        from bitvar.training.run_inputs import find_text_encoder
-        from bitvar.weights.hub import resolve_named
+        from bitvar.training.frozen_models import find_text_encoder_folder
 
-        path = find_text_encoder(resolve_named(encoder, what="text encoder")) / "tokenizer.json"
+        path = find_text_encoder_folder(encoder) / "tokenizer.json"
         try:
             vocabulary = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower

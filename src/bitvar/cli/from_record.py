@@ -11,8 +11,6 @@ from bitvar.pipeline.record import CURRENT, ImageRecord
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
 
-DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-
 
 def model_of(record: ImageRecord, path: Path) -> Path | None:
     """The folder of the model that a record names; None for the embedded one.
@@ -59,7 +57,9 @@ def in_cache(name: str) -> Path | None:
 
 def dtype_of(record: ImageRecord) -> str:
     """The precision that a record names, as the option takes it."""
-    return DTYPES.get(record.dtype or "", "auto")
+    from bitvar.runtime.placement import DTYPES
+
+    return next((name for name, dtype in DTYPES.items() if str(dtype) == f"torch.{record.dtype}"), "auto")
 
 
 def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> None:

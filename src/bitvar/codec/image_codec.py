@@ -26,6 +26,7 @@ from bitvar.codec.bitfile import MAX_PASSES, MAX_PIXELS, MAX_SCALES, BitFile, Bi
 from bitvar.codec.refinement import choose, correction, seen_error
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError
+from bitvar.finite import DTYPE_NAMES
 from bitvar.imaging.formats import IMAGE_SUFFIXES, READ
 from bitvar.imaging.open import ImageLimits, Location, RefusedError, as_rgb, check_image, decode_image
 from bitvar.imaging.pixels import to_signed, to_uint8
@@ -35,7 +36,7 @@ from bitvar.tokenizer import InfinityTokenizer
 from bitvar.tokenizer.tiling import require_tile, tiled_features, tiled_pixels
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.digests import verify_folder
-from bitvar.weights.hub import EMBEDDED_TOKENIZER, resolve_named
+from bitvar.weights.hub import EMBEDDED_TOKENIZER, resolve_model
 from bitvar.weights.model_folder import (
     GRIDS,
     TokenizerIdentity,
@@ -60,8 +61,6 @@ SMALL: Final = 1_000_000
 
 PIXELS_A_BIT: Final = 500
 """Pixels that a bit which is there may stand for in a larger image: a whole file has one and more for every pixel."""
-
-_PRECISIONS: Final = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
 
 class Encoding(NamedTuple):
@@ -153,7 +152,7 @@ class ImageCodec:
             require_path(model, "tokenizer")
         chosen = resolve_device(device)
         precision = resolve_dtype(dtype, chosen)
-        folder = resolve_named(EMBEDDED_TOKENIZER if model is None else model, revision, what="tokenizer")
+        folder = resolve_model(EMBEDDED_TOKENIZER if model is None else model, revision, what="tokenizer")
         own = find_tokenizer(folder)
         verify_part(folder) if own == folder else verify_folder(folder)  # a part may lie in its model
         try:
@@ -238,7 +237,7 @@ class ImageCodec:
 
     def origin_of(self, sha256: str, *, scales: int | None, passes: int) -> Origin:
         """What a bit file says of its making, of the image file with that digest."""
-        precision = _PRECISIONS[self.tokenizer.dtype]
+        precision = DTYPE_NAMES[self.tokenizer.dtype]
         return Origin(sha256, passes, aimed=scales or 0 if passes else 0, precision=precision)
 
     def decode(self, file: BitFile | bytes | str | Path, *, scales: int | None = None) -> Image.Image:

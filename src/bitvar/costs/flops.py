@@ -1,68 +1,26 @@
-"""What a transformer costs: parameters, and floating-point operations of a training step, by arithmetic alone.
+"""Parameters of a transformer and floating-point operations of a training step, by arithmetic alone.
 
-Counts matrix products and attention, as is usual for utilisation; norms, activations and the loss are left out. Knows
-no tensors and no devices beyond their names. The frozen encoders are not counted: their features are made once.
+Operations are those of matrix products and attention, as is usual for model FLOPs utilization; norms, activations and
+the loss are left out. So are the frozen encoders, whose features are computed once. Knows no tensors and no devices.
 """
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Final
 
 from bitvar.scales import ScaleSchedule
 from bitvar.transformer.config import TransformerConfig
 
-PEAK_TFLOPS: Final[Mapping[str, float]] = {
-    "A10": 125.0,
-    "A30": 165.0,
-    "A40": 149.7,
-    "A100": 312.0,
-    "A800": 312.0,
-    "B200": 2250.0,
-    "GH200": 989.0,
-    "H100": 989.0,
-    "H100 NVL": 835.0,
-    "H100 PCIe": 756.0,
-    "H200": 989.0,
-    "H200 NVL": 835.0,
-    "H800": 989.0,
-    "L4": 121.0,
-    "L40": 181.0,
-    "L40S": 362.0,
-    "MI300X": 1307.0,
-    "MI325X": 1307.0,
-    "RTX 3080": 59.5,
-    "RTX 3090": 71.0,
-    "RTX 3090 Ti": 80.0,
-    "RTX 4080": 97.5,
-    "RTX 4090": 165.0,
-    "RTX 5090": 209.5,
-    "RTX 6000 Ada": 364.0,
-    "RTX A6000": 154.8,
-}
-"""Dense bf16 peaks with fp32 accumulation, in TFLOP/s, from the makers' data sheets, by words of the device's name.
-
-"H100" is the SXM module, which names neither NVL nor PCIe.
-"""
-
-_VARIANTS: Final = frozenset({"d", "laptop", "max", "mig", "nvl", "pcie", "super", "ti"})
-"""Words that make another product of a name: an entry without them doesn't speak for it."""
-
-_SAME_ON_ANY_BOARD: Final = frozenset({"a10", "a30", "a40", "a100", "a800", "l4", "l40", "l40s"})
-"""Cards whose peak doesn't depend on the board they are on."""
-
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters of each part of a transformer.
+    """Number of parameters in each component of a transformer.
 
     Attributes:
-        text: adapter, null features, pooling, and the cross-attention memory.
-        embedding: start token, scale embedding, word embedding.
-        modulation: what the blocks share.
-        blocks: all of them.
-        head: its own modulation, and the classifier.
+        text: Text adapter, null features, pooling, and the projection to the cross-attention memory.
+        embedding: Start token, scale embedding, and input projection.
+        modulation: Modulation that the blocks share.
+        blocks: All blocks together.
+        head: Classifier and its own modulation.
     """
 
     text: int
@@ -78,14 +36,14 @@ class ParameterCount:
 
 @dataclass(frozen=True)
 class ForwardFlops:
-    """Operations of one sample's forward pass; a multiplication and an addition count as two.
+    """Floating-point operations of one sample's forward pass; a multiply-add counts as two.
 
     Attributes:
-        text: adapter, pooling, cross-attention memory, and every block's keys and values of it.
-        embedding: of the latents, scale 1 and up.
-        modulation: the blocks' and the head's.
-        blocks: all of them, without the text's keys and values, which are made before them.
-        head: the classifier.
+        text: Text adapter, pooling, cross-attention memory, and the text keys and values of every block.
+        embedding: Input projection of the latents, from the second scale on.
+        modulation: Modulation of the blocks and of the head.
+        blocks: All blocks, without the text keys and values, which are computed before them.
+        head: Classifier.
     """
 
     text: float
@@ -100,7 +58,7 @@ class ForwardFlops:
 
 
 def count_parameters(config: TransformerConfig) -> ParameterCount:
-    """The exact number of parameters of each part."""
+    """Return the exact number of parameters of each component."""
     c, w, v, f, n = config.width, config.condition_width, config.text_width, config.ffn_width, config.num_heads
     layer = linear(w, 3 * w) + linear(w, w) + linear(w, 2 * w) + linear(2 * w, w) + 2 * 2 * w
     adapter = 2 * v + linear(v, w) + config.text_adapter_depth * layer if config.text_adapter_depth else 0
@@ -118,30 +76,30 @@ def count_parameters(config: TransformerConfig) -> ParameterCount:
 
 
 def num_parameters(config: TransformerConfig) -> int:
-    """The exact number of parameters."""
+    """Return the exact number of parameters."""
     return count_parameters(config).total
 
 
 def linear(inputs: int, outputs: int) -> int:
-    """Parameters of a linear layer with bias."""
+    """Return the number of parameters of a linear layer with bias."""
     return (inputs + 1) * outputs
 
 
 def attended_pairs(schedule: ScaleSchedule) -> int:
-    """Pairs of query and key in block-causal self-attention: each scale's tokens with all up to its own end."""
+    """Count the query-key pairs of block-causal attention: a token sees all tokens up to the end of its own scale."""
     return sum((end - start) * end for start, end in pairwise(schedule.offsets))
 
 
 def forward_flops(config: TransformerConfig, schedule: ScaleSchedule, *, text_tokens: int) -> ForwardFlops:
-    """Operations of one sample's forward pass over all scales.
+    """Count the operations of one sample's forward pass over all scales.
 
-    Self-attention counts the pairs that the block-causal mask lets through. An attention kernel that computes masked
-    pairs too does more, but not more that is useful.
+    Self-attention counts only the pairs that the block-causal mask lets through. An attention kernel that computes
+    masked pairs too does more operations, none of them useful.
 
     Args:
-        config: sizes.
-        schedule: the scales of the sample.
-        text_tokens: length of the prompt, padding included.
+        config: Model configuration.
+        schedule: Scale schedule of the sample.
+        text_tokens: Length of the prompt in tokens, padding included.
     """
     c, w, f, t, depth = config.width, config.condition_width, config.ffn_width, text_tokens, config.depth
     l, bits = schedule.num_tokens, config.bits  # noqa: E741  (the axis)
@@ -163,43 +121,14 @@ def forward_flops(config: TransformerConfig, schedule: ScaleSchedule, *, text_to
 def training_flops(
     config: TransformerConfig, schedule: ScaleSchedule, *, text_tokens: int, activation_checkpointing: bool = False
 ) -> float:
-    """Operations of one sample's forward and backward pass: three times the forward pass.
+    """Count the operations of one sample's forward and backward pass: three times the forward pass.
 
     Args:
-        config: sizes.
-        schedule: the scales of the sample.
-        text_tokens: length of the prompt, padding included.
-        activation_checkpointing: Count the blocks' second forward pass too; utilisation leaves it out.
+        config: Model configuration.
+        schedule: Scale schedule of the sample.
+        text_tokens: Length of the prompt in tokens, padding included.
+        activation_checkpointing: Whether to count the blocks' second forward pass too. Model FLOPs utilization leaves
+            it out.
     """
     forward = forward_flops(config, schedule, text_tokens=text_tokens)
     return 3 * forward.total + (forward.blocks if activation_checkpointing else 0)
-
-
-def peak_tflops(device_name: str) -> float | None:
-    """The dense bf16 peak of a device in TFLOP/s by the name its driver gives it; None for one that isn't known.
-
-    The entry with the most words, all of them in the name, is taken. A variant of a card (a laptop's, a slice of one)
-    is another card.
-    """
-    words = set(re.split(r"[\s-]+", device_name.lower()))
-    found = [entry for entry in PEAK_TFLOPS if set(entry.lower().split()) <= words]
-    if not found:
-        return None
-    best = max(found, key=lambda entry: len(entry.split()))
-    known = set(best.lower().split())
-    boards = {"pcie"} if known & _SAME_ON_ANY_BOARD else set()
-    return None if (words & _VARIANTS) - known - boards else PEAK_TFLOPS[best]
-
-
-def model_flops_utilization(flops_per_second: float, device_name: str) -> float | None:
-    """The share of a device's dense bf16 peak that training makes use of, 0 to 1.
-
-    Args:
-        flops_per_second: `training_flops` without recomputation, times samples a second of this one device.
-        device_name: as its driver gives it, such as "NVIDIA H100 80GB HBM3".
-
-    Returns:
-        None for a device that isn't in `PEAK_TFLOPS`.
-    """
-    peak = peak_tflops(device_name)
-    return None if peak is None else flops_per_second / (peak * 1e12)

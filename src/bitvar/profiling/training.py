@@ -8,13 +8,16 @@ import torch
 from torch import nn
 
 from bitvar.config import unknown
-from bitvar.costs.flops import model_flops_utilization, num_parameters
+from bitvar.costs.devices import model_flops_utilization
+from bitvar.costs.flops import num_parameters
 from bitvar.errors import UsageError
 from bitvar.metrics.distances import perceptual_distance
 from bitvar.official_schedules import SQUARES, official_schedule
+from bitvar.runtime.attention import attention_fns
 from bitvar.scales import ScaleSchedule
-from bitvar.training.assemble import attention_patterns, operations_of, read_recipe, text_length
 from bitvar.training.config import OptimizationConfig, TokenizerTraining, TransformerTraining
+from bitvar.training.expected_work import sample_flops, typical_text_tokens
+from bitvar.training.recipes import read_recipe
 from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.task import TokenizerTask
 from bitvar.training.transformer.task import CaptionFeatures, FeatureSet, TransformerTask
@@ -67,10 +70,10 @@ def timed_transformer(config: TransformerTraining, pixels: int | None, attention
     model = config.model.model_copy(update={"budgets": (), "schedules": (own,)})
     config = config.model_copy(update={"model": model})
     data = _random_features(config, schedule)
-    patterns = attention_patterns(config, attention, device)
-    task = TransformerTask(config, train=data, validation=data, device=device, patterns=patterns)
+    functions = attention_fns(config.schedules, attention, device)
+    task = TransformerTask(config, train=data, validation=data, device=device, attention_fns=functions)
     batch = config.optimization.batch_size
-    operations = operations_of(config, schedule) * batch
+    operations = sample_flops(config, schedule) * batch
 
     def rates(step: float) -> dict[str, Any]:
         return {
@@ -79,7 +82,7 @@ def timed_transformer(config: TransformerTraining, pixels: int | None, attention
             "utilization": _utilization(device, operations / step),
         }
 
-    return Timed(task, task.units, {"parameters": num_parameters(model), "tokens": schedule.num_tokens}, rates)
+    return Timed(task, task.fsdp_units, {"parameters": num_parameters(model), "tokens": schedule.num_tokens}, rates)
 
 
 def timed_tokenizer(config: TokenizerTraining, attention: str, device: torch.device) -> Timed:
@@ -121,7 +124,7 @@ def _random_features(config: TransformerTraining, schedule: ScaleSchedule) -> Fe
     generator = torch.Generator().manual_seed(0)
     h, w = schedule.latent_grids(model.patch_size)[-1]
     features = torch.randn(count, model.bits // model.patch_size**2, h, w, generator=generator)
-    tokens = text_length(config)
+    tokens = typical_text_tokens(config)
     texts = CaptionFeatures(torch.randn(tokens, model.text_width, generator=generator), torch.tensor([0, tokens]))
     return FeatureSet(features, texts, [[0]] * count)
 

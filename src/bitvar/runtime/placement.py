@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from bitvar.errors import UsageError
-from bitvar.finite import require_no_overflow
+from bitvar.finite import DTYPE_NAMES, require_no_overflow
 
-DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: Final = {name: dtype for dtype, name in DTYPE_NAMES.items() if dtype != torch.float64}
+"""The dtypes that a model can compute in, by name."""
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

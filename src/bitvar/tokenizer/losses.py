@@ -98,17 +98,6 @@ def adaptive_weight(
     return (of_seen.norm() / (of_generator.norm() + 1e-4)).clamp(0, largest).detach()
 
 
-def binary_entropy(probability: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Entropy in bits of bits that are 1 so often: 1 for a half, 0 for never or always."""
-    p = probability.clamp(1e-6, 1 - 1e-6)
-    return -(p * p.log2() + (1 - p) * (1 - p).log2())
-
-
-def dead_share(usage: Float[Tensor, " d"], *, least: float = 0.01) -> float:
-    """The share of bits that say next to nothing: set, or clear, in less than `least` of the cells."""
-    return ((usage < least) | (usage > 1 - least)).float().mean().item()
-
-
 def _entropy_of_logits(logits: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Entropy in bits of a bit whose log-odds these are; its gradient stays finite however certain the bit is."""
     return (F.softplus(logits) - logits * torch.sigmoid(logits)) / math.log(2)

@@ -1,368 +1,257 @@
-"""What `bitvar train` puts together: recipe, data, frozen encoders, task and loop."""
+"""Assembling a training run from a recipe and options: `train` for Python, `run_training` for the command."""
 
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack
 
 import torch
 
-from bitvar.cli.training_display import Display
-from bitvar.costs.flops import peak_tflops, training_flops
-from bitvar.data.index import SampleIndex, is_index
+from bitvar import arguments
+from bitvar.config import unknown
+from bitvar.costs.devices import peak_flops
 from bitvar.errors import UsageError
-from bitvar.lora.layers import LoraBase, save_adapter
-from bitvar.pipeline import InfinityPipeline
 from bitvar.runtime.placement import resolve_device
-from bitvar.scales import ScaleSchedule
-from bitvar.text import TextEncoder, load_text_encoder, published_settings
-from bitvar.tokenizer import InfinityTokenizer
-from bitvar.training.checks import check_attention, check_data, check_run, image_size
-from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.engine import distributed, loop
-from bitvar.training.engine.checkpoint import Initial, is_checkpoint
+from bitvar.training.checks import check_folders, check_options
+from bitvar.training.config import OptimizationConfig, TokenizerTraining, TransformerTraining
+from bitvar.training.engine import distributed
 from bitvar.training.engine.distributed import DistributedContext
-from bitvar.training.engine.identity import NONE, digest_of
 from bitvar.training.engine.loop import TrainerConfig
 from bitvar.training.engine.metrics_log import from_one
 from bitvar.training.engine.retention import step_reached
-from bitvar.training.engine.supervisor import HEARTBEAT
-from bitvar.training.monitor.health import describe_set
-from bitvar.training.monitor.sample_sheets import choose_samples, sample_grid
-from bitvar.training.monitor.trackers import make_tracker
-from bitvar.training.recipes import read_recipe
-from bitvar.training.run_inputs import find_start, find_text_encoder, identify_run, telling_failed_save, weights_digest
-from bitvar.training.streaming import BadSamples, IndexData
-from bitvar.training.tokenizer.assemble import train_tokenizer
-from bitvar.training.transformer.feature_cache import FeaturesKey, digest_tensors, features_key, prepare
-from bitvar.training.transformer.long_captions import CaptionLimit
-from bitvar.training.transformer.task import TransformerData, TransformerTask
-from bitvar.transformer import InfinityTransformer
-from bitvar.weights.digests import require_replaceable
-from bitvar.weights.hub import resolve_named
-from bitvar.weights.model_folder import (
-    Components,
-    ModelIndex,
-    TokenizerIdentity,
-    check_bits,
-    check_pair,
-    find_tokenizer,
-    load_component,
-    verify_part,
+from bitvar.training.export import result_folder
+from bitvar.training.model_names import choose_name
+from bitvar.training.monitor.trackers import Tracker, make_tracker
+from bitvar.training.options import (
+    FrozenModels,
+    Launch,
+    Loading,
+    Placement,
+    Reporting,
+    RunPaths,
+    TrainingKwargs,
+    ignore_line,
 )
-
-if TYPE_CHECKING:
-    from bitvar.cli.train import Inputs
-
-__all__ = ["attention_patterns", "is_child", "operations_of", "read_recipe", "text_length", "train"]
-
-VALIDATION_SAMPLES = 1000
-"""Of each ratio of an index; a captioned set's validation split is used whole."""
+from bitvar.training.recipes import configure
+from bitvar.training.tokenizer import assemble as tokenizer_run
+from bitvar.training.transformer import assemble as transformer_run
+from bitvar.weights.digests import require_replaceable
 
 
-def is_child() -> bool:
-    """Whether this process is one of several, or one that a supervisor watches."""
-    return HEARTBEAT in os.environ or "RANK" in os.environ
+def train(
+    recipe: str | Path | TransformerTraining | TokenizerTraining,
+    *,
+    data: str | Path,
+    out: str | Path,
+    name: str | None = None,
+    extend: bool = False,
+    settings: Sequence[str] | Mapping[str, Any] = (),
+    recipe_args: Sequence[str] | Mapping[str, Any] = (),
+    log: Callable[[str], None] | None = None,
+    **options: Unpack[TrainingKwargs],
+) -> Path:
+    """Train a tokenizer or a transformer, as `bitvar train` does; call again to resume.
+
+    An interrupted or killed run resumes from its last checkpoint, and a finished one returns at once. Trains in this
+    process; to train on several devices, start the script with torchrun and give `launch`, or use the command.
+
+    Args:
+        recipe: Configuration, or a Python file whose function `recipe()` returns one.
+        data: Captioned set, index or, for a tokenizer, folder of images.
+        out: Folder of the run.
+        name: Name of the model that comes out; the name of the folder `out` if None.
+        extend: Resume a run that was configured for fewer `optimization.steps`.
+        settings: Changes to the configuration: `{"optimization.steps": 1000}` or `["optimization.steps=1000"]`.
+        recipe_args: Arguments of the function `recipe()`: `{"size": "2B"}` or `["size=2B"]`.
+        log: Receives a line of text for people, for example `print`; None for a silent run.
+        **options: `tokenizer`, `text_encoder` and `init` name the models that the run builds on (see `FrozenModels`);
+            `device`, `shards`, `micro_batch_size`, `activation_checkpointing`, `compile` and `attention` place it (see
+            `Placement`); `workers` and `max_bad_fraction` are for reading data (see `Loading`); `tracker` names a
+            service that receives metrics (see `Reporting`); `launch` is this process's rank (see `Launch`).
+
+    Returns:
+        Folder of the result: OUT/model, or OUT/lora for adapters.
+
+    Raises:
+        UsageError: If the recipe, an option or the data can't be used, or the run in `out` is another one.
+        WeightsError: If files of a model or of every checkpoint are missing or altered.
+        TrainingDivergedError: If loss or gradient is not finite.
+        TrainingInterrupted: After Ctrl-C, with the state saved where possible.
+    """
+    if unexpected := sorted(set(options) - set(TrainingKwargs.__annotations__)):
+        known = ["name", "extend", "settings", "recipe_args", "log", *TrainingKwargs.__annotations__]
+        raise UsageError(unknown(f"option {unexpected[0]!r} of train()", unexpected[0], known))
+    given: dict[str, Any] = dict(options)
+    launch = options.get("launch", Launch())
+    folder = Path(arguments.checked("out", out, arguments.path))
+    return run_training(
+        configure(recipe, arguments=recipe_args, settings=settings),
+        paths=RunPaths(
+            data=Path(arguments.checked("data", data, arguments.path)),
+            out=folder,
+            name=choose_name(folder, name),
+            extend=extend,
+        ),
+        models=FrozenModels(
+            tokenizer=options.get("tokenizer"), text_encoder=options.get("text_encoder"), initial=options.get("init")
+        ),
+        placement=Placement(**{key: given[key] for key in Placement.__dataclass_fields__ if key in given}),
+        loading=Loading(**{key: given[key] for key in Loading.__dataclass_fields__ if key in given}),
+        reporting=Reporting(
+            log=log if log is not None and launch.is_main else ignore_line, tracker=options.get("tracker")
+        ),
+        launch=launch,
+    )
 
 
-def train(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", stop: Callable[[], bool]) -> Path | None:
-    """Train to the end. Returns the folder of what came out; None on every rank but the main one."""
-    check_run(config, inputs)
-    device, ranks = _join(inputs)
-    display = Display(config.optimization.steps, quiet=not ranks.is_main)
-    tell = display.tell
-    tell(_describe_batch(config, inputs, ranks))
-    track = _tracker(config, inputs, tell) if ranks.is_main else None
-    heartbeat = os.environ.get(HEARTBEAT)
-    planned = TrainerConfig(
-        required(inputs.out),
+def run_training(
+    config: TokenizerTraining | TransformerTraining,
+    *,
+    paths: RunPaths,
+    models: FrozenModels,
+    placement: Placement,
+    loading: Loading,
+    reporting: Reporting,
+    launch: Launch,
+    stop: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Train to the end.
+
+    Args:
+        config: What to train.
+        paths: Where the run reads and writes.
+        models: The finished models that it builds on.
+        placement: How it uses its devices.
+        loading: How it reads its data.
+        reporting: Where its news go; the main rank's alone reach the tracker.
+        launch: This process among those that train together.
+        stop: Asked after every step; once true, the run saves and raises `TrainingStoppedError`.
+
+    Returns:
+        Folder of the result, on every rank, once the main one has written it.
+    """
+    check_options(config, placement=placement, tracker=reporting.tracker, world=launch.world)
+    check_folders(config, data=paths.data, out=paths.out, extend=paths.extend)
+    device, ranks = _join(placement, launch)
+    reporting.log(_describe_batch(config.optimization, placement, ranks))
+    if config.optimization.steps < config.optimization.warmup_steps:
+        reporting.log(_describe_short_run(config.optimization))
+    tracker = _start_tracker(config, paths, reporting) if ranks.is_main else None
+    trainer = TrainerConfig(
+        paths.out,
         config.dump(),
         config.optimization,
         config.intervals,
-        extend=inputs.extend,
-        micro_batch_size=inputs.micro_batch_size,
+        extend=paths.extend,
+        micro_batch_size=placement.micro_batch_size,
         ranks=ranks,
-        peak=_peak(device),
+        peak_flops=peak_flops(device),
         stop=stop,
-        heartbeat=Path(heartbeat).touch if heartbeat else lambda: None,
-        report=tell,
-        follow=display.follow,
-        track=_counted_from_one(track.log) if track else lambda step, phase, values: None,
-        show=track.log_image if track else lambda step, path: None,
+        heartbeat=launch.heartbeat.touch if launch.heartbeat else lambda: None,
+        log=reporting.log,
+        on_step=reporting.on_step,
+        log_metrics=_counted_from_one(tracker.log) if tracker else lambda step, phase, values: None,
+        log_image=tracker.log_image if tracker else lambda step, path: None,
     )
-    adapted = config.kind == "transformer" and config.lora is not None
-    require_replaceable(required(inputs.out) / ("lora" if adapted else "model"))  # before the work, not after it
+    result = result_folder(config, paths.out)
+    require_replaceable(result)  # before the work, not after it
     try:
         if config.kind == "tokenizer":
-            return train_tokenizer(config, planned, inputs, device)
-        return _train_transformer(config, planned, inputs, device)
+            tokenizer_run.train_tokenizer(
+                config, trainer, paths=paths, models=models, placement=placement, loading=loading, device=device
+            )
+        else:
+            transformer_run.train_transformer(
+                config, trainer, paths=paths, models=models, placement=placement, loading=loading, device=device
+            )
     finally:
-        display.close()
-        if track:
-            track.close()
+        if tracker:
+            tracker.close()
+    distributed.disconnect()
+    return result
 
 
-def required(path: Path | None) -> Path:
-    """A path that was asked for before."""
-    assert path is not None
-    return path
+def dry_run(
+    config: TokenizerTraining | TransformerTraining,
+    *,
+    data: Path | None,
+    out: Path | None,
+    extend: bool,
+    models: FrozenModels,
+    placement: Placement,
+    loading: Loading,
+    tracker: str | None,
+    world: int,
+) -> None:
+    """Refuse what a run would refuse before its first step, as far as the options given tell. Writes nothing.
+
+    Args:
+        config: What to train.
+        data: Folder of the data, if given.
+        out: Folder of the run, if given.
+        extend: Whether the run may have more steps than its checkpoint was made with.
+        models: The finished models that the run builds on.
+        placement: How it uses its devices.
+        loading: How it reads its data.
+        tracker: Name of the service that receives its metrics, if any.
+        world: Number of ranks.
+
+    Raises:
+        UsageError: For the first thing that can't be used.
+        WeightsError: If files of a model are missing or altered.
+    """
+    check_options(config, placement=placement, tracker=tracker, world=world)
+    check_folders(config, data=data, out=out, extend=extend)
+    if config.kind == "tokenizer":
+        tokenizer_run.dry_run(config, data=data, models=models, placement=placement, loading=loading)
+    else:
+        transformer_run.dry_run(config, data=data, models=models, device=resolve_device(placement.device))
+
+
+def _join(placement: Placement, launch: Launch) -> tuple[torch.device, DistributedContext]:
+    """This process's device and rank: alone, or where a launcher put it."""
+    device = resolve_device(placement.device)
+    if launch.rank is None:
+        return device, DistributedContext()
+    if device.type == "cuda":
+        device = torch.device("cuda", launch.local_rank)
+        torch.cuda.set_device(device)
+    return device, distributed.connect(device, rank=launch.rank, world=launch.world, shards=placement.shards)
+
+
+def _describe_batch(optimization: OptimizationConfig, placement: Placement, ranks: DistributedContext) -> str:
+    """Say how a batch is divided, and that the learning rate is used as it is."""
+    share = optimization.batch_size // ranks.world
+    size = min(placement.micro_batch_size or share, share)
+    count = max(1, share // size)
+    return (
+        f"batch {optimization.batch_size} = {ranks.world} rank{'s' * (ranks.world > 1)} x {count}"
+        f" micro-batch{'es' * (count > 1)} of {size}; peak learning rate {optimization.learning_rate:g} (not scaled by"
+        f" batch size); {optimization.optimizer}, activations in {optimization.precision}"
+    )
+
+
+def _describe_short_run(optimization: OptimizationConfig) -> str:
+    return (
+        f"WARNING: the run has {optimization.steps:,} steps, fewer than its {optimization.warmup_steps:,} of warmup: it"
+        " never reaches the peak learning rate\n  do:  lower optimization.warmup_steps"
+    )
+
+
+def _start_tracker(
+    config: TokenizerTraining | TransformerTraining, paths: RunPaths, reporting: Reporting
+) -> Tracker | None:
+    if reporting.tracker is None:
+        return None
+    return make_tracker(
+        reporting.tracker,
+        folder=paths.out,
+        run_name=paths.name,
+        config=config.model_dump(mode="json"),
+        step=step_reached(paths.out),
+        report=reporting.log,
+    )
 
 
 def _counted_from_one(log: Callable[[int, str, Mapping[str, float]], None]) -> Callable[..., None]:
-    """A tracker's log, for people: scales are counted from 1 there."""
+    """A tracker's `log` that receives metrics of scales under their numbers from 1, as people count them."""
     return lambda step, phase, values: log(step, phase, {from_one(name): value for name, value in values.items()})
-
-
-def _join(inputs: "Inputs") -> tuple[torch.device, DistributedContext]:
-    """This process's device and place: alone, or where a launcher put it."""
-    device = resolve_device(inputs.device)
-    if "RANK" not in os.environ:
-        return device, DistributedContext()
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device.type == "cuda":
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return device, distributed.connect(device, rank=rank, world=world, shards=inputs.shards)
-
-
-def _describe_batch(
-    config: TokenizerTraining | TransformerTraining, inputs: "Inputs", ranks: DistributedContext
-) -> str:
-    """What a step is: nothing multiplies the learning rate, and everybody should see that."""
-    optimization = config.optimization
-    share = optimization.batch_size // ranks.world
-    at_once = min(inputs.micro_batch_size or share, share)
-    return (
-        f"batch {optimization.batch_size} = {ranks.world} rank{'s' * (ranks.world > 1)} x {max(1, share // at_once)}"
-        f" part{'s' * (share > at_once)} of {at_once}; learning rate {optimization.learning_rate:g} at its peak, as"
-        f" set: nothing multiplies it; {optimization.optimizer}, activations in {optimization.precision}"
-    )
-
-
-def _tracker(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", tell: Callable[[str], None]) -> Any:
-    if inputs.tracker is None:
-        return None
-    return make_tracker(
-        inputs.tracker,
-        folder=required(inputs.out),
-        run_name=inputs.name,
-        config=config.model_dump(mode="json"),
-        step=step_reached(required(inputs.out)),
-        report=tell,
-    )
-
-
-def _peak(device: torch.device) -> float | None:
-    """Operations a second that the device can do, where that is known."""
-    peak = peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    return None if peak is None else peak * 1e12
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """The parts that a transformer is trained with, and does not change.
-
-    Attributes:
-        tokenizer, encoder: on the device.
-        index: of the model that comes out.
-        key: of the features that the two give.
-        start: the model or checkpoint to begin from, if any.
-        parts: their digests by the name of the option they came by, as fields of the run's identity.
-    """
-
-    tokenizer: InfinityTokenizer
-    encoder: TextEncoder
-    index: ModelIndex
-    key: FeaturesKey
-    start: Path | None
-    parts: dict[str, str]
-
-
-def load_frozen(config: TransformerTraining, inputs: "Inputs", device: torch.device) -> Frozen:
-    """Find, verify and load the frozen parts, and refuse those that don't fit the configuration.
-
-    Raises:
-        UsageError: if one is missing, or of other sizes.
-        WeightsError: if files of one are missing or altered, or the two don't belong together.
-    """
-    start = None if inputs.initial is None else find_start(inputs.initial)
-    tokenizer_folder, encoder_folder = _frozen_parts(inputs, start)
-    if config.lora is not None and (start is None or is_checkpoint(start)):
-        todo = "add --init, such as --init icons"
-        raise UsageError("Adapters need a model to --init from.", "they change one that is finished", todo)
-    verify_part(tokenizer_folder)
-    verify_part(encoder_folder)
-    identity = TokenizerIdentity.load(tokenizer_folder / "identity.json")
-    index = ModelIndex(name=inputs.name, tokenizer=identity)
-    if start is not None and not is_checkpoint(start):
-        begun_with = ModelIndex.load(start / "model_index.json")
-        check_pair(begun_with.tokenizer, identity)
-        index = index.model_copy(update={"defaults": begun_with.defaults})
-    tokenizer = load_component(InfinityTokenizer, tokenizer_folder).to(device)
-    check_bits(config.model, tokenizer.config)
-    encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)
-    width = encoder.encode(["a"]).features.shape[-1]
-    its_own = (
-        start is not None and not is_checkpoint(start) and inputs.text_encoder is None
-    )  # sizes: `Initial.load_into`
-    if width != config.model.text_width and not its_own:
-        why = f"it gives {width} features a token, and model.text_width is {config.model.text_width}"
-        raise UsageError("The text encoder does not fit this model.", why, f"set model.text_width={width}")
-    if encoder.max_tokens is not None and encoder.max_tokens < config.model.max_text_tokens and not its_own:
-        why = f"it reads {encoder.max_tokens} tokens, and model.max_text_tokens is {config.model.max_text_tokens}"
-        todo = f"set model.max_text_tokens={encoder.max_tokens}"
-        raise UsageError("The text encoder does not fit this model.", why, todo)
-    key = features_key(identity.bits_sha256, encoder, encoder_folder)
-    own = digest_of([tokenizer.config.dump(), digest_tensors(tokenizer.state_dict())])
-    begun = NONE if start is None else weights_digest(start)
-    parts = {"--tokenizer": own, "--text-encoder": digest_of([key.text_encoder]), "--init": begun}
-    return Frozen(tokenizer, encoder, index, key, start, parts)
-
-
-def _train_transformer(
-    config: TransformerTraining, planned: TrainerConfig, inputs: "Inputs", device: torch.device
-) -> Path | None:
-    check_data(config, inputs)
-    frozen = load_frozen(config, inputs, device)
-    tokenizer, encoder, index, start = frozen.tokenizer, frozen.encoder, frozen.index, frozen.start
-    initial = None if start is None else _read_initial(config, start)  # before anything is encoded for hours
-    patterns = attention_patterns(config, inputs.attention, device)
-    data = required(inputs.data)
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    planned = replace(planned, identity=identify_run(planned, data, frozen.parts))
-    bad = BadSamples(
-        planned.folder / f"bad_samples-{planned.ranks.rank}.jsonl", inputs.max_bad_fraction, planned.report
-    )
-    train_data, validation = (
-        _data(config, inputs, planned, split, frozen=frozen, bad=bad) for split in ("train", "val")
-    )
-    for line in describe_set(sum(train_data.counts), config, is_new=start is None):
-        planned.report(line)
-    task = TransformerTask(
-        config,
-        train=train_data,
-        validation=validation,
-        device=device,
-        patterns=patterns,
-        operations=[operations_of(config, schedule) for schedule in config.schedules],
-    )
-    base = None
-    if initial is not None:
-        initial.load_into(task.model)
-        base = None if config.lora is None else LoraBase.of_folder(initial.source, initial.sums)
-    task.adapt()
-    distributed.compile_blocks(
-        task.units, activation_checkpointing=inputs.activation_checkpointing, compiled=inputs.compiled
-    )
-
-    def pipeline(model: torch.nn.Module) -> InfinityPipeline:
-        assert isinstance(model, InfinityTransformer)
-        return InfinityPipeline(Components(model, tokenizer, encoder, index, f"# {inputs.name}\n"))
-
-    base_sha256 = base.transformer if base else None
-
-    limit = CaptionLimit(config.model.max_text_tokens, encoder.num_tokens)
-    sheet = choose_samples(data, seed=config.optimization.seed, fit=limit.fit)
-
-    def sample(model: torch.nn.Module, path: Path) -> None:
-        if model is not task.model:  # gathered on the CPU
-            model.to(device, task.dtype)
-        sample_grid(pipeline(model), path, sheet)
-
-    if not sheet.captions:
-        planned.report("WARNING: no sample sheets: none of the images that they would show can be read")
-    model = loop.train(task, replace(planned, base_sha256=base_sha256, sample=sample if sheet.captions else None))
-    if model is None:
-        return None
-    with telling_failed_save(planned.report):
-        if config.lora is not None:
-            save_adapter(model, planned.folder / "lora", settings=config.lora, base=base)
-            return planned.folder / "lora"
-        pipeline(model).save_pretrained(planned.folder / "model")
-        return planned.folder / "model"
-
-
-def _read_initial(config: TransformerTraining, start: Path) -> Initial:
-    initial = Initial.read(start)
-    with torch.device("meta"):
-        initial.load_into(InfinityTransformer(config.model))
-    return initial
-
-
-def _frozen_parts(inputs: "Inputs", start: Path | None) -> tuple[Path, Path]:
-    """The folders of the tokenizer and the text encoder."""
-    tokenizer = None if inputs.tokenizer is None else find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))
-    encoder = None
-    if inputs.text_encoder is not None:
-        encoder = find_text_encoder(resolve_named(inputs.text_encoder, what="text encoder"))
-    if start is not None and not is_checkpoint(start):
-        tokenizer, encoder = tokenizer or start / "image_tokenizer", encoder or start / "text_encoder"
-    if tokenizer is None or encoder is None:
-        raise UsageError(
-            "A transformer run needs --tokenizer and --text-encoder, or a model to --init from.",
-            "it learns to predict that tokenizer's bits from that encoder's features",
-            "train the tokenizer first, and give its OUT/model",
-        )
-    return tokenizer, encoder
-
-
-def _data(
-    config: TransformerTraining,
-    inputs: "Inputs",
-    planned: TrainerConfig,
-    split: str,
-    *,
-    frozen: Frozen,
-    bad: BadSamples,
-) -> TransformerData:
-    """A captioned set's features, made once and kept; or an index, encoded as it is read."""
-    source, tokenizer, longest = required(inputs.data), frozen.tokenizer, config.model.max_text_tokens
-    if is_index(source):
-        train_split = split == "train"
-        return IndexData(
-            SampleIndex.open(source),
-            split,
-            schedules=config.model.all_schedules(),
-            stride=tokenizer.config.stride * config.model.patch_size,
-            tokenizer=tokenizer,
-            text_encoder=frozen.encoder,
-            bad=bad,
-            workers=inputs.workers if train_split else 0,
-            most=None if train_split else VALIDATION_SAMPLES,
-            max_text_tokens=longest,
-        )
-
-    def made() -> TransformerData:
-        cache = planned.folder / f"features-{split}.safetensors"
-        size = image_size(config, tokenizer.config.stride)
-        return prepare(
-            source, split, tokenizer=tokenizer, text_encoder=frozen.encoder, cache=cache, key=frozen.key,
-            report=planned.report, size=size, max_text_tokens=longest,
-        )  # fmt: skip
-
-    if planned.ranks.is_main:
-        made()
-    planned.ranks.first("made")
-    return made()
-
-
-def attention_patterns(config: TransformerTraining, attention: str, device: torch.device) -> dict[int, Any]:
-    """FlexAttention on every schedule, where it is asked for."""
-    check_attention(attention, device.type)
-    if attention == "sdpa":
-        return {}
-    from bitvar.runtime.flex_attention import FlexBlockCausal
-
-    return {which: FlexBlockCausal(schedule.offsets, device) for which, schedule in enumerate(config.schedules)}
-
-
-def operations_of(config: TransformerTraining, schedule: ScaleSchedule) -> float:
-    """Of one sample's step on a schedule, with a text of middling length."""
-    return training_flops(config.model, schedule, text_tokens=text_length(config))
-
-
-def text_length(config: TransformerTraining) -> int:
-    """Tokens of a text of middling length, where figures need one."""
-    return min(64, config.model.max_text_tokens)

@@ -1,113 +1,112 @@
-"""What `bitvar train` refuses before any work, and `--dry-run` in its place: one list for both."""
+"""What a training run refuses before any work: options, folders and data that can't work together."""
 
-import os
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from bitvar.config import unknown
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.data.samples import read_samples, require_images
 from bitvar.errors import UsageError
+from bitvar.runtime.attention import check_attention
 from bitvar.runtime.placement import resolve_device
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.training.config import TokenizerTraining, TransformerTraining
-from bitvar.training.engine.checkpoint import load_pretrained, require_resumable
+from bitvar.training.engine.checkpoint import require_resumable
 from bitvar.training.engine.loop import require_shares
+from bitvar.training.frozen_models import find_initial, find_tokenizer_folder
 from bitvar.training.monitor.trackers import TRACKERS
-from bitvar.training.run_inputs import find_start
-from bitvar.transformer import InfinityTransformer
-from bitvar.weights.hub import resolve_named
-from bitvar.weights.model_folder import check_bits, find_tokenizer, verify_part
+from bitvar.training.options import FrozenModels, Placement
+from bitvar.weights.model_folder import find_tokenizer, verify_part
 
-if TYPE_CHECKING:
-    from bitvar.cli.train import Inputs
-
-ATTENTION: Final = ("sdpa", "flex")
 SPLITS: Final = ("train", "val")
 
 
-def check_run(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", processes: int = 1) -> None:
-    """Refuse what can be told from the configuration, the options, and the run's own checkpoints.
-
-    Raises:
-        UsageError: for the first thing that is wrong.
-    """
-    world = int(os.environ.get("WORLD_SIZE", processes))
-    require_shares(config.optimization.batch_size, world, inputs.micro_batch_size)
-    if inputs.tracker is not None and inputs.tracker not in TRACKERS:
-        raise UsageError(unknown(f"tracker {inputs.tracker!r}", inputs.tracker, list(TRACKERS)))
-    device = resolve_device(inputs.device)
-    if inputs.shards not in (None, 1) and world == 1:
-        todo = "add --nproc, or use torchrun"
-        raise UsageError("--shards needs several processes.", "this is one", todo)
-    if config.kind == "transformer":
-        check_attention(inputs.attention, device.type)
-        _check_schedules(config)
-    if inputs.out is not None:
-        if inputs.out.exists() and not inputs.out.is_dir():
-            raise UsageError(f"{inputs.out} is no folder.", "a run writes several files", "choose another --out")
-        require_resumable(inputs.out / "checkpoints", config.dump(), extend=inputs.extend)
-    if inputs.data is not None and not inputs.data.is_dir():
-        why = "no such folder" if not inputs.data.exists() else "it is a file"
-        todo = "give a captioned set, an index, or, for a tokenizer, a folder of images"
-        raise UsageError(f"There is no data in {inputs.data}.", why, todo)
-
-
-def rehearse(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", processes: int = 1) -> None:
-    """Refuse what the run would refuse before its first step, as far as the options given tell. Writes nothing."""
-    from bitvar.training import assemble
-    from bitvar.training.tokenizer import assemble as tokenizer_assemble
-
-    check_run(config, inputs, processes)
-    device = resolve_device(inputs.device)
-    if config.kind == "tokenizer":
-        tokenizer_assemble.rehearse(config, inputs)
-        return
-    check_data(config, inputs, decoded=True)
-    if inputs.initial is not None or (inputs.tokenizer is not None and inputs.text_encoder is not None):
-        frozen = assemble.load_frozen(config, inputs, device)
-        if frozen.start is not None:
-            load_pretrained(InfinityTransformer(config.model), frozen.start)
-    elif inputs.tokenizer is not None:
-        folder = find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))
-        verify_part(folder)
-        check_bits(config.model, TokenizerConfig.load(folder / "config.json"))
-
-
-def check_data(config: TransformerTraining, inputs: "Inputs", *, decoded: bool = False) -> None:
-    """Refuse data that a transformer run would refuse: lines, splits, and sizes where known.
+def check_options(
+    config: TokenizerTraining | TransformerTraining, *, placement: Placement, tracker: str | None, world: int
+) -> None:
+    """Refuse options that the configuration, the device or the number of ranks rules out.
 
     Args:
-        config: of the run.
-        inputs: what it is given.
-        decoded: decode the images of a captioned set, and verify an index's own files; a run does so later.
+        config: Configuration of the run.
+        placement: How it uses its devices.
+        tracker: Name of the service that receives its metrics, if any.
+        world: Number of ranks.
+
+    Raises:
+        UsageError: For the first option that can't work.
     """
-    if inputs.data is None:
-        return
-    if is_index(inputs.data):
-        index = SampleIndex.open(inputs.data)
+    require_shares(config.optimization.batch_size, world, placement.micro_batch_size)
+    if tracker is not None and tracker not in TRACKERS:
+        raise UsageError(unknown(f"tracker {tracker!r}", tracker, list(TRACKERS)))
+    device = resolve_device(placement.device)
+    if placement.shards not in (None, 1) and world == 1:
+        raise UsageError("--shards needs several processes.", "this is one", "add --nproc, or use torchrun")
+    if config.kind == "transformer":
+        check_attention(placement.attention, device.type)
+        _check_schedules(config)
+
+
+def check_folders(
+    config: TokenizerTraining | TransformerTraining, *, data: Path | None, out: Path | None, extend: bool = False
+) -> None:
+    """Refuse folders that don't exist, or whose run has another configuration. None is not checked.
+
+    Args:
+        config: Configuration of the run.
+        data: Folder of the data.
+        out: Folder of the run.
+        extend: Whether the run may have more steps than its checkpoint was made with.
+
+    Raises:
+        UsageError: For the first folder that can't be used.
+    """
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"{out} is not a folder.", "a run writes several files", "choose another --out")
+        require_resumable(out / "checkpoints", config.dump(), extend=extend)
+    if data is not None and not data.is_dir():
+        why = "no such folder" if not data.exists() else "it is a file"
+        fix = "give a captioned set, an index, or, for a tokenizer, a folder of images"
+        raise UsageError(f"There is no data in {data}.", why, fix)
+
+
+def check_data(config: TransformerTraining, data: Path, models: FrozenModels, *, decoded: bool = False) -> None:
+    """Refuse data that a transformer can't be trained on: broken lines, missing splits, images of the wrong size.
+
+    Args:
+        config: Configuration of the run.
+        data: Captioned set or index.
+        models: The models that it builds on; the tokenizer decides the size of images.
+        decoded: Also decode the images of a captioned set, and verify an index's own files; a run does so later.
+
+    Raises:
+        UsageError: For the first thing that is wrong.
+    """
+    if is_index(data):
+        index = SampleIndex.open(data)
         if decoded:
             index.verify_files()  # as a run does for its identity
         known = {group.split for group in index.groups}
         if missing := [split for split in SPLITS if split not in known]:
             why = f"it has: {', '.join(sorted(known))}"
-            raise UsageError(f"The index has no split {missing[0]!r}.", why, "make it anew")
+            raise UsageError(f"The index has no split {missing[0]!r}.", why, "build it again with both splits")
         return
     if config.cut_caption > 0:
-        why = f"{inputs.data} is a captioned set, whose captions' features are stored whole"
-        todo = "set cut_caption=0, or train from an index: bitvar data index"
-        raise UsageError("These captions can't be cut.", why, todo)
-    size = None if inputs.tokenizer is None and inputs.initial is None else _size(config, inputs)
+        why = f"{data} is a captioned set, whose captions' features are stored whole"
+        fix = "set cut_caption=0, or train from an index: bitvar data index"
+        raise UsageError("These captions can't be cut.", why, fix)
+    size = _expected_size(config, models)
     for split in SPLITS:
-        require_images(read_samples(inputs.data, split=split), size, decoded=decoded)
+        require_images(read_samples(data, split=split), size, decoded=decoded)
 
 
-def _size(config: TransformerTraining, inputs: "Inputs") -> tuple[int, int] | None:
-    """Width and height of what a captioned set is trained on, by the tokenizer given."""
+def _expected_size(config: TransformerTraining, models: FrozenModels) -> tuple[int, int] | None:
+    """Width and height of a captioned set's images, by the tokenizer given; None if there is none to tell."""
     folder = None
-    if inputs.tokenizer is not None:
-        folder = find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))
-    elif inputs.initial is not None:
-        folder = find_tokenizer(find_start(inputs.initial))
+    if models.tokenizer is not None:
+        folder = find_tokenizer_folder(models.tokenizer)
+    elif models.initial is not None:
+        folder = find_tokenizer(find_initial(models.initial))
     if folder is None or not (folder / "identity.json").is_file():  # a checkpoint of another run
         return None
     verify_part(folder)  # before a size in it is believed
@@ -115,31 +114,22 @@ def _size(config: TransformerTraining, inputs: "Inputs") -> tuple[int, int] | No
 
 
 def image_size(config: TransformerTraining, stride: int) -> tuple[int, int]:
-    """Width and height in pixels of the images of a captioned set, which is on the first schedule."""
+    """Width and height in pixels of a captioned set's images, which the first schedule decides."""
     h, w = config.model.all_schedules()[0].grids[-1]
     side = stride * config.model.patch_size
     return w * side, h * side
 
 
-def check_attention(attention: str, device: str) -> None:
-    """Refuse a way to compute attention that is unknown, or can't train on the device."""
-    if attention not in ATTENTION:
-        raise UsageError(unknown(f"attention {attention!r}", attention, list(ATTENTION)))
-    if attention == "flex" and device != "cuda":
-        why = "PyTorch computes its gradients on CUDA only"
-        raise UsageError(f"FlexAttention can't train on {device}.", why, "leave --attention flex out")
-
-
 def _check_schedules(config: TransformerTraining) -> None:
-    """Refuse a model without schedules, with unknown ones, or with more scales than it has rows for."""
+    """Refuse a model without schedules, or with fewer scales than its schedules need."""
     schedules = config.model.all_schedules()
     if not schedules:
-        todo = "set model.schedules, or model.budgets to official ones"
-        raise UsageError("The model has no schedule.", "model.schedules and model.budgets are empty", todo)
+        fix = "set model.schedules, or model.budgets to official ones"
+        raise UsageError("The model has no schedule.", "model.schedules and model.budgets are empty", fix)
     longest = max(len(schedule) for schedule in schedules)
     if longest > config.model.max_scales:
         why = f"a schedule has {longest} scales, and model.max_scales is {config.model.max_scales}"
         raise UsageError("The model has too few scales.", why, f"set model.max_scales={longest}")
     if config.num_scales is not None and config.num_scales > longest:
         why = f"num_scales is {config.num_scales}, and the longest schedule has {longest}"
-        raise UsageError("There are not so many scales.", why, "leave num_scales out for all of them")
+        raise UsageError("num_scales is larger than the number of scales.", why, "leave it out to train on all of them")

@@ -8,7 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from bitvar.costs.flops import PEAK_TFLOPS, training_flops
+from bitvar.costs.devices import PEAK_TFLOPS
+from bitvar.costs.flops import training_flops
 from bitvar.costs.training_memory import LONG_TEXT
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
@@ -19,6 +20,9 @@ UTILIZATION: Final = 0.4
 """The share of the card's peak that a good run reaches. An assumption, not a measurement."""
 
 SECONDS_AN_HOUR: Final = 3600
+
+TYPICAL_TEXT: Final = 64
+"""Tokens of a prompt of typical length."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,16 @@ def expected_work(config: TransformerTraining) -> ExpectedWork:
         flops_per_sample=training_flops(config.model, schedule, text_tokens=text_tokens),
         samples=samples,
     )
+
+
+def sample_flops(config: TransformerTraining, schedule: ScaleSchedule) -> float:
+    """Count the operations of one sample's forward and backward pass, with a prompt of typical length."""
+    return training_flops(config.model, schedule, text_tokens=typical_text_tokens(config))
+
+
+def typical_text_tokens(config: TransformerTraining) -> int:
+    """Return the prompt length, in tokens, that reports of speed assume."""
+    return min(TYPICAL_TEXT, config.model.max_text_tokens)
 
 
 def square_schedule(config: TransformerTraining) -> ScaleSchedule:

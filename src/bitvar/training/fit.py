@@ -1,8 +1,7 @@
-"""`bitvar train --fit`: what a run needs, before it is started."""
+"""Estimating whether a run fits into memory, and how much work it is, before it is started."""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,24 +11,35 @@ from bitvar.errors import UsageError
 from bitvar.runtime.placement import resolve_device
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.expected_work import CARD, UTILIZATION, ExpectedWork, expected_work, longest_schedule
-from bitvar.training.run_inputs import find_text_encoder
-from bitvar.weights.hub import resolve_named
-from bitvar.weights.model_folder import find_tokenizer
-
-if TYPE_CHECKING:
-    from bitvar.cli.train import Inputs
+from bitvar.training.frozen_models import find_text_encoder_folder, find_tokenizer_folder
+from bitvar.training.options import FrozenModels, Placement
 
 
 def describe_fit(
-    config: TokenizerTraining | TransformerTraining, inputs: "Inputs", processes: int, device_gib: float | None
+    config: TokenizerTraining | TransformerTraining,
+    *,
+    models: FrozenModels,
+    placement: Placement,
+    world: int,
+    device_gib: float | None = None,
 ) -> str:
-    """Memory of a rank at the peak of a step, what to change if that is too much, and the work of the whole run."""
+    """Describe a rank's peak memory, what to change if that is too much, and the work of the whole run.
+
+    Args:
+        config: Configuration of the run.
+        models: The models that it builds on.
+        placement: How it uses its devices.
+        world: Number of ranks.
+        device_gib: Memory of each rank's device in GiB; that of this machine's device if None.
+
+    Raises:
+        UsageError: For a tokenizer's configuration.
+    """
     if config.kind == "tokenizer":
         raise UsageError("--fit knows transformers only.", "this recipe trains a tokenizer", "just start it")
-    world = int(os.environ.get("WORLD_SIZE", processes))
-    plan = make_plan(config, inputs, world)
+    plan = _plan_memory(config, models, placement, world)
     estimate = estimate_memory(plan)
-    available = device_gib * GIB if device_gib is not None else _device_bytes(inputs.device)
+    available = device_gib * GIB if device_gib is not None else _device_bytes(placement.device)
     lines = [
         f"{num_parameters(config.model):,} parameters; {world} rank{'s' * (world > 1)}, each with {plan.batch_size}"
         f" samples of up to {plan.schedule.num_tokens:,} tokens at once, in {plan.precision}",
@@ -41,29 +51,29 @@ def describe_fit(
     return "\n".join(lines)
 
 
-def make_plan(config: TransformerTraining, inputs: "Inputs", world: int) -> MemoryPlan:
-    """The run as far as its memory goes, on its largest schedule."""
+def _plan_memory(config: TransformerTraining, models: FrozenModels, placement: Placement, world: int) -> MemoryPlan:
+    """What decides the run's memory, on its longest schedule."""
     optimization = config.optimization
     return MemoryPlan(
         model=config.model,
         schedule=longest_schedule(config),
-        batch_size=inputs.micro_batch_size or max(1, optimization.batch_size // world),
+        batch_size=placement.micro_batch_size or max(1, optimization.batch_size // world),
         precision=optimization.precision,
         optimizer=optimization.optimizer,
         text_tokens=min(LONG_TEXT, config.model.max_text_tokens),
-        shards=inputs.shards or world,
-        activation_checkpointing=inputs.activation_checkpointing,
+        shards=placement.shards or world,
+        activation_checkpointing=placement.activation_checkpointing,
         lora_rank=None if config.lora is None else config.lora.rank,
-        frozen=_frozen_bytes(inputs),
+        frozen=_frozen_bytes(models),
     )
 
 
-def _frozen_bytes(inputs: "Inputs") -> int:
-    """Of the tokenizer and the text encoder, as far as they are given by themselves."""
-    found = [] if inputs.tokenizer is None else [find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))]
-    if inputs.text_encoder is not None:
-        found.append(find_text_encoder(resolve_named(inputs.text_encoder, what="text encoder")))
-    return sum(map(_weights_bytes, found))
+def _frozen_bytes(models: FrozenModels) -> int:
+    """Bytes of the tokenizer's and the text encoder's weights, where these are given by themselves."""
+    folders = [] if models.tokenizer is None else [find_tokenizer_folder(models.tokenizer)]
+    if models.text_encoder is not None:
+        folders.append(find_text_encoder_folder(models.text_encoder))
+    return sum(map(_weights_bytes, folders))
 
 
 def _weights_bytes(folder: Path) -> int:
@@ -71,6 +81,7 @@ def _weights_bytes(folder: Path) -> int:
 
 
 def _device_bytes(name: str) -> float:
+    """Free memory of a CUDA device, or else the memory of this machine."""
     device = resolve_device(name)
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[1])
@@ -78,7 +89,7 @@ def _device_bytes(name: str) -> float:
 
 
 def _describe_work(work: ExpectedWork) -> str:
-    """Operations of the run, how long one known card would take, and what is counted."""
+    """Describe the operations of the run, the hours of a known card, and what these count."""
     height, width = work.schedule[-1]
     return (
         f"{work.flops_per_sample / 1e12:.3g} teraflop a sample, {work.samples:,} samples: {_rounded(work.hours)} hours"

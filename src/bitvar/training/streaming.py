@@ -48,23 +48,23 @@ Size = tuple[int, int]
 
 
 class LoadedMicroBatch(NamedTuple):
-    """What a worker makes of a part.
+    """What a worker makes of a micro_batch.
 
     Attributes:
-        part: which samples.
+        micro_batch: which samples.
         images: `(b, c, H, W)`, bytes.
         captions: one each.
         refused: samples that another one replaces.
     """
 
-    part: MicroBatch
+    micro_batch: MicroBatch
     images: Tensor
     captions: list[str]
     refused: list[Rejected]
 
 
-class PartReader(Dataset[LoadedMicroBatch]):
-    """Reads and decodes the samples of a part. Runs in workers, so it holds nothing large.
+class MicroBatchReader(Dataset[LoadedMicroBatch]):
+    """Reads and decodes the samples of a micro_batch. Runs in workers, so it holds nothing large.
 
     Args:
         index: of the images.
@@ -87,17 +87,19 @@ class PartReader(Dataset[LoadedMicroBatch]):
         self.index, self.groups, self.sizes = index, groups, sizes
         self.captions, self.limits, self.view = captions, limits or ImageLimits(), view or View()
 
-    def __getitem__(self, part: MicroBatch) -> LoadedMicroBatch:
-        none = [None] * len(part)
+    def __getitem__(self, micro_batch: MicroBatch) -> LoadedMicroBatch:
+        none = [None] * len(micro_batch)
         texts, crops = none, none
         if self.captions is not None:
-            texts = draw_uniform(part.generators(Purpose.CAPTION), NUM_DRAWS).tolist()
+            texts = draw_uniform(micro_batch.generators(Purpose.CAPTION), NUM_DRAWS).tolist()
         if self.view.is_random:
-            crops = draw_uniform(part.generators(Purpose.CROP), NUM_VIEW_DRAWS).tolist()
+            crops = draw_uniform(micro_batch.generators(Purpose.CROP), NUM_VIEW_DRAWS).tolist()
         refused: list[Rejected] = []
-        drawn = zip(part.samples.tolist(), texts, crops, strict=True)
-        read = [self._read(part.bucket, number, text, crop, refused) for number, text, crop in drawn]
-        return LoadedMicroBatch(part, torch.stack([image for image, _ in read]), [text for _, text in read], refused)
+        drawn = zip(micro_batch.samples.tolist(), texts, crops, strict=True)
+        read = [self._read(micro_batch.bucket, number, text, crop, refused) for number, text, crop in drawn]
+        return LoadedMicroBatch(
+            micro_batch, torch.stack([image for image, _ in read]), [text for _, text in read], refused
+        )
 
     def _read(
         self,
@@ -155,7 +157,7 @@ class BadSamples:
             write_text(self.report, json_lines(rows))
 
     def count(self, samples: int, refused: Sequence[Rejected]) -> None:
-        """Count a part.
+        """Count a micro_batch.
 
         Raises:
             UsageError: when the budget is spent.
@@ -224,30 +226,32 @@ class IndexData:
         self.bad, self.workers = bad, workers
         self.limit = CaptionLimit(max_text_tokens, text_encoder.num_tokens, bad.tell)
 
-    def batches(self, parts: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
-        for loaded in self.read(parts, captions):
-            self.bad.count(len(loaded.part), loaded.refused)
+    def batches(self, micro_batches: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
+        for loaded in self.read(micro_batches, captions):
+            self.bad.count(len(loaded.micro_batch), loaded.refused)
             with torch.inference_mode():
                 features = self.tokenizer.features(to_signed(loaded.images.to(self.tokenizer.device)))
                 condition = self.text_encoder.encode(self.limit.fit(loaded.captions))
             require_finite(features, "the frozen tokenizer's features")
             require_finite(condition.features[condition.mask], "the frozen text encoder's features")
-            # Cloned, because tensors of inference mode can't take part in a training step.
-            yield Batch(loaded.part, features.clone(), condition.clone())
+            # Cloned, because tensors of inference mode can't take micro_batch in a training step.
+            yield Batch(loaded.micro_batch, features.clone(), condition.clone())
 
-    def read(self, parts: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[LoadedMicroBatch]:
-        """The decoded images and chosen captions of each part, in order."""
-        reader = PartReader(self.index, self.groups, self.sizes, captions)
-        return read_parts(reader, parts, workers=self.workers, pinned=self.tokenizer.device.type == "cuda")
+    def read(self, micro_batches: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[LoadedMicroBatch]:
+        """The decoded images and chosen captions of each micro_batch, in order."""
+        reader = MicroBatchReader(self.index, self.groups, self.sizes, captions)
+        return read_micro_batches(
+            reader, micro_batches, workers=self.workers, pinned=self.tokenizer.device.type == "cuda"
+        )
 
 
-def read_parts(
-    reader: PartReader, parts: Iterable[MicroBatch], *, workers: int = 0, pinned: bool = False
+def read_micro_batches(
+    reader: MicroBatchReader, micro_batches: Iterable[MicroBatch], *, workers: int = 0, pinned: bool = False
 ) -> Iterator[LoadedMicroBatch]:
-    """Read parts in order, `workers` of them at a time and ahead of whoever takes them; `pinned` for faster copying."""
+    """Read micro_batches in order, `workers` of them at a time and ahead of whoever takes them; `pinned` for faster copying."""
     if workers == 0:
-        return (reader[part] for part in parts)
-    sampler, as_it_is = cast("Any", parts), cast("Any", _as_it_is)
+        return (reader[micro_batch] for micro_batch in micro_batches)
+    sampler, as_it_is = cast("Any", micro_batches), cast("Any", _as_it_is)
     loader = DataLoader(
         reader, sampler=sampler, batch_size=None, num_workers=workers, collate_fn=as_it_is, pin_memory=pinned,
         worker_init_fn=_end_with_the_run,

@@ -83,7 +83,7 @@ def test_a_run_from_an_index_makes_a_model(
 ) -> None:
     out, err = run(monkeypatch, capsys, words(work, tmp_path, "--tracker", "tensorboard"))
     assert out.strip() == str(tmp_path / "model")
-    assert "batch 4 = 1 rank x 1 part of 4; learning rate 0.01 at its peak, as set: nothing multiplies it" in err
+    assert "batch 4 = 1 rank x 1 micro-batch of 4; peak learning rate 0.01 (not scaled by batch size)" in err
     made = InfinityPipeline.from_pretrained(tmp_path / "model")
     assert made("a red square", seed=0).images[0].size == (16, 16)
     before = InfinityPipeline.from_pretrained(work / "tiny")
@@ -153,7 +153,7 @@ def test_adapters_are_trained_and_leave_the_model_alone(
     assert all(torch.equal(again[name], made[name]) for name in again | made)
     other = tiny_pipeline(tmp_path / "other")
     with torch.no_grad():
-        other.transformer.start.add_(1)
+        other.transformer.start_token.add_(1)
     other.save_pretrained(tmp_path / "other" / "model")
     _, err = run(monkeypatch, capsys, [*given, "--init", str(tmp_path / "other" / "model")], code=2)
     assert "--init was sha256" in err

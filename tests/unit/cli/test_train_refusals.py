@@ -209,7 +209,7 @@ def test_a_bad_name_is_refused_before_any_work(work: Path, command: Run, name: s
         (["--set", "model.bits=8"], "its bits is 8"),
         (["--set", "model.text_width=8"], "set model.text_width=64"),
         (["--set", "model.schedules=[]"], "no schedule"),
-        (["--set", "num_scales=9"], "not so many scales"),
+        (["--set", "num_scales=9"], "num_scales is larger than the number of scales"),
         (["--set", "model.max_scales=2"], "set model.max_scales=3"),
         (["--set", "model.budgets=[\"9M\"]"], "9M"),
         (["--set", "cut_caption=0.5"], "can't be cut"),

@@ -7,13 +7,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bitvar.condition import TextCondition
+from bitvar.costs.devices import model_flops_utilization, peak_tflops
 from bitvar.costs.flops import (
     attended_pairs,
     count_parameters,
     forward_flops,
-    model_flops_utilization,
     num_parameters,
-    peak_tflops,
     training_flops,
 )
 from bitvar.nn.attention import BlockCausal

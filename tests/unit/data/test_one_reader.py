@@ -22,7 +22,7 @@ from bitvar.data.samples import load_image, load_images, read_samples, read_set,
 from bitvar.data.validation import Accepted, validate
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, RefusedError
-from bitvar.training.engine.microbatch import Part
+from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.streaming import BadSamples, IndexData
 from tests.support.captioned import BAD_IMAGES, BAD_LINES, encoded, make_image, row, tar
 from tests.support.tiny import SCHEDULES, tiny_text_encoder, tiny_tokenizer
@@ -139,8 +139,8 @@ def trained_on_an_index(folder: Path, index: SampleIndex) -> None:
             index, split, schedules=schedules(), stride=4, tokenizer=tiny_tokenizer(), text_encoder=encoder,
             bad=BadSamples(folder / "bad.jsonl", 0.0),
         )  # fmt: skip
-        parts = [Part(0, bucket, torch.arange(count), 0, 0) for bucket, count in enumerate(data.counts)]
-        assert not [refusal for loaded in data.read(parts, CaptionChoice()) for refusal in loaded.refused]
+        micro_batches = [MicroBatch(0, bucket, torch.arange(count), 0, 0) for bucket, count in enumerate(data.counts)]
+        assert not [refusal for loaded in data.read(micro_batches, CaptionChoice()) for refusal in loaded.refused]
 
 
 def schedules() -> tuple:

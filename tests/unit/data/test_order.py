@@ -1,4 +1,4 @@
-"""The order of samples: a function of (seed, step), whatever the ranks, workers, parts and point of resuming."""
+"""The order of samples: a function of (seed, step), whatever the ranks, workers, micro-batches and resuming."""
 
 from collections import Counter
 from typing import Any, cast
@@ -15,10 +15,10 @@ from bitvar.training.engine.microbatch import MicroBatch, Purpose, draw_uniform,
 
 
 class Names(torch.utils.data.Dataset[list[tuple[int, int]]]):
-    """What a worker would load of a part: here only who it is."""
+    """What a worker would load of a micro-batch: here only its identity."""
 
-    def __getitem__(self, part: MicroBatch) -> list[tuple[int, int]]:
-        return [(part.bucket, int(i)) for i in part.samples]
+    def __getitem__(self, micro_batch: MicroBatch) -> list[tuple[int, int]]:
+        return [(micro_batch.bucket, int(i)) for i in micro_batch.samples]
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -28,17 +28,19 @@ def loaded(order: SampleOrder, steps: range, *, workers: int, ranks: int, micro_
     """The samples of each step in order, as `ranks` loaders of `workers` processes give them."""
     made = []
     for rank in range(ranks):
-        parts = list(micro_batches_of(order, steps, rank=rank, ranks=ranks, micro_batch_size=micro_batch_size))
+        micro_batches = list(
+            micro_batches_of(order, steps, rank=rank, num_ranks=ranks, micro_batch_size=micro_batch_size)
+        )
         loader = torch.utils.data.DataLoader(
             Names(),
-            sampler=cast("Any", parts),
+            sampler=cast("Any", micro_batches),
             batch_size=None,
             num_workers=workers,
             collate_fn=list,
         )
         by_step: dict[int, list] = {step: [] for step in steps}
-        for part, names in zip(parts, loader, strict=True):
-            by_step[part.step] += names
+        for micro_batch, names in zip(micro_batches, loader, strict=True):
+            by_step[micro_batch.step] += names
         made.append(by_step)
     return [[name for by_step in made for name in by_step[step]] for step in steps]
 
@@ -64,28 +66,28 @@ def test_the_order_is_the_same_for_any_workers_and_ranks() -> None:
 @given(
     counts=st.lists(st.integers(1, 60), min_size=1, max_size=4),
     ranks=st.sampled_from([1, 2, 3, 4]),
-    parts=st.integers(1, 3),
+    micro_batches=st.integers(1, 3),
     micro_batch_size=st.integers(1, 5),
     seed=st.integers(0, 2**31),
     resume=st.integers(0, 1000),
 )
 def test_the_order_holds_for_any_numbers(
-    counts: list[int], ranks: int, parts: int, micro_batch_size: int, seed: int, resume: int
+    counts: list[int], ranks: int, micro_batches: int, micro_batch_size: int, seed: int, resume: int
 ) -> None:
-    """C5: what a run sees is the same for any ranks, any parts and any point of resuming."""
-    batch = ranks * parts * micro_batch_size
+    """C5: what a run sees is the same for any ranks, any micro-batches and any point of resuming."""
+    batch = ranks * micro_batches * micro_batch_size
     order = SampleOrder(tuple(counts), batch, seed)
     steps = range(resume, resume + 3)
     whole = {step: order.at(step) for step in steps}
     pieces = [
-        list(micro_batches_of(order, steps, rank=rank, ranks=ranks, micro_batch_size=micro_batch_size))
+        list(micro_batches_of(order, steps, rank=rank, num_ranks=ranks, micro_batch_size=micro_batch_size))
         for rank in range(ranks)
     ]
     for step in steps:
-        mine = [part for rank in pieces for part in rank if part.step == step]
-        assert [int(i) for part in mine for i in part.samples] == whole[step].samples.tolist()
-        assert {part.bucket for part in mine} == {whole[step].bucket}
-        places = [part.first_index + i for part in mine for i in range(len(part))]
+        mine = [micro_batch for rank in pieces for micro_batch in rank if micro_batch.step == step]
+        assert [int(i) for micro_batch in mine for i in micro_batch.samples] == whole[step].samples.tolist()
+        assert {micro_batch.bucket for micro_batch in mine} == {whole[step].bucket}
+        places = [micro_batch.first_index + i for micro_batch in mine for i in range(len(micro_batch))]
         assert places == list(range(step * batch, (step + 1) * batch))
 
 
@@ -155,14 +157,16 @@ def test_a_sample_s_draws_depend_on_its_place_alone() -> None:
     order = SampleOrder((9,), 6, 0)
     (whole,) = micro_batches_of(order, range(2, 3))
     pieces = [
-        part
+        micro_batch
         for rank in range(3)
-        for part in micro_batches_of(order, range(2, 3), rank=rank, ranks=3, micro_batch_size=1)
+        for micro_batch in micro_batches_of(order, range(2, 3), rank=rank, num_ranks=3, micro_batch_size=1)
     ]
     for purpose in Purpose:
         together = draw_uniform(whole.generators(purpose), 3)
-        assert torch.equal(together, torch.cat([draw_uniform(part.generators(purpose), 3) for part in pieces]))
-    shared = [torch.rand((), generator=part.shared_generator()).item() for part in (whole, *pieces)]
+        assert torch.equal(
+            together, torch.cat([draw_uniform(micro_batch.generators(purpose), 3) for micro_batch in pieces])
+        )
+    shared = [torch.rand((), generator=micro_batch.shared_generator()).item() for micro_batch in (whole, *pieces)]
     assert len(set(shared)) == 1
 
 

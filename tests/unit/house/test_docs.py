@@ -165,7 +165,7 @@ def test_recipes_that_commands_name_exist(page: Path) -> None:
 
 @each_page
 def test_settings_that_commands_give_are_accepted(page: Path) -> None:
-    from bitvar.training.assemble import read_recipe
+    from bitvar.training.recipes import read_recipe
 
     for words in commands(page):
         if words[:2] == ["bitvar", "train"]:

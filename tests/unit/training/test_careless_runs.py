@@ -45,7 +45,7 @@ def test_what_changed_is_called_what_it_is(changed: dict[str, object], named: st
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_folder_that_is_no_run_has_no_checkpoint_best_or_not(tmp_path: Path, exists: bool) -> None:
     folder = tmp_path if exists else tmp_path / "nowhere"
-    why = "or is no run" if exists else "there is no such folder"
+    why = "or is not a run" if exists else "there is no such folder"
     for pick in (pick_checkpoint, pick_best, lambda folder: pick_checkpoint(folder, 3)):
         with pytest.raises(UsageError, match=why):
             pick(folder)
@@ -138,8 +138,8 @@ def test_a_terminal_gets_no_lines_of_steps_before_its_bar(capsys: pytest.Capture
 
     for live in (True, False):
         display = Display(2, live=live)
-        display.tell("step 1/2  loss 0.5")
-        display.tell("validation step 1/2  loss 0.5")
+        display.log("step 1/2  loss 0.5")
+        display.log("validation step 1/2  loss 0.5")
         lines = capsys.readouterr().err.splitlines()
         assert lines[-1].startswith("validation")
         assert len(lines) == 2 - live

@@ -206,7 +206,7 @@ def test_a_request_to_stop_saves_where_it_is(tmp_path: Path) -> None:
     seen: list[str] = []
     run = loop.TrainerConfig(
         tmp_path / "cut", config.dump(), config.optimization, config.intervals,
-        stop=lambda: any(line.startswith("step 3/") for line in seen), report=seen.append,
+        stop=lambda: any(line.startswith("step 3/") for line in seen), log=seen.append,
     )  # fmt: skip
     with pytest.raises(TrainingStoppedError, match="step 3"):
         loop.train(transformer_task(config), run)
@@ -240,7 +240,7 @@ def test_a_request_to_stop_at_the_last_step_finds_the_run_finished(tmp_path: Pat
     seen: list[str] = []
     run = loop.TrainerConfig(
         tmp_path, config.dump(), config.optimization, config.intervals,
-        stop=lambda: any(line.startswith("step 6/") for line in seen), report=seen.append,
+        stop=lambda: any(line.startswith("step 6/") for line in seen), log=seen.append,
     )  # fmt: skip
     loop.train(transformer_task(config), run)
     assert saved(tmp_path)
@@ -334,7 +334,7 @@ def long_run(folder: Path) -> None:
 
     loop.train(
         transformer_task(config),
-        loop.TrainerConfig(folder, config.dump(), config.optimization, config.intervals, report=report),
+        loop.TrainerConfig(folder, config.dump(), config.optimization, config.intervals, log=report),
     )
 
 

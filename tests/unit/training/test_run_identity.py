@@ -184,7 +184,7 @@ def test_more_steps_need_extend_and_then_follow_the_longer_schedule(tmp_path: Pa
     newest = checkpoint.latest(tmp_path / "checkpoints")
     assert newest is not None
     assert newest.name == "step-00000010"
-    assert json.loads((newest / "checkpoint.json").read_text())["extensions"] == [{"at": 6, "from": 6, "to": 10}]
+    assert json.loads((newest / "state.json").read_text())["extensions"] == [{"at": 6, "from": 6, "to": 10}]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     rates = {row["step"]: row["learning_rate"] for row in rows if row["phase"] == "train"}
     assert rates[7] == pytest.approx(learning_rate(6, longer.optimization))
@@ -305,7 +305,7 @@ def test_a_resumed_run_remembers_its_best(tmp_path: Path) -> None:
         values = iter(left)
         task.validate = lambda model, ranks: {"loss": next(values)}  # type: ignore[method-assign]
         run = loop.TrainerConfig(
-            tmp_path, config.dump(), config.optimization, config.intervals, report=seen.append,
+            tmp_path, config.dump(), config.optimization, config.intervals, log=seen.append,
             stop=lambda: any(line.startswith(f"step {stop_at}/") for line in seen),
         )  # fmt: skip
         loop.train(task, run)
@@ -351,7 +351,7 @@ def test_sheets_are_drawn_from_the_start(tmp_path: Path) -> None:
     run = loop.TrainerConfig(
         tmp_path, config.dump(), config.optimization, replace_sample(config.intervals),
         sample=lambda model, path: Image.new("RGB", (4, 4)).save(ready(path)),
-        show=lambda step, path: steps.append(step),
+        log_image=lambda step, path: steps.append(step),
     )  # fmt: skip
     loop.train(transformer_task(config), run)
     assert steps == [0, 3, 6]
@@ -377,7 +377,7 @@ def test_a_sheet_that_can_t_be_drawn_stops_nothing(tmp_path: Path) -> None:
 
     config, lines = transformer_training(), list[str]()
     run = loop.TrainerConfig(
-        tmp_path, config.dump(), config.optimization, config.intervals, sample=fail, report=lines.append
+        tmp_path, config.dump(), config.optimization, config.intervals, sample=fail, log=lines.append
     )
     loop.train(transformer_task(config), replace(run))
     assert sum(line.startswith("WARNING: no sample sheet") for line in lines) == 4

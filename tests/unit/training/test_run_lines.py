@@ -8,7 +8,7 @@ import pytest
 
 from bitvar.training.engine.metrics_log import MetricsFile, from_one, is_metrics_row, read_json_lines, read_metrics
 from bitvar.training.monitor.health import FEW, Metrics, describe_set, find_trouble
-from bitvar.training.monitor.progress import describe_figures, describe_step
+from bitvar.training.monitor.progress import describe_step, format_metrics
 from bitvar.training.monitor.report import build_report
 from bitvar.training.streaming import BadSamples
 from tests.unit.training.test_report import HEALTHY, changed, falling, series
@@ -147,7 +147,7 @@ def test_a_line_has_few_figures_of_sensible_digits() -> None:
     line = describe_step(20, 400, values)
     assert line == "step 20/400  loss 0.6931  validation 0.6812  123 samples/s  left 1:02:03"
     many = values | {"teraflops": 0.09144123, "gradient_norm": 1.23456789, "psnr": 17.123}
-    assert describe_figures(many) == [
+    assert format_metrics(many) == [
         "loss 0.6931",
         "psnr 17.12 dB",
         "validation 0.6812",

@@ -76,7 +76,7 @@ def test_batches_hold_the_images_and_captions_of_their_samples(index: Path, work
     made = data(index, workers=workers)
     order = SampleOrder(made.counts, 4, 0)
     for loaded in made.read(micro_batches_of(order, range(12)), CaptionChoice()):
-        width, height = made.sizes[loaded.part.bucket]
+        width, height = made.sizes[loaded.micro_batch.bucket]
         assert loaded.images.shape == (4, 3, height, width)
         for image, caption in zip(loaded.images, loaded.captions, strict=True):
             channel = {"red": 0, "green": 1, "blue": 2}[next(c for c in COLOURS if c in caption)]
@@ -88,21 +88,21 @@ def test_workers_change_nothing(index: Path) -> None:
     batches = []
     for workers in (0, 1, 2):
         made = data(index, workers=workers)
-        parts = micro_batches_of(SampleOrder(made.counts, 4, 0), range(5), micro_batch_size=2)
-        batches.append(list(made.batches(parts, CaptionChoice(first=0.5, cut=0.5))))
+        micro_batches = micro_batches_of(SampleOrder(made.counts, 4, 0), range(5), micro_batch_size=2)
+        batches.append(list(made.batches(micro_batches, CaptionChoice(first=0.5, cut=0.5))))
     for other in batches[1:]:
         for one, two in zip(batches[0], other, strict=True):
             assert torch.equal(one.features, two.features)
             assert torch.equal(one.condition.features, two.condition.features)
-            assert torch.equal(one.part.samples, two.part.samples)
+            assert torch.equal(one.micro_batch.samples, two.micro_batch.samples)
 
 
 def test_captions_are_chosen_and_cut(index: Path) -> None:
     made = data(index)
-    parts = list(micro_batches_of(SampleOrder(made.counts, 4, 0), range(40)))
-    seen = {text for loaded in made.read(parts, CaptionChoice(first=0.5, cut=0.5)) for text in loaded.captions}
+    micro_batches = list(micro_batches_of(SampleOrder(made.counts, 4, 0), range(40)))
+    seen = {text for loaded in made.read(micro_batches, CaptionChoice(first=0.5, cut=0.5)) for text in loaded.captions}
     assert seen == {text for c in COLOURS for text in (c, f"a {c} square.", f"a {c} square. it is {c}")}
-    assert {text for loaded in made.read(parts, None) for text in loaded.captions} == {
+    assert {text for loaded in made.read(micro_batches, None) for text in loaded.captions} == {
         f"a {c} square. it is {c}" for c in COLOURS
     }
 

@@ -146,7 +146,7 @@ def test_what_a_tokenizer_run_can_not_use_is_refused(
 ) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setattr("bitvar.training.assemble._join", lambda inputs: (torch.device("cpu"), DistributedContext()))
+    monkeypatch.setattr("bitvar.training.assemble._join", lambda *_: (torch.device("cpu"), DistributedContext()))
     _, err = run(monkeypatch, capsys, words(work, tmp_path / "run", option), code=2)
     assert option.partition("=")[0] in err
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -354,9 +354,9 @@ def test_several_sizes_train_in_one_run(tmp_path: Path) -> None:
             self.sets = [ImageSet(make_images(5)), ImageSet(make_images(5)[..., :4, :4])]
             self.counts, self.schedules = (5, 5), (0, 1)
 
-        def batches(self, parts: Any) -> Any:
-            for part in parts:
-                yield from self.sets[part.bucket].batches([part])
+        def batches(self, micro_batches: Any) -> Any:
+            for micro_batch in micro_batches:
+                yield from self.sets[micro_batch.bucket].batches([micro_batch])
 
     config = tokenizer_training(schedules=(GRIDS, GRIDS[:-1]), truncation=0.5)
     task = TokenizerTask(config, train=Both(), validation=Both())
@@ -427,7 +427,7 @@ def test_a_collapse_is_reported_within_a_hundred_steps(tmp_path: Path) -> None:
     with torch.no_grad():
         task.model.tokenizer.encoder.conv_out.bias.fill_(10.0)
     loop.train(
-        task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
+        task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, log=lines.append)
     )
     warned = next(i for i, line in enumerate(lines) if "WARNING" in line)
     assert "Bits of scale 1 (0.00 of 1), 2 (0.00 of 1), 3 (0.00 of 1) hardly vary any more at step 60" in lines[warned]
@@ -471,7 +471,7 @@ def loop_config(checkpoint: Path) -> Any:
 
 
 def test_a_part_of_a_batch_is_the_batchs_own() -> None:
-    """Where a batch stops is drawn for the step, so its parts stop at the same scale."""
+    """Where a batch stops is drawn for the step, so its micro-batches stop at the same scale."""
     task = tokenizer_task(tokenizer_training(truncation=0.9))
     stops = {task._stop(3, MicroBatch(7, 0, torch.arange(2), place, 0)) for place in (0, 2, 4)}
     assert len(stops) == 1

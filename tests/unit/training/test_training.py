@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from bitvar import pyramid
 from bitvar.data.order import SampleOrder
 from bitvar.errors import UsageError, WeightsError
+from bitvar.runtime.compile import compile_blocks
 from bitvar.sampling.generate import generate
 from bitvar.sampling.params import SamplingParams
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig, losses
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TokenizerTraining, TransformerTraining
-from bitvar.training.engine import distributed, loop
+from bitvar.training.engine import loop
 from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Task, TrainingDivergedError
 from bitvar.training.engine.microbatch import MicroBatch, Purpose, make_generator, micro_batches_of
@@ -112,7 +113,7 @@ def task_for(config: TokenizerTraining | TransformerTraining) -> Task:
 
 
 def train(config: Any, folder: Path, *, report: Callable[[str], None] = lambda line: None, **options: Any) -> nn.Module:
-    run = loop.TrainerConfig(folder, config.dump(), config.optimization, config.intervals, report=report, **options)
+    run = loop.TrainerConfig(folder, config.dump(), config.optimization, config.intervals, log=report, **options)
     model = loop.train(task_for(config), run)
     assert model is not None
     return model
@@ -177,7 +178,7 @@ def test_changed_data_are_spoken_of(tmp_path: Path) -> None:
     lines: list[str] = []
     task = TransformerTask(config, train=feature_set(7, 0), validation=feature_set(2, 1))
     loop.train(
-        task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
+        task, loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, log=lines.append)
     )
     assert lines[:2] == [
         "resuming at step 4",
@@ -262,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(broken: str, tmp_path
 
     def loss(batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         value, logged = plain(batch)
-        if batch.part.step < 3:
+        if batch.micro_batch.step < 3:
             return value, logged
         before.extend(p.detach().clone() for p in task.model.parameters())
         if broken == "loss":
@@ -282,7 +283,7 @@ def spoil(task: Any, steps: set[int], value: float = float("nan")) -> None:
 
     def loss(batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         made, logged = plain(batch)
-        return made * value if batch.part.step in steps else made, logged
+        return made * value if batch.micro_batch.step in steps else made, logged
 
     task.loss = loss
 
@@ -299,7 +300,7 @@ def test_updates_that_are_not_finite_are_left_out_when_told_so(tmp_path: Path, v
     config, bad, lines = many_steps(not_finite="skip"), {2, 3, 4, 7, 9, 11, 13, 15, 17, 23}, list[str]()
     task = transformer_task(config)
     spoil(task, bad, value)
-    run = loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, report=lines.append)
+    run = loop.TrainerConfig(tmp_path, config.dump(), config.optimization, config.intervals, log=lines.append)
     loop.train(task, run)
     left_out = [line for line in lines if "The update was left out." in line]
     assert [int(line.split("step ")[1].split(":")[0]) for line in left_out] == sorted(bad)
@@ -342,7 +343,7 @@ def test_computing_activations_again_changes_nothing(precision: str) -> None:
     for activation_checkpointing in (False, True):
         task = transformer_task(config)
         _set_all(task.model)
-        distributed.compile_blocks(task.units, activation_checkpointing=activation_checkpointing, compiled=False)
+        compile_blocks(task.fsdp_units, activation_checkpointing=activation_checkpointing, compiled=False)
         batch = next(task.batches(micro_batches_of(SampleOrder(task.counts, 3, 0), range(1))))
         task.loss(batch)[0].backward()
         gradients.append({name: p.grad for name, p in task.model.named_parameters()})
@@ -729,7 +730,7 @@ def test_a_sample_draws_the_same_in_any_batch() -> None:
     order = SampleOrder(task.counts, 4, 0)
     whole = list(task.batches(micro_batches_of(order, range(3))))
     pieces = list(
-        task.batches(part for rank in range(2) for part in micro_batches_of(order, range(3), rank=rank, ranks=2))
+        task.batches(one for rank in range(2) for one in micro_batches_of(order, range(3), rank=rank, num_ranks=2))
     )
     for step, batch in enumerate(whole):
         halves = [pieces[step], pieces[3 + step]]

@@ -21,7 +21,6 @@ from bitvar.weights.hub import (
     FINE_TOKENIZER,
     require_model_folder,
     resolve_model,
-    resolve_named,
 )
 from bitvar.weights.model_folder import load_folder
 
@@ -55,10 +54,9 @@ PACKAGED = {"icons": EMBEDDED_MODEL, "general": EMBEDDED_TOKENIZER, "fine": FINE
 
 @pytest.mark.parametrize("name", list(PACKAGED))
 @pytest.mark.parametrize("what", ["model", "tokenizer"])
-@pytest.mark.parametrize("resolve", [resolve_model, resolve_named])
-def test_names_in_the_package(name: str, what: str, resolve: Any) -> None:
-    assert resolve(name, what=what) == PACKAGED[name]
-    assert resolve(Path(name), what=what) == PACKAGED[name]
+def test_names_in_the_package(name: str, what: str) -> None:
+    assert resolve_model(name, what=what) == PACKAGED[name]
+    assert resolve_model(Path(name), what=what) == PACKAGED[name]
 
 
 def test_the_pipeline_and_the_codec_take_names() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bitvar.metrics.frechet import Moments, frechet_distance
-from bitvar.tokenizer.losses import binary_entropy, dead_share
+from bitvar.metrics.per_scale import bit_entropy, dead_share
 
 _MOMENTS = "features."
 
@@ -78,7 +78,7 @@ def _scale(tally: Tally, prefix: str) -> dict[str, Any]:
         "images": int(tally.sums[count].item()),
         "psnr": _short(tally.mean(prefix + "psnr", count)),
         "bits_per_pixel": _short(tally.mean(prefix + "bits_per_pixel", count)),
-        "bit_entropy": _short(binary_entropy(usage).mean().item()),
+        "bit_entropy": _short(bit_entropy(usage)),
         "dead_bits": _short(dead_share(usage)),
         "residual_norm": [_short(value) for value in (tally.sums[prefix + "residual"] / tally.sums[count]).tolist()],
         "bit_usage": [_short(value) for value in usage.tolist()],

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from bitvar.codec import ImageCodec
+from bitvar.metrics.per_scale import count_cells, count_set_bits, residual_share
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,15 @@ class Result:
 def reconstruct(codec: ImageCodec, images: UInt8[np.ndarray, "b H W 3"], *, passes: int = 0) -> Result:
     """Images through a tokenizer, encoded in so many passes (`ImageCodec.encode`), decoded after every scale."""
     header, features, steps = codec.encode_alike(images, passes=passes)
-    norm = torch.linalg.vector_norm(features, dim=(1, 2, 3)).clamp(min=1e-12)
-    before, bits, scales = torch.ones_like(norm), 0, []
+    before, bits, scales = torch.ones_like(features[:, 0, 0, 0]), 0, []
     for step in steps:
         bits += step.bits[0].numel()
-        after = torch.linalg.vector_norm(features - step.latent, dim=(1, 2, 3)) / norm
+        after = residual_share(features, step.latent)
         scale = ScaleResult(
             images=codec.draw(step.latent, header),
             bits=bits,
-            set_bits=step.bits.sum(dim=(0, 2, 3)).double().cpu(),
-            cells=len(images) * step.bits[0, 0].numel(),
+            set_bits=count_set_bits(step.bits),
+            cells=count_cells(step.bits),
             residual=torch.stack([before, after]).double().cpu(),
         )
         scales.append(scale)

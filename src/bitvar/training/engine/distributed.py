@@ -4,7 +4,6 @@ A run on one rank without a launcher never comes here: `DistributedContext()` is
 alone.
 """
 
-import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 
 from bitvar.errors import UsageError, explain
 
@@ -77,7 +75,7 @@ class DistributedContext:
         dist.all_reduce(total, group=self.background if background else None)
         return int(total) > 0
 
-    def first(self, text: str) -> str:
+    def broadcast_from_main(self, text: str) -> str:
         """What the main rank says, on every rank."""
         if self.world == 1:
             return text
@@ -113,22 +111,6 @@ def disconnect() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
-
-
-def compile_blocks(units: Sequence[nn.Module], *, activation_checkpointing: bool, compiled: bool) -> None:
-    """Change how units run, not what they compute; before `distribute`.
-
-    Args:
-        units: e.g. the blocks.
-        activation_checkpointing: keep only their inputs, and compute the rest again in the backward pass.
-        compiled: through torch.compile, each on its own.
-    """
-    for unit in units:
-        if activation_checkpointing:
-            forward = functools.partial(checkpoint, unit.forward, use_reentrant=False)
-            unit.forward = forward  # type: ignore[method-assign]  # checkpoint() hides the unit's own type
-        if compiled:
-            unit.compile()
 
 
 def distribute(
@@ -179,7 +161,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def gather(model: nn.Module, fresh: Callable[[], nn.Module], ranks: DistributedContext) -> nn.Module | None:
+def gather(model: nn.Module, build_model: Callable[[], nn.Module], ranks: DistributedContext) -> nn.Module | None:
     """The model as an ordinary one, on the main rank; None on others. All ranks must ask.
 
     Args:
@@ -188,7 +170,7 @@ def gather(model: nn.Module, fresh: Callable[[], nn.Module], ranks: DistributedC
     """
     if not any(isinstance(p, DTensor) for p in model.parameters()):
         return model if ranks.is_main else None
-    target = fresh() if ranks.is_main else None
+    target = build_model() if ranks.is_main else None
     into = dict(target.named_parameters()) if target is not None else {}
     for name, parameter in model.named_parameters():
         full = full_tensor(parameter)

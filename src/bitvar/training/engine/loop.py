@@ -36,18 +36,18 @@ from bitvar.training.engine.retention import (
 )
 from bitvar.training.engine.update import TrainingDivergedError, Updater
 from bitvar.training.monitor.health import Trouble, batches_to_tell, find_collapse, find_trouble
-from bitvar.training.monitor.progress import Throughput, Work, describe_extension, describe_step
+from bitvar.training.monitor.progress import SampleCost, Throughput, describe_extension, describe_step
 
 Metrics = dict[str, float]
 
 __all__ = [
     "Metrics",
+    "SampleCost",
     "Task",
     "TrainerConfig",
     "TrainingDivergedError",
     "TrainingInterrupted",
     "TrainingStoppedError",
-    "Work",
     "train",
 ]
 
@@ -68,7 +68,7 @@ class Task(Protocol):
     def model(self) -> nn.Module: ...
 
     @property
-    def units(self) -> Sequence[nn.Module]:
+    def fsdp_units(self) -> Sequence[nn.Module]:
         """What is gathered apart when the model is in shards; none if every rank has to hold all of it."""
         ...
 
@@ -87,11 +87,11 @@ class Task(Protocol):
         """Where the model shall compute."""
         ...
 
-    def fresh(self) -> nn.Module:
+    def build_model(self) -> nn.Module:
         """A model of the same sizes on the CPU, whose weights will be overwritten."""
         ...
 
-    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[Any]:
+    def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Any]:
         """What `loss` needs of each part, in order; may read ahead."""
         ...
 
@@ -103,7 +103,7 @@ class Task(Protocol):
         """Figures on held-out samples, shared by the ranks. `model` has the averaged weights."""
         ...
 
-    def work(self, bucket: int) -> Work:
+    def sample_cost(self, bucket: int) -> SampleCost:
         """What one sample of a bucket is."""
         ...
 
@@ -114,24 +114,24 @@ class TrainerConfig:
 
     Attributes:
         folder: gets `checkpoints/`, `metrics.jsonl` and `samples/`.
-        config: JSON of the whole configuration, kept with every checkpoint.
+        config_json: JSON of the whole configuration, kept with every checkpoint.
         identity: the digests of what else the run depends on, by name, kept with every checkpoint (`identity.py`).
         extend: go on from a checkpoint of fewer `optimization.steps`.
         base_sha256: digest of the frozen weights that the trained ones belong to, if there are any.
         micro_batch_size: samples that a rank passes through the model at once; all of its share if None.
         ranks: who trains together; their number may change between restarts.
-        peak: floating-point operations a second that the device could do, to report the share that is used.
+        peak_flops: floating-point operations a second that the device could do, to report the share that is used.
         sample: writes images of the averaged model to a PNG; None for no samples.
         stop: asked after every step; once true, the run saves and stops.
         heartbeat: called while there is progress.
-        report: receives a line of text for people.
-        follow: receives every step, and the figures that a line of the log would have.
-        track: receives (step, phase, figures), as `metrics.jsonl` does.
-        show: receives (step, image file) of samples.
+        log: receives a line of text for people.
+        on_step: receives every step, and the figures that a line of the log would have.
+        log_metrics: receives (step, phase, figures), as `metrics.jsonl` does.
+        log_image: receives (step, image file) of samples.
     """
 
     folder: Path
-    config: str
+    config_json: str
     optimization: OptimizationConfig
     intervals: IntervalConfig
     identity: Mapping[str, str] = field(default_factory=dict)
@@ -139,17 +139,17 @@ class TrainerConfig:
     base_sha256: str | None = None
     micro_batch_size: int | None = None
     ranks: DistributedContext = field(default_factory=DistributedContext)
-    peak: float | None = None
+    peak_flops: float | None = None
     sample: Callable[[nn.Module, Path], None] | None = None
     stop: Callable[[], bool] = lambda: False
     heartbeat: Callable[[], None] = lambda: None
-    report: Callable[[str], None] = lambda line: None
-    follow: Callable[[int, Metrics], None] = lambda step, values: None
-    track: Callable[[int, str, Metrics], None] = lambda step, phase, values: None
-    show: Callable[[int, Path], None] = lambda step, path: None
+    log: Callable[[str], None] = lambda line: None
+    on_step: Callable[[int, Metrics], None] = lambda step, values: None
+    log_metrics: Callable[[int, str, Metrics], None] = lambda step, phase, values: None
+    log_image: Callable[[int, Path], None] = lambda step, path: None
 
 
-def train(task: Task, run: TrainerConfig) -> nn.Module | None:
+def train(task: Task, config: TrainerConfig) -> nn.Module | None:
     """Train to the last step, resuming from the newest checkpoint if there is one.
 
     An interrupted run saves before it stops, unless the update was half done. A finished one is a no-op.
@@ -165,14 +165,14 @@ def train(task: Task, run: TrainerConfig) -> nn.Module | None:
             checkpoint is of a run of another identity.
         WeightsError: when every checkpoint is altered.
     """
-    require_shares(run.optimization.batch_size, run.ranks.world, run.micro_batch_size)
-    run.folder.mkdir(parents=True, exist_ok=True)
+    require_shares(config.optimization.batch_size, config.ranks.world, config.micro_batch_size)
+    config.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(run.folder / ".lock", timeout=0) if run.ranks.is_main else nullcontext():
-            return _run(task, run)
+        with FileLock(config.folder / ".lock", timeout=0) if config.ranks.is_main else nullcontext():
+            return _run(task, config)
     except Timeout:
         raise UsageError(
-            f"Another process is training in {run.folder}.",
+            f"Another process is training in {config.folder}.",
             "two runs in one folder would overwrite each other's checkpoints",
             "wait for it, stop it, or choose another --out",
         ) from None
@@ -187,9 +187,9 @@ def require_shares(size: int, world: int, micro_batch_size: int | None) -> None:
         raise UsageError(f"{whom} can't share a batch of {size}.", why, todo)
 
 
-def _run(task: Task, run: TrainerConfig) -> nn.Module | None:
-    state = _prepare(task, run)
-    loop = _Loop(task, run, state)
+def _run(task: Task, config: TrainerConfig) -> nn.Module | None:
+    state = _prepare(task, config)
+    loop = _Loop(task, config, state)
     try:
         loop.train()
     except KeyboardInterrupt:
@@ -200,31 +200,31 @@ def _run(task: Task, run: TrainerConfig) -> nn.Module | None:
         loop.close()
     loop.tell_best()
     state.ema.swap(task.model)
-    model = distributed.gather(task.model, task.fresh, run.ranks)
+    model = distributed.gather(task.model, task.build_model, config.ranks)
     return None if model is None else model.requires_grad_(False).eval()
 
 
-def _prepare(task: Task, run: TrainerConfig) -> checkpoints.TrainState:
+def _prepare(task: Task, config: TrainerConfig) -> checkpoints.TrainState:
     """Spread the model, make the optimiser and the averages, and load the newest checkpoint into them."""
-    folder, report = run.folder / "checkpoints", run.report
+    folder, report = config.folder / "checkpoints", config.log
     newest = ""
-    if run.ranks.is_main:
+    if config.ranks.is_main:
         newest = str(checkpoints.latest(folder, report=report) or "")
         checkpoints.clear_partial(folder)
-    newest = run.ranks.first(newest)
-    distributed.distribute(task.model, task.units, run.ranks, precision=task.dtype, device=task.device)
-    optimizer = build_optimizer(task.model, run.optimization)
-    state = checkpoints.TrainState(task.model, Ema(task.model, run.optimization.ema_decay), optimizer)
+    newest = config.ranks.broadcast_from_main(newest)
+    distributed.distribute(task.model, task.fsdp_units, config.ranks, precision=task.dtype, device=task.device)
+    optimizer = build_optimizer(task.model, config.optimization)
+    state = checkpoints.TrainState(task.model, Ema(task.model, config.optimization.ema_decay), optimizer)
     if newest:
         extended = checkpoints.restore(
             state, Path(newest),
-            config=run.config, identity=run.identity, base=run.base_sha256, extend=run.extend,
+            config=config.config_json, identity=config.identity, base=config.base_sha256, extend=config.extend,
         )  # fmt: skip
-        done = state.step >= run.optimization.steps
+        done = state.step >= config.optimization.steps
         report(f"finished already, at step {state.step}" if done else f"resuming at step {state.step}")
         if extended is not None:
-            report(describe_extension(state.step, *extended, run.optimization))
-        if run.identity and not checkpoints.identity_of(Path(newest)):
+            report(describe_extension(state.step, *extended, config.optimization))
+        if config.identity and not checkpoints.identity_of(Path(newest)):
             report(f"WARNING: {newest} is from before checkpoints kept what a run depends on: whether its data and"
                    " frozen parts are still the same can't be told")  # fmt: skip
         had = checkpoints.counts_of(Path(newest))
@@ -236,55 +236,59 @@ def _prepare(task: Task, run: TrainerConfig) -> checkpoints.TrainState:
 class _Loop:
     """One stretch of a run, from where it begins or resumes."""
 
-    def __init__(self, task: Task, run: TrainerConfig, state: checkpoints.TrainState) -> None:
-        self.task, self.run, self.state = task, run, state
-        optimization, ranks = run.optimization, run.ranks
+    def __init__(self, task: Task, config: TrainerConfig, state: checkpoints.TrainState) -> None:
+        self.task, self.config, self.state = task, config, state
+        optimization, ranks = config.optimization, config.ranks
         self.saver = checkpoints.Saver(
-            run.folder / "checkpoints",
-            config=run.config, keep=run.intervals.keep, identity=run.identity, base_sha256=run.base_sha256,
-            counts=task.counts, ranks=ranks,
+            config.folder / "checkpoints",
+            config=config.config_json, keep=config.intervals.keep, identity=config.identity,
+            base_sha256=config.base_sha256, counts=task.counts, ranks=ranks,
         )  # fmt: skip
         self.saved_step = state.step
         self.metrics: MetricsFile | None = None
         if ranks.is_main:
-            self.metrics = MetricsFile(run.folder / "metrics.jsonl", state.step, report=run.report)
+            self.metrics = MetricsFile(config.folder / "metrics.jsonl", state.step, report=config.log)
         self.best = self._best_so_far()
         self.shown: Metrics = {}
         self.throughput = Throughput()
         self.warned: set[str] = set()
         self.recent: dict[str, deque[tuple[int, float]]] = {}
         order = SampleOrder(task.counts, optimization.batch_size, optimization.seed)
-        micro_batch_size = run.micro_batch_size or optimization.batch_size // ranks.world
-        num_parts = optimization.batch_size // ranks.world // micro_batch_size
+        micro_batch_size = config.micro_batch_size or optimization.batch_size // ranks.world
+        num_micro_batches = optimization.batch_size // ranks.world // micro_batch_size
         steps = range(state.step, optimization.steps)
-        parts = micro_batches_of(order, steps, rank=ranks.rank, ranks=ranks.world, micro_batch_size=micro_batch_size)
-        self.batches = self._counted(task.batches(parts))
-        self.updater = Updater(state, task.loss, optimization, num_parts=num_parts, ranks=ranks, report=run.report)
+        micro_batches = micro_batches_of(
+            order, steps, rank=ranks.rank, num_ranks=ranks.world, micro_batch_size=micro_batch_size
+        )
+        self.batches = self._counted(task.batches(micro_batches))
+        self.updater = Updater(
+            state, task.loss, optimization, num_micro_batches=num_micro_batches, ranks=ranks, report=config.log
+        )
 
     def train(self) -> None:
-        run, state = self.run, self.state
-        optimization, intervals = run.optimization, run.intervals
-        if run.sample is not None and state.step == 0 < optimization.steps:
-            self._sample(run.sample)
-            run.heartbeat()
+        config, state = self.config, self.state
+        optimization, intervals = config.optimization, config.intervals
+        if config.sample is not None and state.step == 0 < optimization.steps:
+            self._sample(config.sample)
+            config.heartbeat()
         while state.step < optimization.steps:
             logged = self.updater.step(self.batches)
             state.validated = None
-            run.heartbeat()
+            config.heartbeat()
             last = state.step == optimization.steps
             if last or state.step % intervals.log == 0:
                 self._check_copies()
-                values = run.ranks.mean(logged)
-                self._log("train", values | self.throughput.read(run.ranks.world, run.peak))
+                values = config.ranks.mean(logged)
+                self._log("train", values | self.throughput.read(config.ranks.world, config.peak_flops))
                 self._watch(values)
-            run.follow(state.step, self.shown)
+            config.on_step(state.step, self.shown)
             if last or state.step % intervals.validation == 0:
                 self._validate()
-                run.heartbeat()
-            if run.sample is not None and (last or state.step % intervals.sample == 0):
-                self._sample(run.sample)
-                run.heartbeat()
-            stopping = run.ranks.any(run.stop())  # asked once: the answer may change while we save
+                config.heartbeat()
+            if config.sample is not None and (last or state.step % intervals.sample == 0):
+                self._sample(config.sample)
+                config.heartbeat()
+            stopping = config.ranks.any(config.stop())  # asked once: the answer may change while we save
             if last or stopping or state.step % intervals.save == 0 or self._is_best():
                 self._save()
             if stopping and not last:
@@ -294,19 +298,19 @@ class _Loop:
 
     def _validate(self) -> None:
         with self.state.averaged() as model:
-            values = self.task.validate(model, self.run.ranks)
+            values = self.task.validate(model, self.config.ranks)
         self.state.validated = Validated.of(values)
         self._log("validation", values)
         if self.metrics is not None:
-            self._warn(find_trouble(read_metrics(self.run.folder), batch_size=self.run.optimization.batch_size))
+            self._warn(find_trouble(read_metrics(self.config.folder), batch_size=self.config.optimization.batch_size))
 
     def _best_so_far(self) -> Validated | None:
         """The best validation figure that a checkpoint holds, on every rank."""
         figure: Validated | None = None
-        if self.run.ranks.is_main:
+        if self.config.ranks.is_main:
             best = best_checkpoint(self.saver.folder, until=self.state.step)
             figure = None if best is None else validated_at(best)
-        text = self.run.ranks.first("" if figure is None else json.dumps(figure))
+        text = self.config.ranks.broadcast_from_main("" if figure is None else json.dumps(figure))
         return Validated(*json.loads(text)) if text else None
 
     def _is_best(self) -> bool:
@@ -319,7 +323,7 @@ class _Loop:
         figure = None if best is None else validated_at(best)
         if best is not None and figure is not None and step_of(best) < self.state.step:
             value = f"{figure.name} {figure.value:.4g}"
-            self.run.report(
+            self.config.log(
                 f"validation was best at step {step_of(best)} ({value}): bitvar export RUN DEST --best, with the model,"
                 " tokenizer or text encoder that the run was given"
             )
@@ -352,11 +356,11 @@ class _Loop:
             left = f"the checkpoint {known[-1].name} is whole, and the same command resumes from it" if known else (
                 "there is no checkpoint yet, so the same command begins again"
             )  # fmt: skip
-            self.run.report(f"WARNING: a checkpoint could not be written; {left}")
+            self.config.log(f"WARNING: a checkpoint could not be written; {left}")
 
     def save_if_whole(self) -> None:
         """Save what an interrupt left, if it is a state that the run passes through."""
-        if self.saved_step < self.state.step and self.state.whole and self.run.ranks.world == 1:
+        if self.saved_step < self.state.step and self.state.whole and self.config.ranks.world == 1:
             self._save()
 
     def _save(self) -> None:
@@ -369,43 +373,43 @@ class _Loop:
 
     def _check_copies(self) -> None:
         tensors = [*trained_parameters(self.task.model).values(), *self.state.ema.tensors.values()]
-        distributed.require_equal_replicas(tensors, self.run.ranks)
+        distributed.require_equal_replicas(tensors, self.config.ranks)
 
     def _sample(self, sample: Callable[[nn.Module, Path], None]) -> None:
         with self.state.averaged():
-            model = distributed.gather(self.task.model, self.task.fresh, self.run.ranks)
+            model = distributed.gather(self.task.model, self.task.build_model, self.config.ranks)
             if model is not None:
-                path = self.run.folder / "samples" / f"{checkpoint_name(self.state.step)}.png"
+                path = self.config.folder / "samples" / f"{checkpoint_name(self.state.step)}.png"
                 try:
                     sample(model, path)
                 except UsageError as error:  # a prompt that can't be drawn: no reason to end a run
-                    self.run.report(f"WARNING: no sample sheet of step {self.state.step}: {error}")
+                    self.config.log(f"WARNING: no sample sheet of step {self.state.step}: {error}")
                 else:
-                    self.run.show(self.state.step, path)
+                    self.config.log_image(self.state.step, path)
 
     def _log(self, phase: str, values: Metrics) -> None:
-        run, step = self.run, self.state.step
+        config, step = self.config, self.state.step
         if self.metrics is not None:
             self.metrics.write(step, phase, values)
-            run.track(step, phase, values)
+            config.log_metrics(step, phase, values)
             if phase == "validation":
                 self.shown = self.shown | {
                     f"validation {name}": values[name] for name in ("loss", "psnr") if name in values
                 }
-                run.report(f"validation {describe_step(step, run.optimization.steps, values)}")
+                config.log(f"validation {describe_step(step, config.optimization.steps, values)}")
             else:
                 self.shown = {name: value for name, value in self.shown.items() if name.startswith("validation")}
                 self.shown |= {name: values[name] for name in ("loss", "samples_per_second") if name in values}
                 self.shown["seconds_left"] = self._seconds_left(values)
-                run.report(describe_step(step, run.optimization.steps, self.shown))
+                config.log(describe_step(step, config.optimization.steps, self.shown))
 
     def _seconds_left(self, values: Metrics) -> float:
-        optimization, rate = self.run.optimization, values.get("samples_per_second", 0.0)
+        optimization, rate = self.config.optimization, values.get("samples_per_second", 0.0)
         return (optimization.steps - self.state.step) * optimization.batch_size / rate if rate else math.inf
 
     def _watch(self, values: Metrics) -> None:
         """Say aloud what can't wait for the next validation."""
-        batch_size = self.run.optimization.batch_size
+        batch_size = self.config.optimization.batch_size
         for name, value in values.items():
             points = self.recent.setdefault(name, deque(maxlen=batches_to_tell(batch_size)))
             points.append((self.state.step, value))
@@ -417,7 +421,7 @@ class _Loop:
         for trouble in troubles if self.metrics is not None else ():
             if trouble.todo not in self.warned:
                 self.warned.add(trouble.todo)
-                self.run.report(f"WARNING: {trouble.what}\n  do:  {trouble.todo}")
+                self.config.log(f"WARNING: {trouble.what}\n  do:  {trouble.todo}")
 
     def _counted(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:

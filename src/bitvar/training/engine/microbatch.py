@@ -1,7 +1,7 @@
-"""What one rank computes at once, and the random numbers that go with it.
+"""Micro-batches, which one rank computes at once, and the random numbers that go with them.
 
-Every draw is a function of (seed, place of the sample in the run, purpose), or of (seed, step) where a whole batch
-shares it. So a restarted run, another number of ranks and smaller pieces of a batch all make the very same draws.
+Every draw is a function of (seed, index of the sample in the run, purpose), or of (seed, step) where a whole batch
+shares it. A restarted run, another number of ranks and other micro-batches therefore make exactly the same draws.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from bitvar.data.order import SampleOrder, share
 
 
 class Purpose(IntEnum):
-    """What a draw is for; each has numbers of its own."""
+    """The purpose of a random draw; each purpose has its own stream of numbers."""
 
     SHARED = 0
     CAPTION = 1
@@ -33,11 +33,11 @@ class MicroBatch:
     """Samples of one step that one rank passes through the model together.
 
     Attributes:
-        step: counted from 0.
-        bucket: which all samples are of.
-        samples: their numbers in the bucket.
-        first_index: place in the run of the first; the others follow.
-        seed: of the run.
+        step: Step of the run, counted from 0.
+        bucket: Bucket that all samples belong to.
+        samples: Indices of the samples within the bucket.
+        first_index: Index in the run of the first sample; the others follow consecutively.
+        seed: Seed of the run.
     """
 
     step: int
@@ -50,28 +50,29 @@ class MicroBatch:
         return len(self.samples)
 
     def generators(self, purpose: Purpose) -> list[torch.Generator]:
-        """A generator for each sample."""
+        """Return one generator per sample."""
         return [make_generator(self.seed, self.first_index + i, purpose) for i in range(len(self))]
 
     def shared_generator(self) -> torch.Generator:
-        """The generator of what the whole batch shares, alike on every rank."""
+        """Return the generator for draws that the whole batch shares, the same on every rank."""
         return make_generator(self.seed, self.step, Purpose.SHARED)
 
 
 def micro_batches_of(
-    order: SampleOrder, steps: range, *, rank: int = 0, ranks: int = 1, micro_batch_size: int | None = None
+    order: SampleOrder, steps: range, *, rank: int = 0, num_ranks: int = 1, micro_batch_size: int | None = None
 ) -> Iterator[MicroBatch]:
-    """A rank's parts of some steps, in order.
+    """Yield one rank's micro-batches of some steps, in order.
 
     Args:
-        order: of the whole run.
-        steps: which to make.
-        rank, ranks: whose part.
-        micro_batch_size: samples that go through the model at once; all of the rank's if None.
+        order: Sample order of the whole run.
+        steps: Steps to yield.
+        rank: Rank of this process.
+        num_ranks: Number of ranks.
+        micro_batch_size: Samples that go through the model at once; None for the rank's whole share of a step.
     """
     for step in steps:
         drawn = order.at(step)
-        mine = share(drawn.samples, rank, ranks)
+        mine = share(drawn.samples, rank, num_ranks)
         size = micro_batch_size or mine.stop - mine.start
         for start in range(mine.start, mine.stop, size):
             samples = torch.from_numpy(drawn.samples[start : min(start + size, mine.stop)])
@@ -79,24 +80,37 @@ def micro_batches_of(
 
 
 def micro_batches_in_order(
-    counts: Sequence[int], *, rank: int, ranks: int, size: int
+    counts: Sequence[int], *, rank: int, num_ranks: int, size: int
 ) -> tuple[list[MicroBatch], list[int]]:
-    """A rank's parts of all samples, in order, and how many of each count: one without work repeats what counts not."""
-    parts, counted = [], []
+    """Split all samples into micro-batches, in order, and return one rank's.
+
+    Every rank gets equally many micro-batches, so that collectives stay aligned. A rank that runs out repeats a sample
+    with count 0.
+
+    Args:
+        counts: Number of samples in each bucket.
+        rank: Rank of this process.
+        num_ranks: Number of ranks.
+        size: Samples in a micro-batch.
+
+    Returns:
+        This rank's micro-batches, and the number of samples of each that count.
+    """
+    micro_batches, counted = [], []
     for bucket, count in enumerate(counts):
-        for chunk in torch.arange(count).split(size * ranks):
-            mine = chunk.tensor_split(ranks)[rank]
+        for chunk in torch.arange(count).split(size * num_ranks):
+            mine = chunk.tensor_split(num_ranks)[rank]
             counted.append(len(mine))
-            parts.append(MicroBatch(0, bucket, mine if len(mine) else chunk[:1], 0, 0))
-    return parts, counted
+            micro_batches.append(MicroBatch(0, bucket, mine if len(mine) else chunk[:1], 0, 0))
+    return micro_batches, counted
 
 
 def make_generator(seed: int, number: int, purpose: Purpose) -> torch.Generator:
-    """A generator on the CPU, the same on every machine."""
+    """Return a CPU generator for (seed, number, purpose), the same on every machine."""
     word = np.random.SeedSequence([seed, number, purpose]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(word >> np.uint64(1)))
 
 
 def draw_uniform(generators: Sequence[torch.Generator], *shape: int) -> Float[Tensor, "b ..."]:
-    """Uniform numbers in [0, 1) of one shape, each sample's from its own generator."""
+    """Draw uniform numbers in [0, 1) of one shape, each sample's from its own generator."""
     return torch.stack([torch.rand(shape, generator=generator) for generator in generators])

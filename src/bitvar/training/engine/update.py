@@ -30,7 +30,7 @@ class Updater:
         state: what is moved.
         loss: the mean loss of a batch, and what to log of it.
         config: of the optimisation.
-        num_parts: batches a step, on this rank.
+        num_micro_batches: batches a step, on this rank.
         ranks: who make the step together.
         report: receives a line of text for people.
     """
@@ -41,12 +41,12 @@ class Updater:
         loss: Loss,
         config: OptimizationConfig,
         *,
-        num_parts: int = 1,
+        num_micro_batches: int = 1,
         ranks: DistributedContext | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.state, self.loss, self.config = state, loss, config
-        self.num_parts, self.ranks, self.report = num_parts, ranks or DistributedContext(), report
+        self.num_micro_batches, self.ranks, self.report = num_micro_batches, ranks or DistributedContext(), report
         self.skipped = 0  # in a row
         self.left_out = 0  # in all
 
@@ -62,11 +62,11 @@ class Updater:
         state, config = self.state, self.config
         state.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        for _ in range(self.num_parts):
+        for _ in range(self.num_micro_batches):
             loss, logged = self.loss(next(batches))
-            (loss / self.num_parts).backward()
+            (loss / self.num_micro_batches).backward()
             for name, value in {"loss": loss.detach(), **logged}.items():
-                sums[name] = sums.get(name, torch.zeros_like(value)) + value / self.num_parts
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value / self.num_micro_batches
         parameters = list(trained_parameters(state.model).values())
         distributed.average_gradients(parameters, self.ranks)
         norm = distributed.full_tensor(nn.utils.clip_grad_norm_(parameters, config.clip))

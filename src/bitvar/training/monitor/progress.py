@@ -1,4 +1,4 @@
-"""How far a run is and how fast, and the lines that say so."""
+"""Training throughput, and the lines of text that show a run's progress."""
 
 import math
 import time
@@ -11,71 +11,88 @@ from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.engine.optim import learning_rate
 
 
-class Work(NamedTuple):
-    """What a sample is to a step: tokens, and floating-point operations if they are known, else 0."""
+class SampleCost(NamedTuple):
+    """The cost of one sample in a training step.
+
+    Attributes:
+        tokens: Number of image tokens; 0 for a model without tokens.
+        flops: Floating-point operations of the forward and backward pass; 0 if unknown.
+    """
 
     tokens: int
-    operations: float
+    flops: float
 
 
 @runtime_checkable
-class Worker(Protocol):
-    """What knows the work of a sample: a task of the loop."""
+class SampleCosts(Protocol):
+    """The part of a task that knows the cost of a sample."""
 
-    def work(self, bucket: int) -> Work: ...
+    def sample_cost(self, bucket: int) -> SampleCost: ...
 
 
 class Throughput:
-    """What one rank did since the last question, and how fast."""
+    """Count samples, tokens and operations of one rank, and report rates since the last reading."""
 
     def __init__(self) -> None:
-        self.time, self.samples, self.tokens, self.operations = time.perf_counter(), 0, 0, 0.0
+        self.time, self.samples, self.tokens, self.flops = time.perf_counter(), 0, 0, 0.0
 
-    def add(self, batch: Any, task: Worker) -> None:
-        """Count a batch, which has its `MicroBatch` as `part`."""
-        part: MicroBatch = batch.part
-        self.samples += len(part)
-        tokens, operations = task.work(part.bucket)
-        self.tokens += len(part) * tokens
-        self.operations += len(part) * operations
+    def add(self, batch: Any, costs: SampleCosts) -> None:
+        """Count a batch, which carries its `MicroBatch` as the attribute `micro_batch`."""
+        micro_batch: MicroBatch = batch.micro_batch
+        self.samples += len(micro_batch)
+        tokens, flops = costs.sample_cost(micro_batch.bucket)
+        self.tokens += len(micro_batch) * tokens
+        self.flops += len(micro_batch) * flops
 
-    def read(self, ranks: int, peak: float | None) -> dict[str, float]:
-        """Figures of all ranks together, as if they were as fast as this one; and begin anew."""
+    def read(self, num_ranks: int, peak_flops: float | None) -> dict[str, float]:
+        """Return rates since the last reading, and reset the counts.
+
+        Args:
+            num_ranks: Number of ranks; each is assumed to be as fast as this one.
+            peak_flops: Operations per second that one device can do, for the utilization; None leaves that out.
+        """
         now = time.perf_counter()
-        took = now - self.time
-        values = {"samples_per_second": self.samples * ranks / took}
+        seconds = now - self.time
+        values = {"samples_per_second": self.samples * num_ranks / seconds}
         if self.tokens:
-            values["tokens_per_second"] = self.tokens * ranks / took
-        if self.operations:
-            values["teraflops"] = self.operations * ranks / took / 1e12
-            if peak:
-                values["utilization"] = self.operations / took / peak
-        self.time, self.samples, self.tokens, self.operations = now, 0, 0, 0.0
+            values["tokens_per_second"] = self.tokens * num_ranks / seconds
+        if self.flops:
+            values["teraflops"] = self.flops * num_ranks / seconds / 1e12
+            if peak_flops:
+                values["utilization"] = self.flops / seconds / peak_flops
+        self.time, self.samples, self.tokens, self.flops = now, 0, 0, 0.0
         return values
 
 
 def describe_step(step: int, steps: int, values: Mapping[str, float]) -> str:
-    """A line of the log: the step and a few figures. `metrics.jsonl` has all of them, with all digits."""
-    return "  ".join([f"step {step}/{steps}", *describe_figures(values)])
+    """Format a log line: the step and a few metrics. `metrics.jsonl` has every metric in full precision."""
+    return "  ".join([f"step {step}/{steps}", *format_metrics(values)])
 
 
-def describe_figures(values: Mapping[str, float]) -> list[str]:
-    """Loss and the like, speed, and the time left, as far as they are there: five texts at most."""
-    parts = []
+def format_metrics(values: Mapping[str, float]) -> list[str]:
+    """Format the metrics that belong on a log line (losses, accuracy, speed, time left), at most one text each."""
+    texts = []
     for name in ("loss", "psnr", "accuracy", "validation loss", "validation psnr"):
         if name in values:
             number = f"{values[name]:.1%}" if name == "accuracy" else f"{values[name]:.4f}"
             number = f"{values[name]:.2f} dB" if name.endswith("psnr") else number
-            parts.append(f"{'validation' if name.startswith('validation') else name} {number}")
+            texts.append(f"{'validation' if name.startswith('validation') else name} {number}")
     if rate := values.get("samples_per_second"):
-        parts.append(f"{rate:.3g} samples/s" if rate < 1000 else f"{rate:,.0f} samples/s")
+        texts.append(f"{rate:.3g} samples/s" if rate < 1000 else f"{rate:,.0f} samples/s")
     if math.isfinite(left := values.get("seconds_left", math.inf)):
-        parts.append(f"left {timedelta(seconds=round(left))}")
-    return parts
+        texts.append(f"left {timedelta(seconds=round(left))}")
+    return texts
 
 
 def describe_extension(step: int, before: int, after: int, optimization: OptimizationConfig) -> str:
-    """What an extended run does to the learning rate."""
+    """Describe how extending a run changes its learning rate.
+
+    Args:
+        step: Step that the run resumes from.
+        before: Number of steps before the extension.
+        after: Number of steps after the extension.
+        optimization: Settings of the extended run.
+    """
     old = optimization.model_copy(update={"steps": before})
     was, now = learning_rate(max(0, step - 1), old), learning_rate(step, optimization)
     return (

@@ -129,11 +129,15 @@ def reconstruction_sheet(
 ) -> None:
     """Write a PNG of the first held-out images: as they are, decoded from half of the scales, and from all."""
     rows: list[list[Image.Image]] = [[], [], []]
-    parts = [MicroBatch(0, bucket, torch.arange(min(count, SHEET)), 0, 0) for bucket, count in enumerate(data.counts)]
-    for batch in data.batches(parts):
+    micro_batches = [
+        MicroBatch(0, bucket, torch.arange(min(count, SHEET)), 0, 0) for bucket, count in enumerate(data.counts)
+    ]
+    for batch in data.batches(micro_batches):
         images = to_signed(batch.images.to(tokenizer.device))
         with torch.inference_mode():
-            steps = list(tokenizer.steps(tokenizer.features(images), schedules[data.schedules[batch.part.bucket]]))
+            steps = list(
+                tokenizer.steps(tokenizer.features(images), schedules[data.schedules[batch.micro_batch.bucket]])
+            )
             coarse, fine = (tokenizer.decode(steps[k].latent) for k in ((len(steps) - 1) // 2, -1))
         for row, pixels in zip(rows, (images, coarse, fine), strict=True):
             row += [to_image(one) for one in pixels]

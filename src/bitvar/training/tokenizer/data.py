@@ -12,13 +12,13 @@ from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits
 from bitvar.scales import Grid, nearest_in_ratio
 from bitvar.training.engine.microbatch import MicroBatch
-from bitvar.training.streaming import BadSamples, PartReader, read_parts
+from bitvar.training.streaming import BadSamples, MicroBatchReader, read_micro_batches
 
 
 class ImageBatch(NamedTuple):
-    """What a step reads of a part: which samples, and their pixels, `(b, c, H, W)`, bytes."""
+    """What a step reads of a micro_batch: which samples, and their pixels, `(b, c, H, W)`, bytes."""
 
-    part: MicroBatch
+    micro_batch: MicroBatch
     images: Tensor
 
 
@@ -36,8 +36,8 @@ class ImageData(Protocol):
         """Which of the run's schedules each bucket's images are on."""
         ...
 
-    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
-        """A batch for each part, in order."""
+    def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
+        """A batch for each micro_batch, in order."""
         ...
 
 
@@ -53,8 +53,8 @@ class ImageSet:
         self.images = images
         self.counts, self.schedules = (len(images),), (schedule,)
 
-    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
-        return (ImageBatch(part, self.images[part.samples]) for part in parts)
+    def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
+        return (ImageBatch(micro_batch, self.images[micro_batch.samples]) for micro_batch in micro_batches)
 
 
 class ImageFiles:
@@ -104,10 +104,10 @@ class ImageFiles:
         self.counts = tuple(group.count for group in self.groups)
         self.schedules = tuple(which for _, which in buckets)
         sizes = [(lasts[which][1] * stride, lasts[which][0] * stride) for which in self.schedules]
-        self.reader = PartReader(source, self.groups, sizes, None, limits, view)
+        self.reader = MicroBatchReader(source, self.groups, sizes, None, limits, view)
         self.bad, self.workers, self.pinned = bad, workers, pinned
 
-    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
-        for loaded in read_parts(self.reader, parts, workers=self.workers, pinned=self.pinned):
-            self.bad.count(len(loaded.part), loaded.refused)
-            yield ImageBatch(loaded.part, loaded.images)
+    def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
+        for loaded in read_micro_batches(self.reader, micro_batches, workers=self.workers, pinned=self.pinned):
+            self.bad.count(len(loaded.micro_batch), loaded.refused)
+            yield ImageBatch(loaded.micro_batch, loaded.images)

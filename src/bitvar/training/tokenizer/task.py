@@ -9,13 +9,15 @@ from torch.func import functional_call
 
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance
+from bitvar.metrics.per_scale import binary_entropy
 from bitvar.nn.linear import channels_last
 from bitvar.pyramid import Step
+from bitvar.runtime.placement import DTYPES
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
 from bitvar.training.config import TokenizerTraining
 from bitvar.training.engine.distributed import DistributedContext
-from bitvar.training.engine.loop import Metrics, Work
+from bitvar.training.engine.loop import Metrics, SampleCost
 from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.tokenizer.data import ImageBatch, ImageData
 from bitvar.training.tokenizer.validation import measure_reconstruction
@@ -67,30 +69,30 @@ class TokenizerTask:
             channels_last(self.model)
             self.layout = torch.channels_last
         self.train, self.validation = train, validation
-        self.units: Sequence[nn.Module] = ()  # small enough to be whole on every rank, and called in pieces
+        self.fsdp_units: Sequence[nn.Module] = ()  # small enough to be whole on every rank, and called in pieces
         self.perceptual = perceptual
-        self.dtype = torch.bfloat16 if config.optimization.precision == "bf16" else torch.float32
+        self.dtype = DTYPES[config.optimization.precision]
 
     @property
     def counts(self) -> tuple[int, ...]:
         return self.train.counts
 
-    def fresh(self) -> nn.Module:
+    def build_model(self) -> nn.Module:
         return TokenizerModels(self.config)
 
-    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
-        return self.train.batches(parts)
+    def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
+        return self.train.batches(micro_batches)
 
-    def work(self, bucket: int) -> Work:
-        return Work(0, 0.0)
+    def sample_cost(self, bucket: int) -> SampleCost:
+        return SampleCost(0, 0.0)
 
     def loss(self, batch: ImageBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        config, tokenizer, part = self.config, self.model.tokenizer, batch.part
+        config, tokenizer, micro_batch = self.config, self.model.tokenizer, batch.micro_batch
         images = to_signed(batch.images.to(tokenizer.device)).contiguous(memory_format=self.layout)
         with torch.set_grad_enabled(config.trained != "decoder"):
             features = tokenizer.encoder(images.to(self.dtype)).float()
-            steps = list(tokenizer.steps(features, config.schedules[self.train.schedules[part.bucket]]))
-        latent = steps[self._stop(len(steps), part)].latent
+            steps = list(tokenizer.steps(features, config.schedules[self.train.schedules[micro_batch.bucket]]))
+        latent = steps[self._stop(len(steps), micro_batch)].latent
         reconstruction = tokenizer.decoder(latent.to(self.dtype)).float()
         logged = bit_entropies(steps)
         terms = {"reconstruction": losses.reconstruction_loss(reconstruction, images)}
@@ -98,7 +100,7 @@ class TokenizerTask:
             terms["multiscale"] = config.multiscale * losses.multiscale_loss(reconstruction, images)
         if self.perceptual is not None and config.perceptual > 0:
             terms[self.perceptual.name] = config.perceptual * self.perceptual(reconstruction, images).mean()
-        if self.model.discriminator is not None and part.step >= config.adversarial_start:
+        if self.model.discriminator is not None and micro_batch.step >= config.adversarial_start:
             seen = torch.stack(list(terms.values())).sum()
             players, logged["generator_weight"] = self._adversarial(reconstruction, images, seen)
             terms |= players
@@ -110,9 +112,9 @@ class TokenizerTask:
         total = torch.stack(list(terms.values())).sum()
         return total, {name: term.detach() for name, term in terms.items()} | logged
 
-    def _stop(self, num_scales: int, part: MicroBatch) -> int:
+    def _stop(self, num_scales: int, micro_batch: MicroBatch) -> int:
         """The last scale that the batch is decoded from."""
-        generator = part.shared_generator()
+        generator = micro_batch.shared_generator()
         if torch.rand((), generator=generator) < self.config.truncation:
             return int(torch.randint(max(1, num_scales - 1), (), generator=generator))
         return num_scales - 1
@@ -165,6 +167,6 @@ class TokenizerTask:
 def bit_entropies(steps: Sequence[Step]) -> dict[str, Tensor]:
     """How evenly each scale uses its bits over a batch: 1 evenly, 0 always the same. Small batches read a bit low."""
     return {
-        f"bit_entropy/scale_{k}": losses.binary_entropy(step.bits.float().mean(dim=(0, 2, 3))).mean()
+        f"bit_entropy/scale_{k}": binary_entropy(step.bits.float().mean(dim=(0, 2, 3))).mean()
         for k, step in enumerate(steps)
     }

@@ -13,10 +13,11 @@ from bitvar.data.captions import NUM_DRAWS, CaptionChoice
 from bitvar.errors import UsageError
 from bitvar.lora.layers import add_adapter
 from bitvar.nn.attention import AttentionFn
+from bitvar.runtime.placement import DTYPES
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.distributed import DistributedContext
-from bitvar.training.engine.loop import Metrics, Work
+from bitvar.training.engine.loop import Metrics, SampleCost
 from bitvar.training.engine.microbatch import MicroBatch, Purpose, draw_uniform, make_generator, micro_batches_in_order
 from bitvar.training.transformer.self_correction import TeacherForcing, random_flip, teacher_forcing
 from bitvar.transformer import Block, InfinityTransformer, bit_losses, token_weights
@@ -26,15 +27,15 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step reads of a part.
+    """What a step reads of a micro_batch.
 
     Attributes:
-        part: which samples these are.
+        micro_batch: which samples these are.
         features: `(b, d, h, w)`, the tokenizer's.
         condition: of one caption a sample.
     """
 
-    part: MicroBatch
+    micro_batch: MicroBatch
     features: Float[Tensor, "b d h w"]
     condition: TextCondition
 
@@ -53,8 +54,8 @@ class TransformerData(Protocol):
         """Which of the model's schedules each bucket's images are on."""
         ...
 
-    def batches(self, parts: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
-        """A batch for each part, in order; without a choice, each sample's first caption."""
+    def batches(self, micro_batches: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
+        """A batch for each micro_batch, in order; without a choice, each sample's first caption."""
         ...
 
 
@@ -97,18 +98,18 @@ class FeatureSet:
     def schedules(self) -> tuple[int, ...]:
         return (0,)
 
-    def batches(self, parts: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
+    def batches(self, micro_batches: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
         if captions is not None and captions.cut > 0:
             why = "their features are stored whole"
             raise UsageError("These captions can't be cut.", why, "set cut_caption=0, or train from an index")
-        for part in parts:
-            choices = [self.choices[i] for i in part.samples.tolist()]
+        for micro_batch in micro_batches:
+            choices = [self.choices[i] for i in micro_batch.samples.tolist()]
             if captions is None:
                 picked = [choice[0] for choice in choices]
             else:
-                draws = draw_uniform(part.generators(Purpose.CAPTION), NUM_DRAWS).tolist()
+                draws = draw_uniform(micro_batch.generators(Purpose.CAPTION), NUM_DRAWS).tolist()
                 picked = [c[captions.pick(len(c), draw)] for c, draw in zip(choices, draws, strict=True)]
-            yield Batch(part, self.features[part.samples], self.captions.condition(picked))
+            yield Batch(micro_batch, self.features[micro_batch.samples], self.captions.condition(picked))
 
 
 class TransformerTask:
@@ -119,8 +120,8 @@ class TransformerTask:
         train, validation: what it reads; stays on the CPU, a batch at a time goes to the device.
         device: where the model will be, once `parallel.distribute` has put it there. First weights and all draws come
             from the CPU, so they are the same.
-        patterns: how to compute attention on each of the model's schedules, if not the ordinary way.
-        operations: of one sample's step on each of the model's schedules, for reports of speed.
+        attention_fns: how to compute attention on each of the model's schedules, if not the ordinary way.
+        flops: of one sample's step on each of the model's schedules, for reports of speed.
     """
 
     def __init__(
@@ -130,8 +131,8 @@ class TransformerTask:
         train: TransformerData,
         validation: TransformerData,
         device: torch.device = torch.device("cpu"),  # noqa: B008  (a constant)
-        patterns: Mapping[int, AttentionFn] | None = None,
-        operations: Sequence[float] = (),
+        attention_fns: Mapping[int, AttentionFn] | None = None,
+        flops: Sequence[float] = (),
     ) -> None:
         self.config = config
         self.model = InfinityTransformer(config.model)
@@ -142,15 +143,15 @@ class TransformerTask:
         self.train, self.validation = train, validation
         self.schedules, self.lengths = config.schedules, config.model.all_lengths()
         self.weights = [token_weights(s, reweighted=config.reweighted).to(device) for s in self.schedules]
-        self.dtype = torch.bfloat16 if config.optimization.precision == "bf16" else torch.float32
-        self.patterns, self._operations = patterns or {}, operations
+        self.dtype = DTYPES[config.optimization.precision]
+        self.attention_fns, self._flops = attention_fns or {}, flops
 
     @property
     def counts(self) -> tuple[int, ...]:
         return self.train.counts
 
     @property
-    def units(self) -> Sequence[nn.Module]:
+    def fsdp_units(self) -> Sequence[nn.Module]:
         return list(self.model.blocks)
 
     def adapt(self) -> None:
@@ -159,28 +160,28 @@ class TransformerTask:
             generator = make_generator(self.config.optimization.seed, 0, Purpose.ADAPTER)
             add_adapter(self.model, self.config.lora, generator=generator)
 
-    def fresh(self) -> nn.Module:
+    def build_model(self) -> nn.Module:
         model = InfinityTransformer(self.config.model)
         if self.config.lora is not None:
             add_adapter(model, self.config.lora, generator=torch.Generator())
         return model
 
-    def batches(self, parts: Iterable[MicroBatch]) -> Iterator[Batch]:
-        return self.train.batches(parts, CaptionChoice(self.config.first_caption, self.config.cut_caption))
+    def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
+        return self.train.batches(micro_batches, CaptionChoice(self.config.first_caption, self.config.cut_caption))
 
-    def work(self, bucket: int) -> Work:
+    def sample_cost(self, bucket: int) -> SampleCost:
         which = self.train.schedules[bucket]
-        return Work(self.schedules[which].num_tokens, self._operations[which] if self._operations else 0.0)
+        return SampleCost(self.schedules[which].num_tokens, self._flops[which] if self._flops else 0.0)
 
     def corrupted(self, batch: Batch) -> tuple[TextCondition, TeacherForcing]:
         """What a step reads of a batch on the device: its texts, some dropped, and its images, with flips."""
-        config, part = self.config, batch.part
-        which = self.train.schedules[part.bucket]
+        config, micro_batch = self.config, batch.micro_batch
+        which = self.train.schedules[micro_batch.bucket]
         schedule = self.schedules[which]
         flip = random_flip(
             max_strength=config.max_flip_strength,
             num_corrected_scales=min(config.num_corrected_scales, len(schedule) - 1),
-            generators=part.generators(Purpose.FLIP),
+            generators=micro_batch.generators(Purpose.FLIP),
         )
         features = batch.features.to(self.device).float()
         data = teacher_forcing(
@@ -191,14 +192,14 @@ class TransformerTask:
             flip=flip,
             requantize_after_flip=config.requantize_after_flip,
         )
-        dropped = draw_uniform(part.generators(Purpose.DROPOUT)) < config.condition_dropout
+        dropped = draw_uniform(micro_batch.generators(Purpose.DROPOUT)) < config.condition_dropout
         return batch.condition.drop(dropped).to(self.device), data
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        which = self.train.schedules[batch.part.bucket]
+        which = self.train.schedules[batch.micro_batch.bucket]
         schedule = self.schedules[which]
         condition, data = self.corrupted(batch)
-        logits = self.model(condition, data.inputs, schedule, dtype=self.dtype, attention=self.patterns.get(which))
+        logits = self.model(condition, data.inputs, schedule, dtype=self.dtype, attention=self.attention_fns.get(which))
         token_losses = bit_losses(logits, data.target_bits)
         loss = (token_losses @ self.weights[which]).mean()
         return loss, per_scale_metrics(logits.detach(), token_losses.detach(), data.target_bits, schedule)
@@ -233,11 +234,13 @@ def measure_bits(
         ranks: who share the work; one if None.
     """
     ranks = ranks or DistributedContext()
-    parts, counted = micro_batches_in_order(data.counts, rank=ranks.rank, ranks=ranks.world, size=VALIDATION_BATCH)
+    micro_batches, counted = micro_batches_in_order(
+        data.counts, rank=ranks.rank, num_ranks=ranks.world, size=VALIDATION_BATCH
+    )
     sums: dict[str, Tensor] = {}
     lengths = model.config.all_lengths()
-    for batch, weight in zip(data.batches(parts, None), counted, strict=True):
-        which = data.schedules[batch.part.bucket]
+    for batch, weight in zip(data.batches(micro_batches, None), counted, strict=True):
+        which = data.schedules[batch.micro_batch.bucket]
         schedule = schedules[which]
         features = batch.features.to(model.device).float()
         forced = teacher_forcing(features, schedule, patch_size=model.config.patch_size, lengths=lengths[which])

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bitvar.cli.names import check_name, fault_of, name_for, printable
+from bitvar.cli.echo import printable
 from bitvar.errors import UsageError
+from bitvar.training.model_names import check_name, choose_name, find_fault
 
 
 @pytest.mark.parametrize(
@@ -30,13 +31,13 @@ def test_letters_of_any_script_are_fine(name: str) -> None:
 
 
 def test_the_folder_gives_the_name() -> None:
-    assert name_for(Path("runs/mine"), None) == "mine"
-    assert name_for(Path("runs/mine"), "other") == "other"
-    assert name_for(Path("/"), None) == "model"
-    assert name_for(Path("runs/\udcff"), None) == "model"
-    assert fault_of(name_for(Path(), None)) is None
+    assert choose_name(Path("runs/mine"), None) == "mine"
+    assert choose_name(Path("runs/mine"), "other") == "other"
+    assert choose_name(Path("/"), None) == "model"
+    assert choose_name(Path("runs/\udcff"), None) == "model"
+    assert find_fault(choose_name(Path(), None)) is None
 
 
 def test_paths_can_be_printed() -> None:
-    assert printable(Path("runs/\udcff")) == "runs/\\xff"
+    assert printable(str(Path("runs/\udcff"))) == "runs/\\xff"
     assert printable("\u732b") == "\u732b"
