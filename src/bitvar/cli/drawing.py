@@ -26,7 +26,7 @@ class Changes:
         prompt: what to draw.
         negative: what to steer away from; empty for nothing.
         seed: of the first image; the next ones count up.
-        n: how many images.
+        num_images: Number of images.
         size: the size or ratio asked for.
         exact: whether the result is resized to exactly that.
         grid: whether all images go on one sheet.
@@ -37,7 +37,7 @@ class Changes:
     prompt: str | None = None
     negative: str | None = None
     seed: int | None = None
-    n: int | None = None
+    num_images: int | None = None
     size: AskedSize | None = None
     exact: bool | None = None
     grid: bool | None = None
@@ -131,8 +131,8 @@ def changed(drawing: Drawing, changes: Changes) -> Drawing:
         if not changes.negative.strip():
             del sampling["negative_prompt"]
     seeds = drawing.seeds
-    if changes.seed is not None or changes.n is not None:
-        seeds = seeds_from(seeds[0] if changes.seed is None else changes.seed, changes.n or len(seeds))
+    if changes.seed is not None or changes.num_images is not None:
+        seeds = seeds_from(seeds[0] if changes.seed is None else changes.seed, changes.num_images or len(seeds))
     for what, text in (("prompt", changes.prompt), ("negative prompt", changes.negative)):
         _check_text(what, text or "")
     made = replace(

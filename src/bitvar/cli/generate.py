@@ -41,7 +41,9 @@ def generate(
     prompts: Annotated[
         str | None, typer.Option(help="Prompts of a text file, one a line, or of a .jsonl file; - for standard input.")
     ] = None,
-    n: Annotated[int | None, typer.Option("--num-images", min=1, max=64, help="How many images. Default: 1.")] = None,
+    num_images: Annotated[
+        int | None, typer.Option("--num-images", "-n", min=1, max=64, help="Number of images. Default: 1.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the first image; the next count up. Default: random.")
     ] = None,
@@ -95,7 +97,7 @@ def generate(
             prompt=prompt,
             negative=negative,
             seed=seed,
-            n=n,
+            num_images=num_images,
             size=read_size(size, aspect),
             exact=exact_size,
             grid=grid,

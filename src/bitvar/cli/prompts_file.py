@@ -28,7 +28,7 @@ class PromptLine(Config):
         prompt: what to draw.
         negative: what to steer away from; empty for nothing.
         seed: of the first image.
-        n: how many images.
+        num_images: Number of images.
         size, aspect: as `--size` and `--aspect`.
         exact_size: whether the result is resized to exactly that.
         enlarge: how many times as large to write it.
@@ -39,7 +39,7 @@ class PromptLine(Config):
     prompt: str
     negative: str | None = None
     seed: int | None = Field(default=None, strict=True, ge=0, lt=2**63)
-    n: int | None = Field(default=None, strict=True, ge=1, le=64)
+    num_images: int | None = Field(default=None, strict=True, ge=1, le=64)
     size: str | None = None
     aspect: str | None = None
     exact_size: StrictBool | None = None
@@ -138,7 +138,7 @@ def _of_json(text: str, common: Changes) -> Changes:
         prompt=line.prompt,
         negative=common.negative if line.negative is None else line.negative,
         seed=common.seed if line.seed is None else line.seed,
-        n=common.n if line.n is None else line.n,
+        num_images=common.num_images if line.num_images is None else line.num_images,
         size=read_size(line.size, line.aspect) or common.size,
         exact=common.exact if line.exact_size is None else line.exact_size,
         enlarge=common.enlarge if line.enlarge is None else line.enlarge,

@@ -63,7 +63,7 @@ def test_writes_a_image_with_its_settings(bitvar: Any, model: Path, tmp_path: Pa
         ("--size", "8x16", "--negative", "a cat", "--top-p", "0.9"),
         ("--num-images", 4, "--grid", "--dtype", "bf16"),
         ("--aspect", "1:2", "--top-k", "1"),
-        ("--num-images", 2, "--enlarge", 3),
+        ("-n", 2, "--enlarge", 3),
     ],
     ids=str,
 )

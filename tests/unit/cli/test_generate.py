@@ -380,7 +380,7 @@ def test_prompts_of_json_lines_have_settings_of_their_own(run: Any) -> None:
     rows = [
         {"prompt": "a dog", "seed": 1},
         {"prompt": "a cat", "seed": 2, "size": "16x8", "guidance": [1, 2, 3]},
-        {"prompt": "a red dog", "negative": "a cat", "n": 2},
+        {"prompt": "a red dog", "negative": "a cat", "num_images": 2},
         {"prompt": "a dog", "size": "20x20", "exact_size": True, "enlarge": 2, "temperature": 0},
     ]
     Path("list.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
