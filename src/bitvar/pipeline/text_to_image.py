@@ -21,8 +21,9 @@ from bitvar.finite import require_finite
 from bitvar.imaging.convert import to_numpy, to_pil
 from bitvar.lora.adapters import Adapters
 from bitvar.lora.file import LoraBase
+from bitvar.pipeline.image_files import save_images
 from bitvar.pipeline.options import MAX_SIDE, GenerationKwargs, GenerationOptions
-from bitvar.pipeline.record import ImageRecord, save_images
+from bitvar.pipeline.record import ImageRecord
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
 from bitvar.sampling import SamplingParams, ScaleResult, generate, generate_apart
 from bitvar.scales import Grid, ScaleSchedule, nearest_schedule
