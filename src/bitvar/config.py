@@ -124,13 +124,16 @@ def unknown(what: str, given: str, known: Sequence[str]) -> str:
     """Explain that a name is unknown, with the nearest known one.
 
     Args:
-        what: Description of the whole name, such as "key 'engin.power'".
+        what: Kind of name, such as "adapter"; or also the whole name, such as "key 'engin.power'".
         given: Unknown name, or the part of it that is unknown.
         known: Names that exist.
     """
     near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
-    why = None if repr(given) in what else f"nothing is called {given!r}"
+    if "'" not in what:
+        return explain(f"Unknown {what} {given!r}.", fix=hint)
+    is_last_part = repr(given) in what or f".{given}'" in what
+    why = None if is_last_part else f"nothing is called {given!r}"
     return explain(f"Unknown {what}.", why, hint)
 
 

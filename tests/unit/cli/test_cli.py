@@ -50,6 +50,7 @@ def test_writes_a_image_with_its_settings(bitvar: Any, model: Path, tmp_path: Pa
     report = json.loads(result.out)
     assert report["files"][0]["path"] == str(tmp_path / "a.png")
     assert report["files"][0]["seed"] == 3
+    assert 0 < report["draw_seconds"] < report["load_seconds"] + report["draw_seconds"]
     settings = read_record(tmp_path / "a.png")
     assert settings.prompt == "a red dog"
     assert "100% of tokens" in result.err

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,7 @@ def test_records_of_version_0_1_0_are_drawn_with_a_note(run: Any) -> None:
     edited("a.png", format=1, model="tiny@000000000000")
     result = run("--from", "edited.png", "-o", "b.png")
     assert result.code == 0, result.err
-    assert "random numbers were others" in result.err
+    assert "drew other random numbers" in result.err
     assert "made with model 'tiny@000000000000'" in result.err
     edited("a.png", format=1, model="large@000000000000")
     assert run("--from", "edited.png", "-o", "c.png").code == 2
@@ -355,6 +356,7 @@ def test_prompts_that_are_no_text_are_refused(run: Any, prompt: str) -> None:
 def test_a_sheet_tells_its_size_and_seeds(run: Any) -> None:
     result = run("a red dog", "--num-images", 4, "--seed", 3, "--grid", "-o", "a.png")
     assert "36x36  seeds 3, 4, 5, 6" in result.out
+    assert re.fullmatch(r"loaded in \d+\.\d s, drawn in \d+\.\d s", result.err.splitlines()[-1])
     assert opened("a.png").size == (36, 36)
     result = run("--from", "a.png", "-o", "b.png", "--json")
     file = json.loads(result.out)["files"][0]
