@@ -54,11 +54,12 @@ def generate(
         typer.Option(help="WIDTHxHEIGHT in pixels; the model draws the nearest size it knows. Default: the model's."),
     ] = None,
     aspect: Annotated[
-        str | None, typer.Option(help="Aspect ratio, width first, such as 16:9, in place of --size. Default: none.")
+        str | None,
+        typer.Option(help="Aspect ratio, width first, such as 16:9, at the model's usual area."),
     ] = None,
     exact_size: Annotated[
         bool | None,
-        typer.Option("--exact-size/--no-exact-size", help="Resize and crop the image to exactly that size."),
+        typer.Option("--exact-size/--no-exact-size", help="Resize and crop to exactly that size. Default: no."),
     ] = None,
     guidance: Annotated[
         str | None, typer.Option(help="Guidance scale: one value, or one per scale (1,2,3). Default: the model's.")
@@ -102,7 +103,7 @@ def generate(
         Path | None, typer.Option(help="Folder for the image after each scale. Default: no previews.")
     ] = None,
     grid: Annotated[
-        bool | None, typer.Option("--grid/--no-grid", help="Put a prompt's images on one sheet. Default: --no-grid.")
+        bool | None, typer.Option("--grid/--no-grid", help="Put a prompt's images on one sheet. Default: no.")
     ] = None,
     enlarge: Annotated[
         int | None,
