@@ -44,7 +44,7 @@ def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     return run
 
 
-def test_writes_a_image_with_its_settings(bitvar: Any, model: Path, tmp_path: Path) -> None:
+def test_writes_an_image_with_its_settings(bitvar: Any, model: Path, tmp_path: Path) -> None:
     result = bitvar("generate", "a red dog", "-o", tmp_path / "a.png", "--model", model, "--seed", 3, "--json")
     assert result.code == 0, result.err
     report = json.loads(result.out)

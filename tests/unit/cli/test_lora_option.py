@@ -71,7 +71,7 @@ def test_the_command_takes_adapters_and_makes_the_image_again(bitvar: Any, adapt
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
-def test_making_a_image_again_takes_its_own_adapters(bitvar: Any, adapters: Path) -> None:
+def test_making_an_image_again_takes_its_own_adapters(bitvar: Any, adapters: Path) -> None:
     one, two = adapters / "one", adapters / "two"
     assert bitvar("a red dog", "-o", "a.png", "--lora", one)[0] == 0
     assert bitvar("a red dog", "-o", "plain.png")[0] == 0
