@@ -1,7 +1,7 @@
-"""What callers hand over, turned into plain values: one rule for each kind of value, wherever it enters.
+"""Arguments of public functions converted to plain values: one rule for each kind of value, wherever it enters.
 
-Every function returns the plain value or raises a `ValueError` whose text says what is needed and what was given;
-`checked` makes the three lines of a `UsageError` of it. Knows no option by name.
+Every rule returns the plain value or raises a `ValueError` that says what is needed and what was given; `checked` turns
+that into a `UsageError`. The rules don't know any option by name.
 """
 
 import numbers
@@ -20,14 +20,19 @@ from bitvar.files import is_file_name
 T = TypeVar("T")
 
 MAX_IMAGES: Final = 1024
-"""Images of one call: more would fill the memory before the first one is drawn."""
+"""Most images of one call: more would fill the memory before the first one is generated."""
 
 
 def checked(name: str, value: Any, rule: Callable[[Any], T]) -> T:
-    """`rule(value)`, its complaint as the three lines of an error.
+    """Apply a rule to an argument.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: Value of the argument.
+        rule: Function that returns the plain value or raises a `ValueError`.
 
     Raises:
-        UsageError: naming the argument.
+        UsageError: The rule refuses the value.
     """
     try:
         return rule(value)
@@ -36,7 +41,7 @@ def checked(name: str, value: Any, rule: Callable[[Any], T]) -> T:
 
 
 def whole_number(value: Any) -> int:
-    """An integer of any kind (Python's, NumPy's, a tensor of one); never a truth value, text or float."""
+    """Convert an integer of Python, NumPy or a one-element tensor. Booleans, text and floats are refused."""
     if not isinstance(value, bool | np.bool_) and str(getattr(value, "dtype", "")) not in ("bool", "torch.bool"):
         try:
             return operator.index(value)
@@ -46,7 +51,7 @@ def whole_number(value: Any) -> int:
 
 
 def real_number(value: Any) -> float:
-    """A real number of any kind, NaN and infinity included; never a truth value or text."""
+    """Convert a real number of any type, including NaN and infinity. Booleans and text are refused."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_):
         try:
             return float(value)
@@ -56,17 +61,17 @@ def real_number(value: Any) -> float:
 
 
 def per_scale(value: Any) -> float | tuple[float, ...]:
-    """One number, or a list of one a scale."""
+    """Convert one number, or a list with one number per scale."""
     if isinstance(value, list | tuple | np.ndarray) and not (isinstance(value, np.ndarray) and value.ndim != 1):
         return tuple(real_number(entry) for entry in value)
     try:
         return real_number(value)
     except ValueError:
-        raise ValueError(f"it must be a number, or a list of one a scale, got {shown(value)}") from None
+        raise ValueError(f"it must be a number, or a list of one per scale, got {shown(value)}") from None
 
 
 def whole_numbers(value: Any) -> int | tuple[int, ...]:
-    """One whole number, or a list of them."""
+    """Convert one whole number, or a list of them."""
     if _is_array(value) and value.ndim == 1:
         value = value.tolist()
     if isinstance(value, list | tuple | range):
@@ -78,18 +83,18 @@ def whole_numbers(value: Any) -> int | tuple[int, ...]:
 
 
 def text(value: Any) -> str:
-    """A string that can be written down: a lone half of a surrogate pair stands for no character."""
+    """Convert text that can be encoded as UTF-8. Half of a surrogate pair, which is not a character, is refused."""
     if not isinstance(value, str):
         raise ValueError(f"it must be text, got {shown(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"character {error.start + 1} is half of a pair and stands for nothing alone") from None
+        raise ValueError(f"character {error.start + 1} is half of a surrogate pair, which is not text") from None
     return str(value)
 
 
 def path(value: Any) -> str | Path:
-    """A path, or a name that stands for one, as it was given: a text that ends in a slash keeps it."""
+    """Check a path, or a name such as a hub id, and return it unchanged, including a slash at its end."""
     if not isinstance(value, str | Path):
         raise ValueError(f"it must be a path, got {shown(value)}")
     if not is_file_name(str(value)):
@@ -98,20 +103,20 @@ def path(value: Any) -> str | Path:
 
 
 def entries(value: Any) -> list[Any]:
-    """One text, or an ordered collection of any kind (a list, an array, a generator), as a list."""
+    """Convert one text, or any ordered collection (a list, an array, a generator), to a list."""
     if isinstance(value, str):
         return [value]
     ordered = isinstance(value, Iterable) and not isinstance(value, bytes | bytearray | memoryview | Mapping | Set)
     if not ordered or getattr(value, "ndim", 1) != 1:
         raise ValueError(f"it must be text, or a list of texts, got {shown(value)}")
-    found = list(islice(value, MAX_IMAGES + 1))
-    if len(found) > MAX_IMAGES:
+    items = list(islice(value, MAX_IMAGES + 1))
+    if len(items) > MAX_IMAGES:
         raise ValueError(f"a call takes at most {MAX_IMAGES:,} of them")
-    return found
+    return items
 
 
 def shown(value: Any, *, limit: int = 60) -> str:
-    """A value for an error message: on one line, and not too long."""
+    """Format a value for an error message, on one line of limited length."""
     if _is_array(value):
         return f"a {type(value).__name__} of {value.dtype} and shape {tuple(value.shape)}"
     try:

@@ -1,1 +1,1 @@
-"""The command line: one thin file a verb. Nothing here imports torch before a verb runs."""
+"""The command line: one thin file per verb. Nothing here imports torch before a verb runs."""

@@ -1,4 +1,4 @@
-"""`bitvar doctor`: what is here, and what will run. Needs no torch."""
+"""`bitvar doctor`: installed packages, devices and embedded models. Works without torch."""
 
 import importlib.metadata
 import importlib.util
@@ -16,12 +16,12 @@ import typer
 from bitvar.cli.exit_codes import RUNTIME, WEIGHTS, exit_codes
 
 PACKAGES = ("bitvar", "torch", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow")
-MODELS = ("icons", "general", "fine", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
-"""Folders of `models`, all of which come with the package."""
+PRETRAINED = ("icons", "general", "fine", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
+"""Folders of `pretrained`, all of which come with the package."""
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """Check the installation, and say what to run next."""
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False) -> None:
+    """Check the installation and suggest a command to run next."""
     with exit_codes():
         facts = _facts()
         if as_json:
@@ -38,19 +38,19 @@ def _facts() -> dict[str, Any]:
     gpu = _gpu()
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     models = Path(__file__).parent.parent / "pretrained"
-    absent = [name for name in MODELS if not (models / name / "SHA256SUMS.json").is_file()]
+    absent = [name for name in PRETRAINED if not (models / name / "SHA256SUMS.json").is_file()]
     mac = sys.platform == "darwin" and platform.machine() == "arm64"
     device = "cuda" if gpu else "mps" if mac else "cpu"
     return {
         "python": platform.python_version(),
         **versions,
         "processors": os.cpu_count(),
-        "gpu": gpu or "none seen",
+        "gpu": gpu or "none found",
         "will run on": f"{device}, {'bf16' if gpu else 'fp32'}",
         "free disk": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB here",
         "hub cache": str(cache),
         "hub token": "present" if os.environ.get("HF_TOKEN") or (cache / "token").is_file() else "none (not needed)",
-        "embedded models": f"{', '.join(absent)} missing: install bitvar again" if absent else "present",
+        "embedded models": f"{', '.join(absent)} missing: reinstall bitvar" if absent else "present",
         "next": 'bitvar generate "a red apple, 3D emoji"',
     }
 

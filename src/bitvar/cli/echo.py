@@ -1,4 +1,4 @@
-"""The one way to print text that may hold a file's name: whatever the name is, printing it never fails."""
+"""Printing text that may contain file names, which succeeds whatever bytes a name has."""
 
 import sys
 from pathlib import Path
@@ -7,21 +7,21 @@ import typer
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a line, on stderr if `err`."""
+    """Print a line on stdout, or on stderr if `err` is True."""
     stream = sys.stderr if err else sys.stdout
     typer.echo(printable(text, getattr(stream, "encoding", None) or "utf-8"), err=err)
 
 
 def show_path(path: str | Path) -> str:
-    """A path as a single printable line."""
+    """Format a path as a single printable line."""
     return printable(str(path)).replace("\n", "\\n")
 
 
 def printable(text: str, encoding: str = "utf-8") -> str:
-    r"""Text in which everything that a terminal can't show, or might obey, is escaped.
+    r"""Escape everything in a text that a terminal can't print or would interpret.
 
-    Bytes of names that are no UTF-8 become `\xff`, control characters but newline and tab likewise, and what the
-    encoding has not becomes `\u732b`.
+    Bytes that are not UTF-8 become `\xff`, and so do control characters other than newline and tab; characters that the
+    encoding lacks become `\u732b`.
     """
     shown = "".join(_escape(character) for character in text)
     try:
@@ -32,7 +32,7 @@ def printable(text: str, encoding: str = "utf-8") -> str:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte of a name that is no UTF-8
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8, as Python represents it
         return f"\\x{code - 0xDC00:02x}"
     if 0xD800 <= code <= 0xDFFF:
         return f"\\u{code:04x}"

@@ -1,7 +1,7 @@
-"""Errors to exit codes: 1 runtime, 2 usage, 3 corrupt or missing weights, 4 out of memory, 130 and 143 stopped.
+"""Exit codes of errors: 1 runtime, 2 usage, 3 corrupt or missing weights, 4 out of memory, 130 and 143 stopped.
 
-A reader of standard output who has enough, such as `head`, is no error: 0. A standard output that can't be written to
-is one: 1.
+A reader that closes standard output early, such as `head`, is not an error: 0. A standard output that can't be written
+to is an error: 1.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ _OUTPUT: Final = "standard output"
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turn the errors users can meet into a message on stderr and the right exit code; never a traceback."""
+    """Turn every error that users can meet into a message on stderr and an exit code, without a traceback."""
     from bitvar.errors import UsageError, WeightsError, explain
 
     try:
         yield
-    except typer.Exit:  # a RuntimeError to Python
+    except typer.Exit:  # a subclass of RuntimeError
         raise
     except UsageError as error:
         _fail(str(error), USAGE)
@@ -48,23 +48,24 @@ def exit_codes() -> Iterator[None]:
             if "\n  why:" in text
             else explain(
                 text.splitlines()[0] if text else "Failed.",
-                "an unexpected failure inside the computation",
-                "run `bitvar doctor`, and report it with the command",
+                "the computation failed unexpectedly",
+                "run `bitvar doctor`, and report its output with your command",
             )
         )
         _fail(first, RUNTIME)
 
 
 def hold_standard_streams() -> None:
-    """Before anything is opened: a standard stream that the caller closed is never the number of another file.
+    """Reserve the descriptors of the standard streams, before any file is opened.
 
-    From then on, an error of writing to standard output says so by its filename, also where the caller closed it.
+    A stream that the caller closed would otherwise lend its number to another file. From here on, an error of writing
+    to standard output has "standard output" as its filename, even if the caller closed it.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123  (for as long as the process lives)
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123  (open for the whole process)
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
     stream = sys.stdout
@@ -81,12 +82,12 @@ def hold_standard_streams() -> None:
 
 
 def finish_output() -> None:
-    """Have everything written that was printed; errors as while printing."""
+    """Flush standard output, with the same errors as printing."""
     sys.stdout.flush()
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output, whose errors bear its name."""
+    """Standard output whose errors name it."""
 
     def write(self, text: str, /) -> int:
         with _named_output():
@@ -98,7 +99,7 @@ class _Output(io.TextIOWrapper):
 
 
 class _ClosedOutput(io.TextIOBase):
-    """In place of a standard output that the caller closed."""
+    """A stand-in for a standard output that the caller closed."""
 
     def __init__(self) -> None:
         self.buffer = _ClosedBytes()
@@ -108,7 +109,7 @@ class _ClosedOutput(io.TextIOBase):
 
 
 class _ClosedBytes(io.RawIOBase):
-    """The same, for bytes."""
+    """The binary stream of `_ClosedOutput`."""
 
     def write(self, data: object, /) -> int:
         with _named_output():
@@ -127,11 +128,11 @@ def _named_output() -> Iterator[None]:
 def _stop_for(error: OSError) -> None:
     if error.filename == _OUTPUT or (error.filename is None and _output_fails()):
         _drop_output()
-        if error.errno == errno.EPIPE:  # whoever reads our output has enough
+        if error.errno == errno.EPIPE:  # the reader closed our output early
             raise typer.Exit(OK) from None
         error.filename = _OUTPUT
-    named_wrong = isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError)
-    _fail(_describe_os_error(error), USAGE if named_wrong else RUNTIME)
+    wrong_path = isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError)
+    _fail(_describe_os_error(error), USAGE if wrong_path else RUNTIME)
 
 
 def _output_fails() -> bool:
@@ -143,15 +144,15 @@ def _output_fails() -> bool:
 
 
 def _drop_output() -> None:
-    """Let what is still to be written to standard output go nowhere."""
-    with contextlib.suppress(OSError, ValueError):  # a stream that is no file has nothing to write at the end
+    """Discard everything that standard output has yet to write."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor writes nothing at exit
         descriptor = os.open(os.devnull, os.O_WRONLY)
         os.dup2(descriptor, sys.stdout.fileno())
         os.close(descriptor)
 
 
 def _fail(message: str, code: int) -> None:
-    with contextlib.suppress(OSError):  # a standard error that can't be written to either
+    with contextlib.suppress(OSError):  # standard error can't be written to either
         say(message, err=True)
     raise typer.Exit(code) from None
 
@@ -173,11 +174,11 @@ def _describe_os_error(error: OSError) -> str:
     if place == _OUTPUT:
         return explain(f"Can't write to {place}.", (error.strerror or str(error)).lower(), "redirect it elsewhere")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return explain(f"Can't write {place}.", "the disk is full", "free some space; nothing was half-written")
+        return explain(f"Can't write {place}.", "the disk is full", "free some space; no file was left half-written")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return explain(f"Can't write {place}.", "no permission there", "choose another path with -o")
+        return explain(f"Can't write {place}.", "permission denied", "choose another path with -o")
     if error.errno == errno.EPIPE:
-        return explain(f"Can't write {place}.", "whoever read from it has stopped", "read it to its end")
+        return explain(f"Can't write {place}.", "its reader closed it early", "read it to its end")
     why = {
         errno.EEXIST: "a file is where a folder is needed",
         errno.ENOTDIR: "a file is where a folder is needed",

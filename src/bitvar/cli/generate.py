@@ -14,24 +14,25 @@ from bitvar.cli.exit_codes import exit_codes
 if TYPE_CHECKING:
     from PIL import Image
 
-    from bitvar.cli.drawing import Changes, Drawing
     from bitvar.cli.image_output import Written
+    from bitvar.cli.prompt_job import JobSettings, PromptJob
     from bitvar.pipeline import InfinityPipeline, ScaleEvent
+    from bitvar.pipeline.file_names import Target
     from bitvar.pipeline.record import ImageRecord
 
-BATCH: Final = 16
-"""Images of a prompts file that are drawn together."""
+BATCH_SIZE: Final = 16
+"""Most images of a prompts file that are generated together."""
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What to draw.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="Text to draw.")] = None,
     output: Annotated[
         str | None,
         typer.Option(
             "-o",
             "--output",
             help="File (.png, .webp, .jpg), folder, pattern with {seed}, {prompt} or {index}, or - for standard "
-            "output. Default: named by prompt and seed, and never over a file that is there.",
+            "output. Default: a new file in the current folder, named by prompt and seed.",
         ),
     ] = None,
     from_image: Annotated[
@@ -39,83 +40,115 @@ def generate(
         typer.Option("--from", help="Make an image again from the settings inside it; other options change them."),
     ] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="Prompts of a text file, one a line, or of a .jsonl file; - for standard input.")
+        str | None,
+        typer.Option(help="Text file with one prompt per line, or .jsonl file with one object per line; - for stdin."),
     ] = None,
-    n: Annotated[int | None, typer.Option("--num-images", min=1, max=64, help="How many images. Default: 1.")] = None,
+    num_images: Annotated[
+        int | None, typer.Option("--num-images", "-n", min=1, max=64, help="Number of images. Default: 1.")
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the first image; the next count up. Default: random.")
+        int | None, typer.Option(min=0, help="Seed of the first image; the next ones count up. Default: random.")
     ] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels; the nearest the model knows.")] = None,
-    aspect: Annotated[str | None, typer.Option(help="Width to height, as 16:9, at the model's usual area.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="WIDTHxHEIGHT in pixels; the model draws the nearest size it knows. Default: the model's."),
+    ] = None,
+    aspect: Annotated[
+        str | None,
+        typer.Option(help="Aspect ratio, width first, such as 16:9, at the model's usual area."),
+    ] = None,
     exact_size: Annotated[
-        bool | None, typer.Option("--exact-size/--no-exact-size", help="Resize and cut to exactly that size.")
+        bool | None,
+        typer.Option("--exact-size/--no-exact-size", help="Resize and crop to exactly that size. Default: no."),
     ] = None,
-    guidance: Annotated[str | None, typer.Option(help="Guidance scale; one value, or one a scale: 1,2,3,...")] = None,
-    temperature: Annotated[str | None, typer.Option(help="0 is greedy; one value, or one a scale.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="1 is greedy.")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="Guidance scale: one value, or one per scale (1,2,3). Default: the model's.")
+    ] = None,
+    temperature: Annotated[
+        str | None, typer.Option(help="Temperature: one value, or one per scale; 0 is greedy. Default: the model's.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=0, help="1 is greedy; other values have no effect. Default: the model's.")
+    ] = None,
     top_p: Annotated[
-        float | None, typer.Option(min=0, max=1, help="A bit is certain once it is as likely as this.")
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Take a bit's likelier value if its probability is at least this; 0 is off. Default: the model's.",
+        ),
     ] = None,
     negative: Annotated[
-        str | None, typer.Option(help="What to steer away from; needs a --guidance other than 1. Empty: nothing.")
+        str | None,
+        typer.Option(help="Text to steer away from; needs a --guidance other than 1. Default: none."),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Name, folder or hub id. Default: icons, the small one in the package.")
+        str | None, typer.Option(help="Name, folder or hub id. Default: icons, the small model in the package.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the model's hub id. Default: the main branch.")
+    ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Folder or hub id of the model's tokenizer with its decoder trained further.")
+        str | None,
+        typer.Option(help="Folder or hub id of the model's tokenizer with a fine-tuned decoder. Default: the model's."),
     ] = None,
     lora: Annotated[
-        list[str] | None, typer.Option(help="PATH_OR_ID[:WEIGHT] of an adapter; may be given several times.")
+        list[str] | None, typer.Option(help="Adapter to apply, as PATH_OR_ID or PATH_OR_ID:WEIGHT; repeatable.")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    previews: Annotated[Path | None, typer.Option(help="Folder for the image after each scale.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, fp32, bf16 or fp16. Default: auto, bf16 on CUDA and fp32 elsewhere.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", show_default=True)] = "auto",
+    previews: Annotated[
+        Path | None, typer.Option(help="Folder for the image after each scale. Default: no previews.")
+    ] = None,
     grid: Annotated[
-        bool | None, typer.Option("--grid/--no-grid", help="One sheet of a prompt's images instead of a file each.")
+        bool | None, typer.Option("--grid/--no-grid", help="Put a prompt's images on one sheet. Default: no.")
     ] = None,
     enlarge: Annotated[
-        int | None, typer.Option(min=1, max=16, help="Write it so many times as large, smoothly; adds no detail.")
+        int | None,
+        typer.Option(min=1, max=16, help="Enlarge the image by this factor, without adding detail. Default: 1."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a prompt into an image. The file carries its settings: `bitvar generate --from out.png` makes it again."""
     with exit_codes():
-        from bitvar.cli.drawing import Changes
-        from bitvar.cli.image_output import check_sizes, destinations, report
+        started = time.perf_counter()
+        from bitvar.cli.image_output import Timings, check_sizes, destinations, report
+        from bitvar.cli.prompt_job import JobSettings
         from bitvar.cli.sizes import read_size
 
         sampling = {
-            "guidance_scale": _numbers("guidance", guidance),
-            "temperature": _numbers("temperature", temperature),
+            "guidance_scale": _read_numbers("guidance", guidance),
+            "temperature": _read_numbers("temperature", temperature),
+            "top_k": top_k,
+            "top_p": top_p,
         }
-        sampling |= {"top_k": top_k, "top_p": top_p}
-        changes = Changes(
+        settings = JobSettings(
             prompt=prompt,
             negative=negative,
             seed=seed,
-            n=n,
+            num_images=num_images,
             size=read_size(size, aspect),
-            exact=exact_size,
+            exact_size=exact_size,
             grid=grid,
             enlarge=enlarge,
             sampling={name: value for name, value in sampling.items() if value is not None},
         )
         _check_options(prompt, from_image, prompts, previews)
-        record, drawings = _requested(changes, from_image, prompts)
-        targets = destinations(output, drawings, many=prompts is not None)
+        record, jobs = _read_jobs(settings, from_image, prompts)
+        targets = destinations(output, jobs, many=prompts is not None)
         if previews is not None:
             _check_previews(previews)
-        began = time.perf_counter()
         pipeline = _load(model, revision, tokenizer, dtype, device, record=record, path=from_image)
         _load_adapters(pipeline, lora or [], record)
-        drawings = _settle(drawings, pipeline, prompts)
-        check_sizes(drawings, targets)
-        _note_unknown_words(drawings, model, record)
-        extra = _provenance(model, record)
-        files = _draw(pipeline, drawings, targets, previews, extra)
-        report(files, pipeline.model_name, time.perf_counter() - began, as_json=as_json)
+        loaded = time.perf_counter()
+        jobs = _resolve(jobs, pipeline, prompts)
+        check_sizes(jobs, targets)
+        _note_unknown_words(jobs, pipeline, model, record)
+        files = _draw(pipeline, jobs, targets, previews, _provenance(model, record))
+        timings = Timings(load=loaded - started, draw=time.perf_counter() - loaded)
+        report(files, pipeline.model_name, timings, as_json=as_json)
 
 
 def _check_options(
@@ -124,13 +157,13 @@ def _check_options(
     prompts: str | None,
     previews: Path | None,
 ) -> None:
-    """Refuse options that would be of no use together."""
+    """Refuse options that exclude each other."""
     from bitvar.errors import UsageError
 
     if prompts is not None:
-        for name, given in (("a prompt", prompt), ("--from", from_image), ("--previews", previews)):
-            if given is not None:
-                why = "the file has the prompts, and each has images of its own"
+        for name, value in (("a prompt", prompt), ("--from", from_image), ("--previews", previews)):
+            if value is not None:
+                why = "the file has the prompts, and each has its own images"
                 raise UsageError(f"--prompts and {name} were given.", why, "give one of them")
 
 
@@ -140,28 +173,27 @@ def _check_previews(folder: Path) -> None:
     check_writable(folder, folder)
 
 
-def _requested(
-    changes: "Changes", from_image: Path | None, prompts: str | None
-) -> "tuple[ImageRecord | None, list[Drawing]]":
-    """What to draw, and the record that it goes on from, if any."""
-    from bitvar.cli.drawing import changed, differences, drawing_of, new_drawing
+def _read_jobs(
+    settings: "JobSettings", from_image: Path | None, prompts: str | None
+) -> "tuple[ImageRecord | None, list[PromptJob]]":
+    """Read what to draw, and the record of the image to make again, if any."""
+    from bitvar.cli import prompts_file
+    from bitvar.cli.prompt_job import differences, job_from_record, new_job, with_settings
     from bitvar.pipeline.record import read_record
 
     if prompts is not None:
-        from bitvar.cli.prompts_file import read_drawings
-
-        return None, read_drawings(prompts, changes)
+        return None, prompts_file.read_jobs(prompts, settings)
     if from_image is None:
-        return None, [new_drawing(changes)]
+        return None, [new_job(settings)]
     record = read_record(from_image)
-    before = drawing_of(record)
-    after = changed(before, changes)
+    before = job_from_record(record)
+    after = with_settings(before, settings)
     for difference in differences(before, after):
         say(f"Changed from {from_image}: {difference}", err=True)
     return record, [after]
 
 
-def _numbers(name: str, text: str | None) -> float | tuple[float, ...] | None:
+def _read_numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
     from bitvar.errors import UsageError
 
     if text is None:
@@ -169,8 +201,8 @@ def _numbers(name: str, text: str | None) -> float | tuple[float, ...] | None:
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
-        why = "it is no number or list of numbers"
-        raise UsageError(f"Can't read --{name} {text!r}.", why, "write 3 or 1,2,3") from None
+        why = "it is not a number or a list of numbers"
+        raise UsageError(f"Can't read --{option} {text!r}.", why, "write 3 or 1,2,3") from None
     return values[0] if len(values) == 1 else values
 
 
@@ -184,26 +216,29 @@ def _load(
     record: "ImageRecord | None",
     path: Path | None,
 ) -> "InfinityPipeline":
-    from bitvar.cli.from_record import check_same_model, dtype_of, model_of
     from bitvar.pipeline import InfinityPipeline
+    from bitvar.pipeline.reproduce import check_same_model, recorded_dtype, recorded_model
 
     source: str | Path | None = model
     if model is None and record is not None and path is not None:
-        source = model_of(record, path)
+        source = recorded_model(record, path)
     if source is None:
         say("Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True)
-    kept = "auto" if record is None else dtype_of(record)
-    chosen = kept if dtype is None else dtype
+    default_dtype = "auto" if record is None else recorded_dtype(record)
     pipeline = InfinityPipeline.from_pretrained(
-        source, revision=revision, tokenizer=tokenizer, dtype=chosen, device=device
+        source,
+        revision=revision,
+        tokenizer=tokenizer,
+        dtype=default_dtype if dtype is None else dtype,
+        device=device,
     )
-    if record is not None:
-        check_same_model(record, pipeline)
+    for note in [] if record is None else check_same_model(record, pipeline):
+        say(f"Note: {note}.", err=True)
     return pipeline
 
 
 def _load_adapters(pipeline: "InfinityPipeline", options: list[str], record: "ImageRecord | None") -> None:
-    """Those of the image that is made again, or those asked for."""
+    """Load the adapters of the image that is made again, or those of the options."""
     if not options and not (record and record.lora):
         return
     from bitvar.cli.lora import load_adapters, load_adapters_of_record
@@ -214,39 +249,43 @@ def _load_adapters(pipeline: "InfinityPipeline", options: list[str], record: "Im
         load_adapters(pipeline, options)
 
 
-def _settle(drawings: "list[Drawing]", pipeline: "InfinityPipeline", prompts: str | None) -> "list[Drawing]":
-    """Check everything against the model before anything is drawn, and say how sizes differ, once each."""
-    from bitvar.cli.drawing import settled
+def _resolve(jobs: "list[PromptJob]", pipeline: "InfinityPipeline", prompts: str | None) -> "list[PromptJob]":
+    """Check all jobs against the model before anything is drawn, and print each note about sizes once."""
+    from bitvar.cli.prompt_job import resolve_job
     from bitvar.cli.prompts_file import refuse_bad_lines
     from bitvar.errors import UsageError
 
-    ready, notes, problems = [], {}, []
-    for drawing in drawings:
+    resolved, notes, problems = [], {}, []
+    for job in jobs:
         try:
-            one, note = settled(drawing, pipeline)
+            ready, note = resolve_job(job, pipeline)
         except UsageError as error:
             if prompts is None:
                 raise
-            problems.append((drawing.line, error))
+            problems.append((job.line, error))
             continue
-        ready.append(one)
+        resolved.append(ready)
         notes |= {} if note is None else {note: None}
     refuse_bad_lines(problems, prompts or "")
     for note in notes:
         say(note, err=True)
-    return ready
+    return resolved
 
 
-def _note_unknown_words(drawings: "list[Drawing]", model: str | None, record: "ImageRecord | None") -> None:
-    from bitvar.cli.unknown_words import note
+def _note_unknown_words(
+    jobs: "list[PromptJob]", pipeline: "InfinityPipeline", model: str | None, record: "ImageRecord | None"
+) -> None:
+    from bitvar.cli.unknown_words import note_unknown_words
+    from bitvar.weights.hub import EMBEDDED_MODEL
 
-    source = model or (record.model_source if record is not None else None)
-    if (text := note([drawing.prompt for drawing in drawings], source)) is not None:
+    name = model or (record.model_source if record is not None else None) or EMBEDDED_MODEL.name
+    text = note_unknown_words([job.prompt for job in jobs], pipeline.components.vocabulary, name)
+    if text is not None:
         say(text, err=True)
 
 
 def _provenance(model: str | None, record: "ImageRecord | None") -> dict[str, Any]:
-    """What a record says beyond the pipeline's metadata: the hub id, but never a path of this machine."""
+    """Record values that the pipeline's metadata lacks: version and hub id, but never a path of this machine."""
     from bitvar import __version__
 
     source = model if model is not None and "/" in model and not Path(model).exists() else None
@@ -257,48 +296,47 @@ def _provenance(model: str | None, record: "ImageRecord | None") -> dict[str, An
 
 def _draw(
     pipeline: "InfinityPipeline",
-    drawings: "Sequence[Drawing]",
-    targets: Any,
+    jobs: "Sequence[PromptJob]",
+    targets: "list[list[Target]] | None",
     previews: Path | None,
-    extra: dict[str, Any],
+    provenance: dict[str, Any],
 ) -> "list[Written]":
-    """Draw everything, images of equal settings together, and write each drawing once all of its images are there."""
+    """Generate images of equal settings together, and write each job once all of its images are there."""
     written: dict[int, list[Written]] = {}
-    made: dict[int, dict[int, tuple[Image.Image, ImageRecord]]] = {}
-    batches = list(_batches(drawings))
+    pending: dict[int, dict[int, tuple[Image.Image, ImageRecord]]] = {}
+    batches = list(_batches(jobs))
     for number, batch in enumerate(batches, 1):
         if len(batches) > 1:
             say(f"batch {number}/{len(batches)}", err=True)
-        event = _stream(pipeline, [(drawings[which], image) for which, image in batch], previews)
-        for (which, image), pixels, metadata in zip(batch, event.preview(), event.metadata, strict=True):
-            made.setdefault(which, {})[image] = _one(drawings[which], pixels, {**metadata, **extra})
-        for which in [which for which, images in made.items() if len(images) == len(drawings[which].seeds)]:
-            images = made.pop(which)
-            parts = [images[i] for i in range(len(images))]
-            written[which] = _write(drawings[which], parts, None if targets is None else targets[which])
-    return [file for which in sorted(written) for file in written[which]]
+        event = _stream(pipeline, [(jobs[j], i) for j, i in batch], previews)
+        for (j, i), image, metadata in zip(batch, event.preview(), event.metadata, strict=True):
+            pending.setdefault(j, {})[i] = _finish(jobs[j], image, {**metadata, **provenance})
+        for j in [j for j, images in pending.items() if len(images) == len(jobs[j].seeds)]:
+            images = pending.pop(j)
+            in_order = [images[i] for i in range(len(images))]
+            written[j] = _write(jobs[j], in_order, None if targets is None else targets[j])
+    return [file for j in sorted(written) for file in written[j]]
 
 
-def _batches(drawings: "Sequence[Drawing]") -> Iterator[list[tuple[int, int]]]:
-    """Which drawing and which of its images, of equal settings together. A single drawing is one batch."""
-    from bitvar.cli.drawing import options_of
+def _batches(jobs: "Sequence[PromptJob]") -> Iterator[list[tuple[int, int]]]:
+    """Batches of equal settings, each image as indices of its job and within the job. One job is one batch."""
+    from bitvar.cli.prompt_job import options_of
 
-    limit = BATCH if len(drawings) > 1 else sys.maxsize
+    limit = BATCH_SIZE if len(jobs) > 1 else sys.maxsize
     groups: dict[str, list[tuple[int, int]]] = {}
-    for which, drawing in enumerate(drawings):
-        groups.setdefault(repr(sorted(options_of(drawing).items())), []).extend(
-            (which, image) for image in range(len(drawing.seeds))
-        )
+    for j, job in enumerate(jobs):
+        images = [(j, i) for i in range(len(job.seeds))]
+        groups.setdefault(repr(sorted(options_of(job).items())), []).extend(images)
     for group in groups.values():
         for start in range(0, len(group), limit):
             yield group[start : start + limit]
 
 
-def _stream(pipeline: "InfinityPipeline", batch: "list[tuple[Drawing, int]]", previews: Path | None) -> "ScaleEvent":
-    from bitvar.cli.drawing import options_of
+def _stream(pipeline: "InfinityPipeline", batch: "list[tuple[PromptJob, int]]", previews: Path | None) -> "ScaleEvent":
     from bitvar.cli.image_output import write_previews
+    from bitvar.cli.prompt_job import options_of
 
-    prompts, seeds = [drawing.prompt for drawing, _ in batch], [drawing.seeds[image] for drawing, image in batch]
+    prompts, seeds = [job.prompt for job, _ in batch], [job.seeds[i] for job, i in batch]
     event = None
     for event in _with_progress(pipeline.stream(prompts, seed=seeds, **options_of(batch[0][0]))):
         if previews is not None:
@@ -307,39 +345,38 @@ def _stream(pipeline: "InfinityPipeline", batch: "list[tuple[Drawing, int]]", pr
     return event
 
 
-def _one(drawing: "Drawing", image: "Image.Image", metadata: dict[str, Any]) -> "tuple[Image.Image, ImageRecord]":
-    """An image in its final size, and its record."""
-    from bitvar.cli.image_output import finished
+def _finish(job: "PromptJob", image: "Image.Image", metadata: dict[str, Any]) -> "tuple[Image.Image, ImageRecord]":
+    """Bring an image to its final size, and make its record."""
+    from bitvar.pipeline.image_files import resize_as_recorded
     from bitvar.pipeline.record import ImageRecord
 
-    asked = drawing.asked or (None, None)
-    values = {
-        "requested_width": asked[0],
-        "requested_height": asked[1],
-        "exact_size": drawing.exact,
-        "enlarge": drawing.enlarge,
-    }
-    return finished(image, drawing), ImageRecord.of(metadata, **values)
+    width, height = job.requested or (None, None)
+    record = ImageRecord.of(
+        metadata, requested_width=width, requested_height=height, exact_size=job.exact_size, enlarge=job.enlarge
+    )
+    return resize_as_recorded(image, record), record
 
 
-def _write(drawing: "Drawing", parts: "list[tuple[Image.Image, ImageRecord]]", targets: Any) -> "list[Written]":
-    from bitvar.cli.image_output import sheet_of, write_drawing
+def _write(
+    job: "PromptJob", finished: "list[tuple[Image.Image, ImageRecord]]", targets: "list[Target] | None"
+) -> "list[Written]":
+    from bitvar.cli.image_output import sheet_of, write_job
 
-    images, records = [image for image, _ in parts], [record for _, record in parts]
-    if drawing.grid:
+    images, records = [image for image, _ in finished], [record for _, record in finished]
+    if job.grid:
         sheet, record = sheet_of(images, records)
         images, records = [sheet], [record]
-    return write_drawing(images, records, targets)
+    return write_job(images, records, targets)
 
 
 def _with_progress(events: "Iterator[ScaleEvent]") -> "Iterator[ScaleEvent]":
-    """Show each scale on stderr: over itself on a terminal, line by line in a log."""
-    began = time.perf_counter()
+    """Print each scale on stderr: over the last line on a terminal, line by line in a log."""
+    started = time.perf_counter()
     end = "\r" if sys.stderr.isatty() else "\n"
     for event in events:
         share = event.tokens_done / event.tokens_total
         bar = "#" * round(20 * share) + "." * (20 - round(20 * share))
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         line = f"scale {event.index + 1}/{event.total}  [{bar}] {share:4.0%} of tokens  {seconds:.1f} s"
         typer.echo(line, err=True, nl=False)
         typer.echo(end, err=True, nl=False)

@@ -1,25 +1,32 @@
-"""`--lora PATH_OR_ID[:WEIGHT]`: adapters for a pipeline, as asked for or as an image says."""
+"""`--lora PATH_OR_ID[:WEIGHT]`: adapters for a pipeline, from the options or from an image's record."""
 
+import contextlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from bitvar.cli.echo import say
-from bitvar.cli.from_record import require_cached
 from bitvar.errors import UsageError
 from bitvar.lora.adapters import require_weight
-from bitvar.lora.file import adapter_digest, find_adapter
+from bitvar.lora.file import WEIGHTS
 from bitvar.lora.layers import valid_name
+from bitvar.lora.used import UsedAdapter
 from bitvar.pipeline import InfinityPipeline
-from bitvar.pipeline.record import UsedAdapter
+from bitvar.pipeline.reproduce import load_recorded_adapters
 
 
 def read_option(text: str) -> tuple[str, float | None]:
-    """The source and the weight, None if there is none; a path that exists is a source whatever it holds."""
+    """Split an option into its source and its weight, None if it has none.
+
+    An existing path is a source as a whole, colons included.
+
+    Raises:
+        UsageError: The option has no source, or its weight can't be used.
+    """
     source, separator, weight = text.rpartition(":")
     if not (source if separator else text):
-        why = "it is empty, or has a weight alone"
+        why = "it is empty, or only has a weight"
         raise UsageError(f"--lora {text!r} names no adapter.", why, "write PATH_OR_ID or PATH_OR_ID:0.8")
     if not separator or Path(text).exists():
         return text, None
@@ -28,67 +35,59 @@ def read_option(text: str) -> tuple[str, float | None]:
     except UsageError:
         raise
     except ValueError:
-        why = f"{weight!r} after the last colon is no number"
+        why = f"{weight!r} after the last colon is not a number"
         raise UsageError(f"Can't read --lora {text!r}.", why, "write PATH_OR_ID:0.8, or no colon") from None
 
 
 def load_adapters(pipeline: InfinityPipeline, options: Sequence[str]) -> None:
-    """Load adapters under names of their own and let all of them count."""
+    """Load the adapters of the options under different names, and activate all of them."""
     weights: dict[str, float] = {}
-    for source, weight in [read_option(option) for option in options]:  # a bad weight is told before any is loaded
+    for source, weight in [_read_source(option) for option in options]:  # refuse a bad weight before any loading
         name = _name(source, taken=weights)
-        _load(pipeline, source, name)
+        with _warnings_as_notes():
+            pipeline.load_lora_weights(source, adapter_name=name)
         weights[name] = 1.0 if weight is None else weight
     pipeline.set_adapters(list(weights), list(weights.values()))
 
 
-def load_adapters_of_record(pipeline: InfinityPipeline, options: Sequence[str], wanted: Sequence[UsedAdapter]) -> None:
-    """Load the very adapters that an image was made with: from the hub's cache, or from the files in `options`.
+def load_adapters_of_record(
+    pipeline: InfinityPipeline, options: Sequence[str], adapters: Sequence[UsedAdapter]
+) -> None:
+    """Load exactly the adapters that an image was made with, from the options or else from the hub's cache.
 
     Raises:
-        UsageError: for another number of them, other files, weights of one's own, adapters that had been fused, or
-            ones of the hub that are not on this machine and that nobody named.
+        UsageError: An option has a weight, or `load_recorded_adapters` refuses.
     """
-    needed = "; ".join(f"{adapter.name} (sha256 {adapter.sha256})" for adapter in wanted) or "none"
-    if any(adapter.fused for adapter in wanted):
-        why = f"fused weights can't be had from a command: {needed}"
-        raise UsageError("The image was made with fused adapters.", why, "make it again in Python")
-    given = [read_option(option) for option in options]
-    sources = [source for source, _ in given] if given else [_on_this_machine(adapter) for adapter in wanted]
-    sources = [source for source in sources if source is not None]
-    if len(sources) != len(wanted):
-        why = f"the image was made with: {needed}"
-        raise UsageError("The adapters aren't those of the image.", why, "name them with --lora, in order")
-    for source, adapter in zip(sources, wanted, strict=True):
-        if (found := adapter_digest(find_adapter(source))) != adapter.sha256:
-            why = f"{source} is sha256 {found}; the image was made with: {needed}"
-            raise UsageError(f"This is not the adapter {adapter.name!r}.", why, "name them with --lora, in order")
+    given = [_read_source(option) for option in options]
     if any(weight is not None for _, weight in given):
-        why = "--from takes them from the image"
-        raise UsageError("An adapter was given a weight.", why, "leave out the colon and the number")
-    for source, adapter in zip(sources, wanted, strict=True):
-        _load(pipeline, source, adapter.name)
-    if wanted:
-        pipeline.set_adapters([adapter.name for adapter in wanted], [adapter.weight for adapter in wanted])
+        why = "--from takes the weights from the image"
+        raise UsageError("--lora has a weight.", why, "leave out the colon and the number")
+    with _warnings_as_notes():
+        load_recorded_adapters(pipeline, adapters, [source for source, _ in given])
 
 
-def _on_this_machine(adapter: UsedAdapter) -> str | None:
-    """The folder of an adapter of the hub; None for one of a file, which only the user can name."""
-    if adapter.source is None:
-        return None
-    return str(require_cached(adapter.source, f"The adapter {adapter.name!r}", option="--lora"))
+def _read_source(option: str) -> tuple[str, float | None]:
+    """Source and weight of an option; the folder of a training run is no source, since the adapter is inside."""
+    source, weight = read_option(option)
+    inside = Path(source) / "lora"
+    if (inside / WEIGHTS).is_file() and not any(Path(source).glob("*.safetensors")):
+        why = "it is the folder of a training run, which keeps its adapter in lora/"
+        raise UsageError(f"{source} is not an adapter.", why, f"give --lora {inside}")
+    return source, weight
 
 
-def _load(pipeline: InfinityPipeline, source: str, name: str) -> None:
+@contextlib.contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Print the warnings of a block as notes on stderr."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        pipeline.load_lora_weights(source, adapter_name=name)
+        yield
     for warning in caught:
         say(f"Note: {warning.message}", err=True)
 
 
-def _name(source: str, *, taken: Sequence[str] | dict[str, float]) -> str:
-    """A name from that of the file, folder or repository; numbered if taken."""
+def _name(source: str, *, taken: Collection[str]) -> str:
+    """An adapter name made from the name of the file, folder or repository; numbered if it is taken."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source).name.removesuffix(".safetensors")).replace("lora_", "lora-")
     name = plain if valid_name(plain) else f"{plain}-lora"
     return name if name not in taken else next(n for i in range(2, 1000) if (n := f"{name}-{i}") not in taken)

@@ -1,4 +1,4 @@
-"""The command `bitvar`. Verbs load what they need when they run, so `--help` is instant."""
+"""The command `bitvar`. Each verb imports its modules when it runs, so that `--help` is instant."""
 
 import sys
 import warnings
@@ -25,17 +25,17 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> bool:
-    if asked:
+def _version(requested: bool) -> bool:
+    if requested:
         typer.echo(f"bitvar {__version__}")
         raise typer.Exit(OK)
-    return asked
+    return requested
 
 
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and exit.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Bitwise visual autoregressive image generation: Infinity, from prompt to image."""
@@ -54,7 +54,7 @@ _UsageError = typer.BadParameter.__mro__[1]  # typer's own click, wherever this 
 
 
 def main() -> None:
-    """Entry point of the console script. Usage errors exit with 2, an interrupt with 130; no traceback."""
+    """Run the console script. Usage errors exit with 2 and an interrupt with 130, without a traceback."""
     hold_standard_streams()
     warnings.formatwarning = _plain_warning
     try:
@@ -76,7 +76,7 @@ def _run() -> object:
         typer.echo("Cancelled.", err=True)
         return CANCELLED
     except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # typer makes it 1, and stands in for stdout
+        if isinstance(stop.__context__, BrokenPipeError):  # typer turns it into exit code 1, and replaces stdout
             sys.stdout = stdout
             raise stop.__context__ from None
         return stop.code
@@ -87,7 +87,7 @@ def _run() -> object:
 
 
 def _plain_warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> str:
-    """What a user is told: the words alone; of what only programmers need to know, its class too."""
+    """Format a warning without its place in the code; warnings for programmers keep their class."""
     return f"{message}\n" if category is UserWarning else f"{category.__name__}: {message}\n"
 
 
@@ -100,7 +100,7 @@ def _usage(error: Exception) -> int:
         return OK
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "bitvar"
-    typer.echo(explain(message, "the command line can't be read as written", f"see `{path} --help`"), err=True)
+    typer.echo(explain(message, fix=f"see `{path} --help`"), err=True)
     return USAGE
 
 

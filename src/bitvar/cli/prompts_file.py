@@ -1,4 +1,4 @@
-"""`--prompts FILE`: many prompts, one a line, or one JSON object a line with settings of its own."""
+"""`--prompts FILE`: one prompt per line, or one JSON object per line with its own settings."""
 
 import json
 import sys
@@ -9,37 +9,37 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import Field, StrictBool
 
-from bitvar.cli.drawing import Changes, Drawing, new_drawing
+from bitvar.cli.prompt_job import JobSettings, PromptJob, new_job
 from bitvar.cli.sizes import read_size
 from bitvar.config import Config
 from bitvar.errors import UsageError
 
 MAX_BYTES: Final = 64 << 20
-SHOWN: Final = 10
-"""Bad lines that a message names."""
+MAX_LISTED: Final = 10
+"""Most bad lines that a message names."""
 
 Number: TypeAlias = Annotated[float, Field(strict=True)]
 
 
 class PromptLine(Config):
-    """One line of a JSON lines file; what is left out comes from the command line.
+    """One line of a JSON lines file; settings left out come from the command line.
 
     Attributes:
-        prompt: what to draw.
-        negative: what to steer away from; empty for nothing.
-        seed: of the first image.
-        n: how many images.
-        size, aspect: as `--size` and `--aspect`.
-        exact_size: whether the result is resized to exactly that.
-        enlarge: how many times as large to write it.
-        guidance, temperature: one value, or one a scale.
-        top_k, top_p: as the options.
+        prompt: Text to draw.
+        negative: Text to steer away from; empty for nothing.
+        seed: Seed of the first image.
+        num_images: Number of images.
+        size, aspect: As `--size` and `--aspect`.
+        exact_size: Whether to resize the result to exactly that size.
+        enlarge: Factor by which to enlarge the images.
+        guidance, temperature: One value, or one per scale.
+        top_k, top_p: As `--top-k` and `--top-p`.
     """
 
     prompt: str
     negative: str | None = None
     seed: int | None = Field(default=None, strict=True, ge=0, lt=2**63)
-    n: int | None = Field(default=None, strict=True, ge=1, le=64)
+    num_images: int | None = Field(default=None, strict=True, ge=1, le=64)
     size: str | None = None
     aspect: str | None = None
     exact_size: StrictBool | None = None
@@ -50,16 +50,16 @@ class PromptLine(Config):
     top_p: float | None = Field(default=None, strict=True, ge=0, le=1)
 
 
-def read_drawings(source: str, common: Changes) -> list[Drawing]:
-    """A drawing for each line.
+def read_jobs(source: str, common: JobSettings) -> list[PromptJob]:
+    """Read a job from each line.
 
     Args:
-        source: a file, JSON lines if it is called `.jsonl` or `.ndjson`; `-` for standard input, JSON lines if its
-            first line begins with a brace.
-        common: what the command line says for all of them.
+        source: Path of a file, read as JSON lines if its suffix is `.jsonl` or `.ndjson`; or `-` for standard input,
+            read as JSON lines if its first line begins with a brace.
+        common: Settings of the command line, for all lines.
 
     Raises:
-        UsageError: if it can't be read, has no prompts, or has bad lines, which are named by number.
+        UsageError: The file can't be read, has no prompts, or has bad lines, which are named by number.
     """
     lines = list(enumerate(_read(source).split("\n"), 1))
     lines = [(number, line.strip()) for number, line in lines if line.strip()]
@@ -69,36 +69,37 @@ def read_drawings(source: str, common: Changes) -> list[Drawing]:
     if not structured:
         lines = [(number, line) for number, line in lines if not line.startswith("#")]
     if not lines:
-        raise UsageError(f"{source} has no prompts.", "every line is blank or a comment", "write one a line")
-    drawings, problems = [], []
+        raise UsageError(f"{source} has no prompts.", "every line is blank or a comment", "write one prompt per line")
+    jobs, problems = [], []
     for number, line in lines:
         try:
-            changes = _of_json(line, common) if structured else replace(common, prompt=line)
-            drawings.append(new_drawing(changes, line=number))
+            settings = _parse_json_line(line, common) if structured else replace(common, prompt=line)
+            jobs.append(new_job(settings, line=number))
         except UsageError as error:
             problems.append((number, error))
     refuse_bad_lines(problems, source)
-    return drawings
+    return jobs
 
 
 def refuse_bad_lines(problems: list[tuple[int, UsageError]], source: str) -> None:
     """Raise one error that names every bad line, if there are any."""
     if not problems:
         return
-    shown = "; ".join(f"line {number}: {_in_one_line(error)}" for number, error in problems[:SHOWN])
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    listed = "; ".join(f"line {number}: {_in_one_line(error)}" for number, error in problems[:MAX_LISTED])
+    more = f"; and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
     count = "1 line" if len(problems) == 1 else f"{len(problems)} lines"
-    raise UsageError(f"{count} of {source} can't be drawn.", shown + more, "mend them; nothing has been drawn yet")
+    raise UsageError(f"{count} of {source} can't be drawn.", listed + more, "correct them; nothing has been drawn yet")
 
 
 def _in_one_line(error: UsageError) -> str:
-    what, *rest = str(error).splitlines()
-    why = next((line.strip().removeprefix("why: ") for line in rest if line.strip().startswith("why:")), "")
-    return f"{what.rstrip('.')} ({why})" if why else what
+    """Put what happened and why on one line."""
+    what, *rest = [line.strip() for line in str(error).splitlines()]
+    reasons = [line.removeprefix(label).strip() for label in ("why:", "do:") for line in rest if line.startswith(label)]
+    return f"{what.rstrip('.')} ({reasons[0]})" if reasons else what
 
 
 def _read(source: str) -> str:
-    data = b"".join(_pieces(source))
+    data = b"".join(_read_pieces(source))
     if len(data) > MAX_BYTES:
         why = f"it is larger than {MAX_BYTES} bytes"
         raise UsageError(f"Can't read the prompts in {source}.", why, "split it into several files")
@@ -110,7 +111,7 @@ def _read(source: str) -> str:
         raise UsageError(f"Can't read the prompts in {source}.", why, "save it as UTF-8") from None
 
 
-def _pieces(source: str) -> Iterator[bytes]:
+def _read_pieces(source: str) -> Iterator[bytes]:
     try:
         if source == "-":
             yield sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -122,14 +123,14 @@ def _pieces(source: str) -> Iterator[bytes]:
         raise UsageError(f"Can't read the prompts in {source}.", why, "check the path") from None
 
 
-def _of_json(text: str, common: Changes) -> Changes:
+def _parse_json_line(text: str, common: JobSettings) -> JobSettings:
     try:
         values: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise UsageError("It is not JSON.", why, 'write {"prompt": "a cat"}') from None
     if not isinstance(values, dict):
-        raise UsageError("It is no JSON object.", "it has no keys", 'write {"prompt": "a cat"}')
+        raise UsageError("It is not a JSON object.", fix='write {"prompt": "a cat"}')
     line = PromptLine.parse(values, source="it")
     given = {"guidance_scale": line.guidance, "temperature": line.temperature, "top_k": line.top_k, "top_p": line.top_p}
     own = {name: value for name, value in given.items() if value is not None}
@@ -138,9 +139,9 @@ def _of_json(text: str, common: Changes) -> Changes:
         prompt=line.prompt,
         negative=common.negative if line.negative is None else line.negative,
         seed=common.seed if line.seed is None else line.seed,
-        n=common.n if line.n is None else line.n,
+        num_images=common.num_images if line.num_images is None else line.num_images,
         size=read_size(line.size, line.aspect) or common.size,
-        exact=common.exact if line.exact_size is None else line.exact_size,
+        exact_size=common.exact_size if line.exact_size is None else line.exact_size,
         enlarge=common.enlarge if line.enlarge is None else line.enlarge,
         sampling={**common.sampling, **own},
     )

@@ -1,6 +1,6 @@
-"""Names of image files: made of prompts, filled into patterns, and never those of files that are there already.
+"""Names of image files: made from prompts or patterns, and never those of existing files that nobody named.
 
-Knows nothing of images or models.
+This file doesn't know images or models.
 """
 
 import errno
@@ -18,26 +18,26 @@ from bitvar.errors import UsageError
 from bitvar.files import flush
 
 MAX_NAME_BYTES: Final = 150
-"""The longest name made of a prompt, in UTF-8, with seed, number and suffix. File systems allow 255."""
+"""Longest name made from a prompt, in UTF-8, with seed, number and suffix. File systems allow 255."""
 
 MAX_FILE_BYTES: Final = 255
-"""The longest name of a file that the user chose, as file systems have it."""
+"""Longest name of a file that the user chose, as file systems allow."""
 
 FIELDS: Final = ("{seed}", "{prompt}", "{index}")
-"""What a pattern may hold: the image's own seed, the words of its prompt, and its number from 1."""
+"""Fields of a pattern: the image's seed, the words of its prompt, and its number from 1."""
 
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 _RESERVED: Final = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9\u00b9\u00b2\u00b3]", re.IGNORECASE)
-"""Names that Windows keeps for devices, whatever suffix follows."""
+"""Names that Windows reserves for devices, with any suffix."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where one image goes.
+    """The file that an image is written to.
 
     Attributes:
-        path: the file.
-        named: whether the user chose that name. If not, a file that is there already is kept and a number appended.
+        path: Path of the file.
+        named: Whether the user chose that name. If not, an existing file is kept and a number is appended.
     """
 
     path: Path
@@ -45,15 +45,15 @@ class Target:
 
 
 def words_of(prompt: str, *, max_bytes: int = 100) -> str:
-    """A prompt as part of a file name: letters and digits of any script, joined by dashes; "image" if it has none.
+    """Turn a prompt into part of a file name: letters and digits of any script, joined by dashes; "image" without any.
 
     Args:
-        prompt: any text.
-        max_bytes: the longest result in UTF-8. It is cut between characters, never inside one or before an accent.
+        prompt: Any text.
+        max_bytes: Longest result in UTF-8. It is cut between characters, never inside one or before an accent.
     """
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", prompt).lower())
-    kept = (_kept(character) for character in text)
-    words = re.sub(r"-+", "-", "".join(kept)).strip("-")
+    spelled = (_in_file_name(character) for character in text)
+    words = re.sub(r"-+", "-", "".join(spelled)).strip("-")
     while words and unicodedata.category(words[0])[0] == "M":  # an accent without its letter
         words = words[1:].lstrip("-")
     words = _cut(words, max_bytes).strip("-") or "image"
@@ -61,22 +61,22 @@ def words_of(prompt: str, *, max_bytes: int = 100) -> str:
 
 
 def default_name(prompt: str, seed: int, suffix: str = ".png") -> str:
-    """The name of an image whose file nobody named: the prompt's words and the seed."""
+    """Name an image whose file the user didn't name, by the prompt's words and the seed."""
     end = f"-{seed}{suffix}"
     return words_of(prompt, max_bytes=MAX_NAME_BYTES - len(end) - 10) + end  # 10: room for an appended number
 
 
 def targets_of(where: str | Path | None, images: Sequence[tuple[str, int]]) -> list[Target]:
-    """Where each image of a call goes.
+    """Decide where each image of a call goes.
 
     Args:
-        where: None for names made of the prompts, in the current folder; a folder (one that exists, or a text that ends
-            in a slash) for the same in there; a pattern with `FIELDS`; or a file, which is numbered if there are
-            several images.
-        images: prompt and seed of each.
+        where: None for names made from the prompts, in the current folder; a folder (an existing one, or a text that
+            ends in a slash) for such names in that folder; a pattern with `FIELDS`; or a file, which is numbered if
+            there are several images.
+        images: Prompt and seed of each image.
 
     Raises:
-        UsageError: if two images would get the same name, or a name is too long.
+        UsageError: Two images would get the same name, or a name is too long.
     """
     if where is None or is_folder(where):
         folder = Path("" if where is None else where)
@@ -87,24 +87,24 @@ def targets_of(where: str | Path | None, images: Sequence[tuple[str, int]]) -> l
         numbered = [path.with_name(f"{path.stem}-{i + 1}{path.suffix}") for i in range(len(images))]
         paths = [path] if len(images) == 1 else numbered
     else:
-        paths = [Path(_filled(text, prompt, seed, i + 1)) for i, (prompt, seed) in enumerate(images)]
+        paths = [Path(_fill(text, prompt, seed, i + 1)) for i, (prompt, seed) in enumerate(images)]
     _check_different(paths, text)
     for path in paths:
         if len(os.fsencode(path.name)) > MAX_FILE_BYTES:
-            why = f"it has {len(os.fsencode(path.name))} bytes; {MAX_FILE_BYTES} are allowed"
+            why = f"it has {len(os.fsencode(path.name))} bytes, and file systems allow {MAX_FILE_BYTES}"
             raise UsageError(f"The file name {path.name!r} is too long.", why, "choose a shorter one")
     return [Target(path, named=True) for path in paths]
 
 
 def is_folder(where: str | Path) -> bool:
-    """Whether an output names a folder: one that exists, or any text that ends in a slash."""
+    """Whether an output names a folder: an existing one, or any text that ends in a slash."""
     return (isinstance(where, str) and where.endswith(("/", os.sep))) or os.path.isdir(where)  # noqa: PTH112  (a Path raises for a long name)
 
 
 def write_new(path: Path, data: bytes) -> Path:
-    """Write a file under the first free name of `x.png`, `x-2.png`, `x-3.png`, ...; whole or not at all.
+    """Write a file atomically under the first free name of `x.png`, `x-2.png`, `x-3.png`, ...
 
-    Several processes may do so at once: each gets a name of its own, and no file that is there is touched.
+    Several processes may do so at once: each gets its own name, and no existing file is touched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
@@ -118,11 +118,11 @@ def write_new(path: Path, data: bytes) -> Path:
                 return candidate
     finally:
         temporary.unlink(missing_ok=True)
-    raise AssertionError("the candidates never end")
+    raise AssertionError("there is always another candidate")
 
 
 def _claim(temporary: Path, path: Path) -> bool:
-    """Give the temporary file its name, unless that is taken."""
+    """Give the temporary file its name. Returns False if the name is taken."""
     try:
         os.link(temporary, path, follow_symlinks=False)
     except FileExistsError:
@@ -146,11 +146,11 @@ def _candidates(path: Path) -> Iterator[Path]:
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _kept(character: str) -> str:
-    """The character itself if it is part of a word, nothing for one that isn't seen, else a dash."""
+def _in_file_name(character: str) -> str:
+    """The character itself if it is part of a word, nothing if it is invisible, and a dash otherwise."""
     category = unicodedata.category(character)
     if category[0] in "LM" or category in ("Nd", "Nl", "No"):
-        return "" if "\ufe00" <= character <= "\ufe0f" else character  # variation selectors choose a drawing
+        return "" if "\ufe00" <= character <= "\ufe0f" else character  # variation selectors only choose a glyph
     return "" if category == "Cf" else "-"
 
 
@@ -165,15 +165,15 @@ def _cut(text: str, max_bytes: int) -> str:
     return cut
 
 
-def _filled(pattern: str, prompt: str, seed: int, index: int) -> str:
+def _fill(pattern: str, prompt: str, seed: int, index: int) -> str:
     values = {"{seed}": str(seed), "{prompt}": words_of(prompt), "{index}": str(index)}
-    return re.sub("|".join(map(re.escape, FIELDS)), lambda found: values[found[0]], pattern)
+    return re.sub("|".join(map(re.escape, FIELDS)), lambda match: values[match[0]], pattern)
 
 
 def _check_different(paths: Sequence[Path], pattern: str) -> None:
     seen: set[Path] = set()
     for path in paths:
         if path in seen:
-            why = f"the pattern {pattern!r} gives both {path}"
+            why = f"the pattern {pattern!r} gives {path} to both"
             raise UsageError("Two images would get the same name.", why, "put {seed} or {index} into it")
         seen.add(path)

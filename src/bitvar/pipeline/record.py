@@ -1,44 +1,36 @@
-"""What an image file says of how it was made: a checked record, written to and read from PNG, WebP and JPEG.
+"""The record inside an image file: the settings that make the image again, as a checked value.
 
-A record is read from a file's header without decoding a pixel, and is believed only within its bounds. Knows nothing of
-models or pipelines.
+A record is read from a file's header without decoding a pixel, and every value is checked against its bounds. This file
+doesn't know models or pipelines; `image_files` writes records, and `reproduce` finds the model that one names.
 """
 
-import contextlib
-import io
 import json
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from pydantic import Field, StrictBool, field_validator, model_validator
 
 from bitvar.config import Config
 from bitvar.errors import UsageError
-from bitvar.files import atomic_path
-from bitvar.imaging.embedded_text import exif_with, find_text
+from bitvar.imaging.embedded_text import find_text
 from bitvar.lora.used import HubId, UsedAdapter
-from bitvar.pipeline.file_names import Target, targets_of, write_new
 
 KEY: Final = "bitvar"
-"""The PNG text chunk that holds the record, and the key of it in the EXIF comment of WebP and JPEG."""
-
-FORMATS: Final = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
-"""By suffix. PNG and WebP keep every pixel; JPEG, of quality 95, does not."""
+"""Name of the PNG text chunk that holds the record, and its key in the EXIF comment of WebP and JPEG."""
 
 CURRENT: Final = 2
-"""The format of records written now."""
+"""Format number of records written now."""
 
 MAX_RECORD_BYTES: Final = 60_000
-"""As JSON. What a JPEG's EXIF segment can hold, less some room; so that every record fits every format."""
+"""Longest record as JSON. A JPEG's EXIF segment holds slightly more, so every record fits every format."""
 
 MAX_PIXELS: Final = 2**28
-"""Of a finished image or sheet: 16384 x 16384."""
+"""Most pixels of a finished image or sheet: 16384 x 16384."""
 
 MAX_IMAGES: Final = 64
-"""On a sheet."""
+"""Most images on a sheet."""
 
 _GAP: Final = 4
 
@@ -53,23 +45,23 @@ class ImageRecord(Config):
     """The settings of one image, or of a sheet of several, complete enough to make it again.
 
     Attributes:
-        prompt: what was drawn.
-        negative_prompt: what guidance steered away from.
-        seed: the image's own; on a sheet, the first.
-        seeds: those of a sheet, in order; empty for a single image.
-        width, height: the size that the model drew, in pixels.
-        requested_width, requested_height: the size asked for, both or neither.
-        exact_size: whether the image was resized and cut to the size asked for.
-        enlarge: how many times as large it was written.
-        grid: whether it is a sheet.
-        guidance_scale, temperature, top_k, top_p: as `GenerationOptions`.
-        model: the model's name and the first digits of its digest.
-        model_source: its hub id; None for the embedded one and for a folder.
-        dtype, device: what the model computed in, and on.
-        version: of bitvar.
-        batch_invariant: whether it was computed by itself, so that it is the same in any batch.
-        lora: the adapters that counted, in order.
-        format: 1 up to version 0.1.0, whose random numbers were others; since then `CURRENT`.
+        prompt: Text that was drawn.
+        negative_prompt: Text that guidance steered away from.
+        seed: Seed of the image; on a sheet, of its first image.
+        seeds: Seeds of a sheet, in order; empty for a single image.
+        width, height: Size in pixels at which the model generated the image.
+        requested_width, requested_height: Size that was requested; both or neither.
+        exact_size: Whether the image was resized and cropped to the requested size.
+        enlarge: Factor by which the image was enlarged before it was written.
+        grid: Whether the file is a sheet.
+        guidance_scale, temperature, top_k, top_p: Sampling parameters, as in `SamplingParams`.
+        model: Name of the model and the first digits of its digest.
+        model_source: Hub id of the model; None for the embedded model and for a folder.
+        dtype, device: Precision and kind of device of the computation.
+        version: Version of bitvar.
+        batch_invariant: Whether the image was computed by itself, so that no batch changes it.
+        lora: Active adapters, in order.
+        format: Format number. Records of version 0.1.0 have 1, and their images came from other random numbers.
     """
 
     prompt: Prompt
@@ -98,31 +90,31 @@ class ImageRecord(Config):
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any], **more: Any) -> "ImageRecord":
-        """The record of an image made now.
+        """Make the record of a new image.
 
         Args:
-            metadata: what the pipeline says of it.
-            more: what it doesn't know; goes first.
+            metadata: Metadata from the pipeline.
+            more: Values that the pipeline doesn't know; they override the metadata.
 
         Raises:
-            UsageError: if that is out of the record's bounds.
+            UsageError: A value is out of the record's bounds.
         """
         return cls.parse({**metadata, **more, "format": CURRENT}, source="the settings of the image")
 
     @model_validator(mode="before")
     @classmethod
-    def _of_a_batch(cls, values: Any) -> Any:
-        """Records of version 0.1.0 named the first seed of a batch, its size, and which image of it this is."""
+    def _convert_batch_record(cls, values: Any) -> Any:
+        """Convert a record of version 0.1.0, which named the batch's first seed, its size and the image's index."""
         if not isinstance(values, Mapping) or not {"batch_size", "batch_index"} & values.keys():
             return values
         rest = dict(values)
         size, index, seed = rest.pop("batch_size", 1), rest.pop("batch_index", 0), rest.get("seed")
         if type(size) is not int or not 1 <= size <= MAX_IMAGES:
-            raise ValueError(f"batch_size is no whole number from 1 to {MAX_IMAGES}")
+            raise ValueError(f"batch_size is not a whole number from 1 to {MAX_IMAGES}")
         if type(index) is not int or not 0 <= index < size:
-            raise ValueError(f"batch_index is no whole number from 0 to {size - 1}")
+            raise ValueError(f"batch_index is not a whole number from 0 to {size - 1}")
         if type(seed) is not int or not 0 <= seed < 2**63:
-            raise ValueError("seed is no whole number from 0 to 2^63 - 1")
+            raise ValueError("seed is not a whole number from 0 to 2^63 - 1")
         if rest.get("grid") is True:
             rest["seeds"] = tuple((seed + i) % 2**63 for i in range(size))
         else:
@@ -131,21 +123,21 @@ class ImageRecord(Config):
 
     @field_validator("prompt", "negative_prompt")
     @classmethod
-    def _some_words(cls, text: str | None) -> str | None:
+    def _not_blank(cls, text: str | None) -> str | None:
         if text is not None and not text.strip():
-            raise ValueError("it has no words")
+            raise ValueError("it is blank")
         return text
 
     @model_validator(mode="after")
-    def _coherent(self) -> "ImageRecord":
+    def _consistent(self) -> "ImageRecord":
         if (self.requested_width is None) != (self.requested_height is None):
-            raise ValueError("only one of requested_width and requested_height is there")
+            raise ValueError("only one of requested_width and requested_height is given")
         if self.exact_size and self.requested_width is None:
-            raise ValueError("exact_size without the size asked for")
+            raise ValueError("exact_size needs requested_width and requested_height")
         if self.grid and (not self.seeds or self.seeds[0] != self.seed):
-            raise ValueError("a sheet names its seeds, and the first of them again as its seed")
+            raise ValueError("a sheet must list its seeds, with seed as the first of them")
         if self.seeds and not self.grid:
-            raise ValueError("several seeds, but it is no sheet")
+            raise ValueError("it lists several seeds but is not a sheet")
         width, height = self.file_size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width}x{height} is more than {MAX_PIXELS} pixels")
@@ -160,7 +152,7 @@ class ImageRecord(Config):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Width and height of each image as it is written."""
+        """Width and height of each image in the file."""
         width, height = self.width, self.height
         if self.exact_size and self.requested_width is not None and self.requested_height is not None:
             width, height = self.requested_width, self.requested_height
@@ -168,11 +160,11 @@ class ImageRecord(Config):
 
     @property
     def file_size(self) -> tuple[int, int]:
-        """Width and height of the file: of the image, or of the whole sheet."""
+        """Width and height of the whole file: a single image or a sheet."""
         return sheet_size(self.image_size, len(self.seeds)) if self.grid else self.image_size
 
     def json_text(self) -> str:
-        """The record as the files hold it: ASCII, sorted, what is left at its default left out."""
+        """The record as files hold it: ASCII, with sorted keys and without default values."""
         return json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
 
 
@@ -197,108 +189,41 @@ def _columns(count: int) -> int:
     return max(1, round(count**0.5 + 0.499))
 
 
-def format_of(path: Path) -> str:
-    """The format that a file's suffix stands for; PNG for a pipe or a device of any name.
-
-    Raises:
-        UsageError: for another suffix than those of `FORMATS`.
-    """
-    with contextlib.suppress(OSError):
-        mode = path.stat().st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-            return FORMATS.get(path.suffix.lower(), "PNG")
-    if path.suffix.lower() not in FORMATS:
-        found = f"{path.suffix!r} is none of" if path.suffix else "the name ends in none of"
-        why = f"the suffix names the format, and {found} {', '.join(FORMATS)}"
-        raise UsageError(f"Can't write {path}.", why, "let the name end in one of them, or in / for a folder")
-    return FORMATS[path.suffix.lower()]
-
-
-def check_size(size: tuple[int, int], form: str) -> None:
-    """Refuse a width and height that a format has no images of.
-
-    Raises:
-        UsageError: if a side is too long.
-    """
-    limit = {"JPEG": 65_500, "WEBP": 16_383}.get(form)
-    if limit is not None and max(size) > limit:
-        why = f"{form} has at most {limit} pixels a side, and this image has {max(size)}"
-        raise UsageError(f"Can't write it as {form}.", why, "write a PNG, or a smaller image")
-
-
-def encode_image(image: Image.Image, record: ImageRecord, form: str = "PNG") -> bytes:
-    """A whole file: the image with its record inside. Same image and record, same bytes.
-
-    Raises:
-        UsageError: if the format has no images of that size.
-    """
-    check_size(image.size, form)
-    file = io.BytesIO()
-    if form == "PNG":
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt(KEY, record.json_text())
-        image.save(file, format=form, pnginfo=info)
-        return file.getvalue()
-    exif = exif_with(KEY, record.json_text())
-    options = {"lossless": True} if form == "WEBP" else {"quality": 95, "subsampling": 0}
-    image.save(file, format=form, exif=exif, **options)
-    return file.getvalue()
-
-
-def write_image(image: Image.Image, record: ImageRecord, target: Target) -> Path:
-    """Write an image with its record, whole or not at all, in the format of the suffix; gives the name it got."""
-    data = encode_image(image, record, format_of(target.path))
-    if not target.named:
-        return write_new(target.path, data)
-    target.path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(target.path) as temporary:
-        temporary.write_bytes(data)
-    return target.path
-
-
-def save_images(images: list[Image.Image], records: list[ImageRecord], where: str | Path) -> list[Path]:
-    """Write images with their records where `targets_of` says; nothing if one of them can't be written."""
-    targets = targets_of(where, [(record.prompt, record.seed) for record in records])
-    for target in targets:
-        format_of(target.path)
-    return [write_image(*each) for each in zip(images, records, targets, strict=True)]
-
-
 def read_record(path: Path) -> ImageRecord:
-    """The record inside an image file, checked. No pixel is decoded.
+    """Read and check the record inside an image file. No pixel is decoded.
 
     Raises:
-        UsageError: if there is no such file, it is none of PNG, WebP and JPEG, holds no record, or one out of bounds.
+        UsageError: The file doesn't exist, isn't a PNG, WebP or JPEG, or has no record or one out of bounds.
     """
     try:
         text = find_text(path, KEY, max_bytes=4 * MAX_RECORD_BYTES)
     except FileNotFoundError:
-        raise UsageError(f"There is no {path}.", "the file is missing", "check the path") from None
+        raise UsageError(f"There is no {path}.", fix="check the path") from None
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else _plain(str(error))
+        why = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(str(error))
         raise UsageError(f"Can't read {path}.", why, "give an image that bitvar wrote") from None
-    values = None if text is None else _parsed(text, path)
+    values = None if text is None else _parse_json(text, path)
     if values is None:
-        why = "it was not written by bitvar, or has lost its settings since"
-        raise UsageError(f"{path} holds no settings.", why, "give the original")
+        why = "bitvar didn't write it, or another program removed them"
+        raise UsageError(f"{path} holds no settings.", why, "give the original file")
     return ImageRecord.parse(values, source=f"the settings in {path}")
 
 
-def _parsed(text: str, path: Path) -> dict[str, Any]:
+def _parse_json(text: str, path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(text, parse_constant=_no_constant)
+        values = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(values, dict):
-            raise ValueError("they are no JSON object")
-        json.dumps(values, ensure_ascii=False).encode()  # lone surrogates are no text
+            raise ValueError("they are not a JSON object")
+        json.dumps(values, ensure_ascii=False).encode()  # lone surrogates can't be encoded
     except (ValueError, RecursionError) as error:
-        why = "they are nested too deeply" if isinstance(error, RecursionError) else _plain(str(error))
-        raise UsageError(f"Can't read the settings in {path}.", why, "give the original") from None
+        why = "they are nested too deeply" if isinstance(error, RecursionError) else _first_line(str(error))
+        raise UsageError(f"Can't read the settings in {path}.", why, "give the original file") from None
     return values
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def _plain(text: str) -> str:
+def _first_line(text: str) -> str:
     return text.splitlines()[0][:200] if text else "unreadable"

@@ -15,7 +15,8 @@ from bitvar import __version__, arguments
 from bitvar.errors import UsageError
 from bitvar.finite import require_finite
 from bitvar.imaging.convert import to_numpy, to_pil
-from bitvar.pipeline.record import ImageRecord, save_images
+from bitvar.pipeline.image_files import save_images
+from bitvar.pipeline.record import ImageRecord
 from bitvar.pipeline.request import MAX_SIDE
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer

@@ -14,7 +14,7 @@ from torch import Tensor
 from bitvar.cli.exit_codes import exit_codes
 from bitvar.weights.digests import MANIFEST, write_manifest
 from tests.support.careless.kind import Kind
-from tests.support.careless.stage import Stage, expect, require_three_lines, tree
+from tests.support.careless.stage import Stage, expect, require_explained, tree
 
 TOKENIZER = "tiny/image_tokenizer"
 
@@ -157,7 +157,7 @@ def weights(stage: Stage) -> None:
         before, done = tree(stage.folder), stage.run(*call)
         expect(done.code in (0, 1, 2, 3), f"another exit code:\n{done}")
         if done.code:
-            require_three_lines(done)
+            require_explained(done)
         if done.code and call[0] != "train":
             stage.unchanged(before, done)
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.support.careless.kind import Kind
-from tests.support.careless.stage import Done, Stage, expect, require_three_lines, tree
+from tests.support.careless.stage import Done, Stage, expect, require_explained, tree
 
 MODEL = ("--model", "tiny")
 
@@ -139,7 +139,7 @@ def _tmpfs(stage: Stage, suffix: str) -> None:
         done = stage.run(*_writers(stage, f"small/x{suffix}"))
         if suffix != ".jsonl":  # an empty report needs no room
             expect(done.code == 1 and "full" in done.err, f"it does not say that the disk is full:\n{done}")
-            require_three_lines(done)
+            require_explained(done)
             expect(tree(place) == before, f"something was left on the full disk:\n{done}")
     finally:
         subprocess.run(["umount", str(place)], capture_output=True, check=False)
@@ -204,7 +204,7 @@ def streams(stage: Stage) -> None:
 
 def _told(done: Done) -> None:
     expect("standard output" in done.err, f"it does not name standard output:\n{done}")
-    require_three_lines(done)
+    require_explained(done)
 
 
 def inputs(stage: Stage) -> None:

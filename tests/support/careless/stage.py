@@ -134,12 +134,12 @@ class Stage:
         return done
 
     def refused(self, codes: int | tuple[int, ...], *words: str | Path, aside: str = "", **more: Any) -> Done:
-        """Run what must be refused: by the right exit code, in three lines, no file made or changed but `aside`."""
+        """Run what must be refused: by the right exit code, with an explanation, and no file but `aside` changed."""
         before = tree(self.folder)
         done = self.run(*words, **more)
         allowed = (codes,) if isinstance(codes, int) else codes
         expect(done.code in allowed, f"it should exit with {codes}:\n{done}")
-        require_three_lines(done)
+        require_explained(done)
         self.unchanged(before, done, aside=aside)
         return done
 
@@ -151,7 +151,7 @@ class Stage:
             return done
         allowed = (codes,) if isinstance(codes, int) else codes
         expect(done.code in allowed, f"it should exit with 0 or {codes}:\n{done}")
-        require_three_lines(done)
+        require_explained(done)
         self.unchanged(before, done)
         return None
 
@@ -164,11 +164,13 @@ class Stage:
         expect(not changed, f"it changed {changed[:8]}:\n{done}")
 
 
-def require_three_lines(done: Done) -> None:
-    """What, why, what to do."""
+def require_explained(done: Done) -> None:
+    """Check that an error says what happened, why (unless the first line says it) and what to do, in this order."""
     lines = [line for line in done.err.splitlines() if line.strip()]
-    shape = len(lines) >= 3 and lines[-2].startswith("  why: ") and lines[-1].startswith("  do:  ")
-    expect(shape and len(lines[-2]) > 9 and len(lines[-1]) > 9, f"its error is not three lines:\n{done}")
+    shape = len(lines) >= 2 and lines[-1].startswith("  do:  ") and len(lines[-1]) > 9
+    if shape and lines[-2].startswith("  why: "):
+        shape = len(lines) >= 3 and len(lines[-2]) > 9
+    expect(shape and not lines[-2].startswith("  do:  "), f"its error is not explained:\n{done}")
     expect(len(done.err) < 20_000, f"its error has no end:\n{done}")
 
 

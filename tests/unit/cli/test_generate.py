@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from bitvar.cli import from_record, unknown_words
 from bitvar.cli import main as cli
+from bitvar.cli.unknown_words import note_unknown_words
 from bitvar.errors import UsageError
-from bitvar.pipeline import InfinityPipeline
+from bitvar.pipeline import InfinityPipeline, reproduce
 from bitvar.pipeline.record import read_record
 from bitvar.weights.hub import EMBEDDED_MODEL
+from bitvar.weights.vocabulary import load_vocabulary
 from tests.support.tiny import tiny_pipeline
 
 
@@ -236,7 +238,7 @@ def test_records_of_version_0_1_0_are_drawn_with_a_note(run: Any) -> None:
     edited("a.png", format=1, model="tiny@000000000000")
     result = run("--from", "edited.png", "-o", "b.png")
     assert result.code == 0, result.err
-    assert "random numbers were others" in result.err
+    assert "drew other random numbers" in result.err
     assert "made with model 'tiny@000000000000'" in result.err
     edited("a.png", format=1, model="large@000000000000")
     assert run("--from", "edited.png", "-o", "c.png").code == 2
@@ -298,7 +300,7 @@ def test_edited_settings_draw_nothing(run: Any, changes: dict[str, Any]) -> None
     edited("a.png", **changes)
     result = run("--from", "edited.png", "-o", "b.png")
     assert (result.code, Path("b.png").exists()) == (2, False), result.err
-    assert "why:" in result.err
+    assert "why:" in result.err or "Unknown key" in result.err
 
 
 def test_pipes_are_not_read_as_images(run: Any) -> None:
@@ -332,7 +334,7 @@ def test_nothing_is_fetched_because_a_file_says_so(run: Any, monkeypatch: pytest
 
 
 def test_a_model_in_the_hubs_cache_is_used(run: Any, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(from_record, "in_cache", lambda name: model if name == "someone/tiny" else None)
+    monkeypatch.setattr(reproduce, "cached_snapshot", lambda name: model if name == "someone/tiny" else None)
     assert run("a dog", "-o", "a.png", "--seed", 1).code == 0
     edited("a.png", model_source="someone/tiny")
     assert run("--from", "edited.png", "-o", "b.png", with_model=False).code == 0
@@ -354,6 +356,7 @@ def test_prompts_that_are_no_text_are_refused(run: Any, prompt: str) -> None:
 def test_a_sheet_tells_its_size_and_seeds(run: Any) -> None:
     result = run("a red dog", "--num-images", 4, "--seed", 3, "--grid", "-o", "a.png")
     assert "36x36  seeds 3, 4, 5, 6" in result.out
+    assert re.fullmatch(r"loaded in \d+\.\d s, drawn in \d+\.\d s", result.err.splitlines()[-1])
     assert opened("a.png").size == (36, 36)
     result = run("--from", "a.png", "-o", "b.png", "--json")
     file = json.loads(result.out)["files"][0]
@@ -380,7 +383,7 @@ def test_prompts_of_json_lines_have_settings_of_their_own(run: Any) -> None:
     rows = [
         {"prompt": "a dog", "seed": 1},
         {"prompt": "a cat", "seed": 2, "size": "16x8", "guidance": [1, 2, 3]},
-        {"prompt": "a red dog", "negative": "a cat", "n": 2},
+        {"prompt": "a red dog", "negative": "a cat", "num_images": 2},
         {"prompt": "a dog", "size": "20x20", "exact_size": True, "enlarge": 2, "temperature": 0},
     ]
     Path("list.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
@@ -406,7 +409,7 @@ def test_prompts_from_standard_input(run: Any, monkeypatch: pytest.MonkeyPatch) 
     ("name", "text", "words"),
     [
         ("a.jsonl", '{"prompt": "a dog"}\n{"prompt": 5}\nnot json\n{"prompt": "a", "sead": 1}\n', "line 2: "),
-        ("a.jsonl", '{"prompt": "a dog"}\n[1]\n', "line 2: It is no JSON object"),
+        ("a.jsonl", '{"prompt": "a dog"}\n[1]\n', "line 2: It is not a JSON object"),
         ("a.jsonl", '{"prompt": "a dog", "seed": -1}', "line 1: "),
         ("a.jsonl", '{"prompt": "a dog", "size": "big"}', "line 1: Can't read the size"),
         ("a.jsonl", '{"prompt": "a dog"}\n{"prompt": "a dog", "guidance": [1, 2]}', "line 2: "),
@@ -451,13 +454,20 @@ def test_the_embedded_model_goes_by_its_name_and_says_what_it_was_never_taught(r
     assert "never taught" not in run("a red apple, 3D emoji", "-o", "b.png", with_model=False).err
 
 
-def test_unknown_words_are_named_once(model: Path) -> None:
-    text = unknown_words.note(["my grandmother", "a Grandmother and a violin", "a red apple"], None)
+def test_unknown_words_are_named_once() -> None:
+    vocabulary = load_vocabulary(EMBEDDED_MODEL)
+    text = note_unknown_words(["my grandmother", "a Grandmother and a violin", "a red apple"], vocabulary, "icons")
     assert text is not None
     assert text.count("randmother") == 1
+    assert "`bitvar models info icons`" in text
     assert "\n" not in text
-    assert unknown_words.note(["a red apple"], EMBEDDED_MODEL) is None
-    assert unknown_words.note(["my grandmother"], model) is None
+    assert note_unknown_words(["a red apple"], vocabulary, "icons") is None
+
+
+def test_a_model_without_a_vocabulary_notes_no_unknown_words(run: Any, model: Path) -> None:
+    assert load_vocabulary(model) is None
+    assert note_unknown_words(["my grandmother"], None, "tiny") is None
+    assert "never taught" not in run("my grandmother", "-o", "a.png").err
 
 
 @pytest.mark.parametrize("name", ["icon", "missing/dir/x", "nothing"])

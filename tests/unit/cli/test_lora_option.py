@@ -1,6 +1,7 @@
 """`bitvar generate --lora`: what it takes, what the image says, and that it is made again with the same adapters."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +71,7 @@ def test_the_command_takes_adapters_and_makes_the_image_again(bitvar: Any, adapt
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
-def test_making_a_image_again_takes_its_own_adapters(bitvar: Any, adapters: Path) -> None:
+def test_making_an_image_again_takes_its_own_adapters(bitvar: Any, adapters: Path) -> None:
     one, two = adapters / "one", adapters / "two"
     assert bitvar("a red dog", "-o", "a.png", "--lora", one)[0] == 0
     assert bitvar("a red dog", "-o", "plain.png")[0] == 0
@@ -107,7 +108,7 @@ def test_images_that_can_not_be_made_again_say_why(bitvar: Any, entries: Any) ->
     [
         ("nowhere", 2, "There is no adapter 'nowhere'"),
         ("a.pt", 3, "pickles could run code"),
-        ("one:strong", 2, "'strong' after the last colon is no number"),
+        ("one:strong", 2, "'strong' after the last colon is not a number"),
         ("one:nan", 2, "is nan"),
     ],
 )
@@ -116,6 +117,16 @@ def test_bad_adapters_on_the_command_line(bitvar: Any, adapters: Path, option: s
     found, err = bitvar("a dog", "-o", "x.png", "--lora", option)
     assert (found, Path("x.png").exists()) == (code, False)
     assert words in err
+
+
+def test_the_folder_of_a_run_hints_at_the_adapter_inside(bitvar: Any, adapters: Path) -> None:
+    Path("runs").mkdir()
+    shutil.copytree(adapters / "one", "runs/mine/lora")
+    assert bitvar("a dog", "-o", "plain.png")[0] == 0
+    for options in (("a dog",), ("--from", "plain.png")):
+        code, err = bitvar(*options, "-o", "x.png", "--lora", "runs/mine:0.5")
+        assert (code, Path("x.png").exists()) == (2, False), err
+        assert "give --lora runs/mine/lora" in err
 
 
 def test_a_colon_may_be_part_of_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

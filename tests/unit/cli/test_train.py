@@ -187,7 +187,7 @@ def test_adapters_without_a_model_are_refused(
         (["--shards", "2"], "--shards needs several processes"),
         (["--micro-batch", "3"], "can't share a batch of 4"),
         (["--tracker", "tensorbord"], "did you mean 'tensorboard'"),
-        (["--max-bad-fraction", "2"], "command line can't be read"),
+        (["--max-bad-fraction", "2"], "Invalid value for '--max-bad-fraction'"),
     ],
 )
 def test_wrong_options_are_named(

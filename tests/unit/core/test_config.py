@@ -75,7 +75,7 @@ def test_overrides_apply_in_order_and_none_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("name", r"Can't read the setting 'name'[\s\S]*write key=value"),
+        ("name", r"The setting 'name' has no '='[\s\S]*write key=value"),
         ("nam=x", r"Unknown key 'nam'[\s\S]*did you mean 'name'"),
         ("engine.powr=1", r"Unknown key 'engine.powr'[\s\S]*did you mean 'power'"),
         ("engin.power=1", r"Unknown key 'engin.power'[\s\S]*called 'engin'[\s\S]*did you mean 'engine'"),
@@ -120,7 +120,7 @@ def test_json_round_trip(config: Config, tmp_path: Path) -> None:
     [
         (None, "There is no"),
         ("{", "it is not JSON"),
-        ("[1]", "holds no JSON object"),
+        ("[1]", "doesn't hold a JSON object"),
         ('{"name": 3}', "Bad value for 'name'"),
     ],
 )

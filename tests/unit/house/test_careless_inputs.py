@@ -85,4 +85,4 @@ def test_a_fault_is_seen(few: list[dict[str, Any]]) -> None:
     """Without this the cases could be ones that nothing ever fails."""
     own = sorted((outcome["number"], outcome["problem"]) for outcome in few if outcome["kind"] == CONTROL)
     said = [problem.splitlines()[0] for _, problem in own]
-    assert said == ["it ends in a traceback:", "it changed ['x.png']:", "its error is not three lines:", "it hangs:"]
+    assert said == ["it ends in a traceback:", "it changed ['x.png']:", "its error is not explained:", "it hangs:"]

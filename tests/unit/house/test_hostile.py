@@ -190,7 +190,9 @@ def test_nothing_hostile_runs_or_passes(outcomes: dict[str, Outcome], name: str)
     assert outcome.error == (expected.__name__ if expected else ""), outcome.text
     assert outcome.growth < MAX_GROWTH
     if expected in (UsageError, WeightsError):
-        assert [line[:7] for line in outcome.text.splitlines()][-2:] == ["  why: ", "  do:  "]
+        what, *_, todo = outcome.text.splitlines()
+        assert todo.startswith("  do:  ")
+        assert what.startswith("Unknown ") or "\n  why: " in outcome.text
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.pickle])
