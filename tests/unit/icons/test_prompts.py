@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bitvar.icons.dataset import build
+from bitvar.icons.dataset import build, caption_templates
 from bitvar.icons.dataset.caption_templates import write_all_captions
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, NUMBER_WORDS
 from bitvar.icons.dataset.held_out import held_out_combinations, held_out_keys, is_held_out
