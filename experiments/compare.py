@@ -1,4 +1,4 @@
-r"""Finished runs side by side: losses, shares of right images and Frechet distances, as a plot and a table.
+r"""Compare finished runs: losses, shares of correct images and Frechet distances, as a plot and a table.
 
 bitvar evaluate scenes data/icons64 -o evaluations/sizes --no-references --guidance 3 --temperature 0.5 \
     --model w64=runs/w64/model --model w96=runs/w96/model
@@ -6,9 +6,9 @@ python experiments/compare.py docs/images/sizes.png --by parameters --fit \
     --run w64=runs/w64 --run w96=runs/w96 --scenes evaluations/sizes/report.json
 
 `--by label` draws a row for each run; `--by parameters` draws curves against the size of the transformer, a line for
-each number of bits. `--fit` draws L = a + b N^-c through the losses of all runs and says how sure it is: the range of
-each number when any one of the runs is left out. Labels are those of the report of `bitvar evaluate scenes`; without
-one, the losses are all there is. A label whose run has no images in the report, or the other way round, is named.
+each number of bits. `--fit` fits L = a + b N^-c to the losses of all runs and gives the range of each coefficient when
+any one run is left out. Labels are those of the report of `bitvar evaluate scenes`; without a report, only losses are
+compared. A label that is missing in the report, or among the runs, is named.
 
 Losses are of the whole validation split at a run's end, with averaged weights, nothing flipped. Nats a bit compare at
 equal bits of the same tokenizer only; nats a token add the bits of a token up, and compare an index head with a
@@ -39,9 +39,9 @@ FACTS: Final = "facts.json"
 SPLITS: Final = ("seen", "unseen", "paraphrase")
 PANELS: Final = {
     "loss": "validation loss, nats a bit",
-    "seen": "right, seen prompts, %",
-    "unseen": "right, unseen prompts, %",
-    "paraphrase": "right, paraphrases, %",
+    "seen": "correct, seen prompts, %",
+    "unseen": "correct, unseen prompts, %",
+    "paraphrase": "correct, paraphrases, %",
     "frechet": "Frechet distance",
 }
 EXPONENTS: Final = np.geomspace(0.02, 2.0, 400)
@@ -52,28 +52,28 @@ class Row:
     """One finished run.
 
     Attributes:
-        label: of the command line and the report.
-        parameters: of the transformer, its text adapter included.
-        bits: of a token.
-        figures: those of `PANELS` that were measured; shares in %.
-        intervals: of the shares, in %.
+        label: Label on the command line and in the report.
+        parameters: Number of parameters of the transformer, including its text adapter.
+        bits: Number of bits of a token.
+        metrics: Measured metrics of `PANELS`; shares in %.
+        intervals: Intervals of the shares, in %.
     """
 
     label: str
     parameters: int
     bits: int
-    figures: dict[str, float]
+    metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def nats_a_token(self) -> float:
         """The loss of a whole token."""
-        return self.figures["loss"] * self.bits
+        return self.metrics["loss"] * self.bits
 
 
 @dataclass(frozen=True)
 class Fit:
-    """L = a + b N^-c, and the range of each number when any one point is left out; None with too few points."""
+    """L = a + b N^-c, and the range of each coefficient when any one point is left out; None with too few points."""
 
     floor: float
     factor: float
@@ -82,15 +82,15 @@ class Fit:
     ranges: tuple[tuple[float, float], ...] | None
 
     def at(self, parameters: np.ndarray) -> np.ndarray:
-        """The curve."""
+        """Evaluate the curve."""
         return self.floor + self.factor * parameters**-self.exponent
 
 
 def read_run(label: str, run: Path) -> Row:
-    """A finished transformer run; one of an index head by the facts beside it.
+    """Read a finished transformer run; for an index head, from the facts beside it.
 
     Raises:
-        UsageError: if it is none, or not finished.
+        UsageError: if it is no such run, or not finished.
     """
     metrics = read_metrics(run)
     data = json.loads((pick_checkpoint(run) / "config.json").read_text(encoding="utf-8"))
@@ -110,24 +110,24 @@ def read_run(label: str, run: Path) -> Row:
 
 
 def read_scenes(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]:
-    """Figures and intervals by label, of a report of `bitvar evaluate scenes`.
+    """Read metrics and intervals by label from a report of `bitvar evaluate scenes`.
 
     Raises:
         UsageError: if it is no such report.
     """
-    figures: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, float]] = {}
     intervals: dict[str, dict[str, tuple[float, float]]] = {}
     try:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if report["format"] != 1:
-            raise ValueError(f"its format is {report['format']}, not 1")
+        if report["format"] != 2:
+            raise ValueError(f"its format is {report['format']}, not 2")
         for entry in report["candidates"]:
-            distance = entry["measures"].get("frechet", {}).get("distance")
-            figures[entry["candidate"]] = {} if distance is None else {"frechet": float(distance)}
+            distance = entry["metrics"].get("frechet", {}).get("distance")
+            metrics[entry["candidate"]] = {} if distance is None else {"frechet": float(distance)}
         for result in report["results"]:
             if result["skill"] == "mean" and result["split"] in SPLITS:
                 label, split = result["candidate"], result["split"]
-                figures[label][split] = 100 * result["share"]
+                metrics[label][split] = 100 * result["score"]
                 intervals.setdefault(label, {})[split] = (100 * result["low"], 100 * result["high"])
     except FileNotFoundError:
         todo = "make it with bitvar evaluate scenes"
@@ -135,14 +135,14 @@ def read_scenes(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict
     except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UsageError(f"{path} is no report of scenes.", why, "make it again") from None
-    return figures, intervals
+    return metrics, intervals
 
 
 def fit_power_law(parameters: Sequence[float], losses: Sequence[float]) -> Fit:
-    """Least squares, with a >= 0: for each exponent a and b are exact, and the best exponent of a fine list is taken.
+    """Fit by least squares with a >= 0: a and b are exact for each exponent, and the best of a fine list is taken.
 
     Raises:
-        UsageError: for fewer than four points, through three of which a curve of three numbers goes anyway.
+        UsageError: for fewer than four points, since three coefficients fit any three points.
     """
     if len(set(parameters)) < 4:
         why = f"there are {len(set(parameters))} sizes, and the curve has three numbers"
@@ -173,18 +173,18 @@ def _fit(sizes: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
 
 
 def describe_fit(fit: Fit) -> str:
-    """A sentence for the docs."""
+    """Describe the fit in a sentence for the docs."""
     said = f"L = {fit.floor:.4f} + {fit.factor:.4g} N^-{fit.exponent:.3f}, at most {fit.worst:.4f} off"
     if fit.ranges is None:
-        return said + "; four points leave no way to say how sure"
+        return said + "; four points don't tell how certain"
     names = ("a", "b", "c")
     ranges = (f"{name} {low:.4g} to {high:.4g}" for name, (low, high) in zip(names, fit.ranges, strict=True))
     return f"{said}; with any one run left out: {', '.join(ranges)}"
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    keys = [key for key in PANELS if any(key in row.figures for row in rows)]
+    """Write the rows as a Markdown table."""
+    keys = [key for key in PANELS if any(key in row.metrics for row in rows)]
     names = ["run", "parameters", "bits of a token", "nats a token", *(PANELS[key] for key in keys)]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for row in rows:
@@ -194,18 +194,18 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def cell(row: Row, key: str) -> str:
-    """A figure with its interval; empty if it was not measured."""
-    if key not in row.figures:
+    """Write a metric with its interval; empty if it wasn't measured."""
+    if key not in row.metrics:
         return ""
     if key in row.intervals:
         low, high = row.intervals[key]
-        return f"{row.figures[key]:.1f} ({low:.0f}-{high:.0f})"
-    return f"{row.figures[key]:.4f}" if key == "loss" else f"{row.figures[key]:.1f}"
+        return f"{row.metrics[key]:.1f} ({low:.0f}-{high:.0f})"
+    return f"{row.metrics[key]:.4f}" if key == "loss" else f"{row.metrics[key]:.1f}"
 
 
 def draw(rows: Sequence[Row], *, by: str, fit: Fit | None = None) -> Figure:
-    """A panel for each figure, `by` "label" or "parameters"."""
-    keys = [key for key in PANELS if any(key in row.figures for row in rows)]
+    """Draw a panel for each metric, `by` "label" or "parameters"."""
+    keys = [key for key in PANELS if any(key in row.metrics for row in rows)]
     if len({row.bits for row in rows}) > 1 and fit is None:
         keys = [key for key in keys if key != "loss"] or keys  # losses of different bits don't compare
     figure = Figure(figsize=(2.9 * len(keys) + 0.6, 3.0 if by == "parameters" else 1.3 + 0.3 * len(rows)))
@@ -227,34 +227,34 @@ def draw(rows: Sequence[Row], *, by: str, fit: Fit | None = None) -> Figure:
 
 
 def draw_curves(axes: Axes, key: str, rows: Sequence[Row]) -> None:
-    """One figure against parameters, a line for each number of bits."""
+    """Draw one metric against parameters, with a line for each number of bits."""
     axes.set_xscale("log")
     axes.set_xlabel("parameters")
     for bits in sorted({row.bits for row in rows}):
-        line = sorted((row for row in rows if row.bits == bits and key in row.figures), key=lambda row: row.parameters)
+        line = sorted((row for row in rows if row.bits == bits and key in row.metrics), key=lambda row: row.parameters)
         if line:
-            x, y = [row.parameters for row in line], [row.figures[key] for row in line]
+            x, y = [row.parameters for row in line], [row.metrics[key] for row in line]
             axes.errorbar(x, y, yerr=reach(line, key), fmt="o-", markersize=4, linewidth=1.4, label=f"{bits} bits")
 
 
 def draw_labels(axes: Axes, key: str, rows: Sequence[Row]) -> None:
-    """One figure, a row for each run."""
-    line = [row for row in rows if key in row.figures]
+    """Draw one metric, with a row for each run."""
+    line = [row for row in rows if key in row.metrics]
     places = [rows.index(row) for row in line]
-    axes.errorbar([row.figures[key] for row in line], places, xerr=reach(line, key), fmt="o", markersize=5)
+    axes.errorbar([row.metrics[key] for row in line], places, xerr=reach(line, key), fmt="o", markersize=5)
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def reach(rows: Sequence[Row], key: str) -> np.ndarray | None:
-    """Distances to the limits of the intervals, `(2, rows)`, where there are any."""
+    """Compute the distances to the limits of the intervals, `(2, rows)`; None without intervals."""
     if not rows or any(key not in row.intervals for row in rows):
         return None
-    return np.array([[abs(row.intervals[key][i] - row.figures[key]) for row in rows] for i in (0, 1)])
+    return np.array([[abs(row.intervals[key][i] - row.metrics[key]) for row in rows] for i in (0, 1)])
 
 
 def collect(runs: Sequence[str], scenes: Sequence[Path]) -> tuple[list[Row], list[str]]:
-    """The rows of `LABEL=RUN`, with what reports say of them, and what is missing, in words.
+    """Collect the rows of `LABEL=RUN` with their metrics from the reports, and a line for everything that is missing.
 
     Raises:
         UsageError: for anything that can't be read, or a label given twice.
@@ -268,20 +268,20 @@ def collect(runs: Sequence[str], scenes: Sequence[Path]) -> tuple[list[Row], lis
         rows.append(read_run(label, Path(path)))
     missing: list[str] = []
     for path in scenes:
-        figures, intervals = read_scenes(path)
+        metrics, intervals = read_scenes(path)
         labels = [row.label for row in rows]
-        missing += [f"{path}: {label} is no --run, left out" for label in figures if label not in labels]
+        missing += [f"{path}: {label} is no --run, left out" for label in metrics if label not in labels]
         for row in rows:
-            row.figures.update(figures.get(row.label, {}))
+            row.metrics.update(metrics.get(row.label, {}))
             row.intervals.update(intervals.get(row.label, {}))
     if scenes:
-        missing += [f"{row.label}: no images in any report" for row in rows if not set(SPLITS) & set(row.figures)]
+        missing += [f"{row.label}: no images in any report" for row in rows if not set(SPLITS) & set(row.metrics)]
     return rows, missing
 
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description="Finished runs side by side.")
+    parser = argparse.ArgumentParser(description="Compare finished runs.")
     parser.add_argument("out", type=Path, help="the plot, a .png")
     parser.add_argument("--run", action="append", required=True, metavar="LABEL=FOLDER", help="may be repeated")
     parser.add_argument("--scenes", action="append", default=[], type=Path, help="report.json; may be repeated")
@@ -294,7 +294,7 @@ def main() -> None:
         rows, missing = collect(options.run, options.scenes)
         if options.fit and len({row.bits for row in rows}) > 1:
             raise UsageError("There is nothing to fit.", "losses of different bits don't compare", "drop some")
-        losses: Mapping[str, float] = {row.label: row.figures["loss"] for row in rows}
+        losses: Mapping[str, float] = {row.label: row.metrics["loss"] for row in rows}
         fit = fit_power_law([row.parameters for row in rows], list(losses.values())) if options.fit else None
     except UsageError as error:
         parser.exit(2, f"{error}\n")

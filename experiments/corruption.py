@@ -1,17 +1,16 @@
-r"""What a model makes of mistakes: a coarse scale's bits are flipped, and the model draws everything finer.
+r"""Measure self-correction: bits of a coarse scale are flipped, and the model draws all finer scales.
 
 python experiments/corruption.py docs/images/self-correction.png --data data/icons64 \
     --run on=runs/on --run off=runs/off --run plain=runs/plain
 
 For each validation image, the scales before k are given as its true bits, scale k as its true bits with a share of
-them flipped, and each model draws the finer scales greedily, without guidance, from the image's own caption. The
-models meet the same flips. What comes out is compared with the image, not with its bits: after a mistake other bits
-repair it.
+them flipped, and each model draws the finer scales greedily, without guidance, from the image's own caption. All models
+get the same flips. The result is compared with the image, not with its bits, since other bits repair a mistake.
 
-Two lines need no model. "repaired": the finer bits quantised again from what the mistake left. "unrepaired": the
-image's own finer bits, as if nothing had happened, which is what a model that learns true bits from corrupted inputs
-is asked for. The third figure is the most direct: of the bits of scale k + 1 that these two disagree about, the share
-in which the model sides with the repair. It needs no good model to mean something: half is chance, and more is repair.
+Two references need no model. "repaired": the finer bits, requantised from the residual that the mistake leaves.
+"unrepaired": the image's own finer bits, which are the targets of a model that is trained on true bits from corrupted
+inputs. The third metric is the most direct: of the bits of scale k + 1 on which the two references disagree, the share
+in which the model agrees with the repair. Even for a weak model, half is chance level and more is repair.
 
 A few minutes on one CPU core for 100 images and three models of a million parameters. Writes the plot and, beside
 it, a JSON file of the same name; prints the table.
@@ -48,21 +47,21 @@ RATES: Final = (0.0, 0.05, 0.1, 0.2, 0.3)
 REFERENCES: Final = ("repaired", "unrepaired")
 BATCH: Final = 50
 GREEDY: Final = SamplingParams(guidance_scale=1.0, temperature=0.0)
-PANELS: Final = {"error": "error of the latent", "psnr": "PSNR, dB", "sided": "sides with the repair"}
+PANELS: Final = {"error": "error of the latent", "psnr": "PSNR, dB", "sided": "agrees with the repair"}
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What came of one kind of mistake.
+class Outcome:
+    """The results of one kind of mistake.
 
     Attributes:
-        name: of the model, or of `REFERENCES`.
-        scale: whose bits were flipped, from 0.
-        rate: share of them.
-        error: squared distance of the final latent from the features, as a share of their squared length.
-        psnr: dB, of the decoded latent against the image as the tokenizer reconstructs it.
-        sided: of the next scale's bits that the two references disagree about, the share that is the repair's; None
-            if they agree.
+        name: Name of the model, or one of `REFERENCES`.
+        scale: Scale whose bits were flipped, from 0.
+        rate: Share of flipped bits.
+        error: Squared distance of the final latent from the features, relative to their squared norm.
+        psnr: PSNR in dB of the decoded latent against the tokenizer's reconstruction of the image.
+        sided: Of the next scale's bits on which the two references disagree, the share that agrees with the repair;
+            None if the references agree.
     """
 
     name: str
@@ -78,12 +77,12 @@ Bits = list[Bool[Tensor, "b d _ _"]]
 
 @dataclass(frozen=True)
 class Mistake:
-    """Images with one scale spoilt.
+    """Images with one corrupted scale.
 
     Attributes:
-        scale: whose bits are flipped.
-        given: bits of the scales up to it.
-        repaired, unrepaired: of every scale, beginning with those given.
+        scale: Scale whose bits are flipped.
+        given: Bits of the scales up to it.
+        repaired, unrepaired: Bits of every scale, beginning with the given ones.
     """
 
     scale: int
@@ -111,7 +110,7 @@ def make_mistake(
 
 
 def answer(pipeline: InfinityPipeline, condition: TextCondition, schedule: ScaleSchedule, given: Bits) -> Bits:
-    """Every scale's bits: those given, and finer ones as the model draws them."""
+    """Return every scale's bits: the given ones, and finer ones as the model draws them."""
     drawn = generate(
         pipeline.transformer,
         condition,
@@ -133,7 +132,7 @@ def compare(
     tokenizer: InfinityTokenizer,
     reconstruction: Tensor,
 ) -> Float[Tensor, "4"]:
-    """Sums over the images: error, PSNR, bits sided with the repair, bits disagreed about; fp64."""
+    """Sum over the images, in fp64: error, PSNR, bits that agree with the repair, bits on which references disagree."""
     latent = tokenizer.decode_latent(bits, grids)
     error = (latent - features).square().flatten(1).sum(1) / features.square().flatten(1).sum(1)
     decibels = psnr(tokenizer.decode(latent), reconstruction)
@@ -147,8 +146,8 @@ def compare(
 
 def measure(
     pipelines: Mapping[str, InfinityPipeline], data: Path, *, num_images: int, rates: Sequence[float] = RATES
-) -> tuple[list[Figures], int]:
-    """All figures, and how many images they are of.
+) -> tuple[list[Outcome], int]:
+    """Measure all results; return them with the number of images.
 
     Raises:
         UsageError: if the models don't share a tokenizer.
@@ -186,32 +185,32 @@ def measure(
     return list(_means(sums, len(chosen))), len(chosen)
 
 
-def _means(sums: Mapping[tuple[str, int, float], Tensor], count: int) -> Iterator[Figures]:
+def _means(sums: Mapping[tuple[str, int, float], Tensor], count: int) -> Iterator[Outcome]:
     for (name, scale, rate), total in sums.items():
         error, decibels, sided, disagree = total.tolist()
-        yield Figures(name, scale, rate, error / count, decibels / count, sided / disagree if disagree else None)
+        yield Outcome(name, scale, rate, error / count, decibels / count, sided / disagree if disagree else None)
 
 
-def table(figures: Sequence[Figures]) -> str:
-    """A row for each scale and rate; each cell has the error of the latent and, in brackets, how the model sided."""
-    names = list(dict.fromkeys(each.name for each in figures))
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Write a row for each scale and rate: the error of the latent and, in brackets, the agreement with the repair."""
+    names = list(dict.fromkeys(each.name for each in outcomes))
     lines = [f"| flipped scale | share flipped | {' | '.join(names)} |", "|" + "---|" * (len(names) + 2)]
-    cells = {(each.scale, each.rate, each.name): each for each in figures}
-    for scale, rate in dict.fromkeys((each.scale, each.rate) for each in figures):
+    cells = {(each.scale, each.rate, each.name): each for each in outcomes}
+    for scale, rate in dict.fromkeys((each.scale, each.rate) for each in outcomes):
         row = " | ".join(describe(cells[scale, rate, name]) for name in names)
         lines.append(f"| {scale + 1} | {100 * rate:g} % | {row} |")
     return "\n".join(lines)
 
 
-def describe(figures: Figures) -> str:
-    """A cell of the table."""
-    sided = "" if figures.sided is None or figures.name in REFERENCES else f" ({100 * figures.sided:.0f} %)"
-    return f"{figures.error:.3f}{sided}"
+def describe(outcome: Outcome) -> str:
+    """Write a cell of the table."""
+    sided = "" if outcome.sided is None or outcome.name in REFERENCES else f" ({100 * outcome.sided:.0f} %)"
+    return f"{outcome.error:.3f}{sided}"
 
 
-def draw(figures: Sequence[Figures]) -> Figure:
-    """A row for each figure, a column for each flipped scale, a line for each model."""
-    scales = sorted({each.scale for each in figures})
+def draw(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw a row for each metric, a column for each flipped scale, and a line for each model."""
+    scales = sorted({each.scale for each in outcomes})
     figure = Figure(figsize=(3.3 * len(scales), 2.6 * len(PANELS)), layout="constrained")
     grid = figure.subplots(len(PANELS), len(scales), sharex=True, sharey="row", squeeze=False)
     for row, key in enumerate(PANELS):
@@ -220,8 +219,8 @@ def draw(figures: Sequence[Figures]) -> Figure:
             axes.spines[["top", "right"]].set_visible(False)
             if key == "sided":
                 axes.axhline(50, color="#999999", linewidth=0.8)
-            for name in dict.fromkeys(each.name for each in figures):
-                line = [each for each in figures if (each.name, each.scale) == (name, scale)]
+            for name in dict.fromkeys(each.name for each in outcomes):
+                line = [each for each in outcomes if (each.name, each.scale) == (name, scale)]
                 reference = name in REFERENCES
                 points = [(100 * each.rate, value_of(each, key)) for each in line if not (reference and key == "sided")]
                 known = [(x, y) for x, y in points if y is not None] or [(float("nan"), float("nan"))]
@@ -237,16 +236,16 @@ def draw(figures: Sequence[Figures]) -> Figure:
     return figure
 
 
-def value_of(figures: Figures, key: str) -> float | None:
-    """A figure as it is drawn; None where it is not: without a mistake the references are the image itself."""
-    if key == "psnr" and figures.name in REFERENCES and figures.rate == 0:
+def value_of(outcome: Outcome, key: str) -> float | None:
+    """Return a value as it is drawn; None for references without a mistake, which are the image itself."""
+    if key == "psnr" and outcome.name in REFERENCES and outcome.rate == 0:
         return None
-    value: float | None = getattr(figures, key)
+    value: float | None = getattr(outcome, key)
     return 100 * value if key == "sided" and value is not None else value
 
 
 def read_runs(arguments: Sequence[str]) -> dict[str, Path]:
-    """`NAME=RUN` to the folders of finished runs.
+    """Read `NAME=RUN` as folders of finished runs.
 
     Raises:
         UsageError: for anything else, a name that is taken, or a run that has no model yet.
@@ -265,7 +264,7 @@ def read_runs(arguments: Sequence[str]) -> dict[str, Path]:
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description="What models make of flipped bits.")
+    parser = argparse.ArgumentParser(description="Measure self-correction of flipped bits.")
     parser.add_argument("out", type=Path, help="the plot, a .png")
     parser.add_argument("--data", type=Path, required=True, help="the captioned set")
     parser.add_argument("--run", action="append", required=True, metavar="NAME=FOLDER", help="may be repeated")
@@ -276,14 +275,14 @@ def main() -> None:
             raise UsageError("Can't begin.", "the plot is a .png, of an image at least", "correct the command")
         runs = read_runs(options.run)
         pipelines = {name: InfinityPipeline.from_pretrained(run / "model", device="cpu") for name, run in runs.items()}
-        figures, count = measure(pipelines, options.data, num_images=options.images)
+        outcomes, count = measure(pipelines, options.data, num_images=options.images)
     except UsageError as error:
         parser.exit(2, f"{error}\n")
-    report = {"format": 1, "images": count, "figures": [asdict(each) for each in figures]}
+    report = {"format": 1, "images": count, "figures": [asdict(outcome) for outcome in outcomes]}
     write_text(options.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     with atomic_path(options.out) as partial:
-        draw(figures).savefig(partial, dpi=150, format="png", metadata={"Software": None})
-    print(table(figures))  # noqa: T201
+        draw(outcomes).savefig(partial, dpi=150, format="png", metadata={"Software": None})
+    print(table(outcomes))  # noqa: T201
 
 
 if __name__ == "__main__":

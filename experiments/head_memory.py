@@ -1,12 +1,12 @@
-r"""What a head costs: one of two logits a bit against one of 2^d classes, in parameters, memory and time of a step.
+r"""Measure the cost of a head: two logits a bit against 2^d classes, in parameters, memory and time of a step.
 
 python experiments/head_memory.py docs/images/head-memory.png
 
 A step is the head alone on the same hidden vectors: logits, cross-entropy, gradients to weights and vectors, AdamW.
-The vectors are those of 16 images of 85 tokens, of width 256 unless told otherwise.
+The vectors are those of 16 images of 85 tokens, of width 256 by default.
 
-Every point is a fresh process of one thread; its figure is the peak of its resident memory less what it held after a
-step of a tiny head. Linux only. Writes the plot and, beside it, a JSON file of the same name; prints the table. About
+Every point is a fresh process of one thread, measured by its peak resident memory above that after a step of a tiny
+head. Linux only. Writes the plot and, beside it, a JSON file of the same name; prints the table. About
 a minute on one CPU core; the index head of 16 bits needs some two gigabytes.
 """
 
@@ -44,9 +44,9 @@ class Point:
     """One head at one number of bits.
 
     Attributes:
-        parameters: weights and biases.
-        memory: bytes at the peak of a step, weights and AdamW's averages included.
-        seconds: of the step.
+        parameters: Number of weights and biases.
+        memory: Bytes at the peak of a step, including weights and AdamW's averages.
+        seconds: Time of the step.
     """
 
     head: str
@@ -57,12 +57,12 @@ class Point:
 
 
 def outputs(head: str, bits: int) -> int:
-    """Rows of a head."""
+    """Compute the number of outputs of a head."""
     return 2 * bits if head == "bitwise" else 2**bits
 
 
 def step(head: str, bits: int, *, tokens: int, width: int) -> None:
-    """Make a head, and train it for one step."""
+    """Make a head and train it for one step."""
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(1, tokens, width, generator=generator).requires_grad_()
     target = torch.rand(1, tokens, bits, generator=generator) > 0.5
@@ -78,7 +78,7 @@ def step(head: str, bits: int, *, tokens: int, width: int) -> None:
 
 
 def measure_here(head: str, bits: int, tokens: int, width: int) -> dict[str, float]:
-    """This process's peak in bytes, and the seconds of a step."""
+    """Measure this process's peak in bytes, and the seconds of a step."""
     torch.set_num_threads(1)
     for _ in range(2):
         step(head, 2, tokens=16, width=8)  # loads what is loaded on first use
@@ -90,10 +90,10 @@ def measure_here(head: str, bits: int, tokens: int, width: int) -> dict[str, flo
 
 
 def measure(head: str, bits: int, *, tokens: int = TOKENS, width: int = WIDTH) -> Point:
-    """One point, in a process of its own.
+    """Measure one point in a process of its own.
 
     Raises:
-        UsageError: if the process fails, as where memory ends.
+        UsageError: if the process fails, for example out of memory.
     """
     point = [head, *map(str, (bits, tokens, width))]
     # With a fixed threshold every tensor is mapped, and given back, on its own: nothing hides in the heap.
@@ -107,7 +107,7 @@ def measure(head: str, bits: int, *, tokens: int = TOKENS, width: int = WIDTH) -
 
 
 def table(points: Sequence[Point]) -> str:
-    """The points as a Markdown table, a row for every number of bits."""
+    """Write the points as a Markdown table, a row for every number of bits."""
     lines = [
         "| bits | bitwise: parameters | memory | seconds | index: parameters | memory | seconds |",
         "|" + "---|" * 7,
@@ -120,14 +120,14 @@ def table(points: Sequence[Point]) -> str:
 
 
 def describe(point: Point | None) -> str:
-    """Three cells of the table."""
+    """Write three cells of the table."""
     if point is None:
         return " |  | "
     return f"{point.parameters:,} | {readable(point.memory)} | {point.seconds:.2g}"
 
 
 def draw(points: Sequence[Point]) -> Figure:
-    """Parameters and peak memory against the bits of a token, on logarithmic axes."""
+    """Draw parameters and peak memory against the bits of a token, on logarithmic axes."""
     figure = Figure(figsize=(8.4, 3.6), layout="constrained")
     both = figure.subplots(1, 2, sharex=True)
     titles = ("Parameters of the head", "Peak memory of a step, MiB")

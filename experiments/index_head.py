@@ -1,4 +1,4 @@
-r"""The conventional classifier in the bitwise head's place: one class for each of the 2^d codes of a token.
+r"""Train a conventional classifier in the bitwise head's place: one class for each of the 2^d codes of a token.
 
 bitvar train recipes/vocabulary/tokenizer.py --recipe-arg bits=12 --data data/icons64 --out runs/d12 --name d12
 bitvar train recipes/experiments/transformer.py --recipe-arg bits=12 --recipe-arg patch=1 \
@@ -8,13 +8,13 @@ python experiments/index_head.py --recipe-arg bits=12 --recipe-arg patch=1 --dat
     --tokenizer runs/d12/model --text-encoder src/bitvar/pretrained/icons/text_encoder \
     --prompts src/bitvar/icons/dataset/prompts.jsonl
 
-Trains by the recipe of this folder that `--with` describes, but for the head: `Linear(width, 2^d)` and cross-entropy
-over codes. Everything else is the same: first weights of the trunk, order, captions, flips. Losses compare in nats a
-token: the bitwise model's is d times its nats a bit, since it takes the bits of a token for independent given what it
-sees; the index model does not have to. With `--prompts`, an image of each is drawn into OUT/images, for `bitvar
-evaluate scenes --images`: guided logits, one draw a token.
+It follows recipes/experiments/transformer.py with the given `--recipe-arg`, except for the head: `Linear(width, 2^d)`
+and cross-entropy over codes. Everything else is the same: initial weights of the trunk, order, captions, flips. Losses
+compare in nats a token: the bitwise model's is d times its nats a bit, since it treats the bits of a token as
+independent given its input, which the index model doesn't. With `--prompts`, an image of each is drawn into OUT/images
+for `bitvar evaluate scenes --images`, with guided logits and one draw a token.
 
-The same command again goes on where the run was stopped. Beside the head of 2^d rows, costs what a bitwise run costs.
+The same command resumes an interrupted run. Apart from the head of 2^d rows, it costs as much as a bitwise run.
 """
 
 import argparse
@@ -59,22 +59,22 @@ from bitvar.weights.model_folder import TokenizerIdentity, load_component
 
 RECIPE: Final = Path(__file__).parents[1] / "recipes" / "experiments" / "transformer.py"
 FACTS: Final = "facts.json"
-MOST_BITS: Final = 16
-"""Of a token: beyond, the head alone is larger than everything else by far."""
+MAX_BITS: Final = 16
+"""Largest number of bits of a token; beyond, the head dwarfs everything else."""
 BATCH: Final = 16
 
 
 @torch.no_grad()
 def give_index_head(model: InfinityTransformer, generator: torch.Generator) -> None:
-    """Put a head with a row for each code in the place of the bitwise one, initialised in the same way.
+    """Replace the bitwise head by one with a row for each code, initialised in the same way.
 
     Raises:
-        UsageError: for more than `MOST_BITS` bits.
+        UsageError: for more than `MAX_BITS` bits.
     """
     width, bits = model.config.width, model.config.bits
-    if bits > MOST_BITS:
+    if bits > MAX_BITS:
         why = f"the head would have 2^{bits} rows of {width} channels"
-        raise UsageError(f"{bits} bits are too many.", why, f"take a tokenizer of at most {MOST_BITS}")
+        raise UsageError(f"{bits} bits are too many.", why, f"take a tokenizer of at most {MAX_BITS}")
     model.head = Linear(width, 2**bits)
     std = math.sqrt(1 / (3 * width))
     nn.init.trunc_normal_(model.head.weight, std=std, a=-2 * std, b=2 * std, generator=generator).mul_(0.02)
@@ -82,22 +82,22 @@ def give_index_head(model: InfinityTransformer, generator: torch.Generator) -> N
 
 
 def to_index(bits: Bool[Tensor, "*n d"]) -> Int[Tensor, "*n"]:
-    """The number of a code: bit i counts 2^i."""
+    """Compute the index of a code: bit i counts 2^i."""
     return (bits.long() << torch.arange(bits.shape[-1])).sum(-1)
 
 
 def to_bits(index: Int[Tensor, "*n"], num_bits: int) -> Bool[Tensor, "*n d"]:
-    """The inverse of `to_index`."""
+    """Invert `to_index`."""
     return (index[..., None] >> torch.arange(num_bits)) % 2 == 1
 
 
 def index_logits(head: Float[Tensor, "b l half 2"]) -> Float[Tensor, "b l v"]:
-    """What the model gives, which reads its head in pairs, as logits of every code."""
+    """Flatten the model's output, which pairs the head's rows, to the logits of every code."""
     return head.flatten(-2)
 
 
 def index_losses(logits: Float[Tensor, "b l v"], bits: Bool[Tensor, "b l d"]) -> Float[Tensor, "b l"]:
-    """Cross-entropy of every token's code, in nats a token."""
+    """Compute the cross-entropy of every token's code, in nats a token."""
     return F.cross_entropy(logits.movedim(-1, 1).float(), to_index(bits), reduction="none")
 
 
@@ -105,7 +105,7 @@ class IndexTask:
     """The step of a run with an index head. Implements `loop.Task`.
 
     Args:
-        inner: the bitwise run that this one is alike to; its model's head is replaced.
+        inner: Task of the corresponding bitwise run; its model's head is replaced.
     """
 
     def __init__(self, inner: TransformerTask) -> None:
@@ -134,7 +134,7 @@ class IndexTask:
 
     @torch.no_grad()
     def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
-        """Nats a token and bit accuracy on held-out samples, nothing flipped, nothing dropped."""
+        """Measure nats a token and bit accuracy on validation samples, without flips and dropout."""
         assert isinstance(model, InfinityTransformer) and ranks.world == 1
         data, schedule = self.inner.validation, self.inner.schedules[0]
         micro_batches, counted = micro_batches_in_order(data.counts, rank=0, num_ranks=1, size=VALIDATION_BATCH)
@@ -149,7 +149,7 @@ class IndexTask:
 
 
 def bit_accuracy(logits: Float[Tensor, "b l v"], bits: Bool[Tensor, "b l d"]) -> Float[Tensor, ""]:
-    """Share of bits that the likeliest code has right."""
+    """Compute the share of bits that the most probable code has right."""
     return (to_bits(logits.argmax(-1), bits.shape[-1]) == bits).float().mean()
 
 
@@ -162,7 +162,7 @@ def draw_latents(
     params: SamplingParams,
     seeds: Sequence[int],
 ) -> Float[Tensor, "b d h w"]:
-    """Final latents, one code drawn for each token: `sampling.generate` for an index head, always guided."""
+    """Draw final latents, one code for each token: `sampling.generate` for an index head, always guided."""
     assert isinstance(params.guidance_scale, (int, float)) and isinstance(params.temperature, (int, float))
     batch, bits, grids = condition.batch, model.config.bits, schedule.latent_grids(1)
     both = condition.concatenate(condition.drop(torch.ones(batch, dtype=torch.bool)))
@@ -182,7 +182,7 @@ def draw_latents(
 
 
 def draw_index(logits: Float[Tensor, "b l v"], temperature: float, noise: Float[Tensor, "b l"]) -> Int[Tensor, "b l"]:
-    """A code for each token, by uniform numbers in [0, 1); at temperature 0 the likeliest."""
+    """Draw a code for each token by uniform numbers in [0, 1); at temperature 0, take the most probable."""
     if temperature == 0:
         return logits.argmax(-1)
     cumulated = (logits / temperature).softmax(-1).cumsum(-1)
@@ -199,7 +199,7 @@ class Frozen:
 
 
 def train_index_head(config: TransformerTraining, options: argparse.Namespace, frozen: Frozen) -> InfinityTransformer:
-    """Train, or go on where it was stopped; the model has its averaged weights."""
+    """Train, or resume an interrupted run; return the model with its averaged weights."""
     identity = TokenizerIdentity.load(options.tokenizer / "identity.json")
     key = features_key(identity.bits_sha256, frozen.text_encoder, options.text_encoder)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def train_index_head(config: TransformerTraining, options: argparse.Namespace, f
 def draw_prompts(
     model: InfinityTransformer, frozen: Frozen, prompts: Path, folder: Path, *, count: int, params: SamplingParams
 ) -> None:
-    """`count` images of each prompt, ID-0.png and so on, by the seeds that `bitvar evaluate scenes` gives models."""
+    """Draw `count` images of each prompt, ID-0.png and so on, with the seeds of `bitvar evaluate scenes`."""
     rows = [json.loads(line) for line in prompts.read_text(encoding="utf-8").splitlines()]
     jobs = iter([(row["id"], row["prompt"], number) for row in rows for number in range(count)])
     folder.mkdir(parents=True, exist_ok=True)
@@ -243,20 +243,22 @@ def draw_prompts(
 
 
 def tell(line: str) -> None:
-    """Progress, for people."""
+    """Print a line of progress."""
     sys.stderr.write(line + "\n")
 
 
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description="Train a transformer with an index head, and draw with it.")
-    parser.add_argument("--recipe-arg", dest="arguments", action="append", default=[], help="of the recipe: bits=12")
+    parser.add_argument(
+        "--recipe-arg", dest="arguments", action="append", default=[], help="argument of the recipe: bits=12"
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, help="JSON lines with id and prompt, to draw")
-    parser.add_argument("--images", type=int, default=1, help="of each prompt")
+    parser.add_argument("--images", type=int, default=1, help="images of each prompt")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--temperature", type=float, default=0.5)
     options = parser.parse_args()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One run of docs/experiments.md, by its name:
+# Run one experiment of docs/experiments.md by its name:
 #
 #   experiments/run.sh 4x96              a transformer of 4 blocks of 96 channels, on the package's tokenizer: 64 bits
 #   experiments/run.sh 4x96-off-seed1    the same without self-correction, from another seed (-plain: flips alone)
@@ -7,8 +7,8 @@
 #   experiments/run.sh d12-4x96          a transformer on it
 #   experiments/run.sh index-d12-4x96    the same with an index head; draws the scene prompts at its end
 #
-# What follows the name goes to the training command. DATA is the icon set (data/icons64), RUNS the folder of all runs
-# (runs/experiments). Features of the frozen parts are kept beside the runs, so that later runs don't make them again.
+# Arguments after the name go to the training command. DATA is the icon set (data/icons64), RUNS the folder of all runs
+# (runs/experiments). Features of the frozen models are kept beside the runs, so that later runs reuse them.
 set -euo pipefail
 data=${DATA:-data/icons64}
 runs=${RUNS:-runs/experiments}
@@ -19,7 +19,7 @@ shift
 out=$runs/$name
 
 if [[ $name =~ ^d([0-9]+)$ ]]; then
-    exec bitvar train "$here/../vocabulary/tokenizer.py" --recipe-arg "bits=${BASH_REMATCH[1]}" --data "$data" --out "$out" \
+    exec bitvar train "$here/../recipes/vocabulary/tokenizer.py" --recipe-arg "bits=${BASH_REMATCH[1]}" --data "$data" --out "$out" \
         --name "$name" "$@"
 fi
 if ! [[ $name =~ ^(index-)?(d([0-9]+)-)?([0-9]+)x([0-9]+)(-(off|plain))?(-seed([0-9]+))?$ ]]; then
@@ -32,13 +32,13 @@ if [[ $bits ]]; then
     settings+=(--recipe-arg "bits=$bits" --recipe-arg patch=1)
     tokenizer=$runs/d$bits/model
 else
-    tokenizer=$models/images
+    tokenizer=$models/general
 fi
 inputs=(--data "$data" --out "$out" --tokenizer "$tokenizer" --text-encoder "$models/icons/text_encoder")
 
-kept=$runs/features-${bits:-images}
+kept=$runs/features-${bits:-general}
 mkdir -p "$out" "$kept"
-for source in "$kept" "$runs"/features-*; do # those of another tokenizer have the captions at least
+for source in "$kept" "$runs"/features-*; do # those of another tokenizer hold the captions, too
     if compgen -G "$source/*.safetensors" >/dev/null; then
         ln -f "$source"/*.safetensors "$out/"
         break
@@ -47,6 +47,6 @@ done
 if [[ $index ]]; then
     python "$here/index_head.py" "${settings[@]}" "${inputs[@]}" --prompts src/bitvar/icons/dataset/prompts.jsonl "$@"
 else
-    bitvar train "$here/transformer.py" "${settings[@]}" "${inputs[@]}" --name "$name" "$@"
+    bitvar train "$here/../recipes/experiments/transformer.py" "${settings[@]}" "${inputs[@]}" --name "$name" "$@"
 fi
 ln -f "$out"/features-*.safetensors "$kept/"

@@ -1,13 +1,13 @@
-r"""What guidance and temperature do: a grid of evaluations of one model, and their figures as curves.
+r"""Plot the effect of guidance and temperature: a grid of evaluations of one model.
 
 python experiments/sampling.py docs/images/sampling.png --data data/icons64 --model icons \
     --work evaluations/sampling --guidance 1 --guidance 2 --guidance 3 --guidance 5 \
     --temperature 0.25 --temperature 0.5 --temperature 1
 
 Runs `bitvar evaluate scenes` for every pair in a folder of its own under --work, two images a prompt, on the first
---limit prompts of each skill of the splits seen and unseen; pairs that are done are not run again. Draws the share of
-right images, the Frechet distance and the diversity: the mean MobileNetV2 distance between two images of one
-prompt. Frechet distances of so few images are too large, all by about as much.
+--limit prompts of each skill of the splits seen and unseen; finished pairs are not run again. Draws the share of
+correct images, the Frechet distance and the diversity: the mean MobileNetV2 distance between two images of one
+prompt. With few images, Frechet distances are too large, all by about the same amount.
 
 Twelve pairs of 104 prompts, 208 images, take the embedded model about half an hour on one CPU core, most of it in
 the Frechet distance's network and in drawing.
@@ -32,7 +32,7 @@ from bitvar.files import atomic_path
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance, perceptual_distance
 
-PANELS: Final = {"right": "right images, %", "frechet": "Frechet distance", "diversity": "diversity"}
+PANELS: Final = {"correct": "correct images, %", "frechet": "Frechet distance", "diversity": "diversity"}
 SPLITS: Final = ("seen", "unseen")
 LABEL: Final = "model"
 BATCH: Final = 32
@@ -40,19 +40,20 @@ BATCH: Final = 32
 
 @dataclass(frozen=True)
 class Cell:
-    """What came of one pair.
+    """The results of one pair.
 
     Attributes:
-        right: share of right images in %, mean of the two splits' means over skills.
-        reach: half of the 95 % interval of it, in %.
-        frechet: distance to the validation images.
-        diversity: distance between two images of one prompt.
-        images: how many.
+        guidance, temperature: The pair.
+        correct: Share of correct images in %, mean of the two splits' means over skills.
+        reach: Half of its 95 % interval, in %.
+        frechet: Frechet distance to the validation images.
+        diversity: Mean distance between two images of one prompt.
+        images: Number of images.
     """
 
     guidance: float
     temperature: float
-    right: float
+    correct: float
     reach: float
     frechet: float
     diversity: float
@@ -60,7 +61,7 @@ class Cell:
 
 
 def evaluate(options: argparse.Namespace, guidance: float, temperature: float) -> Path:
-    """The folder of one pair's evaluation, made if it is not there.
+    """Return the folder of one pair's evaluation, running it if it isn't there.
 
     Raises:
         UsageError: if the evaluation fails.
@@ -76,12 +77,12 @@ def evaluate(options: argparse.Namespace, guidance: float, temperature: float) -
         done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         if done.returncode != 0:
             why = f"bitvar evaluate scenes ended with {done.returncode}"
-            raise UsageError(f"{folder} can't be made.", why, "see what it said above")
+            raise UsageError(f"{folder} can't be made.", why, "see its output above")
     return folder
 
 
 def read_cell(folder: Path, guidance: float, temperature: float, distance: Distance) -> Cell:
-    """The figures of a finished evaluation."""
+    """Read the results of a finished evaluation."""
     report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     (entry,) = report["candidates"]
     means = [result for result in report["results"] if result["skill"] == "mean"]
@@ -89,9 +90,9 @@ def read_cell(folder: Path, guidance: float, temperature: float, distance: Dista
     return Cell(
         guidance,
         temperature,
-        right=100 * sum(result["share"] for result in means) / len(means),
+        correct=100 * sum(result["score"] for result in means) / len(means),
         reach=100 * sum(reach**2 for reach in reaches) ** 0.5 / len(means),
-        frechet=float(entry["measures"]["frechet"]["distance"]),
+        frechet=float(entry["metrics"]["frechet"]["distance"]),
         diversity=diversity(folder / "images" / LABEL, distance),
         images=int(entry["images"]),
     )
@@ -99,7 +100,7 @@ def read_cell(folder: Path, guidance: float, temperature: float, distance: Dista
 
 @torch.inference_mode()
 def diversity(folder: Path, distance: Distance) -> float:
-    """Mean distance between the first and the second image of each prompt of a folder."""
+    """Compute the mean distance between the first and the second image of each prompt in a folder."""
     pairs = [(path, path.with_name(path.name[: -len("0.png")] + "1.png")) for path in sorted(folder.glob("*-0.png"))]
     total = 0.0
     for start in range(0, len(pairs), BATCH):
@@ -109,7 +110,7 @@ def diversity(folder: Path, distance: Distance) -> float:
 
 
 def load(paths: Sequence[Path]) -> torch.Tensor:
-    """Images of one size, in [-1, 1]."""
+    """Load images of one size, in [-1, 1]."""
     rows = []
     for path in paths:
         with Image.open(path) as image:
@@ -118,17 +119,17 @@ def load(paths: Sequence[Path]) -> torch.Tensor:
 
 
 def table(cells: Sequence[Cell]) -> str:
-    """The cells as a Markdown table."""
+    """Write the cells as a Markdown table."""
     lines = [f"| guidance | temperature | {' | '.join(PANELS.values())} | images |", "|" + "---|" * 6]
     for cell in cells:
-        right = f"{cell.right:.1f} (+- {cell.reach:.1f})"
-        figures = f"{right} | {cell.frechet:.1f} | {cell.diversity:.3g}"
-        lines.append(f"| {cell.guidance:g} | {cell.temperature:g} | {figures} | {cell.images} |")
+        correct = f"{cell.correct:.1f} (+- {cell.reach:.1f})"
+        values = f"{correct} | {cell.frechet:.1f} | {cell.diversity:.3g}"
+        lines.append(f"| {cell.guidance:g} | {cell.temperature:g} | {values} | {cell.images} |")
     return "\n".join(lines)
 
 
 def draw(cells: Sequence[Cell]) -> Figure:
-    """A panel for each figure against guidance, a line for each temperature."""
+    """Draw a panel for each metric against guidance, with a line for each temperature."""
     figure = Figure(figsize=(9.6, 3.1), layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         axes.set_title(title, loc="left", fontsize=10)
@@ -139,7 +140,7 @@ def draw(cells: Sequence[Cell]) -> Figure:
             axes.errorbar(
                 [cell.guidance for cell in line],
                 [getattr(cell, key) for cell in line],
-                yerr=[cell.reach for cell in line] if key == "right" else None,
+                yerr=[cell.reach for cell in line] if key == "correct" else None,
                 fmt="o-", markersize=4, linewidth=1.4, label=f"temperature {temperature:g}",
             )  # fmt: skip
     figure.axes[0].legend(frameon=False, fontsize=8)
@@ -148,7 +149,7 @@ def draw(cells: Sequence[Cell]) -> Figure:
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description="A model's images over guidance and temperature.")
+    parser = argparse.ArgumentParser(description="Evaluate a model over guidance and temperature.")
     parser.add_argument("out", type=Path, help="the plot, a .png")
     parser.add_argument("--data", type=Path, required=True, help="the icon set")
     parser.add_argument("--model", default="icons", help="as of bitvar evaluate scenes")

@@ -1,10 +1,10 @@
-r"""What a larger vocabulary buys: reconstruction against the bits of a cell and against bits per pixel.
+r"""Plot the gain from a larger vocabulary: reconstruction against the bits of a cell and against bits per pixel.
 
 python experiments/vocabulary/compare.py docs/images/vocabulary.png \
     --report "held-out icons=evaluations/icons/report.json" --report "photographs=evaluations/photographs/report.json"
 
 Reads the reports of `bitvar evaluate reconstruction` whose candidates are tokenizers named by their bits, "d8", "d64".
-Draws a panel for each figure that the reports hold, a line for each report, and prints the table.
+Draws a panel for each metric in the reports, with a line for each report, and prints the table.
 """
 
 import argparse
@@ -23,24 +23,25 @@ from bitvar.errors import UsageError
 from bitvar.files import atomic_path
 
 PANELS: Final = {"psnr": "PSNR, dB", "ssim": "SSIM", "distance": "perceptual distance", "frechet": "Frechet distance"}
-"""Key of a result, and its name; the first two are better when higher."""
+"""Keys of the results, and their names; for the first two, higher is better."""
+FORMAT: Final = 3
 HIGHER: Final = frozenset({"psnr", "ssim"})
 DRAWN: Final = ("psnr", "distance", "frechet")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tokenizer on one set of images; `figures` by key, without those that were not measured."""
+    """One tokenizer on one set of images; `metrics` holds the measured ones by key."""
 
     name: str
     bits: int
     images: int
     bits_per_pixel: float
-    figures: dict[str, float]
+    metrics: dict[str, float]
 
 
 def read_report(name: str, path: Path) -> tuple[list[Row], list[str]]:
-    """The tokenizers of a report by their bits, and the candidates that are none.
+    """Read the tokenizers of a report by their bits, and the names of the other candidates.
 
     A report with several sizes gives a set for each, "photographs, 64x64".
 
@@ -49,8 +50,8 @@ def read_report(name: str, path: Path) -> tuple[list[Row], list[str]]:
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        if report["format"] != 1:
-            raise ValueError(f"its format is {report['format']}, not 1")
+        if report["format"] != FORMAT:
+            raise ValueError(f"its format is {report['format']}, not {FORMAT}")
         results: list[dict[str, Any]] = report["results"]
         several = len({result["size"] for result in results}) > 1
         rows = [read_row(f"{name}, {result['size']}" if several else name, result) for result in results]
@@ -70,45 +71,45 @@ def read_report(name: str, path: Path) -> tuple[list[Row], list[str]]:
 
 
 def read_row(name: str, result: dict[str, Any]) -> Row | None:
-    """A result as a row; None if it is of another kind, or not named by its bits."""
+    """Convert a result to a row; None if it is of another kind, or not named by its bits."""
     bits = re.fullmatch(r"d([1-9]\d*)", result["candidate"])
     if result["kind"] != "tokenizer" or bits is None:
         return None
-    figures = {key: float(result[key]) for key in PANELS if result.get(key) is not None}
-    return Row(name, int(bits[1]), int(result["images"]), float(result["bits_per_pixel"]), figures)
+    metrics = {key: float(result[key]) for key in PANELS if result.get(key) is not None}
+    return Row(name, int(bits[1]), int(result["images"]), float(result["bits_per_pixel"]), metrics)
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
-    keys = [key for key in PANELS if any(key in row.figures for row in rows)]
+    """Write the rows as a Markdown table."""
+    keys = [key for key in PANELS if any(key in row.metrics for row in rows)]
     lines = [
         f"| set | bits of a cell | bits per pixel | {' | '.join(PANELS[key] for key in keys)} | images |",
         "|" + "---|" * (len(keys) + 4),
     ]
     for row in rows:
-        cells = " | ".join(number(key, row.figures[key]) if key in row.figures else "" for key in keys)
+        cells = " | ".join(number(key, row.metrics[key]) if key in row.metrics else "" for key in keys)
         lines.append(f"| {row.name} | {row.bits} | {row.bits_per_pixel:.3f} | {cells} | {row.images} |")
     return "\n".join(lines)
 
 
 def number(key: str, value: float) -> str:
-    """A figure, with the digits that mean something."""
+    """Write a number with its significant digits."""
     if key == "psnr":
         return f"{value:.2f}"
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """A column for each figure: above against the bits of a cell, below against bits per pixel."""
-    keys = [key for key in DRAWN if any(key in row.figures for row in rows)]
+    """Draw a column for each metric: above against the bits of a cell, below against bits per pixel."""
+    keys = [key for key in DRAWN if any(key in row.metrics for row in rows)]
     figure = Figure(figsize=(3.3 * len(keys), 5.2), layout="constrained")
     grid = figure.subplots(2, len(keys), sharex="row", sharey="col", squeeze=False)
     for column, key in enumerate(keys):
         above, below = grid[:, column]
         above.set_title(f"{PANELS[key]}\n{'higher' if key in HIGHER else 'lower'} is better", loc="left", fontsize=10)
         for name in dict.fromkeys(row.name for row in rows):  # an empty line keeps the colours of the others
-            line = [row for row in rows if row.name == name and key in row.figures]
-            values = [row.figures[key] for row in line]
+            line = [row for row in rows if row.name == name and key in row.metrics]
+            values = [row.metrics[key] for row in line]
             draw_line(above, name, [row.bits for row in line], values)
             draw_line(below, name, [row.bits_per_pixel for row in line], values)
         above.set_xlabel("bits of a cell")
@@ -126,7 +127,7 @@ def draw(rows: Sequence[Row]) -> Figure:
 
 
 def draw_line(axes: Axes, name: str, x: Sequence[float], y: Sequence[float]) -> None:
-    """One set's line in one panel."""
+    """Draw the line of one set in one panel."""
     axes.margins(y=0.18)
     axes.spines[["top", "right"]].set_visible(False)
     axes.plot(x, y, "o-", markersize=4, linewidth=1.6, label=name)

@@ -1,14 +1,14 @@
-r"""What a quantiser's entropy term costs in memory, against the bits of a cell: why the vocabulary can be 2^64.
+r"""Measure the memory of a quantiser's entropy term against the bits of a cell: why the vocabulary can be 2^64.
 
 python experiments/vocabulary/memory.py docs/images/quantizer-memory.png
 
 Two quantisers, forward and backward on the same vectors: this package's (BSQ), whose entropy factorises over the bits,
-and a lookup-free one (Yu et al., arXiv 2310.05737) with the entropy over its whole codebook, for which every vector is
-assigned softly to all 2^d codes. Codes, sphere and temperature are the same, so that the entropy alone differs.
+and a lookup-free one (Yu et al., arXiv 2310.05737) with the entropy over its whole codebook, which assigns every vector
+softly to all 2^d codes. Codes, sphere and temperature are the same, so only the entropy differs.
 
-Every point is a fresh process of one thread. Its figure is the peak of its resident memory less what it held after a
-run on 16 vectors, and its address space is limited, so that a point over the budget fails and the machine doesn't
-suffer. Linux only. Writes the plot and, beside it, a JSON file of the same name; prints the table.
+Every point is a fresh process of one thread, measured by its peak resident memory above that after a run on 16
+vectors. Its address space is limited, so that a point over the budget fails without exhausting the machine. Linux only.
+Writes the plot and, beside it, a JSON file of the same name; prints the table.
 """
 
 import argparse
@@ -38,9 +38,9 @@ VECTORS: Final = 4096
 BUDGET_GIB: Final = 8.0
 FACTORISED_BITS: Final = (8, 10, 12, 14, 16, 18, 32, 64, 128)
 FULL_BITS: Final = (8, 10, 12, 14, 15, 16, 17, 18, 19, 20)
-"""Tried in turn until one does not fit."""
+"""Numbers of bits to try, until one doesn't fit."""
 BEYOND: Final = (32, 64)
-"""Of these only the arithmetic is given."""
+"""Numbers of bits whose memory is only extrapolated."""
 SHARPNESS: Final = 20.0
 GIB: Final = 2**30
 COLOURS: Final = {"BSQ": "#2563eb", "lookup-free": "#c2410c"}
@@ -51,8 +51,8 @@ class Point:
     """One quantiser at one number of bits.
 
     Attributes:
-        memory: bytes at the peak; where it does not fit, what the largest that fits needed, doubled with every bit.
-        seconds: of forward and backward; None where it does not fit.
+        memory: Peak in bytes; if it doesn't fit, that of the largest that fits, doubled with every bit.
+        seconds: Time of forward and backward; None if it doesn't fit.
     """
 
     quantizer: str
@@ -62,12 +62,12 @@ class Point:
 
     @property
     def fits(self) -> bool:
-        """Whether it was measured."""
+        """Whether the point fits, and was measured."""
         return self.seconds is not None
 
 
 def full_entropy(residual: Float[Tensor, "b d h w"], *, inverse_temperature: float = 1.0) -> EntropyTerms:
-    """What `bit_entropy` gives, over whole codes: O(2^d). In fractions of d ln 2, the entropy of d even bits."""
+    """Compute the terms of `bit_entropy` over whole codes, O(2^d), as shares of d ln 2, the entropy of d even bits."""
     bits = residual.shape[1]
     vectors = F.normalize(residual.float(), dim=1).movedim(1, -1).reshape(-1, bits)
     numbers = torch.arange(2**bits)[:, None] >> torch.arange(bits)
@@ -84,7 +84,7 @@ ENTROPIES: Final[dict[str, Callable[..., EntropyTerms]]] = {"BSQ": bit_entropy, 
 
 
 def step(quantizer: str, bits: int, vectors: int) -> None:
-    """Quantise so many vectors, take the entropy penalty, and go back to their gradient."""
+    """Quantise vectors, compute the entropy penalty, and backpropagate."""
     residual = torch.randn(1, bits, vectors, 1, generator=torch.Generator().manual_seed(0)).requires_grad_()
     codes = straight_through(bits_to_codes(quantize(residual)), residual)
     terms = ENTROPIES[quantizer](residual, inverse_temperature=SHARPNESS)
@@ -92,7 +92,7 @@ def step(quantizer: str, bits: int, vectors: int) -> None:
 
 
 def measure_here(quantizer: str, bits: int, vectors: int, budget: int) -> dict[str, float | None]:
-    """This process's peak in bytes and the seconds of a step; None for both if it passes the budget."""
+    """Measure this process's peak in bytes and the seconds of a step; None for both if it exceeds the budget."""
     torch.set_num_threads(1)
     for _ in range(2):
         step(quantizer, 2, 16)  # loads what is loaded on first use
@@ -111,13 +111,13 @@ def measure_here(quantizer: str, bits: int, vectors: int, budget: int) -> dict[s
 
 
 def memory_of(field: str) -> int:
-    """Bytes that /proc/self/status gives for this process."""
+    """Read a size of this process, in bytes, from /proc/self/status."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def measure(quantizer: str, bits: int, *, vectors: int = VECTORS, budget: int) -> Point | None:
-    """One point, in a process of its own; None if it does not fit.
+    """Measure one point in a process of its own; None if it doesn't fit.
 
     Raises:
         RuntimeError: if the process fails in another way.
@@ -138,7 +138,7 @@ def measure(quantizer: str, bits: int, *, vectors: int = VECTORS, budget: int) -
 
 
 def measure_all(budget: int, vectors: int) -> list[Point]:
-    """Every point of the table.
+    """Measure every point of the table.
 
     Raises:
         UsageError: if the budget is too small for BSQ, or for the lookup-free quantiser at its fewest bits.
@@ -162,7 +162,7 @@ def measure_all(budget: int, vectors: int) -> list[Point]:
 
 
 def table(points: Sequence[Point]) -> str:
-    """The points as a Markdown table, a row for every number of bits."""
+    """Write the points as a Markdown table, a row for every number of bits."""
     lines = ["| bits of a cell | codes | BSQ | lookup-free, full codebook |", "|---|---|---|---|"]
     cells = {(point.quantizer, point.bits): describe(point) for point in points}
     for bits in sorted({point.bits for point in points}):
@@ -172,14 +172,14 @@ def table(points: Sequence[Point]) -> str:
 
 
 def describe(point: Point) -> str:
-    """A cell of the table."""
+    """Write a cell of the table."""
     if point.seconds is None:
         return f"does not fit: would need {readable(point.memory)}"
     return f"{readable(point.memory)}, {point.seconds:.2g} s"
 
 
 def readable(size: float) -> str:
-    """Bytes, in the unit that leaves a number below 1024."""
+    """Write a number of bytes in the unit that leaves a number below 1024."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB"):
         if size < 1024:
             return f"{size:.3g} {unit}" if size < 100 else f"{size:.0f} {unit}"
@@ -188,7 +188,7 @@ def readable(size: float) -> str:
 
 
 def draw(points: Sequence[Point], budget: int) -> Figure:
-    """Peak memory against the bits of a cell, both on logarithmic axes."""
+    """Draw peak memory against the bits of a cell, both on logarithmic axes."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log")
     labels = {"BSQ": "BSQ, factorised entropy", "lookup-free": "lookup-free, entropy of the whole codebook"}

@@ -146,7 +146,7 @@ def report(path: Path, *, size: str = "64x64", **changes: Any) -> Path:
         for bits in (64, 8)
     ]
     results.append({**results[0], "candidate": "jpeg", "kind": "codec"})
-    path.write_text(json.dumps({"format": 1, "results": results, **changes}))
+    path.write_text(json.dumps({"format": 3, "results": results, **changes}))
     return path
 
 
@@ -167,7 +167,7 @@ def test_the_comparison_draws_and_prints_what_the_reports_hold(
 
 def test_a_panel_shows_only_who_was_measured(tmp_path: Path) -> None:
     rows, _ = COMPARE["read_report"]("icons", report(tmp_path / "a.json"))
-    other = [COMPARE["Row"]("photographs", row.bits, 40, 0.3, {**row.figures, "frechet": 5.0}) for row in rows]
+    other = [COMPARE["Row"]("photographs", row.bits, 40, 0.3, {**row.metrics, "frechet": 5.0}) for row in rows]
     figure = COMPARE["draw"](rows + other)
     titles = [axes.get_title(loc="left").splitlines() for axes in figure.axes[:3]]
     assert [title[0] for title in titles] == ["PSNR, dB", "perceptual distance", "Frechet distance"]
@@ -192,13 +192,13 @@ def test_reports_that_cannot_be_compared_are_refused(
 ) -> None:
     good = report(tmp_path / "good.json")
     (tmp_path / "text.json").write_text("no report")
-    report(tmp_path / "newer.json", format=2)
+    report(tmp_path / "newer.json", format=4)
     report(tmp_path / "empty.json", results=[])
     report(tmp_path / "bare.json", results=[{"candidate": "d8", "kind": "tokenizer"}])
     for arguments, said in (
         (("--report", f"a={tmp_path / 'none.json'}"), "There is no"),
         (("--report", f"a={tmp_path / 'text.json'}"), "is no report"),
-        (("--report", f"a={tmp_path / 'newer.json'}"), "its format is 2"),
+        (("--report", f"a={tmp_path / 'newer.json'}"), "its format is 4"),
         (("--report", f"a={tmp_path / 'empty.json'}"), "has no tokenizer"),
         (("--report", f"a={tmp_path / 'bare.json'}"), "it lacks 'size'"),
         (("--report", good), "write --report NAME=FILE"),

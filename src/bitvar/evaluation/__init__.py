@@ -1,1 +1,1 @@
-"""Measuring what models do. `reconstruction` measures tokenizers, `scenes` what a prompt became."""
+"""Evaluation of models: `reconstruction` of tokenizers, `generation` from prompts on any of the `benchmarks`."""

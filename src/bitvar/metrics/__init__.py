@@ -1,1 +1,1 @@
-"""How alike images are, one by one (`distances`) and as sets (`frechet`), by named networks (`networks`)."""
+"""Metrics of images, one by one (`distances`) and as sets (`frechet`), with feature networks (`networks`)."""

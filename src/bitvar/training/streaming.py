@@ -248,7 +248,7 @@ class IndexData:
 def read_micro_batches(
     reader: MicroBatchReader, micro_batches: Iterable[MicroBatch], *, workers: int = 0, pinned: bool = False
 ) -> Iterator[LoadedMicroBatch]:
-    """Read micro_batches in order, `workers` of them at a time and ahead of whoever takes them; `pinned` for faster copying."""
+    """Read micro-batches in order, `workers` of them ahead of time; `pinned` memory copies faster to a GPU."""
     if workers == 0:
         return (reader[micro_batch] for micro_batch in micro_batches)
     sampler, as_it_is = cast("Any", micro_batches), cast("Any", _as_it_is)

@@ -1,1 +1,1 @@
-"""How truly a generator draws scenes that it is asked for, by a judge that is independent of it."""
+"""The scenes benchmark: how faithfully a model draws the scenes of prompts, by an independent judge."""

@@ -12,6 +12,7 @@ from bitvar.lora.layers import LoraBase, save_adapter
 from bitvar.pipeline import InfinityPipeline
 from bitvar.runtime.attention import attention_fns
 from bitvar.runtime.compile import compile_blocks
+from bitvar.sampling.params import SamplingParams
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.training.checks import check_data, image_size
@@ -34,7 +35,6 @@ from bitvar.training.transformer.task import TransformerData, TransformerTask
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.model_folder import (
     Components,
-    Defaults,
     ModelIndex,
     TokenizerIdentity,
     check_bits,
@@ -64,7 +64,7 @@ class FrozenComponents:
     tokenizer: InfinityTokenizer
     text_encoder: TextEncoder
     identity: TokenizerIdentity
-    defaults: Defaults | None
+    defaults: SamplingParams | None
     key: FeaturesKey
     initial: Path | None
     digests: dict[str, str]
