@@ -27,7 +27,8 @@ def never() -> bool:
 
 def plan(folder: Path, code: str, *, processes: int = 1, **settings: float) -> Plan:
     command = [sys.executable, "-c", code, str(folder)]
-    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join((str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])))
+    environment = dict(os.environ) | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return Plan(command, processes, folder, environment, **settings)  # type: ignore[arg-type]
 
 
