@@ -10,8 +10,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bitvar.cli.main import app
+from bitvar.tokenizer import TOKENIZER_PRESETS
+from bitvar.transformer import PRESETS
 from bitvar.weights.digests import write_manifest
 from bitvar.weights.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
+from tests.support.tiny import tiny_tokenizer, tiny_transformer
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +49,11 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", list(WRONG))
 @pytest.mark.parametrize("command", list(COMMANDS))
-def test_a_wrong_option_is_a_usage_error(command: str, wrong: str, elsewhere: Path) -> None:
+def test_a_wrong_option_is_a_usage_error(
+    command: str, wrong: str, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PRESETS, "125M", tiny_transformer().config)  # the real ones take seconds to build
+    monkeypatch.setitem(TOKENIZER_PRESETS, "d32", tiny_tokenizer().config)
     if command == "decode":
         assert run("tokenizer", "encode", "x.png", "-o", "x.bits").exit_code == 0
     result = run(*COMMANDS[command], *WRONG[wrong])
