@@ -19,6 +19,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the parity tests compute, such as cuda")
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model of a few thousand parameters. Copy it to change it: everyone reads the same one."""
+    from tests.support.tiny import tiny_pipeline
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_pipeline(folder).save_pretrained(folder / "model")
+    return folder / "model"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Spread the default tier over workers, file by file, where pytest-xdist is installed and no -n says otherwise.
