@@ -157,13 +157,15 @@ def supervised(folder: str) -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
     ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else DistributedContext()
-    intervals = IntervalConfig(log=1, validation=20, sample=100, save=5, keep=2)
-    made = transformer_training(optimization=optimization(steps=40, batch_size=4), intervals=intervals)
     slowly = time.sleep  # a step takes milliseconds; whoever disturbs the run needs some
-    run = loop.TrainerConfig(
-        Path(folder), made.dump(), made.optimization, made.intervals, ranks=ranks,
-        heartbeat=lambda: (Path(os.environ[HEARTBEAT]).touch(), slowly(0.05))[0],
-    )  # fmt: skip
-    loop.train(task_for(made), run)
+    train_forty_steps(Path(folder), ranks, heartbeat=lambda: (Path(os.environ[HEARTBEAT]).touch(), slowly(0.05))[0])
     distributed.disconnect()
     os._exit(0)  # as the command does
+
+
+def train_forty_steps(folder: Path, ranks: DistributedContext, **options: Any) -> None:
+    """The run of `supervised`, without a supervisor."""
+    intervals = IntervalConfig(log=1, validation=20, sample=100, save=5, keep=2)
+    made = transformer_training(optimization=optimization(steps=40, batch_size=4), intervals=intervals)
+    run = loop.TrainerConfig(folder, made.dump(), made.optimization, made.intervals, ranks=ranks, **options)
+    loop.train(task_for(made), run)

@@ -12,7 +12,7 @@ from bitvar.errors import WeightsError
 from bitvar.icons.dataset.concepts import CONCEPTS
 from bitvar.pipeline import InfinityPipeline
 from bitvar.weights.describe import describe
-from bitvar.weights.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
+from bitvar.weights.hub import EMBEDDED_TOKENIZER
 
 
 def run(*command: str, code: int = 0) -> str:
@@ -60,9 +60,9 @@ def test_a_tokenizer(name: str) -> None:
     assert "knows" not in run("info", name).lower()
 
 
-def test_a_folder_without_words(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(EMBEDDED_MODEL, tmp_path / "mine"))
-    (folder / "vocabulary.json").unlink()
+def test_a_folder_without_words(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "mine"))
+    (folder / "vocabulary.json").unlink(missing_ok=True)
     shutil.rmtree(folder / "text_encoder")
     text = run("info", str(folder))
     assert "none: convert the model again" in text

@@ -25,7 +25,6 @@ from bitvar.text.files import BertSizes, T5Sizes, is_simple_pattern
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.digests import write_manifest
-from bitvar.weights.hub import EMBEDDED_MODEL
 from bitvar.weights.model_folder import ModelIndex, TokenizerIdentity, TrainedGrids, load_folder
 from bitvar.weights.vocabulary import Vocabulary
 
@@ -100,7 +99,7 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "a grid of one side": ("transformer/config.json", lambda c: c["schedules"][0]["grids"].append([9])),
     "many scales": ("transformer/config.json", lambda c: c["schedules"][0].update(grids=[[1, 1]] * 1000)),
     "many tokens": ("transformer/config.json", lambda c: c["schedules"][0].update(grids=[[1, 1], [4096, 4096]])),
-    "more scales than rows": ("transformer/config.json", lambda c: c.update(max_scales=3)),
+    "more scales than rows": ("transformer/config.json", lambda c: c.update(max_scales=2)),
     "many schedules": ("transformer/config.json", lambda c: c.update(schedules=c["schedules"] * 5000)),
     "a width of 10^9": ("transformer/config.json", lambda c: c.update(width=10**9)),
     "a negative width": ("transformer/config.json", lambda c: c.update(width=-256)),
@@ -121,7 +120,7 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
         lambda c: c.update(num_hidden_layers=256, hidden_size=65520, num_attention_heads=12),
     ),
     "10^12 words": ("text_encoder/config.json", lambda c: c.update(vocab_size=HUGE)),
-    "a vocabulary too small for its ids": ("text_encoder/config.json", lambda c: c.update(vocab_size=1000)),
+    "a vocabulary too small for its ids": ("text_encoder/config.json", lambda c: c.update(vocab_size=10)),
     "10^9 positions": ("text_encoder/config.json", lambda c: c.update(max_position_embeddings=10**9)),
     "a name of a megabyte": ("model_index.json", lambda c: c.update(name="x" * 10**6)),
     "another format": ("model_index.json", lambda c: c.update(format=2)),
@@ -130,8 +129,8 @@ PARTS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(EMBEDDED_MODEL, tmp_path / "model"))
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
 def load(folder: Path) -> None:

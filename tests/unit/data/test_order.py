@@ -45,8 +45,13 @@ def loaded(order: SampleOrder, steps: range, *, workers: int, ranks: int, micro_
     return [[name for by_step in made for name in by_step[step]] for step in steps]
 
 
+FEW = [(0, 1), (0, 4), (1, 2), (2, 1), (4, 1)]
+ALL = [(workers, ranks) for workers in (0, 1, 2, 4) for ranks in (1, 2, 4)]
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
-def test_the_order_is_the_same_for_any_workers_and_ranks() -> None:
+@pytest.mark.parametrize("pairs", [FEW, pytest.param(ALL, marks=pytest.mark.slow)], ids=["few", "all"])
+def test_the_order_is_the_same_for_any_workers_and_ranks(pairs: list[tuple[int, int]]) -> None:
     """C4: 10,000 samples, three epochs, workers {0, 1, 2, 4} x ranks {1, 2, 4}."""
     order = SampleOrder((10_000,), 1000, 7)
     steps = range(30)
@@ -54,56 +59,62 @@ def test_the_order_is_the_same_for_any_workers_and_ranks() -> None:
     for epoch in range(3):
         seen = [i for step in expected[10 * epoch : 10 * (epoch + 1)] for _, i in step]
         assert sorted(seen) == list(range(10_000))
-    for workers in (0, 1, 2, 4):
-        for ranks in (1, 2, 4):
-            assert loaded(order, steps, workers=workers, ranks=ranks, micro_batch_size=250) == expected, (
-                workers,
-                ranks,
-            )
+    for workers, ranks in pairs:
+        assert loaded(order, steps, workers=workers, ranks=ranks, micro_batch_size=250) == expected, (workers, ranks)
 
 
-@settings(max_examples=1000, deadline=None)
-@given(
-    counts=st.lists(st.integers(1, 60), min_size=1, max_size=4),
-    ranks=st.sampled_from([1, 2, 3, 4]),
-    micro_batches=st.integers(1, 3),
-    micro_batch_size=st.integers(1, 5),
-    seed=st.integers(0, 2**31),
-    resume=st.integers(0, 1000),
-)
-def test_the_order_holds_for_any_numbers(
-    counts: list[int], ranks: int, micro_batches: int, micro_batch_size: int, seed: int, resume: int
-) -> None:
+@pytest.mark.parametrize("examples", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_the_order_holds_for_any_numbers(examples: int) -> None:
     """C5: what a run sees is the same for any ranks, any micro-batches and any point of resuming."""
-    batch = ranks * micro_batches * micro_batch_size
-    order = SampleOrder(tuple(counts), batch, seed)
-    steps = range(resume, resume + 3)
-    whole = {step: order.at(step) for step in steps}
-    pieces = [
-        list(micro_batches_of(order, steps, rank=rank, num_ranks=ranks, micro_batch_size=micro_batch_size))
-        for rank in range(ranks)
-    ]
-    for step in steps:
-        mine = [micro_batch for rank in pieces for micro_batch in rank if micro_batch.step == step]
-        assert [int(i) for micro_batch in mine for i in micro_batch.samples] == whole[step].samples.tolist()
-        assert {micro_batch.bucket for micro_batch in mine} == {whole[step].bucket}
-        places = [micro_batch.first_index + i for micro_batch in mine for i in range(len(micro_batch))]
-        assert places == list(range(step * batch, (step + 1) * batch))
+
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        counts=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+        ranks=st.sampled_from([1, 2, 3, 4]),
+        micro_batches=st.integers(1, 3),
+        micro_batch_size=st.integers(1, 5),
+        seed=st.integers(0, 2**31),
+        resume=st.integers(0, 1000),
+    )
+    def holds(counts: list[int], ranks: int, micro_batches: int, micro_batch_size: int, seed: int, resume: int) -> None:
+        batch = ranks * micro_batches * micro_batch_size
+        order = SampleOrder(tuple(counts), batch, seed)
+        steps = range(resume, resume + 3)
+        whole = {step: order.at(step) for step in steps}
+        pieces = [
+            list(micro_batches_of(order, steps, rank=rank, num_ranks=ranks, micro_batch_size=micro_batch_size))
+            for rank in range(ranks)
+        ]
+        for step in steps:
+            mine = [part for rank in pieces for micro_batch in rank if micro_batch.step == step]
+            assert [int(i) for micro_batch in mine for i in micro_batch.samples] == whole[step].samples.tolist()
+            assert {micro_batch.bucket for micro_batch in mine} == {whole[step].bucket}
+            places = [micro_batch.first_index + i for micro_batch in mine for i in range(len(micro_batch))]
+            assert places == list(range(step * batch, (step + 1) * batch))
+
+    holds()
 
 
-@settings(max_examples=100, deadline=None)
-@given(counts=st.lists(st.integers(1, 40), min_size=1, max_size=4), batch=st.integers(1, 9), epochs=st.integers(1, 4))
-def test_every_bucket_is_used_up_before_it_begins_anew(counts: list[int], batch: int, epochs: int) -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_every_bucket_is_used_up_before_it_begins_anew(examples: int) -> None:
     """At the end of an epoch each bucket has been used without a gap: any two samples differ by one use at most."""
-    order = SampleOrder(tuple(counts), batch, 3)
-    seen = [Counter[int]() for _ in counts]
-    for step in range(sum(epochs * count // batch for count in counts)):
-        drawn = order.at(step)
-        seen[drawn.bucket].update(drawn.samples.tolist())
-    for count, times in zip(counts, seen, strict=True):
-        uses = [times[i] for i in range(count)]
-        assert sum(uses) == epochs * count // batch * batch
-        assert max(uses) - min(uses) <= 1
+
+    @settings(max_examples=examples, deadline=None)
+    @given(
+        counts=st.lists(st.integers(1, 40), min_size=1, max_size=4), batch=st.integers(1, 9), epochs=st.integers(1, 4)
+    )
+    def holds(counts: list[int], batch: int, epochs: int) -> None:
+        order = SampleOrder(tuple(counts), batch, 3)
+        seen = [Counter[int]() for _ in counts]
+        for step in range(sum(epochs * count // batch for count in counts)):
+            drawn = order.at(step)
+            seen[drawn.bucket].update(drawn.samples.tolist())
+        for count, times in zip(counts, seen, strict=True):
+            uses = [times[i] for i in range(count)]
+            assert sum(uses) == epochs * count // batch * batch
+            assert max(uses) - min(uses) <= 1
+
+    holds()
 
 
 @settings(max_examples=200, deadline=None)

@@ -31,8 +31,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def encoder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(EMBEDDED_MODEL / "text_encoder", tmp_path / "text_encoder"))
+def encoder(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model / "text_encoder", tmp_path / "text_encoder"))
 
 
 def update(path: Path, **values: Any) -> None:
@@ -57,7 +57,7 @@ KEYS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", list(KEYS))
 def test_keys_that_say_nothing_of_what_is_computed_are_left_out(name: str, encoder: Path) -> None:
-    expected = load_text_encoder(EMBEDDED_MODEL / "text_encoder").encode(PROMPTS)
+    expected = load_text_encoder(encoder).encode(PROMPTS)
     update(encoder / "config.json", **KEYS[name])
     found = load_text_encoder(encoder)
     assert torch.equal(found.encode(PROMPTS).features, expected.features)
@@ -95,8 +95,8 @@ def test_adapters_and_code_beside_the_weights_are_refused(name: str, published: 
         load_text_encoder(encoder, settings=MINILM if published else None)
 
 
-def test_an_adapter_in_a_model_folder_is_refused(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(EMBEDDED_MODEL, tmp_path / "model"))
+def test_an_adapter_in_a_model_folder_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     (folder / "text_encoder" / "adapter_config.json").write_text("{}")
     write_manifest(folder)
     with pytest.raises(WeightsError, match=r"adapter_config\.json"):
@@ -115,8 +115,9 @@ def test_another_model_is_named_with_what_is_supported(found: Any, encoder: Path
     assert "download the model again" not in text
 
 
-def test_convert_names_another_text_encoder(tmp_path: Path, encoder: Path) -> None:
+def test_convert_names_another_text_encoder(tmp_path: Path) -> None:
     transformer, tokenizer = write_pair(tmp_path / "in")
+    encoder = Path(shutil.copytree(EMBEDDED_MODEL / "text_encoder", tmp_path / "text_encoder"))
     (encoder / "bitvar.json").unlink()
     with pytest.raises(WeightsError, match="its features are 768 wide, the transformer reads 64"):
         convert_to_folder(transformer, tokenizer, tmp_path / "model", text_encoder=encoder)

@@ -11,7 +11,7 @@ from bitvar.training.engine import loop
 from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.shards import ShardedTensors
 from bitvar.weights.digests import verify_folder
-from tests.support.ranks import config, together
+from tests.support.ranks import config, together, train_alone
 from tests.unit.training.test_training import metrics, task_for
 
 LOG = logging.getLogger(__name__)
@@ -40,9 +40,9 @@ def assert_close(one: Path, other: Path, *, loss: float = LOSS, weights: float =
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that one ordinary process makes."""
+    """The run that one ordinary process makes: this one, which has PyTorch loaded already."""
     folder = tmp_path_factory.mktemp("alone")
-    together(1, "train_alone", folder)
+    train_alone(0, 1, str(folder))
     return folder
 
 
@@ -70,7 +70,7 @@ def test_two_ranks_make_the_same_model(alone: Path, pair: Path) -> None:
 
 def test_an_optimiser_step_in_parts_is_the_same(alone: Path, tmp_path: Path) -> None:
     """D5: 4 x 2 samples, or 8."""
-    together(1, "train_alone", tmp_path, 2)
+    train_alone(0, 1, str(tmp_path), "2")
     assert_close(tmp_path, alone, weights=1e-6)
 
 

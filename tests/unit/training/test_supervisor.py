@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.supervisor import NoProgressError, Plan, RunFailedError, supervise
-from tests.support.ranks import ROOT
+from tests.support.ranks import ROOT, train_forty_steps
 from tests.unit.training.test_distributed import tensors
 
 LOG = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ def never() -> bool:
 
 def plan(folder: Path, code: str, *, processes: int = 1, **settings: float) -> Plan:
     command = [sys.executable, "-c", code, str(folder)]
-    environment = dict(os.environ) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join((str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])))
+    environment = dict(os.environ) | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return Plan(command, processes, folder, environment, **settings)  # type: ignore[arg-type]
 
 
@@ -161,7 +163,7 @@ def assert_same(folder: Path, other: Path) -> None:
 
 def test_a_run_killed_twice_ends_where_an_undisturbed_one_does(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert supervise(plan(whole, WORKER), stop=never, report=print) == 0
+    train_forty_steps(whole, DistributedContext())
     lines: list[str] = []
     disturb(cut, kill, [8, 23], 1, 0)
     assert supervise(plan(cut, WORKER), stop=never, report=lines.append) == 0

@@ -228,32 +228,35 @@ def test_a_half_needs_a_finished_tokenizer_of_its_channels(work: Path) -> None:
         check_origin(other, origin)
 
 
-def test_a_killed_run_over_files_goes_on_to_the_bit(work: Path, tmp_path: Path) -> None:
-    def start(name: str, *more: str, until: str | None = None) -> None:
-        process = launch(words(work, tmp_path / name, "--recipe-arg", "steps=6", *more))
-        assert process.stderr is not None
-        assert process.stdout is not None
-        with process.stderr, process.stdout:
-            for line in process.stderr:
-                if until is not None and line.startswith(until):
-                    process.send_signal(signal.SIGKILL)
-                    break
-        assert process.wait(60) == (0 if until is None else -signal.SIGKILL)
-
-    start("whole")
-    start("cut", until="step 3/")
-    start("cut", "--workers", "1")
+def test_a_killed_run_over_files_goes_on_to_the_bit(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = ("--recipe-arg", "steps=6")
+    run(monkeypatch, capsys, words(work, tmp_path / "whole", *steps))
+    process = launch(words(work, tmp_path / "cut", *steps))
+    assert process.stderr is not None
+    assert process.stdout is not None
+    with process.stderr, process.stdout:
+        for line in process.stderr:
+            if line.startswith("step 3/"):
+                process.send_signal(signal.SIGKILL)
+                break
+    assert process.wait(60) == -signal.SIGKILL
+    run(monkeypatch, capsys, words(work, tmp_path / "cut", *steps, "--workers", "1"))
     ours, theirs = (TokenizerIdentity.load(tmp_path / n / "model" / "identity.json") for n in ("cut", "whole"))
     assert ours.sha256 == theirs.sha256
 
 
-def test_two_processes_train_and_measure_what_one_does(work: Path, tmp_path: Path) -> None:
+def test_two_processes_train_and_measure_what_one_does(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = ["--set", "entropy=0", "--set", "adversarial=0", "--init", str(work / "tiny")]
+    run(monkeypatch, capsys, words(work, tmp_path / "one", *plain))
+    process = launch(words(work, tmp_path / "two", *plain, "--nproc", "2"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
     figures = []
-    for name, more in (("one", ()), ("two", ("--nproc", "2"))):
-        process = launch(words(work, tmp_path / name, *plain, *more))
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
+    for name in ("one", "two"):
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         figures.append({name: value for name, value in lines[-1].items() if name != "time"})
     assert figures[0]["phase"] == "validation"

@@ -831,13 +831,12 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
     images = torch.stack(arrays).permute(0, 3, 1, 2)
     grids = ((1, 1), (2, 2), (4, 4), (8, 8))
     quiet = IntervalConfig(log=1000, validation=10_000, save=10_000)
+    quick: dict[str, Any] = {"optimizer": "muon", "batch_size": count, "warmup_steps": 5, "ema_decay": 0.9}
     config = TokenizerTraining(
-        model=TokenizerConfig(bits=8, base_channels=16, channel_multipliers=(1, 2, 2), res_blocks=1, norm_groups=8),
+        model=TokenizerConfig(bits=8, base_channels=8, channel_multipliers=(1, 2, 2), res_blocks=1, norm_groups=4),
         schedules=(grids,),
         entropy_sharpness=4.0,
-        optimization=optimization(
-            steps=tokenizer_steps, batch_size=count, learning_rate=4e-3, warmup_steps=20, ema_decay=0.95
-        ),
+        optimization=optimization(steps=tokenizer_steps, learning_rate=1e-2, **quick),
         intervals=quiet,
     )
     task = TokenizerTask(config, train=ImageSet(images), validation=ImageSet(images))
@@ -855,11 +854,9 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
             depth=2, width=64, num_heads=4, bits=8, text_width=32, max_text_tokens=8,
             schedules=(ScheduleConfig(grids=grids, reference=(8, 8)),),
         ),
-        optimization=optimization(
-            steps=transformer_steps, batch_size=count, learning_rate=4e-3, warmup_steps=20, ema_decay=0.95
-        ),
+        optimization=optimization(steps=transformer_steps, learning_rate=8e-3, **quick),
         intervals=quiet,
-        max_flip_strength=0.1,
+        max_flip_strength=0.05,
         initial_gamma=1.0,
     )  # fmt: skip
     run = loop.TrainerConfig(folder / "transformer", training.dump(), training.optimization, quiet)
@@ -878,7 +875,7 @@ def overfit(folder: Path, *, count: int, tokenizer_steps: int, transformer_steps
 
 
 def test_eight_images_overfit_and_come_back(tmp_path: Path) -> None:
-    images, reconstructions, samples = overfit(tmp_path, count=8, tokenizer_steps=300, transformer_steps=450)
+    images, reconstructions, samples = overfit(tmp_path, count=8, tokenizer_steps=260, transformer_steps=220)
     distances = (samples[:, None] - images[None]).square().mean(dim=(2, 3, 4))
     assert distances.argmin(dim=1).tolist() == list(range(8))
     assert psnr(reconstructions, images).min() > 18

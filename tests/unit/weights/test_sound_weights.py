@@ -14,7 +14,6 @@ from bitvar.finite import cast_weights, require_sound_weights
 from bitvar.text import load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.weights.digests import write_manifest
-from bitvar.weights.hub import EMBEDDED_MODEL
 from bitvar.weights.model_folder import load_component, load_folder, read_tensors
 from bitvar.weights.official.convert import convert_to_folder, convert_tokenizer
 from tests.unit.weights.test_convert import official_tokenizer, official_transformer, write_pair
@@ -47,9 +46,9 @@ PARTS = ("transformer", "image_tokenizer", "text_encoder")
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", list(UNSOUND))
-def test_every_part_of_a_model_is_looked_at(name: str, part: str, tmp_path: Path) -> None:
+def test_every_part_of_a_model_is_looked_at(name: str, part: str, tiny_model: Path, tmp_path: Path) -> None:
     change, why = UNSOUND[name]
-    folder = Path(shutil.copytree(EMBEDDED_MODEL, tmp_path / "model"))
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     path = folder / part / "model.safetensors"
     tensors = load_file(path)
     key = sorted(key for key, tensor in tensors.items() if tensor.ndim == 2 or part == "image_tokenizer")[-1]
@@ -61,9 +60,9 @@ def test_every_part_of_a_model_is_looked_at(name: str, part: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", list(UNSOUND))
-def test_a_tokenizer_alone_is_looked_at(name: str, tmp_path: Path) -> None:
+def test_a_tokenizer_alone_is_looked_at(name: str, tiny_model: Path, tmp_path: Path) -> None:
     change, why = UNSOUND[name]
-    folder = Path(shutil.copytree(EMBEDDED_MODEL / "image_tokenizer", tmp_path / "mine"))
+    folder = Path(shutil.copytree(tiny_model / "image_tokenizer", tmp_path / "mine"))
     tensors = load_file(folder / "model.safetensors")
     save_file(
         tensors | {"encoder.conv_in.weight": change(tensors["encoder.conv_in.weight"])}, folder / "model.safetensors"
@@ -106,8 +105,8 @@ def test_overflow_in_fp16_is_refused_with_what_fits(kind: torch.dtype, value: fl
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_overflow_at_load_is_refused(part: str, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(EMBEDDED_MODEL, tmp_path / "model"))
+def test_overflow_at_load_is_refused(part: str, tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     path = folder / part / "model.safetensors"
     tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
     key = sorted(tensors)[0]
@@ -136,8 +135,8 @@ def test_sound_weights_pass(dtype: torch.dtype) -> None:
     assert cast_weights(tensors, "x").keys() == tensors.keys()
 
 
-def test_the_integers_that_bert_keeps_are_no_weights(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(EMBEDDED_MODEL / "text_encoder", tmp_path / "mine"))
+def test_the_integers_that_bert_keeps_are_no_weights(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model / "text_encoder", tmp_path / "mine"))
     tensors = load_file(folder / "model.safetensors")
     save_file(tensors | {"embeddings.position_ids": torch.arange(512)[None]}, folder / "model.safetensors")
     assert load_text_encoder(folder).encode(["a dog"]).features.isfinite().all()

@@ -13,22 +13,22 @@ from bitvar.codec import ImageCodec
 from bitvar.errors import WeightsError
 from bitvar.weights import digests
 from bitvar.weights.digests import MANIFEST
-from bitvar.weights.hub import EMBEDDED_MODEL, EMBEDDED_TOKENIZER
+from bitvar.weights.hub import EMBEDDED_TOKENIZER
 from bitvar.weights.model_folder import verify_part
 
 PARTS = ("text_encoder", "image_tokenizer")
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(EMBEDDED_MODEL, tmp_path / "icons"))
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
 @pytest.fixture
-def bare(tmp_path: Path) -> Path:
+def bare(tiny_model: Path, tmp_path: Path) -> Path:
     """A text encoder as its makers publish it: no manifest, and the integers that BERT keeps beside its weights."""
     folder = tmp_path / "published"
-    shutil.copytree(EMBEDDED_MODEL / "text_encoder", folder)
+    shutil.copytree(tiny_model / "text_encoder", folder)
     (folder / "bitvar.json").unlink()
     save_file({"weight": torch.ones(3), "embeddings.position_ids": torch.arange(4)}, folder / "model.safetensors")
     return folder
@@ -72,8 +72,8 @@ def test_a_missing_file_of_a_part_is_refused(model: Path) -> None:
         verify_part(model / "text_encoder")
 
 
-def test_a_tokenizer_without_any_manifest_is_refused(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(EMBEDDED_MODEL / "image_tokenizer", tmp_path / "alone"))
+def test_a_tokenizer_without_any_manifest_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model / "image_tokenizer", tmp_path / "alone"))
     with pytest.raises(WeightsError, match=f"no readable {MANIFEST}"):
         verify_part(folder)
 
