@@ -86,7 +86,7 @@ def test_the_order_holds_for_any_numbers(examples: int) -> None:
             for rank in range(ranks)
         ]
         for step in steps:
-            mine = [part for rank in pieces for micro_batch in rank if micro_batch.step == step]
+            mine = [micro_batch for rank in pieces for micro_batch in rank if micro_batch.step == step]
             assert [int(i) for micro_batch in mine for i in micro_batch.samples] == whole[step].samples.tolist()
             assert {micro_batch.bucket for micro_batch in mine} == {whole[step].bucket}
             places = [micro_batch.first_index + i for micro_batch in mine for i in range(len(micro_batch))]
