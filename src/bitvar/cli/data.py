@@ -12,7 +12,7 @@ from bitvar.cli import data_report
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
-    from bitvar.data.records import Reading, Record
+    from bitvar.data.records import ReadOptions, Record
     from bitvar.imaging.fitting import Fit
 
 app = typer.Typer(help="Captioned image sets.", no_args_is_help=True, rich_markup_mode=None)
@@ -84,7 +84,7 @@ def _say(line: str) -> None:
 @app.command()
 def check(
     source: Source,
-    report: Annotated[Path | None, typer.Option(help="Write every refused sample here, as JSON lines.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write every rejected sample here, as JSON lines.")] = None,
     root: Root = None,
     allow_duplicates: AllowDuplicates = False,
     caption_lines: CaptionLines = False,
@@ -117,10 +117,10 @@ def check(
         if is_index(source):
             SampleIndex.open(source).verify_files()
         long = LongCaptions.open(text_encoder, max_tokens)
-        reading = _reading(root, caption_lines, caption, captions_from_names)
-        summary, refused = Summary(), list[Rejected]()
+        options = _reading(root, caption_lines, caption, captions_from_names)
+        summary, rejected = Summary(), list[Rejected]()
         samples = validate(
-            read_source(source, reading, others=summary.others),
+            read_source(source, options, other_files=summary.other_files),
             lambda image: image.size,
             limits=ImageLimits(),
             allow_duplicates=allow_duplicates or allows_duplicates(source),
@@ -128,21 +128,21 @@ def check(
         for sample in samples:
             summary.add(sample)
             if isinstance(sample, Rejected):
-                refused.append(sample)
+                rejected.append(sample)
             else:
                 long.add(sample.raw_sample.captions)
-            if (done := summary.good + summary.num_refused) % 10_000 == 0:
-                _say(f"checked {done:,} samples, refused {summary.num_refused:,}")
+            if (done := summary.accepted + summary.num_rejected) % 10_000 == 0:
+                _say(f"checked {done:,} samples, rejected {summary.num_rejected:,}")
         if report is not None:
-            write_text(report, json_lines(vars(refusal) for refusal in refused))
+            write_text(report, json_lines(vars(rejection) for rejection in rejected))
         if as_json:
             found = data_report.as_json(summary) | long.as_json()
-            typer.echo(json.dumps(found | {"samples": [vars(refusal) for refusal in refused]}))
+            typer.echo(json.dumps(found | {"samples": [vars(rejection) for rejection in rejected]}))
         else:
-            typer.echo(data_report.found_text(summary, refused, everything_is_reported=report is not None))
+            typer.echo(data_report.found_text(summary, rejected, everything_is_reported=report is not None))
             if text := long.text():
                 typer.echo(text)
-        summary.require(max_bad_fraction, cure=root_cure(source, summary, reading))
+        summary.require(max_bad_fraction, cure=root_cure(source, summary, options))
 
 
 @app.command("import")
@@ -178,24 +178,24 @@ def import_(
     with exit_codes():
         from bitvar.data.importing import CONTACT_SHEET, import_set
 
-        reading = _reading(root, caption_lines, caption, captions_from_names)
+        options = _reading(root, caption_lines, caption, captions_from_names)
         summary = import_set(
-            _read_source(source, reading, split, image_column, caption_column),
+            _read_source(source, options, split, image_column, caption_column),
             destination,
             size=_read_size(size),
             fit=_read_fit(fit, pad_color),
-            reading=reading,
+            options=options,
             allow_duplicates=allow_duplicates,
             validation=validation,
             max_bad_fraction=max_bad_fraction,
-            progress=_say,
+            log=_say,
         )
-        if summary.num_refused:
-            _say(f"refused {summary.num_refused:,}: see {destination / 'refused.jsonl'}")
-        if others := data_report.others_text(summary):
-            _say(others)
+        if summary.num_rejected:
+            _say(f"rejected {summary.num_rejected:,}: see {destination / 'rejected.jsonl'}")
+        if other_files := data_report.other_files_text(summary):
+            _say(other_files)
         _say(f"what they look like now: {destination / CONTACT_SHEET}")
-        typer.echo(f"{destination}  {summary.good:,} images of {size} pixels")
+        typer.echo(f"{destination}  {summary.accepted:,} images of {size} pixels")
 
 
 @app.command()
@@ -222,14 +222,14 @@ def index(
             source,
             destination,
             content_hash=content_hash,
-            reading=_reading(root, caption_lines, caption, captions_from_names),
+            options=_reading(root, caption_lines, caption, captions_from_names),
             allow_duplicates=allow_duplicates,
             validation=validation,
             max_bad_fraction=max_bad_fraction,
-            progress=_say,
+            log=_say,
         )
-        if summary.num_refused:
-            _say(f"refused {summary.num_refused:,}: see {destination / 'refused.jsonl'}")
+        if summary.num_rejected:
+            _say(f"rejected {summary.num_rejected:,}: see {destination / 'rejected.jsonl'}")
         typer.echo(json.dumps(data_report.as_json(summary)) if as_json else data_report.as_text(summary))
 
 
@@ -249,9 +249,9 @@ def stats(
         from bitvar.data.validation import Summary, validate
         from bitvar.imaging.open import ImageLimits
 
-        reading = _reading(root, caption_lines, caption, captions_from_names)
+        options = _reading(root, caption_lines, caption, captions_from_names)
         summary = Summary()
-        entries = read_source(source, reading, others=summary.others)
+        entries = read_source(source, options, other_files=summary.other_files)
         if is_index(source):
             summary = SampleIndex.open(source).summary()
         else:
@@ -261,8 +261,8 @@ def stats(
         typer.echo(json.dumps(data_report.as_json(summary)) if as_json else data_report.as_text(summary))
 
 
-def _reading(root: Path | None, caption_lines: bool, caption: str | None, captions_from_names: bool) -> "Reading":
-    from bitvar.data.records import Reading, fold_captions
+def _reading(root: Path | None, caption_lines: bool, caption: str | None, captions_from_names: bool) -> "ReadOptions":
+    from bitvar.data.records import ReadOptions, fold_captions
     from bitvar.errors import UsageError
     from bitvar.imaging.open import RefusedError
 
@@ -273,7 +273,7 @@ def _reading(root: Path | None, caption_lines: bool, caption: str | None, captio
             (caption,) = fold_captions([caption])
         except RefusedError as error:
             raise UsageError("Can't use --caption.", error.detail, "write another text") from None
-    return Reading(root, caption_lines, caption, captions_from_names)
+    return ReadOptions(root, caption_lines, caption, captions_from_names)
 
 
 def _read_fit(kind: str, colour: str | None) -> "Fit":
@@ -286,15 +286,15 @@ def _read_fit(kind: str, colour: str | None) -> "Fit":
 
 
 def _read_source(
-    source: str, reading: "Reading", split: str | None, image_column: str | None, caption_column: str | None
+    source: str, options: "ReadOptions", split: str | None, image_column: str | None, caption_column: str | None
 ) -> "Path | Iterable[Record]":
     from bitvar.data.huggingface import read_dataset
     from bitvar.errors import UsageError
 
     if source.startswith("hf:"):
         for name, value in {
-            "--root": reading.root, "--caption-lines": reading.caption_lines,
-            "--captions-from-names": reading.captions_from_names,
+            "--root": options.root, "--caption-lines": options.caption_lines,
+            "--captions-from-names": options.captions_from_names,
         }.items():  # fmt: skip
             if value:
                 why = f"{source} is a data set's table, whose images have no files"
@@ -304,7 +304,7 @@ def _read_source(
             split=split or "train",
             image_column=image_column or "image",
             caption_column=caption_column or "text",
-            reading=reading,
+            options=options,
         )
     given = {"--split": split, "--image-column": image_column, "--caption-column": caption_column}
     if names := [name for name, value in given.items() if value is not None]:

@@ -16,39 +16,39 @@ def as_json(summary: "Summary") -> dict[str, Any]:
     from bitvar.data.validation import quantiles
 
     return {
-        "good": summary.good,
-        "refused": dict(summary.refused.most_common()),
+        "accepted": summary.accepted,
+        "rejected": dict(summary.rejected.most_common()),
         "splits": dict(summary.splits.most_common()),
         "ratios": dict(summary.ratios.most_common()),
         "shorter_side": quantiles(summary.sides),
         "caption_words": quantiles(summary.captions),
-        "other_files": dict(summary.others.most_common()),
+        "other_files": dict(summary.other_files.most_common()),
     }
 
 
 def as_text(summary: "Summary") -> str:
     """The same for people, without the reasons."""
-    total = f"{summary.good:,} samples are good, {summary.num_refused:,} can't be used ({summary.bad_fraction:.1%})"
-    others = others_text(summary)
-    return "\n".join([total, *_counts(summary), *([others] if others else [])])
+    total = f"{summary.accepted:,} samples accepted, {summary.num_rejected:,} rejected ({summary.bad_fraction:.1%})"
+    other_files = other_files_text(summary)
+    return "\n".join([total, *_counts(summary), *([other_files] if other_files else [])])
 
 
-def others_text(summary: "Summary") -> str:
+def other_files_text(summary: "Summary") -> str:
     """Files that are no part of any sample, by kind; nothing for none."""
     from bitvar.data.layouts import kinds_text
 
-    return _shown(kinds_text(summary.others))
+    return _shown(kinds_text(summary.other_files))
 
 
-def found_text(summary: "Summary", refused: "Sequence[Rejected]", *, everything_is_reported: bool) -> str:
-    """The same for people, with the first few refused samples of every reason."""
+def found_text(summary: "Summary", rejected: "Sequence[Rejected]", *, everything_is_reported: bool) -> str:
+    """The same for people, with the first few rejected samples of every reason."""
     first, *rest = as_text(summary).splitlines()
     lines = [first]
-    for reason, count in summary.refused.most_common():
+    for reason, count in summary.rejected.most_common():
         lines.append(f"  {reason}: {count:,}")
-        examples = [refusal for refusal in refused if refusal.reason == reason][:_EXAMPLES]
-        lines += [f"    {_shown(refusal.name)}: {_shown(refusal.detail)}" for refusal in examples]
-    if any(count > _EXAMPLES for count in summary.refused.values()) and not everything_is_reported:
+        examples = [rejection for rejection in rejected if rejection.reason == reason][:_EXAMPLES]
+        lines += [f"    {_shown(rejection.name)}: {_shown(rejection.detail)}" for rejection in examples]
+    if any(count > _EXAMPLES for count in summary.rejected.values()) and not everything_is_reported:
         lines.append("  all of them: --report FILE")
     return "\n".join([*lines, *rest])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitvar.data.records import PLAIN, Found, Reading, Record, record_of
+from bitvar.data.records import DEFAULT_OPTIONS, RawFields, ReadOptions, Record, parse_record
 from bitvar.errors import UsageError, install_hint
 from bitvar.imaging.open import Location, RefusedError
 
@@ -23,7 +23,7 @@ class Cell:
     column: str
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         """The row."""
         return self.name
 
@@ -45,7 +45,7 @@ class Cell:
 
 
 def read_dataset(
-    name: str, *, split: str, image_column: str, caption_column: str, reading: Reading = PLAIN
+    name: str, *, split: str, image_column: str, caption_column: str, options: ReadOptions = DEFAULT_OPTIONS
 ) -> Iterator[Record]:
     """The samples of one split of a data set, named `SPLIT:ROW`.
 
@@ -54,7 +54,7 @@ def read_dataset(
         split: the split of the data set.
         image_column: images, their bytes or their paths.
         caption_column: texts, or lists of them.
-        reading: gives samples without a caption one, if it does.
+        options: gives samples without a caption one, if it does.
 
     Raises:
         UsageError: if `datasets` is missing, or there is no such data set, split or column.
@@ -82,11 +82,11 @@ def read_dataset(
         what = f"The column {image_column!r} of hf:{name} holds no images."
         raise UsageError(what, why, "name another with --image-column") from None
     return (
-        _entry(Cell(f"{split}:{row}", images, row, image_column), values[caption_column], reading)
+        _entry(Cell(f"{split}:{row}", images, row, image_column), values[caption_column], options)
         for row, values in enumerate(captions)
     )
 
 
-def _entry(cell: Cell, given: Any, reading: Reading) -> Record:
+def _entry(cell: Cell, given: Any, options: ReadOptions) -> Record:
     fields = {"captions": given} if isinstance(given, list) else {"caption": given}
-    return record_of(cell.name, lambda: Found(cell, fields, cell.name), reading)
+    return parse_record(cell.name, lambda: RawFields(cell, fields, cell.name), options)

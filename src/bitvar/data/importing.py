@@ -9,7 +9,7 @@ from typing import Any, Final
 from bitvar.data.index import allows_duplicates, read_source
 from bitvar.data.index_writing import NO_VALIDATION
 from bitvar.data.layouts import SET_TABLE
-from bitvar.data.records import PLAIN, RawSample, Reading, Record, Rejected
+from bitvar.data.records import DEFAULT_OPTIONS, RawSample, ReadOptions, Record, Rejected
 from bitvar.data.roots import root_cure
 from bitvar.data.validation import Accepted, Summary, validate
 from bitvar.data.writing import finish_folder, image_path, json_lines, prepare_folder
@@ -28,17 +28,17 @@ def import_set(
     *,
     size: tuple[int, int],
     fit: Fit = CUT_AROUND_THE_MIDDLE,
-    reading: Reading = PLAIN,
+    options: ReadOptions = DEFAULT_OPTIONS,
     allow_duplicates: bool = False,
     validation: float = 0.05,
     max_bad_fraction: float = 0.01,
     limits: ImageLimits | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Write the captioned set `destination` from an index, any layout that `layouts.read_records` knows, or entries.
+    """Write the captioned set `destination` from an index, any layout that `layouts.read_records` knows, or records.
 
     Samples keep the split their source names; of the others, `validation` of all (at least one), chosen by
-    `RawSample.key` alone, go to "val". `refused.jsonl` names every sample left out, with its reason, and
+    `RawSample.key` alone, go to "val". `rejected.jsonl` names every sample left out, with its reason, and
     `contact_sheet.png` shows some of what was made. `samples.jsonl` is written last.
 
     Args:
@@ -46,28 +46,28 @@ def import_set(
         destination: a new folder.
         size: width and height in pixels, multiples of the tokenizer's stride.
         fit: how images of another ratio come to that size.
-        reading: how samples are read, where there is a choice.
+        options: how samples are read, where there is a choice.
         allow_duplicates: keep samples whose image an earlier one has.
         validation: share of the samples, 0 to 1.
-        max_bad_fraction: largest share of refused samples, 0 to 1.
+        max_bad_fraction: largest share of rejected samples, 0 to 1.
         limits: what an image may be.
-        progress: receives a line of text now and then, and what the fit cut off.
+        log: receives a line of text now and then, and what the fit cut off.
 
     Raises:
-        UsageError: when too many samples are refused, fewer than two are good, or `destination` holds something else.
+        UsageError: when too many samples are rejected, fewer than two are good, or `destination` holds something else.
     """
     if (destination / SET_TABLE).exists():
         why = "it already holds a captioned set"
         raise UsageError(f"Can't import into {destination}.", why, "choose another folder, or delete this one")
-    summary, rows, keys, refused = Summary(), list[dict[str, Any]](), list[str](), list[Rejected]()
+    summary, rows, keys, rejected = Summary(), list[dict[str, Any]](), list[str](), list[Rejected]()
     if isinstance(source, Path):
         allow_duplicates = allow_duplicates or allows_duplicates(source)
-        entries = read_source(source, reading, others=summary.others)  # speaks up before anything is written
+        records = read_source(source, options, other_files=summary.other_files)  # speaks up before anything is written
     else:
-        entries = source
+        records = source
     prepare_folder(destination, source=source if isinstance(source, Path) else None)
     made = validate(
-        entries,
+        records,
         lambda image: (image.size, fit.apply(image, size)),
         limits=limits or ImageLimits(),
         allow_duplicates=allow_duplicates,
@@ -76,9 +76,9 @@ def import_set(
     for sample in made:
         if isinstance(sample, Rejected):
             summary.add(sample)
-            refused.append(sample)
+            rejected.append(sample)
             continue
-        original, image = sample.made
+        original, image = sample.result
         cut += fit.kind != "pad" and lost_area(original, size) > MUCH_LOST
         summary.add(Accepted(sample.raw_sample, original))
         path = image_path(len(rows))
@@ -87,19 +87,19 @@ def import_set(
         rows.append(_row(path, sample.raw_sample, size))
         keys.append(sample.raw_sample.key)
         if len(rows) % 1000 == 0:
-            progress(f"imported {len(rows):,} images, refused {len(refused):,}")
-    write_text(destination / "refused.jsonl", json_lines(vars(refusal) for refusal in refused))
-    cure = root_cure(source, summary, reading) if isinstance(source, Path) else None
+            log(f"imported {len(rows):,} images, rejected {len(rejected):,}")
+    write_text(destination / "rejected.jsonl", json_lines(vars(rejection) for rejection in rejected))
+    cure = root_cure(source, summary, options) if isinstance(source, Path) else None
     summary.require(max_bad_fraction, cure=cure)
     if len(rows) < 2:
         why = "one image is too few: training needs some, and validation at least one"
         raise UsageError("There is one usable sample.", why, "add images")
-    progress(fit.text(cut, len(rows)))
+    log(fit.text(cut, len(rows)))
     contact_sheet([destination / row["image_path"] for row in rows], destination / CONTACT_SHEET)
     _split(rows, keys, validation)
     if all(row["split"] != "val" for row in rows):
-        progress(NO_VALIDATION)
-    manifest = {"size": list(size), "samples": len(rows), "refused": dict(summary.refused)}
+        log(NO_VALIDATION)
+    manifest = {"size": list(size), "samples": len(rows), "rejected": dict(summary.rejected)}
     finish_folder(destination, rows, manifest)
     return summary
 

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from bitvar.config import Config, read_json
 from bitvar.data.layouts import read_records
-from bitvar.data.records import PLAIN, RawSample, Reading, Record, read_split
+from bitvar.data.records import DEFAULT_OPTIONS, RawSample, ReadOptions, Record, read_split
 from bitvar.data.validation import Summary
 from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, RefusedError
@@ -74,7 +74,7 @@ class IndexManifest(Config):
         source: the folder that relative paths start from, absolute.
         source_from_index: the same from the index's folder, for when both were moved together.
         groups: in order, without a gap.
-        refused: samples left out, by reason; `refused.jsonl` names them.
+        rejected: samples left out, by reason; `rejected.jsonl` names them.
         caption_words: captions by number of words.
         files: the other files.
         allow_duplicates: whether samples may share an image.
@@ -88,7 +88,7 @@ class IndexManifest(Config):
     source: str
     source_from_index: str
     groups: tuple[Group, ...]
-    refused: dict[str, Annotated[int, Field(ge=0)]]
+    rejected: dict[str, Annotated[int, Field(ge=0)]]
     caption_words: dict[int, Annotated[int, Field(ge=0)]]
     files: dict[str, FileEntry]
     allow_duplicates: bool = False
@@ -201,7 +201,7 @@ class SampleIndex:
                 if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                     raise _damaged(self.folder, f"{name} has been altered")
 
-    def entries(self) -> Iterator[RawSample]:
+    def raw_samples(self) -> Iterator[RawSample]:
         """Every sample in order, as a reader of layouts would yield it."""
         for group in self.groups:
             for i in range(group.start, group.start + group.count):
@@ -214,8 +214,8 @@ class SampleIndex:
     def summary(self) -> Summary:
         """What is in it, from its arrays alone."""
         manifest = self.manifest
-        summary = Summary(good=len(self))
-        summary.refused.update(manifest.refused)
+        summary = Summary(accepted=len(self))
+        summary.rejected.update(manifest.rejected)
         summary.captions.update(manifest.caption_words)
         for group in self.groups:
             summary.splits[group.split] += group.count
@@ -257,24 +257,26 @@ def is_index(folder: Path) -> bool:
         return False
 
 
-def read_source(source: Path, reading: Reading = PLAIN, *, others: Counter[str] | None = None) -> Iterator[Record]:
+def read_source(
+    source: Path, options: ReadOptions = DEFAULT_OPTIONS, *, other_files: Counter[str] | None = None
+) -> Iterator[Record]:
     """Every sample of an index, or of any layout that `layouts.read_records` knows.
 
     Args:
         source: an index, or a folder or file.
-        reading: how samples are read; of an index they are as they were when it was made.
-        others: gets the files of a folder that are no part of a sample, by ending.
+        options: how samples are read; of an index they are as they were when it was made.
+        other_files: gets the files of a folder that are no part of a sample, by ending.
 
     Raises:
         UsageError: as `layouts.read_records`, and for an index that is to be read in another way.
     """
     if not is_index(source):
-        return read_records(source, reading, others=others)
-    if reading != PLAIN:
+        return read_records(source, options, other_files=other_files)
+    if options != DEFAULT_OPTIONS:
         why = f"{source} is an index, which holds paths and captions as they were read when it was made"
         todo = "leave --root, --caption and the like out, or make the index anew with them"
         raise UsageError("Can't read an index in another way.", why, todo)
-    return SampleIndex.open(source).entries()
+    return SampleIndex.open(source).raw_samples()
 
 
 def allows_duplicates(source: Path) -> bool:

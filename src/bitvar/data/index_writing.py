@@ -33,7 +33,7 @@ from bitvar.data.index import (
     is_index,
 )
 from bitvar.data.layouts import read_records
-from bitvar.data.records import PLAIN, RawSample, Reading, Rejected
+from bitvar.data.records import DEFAULT_OPTIONS, RawSample, ReadOptions, Rejected
 from bitvar.data.roots import root_cure
 from bitvar.data.validation import Accepted, Size, Summary, validate
 from bitvar.data.writing import json_lines
@@ -49,7 +49,7 @@ NO_VALIDATION: Final = (
     "WARNING: no sample is of the split 'val', and training needs some: call some samples' split so, or name no splits"
 )
 
-_REFUSED = "refused.jsonl"
+_REJECTED = "rejected.jsonl"
 _BUFFER = 1 << 16
 _SPOOLED: Final = {RECORDS: "records.spool", DIGESTS: "digests.spool", PATH_ENDS: "path_ends.spool"}
 _GROUPS = "groups.spool"
@@ -63,42 +63,42 @@ def build_index(
     destination: Path,
     *,
     content_hash: bool = False,
-    reading: Reading = PLAIN,
+    options: ReadOptions = DEFAULT_OPTIONS,
     allow_duplicates: bool = False,
     validation: float = 0.05,
     max_bad_fraction: float = 0.01,
     limits: ImageLimits | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Summary:
     """Write an index over `source`, of any layout that `layouts.read_records` knows; its images stay where they are.
 
     Every image is decoded once, and none is kept. Samples keep the split their source names; of the others,
     `validation`, drawn by `RawSample.key` alone, go to "val", and at least one where otherwise none would.
-    `refused.jsonl` names every sample left out, with its reason. The folder is there whole or not at all; when too many
-    samples are refused, the report is left beside it as `<destination>.refused.jsonl`.
+    `rejected.jsonl` names every sample left out, with its reason. The folder is there whole or not at all; when too
+    many samples are rejected, the report is left beside it as `<destination>.rejected.jsonl`.
 
     Args:
         source: a folder or file.
         destination: a new folder, not inside `source`.
         content_hash: keep the sha256 of every image's bytes, 32 bytes a sample.
-        reading: how samples are read, where there is a choice.
+        options: how samples are read, where there is a choice.
         allow_duplicates: keep samples whose image an earlier one has.
         validation: share of the samples without a split, 0 to 1.
-        max_bad_fraction: largest share of refused samples, 0 to 1.
+        max_bad_fraction: largest share of rejected samples, 0 to 1.
         limits: what an image may be.
-        progress: receives a line of text now and then.
+        log: receives a line of text now and then.
 
     Raises:
-        UsageError: when too many samples are refused, none is good, or `destination` is taken.
+        UsageError: when too many samples are rejected, none is good, or `destination` is taken.
     """
     source, destination = source.absolute(), destination.absolute()
     _require_free(source, destination)
-    if reading.root is not None:
-        reading = replace(reading, root=reading.root.absolute())
-    summary, report = Summary(), destination.with_name(f"{destination.name}.{_REFUSED}")
-    entries = read_records(source, reading, others=summary.others)  # speaks up before anything is written
+    if options.root is not None:
+        options = replace(options, root=options.root.absolute())
+    summary, report = Summary(), destination.with_name(f"{destination.name}.{_REJECTED}")
+    records = read_records(source, options, other_files=summary.other_files)  # speaks up before anything is written
     made = validate(
-        entries,
+        records,
         lambda image: image.size,
         limits=limits or ImageLimits(),
         content_hash=content_hash,
@@ -106,27 +106,27 @@ def build_index(
     )
     destination.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(destination) as folder, contextlib.ExitStack() as stack:
-        base = reading.root or (source if source.is_dir() else source.parent)
+        base = options.root or (source if source.is_dir() else source.parent)
         writer = stack.enter_context(IndexWriter(folder, base, content_hash=content_hash))
-        with (folder / _REFUSED).open("w", encoding="ascii", newline="\n") as refused:
+        with (folder / _REJECTED).open("w", encoding="ascii", newline="\n") as rejected:
             for sample in _append_all(writer, choose_splits(made, validation)):
                 summary.add(sample)
                 if isinstance(sample, Rejected):
-                    refused.write(json_lines([vars(sample)]))
-                if (done := summary.good + summary.num_refused) % 10_000 == 0:
-                    progress(f"went through {done:,} samples, refused {summary.num_refused:,}")
+                    rejected.write(json_lines([vars(sample)]))
+                if (done := summary.accepted + summary.num_rejected) % 10_000 == 0:
+                    log(f"went through {done:,} samples, rejected {summary.num_rejected:,}")
         try:
-            summary.require(max_bad_fraction, cure=root_cure(source, summary, reading))
+            summary.require(max_bad_fraction, cure=root_cure(source, summary, options))
         except UsageError:
-            if summary.num_refused:
-                (folder / _REFUSED).replace(report)
-                progress(f"every refused sample is in {report}")
+            if summary.num_rejected:
+                (folder / _REJECTED).replace(report)
+                log(f"every rejected sample is in {report}")
             raise
         if not summary.splits["val"]:
-            progress(NO_VALIDATION)
-        progress(f"sorting {summary.good:,} samples")
+            log(NO_VALIDATION)
+        log(f"sorting {summary.accepted:,} samples")
         writer.finish(summary, final=destination, allow_duplicates=allow_duplicates)
-        flush(folder / _REFUSED)
+        flush(folder / _REJECTED)
     report.unlink(missing_ok=True)
     return summary
 
@@ -153,7 +153,7 @@ def choose_splits(samples: Iterable[Accepted[T] | Rejected], validation: float) 
     held back to the end, and put there if no other was and it isn't alone.
     """
     held: Accepted[T] | None = None
-    settled, others = validation == 0, 0
+    settled, num_settled = validation == 0, 0
     for sample in samples:
         if isinstance(sample, Rejected):
             yield sample
@@ -166,10 +166,10 @@ def choose_splits(samples: Iterable[Accepted[T] | Rejected], validation: float) 
                 held = sample
                 continue
             held, sample = sorted((held, sample), key=lambda good: split_rank(good.raw_sample.key))  # noqa: PLW2901
-        others += 1
+        num_settled += 1
         yield _with_split(sample, split)
     if held is not None:
-        yield _with_split(held, "train" if settled or not others else "val")
+        yield _with_split(held, "train" if settled or not num_settled else "val")
 
 
 def _with_split(sample: Accepted[T], split: str) -> Accepted[T]:
@@ -182,7 +182,7 @@ def _append_all(
     for sample in samples:
         if isinstance(sample, Accepted):
             try:
-                writer.append(sample.raw_sample, size=sample.made, digest=sample.digest)
+                writer.append(sample.raw_sample, size=sample.result, digest=sample.digest)
             except RefusedError as error:
                 yield Rejected(sample.raw_sample.name, error.reason, error.detail)
                 continue
@@ -249,7 +249,7 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
         """Sort the records into their groups, and write `index.json` last.
 
         Args:
-            summary: for the captions' lengths and the refused samples' reasons.
+            summary: for the captions' lengths and the rejected samples' reasons.
             final: the folder the index will be in, if not the one it is written in.
             allow_duplicates: whether samples may share an image.
         """
@@ -276,7 +276,7 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
             source=str(self._base),
             source_from_index=os.path.relpath(self._base.resolve(), (final or self._folder).resolve()),
             groups=groups,
-            refused=dict(summary.refused.most_common()),
+            rejected=dict(summary.rejected.most_common()),
             caption_words=dict(sorted(summary.captions.items())),
             files={name: _describe(self._folder / name) for name in names},
             allow_duplicates=allow_duplicates,

@@ -1,7 +1,7 @@
 """The layouts that captioned images come in: folders with sidecars, tables, JSON lines, tars.
 
-Each reader yields what it found, usable or not, one entry at a time and in a fixed order; none stops at a bad one, and
-none opens an image. Whether an image is sound is `check`'s business; what a caption may be is `entries`'.
+Each reader yields what it found, usable or not, one record at a time and in a fixed order; none stops at a bad one, and
+none opens an image. Whether an image is sound is `check`'s business; what a caption may be is `records`'.
 """
 
 import os
@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from bitvar.data.records import (
+    DEFAULT_OPTIONS,
     MAX_CAPTION,
     MAX_LINE,
-    PLAIN,
     SUFFIXES,
-    Found,
+    RawFields,
     RawSample,
-    Reading,
+    ReadOptions,
     Record,
     Rejected,
     decode_text,
+    fields_in_row,
     fold_captions,
-    found_in_row,
     parse_object,
+    parse_record,
     read_split,
-    record_of,
     text_fields,
 )
 from bitvar.data.tables import read_table
@@ -41,7 +41,7 @@ __all__ = [
     "MAX_CAPTION",
     "SUFFIXES",
     "RawSample",
-    "Reading",
+    "ReadOptions",
     "Record",
     "Rejected",
     "fold_captions",
@@ -58,7 +58,7 @@ _METADATA: Final = ("metadata.jsonl", "metadata.csv")
 
 _TEXT_SUFFIXES: Final = (".json", ".txt", ".caption")
 """Of those that name captions, the last one counts."""
-UNNAMED: Final = "image in no good line"
+UNNAMED: Final = "unlisted image(s)"
 """The kind of a table's images that it doesn't name."""
 
 _OTHER_IMAGES: Final = frozenset((
@@ -71,26 +71,28 @@ _SPLIT_FOLDERS: Final = {"train": "train", "training": "train", "validation": "v
 _OFFICIAL_NAME = re.compile(r"\d+(?:\.\d+)?_(?P<count>\d+)\.jsonl")
 
 
-def read_records(source: Path, reading: Reading = PLAIN, *, others: Counter[str] | None = None) -> Iterator[Record]:
+def read_records(
+    source: Path, options: ReadOptions = DEFAULT_OPTIONS, *, other_files: Counter[str] | None = None
+) -> Iterator[Record]:
     """Every sample of a folder or file, whichever layout it has.
 
     Args:
         source: a `.jsonl`, `.csv`, `.tsv` or `.tar` file; a folder of one kind of these; or a folder of images with a
             `.txt`, `.caption` or `.json` of the same name beside each, or with a `metadata.jsonl` or `metadata.csv`.
-        reading: how samples are read, where there is a choice.
-        others: gets every file of a folder that is no part of a sample, by its ending; "hidden" for hidden ones.
+        options: how samples are read, where there is a choice.
+        other_files: gets every file of a folder that is no part of a sample, by its ending; "hidden" for hidden ones.
 
     Raises:
         UsageError: if there is nothing there, a folder holds several kinds, or `reading` asks for what the layout has
             no use for.
     """
-    others = Counter() if others is None else others
+    other_files = Counter() if other_files is None else other_files
     if source.is_file():
         kind = source.suffix.lower()
         if kind not in LISTINGS:
             why = f"known are folders of images, and {', '.join(LISTINGS)}"
             raise UsageError(f"Can't read {source} as a captioned set.", why, "name one of those")
-        return _listing(kind, source, reading, others)
+        return _listing(kind, source, options, other_files)
     if not source.is_dir():
         raise UsageError(f"There is no {source}.", "no such file or folder", "check the path")
     with os.scandir(source) as found:
@@ -106,68 +108,72 @@ def read_records(source: Path, reading: Reading = PLAIN, *, others: Counter[str]
         why = f"it holds {' and '.join(kinds)} files, and they may list the same images"
         raise UsageError(f"Can't tell which layout {source} has.", why, "name one file instead of the folder")
     if kinds:
-        readers = [_listing(kinds[0], path, reading, others) for path in listings]
-        entries = (entry for reader in readers for entry in reader)
-        return entries if own in listings or reading.root is not None else _accounted(entries, source, kinds[0], others)
-    return _read_folder(source, reading, others)
+        readers = [_listing(kinds[0], path, options, other_files) for path in listings]
+        records = (record for reader in readers for record in reader)
+        return (
+            records
+            if own in listings or options.root is not None
+            else _accounted(records, source, kinds[0], other_files)
+        )
+    return _read_folder(source, options, other_files)
 
 
-def _listing(kind: str, path: Path, reading: Reading, others: Counter[str]) -> Iterator[Record]:
+def _listing(kind: str, path: Path, options: ReadOptions, other_files: Counter[str]) -> Iterator[Record]:
     if kind == ".tar":
-        _require_useful(reading, path, root=False, lines=True)
-        return read_tar(path, reading, others=others)
-    _require_useful(reading, path, root=True, lines=False)
-    return (read_lines if kind == ".jsonl" else read_table)(path, reading)
+        _require_useful(options, path, root=False, lines=True)
+        return read_tar(path, options, other_files=other_files)
+    _require_useful(options, path, root=True, lines=False)
+    return (read_lines if kind == ".jsonl" else read_table)(path, options)
 
 
-def _accounted(entries: Iterator[Record], folder: Path, kind: str, others: Counter[str]) -> Iterator[Record]:
-    """The same entries; afterwards `others` has the folder's files that no line named and no table is."""
+def _accounted(records: Iterator[Record], folder: Path, kind: str, other_files: Counter[str]) -> Iterator[Record]:
+    """The same records; afterwards `others` has the folder's files that no line named and no table is."""
     named = SeenSet()
-    for entry in entries:
-        if isinstance(entry, RawSample) and isinstance(entry.image, Location):
-            named.add(entry.image.place)
-        yield entry
+    for record in records:
+        if isinstance(record, RawSample) and isinstance(record.image, Location):
+            named.add(record.image.address)
+        yield record
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             suffix = Path(name).suffix.lower()
             if name.startswith("."):
-                others["hidden"] += 1
+                other_files["hidden"] += 1
             elif suffix in SUFFIXES and kind != ".tar":
-                if named.add(Location(Path(parent) / name).place):
-                    others[UNNAMED] += 1
+                if named.add(Location(Path(parent) / name).address):
+                    other_files[UNNAMED] += 1
             elif suffix != kind or Path(parent) != folder:
-                others[suffix or "without an ending"] += 1
+                other_files[suffix or "without an ending"] += 1
 
 
-def _require_useful(reading: Reading, source: Path, *, root: bool, lines: bool) -> None:
+def _require_useful(options: ReadOptions, source: Path, *, root: bool, lines: bool) -> None:
     """Refuse an option that a layout has no use for, rather than pass over it."""
-    what = "--root" if reading.root is not None and not root else "--caption-lines"
-    if what == "--root" or (reading.caption_lines and not lines):
+    what = "--root" if options.root is not None and not root else "--caption-lines"
+    if what == "--root" or (options.caption_lines and not lines):
         why = f"{source} is no table of paths" if what == "--root" else f"{source} has no text files"
         raise UsageError(f"{what} can't be used here.", why, "leave it out")
 
 
-def kinds_text(others: Mapping[str, int]) -> str:
+def kinds_text(other_files: Mapping[str, int]) -> str:
     """Files by ending, for people: "12 files of other kinds: 8 .svg, 4 .md"; nothing for none.
 
     Says which of them are images that are not read.
     """
-    if not others:
+    if not other_files:
         return ""
-    total, ordered = sum(others.values()), sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    total, ordered = sum(other_files.values()), sorted(other_files.items(), key=lambda item: (-item[1], item[0]))
     text = f"{total:,} {'file' if total == 1 else 'files'} of other kinds: "
     text += ", ".join(f"{count:,} {kind}" for kind, count in ordered)
     images = [kind for kind, _ in ordered if kind in _OTHER_IMAGES]
     return text + (f" ({', '.join(images)} can't be read: convert them to PNG)" if images else "")
 
 
-def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterator[Record]:
+def _read_folder(folder: Path, options: ReadOptions, other_files: Counter[str]) -> Iterator[Record]:
     """Images with a text beside each: `cat.jpg` and `cat.txt`, `cat.caption` or `cat.json`; or a table in a folder.
 
     Goes folder by folder, and holds the names of one at a time.
     """
-    _require_useful(reading, folder, root=False, lines=True)
+    _require_useful(options, folder, root=False, lines=True)
     problems: list[OSError] = []
     empty = True
     for parent, folders, files in os.walk(folder, onerror=problems.append):
@@ -178,25 +184,25 @@ def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterat
                 empty = False
                 where = (here / name).relative_to(folder).as_posix()
                 yield Rejected(where, "unreadable-file", "a link to a folder is not followed")
-        others.update("hidden" for name in files if name.startswith("."))
+        other_files.update("hidden" for name in files if name.startswith("."))
         names = sorted(name for name in files if not name.startswith("."))
         table = next((name for name in _METADATA if name in names), None)
         if table is None:
-            entries = _pair(folder, here, names, reading, others)
+            records = _pair(folder, here, names, options, other_files)
         else:
             folders.clear()  # it names what is in them
-            entries = _described(folder, here, table, reading)
-        for entry in entries:
+            records = _described(folder, here, table, options)
+        for record in records:
             empty = False
-            yield entry
+            yield record
     for problem in problems:
         yield Rejected(os.path.relpath(problem.filename, folder), "unreadable-file", problem.strerror or str(problem))
     if empty and not problems:
-        why = kinds_text(others) or f"it has no {', '.join(SUFFIXES)} in it, and no table"
+        why = kinds_text(other_files) or f"it has no {', '.join(SUFFIXES)} in it, and no table"
         raise UsageError(f"{folder} holds no images.", why, "check the path")
 
 
-def _described(folder: Path, here: Path, table: str, reading: Reading) -> Iterator[Record]:
+def _described(folder: Path, here: Path, table: str, options: ReadOptions) -> Iterator[Record]:
     """The samples of a `metadata` table in a folder of the tree; the topmost folder's name is their split."""
     parts = here.relative_to(folder).parts
     split = None
@@ -206,17 +212,19 @@ def _described(folder: Path, here: Path, table: str, reading: Reading) -> Iterat
         except RefusedError:
             split = None
     prefix = "".join(f"{part}/" for part in parts)
-    for entry in (read_lines if table.endswith(".jsonl") else read_table)(here / table, reading, split=split):
-        if isinstance(entry, Rejected):
-            yield Rejected(prefix + entry.name, entry.reason, entry.detail)
+    for record in (read_lines if table.endswith(".jsonl") else read_table)(here / table, options, split=split):
+        if isinstance(record, Rejected):
+            yield Rejected(prefix + record.name, record.reason, record.detail)
         else:
             yield RawSample(
-                prefix + entry.name, entry.image, entry.captions, entry.split, entry.ratio, prefix + entry.key,
-                labels=entry.labels,
+                prefix + record.name, record.image, record.captions, record.split, record.ratio, prefix + record.key,
+                labels=record.labels,
             )  # fmt: skip
 
 
-def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, others: Counter[str]) -> Iterator[Record]:
+def _pair(
+    folder: Path, here: Path, names: Sequence[str], options: ReadOptions, other_files: Counter[str]
+) -> Iterator[Record]:
     """The samples among the files `names` of the folder `here`, called by their paths from `folder`."""
     parent = here.relative_to(folder)
     texts: dict[str, list[str]] = {}
@@ -228,7 +236,7 @@ def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, othe
         suffix = Path(image).suffix.lower()
         if suffix not in SUFFIXES:
             if suffix not in _TEXT_SUFFIXES:
-                others[suffix or "without an ending"] += 1
+                other_files[suffix or "without an ending"] += 1
             continue
         name, stem = (parent / image).as_posix(), Path(image).stem
         if stem in stems:
@@ -236,15 +244,15 @@ def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, othe
             continue
         stems[stem] = image
         sidecars = [here / text for text in texts.get(stem, ())]
-        if not sidecars and not reading.makes_captions:
+        if not sidecars and not options.makes_captions:
             yield Rejected(name, "no-caption", f"there is no {stem}.txt, {stem}.caption or {stem}.json beside it")
             continue
         place = Location(here / image)
 
-        def find(name: str = name, place: Location = place, sidecars: Sequence[Path] = sidecars) -> Found:
-            return Found(place, _beside(sidecars, reading), name)
+        def find(name: str = name, place: Location = place, sidecars: Sequence[Path] = sidecars) -> RawFields:
+            return RawFields(place, _beside(sidecars, options), name)
 
-        yield record_of(name, find, reading)
+        yield parse_record(name, find, options)
     for stem in sorted(texts.keys() - stems.keys()):
         beside = [name for name in names if Path(name).stem == stem and name not in texts[stem]]
         more = f"; {beside[0]} beside it is of a format that is not read: convert it to PNG" if beside else ""
@@ -252,7 +260,7 @@ def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, othe
             yield Rejected((parent / text).as_posix(), "missing-image", f"no image has its name{more}")
 
 
-def _beside(sidecars: Sequence[Path], reading: Reading) -> Mapping[str, Any]:
+def _beside(sidecars: Sequence[Path], options: ReadOptions) -> Mapping[str, Any]:
     """The fields of an image's text files together."""
     fields: dict[str, Any] = {}
     for sidecar in sorted(sidecars, key=lambda path: _TEXT_SUFFIXES.index(path.suffix.lower())):
@@ -261,16 +269,16 @@ def _beside(sidecars: Sequence[Path], reading: Reading) -> Mapping[str, Any]:
                 text = decode_text(file.read(MAX_LINE))
         except OSError as error:
             raise RefusedError("unreadable-file", f"{sidecar.name}: {error.strerror}") from None
-        fields |= parse_object(text) if sidecar.suffix.lower() == ".json" else text_fields(text, reading)
+        fields |= parse_object(text) if sidecar.suffix.lower() == ".json" else text_fields(text, options)
     return fields
 
 
-def read_lines(path: Path, reading: Reading = PLAIN, *, split: str | None = None) -> Iterator[Record]:
+def read_lines(path: Path, options: ReadOptions = DEFAULT_OPTIONS, *, split: str | None = None) -> Iterator[Record]:
     """JSON lines, each with an image's path and captions; the official `[ratio]_[count].jsonl` among them.
 
     Args:
         path: the table.
-        reading: how samples are read.
+        options: how samples are read.
         split: the split of lines that name none.
     """
     official = _OFFICIAL_NAME.fullmatch(path.name)
@@ -280,10 +288,10 @@ def read_lines(path: Path, reading: Reading = PLAIN, *, split: str | None = None
             if line.strip():
                 count += 1
 
-                def find(line: bytes = line) -> Found:
-                    return found_in_row(path.parent, parse_object(decode_text(line)), reading)
+                def find(line: bytes = line) -> RawFields:
+                    return fields_in_row(path.parent, parse_object(decode_text(line)), options)
 
-                yield record_of(f"{path.name}:{number}", find, reading, split=split)
+                yield parse_record(f"{path.name}:{number}", find, options, split=split)
     if official and int(official["count"]) != count:
         yield Rejected(path.name, "wrong-count", f"the name says {int(official['count'])} samples, there are {count}")
 

@@ -71,7 +71,7 @@ def open_images(
     *,
     limits: ImageLimits | None = None,
     max_bad_fraction: float = 0.01,
-    report: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> ImageSource:
     """The images of a folder (with all folders in it), of a captioned set, or of an index.
 
@@ -82,14 +82,14 @@ def open_images(
         source: a folder or an index.
         limits: what an image may be.
         max_bad_fraction: largest share of images that can't be used; each is named.
-        report: receives a line of text for each image that is left out, and last one that counts what was found.
+        log: receives a line of text for each image that is left out, and last one that counts what was found.
 
     Raises:
         UsageError: if there are no images, or too many of them can't be used.
     """
     if is_index(source):
         index = SampleIndex.open(source)
-        report(describe_found(index.groups))
+        log(describe_found(index.groups))
         return index
     if not source.is_dir():
         raise UsageError(f"There is no folder {source}.", "no such folder", "check the path")
@@ -100,24 +100,24 @@ def open_images(
         paths, skipped = list_files(source, (*IMAGE_SUFFIXES, ARRAY_SUFFIX))
         found = list(_of_folder(source, paths))
     for place, why in skipped.problems:
-        report(f"left out: {place}: {why}")
+        log(f"left out: {place}: {why}")
     if not found:
         why = f"no {READ} file is in it, nor {ARRAY_SUFFIX}"
         if said := skipped.describe():
             why += f"; {said}"
         raise UsageError(f"{source} has no images.", why, "check the folder")
-    listed = _grouped(found, source, limits or ImageLimits(), max_bad_fraction, report)
-    refused = len(found) - len(listed.paths)
-    report(describe_found(listed.groups, refused=refused, skipped=skipped))
+    listed = _grouped(found, source, limits or ImageLimits(), max_bad_fraction, log)
+    rejected = len(found) - len(listed.paths)
+    log(describe_found(listed.groups, rejected=rejected, skipped=skipped))
     return listed
 
 
-def describe_found(groups: Sequence[Group], *, refused: int = 0, skipped: Skipped | None = None) -> str:
+def describe_found(groups: Sequence[Group], *, rejected: int = 0, skipped: Skipped | None = None) -> str:
     """One line that accounts for every file of a source.
 
     Args:
         groups: the source's; those of the split "val" are held out.
-        refused: images that can't be used.
+        rejected: images that can't be used.
         skipped: what else is in the folder.
     """
     held_out = sum(group.count for group in groups if group.split == "val")
@@ -126,9 +126,9 @@ def describe_found(groups: Sequence[Group], *, refused: int = 0, skipped: Skippe
     parts = [f"{train:,} to train on", f"{held_out:,} held out"]
     if rest := total - train - held_out:
         parts.append(f"{rest:,} of other splits")
-    if refused:
-        parts.append(f"{refused:,} that can't be used")
-    line = f"found {total + refused:,} images: {', '.join(parts)}"
+    if rejected:
+        parts.append(f"{rejected:,} that can't be used")
+    line = f"found {total + rejected:,} images: {', '.join(parts)}"
     said = "" if skipped is None else skipped.describe()
     return f"{line}; {said}" if said else line
 
@@ -153,22 +153,22 @@ def _grouped(
     source: Path,
     limits: ImageLimits,
     max_bad_fraction: float,
-    report: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> ImageList:
     sorted_out: dict[tuple[str, str], list[Path]] = {}
-    refused: list[Rejected] = []
+    rejected: list[Rejected] = []
     for path, split in found:
         try:
             width, height = image_size(path, limits)
         except RefusedError as error:
-            refused.append(Rejected(str(path), error.reason, error.detail))
-            report(f"left out: {path}: {error}")
+            rejected.append(Rejected(str(path), error.reason, error.detail))
+            log(f"left out: {path}: {error}")
             continue
         sorted_out.setdefault((split, nearest_ratio(height / width)), []).append(path)
-    if len(refused) > max_bad_fraction * len(found):
-        worst = refused[0]
+    if len(rejected) > max_bad_fraction * len(found):
+        worst = rejected[0]
         raise UsageError(
-            f"{len(refused)} of {len(found)} images of {source} can't be used.",
+            f"{len(rejected)} of {len(found)} images of {source} can't be used.",
             f"more than --max-bad-fraction {max_bad_fraction:g}; {worst.name}: {worst.detail}",
             "mend or remove them, or allow more",
         )

@@ -1,6 +1,6 @@
 """What a captioned sample must be, whichever layout it comes in: one set of rules for captions, splits and ratios.
 
-`data check`, `data import`, `data index` and training all read samples through `record_of`, so that they accept the
+`data check`, `data import`, `data index` and training all read samples through `parse_record`, so that they accept the
 same ones and give the same reasons. Knows nothing of files but their names.
 """
 
@@ -18,7 +18,7 @@ from bitvar.imaging.formats import IMAGE_SUFFIXES
 from bitvar.imaging.open import Location, Readable, RefusedError
 
 SUFFIXES: Final = IMAGE_SUFFIXES
-"""Endings of the files that are opened as images. One whose format can't be read is refused by name, never skipped."""
+"""Endings of the files that are opened as images. One whose format can't be read is rejected by name, never skipped."""
 
 IMAGE_FIELDS: Final = ("image_path", "file_name", "path", "image", "file")
 CAPTION_FIELDS: Final = ("long_caption", "caption", "text", "short_caption", "prompt")
@@ -54,7 +54,7 @@ _CAMERA_WORDS = frozenset(
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How a source is read, where there is a choice.
 
     Attributes:
@@ -75,7 +75,7 @@ class Reading:
         return self.caption is not None or self.captions_from_names
 
 
-PLAIN: Final = Reading()
+DEFAULT_OPTIONS: Final = ReadOptions()
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ Record: TypeAlias = RawSample | Rejected
 
 
 @dataclass(frozen=True)
-class Found:
+class RawFields:
     """What a layout has of a sample, before anything in `fields` is checked."""
 
     image: Readable
@@ -124,25 +124,25 @@ class Found:
     key: str
 
 
-def record_of(name: str, find: Callable[[], Found], reading: Reading, *, split: str | None = None) -> Record:
-    """A raw_sample of what `find` finds, or the refusal it raises.
+def parse_record(name: str, find: Callable[[], RawFields], options: ReadOptions, *, split: str | None = None) -> Record:
+    """A raw_sample of what `find` finds, or the rejection it raises.
 
     Args:
         name: how reports call the sample.
         find: reads the sample's fields.
-        reading: how captions are read.
+        options: how captions are read.
         split: the split of a sample whose fields name none.
     """
     try:
         found = find()
         own, ratio = read_split(found.fields.get("split")), _ratio(found.fields.get("h_div_w"))
-        captions = _captions(found.fields, found.key, reading)
+        captions = _captions(found.fields, found.key, options)
         return RawSample(name, found.image, captions, own or split, ratio, found.key, labels=found.fields)
     except RefusedError as error:
         return Rejected(name, error.reason, error.detail)
 
 
-def found_in_row(folder: Path, row: Mapping[str, Any], reading: Reading) -> Found:
+def fields_in_row(folder: Path, row: Mapping[str, Any], options: ReadOptions) -> RawFields:
     """The fields of a table's row, and the image that it names.
 
     A path may be absolute or lead out of the folder: official tables do so, and it is only read.
@@ -150,7 +150,7 @@ def found_in_row(folder: Path, row: Mapping[str, Any], reading: Reading) -> Foun
     Args:
         folder: the table's.
         row: its fields.
-        reading: where relative paths start.
+        options: where relative paths start.
 
     Raises:
         RefusedError: if the row names no image.
@@ -167,15 +167,15 @@ def found_in_row(folder: Path, row: Mapping[str, Any], reading: Reading) -> Foun
         os.fsencode(text)
     except UnicodeEncodeError:
         raise RefusedError("wrong-type", f"{known} can't be the name of a file: {short(text)}") from None
-    return Found(Location((folder if reading.root is None else reading.root) / text), row, text)
+    return RawFields(Location((folder if options.root is None else options.root) / text), row, text)
 
 
-def text_fields(text: str, reading: Reading) -> Mapping[str, Any]:
+def text_fields(text: str, options: ReadOptions) -> Mapping[str, Any]:
     """The fields of a text file: one caption, or one a line."""
-    return {"captions": text.splitlines() or [""]} if reading.caption_lines else {"captions": [text]}
+    return {"captions": text.splitlines() or [""]} if options.caption_lines else {"captions": [text]}
 
 
-def _captions(fields: Mapping[str, Any], key: str, reading: Reading) -> tuple[str, ...]:
+def _captions(fields: Mapping[str, Any], key: str, options: ReadOptions) -> tuple[str, ...]:
     given = fields.get("captions")
     if given is None or given == "":
         given = [fields[name] for name in CAPTION_FIELDS if fields.get(name) is not None]
@@ -184,8 +184,8 @@ def _captions(fields: Mapping[str, Any], key: str, reading: Reading) -> tuple[st
         given = _listed(given)
     elif not isinstance(given, list):
         raise RefusedError("wrong-type", f"captions is no list of texts: {short(given)}")
-    if reading.makes_captions and all(isinstance(caption, str) and not caption.strip() for caption in given):
-        given = _made_captions(key, reading)
+    if options.makes_captions and all(isinstance(caption, str) and not caption.strip() for caption in given):
+        given = _made_captions(key, options)
     if not given:
         raise RefusedError("no-caption", f"it has none of captions, {', '.join(CAPTION_FIELDS)}")
     return fold_captions(given)
@@ -206,11 +206,11 @@ def _listed(value: Any) -> list[Any]:
     return given if all(isinstance(caption, str) for caption in given) else [value]
 
 
-def _made_captions(key: str, reading: Reading) -> list[str]:
-    words = words_of_name(key) if reading.captions_from_names else ""
-    if not words and reading.caption is None:
+def _made_captions(key: str, options: ReadOptions) -> list[str]:
+    words = words_of_name(key) if options.captions_from_names else ""
+    if not words and options.caption is None:
         raise RefusedError("no-caption", "its name has no words in it")
-    return [words or reading.caption or ""]
+    return [words or options.caption or ""]
 
 
 def words_of_name(name: str) -> str:

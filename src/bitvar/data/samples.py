@@ -1,6 +1,6 @@
 """Captioned images of a folder: `samples.jsonl` and the files it names, as training reads them.
 
-Lines go through the same rules as everywhere else (`entries`), and images through the same opening (`check`), so that
+Lines go through the same rules as everywhere else (`records`), and images through the same opening (`check`), so that
 training takes exactly the samples that `bitvar data check` calls good, and refuses the others for the same reasons.
 """
 
@@ -54,7 +54,7 @@ class Sample:
     source: Path = Path()
 
 
-def read_samples(folder: Path, *, split: str | None, report: Callable[[str], None] = lambda line: None) -> list[Sample]:
+def read_samples(folder: Path, *, split: str | None, log: Callable[[str], None] = lambda line: None) -> list[Sample]:
     """The samples of one split, or all of them for None.
 
     Opens no image, unless two lines name it: what is wrong with one is found when `load_images` decodes it.
@@ -62,7 +62,7 @@ def read_samples(folder: Path, *, split: str | None, report: Callable[[str], Non
     Args:
         folder: a captioned set.
         split: of the set.
-        report: receives a line of text if the set names no split and one is drawn.
+        log: receives a line of text if the set names no split and one is drawn.
 
     Raises:
         UsageError: if the folder has no `samples.jsonl`, a line of it can't be used, or the split is empty.
@@ -71,12 +71,12 @@ def read_samples(folder: Path, *, split: str | None, report: Callable[[str], Non
     if not path.is_file():
         todo = f"make one of your own images: bitvar data import {folder} NEW_FOLDER"
         raise UsageError(f"{folder} is no captioned set.", f"it has no {SET_TABLE}", todo)
-    entries = list(read_set(folder))
-    raw_samples = [entry for entry in entries if isinstance(entry, RawSample)]
-    refused = [entry for entry in entries if isinstance(entry, Rejected)]
-    if refused:
-        raise _refused(folder, refused, len(entries))
-    splits = _splits(raw_samples, report)
+    records = list(read_set(folder))
+    raw_samples = [record for record in records if isinstance(record, RawSample)]
+    rejected = [record for record in records if isinstance(record, Rejected)]
+    if rejected:
+        raise _rejected_lines(folder, rejected, len(records))
+    splits = _splits(raw_samples, log)
     samples = [
         Sample(
             raw_sample.image.file,
@@ -98,11 +98,11 @@ def read_samples(folder: Path, *, split: str | None, report: Callable[[str], Non
 
 
 def read_set(folder: Path) -> Iterator[Record]:
-    """Every line of a captioned set as training reads it, good or refused. Opens no image that is there once."""
+    """Every line of a captioned set as training reads it, good or rejected. Opens no image that is there once."""
     return without_duplicates(read_lines(folder / SET_TABLE), ImageLimits())
 
 
-def _splits(raw_samples: Sequence[RawSample], report: Callable[[str], None]) -> list[str]:
+def _splits(raw_samples: Sequence[RawSample], log: Callable[[str], None]) -> list[str]:
     """The split of each; where none is named, it is drawn as for an index."""
     free = [raw_sample for raw_sample in raw_samples if raw_sample.split is None]
     if not free:
@@ -110,7 +110,7 @@ def _splits(raw_samples: Sequence[RawSample], report: Callable[[str], None]) -> 
     chosen = choose_splits((Accepted(raw_sample, None) for raw_sample in raw_samples), VALIDATION)
     splits = {good.raw_sample.name: good.raw_sample.split or "" for good in chosen if isinstance(good, Accepted)}
     held_out = sum(splits[raw_sample.name] == "val" for raw_sample in free)
-    report(f"{len(free):,} samples name no split: {held_out:,} of them validate, drawn by their paths")
+    log(f"{len(free):,} samples name no split: {held_out:,} of them validate, drawn by their paths")
     return [splits[raw_sample.name] for raw_sample in raw_samples]
 
 
@@ -140,7 +140,7 @@ def _size_of(sample: Sample, limits: ImageLimits, *, decoded: bool) -> Size:
         size = image_size(sample.path, limits)
         check_ratio(sample.ratio, size)
     except RefusedError as error:
-        raise _refused_image(sample, error) from None
+        raise _rejected_image(sample, error) from None
     return size
 
 
@@ -178,7 +178,7 @@ def load_images(samples: Sequence[Sample], *, limits: ImageLimits | None = None)
         try:
             array = np.asarray(load_image(sample, limits))
         except RefusedError as error:
-            raise _refused_image(sample, error) from None
+            raise _rejected_image(sample, error) from None
         if arrays and array.shape != arrays[0].shape:
             (h, w, _), (height, width, _) = array.shape, arrays[0].shape
             why = f"{sample.path} is {w}x{h}, {samples[0].path} is {width}x{height}"
@@ -199,22 +199,22 @@ def load_image(sample: Sample, limits: ImageLimits | None = None) -> Image.Image
     return image
 
 
-def _refused(folder: Path, refused: Sequence[Rejected], total: int) -> UsageError:
-    shown = [f"line {_line(refusal)}: {refusal.reason}, {refusal.detail}" for refusal in refused[:_SHOWN]]
-    more = f"; and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
-    what = f"Line {_line(refused[0])} of {folder / SET_TABLE} can't be used"
-    what += "." if len(refused) == 1 else f", nor {len(refused) - 1:,} more of its {total:,} samples."
+def _rejected_lines(folder: Path, rejected: Sequence[Rejected], total: int) -> UsageError:
+    shown = [f"line {_line(rejection)}: {rejection.reason}, {rejection.detail}" for rejection in rejected[:_SHOWN]]
+    more = f"; and {len(rejected) - _SHOWN:,} more" if len(rejected) > _SHOWN else ""
+    what = f"Line {_line(rejected[0])} of {folder / SET_TABLE} can't be used"
+    what += "." if len(rejected) == 1 else f", nor {len(rejected) - 1:,} more of its {total:,} samples."
     todo = f"see all of them: bitvar data check {folder}; keep the good ones: bitvar data import {folder} NEW_FOLDER"
-    if any(refusal.reason == "duplicate" for refusal in refused):
+    if any(rejection.reason == "duplicate" for rejection in rejected):
         todo += " (--allow-duplicates keeps images that are there several times)"
     return UsageError(what, "; ".join(shown) + more, todo)
 
 
-def _line(refusal: Rejected) -> str:
-    return refusal.name.rpartition(":")[2]
+def _line(rejection: Rejected) -> str:
+    return rejection.name.rpartition(":")[2]
 
 
-def _refused_image(sample: Sample, error: RefusedError) -> UsageError:
+def _rejected_image(sample: Sample, error: RefusedError) -> UsageError:
     why = f"{error.reason}: {error.detail}"
     folder = sample.source
     todo = f"see all such: bitvar data check {folder}; keep the good ones: bitvar data import {folder} NEW_FOLDER"

@@ -1,8 +1,8 @@
 """Captioned samples in tables: CSV, TSV and what spreadsheets make of them. A broken row harms no other.
 
-Rows are refused by the number of the line they begin on. A quoted field may span lines; but a quote that is opened and
+Rows are rejected by the number of the line they begin on. A quoted field may span lines; but a quote that is opened and
 never closed would swallow the rows after it, so a field that would take in a whole row of its own ends the attempt: the
-row that opened it is refused, and the next line is read as if nothing had been open.
+row that opened it is rejected, and the next line is read as if nothing had been open.
 """
 
 import csv
@@ -18,12 +18,12 @@ from bitvar.data.records import (
     MAX_LINE,
     OTHER_FIELDS,
     SUFFIXES,
-    Found,
-    Reading,
+    RawFields,
+    ReadOptions,
     Record,
     Rejected,
-    found_in_row,
-    record_of,
+    fields_in_row,
+    parse_record,
 )
 from bitvar.errors import UsageError
 from bitvar.imaging.open import RefusedError
@@ -52,7 +52,7 @@ class _Header:
         return bool({"captions", *CAPTION_FIELDS} & set(self.names))
 
 
-def read_table(path: Path, reading: Reading, *, split: str | None = None) -> Iterator[Record]:
+def read_table(path: Path, options: ReadOptions, *, split: str | None = None) -> Iterator[Record]:
     """CSV or TSV with a header that names the image and caption columns.
 
     The delimiter is the one of comma, semicolon, tab and bar under which the header names both. UTF-8, or UTF-16 with a
@@ -60,7 +60,7 @@ def read_table(path: Path, reading: Reading, *, split: str | None = None) -> Ite
 
     Args:
         path: the table.
-        reading: how samples are read.
+        options: how samples are read.
         split: the split of rows that name none.
 
     Raises:
@@ -71,28 +71,28 @@ def read_table(path: Path, reading: Reading, *, split: str | None = None) -> Ite
     try:
         if mark in _UTF16_MARKS:
             with path.open(encoding="utf-16") as file:
-                yield from _read_rows(path, file, reading, split)
+                yield from _read_rows(path, file, options, split)
         else:  # bytes that are no UTF-8 become surrogates, and cost their own row alone
             with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-                yield from _read_rows(path, file, reading, split)
+                yield from _read_rows(path, file, options, split)
     except UnicodeError as error:
         yield Rejected(path.name, "not-utf8", f"broken UTF-16, so the rest of the table is unread: {error}"[:200])
 
 
-def _read_rows(path: Path, file: TextIO, reading: Reading, split: str | None) -> Iterator[Record]:
+def _read_rows(path: Path, file: TextIO, options: ReadOptions, split: str | None) -> Iterator[Record]:
     lines = _Lines(file)
-    header = _read_header(path, lines, reading)
+    header = _read_header(path, lines, options)
     while (line := lines.take()) is not None:
         number, text = line
         if not text.strip("\r\n \t"):
             continue
         name = f"{path.name}:{number}"
 
-        def find(text: str = text) -> Found:
+        def find(text: str = text) -> RawFields:
             fields = _read_fields(text, header, lines)
-            return found_in_row(path.parent, dict(zip(header.names, fields, strict=True)), reading)
+            return fields_in_row(path.parent, dict(zip(header.names, fields, strict=True)), options)
 
-        yield record_of(name, find, reading, split=split)
+        yield parse_record(name, find, options, split=split)
 
 
 class _Lines:
@@ -129,7 +129,7 @@ class _Lines:
         return (self._number, text) if text else None
 
 
-def _read_header(path: Path, lines: _Lines, reading: Reading) -> _Header:
+def _read_header(path: Path, lines: _Lines, options: ReadOptions) -> _Header:
     _, text = lines.take() or (0, "")
     delimiters = "\t,;|" if path.suffix.lower() == ".tsv" else _DELIMITERS
     if text.lower().startswith("sep=") and len(text.strip()) == len("sep=") + 1:  # as spreadsheets write
@@ -146,7 +146,7 @@ def _read_header(path: Path, lines: _Lines, reading: Reading) -> _Header:
     shown = [name for name in header.names if name]
     known = {"image": IMAGE_FIELDS, "caption": ("captions", *CAPTION_FIELDS)}
     missing = [] if header.image is not None else ["image"]
-    missing += [] if header.has_caption or reading.makes_captions else ["caption"]
+    missing += [] if header.has_caption or options.makes_captions else ["caption"]
     if missing and "\0" in text:
         why = "its text has zero bytes, as UTF-16 and UTF-32 without a byte order mark have"
         raise UsageError(f"Can't read {path}.", why, "save it as UTF-8")

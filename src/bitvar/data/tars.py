@@ -11,13 +11,13 @@ from typing import Any, BinaryIO, Final, cast
 from bitvar.data.records import (
     MAX_LINE,
     SUFFIXES,
-    Found,
-    Reading,
+    RawFields,
+    ReadOptions,
     Record,
     Rejected,
     decode_text,
     parse_object,
-    record_of,
+    parse_record,
     text_fields,
 )
 from bitvar.files import open_plain
@@ -31,15 +31,15 @@ _CURE: Final = "sort the tar by name: unpack it, then tar --sort=name -cf sorted
 _Members = dict[str, tarfile.TarInfo]
 
 
-def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[Record]:
+def read_tar(path: Path, options: ReadOptions, *, other_files: Counter[str]) -> Iterator[Record]:
     """Members of one key (the name up to its first dot) make a sample, if they lie side by side.
 
     Hidden members, such as macOS adds, are passed over as hidden files are in folders.
 
     Args:
         path: an uncompressed tar.
-        reading: how captions are read.
-        others: gets members that are neither images nor texts, by ending.
+        options: how captions are read.
+        other_files: gets members that are neither images nor texts, by ending.
     """
     try:
         torn = _torn_keys(path)
@@ -48,14 +48,14 @@ def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[
             broken: list[str] = []
             for member in _members(archive, broken):
                 if _is_hidden(member.name):
-                    others["hidden"] += 1
+                    other_files["hidden"] += 1
                     continue
                 if (problem := _problem(member)) is not None:
                     yield Rejected(f"{path.name}:{member.name}", "bad-member", problem)
                     continue
                 found, suffix = _key(member.name)
                 if found != key:
-                    yield from _samples(path, archive, key, members, problems, reading, torn)
+                    yield from _samples(path, archive, key, members, problems, options, torn)
                     key, members, problems = found, _Members(), []
                 if suffix in members:
                     why = f"its key has a .{suffix} already"
@@ -63,8 +63,8 @@ def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[
                     continue
                 members[suffix] = member
                 if f".{suffix}" not in SUFFIXES and suffix not in _TEXTS:
-                    others[f".{suffix}" if suffix else "without an ending"] += 1
-            yield from _samples(path, archive, key, members, problems, reading, torn)
+                    other_files[f".{suffix}" if suffix else "without an ending"] += 1
+            yield from _samples(path, archive, key, members, problems, options, torn)
     except _BROKEN as error:
         broken = [str(error) or type(error).__name__]
     yield from (Rejected(path.name, "broken-tar", f"{why}: what follows is unread") for why in broken)
@@ -76,7 +76,7 @@ def _samples(
     key: str,
     members: _Members,
     problems: list[Rejected],
-    reading: Reading,
+    options: ReadOptions,
     torn: dict[str, bool],
 ) -> Iterator[Record]:
     """The sample of one key, and what of it can't be used."""
@@ -89,7 +89,7 @@ def _samples(
             yield Rejected(name, "unsorted-tar", f"other members lie between its own; {_CURE}")
         return
     images = [suffix[1:] for suffix in SUFFIXES if suffix[1:] in members]
-    yield record_of(name, lambda: _found(path, archive, name, members, images, reading), reading)
+    yield parse_record(name, lambda: _found(path, archive, name, members, images, options), options)
     for extra in images[1:]:
         why = f"its key has a .{images[0]} already, so the same captions"
         yield Rejected(f"{path.name}:{members[extra].name}", "duplicate", why)
@@ -102,8 +102,8 @@ def _found(
     name: str,
     members: Mapping[str, tarfile.TarInfo],
     images: list[str],
-    reading: Reading,
-) -> Found:
+    options: ReadOptions,
+) -> RawFields:
     if not images:
         raise RefusedError("missing-image", f"its members are {', '.join(f'.{suffix}' for suffix in members)}")
     image = members[images[0]]
@@ -115,8 +115,8 @@ def _found(
             file = archive.extractfile(members[suffix])
             assert file is not None, "a regular member has content"
             text = decode_text(file.read())
-            fields |= parse_object(text) if suffix == "json" else text_fields(text, reading)
-    return Found(Location(path, image.offset_data, image.size), fields, name)
+            fields |= parse_object(text) if suffix == "json" else text_fields(text, options)
+    return RawFields(Location(path, image.offset_data, image.size), fields, name)
 
 
 def _torn_keys(path: Path) -> dict[str, bool]:

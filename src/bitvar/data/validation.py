@@ -1,4 +1,4 @@
-"""Going through a captioned source: every sample opened once, every refused one named with its reason.
+"""Going through a captioned source: every sample opened once, every rejected one named with its reason.
 
 Knows nothing of layouts (`layouts`) or formats (`images`), only that some samples are good and some are not.
 """
@@ -33,7 +33,7 @@ class Accepted(Generic[T]):
     """A sound sample, what was made of its image, and the sha256 of the image's bytes if it was asked for."""
 
     raw_sample: RawSample
-    made: T
+    result: T
     digest: bytes | None = None
 
 
@@ -58,7 +58,7 @@ class SeenSet:
 
 
 def validate(
-    entries: Iterable[Record],
+    records: Iterable[Record],
     make: Callable[[Image.Image], T],
     *,
     limits: ImageLimits,
@@ -70,7 +70,7 @@ def validate(
     Refused besides: whatever `open_raw_sample` refuses, and a sample whose image a good one has had.
 
     Args:
-        entries: of any number: only some are held at a time.
+        records: of any number: only some are held at a time.
         make: what is wanted of each image.
         limits: what an image may be.
         content_hash: have the sha256 of each image's bytes in `Accepted.digest`.
@@ -78,46 +78,46 @@ def validate(
     """
     seen = SeenSet()
 
-    def work(entry: Record) -> Accepted[T] | Rejected:
-        if isinstance(entry, Rejected):
-            return entry
+    def work(record: Record) -> Accepted[T] | Rejected:
+        if isinstance(record, Rejected):
+            return record
         try:
-            image, digest = open_raw_sample(entry, limits, content_hash=content_hash)
-            return Accepted(entry, make(image), digest)
+            image, digest = open_raw_sample(record, limits, content_hash=content_hash)
+            return Accepted(record, make(image), digest)
         except RefusedError as error:
-            return Rejected(entry.name, error.reason, error.detail)
+            return Rejected(record.name, error.reason, error.detail)
 
     def once(sample: Accepted[T] | Rejected) -> Accepted[T] | Rejected:
-        if isinstance(sample, Accepted) and not allow_duplicates and not seen.add(sample.raw_sample.image.place):
+        if isinstance(sample, Accepted) and not allow_duplicates and not seen.add(sample.raw_sample.image.address):
             return _duplicate(sample.raw_sample)
         return sample
 
-    waiting = iter(entries)
+    waiting = iter(records)
     with ThreadPoolExecutor(_WORKERS) as pool:
         while chunk := list(itertools.islice(waiting, _CHUNK)):
             yield from map(once, pool.map(work, chunk))
 
 
-def without_duplicates(entries: Iterable[Record], limits: ImageLimits) -> Iterator[Record]:
-    """The same entries, those refused whose image a good one has had: as `validate`, for a set that fits in memory.
+def without_duplicates(records: Iterable[Record], limits: ImageLimits) -> Iterator[Record]:
+    """The same records, those rejected whose image a good one has had: as `validate`, for a set that fits in memory.
 
     Opens no image but those that are there twice.
     """
     first: dict[str, RawSample] = {}
     sound: set[str] = set()
-    for entry in entries:
-        if isinstance(entry, RawSample):
-            place = entry.image.place
-            earlier = first.get(place)
-            if earlier is not None and (place in sound or is_good(earlier, limits)):
-                sound.add(place)
-                yield _duplicate(entry)
+    for record in records:
+        if isinstance(record, RawSample):
+            address = record.image.address
+            earlier = first.get(address)
+            if earlier is not None and (address in sound or is_valid(earlier, limits)):
+                sound.add(address)
+                yield _duplicate(record)
                 continue
-            first[place] = entry
-        yield entry
+            first[address] = record
+        yield record
 
 
-def is_good(raw_sample: RawSample, limits: ImageLimits) -> bool:
+def is_valid(raw_sample: RawSample, limits: ImageLimits) -> bool:
     """Whether a sample's image can be used."""
     try:
         open_raw_sample(raw_sample, limits)
@@ -127,7 +127,7 @@ def is_good(raw_sample: RawSample, limits: ImageLimits) -> bool:
 
 
 def _duplicate(raw_sample: RawSample) -> Rejected:
-    return Rejected(raw_sample.name, "duplicate", f"{raw_sample.image.place} is another good sample's image too")
+    return Rejected(raw_sample.name, "duplicate", f"{raw_sample.image.address} is another good sample's image too")
 
 
 def open_raw_sample(
@@ -174,38 +174,38 @@ class Summary:
 
     Attributes:
         good: sound samples.
-        refused: by reason.
+        rejected: by reason.
         splits: samples by split; those that have none by "".
         ratios: samples by the official ratio nearest to the image's height / width.
         sides: images by their shorter side in pixels.
         captions: captions by number of words.
-        others: files that are no part of any sample, by their ending.
+        other_files: files that are no part of any sample, by their ending.
     """
 
-    good: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
+    accepted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     ratios: Counter[str] = field(default_factory=Counter)
     sides: Counter[int] = field(default_factory=Counter)
     captions: Counter[int] = field(default_factory=Counter)
-    others: Counter[str] = field(default_factory=Counter, compare=False)
+    other_files: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
-    def num_refused(self) -> int:
-        return sum(self.refused.values())
+    def num_rejected(self) -> int:
+        return sum(self.rejected.values())
 
     @property
     def bad_fraction(self) -> float:
         """Refused samples of all, 0 to 1."""
-        return self.num_refused / max(1, self.good + self.num_refused)
+        return self.num_rejected / max(1, self.accepted + self.num_rejected)
 
     def add(self, sample: Accepted[Size] | Rejected) -> None:
         """Count one sample."""
         if isinstance(sample, Rejected):
-            self.refused[sample.reason] += 1
+            self.rejected[sample.reason] += 1
             return
-        width, height = sample.made
-        self.good += 1
+        width, height = sample.result
+        self.accepted += 1
         self.splits[sample.raw_sample.split or ""] += 1
         self.ratios[nearest_ratio(height / width)] += 1
         self.sides[min(width, height)] += 1
@@ -215,24 +215,24 @@ class Summary:
         """Refuse a source with too many bad samples, or without a good one.
 
         Args:
-            max_bad_fraction: largest share of refused samples, 0 to 1.
+            max_bad_fraction: largest share of rejected samples, 0 to 1.
             cure: what to do, where whoever asks knows better than `CURES`.
 
         Raises:
             UsageError: with the reasons and their numbers.
         """
-        if self.good and self.bad_fraction <= max_bad_fraction:
+        if self.accepted and self.bad_fraction <= max_bad_fraction:
             return
-        if not self.refused:
+        if not self.rejected:
             todo = "check the path, and that there is more in it than a header"
             raise UsageError("There are no samples.", "the source names none", todo)
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.refused.most_common())
-        share = f"{self.num_refused:,} of {self.good + self.num_refused:,} samples can't be used"
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in self.rejected.most_common())
+        share = f"{self.num_rejected:,} of {self.accepted + self.num_rejected:,} samples can't be used"
         todo = "mend or remove them"
-        if self.good:
+        if self.accepted:
             enough = math.ceil(self.bad_fraction * 100) / 100
             todo += f", or leave them out: --max-bad-fraction {enough:g} (now {max_bad_fraction:g})"
-        most = next(iter(self.refused.most_common(1)), ("", 0))[0]
+        most = next(iter(self.rejected.most_common(1)), ("", 0))[0]
         first = cure or CURES.get(most)
         raise UsageError(f"{share}.", reasons, f"{first}; or {todo}" if first else todo)
 

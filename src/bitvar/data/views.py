@@ -143,7 +143,7 @@ def image_size(path: Path, limits: ImageLimits) -> Size:
     except OSError as error:
         raise unreadable(path, error) from None
     except Exception as error:  # a decoder may raise anything
-        raise _refused(error) from None
+        raise _as_refused(error) from None
     height, width = _check_array(array, limits).shape[:2]
     return width, height
 
@@ -172,11 +172,11 @@ def _read_array(data: bytes, limits: ImageLimits) -> UInt8[np.ndarray, "H W c"]:
         array = np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell())
         array = array.reshape(shape, order="F" if by_columns else "C")
     except Exception as error:  # a decoder may raise anything
-        raise _refused(error) from None
+        raise _as_refused(error) from None
     return _to_bytes(_check_array(array, limits))
 
 
-def _refused(error: Exception) -> RefusedError:
+def _as_refused(error: Exception) -> RefusedError:
     if isinstance(error, RefusedError):
         return error
     return RefusedError("broken-image", first_line(error))

@@ -17,26 +17,26 @@ class Skipped:
     """What a walk passed over.
 
     Attributes:
-        others: files of other kinds, by their ending in small letters; "" is none.
+        other_files: files of other kinds, by their ending in small letters; "" is none.
         hidden: files and folders whose names begin with a dot; what is in such a folder isn't counted.
         problems: folders that were not gone through, each with the reason.
     """
 
-    others: Counter[str] = field(default_factory=Counter)
+    other_files: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
     problems: list[tuple[Path, str]] = field(default_factory=list)
 
     @property
     def count(self) -> int:
         """Files of other kinds."""
-        return self.others.total()
+        return self.other_files.total()
 
     def describe(self) -> str:
         """Such as "14 files of other kinds skipped (.txt 12, .json 2), 1 hidden"; empty if nothing was passed over."""
         parts = []
-        if self.others:
-            kinds = [f"{suffix or 'no ending'} {count:,}" for suffix, count in self.others.most_common(_SHOWN)]
-            more = len(self.others) - len(kinds)
+        if self.other_files:
+            kinds = [f"{suffix or 'no ending'} {count:,}" for suffix, count in self.other_files.most_common(_SHOWN)]
+            more = len(self.other_files) - len(kinds)
             kinds += [f"{more} other kinds"] if more else []
             noun = "file" if self.count == 1 else "files"
             parts.append(f"{self.count:,} {noun} of other kinds skipped ({', '.join(kinds)})")
@@ -66,7 +66,7 @@ def walk_files(folder: Path, suffixes: Collection[str], skipped: Skipped) -> Ite
             if suffix in suffixes:
                 yield Path(parent) / name
             else:
-                skipped.others[suffix] += 1
+                skipped.other_files[suffix] += 1
         skipped.problems += [(Path(problem.filename), problem.strerror or str(problem)) for problem in problems]
         problems.clear()
     skipped.problems += [(Path(problem.filename), problem.strerror or str(problem)) for problem in problems]

@@ -64,7 +64,7 @@ class Readable(Protocol):
     """Where an image's bytes can be had."""
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         """A text that is equal for equal bytes' places only."""
         ...
 
@@ -82,7 +82,7 @@ class Location:
     size: int | None = None
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         """File and offset; "./a.png" and "b/../a.png" are one place."""
         file = os.path.normpath(self.file)
         return f"{file} at byte {self.offset}" if self.size is not None else file

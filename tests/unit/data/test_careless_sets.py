@@ -73,7 +73,7 @@ def test_an_import_that_failed_is_made_again_in_the_same_folder(tmp_path: Path) 
     (source / "0.txt").unlink()
     with pytest.raises(UsageError, match="--max-bad-fraction"):
         import_set(source, tmp_path / "set", size=SIZE)
-    assert import_set(source, tmp_path / "set", size=SIZE, max_bad_fraction=0.5).good == 3
+    assert import_set(source, tmp_path / "set", size=SIZE, max_bad_fraction=0.5).accepted == 3
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_a_set_without_validation_is_told_when_it_is_made(tmp_path: Path, split:
         tmp_path / "source", *({"image": f"{i}.png", "caption": "a cat", "split": split} for i in range(4))
     )
     told: list[str] = []
-    import_set(source, tmp_path / "set", size=SIZE, progress=told.append)
-    build_index(source, tmp_path / "index", progress=told.append)
+    import_set(source, tmp_path / "set", size=SIZE, log=told.append)
+    build_index(source, tmp_path / "index", log=told.append)
     assert told.count(NO_VALIDATION) == 2
 
 

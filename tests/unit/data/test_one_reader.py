@@ -22,7 +22,7 @@ from bitvar.data.samples import load_image, load_images, read_samples, read_set,
 from bitvar.data.validation import Accepted, validate
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, RefusedError
-from bitvar.training.engine.microbatch import Part
+from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.streaming import BadSamples, IndexData
 from tests.support.captioned import BAD_IMAGES, BAD_LINES, encoded, make_image, row, tar
 from tests.support.tiny import SCHEDULES, tiny_text_encoder, tiny_tokenizer
@@ -117,12 +117,12 @@ def agree(folder: Path, count: int, seed: int) -> None:
         import_set(source, folder / f"{name}-set", size=(16, 16), max_bad_fraction=1.0)
         rows = [json.loads(line) for line in (folder / f"{name}-set" / "samples.jsonl").read_text().splitlines()]
         assert {each["source"]: tuple(each["captions"]) for each in rows} == good
-        assert reasons(folder / f"{name}-set" / "refused.jsonl") == refused
+        assert reasons(folder / f"{name}-set" / "rejected.jsonl") == refused
 
         build_index(source, folder / f"{name}-index", max_bad_fraction=1.0)
         index = SampleIndex.open(folder / f"{name}-index")
         assert sorted(index[i].captions for i in range(len(index))) == sorted(good.values())
-        assert reasons(folder / f"{name}-index" / "refused.jsonl") == refused
+        assert reasons(folder / f"{name}-index" / "rejected.jsonl") == refused
 
         trained_on_an_index(folder, index)
         assert {sample.labels["source"] for sample in read_samples(folder / f"{name}-set", split=None)} == set(good)
@@ -139,7 +139,7 @@ def trained_on_an_index(folder: Path, index: SampleIndex) -> None:
             index, split, schedules=schedules(), stride=4, tokenizer=tiny_tokenizer(), text_encoder=encoder,
             bad=BadSamples(folder / "bad.jsonl", 0.0),
         )  # fmt: skip
-        parts = [Part(0, bucket, torch.arange(count), 0, 0) for bucket, count in enumerate(data.counts)]
+        parts = [MicroBatch(0, bucket, torch.arange(count), 0, 0) for bucket, count in enumerate(data.counts)]
         assert not [refusal for loaded in data.read(parts, CaptionChoice()) for refusal in loaded.refused]
 
 
@@ -299,7 +299,7 @@ def test_splits_that_are_not_named_are_drawn_as_for_an_index(tmp_path: Path) -> 
         index[i].name: group.split for group in index.groups for i in range(group.start, group.start + group.count)
     }
     said: list[str] = []
-    assert {s.path.name: s.split for s in read_samples(folder, split=None, report=said.append)} == indexed
+    assert {s.path.name: s.split for s in read_samples(folder, split=None, log=said.append)} == indexed
     assert "60 samples name no split" in said[0]
 
 

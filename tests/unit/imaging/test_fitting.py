@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bitvar.data.importing import import_set
-from bitvar.data.records import Reading
+from bitvar.data.records import ReadOptions
 from bitvar.errors import UsageError
 from bitvar.imaging.fitting import SHEET, Fit, contact_sheet, lost_area
 from tests.support.captioned import encoded, make_image
@@ -95,7 +95,7 @@ def test_importing_says_what_was_cut_and_shows_what_was_made(tmp_path: Path, fit
     said: list[str] = []
     folder = source(tmp_path / "in", 4)
     import_set(
-        folder, tmp_path / "set", size=(16, 16), fit=fit, reading=Reading(caption="a noise"), progress=said.append
+        folder, tmp_path / "set", size=(16, 16), fit=fit, options=ReadOptions(caption="a noise"), log=said.append
     )
     assert any(words in line for line in said)
     with Image.open(tmp_path / "set" / "contact_sheet.png") as sheet:

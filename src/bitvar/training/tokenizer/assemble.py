@@ -43,7 +43,7 @@ def train_tokenizer(
     planned.folder.mkdir(parents=True, exist_ok=True)
     assert inputs.data is not None
     source = open_images(
-        inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction, report=planned.report
+        inputs.data, limits=_limits(config), max_bad_fraction=inputs.max_bad_fraction, log=planned.report
     )
     begun = NONE if origin is None else digest_of([origin.config.dump(), digest_tensors(origin.tensors)])
     paths = source.paths if isinstance(source, ImageList) else ()
