@@ -15,8 +15,9 @@ from bitvar.data.validation import Accepted, Summary, validate
 from bitvar.data.writing import finish_folder, image_path, json_lines, prepare_folder
 from bitvar.errors import UsageError
 from bitvar.files import write_text
-from bitvar.imaging.fitting import MUCH_LOST, Fit, contact_sheet, lost_area
+from bitvar.imaging.fitting import MUCH_LOST, Fit, lost_area
 from bitvar.imaging.open import ImageLimits
+from bitvar.imaging.sheet import contact_sheet
 
 CONTACT_SHEET: Final = "contact_sheet.png"
 CUT_AROUND_THE_MIDDLE: Final = Fit()

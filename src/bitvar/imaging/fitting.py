@@ -1,9 +1,6 @@
 """Images brought to one size: cut around the middle, cut where there is most to see, or padded; and a sheet of them."""
 
-import random
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,18 +8,11 @@ from PIL import Image, ImageColor, ImageOps
 
 from bitvar.config import unknown
 from bitvar.errors import UsageError
-from bitvar.files import atomic_path
 from bitvar.imaging.open import fit_image
 
 FITS: Final = ("cover", "smart", "pad")
 MUCH_LOST: Final = 0.2
 """Share of an image's area that is worth telling when it is cut off."""
-
-SHEET: Final = 64
-"""Images on a contact sheet."""
-
-_CELL: Final = 128
-_COLUMNS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -72,22 +62,6 @@ def lost_area(original: tuple[int, int], size: tuple[int, int]) -> float:
     """Share of an image's area that covering `size` cuts off, 0 to 1; both (width, height)."""
     ratios = original[0] / original[1], size[0] / size[1]
     return 1 - min(ratios) / max(ratios)
-
-
-def contact_sheet(paths: Sequence[Path], destination: Path, *, seed: int = 0) -> None:
-    """Write a PNG of some of the images, at most `SHEET`, chosen by `seed`, in their order."""
-    chosen = sorted(random.Random(seed).sample(range(len(paths)), min(SHEET, len(paths))))
-    columns = min(_COLUMNS, len(chosen))
-    rows = -(-len(chosen) // columns)
-    gap = 4
-    sheet = Image.new("RGB", (columns * (_CELL + gap) + gap, rows * (_CELL + gap) + gap), "grey")
-    for place, index in enumerate(chosen):
-        with Image.open(paths[index], formats=("PNG",)) as image:
-            small = ImageOps.contain(image.convert("RGB"), (_CELL, _CELL), method=Image.Resampling.LANCZOS)
-        x, y = gap + place % columns * (_CELL + gap), gap + place // columns * (_CELL + gap)
-        sheet.paste(small, (x + (_CELL - small.width) // 2, y + (_CELL - small.height) // 2))
-    with atomic_path(destination) as temporary:
-        sheet.save(temporary, format="PNG")
 
 
 def _busiest_box(image: Image.Image, size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar.evaluation.generation import images
+from bitvar.evaluation.generation import images, sheet
 from bitvar.evaluation.generation import intervals as scores
 from bitvar.evaluation.generation.evaluate import (
     select_prompts,
@@ -25,7 +25,6 @@ from bitvar.evaluation.generation.images import (
 from bitvar.evaluation.generation.metrics import FrechetMeasure
 from bitvar.evaluation.generation.scoring import Case, Jury, Onlooker, own_cases, shuffled_cases
 from bitvar.evaluation.generation.sheet import Cell, SheetRow, draw_rows, example_rows
-from bitvar.imaging import sheet
 from bitvar.pipeline import InfinityPipeline
 from tests.unit.evaluation import test_generation as test_scenes
 from tests.unit.evaluation.test_generation import NUMBERS, PROMPTS, Means, give_verdict, image_of, look

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 from bitvar.data.importing import import_set
 from bitvar.data.records import ReadOptions
 from bitvar.errors import UsageError
-from bitvar.imaging.fitting import SHEET, Fit, contact_sheet, lost_area
+from bitvar.imaging.fitting import Fit, lost_area
+from bitvar.imaging.sheet import CONTACT_SHEET_IMAGES, contact_sheet
 from tests.support.captioned import encoded, make_image
 
 
@@ -109,4 +110,4 @@ def test_a_contact_sheet_is_small_and_the_same_each_time(tmp_path: Path) -> None
     one, again, other = ((tmp_path / f"{name}.png").read_bytes() for name in ("one", "again", "other"))
     assert one == again != other
     with Image.open(tmp_path / "one.png") as sheet:
-        assert sheet.height < (SHEET // 8 + 1) * 140
+        assert sheet.height < (CONTACT_SHEET_IMAGES // 8 + 1) * 140
