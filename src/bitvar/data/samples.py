@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
@@ -23,6 +22,7 @@ from bitvar.data.records import RawSample, Record, Rejected
 from bitvar.data.validation import Accepted, Size, check_ratio, open_raw_sample, without_duplicates
 from bitvar.data.views import image_size
 from bitvar.errors import UsageError
+from bitvar.imaging.convert import channels_first
 from bitvar.imaging.open import ImageLimits, Location, RefusedError
 
 VALIDATION: Final = 0.05
@@ -185,7 +185,7 @@ def load_images(samples: Sequence[Sample], *, limits: ImageLimits | None = None)
             todo = f"make a set of one size: bitvar data import {sample.source} NEW_FOLDER --size {width}x{height}"
             raise UsageError("The images are not of one size.", why, todo)
         arrays.append(array)
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    return channels_first(np.stack(arrays))
 
 
 def load_image(sample: Sample, limits: ImageLimits | None = None) -> Image.Image:

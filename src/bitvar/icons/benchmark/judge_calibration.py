@@ -17,7 +17,7 @@ from bitvar.icons.benchmark.rules import give_verdict
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, Concept
 from bitvar.icons.dataset.render import SpriteAtlas, draw_scene
 from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing
-from bitvar.imaging.batches import as_tensor
+from bitvar.imaging.convert import from_pil
 
 CLAIMS = ("single", "background", "two", "count", "colour", "position", "colour_pair", "style")
 """Kinds of claims: the skills, and "single" with a background named apart."""
@@ -149,7 +149,7 @@ def measure_claims(
 
 def as_images(images: Sequence[Image.Image]) -> Float[Tensor, "b 3 H W"]:
     """RGB images of one size, in [-1, 1]."""
-    return as_tensor([np.asarray(image.convert("RGB")) for image in images])
+    return from_pil(images)
 
 
 def look_at_claims(

@@ -9,15 +9,14 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.data.samples import read_samples
 from bitvar.files import atomic_path, write_text
+from bitvar.imaging.convert import to_image
 from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_image
-from bitvar.imaging.pixels import to_signed, to_uint8
+from bitvar.imaging.pixels import to_signed
 from bitvar.imaging.sheet import Caption, GridStyle, Tile, draw_grid
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
@@ -144,12 +143,6 @@ def reconstruction_sheet(
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         contact_sheet(cells, captions, columns=len(rows[0][:SHEET])).save(temporary, format="PNG")
-
-
-def to_image(pixels: Float[Tensor, "c H W"]) -> Image.Image:
-    """For people to look at: grey, or the first three channels as red, green and blue."""
-    shown = pixels[:3] if len(pixels) >= 3 else pixels.mean(dim=0, keepdim=True).expand(3, -1, -1)
-    return Image.fromarray(np.ascontiguousarray(to_uint8(shown[None])[0].permute(1, 2, 0).cpu().numpy()))
 
 
 def contact_sheet(
