@@ -1,7 +1,8 @@
-"""Anybody's captioned images to a set that trains: decoded, cut to one size, split, written whole or not at all."""
+"""Importing captioned images into a set ready for training: decoded, brought to one size, split, written atomically."""
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ from bitvar.imaging.open import ImageLimits
 from bitvar.imaging.sheet import contact_sheet
 
 CONTACT_SHEET: Final = "contact_sheet.png"
-CUT_AROUND_THE_MIDDLE: Final = Fit()
+DEFAULT_FIT: Final = Fit()
 
 
 def import_set(
@@ -28,7 +29,7 @@ def import_set(
     destination: Path,
     *,
     size: tuple[int, int],
-    fit: Fit = CUT_AROUND_THE_MIDDLE,
+    fit: Fit = DEFAULT_FIT,
     options: ReadOptions = DEFAULT_OPTIONS,
     allow_duplicates: bool = False,
     validation: float = 0.05,
@@ -36,26 +37,29 @@ def import_set(
     limits: ImageLimits | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Write the captioned set `destination` from an index, any layout that `layouts.read_records` knows, or records.
+    """Write a captioned set from an index, any layout that `layouts.read_records` reads, or records.
 
-    Samples keep the split their source names; of the others, `validation` of all (at least one), chosen by
-    `RawSample.key` alone, go to "val". `rejected.jsonl` names every sample left out, with its reason, and
-    `contact_sheet.png` shows some of what was made. `samples.jsonl` is written last.
+    Samples keep the split their source gives. From the others, samples chosen by `RawSample.key` alone go to "val", so
+    that it holds the share `validation` of all samples, and at least one. `rejected.jsonl` names every sample left out,
+    with its reason, and `contact_sheet.png` shows a choice of the written images. `samples.jsonl` is written last.
 
     Args:
-        source: a folder or file, or what a reader yields.
-        destination: a new folder.
-        size: width and height in pixels, multiples of the tokenizer's stride.
-        fit: how images of another ratio come to that size.
-        options: how samples are read, where there is a choice.
-        allow_duplicates: keep samples whose image an earlier one has.
-        validation: share of the samples, 0 to 1.
-        max_bad_fraction: largest share of rejected samples, 0 to 1.
-        limits: what an image may be.
-        log: receives a line of text now and then, and what the fit cut off.
+        source: A folder or file, or the records of a reader.
+        destination: A new folder.
+        size: Width and height in pixels, multiples of the tokenizer's stride.
+        fit: The way images of another ratio are brought to that size.
+        options: Options for reading the source.
+        allow_duplicates: Keep samples whose image an earlier accepted sample has.
+        validation: Share of the samples for validation, 0 to 1.
+        max_bad_fraction: Largest share of rejected samples, 0 to 1.
+        limits: Bounds on an image's size and shape.
+        log: Receives lines of text on progress, and on the area that was cropped away.
+
+    Returns:
+        Counts of the samples, with the splits as written and the sizes of the original images.
 
     Raises:
-        UsageError: when too many samples are rejected, fewer than two are good, or `destination` holds something else.
+        UsageError: If too many samples are rejected, fewer than two are accepted, or `destination` holds anything else.
     """
     if (destination / SET_TABLE).exists():
         why = "it already holds a captioned set"
@@ -63,18 +67,20 @@ def import_set(
     summary, rows, keys, rejected = Summary(), list[dict[str, Any]](), list[str](), list[Rejected]()
     if isinstance(source, Path):
         allow_duplicates = allow_duplicates or allows_duplicates(source)
-        records = read_source(source, options, other_files=summary.other_files)  # speaks up before anything is written
+        records = read_source(
+            source, options, other_files=summary.other_files
+        )  # raises its errors before anything is written
     else:
         records = source
     prepare_folder(destination, source=source if isinstance(source, Path) else None)
-    made = validate(
+    samples = validate(
         records,
         lambda image: (image.size, fit.apply(image, size)),
         limits=limits or ImageLimits(),
         allow_duplicates=allow_duplicates,
     )
     cut = 0
-    for sample in made:
+    for sample in samples:
         if isinstance(sample, Rejected):
             summary.add(sample)
             rejected.append(sample)
@@ -93,11 +99,12 @@ def import_set(
     cure = root_cure(source, summary, options) if isinstance(source, Path) else None
     summary.require(max_bad_fraction, cure=cure)
     if len(rows) < 2:
-        why = "one image is too few: training needs some, and validation at least one"
-        raise UsageError("There is one usable sample.", why, "add images")
-    log(fit.text(cut, len(rows)))
+        why = "training and validation need at least one sample each"
+        raise UsageError("There is only one usable sample.", why, "add images")
+    log(fit.describe(cut, len(rows)))
     contact_sheet([destination / row["image_path"] for row in rows], destination / CONTACT_SHEET)
     _split(rows, keys, validation)
+    summary.splits = Counter(row["split"] for row in rows)
     if all(row["split"] != "val" for row in rows):
         log(NO_VALIDATION)
     manifest = {"size": list(size), "samples": len(rows), "rejected": dict(summary.rejected)}
@@ -116,10 +123,10 @@ def _row(path: Path, raw_sample: RawSample, size: tuple[int, int]) -> dict[str, 
 
 
 def _split(rows: list[dict[str, Any]], keys: list[str], validation: float) -> None:
-    """Give every row without a split one: which ones are "val" depends on their keys alone, not on their order.
+    """Give a split to every row without one. Which rows go to "val" depends on their keys alone, not on their order.
 
-    Rows of one key are captions of one image, and stay together: a model that has trained on an image can't show on it
-    what it makes of others. They are parted only where there is no other key.
+    Rows with the same key are captions of one image and stay together, since validation on an image seen in training
+    means nothing. They are separated only if there is no other key.
     """
     free: dict[str, list[dict[str, Any]]] = {}
     for key, row in zip(keys, rows, strict=True):

@@ -72,7 +72,7 @@ def test_lost_area(original: tuple[int, int], size: tuple[int, int], lost: float
 def test_other_fits_and_colours_are_refused() -> None:
     with pytest.raises(UsageError, match="did you mean 'smart'"):
         Fit("smrt")
-    with pytest.raises(UsageError, match="no such colour"):
+    with pytest.raises(UsageError, match="Unknown colour"):
         Fit("pad", "whitish")
 
 
@@ -87,8 +87,8 @@ def source(folder: Path, count: int, size: tuple[int, int] = (60, 30)) -> Path:
     ("fit", "words"),
     [
         (Fit(), "around the middle; 2 of 4 lost more than a fifth of their area; --fit pad"),
-        (Fit("smart"), "where their edges are strongest; 2 of 4 lost more than a fifth"),
-        (Fit("pad"), "padded to the size, and nothing of them is cut off"),
+        (Fit("smart"), "to their strongest edges; 2 of 4 lost more than a fifth"),
+        (Fit("pad"), "padded to the size; nothing is cropped"),
     ],
     ids=["cover", "smart", "pad"],
 )
