@@ -66,4 +66,4 @@ def cut_to(caption: str, num_tokens: Callable[[str], int], limit: int) -> str:
 
 def cut_text(cut: int, total: int, limit: int) -> str:
     """Say how many captions were cut."""
-    return f"{cut:,} of {total:,} captions were cut to the {limit:,} tokens that the model reads"
+    return f"{cut:,} of {total:,} captions were cut to the {limit:,} tokens the model reads"

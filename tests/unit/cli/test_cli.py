@@ -394,7 +394,7 @@ def test_data_import_reads_an_index(bitvar: Any, own_images: Path, tmp_path: Pat
         (("check", "nowhere"), "no such file"),
         (("stats", "nowhere"), "no such file"),
         (("import", "mine", "set", "--split", "train"), "--split can't be used here"),
-        (("import", "mine", "set", "--caption-column", "text"), "no hf:NAME"),
+        (("import", "mine", "set", "--caption-column", "text"), "not a data set hf:NAME"),
         (("index", "nowhere", "set"), "no such file"),
         (("index", "mine", "mine"), "it is inside"),
         (("index", "mine", "mine/index"), "it is inside"),

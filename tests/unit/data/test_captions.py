@@ -182,7 +182,7 @@ def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
     entries = list(read_records(tmp_path, other_files=other_files))
     assert other_files == {".svg": 3, ".md": 1, "without an ending": 1, "hidden": 1}
     assert [e.detail for e in entries if isinstance(e, Rejected)] == [
-        "no image has its name; b.svg beside it is of a format that is not read: convert it to PNG"
+        "there is no image of the same name; b.svg beside it has a format that can't be read: convert it to PNG"
     ]
     assert kinds_text(other_files) == (
         "6 files of other kinds: 3 .svg, 1 .md, 1 hidden, 1 without an ending (.svg can't be read: convert them to PNG)"
@@ -268,4 +268,4 @@ def test_writing_without_spaces_is_cut_anywhere() -> None:
 def test_cut_captions_are_counted() -> None:
     limit = CaptionLimit(9, words)
     assert limit.fit([LONG, "a cat", LONG + "."]) == ["A red cat sits.", "a cat", "A red cat sits."]
-    assert cut_text(limit.cut, 3, 9) == "2 of 3 captions were cut to the 9 tokens the model reads of a text"
+    assert cut_text(limit.cut, 3, 9) == "2 of 3 captions were cut to the 9 tokens the model reads"

@@ -155,7 +155,7 @@ def test_captions_are_given_on_the_command_line(tmp_path: Path, bitvar: Any) -> 
     rows = [json.loads(line) for line in (tmp_path / "set" / "samples.jsonl").read_text().splitlines()]
     assert {tuple(row["captions"]) for row in rows} == {("red cat",), ("a thing",)}
     assert "holds paths and captions" in bitvar("data", "check", tmp_path / "index", *both).err
-    assert "--fit cover pads nothing" in bitvar("data", "import", tmp_path / "in", "x", "--pad-color", "red").err
+    assert "--fit cover doesn't pad" in bitvar("data", "import", tmp_path / "in", "x", "--pad-color", "red").err
     assert "known" in bitvar("data", "import", tmp_path / "in", tmp_path / "x", "--fit", "xyz").err
 
 
