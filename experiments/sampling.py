@@ -22,14 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from bitvar.errors import UsageError
 from bitvar.files import atomic_path
-from bitvar.imaging.pixels import to_signed
+from bitvar.imaging.convert import from_pil
 from bitvar.metrics.distances import Distance, perceptual_distance
 
 PANELS: Final = {"correct": "correct images, %", "frechet": "Frechet distance", "diversity": "diversity"}
@@ -114,8 +113,8 @@ def load(paths: Sequence[Path]) -> torch.Tensor:
     rows = []
     for path in paths:
         with Image.open(path) as image:
-            rows.append(torch.from_numpy(np.array(image.convert("RGB"))))
-    return to_signed(torch.stack(rows).permute(0, 3, 1, 2))
+            rows.append(image.convert("RGB"))
+    return from_pil(rows)
 
 
 def table(cells: Sequence[Cell]) -> str:

@@ -1,4 +1,4 @@
-r"""What the tokenizer `general` is trained on: icons, and crops of photographs.
+r"""The training images of the tokenizer `general`: icons, and crops of photographs.
 
 bitvar data icons data/icons64 --still
 bitvar data icons data/icons64-jittered
@@ -6,10 +6,11 @@ python scripts/photographs/build.py data/photographs
 python scripts/general/build.py data/general --icons data/icons64 --icons data/icons64-jittered \
     --photographs data/photographs/train
 
-Makes a folder of PNG files for `bitvar train --data`. Of the icon sets it takes the training split alone. Each
-photograph gives `--crops` squares, of any side from `--side` pixels to its shorter one (evenly in the logarithm) and
-anywhere in it, scaled to `--side` (smaller photographs are magnified); half of them mirrored. `--plain` adds images
-of 1, 2 x 2, 3 x 3 or 4 x 4 colours at random, as squares or blended. The same command makes the same files.
+The script writes a folder of PNG files for `bitvar train --data`. It takes only the training split of the icon sets.
+From each photograph it cuts `--crops` squares at random positions. Their sides lie between `--side` pixels and the
+shorter side of the photograph, uniformly on a logarithmic scale, and they are scaled to `--side` (smaller photographs
+are magnified). Half of the crops are mirrored. `--plain` adds images of 1, 2 x 2, 3 x 3 or 4 x 4 random colours, as
+squares or blended. The same command always writes the same files.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, decode_image
 
 SMALLEST: Final = 64
-"""Side in pixels that a photograph must have; one that has it and not `--side` is magnified."""
+"""Smallest side of a photograph in pixels. A photograph smaller than `--side` is magnified."""
 
 SEED: Final = 0
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
@@ -37,13 +38,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--icons", type=Path, action="append", default=[], help="a set of icons, 64 pixels a side")
     parser.add_argument("--photographs", type=Path, action="append", default=[], help="a folder of photographs")
-    parser.add_argument("--crops", type=int, default=40, help="of each photograph (default: 40)")
-    parser.add_argument("--side", type=int, default=64, help="of each crop, in pixels (default: 64)")
-    parser.add_argument("--plain", type=int, default=0, help="images of flat colours and gradients (default: 0)")
+    parser.add_argument("--crops", type=int, default=40, help="number of crops of each photograph (default: 40)")
+    parser.add_argument("--side", type=int, default=64, help="side of each crop in pixels (default: 64)")
+    parser.add_argument(
+        "--plain", type=int, default=0, help="number of images of flat colours and gradients (default: 0)"
+    )
     arguments = parser.parse_args()
     out: Path = arguments.out
     if out.exists():
-        raise UsageError(f"Can't make {out}.", "it is there already", "choose another folder, or delete it")
+        raise UsageError(f"Can't make {out}.", "it exists already", "choose another folder, or delete it")
     arriving = out.with_name(out.name + ".partial")
     shutil.rmtree(arriving, ignore_errors=True)
     num_icons = sum(copy_icons(folder, arriving / folder.name) for folder in arguments.icons)
@@ -57,17 +60,17 @@ def main() -> None:
 
 
 def copy_icons(icons: Path, out: Path) -> int:
-    """Copy the training images of an icon set; how many there are."""
+    """Copy the training images of an icon set. Return their number."""
     samples = read_samples(icons, split="train")
     for sample in samples:
-        place = out / sample.path.relative_to(icons)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(sample.path, place)
+        path = out / sample.path.relative_to(icons)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(sample.path, path)
     return len(samples)
 
 
 def cut_crops(photographs: Path, out: Path, num_crops: int, side: int) -> int:
-    """Write `num_crops` random squares of every photograph, `side` pixels a side; how many there are."""
+    """Write `num_crops` random squares of every photograph, scaled to `side` pixels. Return their number."""
     paths, _ = list_files(photographs, SUFFIXES)
     for number, path in enumerate(paths):
         image = decode_image(path.read_bytes(), ImageLimits(min_side=SMALLEST))
@@ -80,7 +83,7 @@ def cut_crops(photographs: Path, out: Path, num_crops: int, side: int) -> int:
 
 
 def draw_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Image.Image:
-    """A random square of the image, scaled to `side` pixels."""
+    """Cut a random square out of the image, and scale it to `side` pixels."""
     shorter = min(image.size)
     smallest = min(side, shorter)
     cut = round(smallest * (shorter / smallest) ** rng.random())
@@ -90,7 +93,7 @@ def draw_crop(image: Image.Image, side: int, rng: np.random.Generator) -> Image.
 
 
 def draw_plain(out: Path, count: int, side: int) -> None:
-    """Write images of few colours at random, that differ more or less, as squares or blended."""
+    """Write images of a few random colours with random contrast, as squares or blended."""
     rng = np.random.default_rng([SEED, count, side])
     out.mkdir(parents=True)
     for number in range(count):

@@ -18,8 +18,8 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from bitvar.evaluation.generation.sheet import wrapped
 from bitvar.icons.dataset.prompts import SKILLS, read_prompts
+from bitvar.imaging.sheet import wrap_text
 from bitvar.pipeline import InfinityPipeline
 
 SECTIONS: Final = {
@@ -96,7 +96,7 @@ def sheet(images: Sequence[Image.Image], sections: Mapping[str, Sequence[str]], 
             made.paste(images[number].resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
             number += 1
             caption = str(number) if numbered else prompt
-            for j, text in enumerate(wrapped(caption, small, width=CELL, max_lines=MAX_LINES)):
+            for j, text in enumerate(wrap_text(caption, small, width=CELL, max_lines=MAX_LINES)):
                 draw.text((left, top + CELL + 3 + j * LINE), text, fill="#555555", font=small)
         y += height
     return made

@@ -2,10 +2,10 @@ r"""Photographs in the public domain, 207 of them, from the Debian package gcomp
 
 python scripts/photographs/build.py photographs
 
-The package (44 MB) is fetched with `apt-get download`; elsewhere, `--package FILE` takes the same file. It is read with
-`dpkg-deb`, and nothing of it is installed or run. An image is taken if its folder's README says that it is in the
-public domain or under CC0 and names its page at Wikimedia Commons; one that is there twice is taken once, the larger
-file. The bytes stay as they are. The folder gets
+The package (44 MB) is downloaded with `apt-get download`. Where that isn't available, `--package FILE` takes the same
+file. It is read with `dpkg-deb`; nothing in it is installed or run. An image is taken if its folder's README says that
+it is in the public domain or under CC0, and names its page on Wikimedia Commons. Of duplicates, only the larger file is
+taken. The bytes of images are copied unchanged. The script writes
 
 - `train/` and `held_out/`, split by a hash of the name;
 - `ATTRIBUTION.md`: each image's title, author, licence and source;
@@ -37,14 +37,14 @@ VERSION: Final = "3.1-2"
 SHA256: Final = "e9cf06ab2105529068df73085784e835d2ff03f870d2a8091f09125d40abac9f"
 
 LICENCES: Final = {"public domain": "public domain", "cc0-1.0": "CC0-1.0"}
-"""The only licences taken: as the READMEs write them in small letters, and as they are written here."""
+"""The accepted licences: as the READMEs write them in lower case, and as they are written here."""
 RASTER: Final = (".webp", ".png", ".jpg", ".jpeg")
 COMMONS: Final = "https://commons.wikimedia.org/wiki/File:"
 NO_PHOTOGRAPHS: Final = {
     "solar_system-jupiter.webp": "a globe computed from many exposures, cut out on transparency",
     "solar_system-venus.webp": "a globe coloured from radar data, cut out on transparency",
 }
-"""What the rules would take and the eye refuses. Every image was looked at."""
+"""Images that pass the rules but are not photographs. Every image was looked at."""
 HELD_OUT: Final = 0.2
 
 _MAX_BYTES: Final = 64 << 20
@@ -58,7 +58,7 @@ Notes = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class Photograph:
-    """An image, and what its folder's README says of it."""
+    """An image, and what its folder's README says about it."""
 
     name: str
     data: bytes
@@ -81,10 +81,10 @@ def main() -> None:
 
 
 def build(destination: Path, package: Path | None = None) -> None:
-    """Write the folder, whole or not at all.
+    """Write the folder, completely or not at all.
 
     Raises:
-        UsageError: if the folder exists, or the package can't be had, is another one, or can't be read.
+        UsageError: If the folder exists, or the package can't be downloaded, is another one, or can't be read.
     """
     if destination.exists():
         raise UsageError(f"Can't write to {destination}.", "it exists", "name a folder that doesn't")
@@ -98,13 +98,13 @@ def build(destination: Path, package: Path | None = None) -> None:
 
 
 def fetch_package(downloads: Path) -> Path:
-    """The package, with `apt-get download`; UsageError if that fails."""
+    """Download the package with `apt-get download`. Raise UsageError if that fails."""
     run(["apt-get", "download", f"{PACKAGE}={VERSION}"], cwd=downloads, what=f"Can't fetch {PACKAGE} {VERSION}.")
     return next(downloads.glob("*.deb"))
 
 
 def check_package(package: Path) -> None:
-    """UsageError unless it is the package whose images were looked at, to the byte."""
+    """Raise UsageError unless the file is exactly the package whose images were looked at."""
     if not package.is_file():
         raise UsageError(f"There is no file {package}.", "--package names it", "check the path")
     digest = hashlib.sha256(package.read_bytes()).hexdigest()
@@ -114,7 +114,7 @@ def check_package(package: Path) -> None:
 
 
 def resource_files(package: Path) -> dict[str, bytes]:
-    """The Qt resource files of a Debian package, by name."""
+    """Read the Qt resource files of a Debian package, by name."""
     archive = run(["dpkg-deb", "--fsys-tarfile", str(package)], what=f"Can't read {package}.")
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         members = [member for member in tar if member.isfile() and member.name.endswith(".rcc")]
@@ -122,28 +122,27 @@ def resource_files(package: Path) -> dict[str, bytes]:
 
 
 def run(command: Sequence[str], *, what: str, cwd: Path | None = None) -> bytes:
-    """What a program writes; UsageError, beginning with `what`, if it is missing or fails."""
-    todo = (
-        f"run this under Debian 12 with a network, or give {PACKAGE} {VERSION} with --package; dpkg-deb must be there"
-    )
+    """Run a program and return its output. Raise UsageError(`what`) if it is missing or fails."""
+    todo = f"run this under Debian 12 with a network, or give {PACKAGE} {VERSION} with --package; dpkg-deb is needed"
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, check=False)
     except FileNotFoundError:
         raise UsageError(what, f"the program {command[0]} is not on the PATH", todo) from None
     if done.returncode != 0:
-        said = " ".join(done.stderr.decode(errors="replace").split())[-300:] or f"{command[0]} says nothing of it"
+        said = " ".join(done.stderr.decode(errors="replace").split())[-300:] or f"{command[0]} gives no reason"
         raise UsageError(what, said, todo)
     return done.stdout
 
 
 def read_resources(name: str, data: bytes) -> dict[str, bytes]:
-    """The files of a Qt resource file of format 2 or 3, unpacked, by path.
+    """Read the files in a Qt resource file of format 2 or 3, unpacked, by path.
 
-    A header names three tables: a tree of 22-byte nodes, where a folder's children are neighbours; names in UTF-16; and
-    the files' bytes, each after its length. Numbers are big-endian.
+    The header points to three tables: a tree of 22-byte nodes, in which the children of a folder are adjacent; names in
+    UTF-16; and the bytes of the files, each preceded by its length. Numbers are big-endian.
 
     Raises:
-        UsageError: if it is none, is cut short or damaged, or packed with Zstandard, which this package never does.
+        UsageError: If the data are not a resource file, are truncated or damaged, or use Zstandard, which this package
+            never does.
     """
     try:
         if data[:4] != b"qres":
@@ -153,7 +152,9 @@ def read_resources(name: str, data: bytes) -> dict[str, bytes]:
             raise ValueError(f"its format is {version}, not 2 or 3")
         return dict(_walk(data, tree, content, names))
     except (struct.error, ValueError, zlib.error) as error:  # a UnicodeDecodeError is a ValueError
-        raise UsageError(f"{name} is no whole Qt resource file.", str(error), "get the package anew") from None
+        raise UsageError(
+            f"{name} is not a complete Qt resource file.", str(error), "download the package again"
+        ) from None
 
 
 def _walk(data: bytes, tree: int, content: int, names: int) -> Iterator[tuple[str, bytes]]:
@@ -169,7 +170,7 @@ def _walk(data: bytes, tree: int, content: int, names: int) -> Iterator[tuple[st
             (length,) = struct.unpack_from(">H", data, names + name_at)
             name = _slice(data, names + name_at + 6, 2 * length).decode("utf-16-be")
             if "/" in name or name in {"", ".", ".."} or not name.isprintable():
-                raise ValueError(f"{name!r} is no file name")
+                raise ValueError(f"{name!r} is not a file name")
             if flags & _DIRECTORY:
                 folders.append((child, f"{path}{name}/"))
             else:
@@ -200,7 +201,7 @@ def _unpack(packed: bytes, flags: int) -> bytes:
 
 
 def read_notes(text: str) -> Iterator[Notes]:
-    """The paragraphs of a README that describe files: each field's lines, by name."""
+    """Yield the paragraphs of a README that describe files: the lines of each field, by name."""
     for paragraph in re.split(r"\n\s*\n", text):
         fields: dict[str, list[str]] = {}
         field = ""
@@ -214,13 +215,13 @@ def read_notes(text: str) -> Iterator[Notes]:
 
 
 def choose(packages: Mapping[str, bytes]) -> tuple[list[Photograph], dict[str, str]]:
-    """The photographs of some resource files, and why each other image that a README names is left out; by name."""
+    """Choose the photographs in resource files. Return them, and the reasons for leaving out other images, by name."""
     largest: dict[str, Photograph] = {}
     left_out: dict[str, str] = {}
     for name, data, notes in listed_images(packages):
-        reason = refusal(name, notes)
+        reason = rejection_reason(name, notes)
         if reason is not None or data is None:
-            left_out[name] = reason or "the README names it, and the package lacks it"
+            left_out[name] = reason or "the README names it, but the package lacks it"
             continue
         found = describe(name, data, notes)
         other = largest.get(found.source, found)
@@ -232,7 +233,7 @@ def choose(packages: Mapping[str, bytes]) -> tuple[list[Photograph], dict[str, s
 
 
 def listed_images(packages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | None, Notes]]:
-    """Every image that a README of the resource files names: its name, its bytes if they are there, and the notes."""
+    """Yield every image that a README names: its name, its bytes if the package has them, and the notes."""
     for resource, data in sorted(packages.items()):
         files = read_resources(resource, data)
         for readme in sorted(path for path in files if PurePosixPath(path).name == "README"):
@@ -243,13 +244,13 @@ def listed_images(packages: Mapping[str, bytes]) -> Iterator[tuple[str, bytes | 
 
 
 def flat_name(path: str) -> str:
-    """A name of one level: "gcompris/src/activities/clickgame/resource/sea1.webp" is "clickgame-sea1.webp"."""
+    """Flatten a path: "gcompris/src/activities/clickgame/resource/sea1.webp" becomes "clickgame-sea1.webp"."""
     parts = PurePosixPath(path.removeprefix("gcompris/src/activities/")).parts
     return "-".join(part for part in parts if part not in {"resource", "images", "image"})
 
 
-def refusal(name: str, notes: Notes) -> str | None:
-    """Why an image is not taken, or None."""
+def rejection_reason(name: str, notes: Notes) -> str | None:
+    """Return the reason for leaving out an image, or None."""
     licence = _field(notes, "License")
     if licence.lower() not in LICENCES:
         return f"licence: {licence or 'none given'}"
@@ -259,7 +260,7 @@ def refusal(name: str, notes: Notes) -> str | None:
 
 
 def describe(name: str, data: bytes, notes: Notes) -> Photograph:
-    """An image with what its README says."""
+    """Combine an image with the notes on it."""
     source = _field(notes, "Source")
     title = PurePosixPath(unquote(source.removeprefix(COMMONS))).stem.replace("_", " ")
     return Photograph(name, data, title, _field(notes, "Copyright"), LICENCES[_field(notes, "License").lower()], source)
@@ -270,12 +271,12 @@ def _field(notes: Notes, name: str) -> str:
 
 
 def is_held_out(name: str) -> bool:
-    """Whether an image is kept from training: by its name alone, so that no other image matters."""
+    """Tell whether an image is held out from training. The choice depends on its name alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < HELD_OUT * 2**64
 
 
 def write_folder(folder: Path, taken: Sequence[Photograph], left_out: Mapping[str, str]) -> None:
-    """The images, `ATTRIBUTION.md` and `photographs.json`."""
+    """Write the images, `ATTRIBUTION.md` and `photographs.json`."""
     lines = [
         f"Photographs from the Debian package {PACKAGE} {VERSION} (GCompris), which took them from Wikimedia Commons.",
         "Titles, authors and licences are as the package states them.",

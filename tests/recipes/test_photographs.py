@@ -187,14 +187,14 @@ def damages() -> list[tuple[bytes, str]]:
         (b"PK" + whole[2:], "qres"),
         (whole[:7] + b"\x04" + whole[8:], "format is 4"),
         (bytes(itself), "holds what another folder holds"),
-        (outside, "no file name"),
+        (outside, "not a file name"),
         (resource_file(zoo(), flags=4), "Zstandard"),
     ]
 
 
 @pytest.mark.parametrize("data", truncations())
 def test_a_resource_file_cut_short_is_refused(data: bytes) -> None:
-    with pytest.raises(UsageError, match="is no whole Qt resource file"):
+    with pytest.raises(UsageError, match="is not a complete Qt resource file"):
         BUILD["read_resources"]("cut.rcc", data)
 
 

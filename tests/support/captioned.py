@@ -44,7 +44,7 @@ def outcome(source: Path, limits: ImageLimits = LIMITS) -> tuple[list[str], dict
     good, refused = [], {}
     for sample in validate(read_records(source), lambda image: image.size, limits=limits):
         if isinstance(sample, Accepted):
-            good.append(sample.candidate.name)
+            good.append(sample.raw_sample.name)
         else:
             assert sample.detail
             refused[sample.name] = sample.reason

@@ -101,7 +101,7 @@ def supervise(path: Path) -> object:
 
 
 def index(path: Path) -> object:
-    return [sample.captions for sample in SampleIndex.open(path).entries()]
+    return [sample.captions for sample in SampleIndex.open(path).raw_samples()]
 
 
 def captioned(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Counting captions that are longer than a model reads, with its text encoder's vocabulary alone."""
+"""Counting the captions that are longer than a model reads, with the vocabulary of its text encoder alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Any, Final
 from bitvar.errors import UsageError
 
 _OFFICIAL_LIMIT: Final = 512
-"""Tokens that the official models read of a text."""
+"""Number of tokens that the official models read."""
 
 
 @dataclass
 class LongCaptions:
-    """Captions that training would cut.
+    """Counter of the captions that training would cut.
 
     Attributes:
-        count_tokens: of a text, special ones included; None to count nothing.
-        limit: tokens that the model reads.
-        seen, long: captions so far, and those over the limit.
+        count_tokens: Counts the tokens of a text, special ones included; None to count nothing.
+        limit: Number of tokens that the model reads.
+        seen, long: Number of captions so far, and of those over the limit.
     """
 
     count_tokens: Callable[[str], int] | None
@@ -27,15 +27,15 @@ class LongCaptions:
 
     @classmethod
     def open(cls, encoder: str | None, limit: int | None) -> "LongCaptions":
-        """Read the vocabulary of a text encoder, as `bitvar train` finds it; count nothing for None.
+        """Read the vocabulary of a text encoder, named as for `bitvar train`. Without an encoder, nothing is counted.
 
         Raises:
-            UsageError: if there is no vocabulary, or a limit without one.
+            UsageError: If there is no vocabulary, or a limit is given without an encoder.
         """
         if encoder is None:
             if limit is not None:
                 todo = "add --text-encoder"
-                raise UsageError("--max-tokens can't be used alone.", "it needs a vocabulary to count by", todo)
+                raise UsageError("--max-tokens can't be used alone.", "counting tokens needs a vocabulary", todo)
             return cls(None)
         from tokenizers import Tokenizer
 
@@ -59,14 +59,14 @@ class LongCaptions:
             self.long += sum(self.count_tokens(caption) > self.limit for caption in captions)
 
     def text(self) -> str:
-        """For people; nothing if nothing was counted."""
+        """Return the counts as text; empty if nothing was counted."""
         if self.count_tokens is None:
             return ""
         text = f"{self.long:,} of {self.seen:,} captions are longer than {self.limit:,} tokens"
-        return text + ("; training cuts them there, at the end of a sentence where there is one" * (self.long > 0))
+        return text + ("; training cuts them there, at the end of a sentence if possible" * (self.long > 0))
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the counts for a JSON report; empty if nothing was counted."""
         if self.count_tokens is None:
             return {}
         return {"long_captions": {"limit": self.limit, "captions": self.seen, "longer": self.long}}

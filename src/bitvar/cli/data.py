@@ -1,4 +1,4 @@
-"""`bitvar data`: captioned sets, indexes of them, and what is in either."""
+"""`bitvar data`: checking, importing, indexing and describing captioned images."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from bitvar.cli import data_report
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
-    from bitvar.data.records import Reading, Record
+    from bitvar.data.records import ReadOptions, Record
     from bitvar.imaging.fitting import Fit
 
 app = typer.Typer(help="Captioned image sets.", no_args_is_help=True, rich_markup_mode=None)
@@ -27,15 +27,17 @@ def _callback() -> None:
 def icons(
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
     size: Annotated[int, typer.Option(min=16, max=512, help="Side of the images in pixels.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
     still: Annotated[
         bool,
-        typer.Option("--still", help="Every object of one size, in the middle of its place: easier for small models."),
+        typer.Option(
+            "--still", help="Draw every object at one size and centered in its place, which is easier for small models."
+        ),
     ] = False,
-    scenes: Annotated[int, typer.Option(min=0, help="How many composed scenes to make for training.")] = 24000,
+    scenes: Annotated[int, typer.Option(min=0, help="Number of composed scenes to make for training.")] = 24000,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Fetch openly licensed icons by package name and write a captioned set with attribution."""
+    """Download openly licensed icons and write a captioned set of scenes, with attribution."""
     with exit_codes():
         try:
             from bitvar.icons.dataset import build_icon_set
@@ -56,35 +58,36 @@ def icons(
         typer.echo(json.dumps(summary.as_json()) if as_json else summary.text())
 
 
-SOURCE_HELP = "Folder of images with captions beside them, or .jsonl, .csv, .tsv, .tar, or an index."
+SOURCE_HELP = "Folder of images with caption files, a .jsonl, .csv, .tsv or .tar file, or an index."
 Source = Annotated[Path, typer.Argument(metavar="SRC", help=SOURCE_HELP)]
-Validation = Annotated[float, typer.Option(min=0, max=0.5, help="Share of the samples kept for validation.")]
-MaxBad = Annotated[float, typer.Option(min=0, max=1, help="Largest share of samples that may be unusable.")]
+Validation = Annotated[float, typer.Option(min=0, max=0.5, help="Share of the samples to keep for validation.")]
+MaxBad = Annotated[float, typer.Option(min=0, max=1, help="Largest share of samples that may be rejected.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Root = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Folder that paths in tables start from [default: each table's own folder]."),
+    typer.Option(
+        metavar="DIR", help="Folder that relative paths in tables start from [default: each table's own folder]."
+    ),
 ]
 AllowDuplicates = Annotated[
-    bool, typer.Option("--allow-duplicates", help="Keep samples whose image an earlier one has.")
+    bool, typer.Option("--allow-duplicates", help="Keep samples that share an image with an earlier sample.")
 ]
-CaptionLines = Annotated[
-    bool, typer.Option("--caption-lines", help="A text file holds one caption a line, not one caption.")
-]
-Caption = Annotated[str | None, typer.Option(metavar="TEXT", help="Caption of every sample that has none.")]
+CaptionLines = Annotated[bool, typer.Option("--caption-lines", help="Read every line of a text file as a caption.")]
+Caption = Annotated[str | None, typer.Option(metavar="TEXT", help="Caption for samples that have none.")]
 FromNames = Annotated[
-    bool, typer.Option("--captions-from-names", help="Caption samples that have none by the words of their file names.")
+    bool,
+    typer.Option("--captions-from-names", help="Caption samples that have none with the words of their file names."),
 ]
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     typer.echo(line, err=True)
 
 
 @app.command()
 def check(
     source: Source,
-    report: Annotated[Path | None, typer.Option(help="Write every refused sample here, as JSON lines.")] = None,
+    report: Annotated[Path | None, typer.Option(help="File to write all rejected samples to, as JSON lines.")] = None,
     root: Root = None,
     allow_duplicates: AllowDuplicates = False,
     caption_lines: CaptionLines = False,
@@ -92,17 +95,20 @@ def check(
     captions_from_names: FromNames = False,
     text_encoder: Annotated[
         str | None,
-        typer.Option(help="Count captions that are longer than a model reads, by its encoder: as `bitvar train`."),
+        typer.Option(
+            help="Count the captions that are too long for a model with this text encoder; as for `bitvar train`."
+        ),
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="With --text-encoder, the tokens that the model reads [default: 512].")
+        int | None,
+        typer.Option(min=1, help="With --text-encoder: number of tokens that the model reads [default: 512]."),
     ] = None,
     max_bad_fraction: MaxBad = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Open every sample, name every one that can't be used, and say how many there are of what.
+    """Open every sample, name those that can't be used, and print statistics.
 
-    Of an index, its own files are checked first, and the sha256 of every image if it has them.
+    For an index, its own files are checked first, and also the sha256 of every image if it has them.
     """
     with exit_codes():
         from bitvar.cli.caption_tokens import LongCaptions
@@ -117,10 +123,10 @@ def check(
         if is_index(source):
             SampleIndex.open(source).verify_files()
         long = LongCaptions.open(text_encoder, max_tokens)
-        reading = _reading(root, caption_lines, caption, captions_from_names)
-        summary, refused = Summary(), list[Rejected]()
+        options = _read_options(root, caption_lines, caption, captions_from_names)
+        summary, rejected = Summary(), list[Rejected]()
         samples = validate(
-            read_source(source, reading, others=summary.others),
+            read_source(source, options, other_files=summary.other_files),
             lambda image: image.size,
             limits=ImageLimits(),
             allow_duplicates=allow_duplicates or allows_duplicates(source),
@@ -128,40 +134,40 @@ def check(
         for sample in samples:
             summary.add(sample)
             if isinstance(sample, Rejected):
-                refused.append(sample)
+                rejected.append(sample)
             else:
                 long.add(sample.raw_sample.captions)
-            if (done := summary.good + summary.num_refused) % 10_000 == 0:
-                _say(f"checked {done:,} samples, refused {summary.num_refused:,}")
+            if (done := summary.accepted + summary.num_rejected) % 10_000 == 0:
+                _log(f"checked {done:,} samples, rejected {summary.num_rejected:,}")
         if report is not None:
-            write_text(report, json_lines(vars(refusal) for refusal in refused))
+            write_text(report, json_lines(vars(rejection) for rejection in rejected))
         if as_json:
             found = data_report.as_json(summary) | long.as_json()
-            typer.echo(json.dumps(found | {"samples": [vars(refusal) for refusal in refused]}))
+            typer.echo(json.dumps(found | {"samples": [vars(rejection) for rejection in rejected]}))
         else:
-            typer.echo(data_report.found_text(summary, refused, everything_is_reported=report is not None))
+            typer.echo(data_report.check_text(summary, rejected, everything_is_reported=report is not None))
             if text := long.text():
                 typer.echo(text)
-        summary.require(max_bad_fraction, cure=root_cure(source, summary, reading))
+        summary.require(max_bad_fraction, cure=root_cure(source, summary, options))
 
 
 @app.command("import")
 def import_(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help=f"{SOURCE_HELP} Or hf:NAME, a data set of the Hugging Face hub.")
+        str, typer.Argument(metavar="SRC", help=f"{SOURCE_HELP} Or hf:NAME for a data set of the Hugging Face hub.")
     ],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
-    size: Annotated[str, typer.Option(help="Side of the images in pixels, or WIDTHxHEIGHT.")] = "64",
+    size: Annotated[str, typer.Option(help="Size of the images in pixels: one side, or WIDTHxHEIGHT.")] = "64",
     fit: Annotated[
         str,
         typer.Option(
             metavar="cover|smart|pad",
-            help="How images of another ratio come to the size: cut around the middle, cut to where their edges are"
-            " strongest, or padded.",
+            help="How to bring images of another ratio to the size: crop around the middle, to the strongest edges,"
+            " or pad.",
         ),
     ] = "cover",
     pad_color: Annotated[
-        str | None, typer.Option(metavar="COLOR", help="With --fit pad, a name or #rrggbb [default: white].")
+        str | None, typer.Option(metavar="COLOR", help="With --fit pad: a color name or #rrggbb [default: white].")
     ] = None,
     root: Root = None,
     allow_duplicates: AllowDuplicates = False,
@@ -170,32 +176,40 @@ def import_(
     captions_from_names: FromNames = False,
     validation: Validation = 0.05,
     max_bad_fraction: MaxBad = 0.01,
-    split: Annotated[str | None, typer.Option(help="Of hf:NAME, the split to read [default: train].")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Of hf:NAME [default: image].")] = None,
-    caption_column: Annotated[str | None, typer.Option(help="Of hf:NAME [default: text].")] = None,
+    split: Annotated[str | None, typer.Option(help="For hf:NAME: split to read [default: train].")] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="For hf:NAME: column of the images [default: image].")
+    ] = None,
+    caption_column: Annotated[
+        str | None, typer.Option(help="For hf:NAME: column of the captions [default: text].")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Turn your own captioned images into a set that trains: all of one size, with a validation split."""
+    """Turn your own captioned images into a training set: images of one size, and a validation split."""
     with exit_codes():
         from bitvar.data.importing import CONTACT_SHEET, import_set
 
-        reading = _reading(root, caption_lines, caption, captions_from_names)
+        options, pixels = _read_options(root, caption_lines, caption, captions_from_names), _read_size(size)
         summary = import_set(
-            _read_source(source, reading, split, image_column, caption_column),
+            _read_source(source, options, split, image_column, caption_column),
             destination,
-            size=_read_size(size),
+            size=pixels,
             fit=_read_fit(fit, pad_color),
-            reading=reading,
+            options=options,
             allow_duplicates=allow_duplicates,
             validation=validation,
             max_bad_fraction=max_bad_fraction,
-            progress=_say,
+            log=_log,
         )
-        if summary.num_refused:
-            _say(f"refused {summary.num_refused:,}: see {destination / 'refused.jsonl'}")
-        if others := data_report.others_text(summary):
-            _say(others)
-        _say(f"what they look like now: {destination / CONTACT_SHEET}")
-        typer.echo(f"{destination}  {summary.good:,} images of {size} pixels")
+        if summary.num_rejected:
+            _log(f"rejected {summary.num_rejected:,}: listed in {destination / 'rejected.jsonl'}")
+        if other_files := data_report.other_files_text(summary):
+            _log(other_files)
+        _log(f"contact sheet: {destination / CONTACT_SHEET}")
+        if as_json:
+            typer.echo(json.dumps(data_report.as_json(summary) | {"size": list(pixels)}))
+        else:
+            typer.echo(f"{destination}: {data_report.written_text(summary, pixels)}")
 
 
 @app.command()
@@ -203,7 +217,7 @@ def index(
     source: Source,
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to write.")],
     content_hash: Annotated[
-        bool, typer.Option("--content-hash", help="Keep the sha256 of every image, so that a changed one is found.")
+        bool, typer.Option("--content-hash", help="Store the sha256 of every image, to detect changed ones.")
     ] = False,
     root: Root = None,
     allow_duplicates: AllowDuplicates = False,
@@ -214,7 +228,10 @@ def index(
     max_bad_fraction: MaxBad = 0.01,
     as_json: AsJson = False,
 ) -> None:
-    """Open every sample once, and write where the good ones are: any number of them, grouped by split and ratio."""
+    """Check every sample once, and write an index of the accepted ones, grouped by split and ratio.
+
+    The images stay where they are. Use an index for sets that are too large to copy.
+    """
     with exit_codes():
         from bitvar.data.index_writing import build_index
 
@@ -222,14 +239,14 @@ def index(
             source,
             destination,
             content_hash=content_hash,
-            reading=_reading(root, caption_lines, caption, captions_from_names),
+            options=_read_options(root, caption_lines, caption, captions_from_names),
             allow_duplicates=allow_duplicates,
             validation=validation,
             max_bad_fraction=max_bad_fraction,
-            progress=_say,
+            log=_log,
         )
-        if summary.num_refused:
-            _say(f"refused {summary.num_refused:,}: see {destination / 'refused.jsonl'}")
+        if summary.num_rejected:
+            _log(f"rejected {summary.num_rejected:,}: listed in {destination / 'rejected.jsonl'}")
         typer.echo(json.dumps(data_report.as_json(summary)) if as_json else data_report.as_text(summary))
 
 
@@ -243,37 +260,42 @@ def stats(
     captions_from_names: FromNames = False,
     as_json: AsJson = False,
 ) -> None:
-    """Splits, ratios, sizes and caption lengths of the good samples. An index answers without opening an image."""
+    """Print the splits, ratios, sizes and caption lengths of the accepted samples.
+
+    For an index, no image is opened.
+    """
     with exit_codes():
         from bitvar.data.index import SampleIndex, is_index, read_source
         from bitvar.data.validation import Summary, validate
         from bitvar.imaging.open import ImageLimits
 
-        reading = _reading(root, caption_lines, caption, captions_from_names)
+        options = _read_options(root, caption_lines, caption, captions_from_names)
         summary = Summary()
-        entries = read_source(source, reading, others=summary.others)
+        records = read_source(source, options, other_files=summary.other_files)
         if is_index(source):
             summary = SampleIndex.open(source).summary()
         else:
             limits = ImageLimits()
-            for sample in validate(entries, lambda image: image.size, limits=limits, allow_duplicates=allow_duplicates):
+            for sample in validate(records, lambda image: image.size, limits=limits, allow_duplicates=allow_duplicates):
                 summary.add(sample)
         typer.echo(json.dumps(data_report.as_json(summary)) if as_json else data_report.as_text(summary))
 
 
-def _reading(root: Path | None, caption_lines: bool, caption: str | None, captions_from_names: bool) -> "Reading":
-    from bitvar.data.records import Reading, fold_captions
+def _read_options(
+    root: Path | None, caption_lines: bool, caption: str | None, captions_from_names: bool
+) -> "ReadOptions":
+    from bitvar.data.records import ReadOptions, fold_captions
     from bitvar.errors import UsageError
     from bitvar.imaging.open import RefusedError
 
     if root is not None and not root.is_dir():
-        raise UsageError(f"There is no folder {root}.", "--root names none", "check the path")
+        raise UsageError(f"There is no folder {root}.", "--root must name one", "check the path")
     if caption is not None:
         try:
             (caption,) = fold_captions([caption])
         except RefusedError as error:
-            raise UsageError("Can't use --caption.", error.detail, "write another text") from None
-    return Reading(root, caption_lines, caption, captions_from_names)
+            raise UsageError("Can't use --caption.", error.detail, "give another text") from None
+    return ReadOptions(root, caption_lines, caption, captions_from_names)
 
 
 def _read_fit(kind: str, colour: str | None) -> "Fit":
@@ -281,35 +303,35 @@ def _read_fit(kind: str, colour: str | None) -> "Fit":
     from bitvar.imaging.fitting import Fit
 
     if colour is not None and kind != "pad":
-        raise UsageError("--pad-color can't be used here.", f"--fit {kind} pads nothing", "add --fit pad")
+        raise UsageError("--pad-color can't be used here.", f"--fit {kind} doesn't pad", "add --fit pad")
     return Fit(kind, colour or "white")
 
 
 def _read_source(
-    source: str, reading: "Reading", split: str | None, image_column: str | None, caption_column: str | None
+    source: str, options: "ReadOptions", split: str | None, image_column: str | None, caption_column: str | None
 ) -> "Path | Iterable[Record]":
     from bitvar.data.huggingface import read_dataset
     from bitvar.errors import UsageError
 
     if source.startswith("hf:"):
         for name, value in {
-            "--root": reading.root, "--caption-lines": reading.caption_lines,
-            "--captions-from-names": reading.captions_from_names,
+            "--root": options.root, "--caption-lines": options.caption_lines,
+            "--captions-from-names": options.captions_from_names,
         }.items():  # fmt: skip
             if value:
-                why = f"{source} is a data set's table, whose images have no files"
+                why = f"{source} is a data set of the hub, whose images aren't files"
                 raise UsageError(f"{name} can't be used here.", why, "leave it out")
         return read_dataset(
             source.removeprefix("hf:"),
             split=split or "train",
             image_column=image_column or "image",
             caption_column=caption_column or "text",
-            reading=reading,
+            options=options,
         )
     given = {"--split": split, "--image-column": image_column, "--caption-column": caption_column}
     if names := [name for name, value in given.items() if value is not None]:
-        todo = "leave it out, or name the source hf:NAME"
-        raise UsageError(f"{names[0]} can't be used here.", f"{source} is no hf:NAME", todo)
+        todo = "leave it out, or give the source as hf:NAME"
+        raise UsageError(f"{names[0]} can't be used here.", f"{source} is not a data set hf:NAME", todo)
     return Path(source)
 
 
@@ -318,5 +340,7 @@ def _read_size(text: str) -> tuple[int, int]:
 
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(re.fullmatch(r"[0-9]{1,6}", part) and 8 <= int(part) <= 4096 for part in parts):
-        raise UsageError(f"Can't read the size {text!r}.", "sides are 8 to 4096 pixels", "write 64 or 96x64")
+        raise UsageError(
+            f"Can't read the size {text!r}.", "sides are 8 to 4096 pixels", "give, for example, 64 or 96x64"
+        )
     return int(parts[0]), int(parts[-1])

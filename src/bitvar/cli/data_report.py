@@ -1,4 +1,4 @@
-"""What going through captioned images found, as text for people and as JSON for programs."""
+"""Reports on captioned images, as text and as JSON."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,44 +12,44 @@ _EXAMPLES = 3
 
 
 def as_json(summary: "Summary") -> dict[str, Any]:
-    """Counts by split, ratio and reason, and quantiles of sizes and captions."""
+    """Return counts by split, ratio and reason, and quantiles of image sizes and caption lengths."""
     from bitvar.data.validation import quantiles
 
     return {
-        "good": summary.good,
-        "refused": dict(summary.refused.most_common()),
+        "accepted": summary.accepted,
+        "rejected": dict(summary.rejected.most_common()),
         "splits": dict(summary.splits.most_common()),
         "ratios": dict(summary.ratios.most_common()),
         "shorter_side": quantiles(summary.sides),
         "caption_words": quantiles(summary.captions),
-        "other_files": dict(summary.others.most_common()),
+        "other_files": dict(summary.other_files.most_common()),
     }
 
 
 def as_text(summary: "Summary") -> str:
-    """The same for people, without the reasons."""
-    total = f"{summary.good:,} samples are good, {summary.num_refused:,} can't be used ({summary.bad_fraction:.1%})"
-    others = others_text(summary)
-    return "\n".join([total, *_counts(summary), *([others] if others else [])])
+    """Return the same as text, without the reasons."""
+    total = f"{summary.accepted:,} samples accepted, {summary.num_rejected:,} rejected ({summary.bad_fraction:.1%})"
+    other_files = other_files_text(summary)
+    return "\n".join([total, *_counts(summary), *([other_files] if other_files else [])])
 
 
-def others_text(summary: "Summary") -> str:
-    """Files that are no part of any sample, by kind; nothing for none."""
+def other_files_text(summary: "Summary") -> str:
+    """Return the files that belong to no sample by kind, as text; empty for none."""
     from bitvar.data.layouts import kinds_text
 
-    return _shown(kinds_text(summary.others))
+    return _shown(kinds_text(summary.other_files))
 
 
-def found_text(summary: "Summary", refused: "Sequence[Rejected]", *, everything_is_reported: bool) -> str:
-    """The same for people, with the first few refused samples of every reason."""
+def check_text(summary: "Summary", rejected: "Sequence[Rejected]", *, everything_is_reported: bool) -> str:
+    """Return the report as text, with the first few rejected samples for each reason."""
     first, *rest = as_text(summary).splitlines()
     lines = [first]
-    for reason, count in summary.refused.most_common():
+    for reason, count in summary.rejected.most_common():
         lines.append(f"  {reason}: {count:,}")
-        examples = [refusal for refusal in refused if refusal.reason == reason][:_EXAMPLES]
-        lines += [f"    {_shown(refusal.name)}: {_shown(refusal.detail)}" for refusal in examples]
-    if any(count > _EXAMPLES for count in summary.refused.values()) and not everything_is_reported:
-        lines.append("  all of them: --report FILE")
+        examples = [rejection for rejection in rejected if rejection.reason == reason][:_EXAMPLES]
+        lines += [f"    {_shown(rejection.name)}: {_shown(rejection.detail)}" for rejection in examples]
+    if any(count > _EXAMPLES for count in summary.rejected.values()) and not everything_is_reported:
+        lines.append("  to list all of them: --report FILE")
     return "\n".join([*lines, *rest])
 
 
@@ -57,7 +57,7 @@ def _counts(summary: "Summary") -> list[str]:
     from bitvar.data.validation import quantiles
 
     lines = []
-    for title, counts in (("shorter side, pixels", summary.sides), ("words a caption", summary.captions)):
+    for title, counts in (("shorter side, pixels", summary.sides), ("words per caption", summary.captions)):
         if counts:
             lines.append(f"{title}: " + ", ".join(f"{name} {value}" for name, value in quantiles(counts).items()))
     for title, named in (("nearest ratio (height / width)", summary.ratios), ("split", _named(summary.splits))):
@@ -67,9 +67,15 @@ def _counts(summary: "Summary") -> list[str]:
 
 
 def _named(splits: Counter[str]) -> Counter[str]:
-    return Counter({name or "none given": count for name, count in splits.items()})
+    return Counter({name or "(none)": count for name, count in splits.items()})
 
 
 def _shown(text: str) -> str:
-    """A stranger's text as one line of characters that any terminal shows."""
+    """Escape an untrusted text to one line that any terminal can show."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def written_text(summary: "Summary", size: tuple[int, int]) -> str:
+    """Return a line on a captioned set that was written, such as "40 images of 64x64 pixels: 38 train, 2 val"."""
+    splits = ", ".join(f"{count:,} {name}" for name, count in summary.splits.most_common())
+    return f"{summary.accepted:,} images of {size[0]}x{size[1]} pixels: {splits}"

@@ -27,9 +27,10 @@ from bitvar.codec.refinement import choose, correction, seen_error
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import UsageError, WeightsError
 from bitvar.finite import DTYPE_NAMES
+from bitvar.imaging.convert import channels_first, channels_last, to_numpy
 from bitvar.imaging.formats import IMAGE_SUFFIXES, READ
 from bitvar.imaging.open import ImageLimits, Location, RefusedError, as_rgb, check_image, decode_image
-from bitvar.imaging.pixels import to_signed, to_uint8
+from bitvar.imaging.pixels import to_signed
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.scales import Grid, fitted_grids
 from bitvar.tokenizer import InfinityTokenizer
@@ -379,18 +380,21 @@ class ImageCodec:
             if rows * columns > self.tile**2:
                 features = torch.cat([self._tiled_features(image) for image in padded])
             else:
-                features = self.tokenizer.features(to_signed(_to_planes(padded).to(self.tokenizer.device)))
+                features = self.tokenizer.features(to_signed(channels_first(padded).to(self.tokenizer.device)))
             return Encoding(header, features, list(self.tokenizer.steps(features, header.grids)))
 
     def _closer(self, best: Encoding, images: UInt8[np.ndarray, "b H W c"], passes: int, last: int) -> Encoding:
         """The best encoding of some passes on, by what scales up to `last` give back; `best` if none is better."""
-        originals = _to_planes(images)
-        offered, missing = originals, originals - _to_planes(self.draw(best.steps[last].latent, best.header))
+        originals = channels_first(images).float()
+        offered, missing = (
+            originals,
+            originals - channels_first(self.draw(best.steps[last].latent, best.header)).float(),
+        )
         least = seen_error(missing)
         for number in range(passes):
             offered = offered + correction(missing, number)
-            new = self._encode(best.header, offered.permute(0, 2, 3, 1).numpy())
-            missing = originals - _to_planes(self.draw(new.steps[last].latent, best.header))
+            new = self._encode(best.header, channels_last(offered))
+            missing = originals - channels_first(self.draw(new.steps[last].latent, best.header)).float()
             error = seen_error(missing)
             best = best.replaced((error < least).to(new.features.device), new)
             del new  # large images: one encoding at a time beside the best
@@ -402,12 +406,12 @@ class ImageCodec:
         rows, columns = (side * header.stride for side in header.grids[-1])
         with torch.inference_mode():
             if rows * columns <= self.tile**2:
-                images = _to_array(self.tokenizer.decode(latent))
+                images = to_numpy(self.tokenizer.decode(latent))
             else:
                 images = np.empty((len(latent), rows, columns, header.channels), np.uint8)
                 for image, one in zip(images, latent.split(1), strict=True):
                     for tile_rows, tile_columns, pixels in tiled_pixels(self.tokenizer, one, tile=self.tile):
-                        image[tile_rows, tile_columns] = _to_array(pixels)[0]
+                        image[tile_rows, tile_columns] = to_numpy(pixels)[0]
         return np.ascontiguousarray(images[:, : header.height, : header.width])
 
     def _attempt(self, image: ImageInput) -> _Read | UsageError:
@@ -435,7 +439,7 @@ class ImageCodec:
         self, image: UInt8[np.ndarray, "H W c"] | Float32[np.ndarray, "H W c"]
     ) -> Float[Tensor, "1 d h w"]:
         def cut(rows: slice, columns: slice) -> Float[Tensor, "1 c H2 W2"]:
-            return to_signed(_to_planes(image[None, rows, columns]))
+            return to_signed(channels_first(image[None, rows, columns]))
 
         return tiled_features(self.tokenizer, cut, (image.shape[0], image.shape[1]), tile=self.tile)
 
@@ -494,12 +498,3 @@ def require_worth(file: BitFile, name: str) -> None:
         f"it has {there}; up to {PIXELS_A_BIT:,} pixels a bit are drawn without asking",
         f"to draw it all the same, name its scales: --scales {len(file.payloads)} (in Python scales=)",
     )
-
-
-def _to_planes(images: UInt8[np.ndarray, "b H W c"] | Float32[np.ndarray, "b H W c"]) -> Float[Tensor, "b c H W"]:
-    """As they are, in floats."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-
-
-def _to_array(pixels: Float[Tensor, "b c H W"]) -> UInt8[np.ndarray, "b H W c"]:
-    return to_uint8(pixels).permute(0, 2, 3, 1).cpu().numpy()

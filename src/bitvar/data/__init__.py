@@ -1,1 +1,1 @@
-"""Samples, images and the sets made of them."""
+"""Captioned images: reading any layout, checking every sample, importing, indexing and ordering them."""

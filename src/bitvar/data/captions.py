@@ -1,4 +1,4 @@
-"""Which of an image's captions a step trains on, and how much of it: no more than the text encoder reads."""
+"""The choice of the caption a step trains on, and cutting captions to the length that the text encoder reads."""
 
 import re
 from bisect import bisect_right
@@ -11,25 +11,25 @@ _SENTENCE_END: Final = re.compile(r"[.!?](?=\s)|[\u3002\uff01\uff1f](?=.)")
 
 @dataclass(frozen=True)
 class CaptionChoice:
-    """How a caption is drawn.
+    """The rule by which one of an image's captions is drawn.
 
     Attributes:
-        first: probability of the first caption, the longest kind; each is as likely if None.
-        cut: probability that a caption ends after one of its sentences, each end as likely.
+        first: Probability of the first caption, which is the most detailed; None makes all captions equally likely.
+        cut: Probability that a caption is cut after one of its sentences, all equally likely.
     """
 
     first: float | None = None
     cut: float = 0.0
 
     def pick(self, count: int, draws: Sequence[float]) -> int:
-        """Which of `count` captions, by two uniform draws in [0, 1)."""
-        whether, which = draws[:2]
+        """Return the index of one of `count` captions, given two uniform draws in [0, 1)."""
+        first_draw, index_draw = draws[:2]
         if self.first is None or count == 1:
-            return int(which * count)
-        return 0 if whether < self.first else 1 + int(which * (count - 1))
+            return int(index_draw * count)
+        return 0 if first_draw < self.first else 1 + int(index_draw * (count - 1))
 
     def text(self, captions: Sequence[str], draws: Sequence[float]) -> str:
-        """The caption to train on, by four uniform draws in [0, 1)."""
+        """Return the caption to train on, given four uniform draws in [0, 1)."""
         caption = captions[self.pick(len(captions), draws)]
         if draws[2] >= self.cut:
             return caption
@@ -38,18 +38,16 @@ class CaptionChoice:
 
 
 NUM_DRAWS: Final = 4
-"""Uniform draws that choosing a caption takes."""
+"""Number of uniform draws that the choice of a caption takes."""
 
 
 def cut_to(caption: str, num_tokens: Callable[[str], int], limit: int) -> str:
-    """As much of a caption's beginning as has at most `limit` tokens.
-
-    It ends after a sentence where one ends in that part, else after a word, else anywhere.
+    """Cut a caption to at most `limit` tokens: after a sentence if possible, else after a word, else anywhere.
 
     Args:
-        caption: any text.
-        num_tokens: counts a text's tokens, special ones included; more text never has fewer.
-        limit: in tokens.
+        caption: Any text.
+        num_tokens: Counts the tokens of a text, special ones included. A longer text must not have fewer.
+        limit: Largest number of tokens.
     """
     if num_tokens(caption) <= limit:
         return caption
@@ -57,7 +55,9 @@ def cut_to(caption: str, num_tokens: Callable[[str], int], limit: int) -> str:
     words = [match.start() for match in re.finditer(r"\s+", caption) if match.start()]
     for ends in (sentences, words, range(1, len(caption))):
         fitting = bisect_right(ends, limit, key=lambda end: num_tokens(caption[:end]))
-        while fitting and num_tokens(caption[: ends[fitting - 1]]) > limit:  # where a tokenizer isn't quite so orderly
+        while (
+            fitting and num_tokens(caption[: ends[fitting - 1]]) > limit
+        ):  # some tokenizers do give a longer text fewer tokens
             fitting -= 1
         if fitting:
             return caption[: ends[fitting - 1]]
@@ -65,5 +65,5 @@ def cut_to(caption: str, num_tokens: Callable[[str], int], limit: int) -> str:
 
 
 def cut_text(cut: int, total: int, limit: int) -> str:
-    """What is told of captions that were cut."""
-    return f"{cut:,} of {total:,} captions were cut to the {limit:,} tokens the model reads of a text"
+    """Say how many captions were cut."""
+    return f"{cut:,} of {total:,} captions were cut to the {limit:,} tokens the model reads"

@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face hub, or on disk in its layouts, as captioned samples. Needs the package `datasets`.
+"""Captioned samples from data sets of the Hugging Face hub, or on disk in its layouts. Needs the package `datasets`.
 
-Its own decoding would stop at the first bad image, so images are taken as bytes and opened like any others.
+Images are taken as bytes and opened like any others, since the package's own decoder stops at the first broken image.
 """
 
 from collections.abc import Iterator, Mapping
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitvar.data.records import PLAIN, Found, Reading, Record, record_of
+from bitvar.data.records import DEFAULT_OPTIONS, RawFields, ReadOptions, Record, parse_record
 from bitvar.errors import UsageError, install_hint
 from bitvar.imaging.open import Location, RefusedError
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An image in a row of a data set's table."""
+    """An image in a row of a data set."""
 
     name: str
     table: Any
@@ -23,15 +23,15 @@ class Cell:
     column: str
 
     @property
-    def place(self) -> str:
-        """The row."""
+    def address(self) -> str:
+        """The name of the row."""
         return self.name
 
     def read(self, *, max_bytes: int) -> bytes:
-        """The bytes in the cell, or in the file that it names.
+        """Return the bytes in the cell, or in the file that it names.
 
         Raises:
-            RefusedError: if there are none, or more than `max_bytes`.
+            RefusedError: If the cell is empty, or the image is larger than `max_bytes`.
         """
         cell = self.table[self.row][self.column]
         if not isinstance(cell, Mapping) or not (cell.get("bytes") or cell.get("path")):
@@ -45,19 +45,19 @@ class Cell:
 
 
 def read_dataset(
-    name: str, *, split: str, image_column: str, caption_column: str, reading: Reading = PLAIN
+    name: str, *, split: str, image_column: str, caption_column: str, options: ReadOptions = DEFAULT_OPTIONS
 ) -> Iterator[Record]:
-    """The samples of one split of a data set, named `SPLIT:ROW`.
+    """Read the samples of one split of a data set, named `SPLIT:ROW`.
 
     Args:
-        name: a data set's name on the hub, which is fetched, or a folder that `datasets` reads.
-        split: the split of the data set.
-        image_column: images, their bytes or their paths.
-        caption_column: texts, or lists of them.
-        reading: gives samples without a caption one, if it does.
+        name: Name of a data set on the hub, which is downloaded, or a folder that `datasets` reads.
+        split: Split of the data set.
+        image_column: Column of images, their bytes or their paths.
+        caption_column: Column of texts, or of lists of texts.
+        options: Says where a sample without a caption gets one.
 
     Raises:
-        UsageError: if `datasets` is missing, or there is no such data set, split or column.
+        UsageError: If `datasets` is missing, or there is no such data set, split or column.
     """
     try:
         import datasets  # pyright: ignore[reportMissingImports] - an extra
@@ -82,11 +82,11 @@ def read_dataset(
         what = f"The column {image_column!r} of hf:{name} holds no images."
         raise UsageError(what, why, "name another with --image-column") from None
     return (
-        _entry(Cell(f"{split}:{row}", images, row, image_column), values[caption_column], reading)
+        _parse_cell(Cell(f"{split}:{row}", images, row, image_column), values[caption_column], options)
         for row, values in enumerate(captions)
     )
 
 
-def _entry(cell: Cell, given: Any, reading: Reading) -> Record:
+def _parse_cell(cell: Cell, given: Any, options: ReadOptions) -> Record:
     fields = {"captions": given} if isinstance(given, list) else {"caption": given}
-    return record_of(cell.name, lambda: Found(cell, fields, cell.name), reading)
+    return parse_record(cell.name, lambda: RawFields(cell, fields, cell.name), options)

@@ -1,7 +1,8 @@
-"""Anybody's captioned images to a set that trains: decoded, cut to one size, split, written whole or not at all."""
+"""Importing captioned images into a set ready for training: decoded, brought to one size, split, written atomically."""
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -9,17 +10,18 @@ from typing import Any, Final
 from bitvar.data.index import allows_duplicates, read_source
 from bitvar.data.index_writing import NO_VALIDATION
 from bitvar.data.layouts import SET_TABLE
-from bitvar.data.records import PLAIN, RawSample, Reading, Record, Rejected
+from bitvar.data.records import DEFAULT_OPTIONS, RawSample, ReadOptions, Record, Rejected
 from bitvar.data.roots import root_cure
 from bitvar.data.validation import Accepted, Summary, validate
 from bitvar.data.writing import finish_folder, image_path, json_lines, prepare_folder
 from bitvar.errors import UsageError
 from bitvar.files import write_text
-from bitvar.imaging.fitting import MUCH_LOST, Fit, contact_sheet, lost_area
+from bitvar.imaging.fitting import MUCH_LOST, Fit, lost_area
 from bitvar.imaging.open import ImageLimits
+from bitvar.imaging.sheet import contact_sheet
 
 CONTACT_SHEET: Final = "contact_sheet.png"
-CUT_AROUND_THE_MIDDLE: Final = Fit()
+DEFAULT_FIT: Final = Fit()
 
 
 def import_set(
@@ -27,58 +29,63 @@ def import_set(
     destination: Path,
     *,
     size: tuple[int, int],
-    fit: Fit = CUT_AROUND_THE_MIDDLE,
-    reading: Reading = PLAIN,
+    fit: Fit = DEFAULT_FIT,
+    options: ReadOptions = DEFAULT_OPTIONS,
     allow_duplicates: bool = False,
     validation: float = 0.05,
     max_bad_fraction: float = 0.01,
     limits: ImageLimits | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Write the captioned set `destination` from an index, any layout that `layouts.read_records` knows, or entries.
+    """Write a captioned set from an index, any layout that `layouts.read_records` reads, or records.
 
-    Samples keep the split their source names; of the others, `validation` of all (at least one), chosen by
-    `RawSample.key` alone, go to "val". `refused.jsonl` names every sample left out, with its reason, and
-    `contact_sheet.png` shows some of what was made. `samples.jsonl` is written last.
+    Samples keep the split their source gives. From the others, samples chosen by `RawSample.key` alone go to "val", so
+    that it holds the share `validation` of all samples, and at least one. `rejected.jsonl` names every sample left out,
+    with its reason, and `contact_sheet.png` shows a choice of the written images. `samples.jsonl` is written last.
 
     Args:
-        source: a folder or file, or what a reader yields.
-        destination: a new folder.
-        size: width and height in pixels, multiples of the tokenizer's stride.
-        fit: how images of another ratio come to that size.
-        reading: how samples are read, where there is a choice.
-        allow_duplicates: keep samples whose image an earlier one has.
-        validation: share of the samples, 0 to 1.
-        max_bad_fraction: largest share of refused samples, 0 to 1.
-        limits: what an image may be.
-        progress: receives a line of text now and then, and what the fit cut off.
+        source: A folder or file, or the records of a reader.
+        destination: A new folder.
+        size: Width and height in pixels, multiples of the tokenizer's stride.
+        fit: The way images of another ratio are brought to that size.
+        options: Options for reading the source.
+        allow_duplicates: Keep samples whose image an earlier accepted sample has.
+        validation: Share of the samples for validation, 0 to 1.
+        max_bad_fraction: Largest share of rejected samples, 0 to 1.
+        limits: Bounds on an image's size and shape.
+        log: Receives lines of text on progress, and on the area that was cropped away.
+
+    Returns:
+        Counts of the samples, with the splits as written and the sizes of the original images.
 
     Raises:
-        UsageError: when too many samples are refused, fewer than two are good, or `destination` holds something else.
+        UsageError: If too many samples are rejected, fewer than two are accepted, or `destination` holds anything else.
     """
     if (destination / SET_TABLE).exists():
         why = "it already holds a captioned set"
         raise UsageError(f"Can't import into {destination}.", why, "choose another folder, or delete this one")
-    summary, rows, keys, refused = Summary(), list[dict[str, Any]](), list[str](), list[Rejected]()
+    summary, rows, keys, rejected = Summary(), list[dict[str, Any]](), list[str](), list[Rejected]()
     if isinstance(source, Path):
         allow_duplicates = allow_duplicates or allows_duplicates(source)
-        entries = read_source(source, reading, others=summary.others)  # speaks up before anything is written
+        records = read_source(
+            source, options, other_files=summary.other_files
+        )  # raises its errors before anything is written
     else:
-        entries = source
+        records = source
     prepare_folder(destination, source=source if isinstance(source, Path) else None)
-    made = validate(
-        entries,
+    samples = validate(
+        records,
         lambda image: (image.size, fit.apply(image, size)),
         limits=limits or ImageLimits(),
         allow_duplicates=allow_duplicates,
     )
     cut = 0
-    for sample in made:
+    for sample in samples:
         if isinstance(sample, Rejected):
             summary.add(sample)
-            refused.append(sample)
+            rejected.append(sample)
             continue
-        original, image = sample.made
+        original, image = sample.result
         cut += fit.kind != "pad" and lost_area(original, size) > MUCH_LOST
         summary.add(Accepted(sample.raw_sample, original))
         path = image_path(len(rows))
@@ -87,19 +94,20 @@ def import_set(
         rows.append(_row(path, sample.raw_sample, size))
         keys.append(sample.raw_sample.key)
         if len(rows) % 1000 == 0:
-            progress(f"imported {len(rows):,} images, refused {len(refused):,}")
-    write_text(destination / "refused.jsonl", json_lines(vars(refusal) for refusal in refused))
-    cure = root_cure(source, summary, reading) if isinstance(source, Path) else None
+            log(f"imported {len(rows):,} images, rejected {len(rejected):,}")
+    write_text(destination / "rejected.jsonl", json_lines(vars(rejection) for rejection in rejected))
+    cure = root_cure(source, summary, options) if isinstance(source, Path) else None
     summary.require(max_bad_fraction, cure=cure)
     if len(rows) < 2:
-        why = "one image is too few: training needs some, and validation at least one"
-        raise UsageError("There is one usable sample.", why, "add images")
-    progress(fit.text(cut, len(rows)))
+        why = "training and validation need at least one sample each"
+        raise UsageError("There is only one usable sample.", why, "add images")
+    log(fit.describe(cut, len(rows)))
     contact_sheet([destination / row["image_path"] for row in rows], destination / CONTACT_SHEET)
     _split(rows, keys, validation)
+    summary.splits = Counter(row["split"] for row in rows)
     if all(row["split"] != "val" for row in rows):
-        progress(NO_VALIDATION)
-    manifest = {"size": list(size), "samples": len(rows), "refused": dict(summary.refused)}
+        log(NO_VALIDATION)
+    manifest = {"size": list(size), "samples": len(rows), "rejected": dict(summary.rejected)}
     finish_folder(destination, rows, manifest)
     return summary
 
@@ -115,10 +123,10 @@ def _row(path: Path, raw_sample: RawSample, size: tuple[int, int]) -> dict[str, 
 
 
 def _split(rows: list[dict[str, Any]], keys: list[str], validation: float) -> None:
-    """Give every row without a split one: which ones are "val" depends on their keys alone, not on their order.
+    """Give a split to every row without one. Which rows go to "val" depends on their keys alone, not on their order.
 
-    Rows of one key are captions of one image, and stay together: a model that has trained on an image can't show on it
-    what it makes of others. They are parted only where there is no other key.
+    Rows with the same key are captions of one image and stay together, since validation on an image seen in training
+    means nothing. They are separated only if there is no other key.
     """
     free: dict[str, list[dict[str, Any]]] = {}
     for key, row in zip(keys, rows, strict=True):

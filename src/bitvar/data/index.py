@@ -1,7 +1,7 @@
-"""An index of captioned images: a hundred million samples addressable from a few mapped files.
+"""An index of captioned images: up to a hundred million samples in a few memory-mapped files.
 
-Samples of one split and one official ratio lie side by side. The index holds where an image's bytes are and what is
-true of them, never the bytes. `index_writing` makes it.
+Samples of the same split and official ratio are adjacent. The index holds the location of each image's bytes, its size
+and its captions, but not the bytes themselves. `index_writing` builds it.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from bitvar.config import Config, read_json
 from bitvar.data.layouts import read_records
-from bitvar.data.records import PLAIN, RawSample, Reading, Record, read_split
+from bitvar.data.records import DEFAULT_OPTIONS, RawSample, ReadOptions, Record, read_split
 from bitvar.data.validation import Summary
 from bitvar.errors import UsageError
 from bitvar.imaging.open import Location, RefusedError
@@ -30,11 +30,11 @@ MANIFEST: Final = "index.json"
 
 RECORD: Final = np.dtype(
     [
-        ("path", "<u4"),  # number of the file among the paths
+        ("path", "<u4"),  # index of the file among the paths
         ("width", "<u4"),
         ("height", "<u4"),
         ("text_size", "<u4"),  # bytes of the text
-        ("offset", "<u8"),  # of the image in its file
+        ("offset", "<u8"),  # of the image in its file, in bytes
         ("size", "<u8"),  # bytes of the image; 0: the whole file
         ("text", "<u8"),  # offset among the texts: captions by line, a zero byte, a tar member's name
     ]
@@ -45,11 +45,11 @@ RECORDS, TEXTS, PATHS, PATH_ENDS, DIGESTS = "records.npy", "texts.bin", "paths.b
 
 _BLOCK = 1 << 20
 _LARGEST_OFFSET = (1 << 63) - 1
-"""In bytes; no file has more."""
+"""In bytes; no file can be larger."""
 
 
 class Group(Config):
-    """Samples `start` to `start + count` of the index: those of one split and of one nearest official ratio."""
+    """A range of the index, from `start` to `start + count`, of the samples of one split and nearest official ratio."""
 
     split: str
     ratio: str
@@ -58,26 +58,26 @@ class Group(Config):
 
 
 class FileEntry(Config):
-    """What a file of the index must be."""
+    """The expected size and sha256 of a file of the index."""
 
     bytes: int = Field(ge=1)
     sha256: str
 
 
 class IndexManifest(Config):
-    """`index.json`.
+    """The content of `index.json`.
 
     Attributes:
-        format, version: what wrote it; another version is not read.
-        samples, paths: how many.
-        content_hash: whether the sha256 of every image's bytes is there.
-        source: the folder that relative paths start from, absolute.
-        source_from_index: the same from the index's folder, for when both were moved together.
-        groups: in order, without a gap.
-        refused: samples left out, by reason; `refused.jsonl` names them.
-        caption_words: captions by number of words.
-        files: the other files.
-        allow_duplicates: whether samples may share an image.
+        format, version: Identify the file format. Other versions are not read.
+        samples, paths: Number of samples and of paths.
+        content_hash: Whether the index holds the sha256 of every image's bytes.
+        source: Absolute path of the folder that relative paths start from.
+        source_from_index: The same folder relative to the index, in case both are moved together.
+        groups: Groups of samples in order, without a gap.
+        rejected: Number of samples left out by reason; `rejected.jsonl` names them.
+        caption_words: Number of captions by number of words.
+        files: The other files of the index.
+        allow_duplicates: Whether samples may share an image.
     """
 
     format: str
@@ -88,7 +88,7 @@ class IndexManifest(Config):
     source: str
     source_from_index: str
     groups: tuple[Group, ...]
-    refused: dict[str, Annotated[int, Field(ge=0)]]
+    rejected: dict[str, Annotated[int, Field(ge=0)]]
     caption_words: dict[int, Annotated[int, Field(ge=0)]]
     files: dict[str, FileEntry]
     allow_duplicates: bool = False
@@ -96,14 +96,14 @@ class IndexManifest(Config):
 
 @dataclass(frozen=True)
 class IndexedSample:
-    """A sound sample.
+    """A valid sample of an index.
 
     Attributes:
-        image: where its bytes are.
-        captions: one or more, each true of the image.
-        width, height: of the image as people see it, in pixels.
-        digest: sha256 of the image's bytes, if the index has it.
-        name: how reports call it: its path, or its tar and key.
+        image: Location of the image's bytes.
+        captions: One or more captions, each describing the image.
+        width, height: Size of the upright image in pixels.
+        digest: The sha256 of the image's bytes, if the index has it.
+        name: Name in reports: the path, or the tar and key.
     """
 
     image: Location
@@ -115,7 +115,7 @@ class IndexedSample:
 
 
 class SampleIndex:
-    """An index that is open: its arrays are mapped, not read. Workers that are sent one open it anew."""
+    """An open index. Its arrays are memory-mapped; a worker process that receives one opens it again."""
 
     def __init__(self, folder: Path, source: Path | None, manifest: IndexManifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -129,15 +129,15 @@ class SampleIndex:
 
     @classmethod
     def open(cls, folder: Path, source: Path | None = None) -> "SampleIndex":
-        """Map the index in `folder`.
+        """Open the index in `folder`.
 
         Args:
-            folder: what `bitvar data index` wrote.
-            source: where the images are now, if neither they nor they and the index together are where they were.
+            folder: A folder that `bitvar data index` wrote.
+            source: Folder of the images, if they have been moved without the index.
 
         Raises:
-            UsageError: if it is no index, one of a newer version, or a file of it is missing, cut short or of another
-                form. Whether bytes in the middle have changed, `verify_files` finds.
+            UsageError: If the folder is not an index, the index has another version, or one of its files is missing,
+                truncated or malformed. `verify_files` detects changed bytes.
         """
         folder = folder.absolute()
         manifest = _read_manifest(folder)
@@ -181,28 +181,28 @@ class SampleIndex:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The groups, by split and then by ratio."""
+        """Groups, by split and then by ratio."""
         return self.manifest.groups
 
     def verified(self, i: int, data: bytes) -> bytes:
-        """`data`, the bytes of the image of sample `i`.
+        """Return `data`, the bytes of the image of sample `i`, after checking their digest if the index has it.
 
         Raises:
-            RefusedError: "altered", if the index has their digest and it is another.
+            RefusedError: "altered", if the digest differs.
         """
         if self._digests is not None and hashlib.sha256(data).digest() != self._digests[i].tobytes():
             raise RefusedError("altered", f"{self[i].name} is not the image that was indexed")
         return data
 
     def verify_files(self) -> None:
-        """Read all of the index's own files; UsageError for the first whose sha256 is another."""
+        """Check the sha256 of each of the index's own files. Raise UsageError for the first that has changed."""
         for name, entry in self.manifest.files.items():
             with (self.folder / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                     raise _damaged(self.folder, f"{name} has been altered")
 
-    def entries(self) -> Iterator[RawSample]:
-        """Every sample in order, as a reader of layouts would yield it."""
+    def raw_samples(self) -> Iterator[RawSample]:
+        """Yield every sample in order, in the form that the readers of layouts use."""
         for group in self.groups:
             for i in range(group.start, group.start + group.count):
                 sample = self[i]
@@ -212,10 +212,10 @@ class SampleIndex:
                 )
 
     def summary(self) -> Summary:
-        """What is in it, from its arrays alone."""
+        """Count the samples from the arrays alone."""
         manifest = self.manifest
-        summary = Summary(good=len(self))
-        summary.refused.update(manifest.refused)
+        summary = Summary(accepted=len(self))
+        summary.rejected.update(manifest.rejected)
         summary.captions.update(manifest.caption_words)
         for group in self.groups:
             summary.splits[group.split] += group.count
@@ -232,13 +232,13 @@ class SampleIndex:
             raise _damaged(self.folder, f"path {number:,} points out of it")
         path = _decode(self._paths[start:end])
         if "\0" in path:
-            raise _damaged(self.folder, f"path {number:,} is none")
+            raise _damaged(self.folder, f"path {number:,} is not a path")
         return path
 
     def _array(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
         try:
             array = np.lib.format.open_memmap(self.folder / name, mode="r")
-        # A header that lies fails in as many ways as numpy has steps to read it, and it documents none of them.
+        # A false header can make numpy raise many errors, none of them documented.
         except Exception as error:
             raise _damaged(self.folder, f"{name}: {str(error) or repr(error)}") from None
         if array.dtype != dtype or array.shape != (length,):
@@ -247,7 +247,7 @@ class SampleIndex:
 
 
 def is_index(folder: Path) -> bool:
-    """Whether `folder` is an index, sound or not: its manifest says so, or its arrays lie there."""
+    """Tell whether `folder` is an index, intact or not, by its manifest or its arrays."""
     if all((folder / name).is_file() for name in (RECORDS, TEXTS)):
         return True
     path = folder / MANIFEST
@@ -257,46 +257,48 @@ def is_index(folder: Path) -> bool:
         return False
 
 
-def read_source(source: Path, reading: Reading = PLAIN, *, others: Counter[str] | None = None) -> Iterator[Record]:
-    """Every sample of an index, or of any layout that `layouts.read_records` knows.
+def read_source(
+    source: Path, options: ReadOptions = DEFAULT_OPTIONS, *, other_files: Counter[str] | None = None
+) -> Iterator[Record]:
+    """Read every sample of an index, or of any layout that `layouts.read_records` reads.
 
     Args:
-        source: an index, or a folder or file.
-        reading: how samples are read; of an index they are as they were when it was made.
-        others: gets the files of a folder that are no part of a sample, by ending.
+        source: An index, or a folder or file.
+        options: Options for reading the source. They don't apply to an index.
+        other_files: Counts the files of a folder that belong to no sample, by ending.
 
     Raises:
-        UsageError: as `layouts.read_records`, and for an index that is to be read in another way.
+        UsageError: If `layouts.read_records` raises it, or options are given for an index.
     """
     if not is_index(source):
-        return read_records(source, reading, others=others)
-    if reading != PLAIN:
-        why = f"{source} is an index, which holds paths and captions as they were read when it was made"
-        todo = "leave --root, --caption and the like out, or make the index anew with them"
-        raise UsageError("Can't read an index in another way.", why, todo)
-    return SampleIndex.open(source).entries()
+        return read_records(source, options, other_files=other_files)
+    if options != DEFAULT_OPTIONS:
+        why = f"{source} is an index, which holds paths and captions as they were read when it was built"
+        todo = "leave out --root, --caption and the like, or build the index again with them"
+        raise UsageError("These options don't apply to an index.", why, todo)
+    return SampleIndex.open(source).raw_samples()
 
 
 def allows_duplicates(source: Path) -> bool:
-    """Whether `source` is an index that was made with several samples an image."""
+    """Tell whether `source` is an index in which samples may share an image."""
     return is_index(source) and _read_manifest(source).allow_duplicates
 
 
 def _read_manifest(folder: Path) -> IndexManifest:
     path = folder / MANIFEST
     if not path.is_file():
-        raise UsageError(f"{folder} is no index.", f"it has no {MANIFEST}", "make one: bitvar data index")
+        raise UsageError(f"{folder} is not an index.", f"it has no {MANIFEST}", "build one: bitvar data index")
     values = read_json(path)
     if values.get("format") != FORMAT:
-        raise UsageError(f"{folder} is no index.", f"its {MANIFEST} is something else's", "check the path")
+        raise UsageError(f"{folder} is not an index.", f"its {MANIFEST} belongs to something else", "check the path")
     if values.get("version") != VERSION:
         why = f"it has version {values.get('version')!r}, this bitvar reads {VERSION}"
-        raise UsageError(f"Can't read the index {folder}.", why, "upgrade bitvar, or make the index again")
+        raise UsageError(f"Can't read the index {folder}.", why, "upgrade bitvar, or build the index again")
     return IndexManifest.parse(values, source=str(path))
 
 
 def _require_names(folder: Path, manifest: IndexManifest) -> None:
-    """Refuse splits, ratios and paths that could be none."""
+    """Raise an error for invalid splits, ratios and paths."""
     for group in manifest.groups:
         if group.ratio not in ratio_names():
             raise _damaged(folder, f"{MANIFEST} has the ratio {group.ratio[:40]!r}, not one of {ratio_names()}")
@@ -305,11 +307,11 @@ def _require_names(folder: Path, manifest: IndexManifest) -> None:
         except RefusedError as error:
             raise _damaged(folder, f"a split of {MANIFEST}: {error.detail}") from None
     if "\0" in manifest.source + manifest.source_from_index:
-        raise _damaged(folder, f"the source in {MANIFEST} is no path")
+        raise _damaged(folder, f"the source in {MANIFEST} is not a path")
 
 
 def _source_of(folder: Path, manifest: IndexManifest) -> Path:
-    """Where relative paths start: as seen from the index, or else where it was at first."""
+    """Find the folder that relative paths start from: relative to the index, or else at its original path."""
     moved = Path(os.path.normpath(folder / manifest.source_from_index))
     return moved if moved.is_dir() else Path(manifest.source)
 
@@ -319,4 +321,4 @@ def _decode(data: np.ndarray) -> str:
 
 
 def _damaged(folder: Path, why: str) -> UsageError:
-    return UsageError(f"The index {folder} is damaged.", why, "make it again: bitvar data index")
+    return UsageError(f"The index {folder} is damaged.", why, "build it again: bitvar data index")

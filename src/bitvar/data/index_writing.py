@@ -1,6 +1,6 @@
-"""Making an index in one pass over its source, in memory that doesn't grow with it.
+"""Building an index in one pass over its source, in memory that doesn't grow with the source.
 
-Records are spooled in the order they come in. At the end, one pass over the spool sorts them into their groups.
+Records are spooled in the order they arrive. At the end, one pass over the spool sorts them into groups.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from bitvar.data.index import (
     is_index,
 )
 from bitvar.data.layouts import read_records
-from bitvar.data.records import PLAIN, RawSample, Reading, Rejected
+from bitvar.data.records import DEFAULT_OPTIONS, RawSample, ReadOptions, Rejected
 from bitvar.data.roots import root_cure
 from bitvar.data.validation import Accepted, Size, Summary, validate
 from bitvar.data.writing import json_lines
@@ -43,13 +43,13 @@ from bitvar.imaging.open import ImageLimits, Location, RefusedError
 from bitvar.official_schedules import nearest_ratio
 
 MAX_SPLITS: Final = 64
-"""A source with more has something else in that field."""
+"""Largest number of splits. A source with more must use that field for something else."""
 
 NO_VALIDATION: Final = (
-    "WARNING: no sample is of the split 'val', and training needs some: call some samples' split so, or name no splits"
+    "WARNING: no sample has the split 'val', which training needs: give it to some samples, or name no splits at all"
 )
 
-_REFUSED = "refused.jsonl"
+_REJECTED = "rejected.jsonl"
 _BUFFER = 1 << 16
 _SPOOLED: Final = {RECORDS: "records.spool", DIGESTS: "digests.spool", PATH_ENDS: "path_ends.spool"}
 _GROUPS = "groups.spool"
@@ -63,42 +63,44 @@ def build_index(
     destination: Path,
     *,
     content_hash: bool = False,
-    reading: Reading = PLAIN,
+    options: ReadOptions = DEFAULT_OPTIONS,
     allow_duplicates: bool = False,
     validation: float = 0.05,
     max_bad_fraction: float = 0.01,
     limits: ImageLimits | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Summary:
-    """Write an index over `source`, of any layout that `layouts.read_records` knows; its images stay where they are.
+    """Write an index of a source of any layout that `layouts.read_records` reads. The images stay where they are.
 
-    Every image is decoded once, and none is kept. Samples keep the split their source names; of the others,
-    `validation`, drawn by `RawSample.key` alone, go to "val", and at least one where otherwise none would.
-    `refused.jsonl` names every sample left out, with its reason. The folder is there whole or not at all; when too many
-    samples are refused, the report is left beside it as `<destination>.refused.jsonl`.
+    Every image is decoded once to check it. Samples keep the split their source gives. The share `validation` of the
+    others, drawn by `RawSample.key` alone, goes to "val", and at least one sample if there would be none.
+    `rejected.jsonl` names every sample left out, with its reason. The folder is written completely or not at all; if
+    too many samples are rejected, the list of them is left beside it as `<destination>.rejected.jsonl`.
 
     Args:
-        source: a folder or file.
-        destination: a new folder, not inside `source`.
-        content_hash: keep the sha256 of every image's bytes, 32 bytes a sample.
-        reading: how samples are read, where there is a choice.
-        allow_duplicates: keep samples whose image an earlier one has.
-        validation: share of the samples without a split, 0 to 1.
-        max_bad_fraction: largest share of refused samples, 0 to 1.
-        limits: what an image may be.
-        progress: receives a line of text now and then.
+        source: A folder or file.
+        destination: A new folder, not inside `source`.
+        content_hash: Keep the sha256 of every image's bytes, 32 bytes per sample.
+        options: Options for reading the source.
+        allow_duplicates: Keep samples whose image an earlier accepted sample has.
+        validation: Share of the samples without a split, 0 to 1.
+        max_bad_fraction: Largest share of rejected samples, 0 to 1.
+        limits: Bounds on an image's size and shape.
+        log: Receives lines of text on progress.
 
     Raises:
-        UsageError: when too many samples are refused, none is good, or `destination` is taken.
+        UsageError: If too many samples are rejected, none is accepted, or `destination` is in use.
     """
     source, destination = source.absolute(), destination.absolute()
     _require_free(source, destination)
-    if reading.root is not None:
-        reading = replace(reading, root=reading.root.absolute())
-    summary, report = Summary(), destination.with_name(f"{destination.name}.{_REFUSED}")
-    entries = read_records(source, reading, others=summary.others)  # speaks up before anything is written
-    made = validate(
-        entries,
+    if options.root is not None:
+        options = replace(options, root=options.root.absolute())
+    summary, report = Summary(), destination.with_name(f"{destination.name}.{_REJECTED}")
+    records = read_records(
+        source, options, other_files=summary.other_files
+    )  # raises its errors before anything is written
+    validated = validate(
+        records,
         lambda image: image.size,
         limits=limits or ImageLimits(),
         content_hash=content_hash,
@@ -106,27 +108,27 @@ def build_index(
     )
     destination.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(destination) as folder, contextlib.ExitStack() as stack:
-        base = reading.root or (source if source.is_dir() else source.parent)
+        base = options.root or (source if source.is_dir() else source.parent)
         writer = stack.enter_context(IndexWriter(folder, base, content_hash=content_hash))
-        with (folder / _REFUSED).open("w", encoding="ascii", newline="\n") as refused:
-            for sample in _append_all(writer, choose_splits(made, validation)):
+        with (folder / _REJECTED).open("w", encoding="ascii", newline="\n") as rejected:
+            for sample in _append_all(writer, assign_splits(validated, validation)):
                 summary.add(sample)
                 if isinstance(sample, Rejected):
-                    refused.write(json_lines([vars(sample)]))
-                if (done := summary.good + summary.num_refused) % 10_000 == 0:
-                    progress(f"went through {done:,} samples, refused {summary.num_refused:,}")
+                    rejected.write(json_lines([vars(sample)]))
+                if (done := summary.accepted + summary.num_rejected) % 10_000 == 0:
+                    log(f"checked {done:,} samples, rejected {summary.num_rejected:,}")
         try:
-            summary.require(max_bad_fraction, cure=root_cure(source, summary, reading))
+            summary.require(max_bad_fraction, cure=root_cure(source, summary, options))
         except UsageError:
-            if summary.num_refused:
-                (folder / _REFUSED).replace(report)
-                progress(f"every refused sample is in {report}")
+            if summary.num_rejected:
+                (folder / _REJECTED).replace(report)
+                log(f"{report} lists every rejected sample")
             raise
         if not summary.splits["val"]:
-            progress(NO_VALIDATION)
-        progress(f"sorting {summary.good:,} samples")
+            log(NO_VALIDATION)
+        log(f"sorting {summary.accepted:,} samples")
         writer.finish(summary, final=destination, allow_duplicates=allow_duplicates)
-        flush(folder / _REFUSED)
+        flush(folder / _REJECTED)
     report.unlink(missing_ok=True)
     return summary
 
@@ -134,26 +136,26 @@ def build_index(
 def _require_free(source: Path, destination: Path) -> None:
     what, elsewhere = f"Can't write an index to {destination}.", "choose another folder"
     if is_index(source):
-        raise UsageError(what, f"{source} is an index already", "name the images' folder or table")
+        raise UsageError(what, f"{source} is an index already", "name the folder or table of the images")
     if source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
-        raise UsageError(what, f"it is inside {source}, whose files are samples", elsewhere)
+        raise UsageError(what, f"it is inside {source}, where the samples are", elsewhere)
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise UsageError(what, "something is there already", f"{elsewhere}, or delete this one")
+        raise UsageError(what, "it exists already", f"{elsewhere}, or delete this one")
 
 
 def split_rank(key: str) -> float:
-    """A number in [0, 1) that depends on `key` alone, as good as drawn at random."""
+    """Return a pseudo-random number in [0, 1) that depends on `key` alone."""
     return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:6]) / (1 << 48)
 
 
-def choose_splits(samples: Iterable[Accepted[T] | Rejected], validation: float) -> Iterator[Accepted[T] | Rejected]:
-    """The same samples, each with a split.
+def assign_splits(samples: Iterable[Accepted[T] | Rejected], validation: float) -> Iterator[Accepted[T] | Rejected]:
+    """Give every sample a split.
 
-    One that has none is "val" if its rank is below `validation`. So that there is a "val" at all, the lowest one is
-    held back to the end, and put there if no other was and it isn't alone.
+    A sample without one goes to "val" if its rank is below `validation`. To make sure that "val" isn't empty, the
+    sample of the lowest rank is held back until the end. It goes to "val" if no other did and it isn't the only sample.
     """
     held: Accepted[T] | None = None
-    settled, others = validation == 0, 0
+    settled, num_settled = validation == 0, 0
     for sample in samples:
         if isinstance(sample, Rejected):
             yield sample
@@ -165,11 +167,11 @@ def choose_splits(samples: Iterable[Accepted[T] | Rejected], validation: float) 
             if held is None:
                 held = sample
                 continue
-            held, sample = sorted((held, sample), key=lambda good: split_rank(good.raw_sample.key))  # noqa: PLW2901
-        others += 1
+            held, sample = sorted((held, sample), key=lambda one: split_rank(one.raw_sample.key))  # noqa: PLW2901
+        num_settled += 1
         yield _with_split(sample, split)
     if held is not None:
-        yield _with_split(held, "train" if settled or not others else "val")
+        yield _with_split(held, "train" if settled or not num_settled else "val")
 
 
 def _with_split(sample: Accepted[T], split: str) -> Accepted[T]:
@@ -182,7 +184,7 @@ def _append_all(
     for sample in samples:
         if isinstance(sample, Accepted):
             try:
-                writer.append(sample.raw_sample, size=sample.made, digest=sample.digest)
+                writer.append(sample.raw_sample, size=sample.result, digest=sample.digest)
             except RefusedError as error:
                 yield Rejected(sample.raw_sample.name, error.reason, error.detail)
                 continue
@@ -190,15 +192,15 @@ def _append_all(
 
 
 class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
-    """Writes an index into an empty folder: `append` every sample, then `finish`."""
+    """Writer of an index: `append` every sample, then `finish`."""
 
     def __init__(self, folder: Path, base: Path, *, content_hash: bool = False) -> None:
-        """Begin.
+        """Start an empty index.
 
         Args:
-            folder: exists, and is empty but for other files.
-            base: the folder that images' paths are kept relative to, absolute.
-            content_hash: whether every sample comes with a digest.
+            folder: An existing folder without files of an index.
+            base: Absolute path of the folder that the images' paths are relative to.
+            content_hash: Whether every sample comes with a digest.
         """
         self._folder, self._base, self._content_hash = folder, base, content_hash
         self._stack = contextlib.ExitStack()
@@ -219,15 +221,15 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
         """Add a sample.
 
         Args:
-            raw_sample: its split is set, and its image is a `Location`.
-            size: width and height in pixels.
-            digest: sha256 of the image's bytes, if the index keeps it.
+            raw_sample: The sample, which has a split, and a `Location` as its image.
+            size: Width and height of the image in pixels.
+            digest: The sha256 of the image's bytes, if the index keeps it.
 
         Raises:
-            RefusedError: "bad-split", for one split more than `MAX_SPLITS`. Nothing is added.
+            RefusedError: "bad-split", if there would be more than `MAX_SPLITS` splits. Nothing is added.
         """
         image, split = raw_sample.image, raw_sample.split
-        assert isinstance(image, Location), "what an index points to lies in files"
+        assert isinstance(image, Location), "an index points to files"
         assert split is not None
         assert (digest is not None) == self._content_hash
         group = self._group(split, nearest_ratio(size[1] / size[0]))
@@ -249,11 +251,11 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
         """Sort the records into their groups, and write `index.json` last.
 
         Args:
-            summary: for the captions' lengths and the refused samples' reasons.
-            final: the folder the index will be in, if not the one it is written in.
-            allow_duplicates: whether samples may share an image.
+            summary: Counts of caption lengths and of rejections by reason.
+            final: Folder that the index will be moved to, if it isn't written in place.
+            allow_duplicates: Whether samples may share an image.
         """
-        assert self._counts, "an index of nothing"
+        assert self._counts, "an index has at least one sample"
         self._spool()
         self._stack.close()
         groups, starts = self._sort_groups()
@@ -276,7 +278,7 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
             source=str(self._base),
             source_from_index=os.path.relpath(self._base.resolve(), (final or self._folder).resolve()),
             groups=groups,
-            refused=dict(summary.refused.most_common()),
+            rejected=dict(summary.rejected.most_common()),
             caption_words=dict(sorted(summary.captions.items())),
             files={name: _describe(self._folder / name) for name in names},
             allow_duplicates=allow_duplicates,
@@ -288,18 +290,18 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
         if (split, ratio) not in self._groups:
             splits = {known for known, _ in self._groups}
             if split not in splits and len(splits) == MAX_SPLITS:
-                raise RefusedError("bad-split", f"{split!r} would be one split more than {MAX_SPLITS}")
+                raise RefusedError("bad-split", f"with {split!r} there would be more than {MAX_SPLITS} splits")
             self._groups[split, ratio] = len(self._groups)
             self._counts.append(0)
         return self._groups[split, ratio]
 
     def _path(self, file: Path) -> int:
-        """The file's number. Images of one tar come one after the other, so comparing with the last is enough."""
+        """Return the file's index. Images of one tar arrive together, so comparing with the last one suffices."""
         if file != self._last:
             self._last = file
             try:
                 text = file.relative_to(self._base).as_posix()
-            except ValueError:  # it is elsewhere
+            except ValueError:  # it is outside of the base folder
                 text = str(file)
             self._files[PATHS].write(_encode(text))
             self._files[_SPOOLED[PATH_ENDS]].write(self._files[PATHS].tell().to_bytes(PATH_END.itemsize, "little"))
@@ -312,7 +314,7 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
         self._filled, self._row_groups = 0, array("H")
 
     def _sort_groups(self) -> tuple[tuple[Group, ...], Sequence[int]]:
-        """The groups in order, and the first place of each by its number in the spool."""
+        """Return the groups in order, and the start of each by its number in the spool."""
         starts, groups, start = [0] * len(self._counts), list[Group](), 0
         for (split, ratio), number in sorted(self._groups.items(), key=lambda item: (item[0][0], float(item[0][1]))):
             starts[number] = start
@@ -321,8 +323,8 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
         return tuple(groups), starts
 
     def _regroup(self, name: str, dtype: np.dtype, starts: Sequence[int]) -> None:
-        """Write the spooled items to the array `name`, each group's from its start on, in the order they came in."""
-        next_place = list(starts)
+        """Write the spooled items to the array `name`, group by group, in the order they arrived."""
+        next_index = list(starts)
         with contextlib.ExitStack() as stack:
             items, groups = (
                 stack.enter_context((self._folder / spool).open("rb")) for spool in (_SPOOLED[name], _GROUPS)
@@ -334,10 +336,10 @@ class IndexWriter(contextlib.AbstractContextManager["IndexWriter"]):
                 rows = np.fromfile(items, dtype, numbers.size)[np.argsort(numbers, kind="stable")]
                 at = 0
                 for number, count in zip(*np.unique(numbers, return_counts=True), strict=True):
-                    out.seek(first_byte + next_place[number] * dtype.itemsize)
+                    out.seek(first_byte + next_index[number] * dtype.itemsize)
                     out.write(rows[at : at + count].tobytes())
                     at += count
-                    next_place[number] += int(count)
+                    next_index[number] += int(count)
 
 
 def _write_header(out: BinaryIO, dtype: np.dtype, length: int) -> None:

@@ -1,7 +1,7 @@
-"""The layouts that captioned images come in: folders with sidecars, tables, JSON lines, tars.
+"""Readers for the layouts of captioned images: folders with sidecar files, tables, JSON lines and tars.
 
-Each reader yields what it found, usable or not, one entry at a time and in a fixed order; none stops at a bad one, and
-none opens an image. Whether an image is sound is `check`'s business; what a caption may be is `entries`'.
+Each reader yields samples and rejections one at a time, in a fixed order. None stops at a bad one, and none opens an
+image: `records` checks captions, and `validation` images.
 """
 
 import os
@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from bitvar.data.records import (
+    DEFAULT_OPTIONS,
     MAX_CAPTION,
     MAX_LINE,
-    PLAIN,
     SUFFIXES,
-    Found,
+    RawFields,
     RawSample,
-    Reading,
+    ReadOptions,
     Record,
     Rejected,
     decode_text,
+    fields_in_row,
     fold_captions,
-    found_in_row,
     parse_object,
+    parse_record,
     read_split,
-    record_of,
     text_fields,
 )
 from bitvar.data.tables import read_table
@@ -41,7 +41,7 @@ __all__ = [
     "MAX_CAPTION",
     "SUFFIXES",
     "RawSample",
-    "Reading",
+    "ReadOptions",
     "Record",
     "Rejected",
     "fold_captions",
@@ -57,40 +57,43 @@ _METADATA: Final = ("metadata.jsonl", "metadata.csv")
 """Tables of an image folder as the package `datasets` reads it."""
 
 _TEXT_SUFFIXES: Final = (".json", ".txt", ".caption")
-"""Of those that name captions, the last one counts."""
-UNNAMED: Final = "image in no good line"
-"""The kind of a table's images that it doesn't name."""
+"""Endings of sidecar files. If several hold captions, the last one in this order counts."""
+UNNAMED: Final = "unlisted image(s)"
+"""The kind under which images beside a table are counted that no valid line names."""
 
 _OTHER_IMAGES: Final = frozenset((
     ".svg", ".jxl", ".jp2", ".psd", ".xcf", ".tga", ".ico", ".eps", ".pdf", ".exr", ".hdr", ".ai", ".dng", ".cr2",
     ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".npy",
 ))  # fmt: skip
-"""Endings of images that are not read, for reports."""
+"""Endings of image formats that can't be read, for reports."""
 
 _SPLIT_FOLDERS: Final = {"train": "train", "training": "train", "validation": "val", "valid": "val", "val": "val"}
 _OFFICIAL_NAME = re.compile(r"\d+(?:\.\d+)?_(?P<count>\d+)\.jsonl")
 
 
-def read_records(source: Path, reading: Reading = PLAIN, *, others: Counter[str] | None = None) -> Iterator[Record]:
-    """Every sample of a folder or file, whichever layout it has.
+def read_records(
+    source: Path, options: ReadOptions = DEFAULT_OPTIONS, *, other_files: Counter[str] | None = None
+) -> Iterator[Record]:
+    """Read every sample of a folder or file of any layout.
 
     Args:
-        source: a `.jsonl`, `.csv`, `.tsv` or `.tar` file; a folder of one kind of these; or a folder of images with a
-            `.txt`, `.caption` or `.json` of the same name beside each, or with a `metadata.jsonl` or `metadata.csv`.
-        reading: how samples are read, where there is a choice.
-        others: gets every file of a folder that is no part of a sample, by its ending; "hidden" for hidden ones.
+        source: A `.jsonl`, `.csv`, `.tsv` or `.tar` file; a folder of files of one of these kinds; or a folder of
+            images with a `.txt`, `.caption` or `.json` file of the same name beside each, or with a `metadata.jsonl` or
+            `metadata.csv`.
+        options: Options for reading the source.
+        other_files: Counts the files of a folder that belong to no sample, by ending; "hidden" for hidden ones.
 
     Raises:
-        UsageError: if there is nothing there, a folder holds several kinds, or `reading` asks for what the layout has
-            no use for.
+        UsageError: If there is no such source, a folder holds files of several kinds, or an option doesn't apply to
+            the layout.
     """
-    others = Counter() if others is None else others
+    other_files = Counter() if other_files is None else other_files
     if source.is_file():
         kind = source.suffix.lower()
         if kind not in LISTINGS:
-            why = f"known are folders of images, and {', '.join(LISTINGS)}"
+            why = f"a captioned set is a folder of images, or one of {', '.join(LISTINGS)}"
             raise UsageError(f"Can't read {source} as a captioned set.", why, "name one of those")
-        return _listing(kind, source, reading, others)
+        return _listing(kind, source, options, other_files)
     if not source.is_dir():
         raise UsageError(f"There is no {source}.", "no such file or folder", "check the path")
     with os.scandir(source) as found:
@@ -99,75 +102,79 @@ def read_records(source: Path, reading: Reading = PLAIN, *, others: Counter[str]
             for item in found
             if not item.name.startswith(".") and Path(item.name).suffix.lower() in LISTINGS and item.is_file()
         )
-    own = source / SET_TABLE  # what bitvar writes; its other files are no samples
+    own = source / SET_TABLE  # bitvar wrote this set; its other files are not samples
     listings = [own] if own in listings else listings
     kinds = sorted({path.suffix.lower() for path in listings})
     if len(kinds) > 1:
         why = f"it holds {' and '.join(kinds)} files, and they may list the same images"
-        raise UsageError(f"Can't tell which layout {source} has.", why, "name one file instead of the folder")
+        raise UsageError(f"Can't tell which layout {source} has.", why, "name one of the files instead of the folder")
     if kinds:
-        readers = [_listing(kinds[0], path, reading, others) for path in listings]
-        entries = (entry for reader in readers for entry in reader)
-        return entries if own in listings or reading.root is not None else _accounted(entries, source, kinds[0], others)
-    return _read_folder(source, reading, others)
+        readers = [_listing(kinds[0], path, options, other_files) for path in listings]
+        records = (record for reader in readers for record in reader)
+        return (
+            records
+            if own in listings or options.root is not None
+            else _accounted(records, source, kinds[0], other_files)
+        )
+    return _read_folder(source, options, other_files)
 
 
-def _listing(kind: str, path: Path, reading: Reading, others: Counter[str]) -> Iterator[Record]:
+def _listing(kind: str, path: Path, options: ReadOptions, other_files: Counter[str]) -> Iterator[Record]:
     if kind == ".tar":
-        _require_useful(reading, path, root=False, lines=True)
-        return read_tar(path, reading, others=others)
-    _require_useful(reading, path, root=True, lines=False)
-    return (read_lines if kind == ".jsonl" else read_table)(path, reading)
+        _require_useful(options, path, root=False, lines=True)
+        return read_tar(path, options, other_files=other_files)
+    _require_useful(options, path, root=True, lines=False)
+    return (read_lines if kind == ".jsonl" else read_table)(path, options)
 
 
-def _accounted(entries: Iterator[Record], folder: Path, kind: str, others: Counter[str]) -> Iterator[Record]:
-    """The same entries; afterwards `others` has the folder's files that no line named and no table is."""
+def _accounted(records: Iterator[Record], folder: Path, kind: str, other_files: Counter[str]) -> Iterator[Record]:
+    """Pass the records on, then count the folder's files that are neither tables nor named by a line."""
     named = SeenSet()
-    for entry in entries:
-        if isinstance(entry, RawSample) and isinstance(entry.image, Location):
-            named.add(entry.image.place)
-        yield entry
+    for record in records:
+        if isinstance(record, RawSample) and isinstance(record.image, Location):
+            named.add(record.image.address)
+        yield record
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             suffix = Path(name).suffix.lower()
             if name.startswith("."):
-                others["hidden"] += 1
+                other_files["hidden"] += 1
             elif suffix in SUFFIXES and kind != ".tar":
-                if named.add(Location(Path(parent) / name).place):
-                    others[UNNAMED] += 1
+                if named.add(Location(Path(parent) / name).address):
+                    other_files[UNNAMED] += 1
             elif suffix != kind or Path(parent) != folder:
-                others[suffix or "without an ending"] += 1
+                other_files[suffix or "without an ending"] += 1
 
 
-def _require_useful(reading: Reading, source: Path, *, root: bool, lines: bool) -> None:
-    """Refuse an option that a layout has no use for, rather than pass over it."""
-    what = "--root" if reading.root is not None and not root else "--caption-lines"
-    if what == "--root" or (reading.caption_lines and not lines):
-        why = f"{source} is no table of paths" if what == "--root" else f"{source} has no text files"
+def _require_useful(options: ReadOptions, source: Path, *, root: bool, lines: bool) -> None:
+    """Reject an option that doesn't apply to a layout, rather than ignore it."""
+    what = "--root" if options.root is not None and not root else "--caption-lines"
+    if what == "--root" or (options.caption_lines and not lines):
+        why = f"{source} is not a table of paths" if what == "--root" else f"{source} has no text files"
         raise UsageError(f"{what} can't be used here.", why, "leave it out")
 
 
-def kinds_text(others: Mapping[str, int]) -> str:
-    """Files by ending, for people: "12 files of other kinds: 8 .svg, 4 .md"; nothing for none.
+def kinds_text(other_files: Mapping[str, int]) -> str:
+    """Return counted files as a text such as "12 files of other kinds: 8 .svg, 4 .md"; empty for none.
 
-    Says which of them are images that are not read.
+    It says which of them are images that can't be read.
     """
-    if not others:
+    if not other_files:
         return ""
-    total, ordered = sum(others.values()), sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    total, ordered = sum(other_files.values()), sorted(other_files.items(), key=lambda item: (-item[1], item[0]))
     text = f"{total:,} {'file' if total == 1 else 'files'} of other kinds: "
     text += ", ".join(f"{count:,} {kind}" for kind, count in ordered)
     images = [kind for kind, _ in ordered if kind in _OTHER_IMAGES]
     return text + (f" ({', '.join(images)} can't be read: convert them to PNG)" if images else "")
 
 
-def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterator[Record]:
-    """Images with a text beside each: `cat.jpg` and `cat.txt`, `cat.caption` or `cat.json`; or a table in a folder.
+def _read_folder(folder: Path, options: ReadOptions, other_files: Counter[str]) -> Iterator[Record]:
+    """Read images with a text file beside each (`cat.jpg` with `cat.txt`, `cat.caption` or `cat.json`), or a table.
 
-    Goes folder by folder, and holds the names of one at a time.
+    The names of only one folder at a time are held in memory.
     """
-    _require_useful(reading, folder, root=False, lines=True)
+    _require_useful(options, folder, root=False, lines=True)
     problems: list[OSError] = []
     empty = True
     for parent, folders, files in os.walk(folder, onerror=problems.append):
@@ -178,26 +185,26 @@ def _read_folder(folder: Path, reading: Reading, others: Counter[str]) -> Iterat
                 empty = False
                 where = (here / name).relative_to(folder).as_posix()
                 yield Rejected(where, "unreadable-file", "a link to a folder is not followed")
-        others.update("hidden" for name in files if name.startswith("."))
+        other_files.update("hidden" for name in files if name.startswith("."))
         names = sorted(name for name in files if not name.startswith("."))
         table = next((name for name in _METADATA if name in names), None)
         if table is None:
-            entries = _pair(folder, here, names, reading, others)
+            records = _pair(folder, here, names, options, other_files)
         else:
-            folders.clear()  # it names what is in them
-            entries = _described(folder, here, table, reading)
-        for entry in entries:
+            folders.clear()  # the table names the images in them
+            records = _described(folder, here, table, options)
+        for record in records:
             empty = False
-            yield entry
+            yield record
     for problem in problems:
         yield Rejected(os.path.relpath(problem.filename, folder), "unreadable-file", problem.strerror or str(problem))
     if empty and not problems:
-        why = kinds_text(others) or f"it has no {', '.join(SUFFIXES)} in it, and no table"
+        why = kinds_text(other_files) or f"it has no {', '.join(SUFFIXES)} file, and no table"
         raise UsageError(f"{folder} holds no images.", why, "check the path")
 
 
-def _described(folder: Path, here: Path, table: str, reading: Reading) -> Iterator[Record]:
-    """The samples of a `metadata` table in a folder of the tree; the topmost folder's name is their split."""
+def _described(folder: Path, here: Path, table: str, options: ReadOptions) -> Iterator[Record]:
+    """Read the samples of a `metadata` table. The name of the topmost folder above it is their split."""
     parts = here.relative_to(folder).parts
     split = None
     if parts:
@@ -206,18 +213,20 @@ def _described(folder: Path, here: Path, table: str, reading: Reading) -> Iterat
         except RefusedError:
             split = None
     prefix = "".join(f"{part}/" for part in parts)
-    for entry in (read_lines if table.endswith(".jsonl") else read_table)(here / table, reading, split=split):
-        if isinstance(entry, Rejected):
-            yield Rejected(prefix + entry.name, entry.reason, entry.detail)
+    for record in (read_lines if table.endswith(".jsonl") else read_table)(here / table, options, split=split):
+        if isinstance(record, Rejected):
+            yield Rejected(prefix + record.name, record.reason, record.detail)
         else:
             yield RawSample(
-                prefix + entry.name, entry.image, entry.captions, entry.split, entry.ratio, prefix + entry.key,
-                labels=entry.labels,
+                prefix + record.name, record.image, record.captions, record.split, record.ratio, prefix + record.key,
+                labels=record.labels,
             )  # fmt: skip
 
 
-def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, others: Counter[str]) -> Iterator[Record]:
-    """The samples among the files `names` of the folder `here`, called by their paths from `folder`."""
+def _pair(
+    folder: Path, here: Path, names: Sequence[str], options: ReadOptions, other_files: Counter[str]
+) -> Iterator[Record]:
+    """Pair images with text files among `names` in the folder `here`. Samples are named by their path from `folder`."""
     parent = here.relative_to(folder)
     texts: dict[str, list[str]] = {}
     for name in names:
@@ -228,32 +237,34 @@ def _pair(folder: Path, here: Path, names: Sequence[str], reading: Reading, othe
         suffix = Path(image).suffix.lower()
         if suffix not in SUFFIXES:
             if suffix not in _TEXT_SUFFIXES:
-                others[suffix or "without an ending"] += 1
+                other_files[suffix or "without an ending"] += 1
             continue
         name, stem = (parent / image).as_posix(), Path(image).stem
         if stem in stems:
-            yield Rejected(name, "duplicate", f"{stems[stem]} has the same name, so the same captions")
+            yield Rejected(name, "duplicate", f"{stems[stem]} has the same name, and so the same captions")
             continue
         stems[stem] = image
         sidecars = [here / text for text in texts.get(stem, ())]
-        if not sidecars and not reading.makes_captions:
+        if not sidecars and not options.makes_captions:
             yield Rejected(name, "no-caption", f"there is no {stem}.txt, {stem}.caption or {stem}.json beside it")
             continue
-        place = Location(here / image)
+        location = Location(here / image)
 
-        def find(name: str = name, place: Location = place, sidecars: Sequence[Path] = sidecars) -> Found:
-            return Found(place, _beside(sidecars, reading), name)
+        def read_fields(
+            name: str = name, location: Location = location, sidecars: Sequence[Path] = sidecars
+        ) -> RawFields:
+            return RawFields(location, _read_sidecars(sidecars, options), name)
 
-        yield record_of(name, find, reading)
+        yield parse_record(name, read_fields, options)
     for stem in sorted(texts.keys() - stems.keys()):
         beside = [name for name in names if Path(name).stem == stem and name not in texts[stem]]
-        more = f"; {beside[0]} beside it is of a format that is not read: convert it to PNG" if beside else ""
+        more = f"; {beside[0]} beside it has a format that can't be read: convert it to PNG" if beside else ""
         for text in texts[stem]:
-            yield Rejected((parent / text).as_posix(), "missing-image", f"no image has its name{more}")
+            yield Rejected((parent / text).as_posix(), "missing-image", f"there is no image of the same name{more}")
 
 
-def _beside(sidecars: Sequence[Path], reading: Reading) -> Mapping[str, Any]:
-    """The fields of an image's text files together."""
+def _read_sidecars(sidecars: Sequence[Path], options: ReadOptions) -> Mapping[str, Any]:
+    """Merge the fields of the text files of an image."""
     fields: dict[str, Any] = {}
     for sidecar in sorted(sidecars, key=lambda path: _TEXT_SUFFIXES.index(path.suffix.lower())):
         try:
@@ -261,17 +272,17 @@ def _beside(sidecars: Sequence[Path], reading: Reading) -> Mapping[str, Any]:
                 text = decode_text(file.read(MAX_LINE))
         except OSError as error:
             raise RefusedError("unreadable-file", f"{sidecar.name}: {error.strerror}") from None
-        fields |= parse_object(text) if sidecar.suffix.lower() == ".json" else text_fields(text, reading)
+        fields |= parse_object(text) if sidecar.suffix.lower() == ".json" else text_fields(text, options)
     return fields
 
 
-def read_lines(path: Path, reading: Reading = PLAIN, *, split: str | None = None) -> Iterator[Record]:
-    """JSON lines, each with an image's path and captions; the official `[ratio]_[count].jsonl` among them.
+def read_lines(path: Path, options: ReadOptions = DEFAULT_OPTIONS, *, split: str | None = None) -> Iterator[Record]:
+    """Read JSON lines, each with the path of an image and its captions, such as the official `[ratio]_[count].jsonl`.
 
     Args:
-        path: the table.
-        reading: how samples are read.
-        split: the split of lines that name none.
+        path: The table.
+        options: Options for reading the source.
+        split: Split of the lines that name none.
     """
     official = _OFFICIAL_NAME.fullmatch(path.name)
     count = 0
@@ -280,16 +291,16 @@ def read_lines(path: Path, reading: Reading = PLAIN, *, split: str | None = None
             if line.strip():
                 count += 1
 
-                def find(line: bytes = line) -> Found:
-                    return found_in_row(path.parent, parse_object(decode_text(line)), reading)
+                def read_fields(line: bytes = line) -> RawFields:
+                    return fields_in_row(path.parent, parse_object(decode_text(line)), options)
 
-                yield record_of(f"{path.name}:{number}", find, reading, split=split)
+                yield parse_record(f"{path.name}:{number}", read_fields, options, split=split)
     if official and int(official["count"]) != count:
-        yield Rejected(path.name, "wrong-count", f"the name says {int(official['count'])} samples, there are {count}")
+        yield Rejected(path.name, "wrong-count", f"its name says {int(official['count'])} samples, but it has {count}")
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines of a file; of one longer than the limit, only so much is ever held."""
+    """Read the lines of a file. Only the beginning of a line over the limit is held in memory."""
     while line := file.readline(MAX_LINE):
         rest = line
         while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
@@ -298,4 +309,4 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 LISTINGS: Final = (".jsonl", ".csv", ".tsv", ".tar")
-"""Endings of the files that list samples."""
+"""Endings of files that list samples."""

@@ -1,4 +1,4 @@
-"""Images without captions, as a tokenizer reads them: a folder, a captioned set, or an index."""
+"""Images without captions, as tokenizer training reads them, from a folder, a captioned set or an index."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +22,7 @@ VALIDATION: Final = 0.05
 
 @runtime_checkable
 class ReadableSample(Protocol):
-    """A sample: where its image is, what is said of it, and what reports call it."""
+    """A sample: the location of its image, its captions, and its name in reports."""
 
     @property
     def image(self) -> Location: ...
@@ -34,19 +34,19 @@ class ReadableSample(Protocol):
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Samples by number, those of one split and ratio side by side. An index is one."""
+    """Samples by index, grouped by split and ratio. `SampleIndex` implements it."""
 
     @property
     def groups(self) -> tuple[Group, ...]: ...
     def __getitem__(self, i: int) -> ReadableSample: ...
     def verified(self, i: int, data: bytes) -> bytes:
-        """`data`, the image of sample `i`, or RefusedError if it is known to be another."""
+        """Return `data`, the image of sample `i`, or raise RefusedError if it is known to have changed."""
         ...
 
 
 @dataclass(frozen=True)
 class ListedImage:
-    """An image by its path."""
+    """An image without a caption, named by its path."""
 
     image: Location
     name: str
@@ -54,7 +54,7 @@ class ListedImage:
 
 
 class ImageList:
-    """Images by path. Implements `ImageSource`."""
+    """A list of images by path. Implements `ImageSource`."""
 
     def __init__(self, paths: Sequence[Path], groups: tuple[Group, ...]) -> None:
         self.paths, self.groups = paths, groups
@@ -71,25 +71,25 @@ def open_images(
     *,
     limits: ImageLimits | None = None,
     max_bad_fraction: float = 0.01,
-    report: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> ImageSource:
-    """The images of a folder (with all folders in it), of a captioned set, or of an index.
+    """Open the images of a folder (with all folders in it), of a captioned set, or of an index.
 
-    Of a folder, a twentieth goes to the split "val", by a hash of its path there, and at least one. Headers are read,
-    to sort by ratio; of an index and a set they were when it was made.
+    From a folder, a twentieth of the images, but at least one, goes to the split "val", chosen by a hash of the path.
+    Unless the source is an index, the headers of all images are read to group them by ratio.
 
     Args:
-        source: a folder or an index.
-        limits: what an image may be.
-        max_bad_fraction: largest share of images that can't be used; each is named.
-        report: receives a line of text for each image that is left out, and last one that counts what was found.
+        source: A folder or an index.
+        limits: Bounds on an image's size and shape.
+        max_bad_fraction: Largest share of images that may be unusable.
+        log: Receives a line of text for each image that is left out, and a final one with the counts.
 
     Raises:
-        UsageError: if there are no images, or too many of them can't be used.
+        UsageError: If there are no images, or too many of them can't be used.
     """
     if is_index(source):
         index = SampleIndex.open(source)
-        report(describe_found(index.groups))
+        log(describe_found(index.groups))
         return index
     if not source.is_dir():
         raise UsageError(f"There is no folder {source}.", "no such folder", "check the path")
@@ -99,26 +99,26 @@ def open_images(
     else:
         paths, skipped = list_files(source, (*IMAGE_SUFFIXES, ARRAY_SUFFIX))
         found = list(_of_folder(source, paths))
-    for place, why in skipped.problems:
-        report(f"left out: {place}: {why}")
+    for path, why in skipped.problems:
+        log(f"left out: {path}: {why}")
     if not found:
-        why = f"no {READ} file is in it, nor {ARRAY_SUFFIX}"
+        why = f"it holds no {READ} file, and no {ARRAY_SUFFIX} file"
         if said := skipped.describe():
             why += f"; {said}"
         raise UsageError(f"{source} has no images.", why, "check the folder")
-    listed = _grouped(found, source, limits or ImageLimits(), max_bad_fraction, report)
-    refused = len(found) - len(listed.paths)
-    report(describe_found(listed.groups, refused=refused, skipped=skipped))
+    listed = _grouped(found, source, limits or ImageLimits(), max_bad_fraction, log)
+    rejected = len(found) - len(listed.paths)
+    log(describe_found(listed.groups, rejected=rejected, skipped=skipped))
     return listed
 
 
-def describe_found(groups: Sequence[Group], *, refused: int = 0, skipped: Skipped | None = None) -> str:
-    """One line that accounts for every file of a source.
+def describe_found(groups: Sequence[Group], *, rejected: int = 0, skipped: Skipped | None = None) -> str:
+    """Return one line that accounts for every file of a source.
 
     Args:
-        groups: the source's; those of the split "val" are held out.
-        refused: images that can't be used.
-        skipped: what else is in the folder.
+        groups: Groups of the source. The split "val" is held out.
+        rejected: Number of images that can't be used.
+        skipped: The other files in the folder.
     """
     held_out = sum(group.count for group in groups if group.split == "val")
     train = sum(group.count for group in groups if group.split == "train")
@@ -126,9 +126,9 @@ def describe_found(groups: Sequence[Group], *, refused: int = 0, skipped: Skippe
     parts = [f"{train:,} to train on", f"{held_out:,} held out"]
     if rest := total - train - held_out:
         parts.append(f"{rest:,} of other splits")
-    if refused:
-        parts.append(f"{refused:,} that can't be used")
-    line = f"found {total + refused:,} images: {', '.join(parts)}"
+    if rejected:
+        parts.append(f"{rejected:,} that can't be used")
+    line = f"found {total + rejected:,} images: {', '.join(parts)}"
     said = "" if skipped is None else skipped.describe()
     return f"{line}; {said}" if said else line
 
@@ -153,24 +153,24 @@ def _grouped(
     source: Path,
     limits: ImageLimits,
     max_bad_fraction: float,
-    report: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> ImageList:
     sorted_out: dict[tuple[str, str], list[Path]] = {}
-    refused: list[Rejected] = []
+    rejected: list[Rejected] = []
     for path, split in found:
         try:
             width, height = image_size(path, limits)
         except RefusedError as error:
-            refused.append(Rejected(str(path), error.reason, error.detail))
-            report(f"left out: {path}: {error}")
+            rejected.append(Rejected(str(path), error.reason, error.detail))
+            log(f"left out: {path}: {error}")
             continue
         sorted_out.setdefault((split, nearest_ratio(height / width)), []).append(path)
-    if len(refused) > max_bad_fraction * len(found):
-        worst = refused[0]
+    if len(rejected) > max_bad_fraction * len(found):
+        worst = rejected[0]
         raise UsageError(
-            f"{len(refused)} of {len(found)} images of {source} can't be used.",
+            f"{len(rejected)} of {len(found)} images in {source} can't be used.",
             f"more than --max-bad-fraction {max_bad_fraction:g}; {worst.name}: {worst.detail}",
-            "mend or remove them, or allow more",
+            "repair or remove them, or allow more",
         )
     paths: list[Path] = []
     groups = []

@@ -1,7 +1,7 @@
-"""Captioned images of a folder: `samples.jsonl` and the files it names, as training reads them.
+"""Captioned sets as training reads them: `samples.jsonl` in a folder, and the images it names.
 
-Lines go through the same rules as everywhere else (`entries`), and images through the same opening (`check`), so that
-training takes exactly the samples that `bitvar data check` calls good, and refuses the others for the same reasons.
+Lines follow the same rules as everywhere else (`records`), and images are opened in the same way (`validation`). So
+training takes exactly the samples that `bitvar data check` accepts, and rejects the others for the same reasons.
 """
 
 from collections import Counter
@@ -12,37 +12,37 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from bitvar.data.index_writing import choose_splits
+from bitvar.data.index_writing import assign_splits
 from bitvar.data.layouts import SET_TABLE, read_lines
 from bitvar.data.records import RawSample, Record, Rejected
 from bitvar.data.validation import Accepted, Size, check_ratio, open_raw_sample, without_duplicates
 from bitvar.data.views import image_size
 from bitvar.errors import UsageError
+from bitvar.imaging.convert import channels_first
 from bitvar.imaging.open import ImageLimits, Location, RefusedError
 
 VALIDATION: Final = 0.05
-"""Share of the samples without a split that validate, as of an index."""
+"""Share of the samples without a split that go to validation, as in an index."""
 
 _SHOWN: Final = 3
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: its file, the captions that all describe it, and whatever labels the set has.
+    """An image of a captioned set.
 
     Attributes:
-        path: the image's file.
-        captions: one or more, each true of the image.
-        split: given by the set, or drawn for it.
-        labels: the fields of its line.
-        name: how reports call it: table and line.
-        ratio: height / width as the set claims, if it does.
-        source: the set's folder.
+        path: File of the image.
+        captions: One or more captions, each describing the image.
+        split: Split given by the set, or drawn.
+        labels: All fields of the sample's line.
+        name: Name in reports: table and line.
+        ratio: Height / width given by the set, if any.
+        source: Folder of the set.
     """
 
     path: Path
@@ -54,29 +54,29 @@ class Sample:
     source: Path = Path()
 
 
-def read_samples(folder: Path, *, split: str | None, report: Callable[[str], None] = lambda line: None) -> list[Sample]:
-    """The samples of one split, or all of them for None.
+def read_samples(folder: Path, *, split: str | None, log: Callable[[str], None] = lambda line: None) -> list[Sample]:
+    """Read the samples of one split, or of all.
 
-    Opens no image, unless two lines name it: what is wrong with one is found when `load_images` decodes it.
+    No image is opened unless two lines name it. Broken images are found when `load_images` decodes them.
 
     Args:
-        folder: a captioned set.
-        split: of the set.
-        report: receives a line of text if the set names no split and one is drawn.
+        folder: A captioned set.
+        split: Name of the split; None for all samples.
+        log: Receives a line of text if the set names no splits and they are drawn.
 
     Raises:
-        UsageError: if the folder has no `samples.jsonl`, a line of it can't be used, or the split is empty.
+        UsageError: If the folder has no `samples.jsonl`, a line of it can't be used, or the split is empty.
     """
     path = folder / SET_TABLE
     if not path.is_file():
-        todo = f"make one of your own images: bitvar data import {folder} NEW_FOLDER"
-        raise UsageError(f"{folder} is no captioned set.", f"it has no {SET_TABLE}", todo)
-    entries = list(read_set(folder))
-    raw_samples = [entry for entry in entries if isinstance(entry, RawSample)]
-    refused = [entry for entry in entries if isinstance(entry, Rejected)]
-    if refused:
-        raise _refused(folder, refused, len(entries))
-    splits = _splits(raw_samples, report)
+        todo = f"make one from your own images: bitvar data import {folder} NEW_FOLDER"
+        raise UsageError(f"{folder} is not a captioned set.", f"it has no {SET_TABLE}", todo)
+    records = list(read_set(folder))
+    raw_samples = [record for record in records if isinstance(record, RawSample)]
+    rejected = [record for record in records if isinstance(record, Rejected)]
+    if rejected:
+        raise _rejected_lines(folder, rejected, len(records))
+    splits = _splits(raw_samples, log)
     samples = [
         Sample(
             raw_sample.image.file,
@@ -92,40 +92,40 @@ def read_samples(folder: Path, *, split: str | None, report: Callable[[str], Non
     ]
     if not samples:
         known = ", ".join(f"{name} {splits.count(name):,}" for name in sorted(set(splits))) or "no sample at all"
-        todo = "name the splits train and val, or leave them out: then some are drawn to validate"
+        todo = "name the splits train and val, or leave them out to have some samples drawn for validation"
         raise UsageError(f"{folder} has no split {split!r}.", f"it has: {known}", todo)
     return samples
 
 
 def read_set(folder: Path) -> Iterator[Record]:
-    """Every line of a captioned set as training reads it, good or refused. Opens no image that is there once."""
+    """Read every line of a captioned set, usable or not, as training does. Only images named twice are opened."""
     return without_duplicates(read_lines(folder / SET_TABLE), ImageLimits())
 
 
-def _splits(raw_samples: Sequence[RawSample], report: Callable[[str], None]) -> list[str]:
-    """The split of each; where none is named, it is drawn as for an index."""
+def _splits(raw_samples: Sequence[RawSample], log: Callable[[str], None]) -> list[str]:
+    """Return the split of each sample. Samples without one get theirs drawn as in an index."""
     free = [raw_sample for raw_sample in raw_samples if raw_sample.split is None]
     if not free:
         return [raw_sample.split or "" for raw_sample in raw_samples]
-    chosen = choose_splits((Accepted(raw_sample, None) for raw_sample in raw_samples), VALIDATION)
-    splits = {good.raw_sample.name: good.raw_sample.split or "" for good in chosen if isinstance(good, Accepted)}
+    chosen = assign_splits((Accepted(raw_sample, None) for raw_sample in raw_samples), VALIDATION)
+    splits = {one.raw_sample.name: one.raw_sample.split or "" for one in chosen if isinstance(one, Accepted)}
     held_out = sum(splits[raw_sample.name] == "val" for raw_sample in free)
-    report(f"{len(free):,} samples name no split: {held_out:,} of them validate, drawn by their paths")
+    log(f"{len(free):,} samples name no split: {held_out:,} of them, chosen by their paths, go to validation")
     return [splits[raw_sample.name] for raw_sample in raw_samples]
 
 
 def require_images(samples: Sequence[Sample], size: Size | None, *, decoded: bool = True) -> None:
-    """Refuse images that are missing or broken, or not of the size that a run needs, before anything is encoded.
+    """Check before anything is encoded that no image is missing, broken, or of a size the run can't use.
 
-    Decoding them here as well costs a few per cent of what encoding them takes, and a broken one is found at once.
+    Decoding the images here costs a few per cent of the time that encoding takes, and finds a broken one at once.
 
     Args:
-        samples: samples of one captioned set.
-        size: width and height in pixels that every image must have; the same for all, if None.
-        decoded: decode them; else their headers alone are read, in a third of the time.
+        samples: Samples of one captioned set.
+        size: Width and height in pixels that every image must have; None if any size will do, the same for all.
+        decoded: Decode the images. Otherwise only their headers are read, in a third of the time.
 
     Raises:
-        UsageError: naming the first ones, and the command that makes a set of the right size.
+        UsageError: If an image doesn't pass; names the first one, and the command that makes a set of the right size.
     """
     limits = ImageLimits()
     with ThreadPoolExecutor(thread_name_prefix="images") as pool:
@@ -140,7 +140,7 @@ def _size_of(sample: Sample, limits: ImageLimits, *, decoded: bool) -> Size:
         size = image_size(sample.path, limits)
         check_ratio(sample.ratio, size)
     except RefusedError as error:
-        raise _refused_image(sample, error) from None
+        raise _rejected_image(sample, error) from None
     return size
 
 
@@ -157,8 +157,8 @@ def _require_sizes(samples: Sequence[Sample], sizes: Sequence[Size], size: Size 
     side = f"{wanted[0]}" if wanted[0] == wanted[1] else _pixels(wanted)
     raise UsageError(
         f"{wrong:,} of {counts.total():,} images of {first.source} are not {_pixels(wanted)}.",
-        f"{needed}; it has {shown}; the first of another size is {first.path}",
-        f"make a set of that size, from the originals if they are larger:"
+        f"{needed}; the set has {shown}; the first image of another size is {first.path}",
+        f"make a set of that size, from the original images if they are larger:"
         f" bitvar data import {first.source} NEW_FOLDER --size {side}",
     )
 
@@ -168,54 +168,54 @@ def _pixels(size: Size) -> str:
 
 
 def load_images(samples: Sequence[Sample], *, limits: ImageLimits | None = None) -> UInt8[Tensor, "n 3 H W"]:
-    """Every image of the samples, in memory; they must be of one size.
+    """Load the images of the samples, which must all have one size.
 
     Raises:
-        UsageError: naming the first image that can't be used, or is of another size than the first.
+        UsageError: If an image can't be used, or has another size than the first; names it.
     """
     arrays: list[np.ndarray] = []
     for sample in samples:
         try:
             array = np.asarray(load_image(sample, limits))
         except RefusedError as error:
-            raise _refused_image(sample, error) from None
+            raise _rejected_image(sample, error) from None
         if arrays and array.shape != arrays[0].shape:
             (h, w, _), (height, width, _) = array.shape, arrays[0].shape
             why = f"{sample.path} is {w}x{h}, {samples[0].path} is {width}x{height}"
             todo = f"make a set of one size: bitvar data import {sample.source} NEW_FOLDER --size {width}x{height}"
-            raise UsageError("The images are not of one size.", why, todo)
+            raise UsageError("The images have different sizes.", why, todo)
         arrays.append(array)
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    return channels_first(np.stack(arrays))
 
 
 def load_image(sample: Sample, limits: ImageLimits | None = None) -> Image.Image:
-    """A sample's decoded RGB image.
+    """Decode a sample's image to RGB.
 
     Raises:
-        RefusedError: for what `bitvar data check` refuses.
+        RefusedError: If `bitvar data check` would reject the sample.
     """
     raw_sample = RawSample(sample.name, Location(sample.path), sample.captions, ratio=sample.ratio)
     image, _ = open_raw_sample(raw_sample, limits or ImageLimits())
     return image
 
 
-def _refused(folder: Path, refused: Sequence[Rejected], total: int) -> UsageError:
-    shown = [f"line {_line(refusal)}: {refusal.reason}, {refusal.detail}" for refusal in refused[:_SHOWN]]
-    more = f"; and {len(refused) - _SHOWN:,} more" if len(refused) > _SHOWN else ""
-    what = f"Line {_line(refused[0])} of {folder / SET_TABLE} can't be used"
-    what += "." if len(refused) == 1 else f", nor {len(refused) - 1:,} more of its {total:,} samples."
-    todo = f"see all of them: bitvar data check {folder}; keep the good ones: bitvar data import {folder} NEW_FOLDER"
-    if any(refusal.reason == "duplicate" for refusal in refused):
-        todo += " (--allow-duplicates keeps images that are there several times)"
+def _rejected_lines(folder: Path, rejected: Sequence[Rejected], total: int) -> UsageError:
+    shown = [f"line {_line(rejection)}: {rejection.reason}, {rejection.detail}" for rejection in rejected[:_SHOWN]]
+    more = f"; and {len(rejected) - _SHOWN:,} more" if len(rejected) > _SHOWN else ""
+    what = f"Line {_line(rejected[0])} of {folder / SET_TABLE} can't be used"
+    what += "." if len(rejected) == 1 else f", nor {len(rejected) - 1:,} more of its {total:,} samples."
+    todo = f"list all of them: bitvar data check {folder}; keep the valid ones: bitvar data import {folder} NEW_FOLDER"
+    if any(rejection.reason == "duplicate" for rejection in rejected):
+        todo += " (--allow-duplicates keeps images that are listed several times)"
     return UsageError(what, "; ".join(shown) + more, todo)
 
 
-def _line(refusal: Rejected) -> str:
-    return refusal.name.rpartition(":")[2]
+def _line(rejection: Rejected) -> str:
+    return rejection.name.rpartition(":")[2]
 
 
-def _refused_image(sample: Sample, error: RefusedError) -> UsageError:
+def _rejected_image(sample: Sample, error: RefusedError) -> UsageError:
     why = f"{error.reason}: {error.detail}"
     folder = sample.source
-    todo = f"see all such: bitvar data check {folder}; keep the good ones: bitvar data import {folder} NEW_FOLDER"
+    todo = f"list all of them: bitvar data check {folder}; keep the valid ones: bitvar data import {folder} NEW_FOLDER"
     return UsageError(f"Can't use {sample.path} ({sample.name}).", why, todo)

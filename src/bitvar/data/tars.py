@@ -1,4 +1,4 @@
-"""Captioned samples in WebDataset tars. Nothing is unpacked, and what a header claims is bounded before it is read."""
+"""Captioned samples in WebDataset tars. Nothing is unpacked, and sizes in headers are checked before they are used."""
 
 import os
 import tarfile
@@ -11,13 +11,13 @@ from typing import Any, BinaryIO, Final, cast
 from bitvar.data.records import (
     MAX_LINE,
     SUFFIXES,
-    Found,
-    Reading,
+    RawFields,
+    ReadOptions,
     Record,
     Rejected,
     decode_text,
     parse_object,
-    record_of,
+    parse_record,
     text_fields,
 )
 from bitvar.files import open_plain
@@ -31,15 +31,15 @@ _CURE: Final = "sort the tar by name: unpack it, then tar --sort=name -cf sorted
 _Members = dict[str, tarfile.TarInfo]
 
 
-def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[Record]:
-    """Members of one key (the name up to its first dot) make a sample, if they lie side by side.
+def read_tar(path: Path, options: ReadOptions, *, other_files: Counter[str]) -> Iterator[Record]:
+    """Read the samples of a tar. Adjacent members with the same key (the name up to its first dot) make a sample.
 
-    Hidden members, such as macOS adds, are passed over as hidden files are in folders.
+    Hidden members, which macOS adds, are ignored like hidden files in folders.
 
     Args:
-        path: an uncompressed tar.
-        reading: how captions are read.
-        others: gets members that are neither images nor texts, by ending.
+        path: An uncompressed tar.
+        options: Options for reading the source.
+        other_files: Counts the members that are neither images nor texts, by ending.
     """
     try:
         torn = _torn_keys(path)
@@ -48,14 +48,14 @@ def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[
             broken: list[str] = []
             for member in _members(archive, broken):
                 if _is_hidden(member.name):
-                    others["hidden"] += 1
+                    other_files["hidden"] += 1
                     continue
                 if (problem := _problem(member)) is not None:
                     yield Rejected(f"{path.name}:{member.name}", "bad-member", problem)
                     continue
                 found, suffix = _key(member.name)
                 if found != key:
-                    yield from _samples(path, archive, key, members, problems, reading, torn)
+                    yield from _samples(path, archive, key, members, problems, options, torn)
                     key, members, problems = found, _Members(), []
                 if suffix in members:
                     why = f"its key has a .{suffix} already"
@@ -63,11 +63,11 @@ def read_tar(path: Path, reading: Reading, *, others: Counter[str]) -> Iterator[
                     continue
                 members[suffix] = member
                 if f".{suffix}" not in SUFFIXES and suffix not in _TEXTS:
-                    others[f".{suffix}" if suffix else "without an ending"] += 1
-            yield from _samples(path, archive, key, members, problems, reading, torn)
+                    other_files[f".{suffix}" if suffix else "without an ending"] += 1
+            yield from _samples(path, archive, key, members, problems, options, torn)
     except _BROKEN as error:
         broken = [str(error) or type(error).__name__]
-    yield from (Rejected(path.name, "broken-tar", f"{why}: what follows is unread") for why in broken)
+    yield from (Rejected(path.name, "broken-tar", f"{why}: the rest is not read") for why in broken)
 
 
 def _samples(
@@ -76,22 +76,22 @@ def _samples(
     key: str,
     members: _Members,
     problems: list[Rejected],
-    reading: Reading,
+    options: ReadOptions,
     torn: dict[str, bool],
 ) -> Iterator[Record]:
-    """The sample of one key, and what of it can't be used."""
+    """Yield the sample of one key, and a rejection for each of its members that can't be used."""
     if not members:
         return
     name = f"{path.name}:{PurePosixPath(key)}"
     if key in torn:
         if not torn[key]:
             torn[key] = True
-            yield Rejected(name, "unsorted-tar", f"other members lie between its own; {_CURE}")
+            yield Rejected(name, "unsorted-tar", f"its members are not adjacent; {_CURE}")
         return
     images = [suffix[1:] for suffix in SUFFIXES if suffix[1:] in members]
-    yield record_of(name, lambda: _found(path, archive, name, members, images, reading), reading)
+    yield parse_record(name, lambda: _found(path, archive, name, members, images, options), options)
     for extra in images[1:]:
-        why = f"its key has a .{images[0]} already, so the same captions"
+        why = f"its key has a .{images[0]} already, and so the same captions"
         yield Rejected(f"{path.name}:{members[extra].name}", "duplicate", why)
     yield from problems
 
@@ -102,8 +102,8 @@ def _found(
     name: str,
     members: Mapping[str, tarfile.TarInfo],
     images: list[str],
-    reading: Reading,
-) -> Found:
+    options: ReadOptions,
+) -> RawFields:
     if not images:
         raise RefusedError("missing-image", f"its members are {', '.join(f'.{suffix}' for suffix in members)}")
     image = members[images[0]]
@@ -115,14 +115,14 @@ def _found(
             file = archive.extractfile(members[suffix])
             assert file is not None, "a regular member has content"
             text = decode_text(file.read())
-            fields |= parse_object(text) if suffix == "json" else text_fields(text, reading)
-    return Found(Location(path, image.offset_data, image.size), fields, name)
+            fields |= parse_object(text) if suffix == "json" else text_fields(text, options)
+    return RawFields(Location(path, image.offset_data, image.size), fields, name)
 
 
 def _torn_keys(path: Path) -> dict[str, bool]:
-    """Keys whose members don't lie side by side, none of them reported yet. Reads headers alone."""
+    """Find the keys whose members aren't adjacent, by the headers alone. The values say that none is reported yet."""
     torn: dict[str, bool] = {}
-    seen: set[int] = set()  # hashes of the keys: of a million, two are taken for one with a probability of 3e-8
+    seen: set[int] = set()  # hashes of the keys: among a million, two collide with a probability of 3e-8
     last = ""
     try:
         with _open(path) as archive:
@@ -135,26 +135,26 @@ def _torn_keys(path: Path) -> dict[str, bool]:
                 seen.add(hash(key))
                 last = key
     except _BROKEN:
-        pass  # the second pass says so, at the same place
+        pass  # the second pass reports the error
     return torn
 
 
 def _members(archive: tarfile.TarFile, broken: list[str]) -> Iterator[tarfile.TarInfo]:
-    """Every member but folders; what ends them too early goes to `broken`.
+    """Yield every member that isn't a folder. If the tar ends too early, the reason is appended to `broken`.
 
-    That includes a header that points back, which would be read for ever.
+    A header that points backwards counts as such an end, since it would be read again and again.
     """
     reached = -1
     try:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - it keeps every header it has read
+            archive.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - it would keep every header
             if member.size < 0 or archive.offset <= reached:
                 raise tarfile.ReadError(f"the header of {member.name[:100]!r} claims {member.size} bytes")
             reached = archive.offset
             if not member.isdir():
                 yield member
         left = cast("_HeaderReader", archive.fileobj).size - archive.offset
-        if 0 < left < tarfile.BLOCKSIZE:  # which the library takes for the end
+        if 0 < left < tarfile.BLOCKSIZE:  # tarfile takes this for the end
             raise tarfile.ReadError(f"it is cut off in a header, after {left} bytes of it")
     except _BROKEN as error:
         broken.append(str(error) or type(error).__name__)
@@ -162,19 +162,19 @@ def _members(archive: tarfile.TarFile, broken: list[str]) -> Iterator[tarfile.Ta
 
 def _problem(member: tarfile.TarInfo) -> str | None:
     if not member.isreg():
-        return "it is no plain file"
+        return "it is not a regular file"
     return "it is stored with holes (sparse)" if member.issparse() else None
 
 
 def _key(name: str) -> tuple[str, str]:
-    """What a member's sample is known by, and the rest of its name, in small letters."""
+    """Split a member's name into the key of its sample and the rest in lower case."""
     parent, _, file = name.rpartition("/")
     stem, _, suffix = file.partition(".")
     return f"{parent}/{stem}".lstrip("/"), suffix.lower()
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a member is hidden, or lies in a folder that is: also what macOS and older tars add."""
+    """Tell whether a member or a folder above it is hidden, or was added by macOS or an old version of tar."""
     return any(
         (part.startswith(".") and part not in (".", "..")) or part == "__MACOSX" or part.startswith("PaxHeader")
         for part in name.split("/")
@@ -182,7 +182,7 @@ def _is_hidden(name: str) -> bool:
 
 
 class _HeaderReader:
-    """A file whose every single read is small: a header may claim that its extension has gigabytes."""
+    """A file that rejects large reads, since a header may claim an extension of gigabytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.size = file, os.fstat(file.fileno()).st_size
@@ -200,7 +200,7 @@ def _open(path: Path) -> Iterator[tarfile.TarFile]:
     with open_plain(path) as file:
         start = file.read(max(map(len, _COMPRESSED)))
         if (kind := next((kind for magic, kind in _COMPRESSED.items() if start.startswith(magic)), None)) is not None:
-            raise tarfile.ReadError(f"it is compressed with {kind}, and images are read where they lie: decompress it")
+            raise tarfile.ReadError(f"it is compressed with {kind}, and images are read in place: decompress it")
         file.seek(0)
         with tarfile.open(fileobj=cast("Any", _HeaderReader(file)), mode="r:") as archive:
             yield archive

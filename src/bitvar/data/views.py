@@ -1,7 +1,8 @@
-"""What of an image a tokenizer's step sees: its channels, and one crop of it.
+"""Views of an image for a training step of the tokenizer: its channels, and a crop.
 
-Images of 1, 3 or 4 channels are image files of any format that `data.formats` reads (grey, RGB, RGBA); of any number,
-NumPy arrays `(H, W, c)` in `.npy` files: 8 bits, 16 bits (of which the upper 8 count), or floats in [0, 1].
+Images of 1, 3 or 4 channels (grey, RGB, RGBA) come as image files of any format that `imaging.formats` reads. Images of
+any number of channels come as NumPy arrays `(H, W, c)` in `.npy` files, with 8 bits, 16 bits (the upper 8 are kept) or
+floats in [0, 1].
 """
 
 import io
@@ -31,16 +32,16 @@ from bitvar.imaging.open import (
 )
 
 NUM_DRAWS: Final = 4
-"""Uniform numbers that a view takes: size, place across, place down, mirrored."""
+"""Number of uniform draws that a view takes: size, horizontal and vertical position, mirrored or not."""
 
 ARRAY_SUFFIX: Final = ".npy"
 _ARRAY_MAGIC: Final = b"\x93NUMPY"
 _IMAGE_CHANNELS: Final = (1, 3, 4)
 _SHARP: Final = 2
-"""How many times the wanted pixels an image is decoded with, at least, so that scaling it down decides the result."""
+"""An image is decoded with at least this multiple of the wanted side, so that the quality depends on our scaling."""
 
 _PNG_TEXTS: Final = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
-"""Chunks in which a PNG may have an orientation."""
+"""Chunks of a PNG that may hold an orientation."""
 
 Box = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -48,13 +49,13 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class View:
-    """How images are seen.
+    """The way images are cropped and mirrored for training.
 
     Attributes:
-        channels: 1 to 16.
-        smallest_crop: side of the smallest random crop, as a share of the largest crop's; 1 is always the largest,
-            around the middle. No crop has fewer pixels than it is scaled to, if the image has them.
-        mirrored: half of the crops, left to right.
+        channels: Number of channels, 1 to 16.
+        smallest_crop: Side of the smallest random crop relative to the largest one. At 1 every crop is the largest,
+            around the middle. A crop is never smaller than the size it is scaled to, if the image is large enough.
+        mirrored: Whether half of the crops are mirrored left to right.
     """
 
     channels: int = 3
@@ -68,16 +69,16 @@ class View:
     def see(
         self, data: bytes, limits: ImageLimits, size: Size, draws: Sequence[float] | None = None
     ) -> UInt8[np.ndarray, "H W c"]:
-        """The pixels of an image file at `size` (width, height).
+        """Return the pixels of a view of an image file.
 
         Args:
-            data: the file.
-            limits: what an image may be.
-            size: to scale the crop to.
-            draws: `NUM_DRAWS` numbers in [0, 1); the largest crop around the middle if None.
+            data: The bytes of the file.
+            limits: Bounds on an image's size and shape.
+            size: Width and height that the crop is scaled to.
+            draws: `NUM_DRAWS` numbers in [0, 1); None for the largest crop around the middle.
 
         Raises:
-            RefusedError: for an image that can't be used, or has not these channels.
+            RefusedError: If the image can't be used, or has another number of channels.
         """
         enough = math.ceil(_SHARP * max(size) / self.smallest_crop)
         planes = decode_planes(data, limits, self.channels, at_least=enough)
@@ -87,7 +88,7 @@ class View:
         return pixels[:, ::-1].copy() if self.mirrored and draws is not None and draws[3] < 0.5 else pixels
 
     def _box(self, whole: Size, size: Size, draws: Sequence[float] | None) -> Box:
-        """Left, upper, right and lower edge of the crop, in pixels of the image."""
+        """Return the edges of the crop (left, upper, right, lower) in pixels of the image."""
         fit = min(whole[0] / size[0], whole[1] / size[1])
         share, across, down = 1.0, 0.5, 0.5
         if draws is not None and self.smallest_crop < 1:
@@ -99,16 +100,16 @@ class View:
 
 
 def decode_planes(data: bytes, limits: ImageLimits, channels: int, *, at_least: int | None = None) -> list[Image.Image]:
-    """An image as Pillow can scale it: one image of 1, 3 or 4 channels, or a grey one for each channel.
+    """Decode an image into a form that Pillow can scale: one image of 1, 3 or 4 channels, or a grey one per channel.
 
     Args:
-        data: the file.
-        limits: what an image may be.
-        channels: as many as it must have.
-        at_least: as of `decode_image`, which all but RGBA images pass through.
+        data: The bytes of the file.
+        limits: Bounds on an image's size and shape.
+        channels: Number of channels that the image must have.
+        at_least: Length of a side that suffices, as in `decode_image`. RGBA images are always decoded in full.
 
     Raises:
-        RefusedError: for an image that can't be used, or has not these channels.
+        RefusedError: If the image can't be used, or has another number of channels.
     """
     if data.startswith(_ARRAY_MAGIC):
         array = _read_array(data, limits)
@@ -116,7 +117,7 @@ def decode_planes(data: bytes, limits: ImageLimits, channels: int, *, at_least: 
             raise RefusedError("other-channels", f"it has {array.shape[2]} channels, not {channels}")
         return [Image.fromarray(np.ascontiguousarray(array[..., c])) for c in range(channels)]
     if channels not in _IMAGE_CHANNELS:
-        raise RefusedError("other-channels", f"images of {channels} channels come as {ARRAY_SUFFIX} files")
+        raise RefusedError("other-channels", f"images of {channels} channels must be {ARRAY_SUFFIX} files")
     if channels == 4:
         return [as_rgba(open_image(data, limits))]
     rgb = decode_image(data, limits, at_least=at_least)
@@ -124,10 +125,10 @@ def decode_planes(data: bytes, limits: ImageLimits, channels: int, *, at_least: 
 
 
 def image_size(path: Path, limits: ImageLimits) -> Size:
-    """Width and height of an image file as people see it, from its header.
+    """Return the width and height of an image file after turning it upright, from its header.
 
     Raises:
-        RefusedError: for what is no image, can't be read, or is out of the limits.
+        RefusedError: If the file is not an image, can't be read, or is out of the limits.
     """
     try:
         with open_plain(path) as file:
@@ -143,54 +144,54 @@ def image_size(path: Path, limits: ImageLimits) -> Size:
     except OSError as error:
         raise unreadable(path, error) from None
     except Exception as error:  # a decoder may raise anything
-        raise _refused(error) from None
+        raise _as_refused(error) from None
     height, width = _check_array(array, limits).shape[:2]
     return width, height
 
 
 def _is_told_behind(image: Image.Image, file: BinaryIO) -> bool:
-    """Whether an orientation may be written behind a PNG's pixels, which must be decoded to get there."""
+    """Tell whether a PNG may have its orientation after the pixels, which must be decoded to reach it."""
     if image.format != "PNG" or "exif" in image.info:
         return False
-    place = file.tell()
+    position = file.tell()
     file.seek(0)
     data = file.read()
-    file.seek(place)
+    file.seek(position)
     return any(chunk in data for chunk in _PNG_TEXTS)
 
 
 def _read_array(data: bytes, limits: ImageLimits) -> UInt8[np.ndarray, "H W c"]:
-    """The array of a file, whose header is checked before there is memory for what it claims."""
+    """Read the array of a file. The header is checked before memory is allocated for the size it claims."""
     try:
         file = io.BytesIO(data)
         version = np.lib.format.read_magic(file)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, by_columns, dtype = read_header(file)
         if dtype.kind not in "uif":
-            raise RefusedError("broken-image", f"{dtype} values; known are uint8, uint16, and floats in [0, 1]")
+            raise RefusedError("broken-image", f"it has {dtype} values; use uint8, uint16 or floats in [0, 1]")
         _check_shape(shape, limits)
         array = np.frombuffer(data, dtype, count=math.prod(shape), offset=file.tell())
         array = array.reshape(shape, order="F" if by_columns else "C")
     except Exception as error:  # a decoder may raise anything
-        raise _refused(error) from None
+        raise _as_refused(error) from None
     return _to_bytes(_check_array(array, limits))
 
 
-def _refused(error: Exception) -> RefusedError:
+def _as_refused(error: Exception) -> RefusedError:
     if isinstance(error, RefusedError):
         return error
     return RefusedError("broken-image", first_line(error))
 
 
 def _check_array(array: np.ndarray, limits: ImageLimits) -> np.ndarray:
-    """`(H, W, c)`, within the limits."""
+    """Check an array against the limits. Return it with shape `(H, W, c)`."""
     _check_shape(array.shape, limits)
     return array[..., None] if array.ndim == 2 else array
 
 
 def _check_shape(shape: tuple[int, ...], limits: ImageLimits) -> None:
     if len(shape) not in (2, 3) or not 1 <= (*shape, 1)[2] <= 16:
-        raise RefusedError("not-an-image", f"an array of {shape}, not (height, width, 1 to 16 channels)")
+        raise RefusedError("not-an-image", f"it is an array of shape {shape}, not (height, width, 1 to 16 channels)")
     check_sides(shape[1], shape[0], limits)
 
 
@@ -201,4 +202,4 @@ def _to_bytes(array: np.ndarray) -> UInt8[np.ndarray, "H W c"]:
         return (array >> 8).astype(np.uint8)
     if array.dtype.kind == "f" and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
         return np.round(array * 255).astype(np.uint8)
-    raise RefusedError("not-an-image", f"{array.dtype} values; known are uint8, uint16, and floats in [0, 1]")
+    raise RefusedError("not-an-image", f"it has {array.dtype} values; use uint8, uint16 or floats in [0, 1]")

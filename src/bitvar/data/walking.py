@@ -1,4 +1,4 @@
-"""Going through a folder so that every file in it is accounted for: taken, or counted by kind. Opens none of them."""
+"""Walking a folder so that every file in it is accounted for: listed, or counted by kind. No file is opened."""
 
 import os
 from collections import Counter
@@ -14,29 +14,29 @@ _SHOWN: Final = 6
 
 @dataclass
 class Skipped:
-    """What a walk passed over.
+    """Everything a walk passed over.
 
     Attributes:
-        others: files of other kinds, by their ending in small letters; "" is none.
-        hidden: files and folders whose names begin with a dot; what is in such a folder isn't counted.
-        problems: folders that were not gone through, each with the reason.
+        other_files: Number of files of other kinds by ending in lower case; "" for files without one.
+        hidden: Number of files and folders whose names begin with a dot. The content of such a folder isn't counted.
+        problems: Folders that couldn't be read or aren't followed, each with the reason.
     """
 
-    others: Counter[str] = field(default_factory=Counter)
+    other_files: Counter[str] = field(default_factory=Counter)
     hidden: int = 0
     problems: list[tuple[Path, str]] = field(default_factory=list)
 
     @property
     def count(self) -> int:
-        """Files of other kinds."""
-        return self.others.total()
+        """Number of files of other kinds."""
+        return self.other_files.total()
 
     def describe(self) -> str:
-        """Such as "14 files of other kinds skipped (.txt 12, .json 2), 1 hidden"; empty if nothing was passed over."""
+        """Return a text such as "14 files of other kinds skipped (.txt 12, .json 2), 1 hidden"; empty for nothing."""
         parts = []
-        if self.others:
-            kinds = [f"{suffix or 'no ending'} {count:,}" for suffix, count in self.others.most_common(_SHOWN)]
-            more = len(self.others) - len(kinds)
+        if self.other_files:
+            kinds = [f"{suffix or 'no ending'} {count:,}" for suffix, count in self.other_files.most_common(_SHOWN)]
+            more = len(self.other_files) - len(kinds)
             kinds += [f"{more} other kinds"] if more else []
             noun = "file" if self.count == 1 else "files"
             parts.append(f"{self.count:,} {noun} of other kinds skipped ({', '.join(kinds)})")
@@ -46,12 +46,12 @@ class Skipped:
 
 
 def walk_files(folder: Path, suffixes: Collection[str], skipped: Skipped) -> Iterator[Path]:
-    """The files of a folder with one of these endings, at any depth, folder by folder and in the order of their names.
+    """List the files with given endings in a folder and all folders in it, folder by folder, sorted by name.
 
     Args:
-        folder: where to look; links to folders in it are not followed.
-        suffixes: endings in small letters; those of files count whatever their letters.
-        skipped: gets what is passed over.
+        folder: The folder to search. Links to folders are not followed.
+        suffixes: Endings in lower case; the case of the files' own endings doesn't matter.
+        skipped: Receives everything that is passed over.
     """
     problems: list[OSError] = []
     for parent, folders, files in os.walk(folder, onerror=problems.append):
@@ -66,21 +66,21 @@ def walk_files(folder: Path, suffixes: Collection[str], skipped: Skipped) -> Ite
             if suffix in suffixes:
                 yield Path(parent) / name
             else:
-                skipped.others[suffix] += 1
+                skipped.other_files[suffix] += 1
         skipped.problems += [(Path(problem.filename), problem.strerror or str(problem)) for problem in problems]
         problems.clear()
     skipped.problems += [(Path(problem.filename), problem.strerror or str(problem)) for problem in problems]
 
 
 def list_files(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], Skipped]:
-    """`walk_files`, sorted by path, and what was passed over.
+    """List the files that `walk_files` finds, sorted by path, and everything it passed over.
 
     Raises:
-        UsageError: if the folder itself can't be read.
+        UsageError: If the folder itself can't be read.
     """
     skipped = Skipped()
     found = sorted(walk_files(folder, suffixes, skipped))
-    for place, why in skipped.problems:
-        if place == folder:
+    for path, why in skipped.problems:
+        if path == folder:
             raise UsageError(f"Can't read the folder {folder}.", why, "check its permissions")
     return found, skipped

@@ -1,4 +1,4 @@
-"""Folders of captioned sets while they are written: one that was cut short can't pass for a whole one."""
+"""Writing the folder of a captioned set so that an interrupted build can't pass for a complete one."""
 
 import json
 import shutil
@@ -14,14 +14,14 @@ _INCOMPLETE = ".incomplete"
 
 
 def prepare_folder(destination: Path, *, source: Path | None = None) -> None:
-    """Make the folder, or clear the images of a build in it that was cut short.
+    """Make the folder, or clear the images that an interrupted build left in it.
 
     Args:
-        destination: a new or empty folder, or one that such a build left.
-        source: what the set is made of, so that nothing is written among its files.
+        destination: A new or empty folder, or one left by an interrupted build.
+        source: Source of the set, if it is a path. Nothing is written among its files.
 
     Raises:
-        UsageError: if there is something else in it, or it is the source or inside it.
+        UsageError: If the folder holds anything else, or is the source or inside it.
     """
     what, todo = f"Can't write a captioned set to {destination}.", "choose a new folder"
     if source is not None and source.is_dir() and destination.resolve().is_relative_to(source.resolve()):
@@ -41,17 +41,17 @@ def prepare_folder(destination: Path, *, source: Path | None = None) -> None:
 
 
 def image_path(index: int) -> Path:
-    """Where the image of a sample goes, relative to the set."""
+    """Return the path of a sample's image, relative to the set."""
     return Path("images") / f"{index // _IMAGES_PER_FOLDER:03d}" / f"{index:06d}.png"
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One JSON object a line."""
+    """Write one JSON object per line."""
     return "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows)
 
 
 def finish_folder(destination: Path, rows: Iterable[Mapping[str, Any]], manifest: Mapping[str, Any]) -> None:
-    """Write the manifest and then, last, `samples.jsonl`: from here on the set is whole."""
+    """Write the manifest, and `samples.jsonl` last: with it the set is complete."""
     write_text(destination / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     write_text(destination / "samples.jsonl", json_lines(rows))
     (destination / _INCOMPLETE).unlink()

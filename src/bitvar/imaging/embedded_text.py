@@ -1,7 +1,7 @@
-"""A text under a key of ours inside PNG, WebP and JPEG files, found without decoding a pixel.
+"""A text stored under a key inside PNG, WebP and JPEG files, found without decoding a pixel.
 
-PNG keeps it as a text chunk; WebP and JPEG as `{"KEY": TEXT}` in the comment of their EXIF data, so the text must be
-JSON. The walk over a file's parts reads no more of them than their lengths, within limits that are checked first.
+A PNG holds it as a text chunk. WebP and JPEG hold `{"KEY": TEXT}` in the comment of their EXIF data, so the text must
+be JSON. The search reads only the length of every other part of a file, and checks each length against a limit first.
 """
 
 import os
@@ -22,30 +22,30 @@ _EXIF, _USER_COMMENT = 0x8769, 0x9286
 
 
 def find_text(path: Path, key: str, *, max_bytes: int) -> str | None:
-    """The text under a key; None if the file has none.
+    """Return the text under a key, or None if the file has none.
 
     Args:
-        path: a PNG, WebP or JPEG.
-        key: the name of a PNG's text chunk, and of the only entry in an EXIF comment.
-        max_bytes: the longest text that is read.
+        path: A PNG, WebP or JPEG file.
+        key: Name of the text chunk in a PNG, and of the only entry in an EXIF comment.
+        max_bytes: Largest text to read.
 
     Raises:
-        OSError: if the file can't be read, or is a pipe or a device.
-        ValueError: if it is of another format, or its text is damaged or too long.
+        OSError: If the file can't be read, or is a pipe or a device.
+        ValueError: If the file has another format, or its text is damaged or too long.
     """
     with open_plain(path) as file:
         return _find(file, key, max_bytes)
 
 
 def exif_with(key: str, text: str) -> Image.Exif:
-    """EXIF data whose comment holds a JSON text in ASCII under a key."""
+    """Make EXIF data whose comment holds a JSON text in ASCII under a key."""
     exif = Image.Exif()
     exif.get_ifd(_EXIF)[_USER_COMMENT] = _COMMENT + f'{{"{key}": {text}}}'.encode("ascii")
     return exif
 
 
 def _find(file: BinaryIO, key: str, max_bytes: int) -> str | None:
-    """The text, looked for by each format's own rules."""
+    """Find the text by the rules of the file's format."""
     start = file.read(12)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         file.seek(8)
@@ -55,7 +55,7 @@ def _find(file: BinaryIO, key: str, max_bytes: int) -> str | None:
     if start.startswith(b"\xff\xd8\xff"):
         file.seek(2)
         return _comment(next(_jpeg_exif(file), None), key)
-    raise ValueError("it is none of PNG, WebP and JPEG")
+    raise ValueError("it is not a PNG, WebP or JPEG file")
 
 
 def _png_texts(file: BinaryIO, wanted: bytes, max_bytes: int) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _riff_chunks(file: BinaryIO, wanted: bytes, max_bytes: int) -> Iterator[byte
 def _jpeg_exif(file: BinaryIO) -> Iterator[bytes]:
     for _ in range(_MAX_CHUNKS):
         head = file.read(4)
-        if len(head) < 4 or head[0] != 0xFF or head[1] in (0xDA, 0xD9):  # the pixels begin, or it ends
+        if len(head) < 4 or head[0] != 0xFF or head[1] in (0xDA, 0xD9):  # the pixels begin, or the file ends
             return
         length = int.from_bytes(head[2:], "big") - 2
         if length < 0:
@@ -132,17 +132,17 @@ def _jpeg_exif(file: BinaryIO) -> Iterator[bytes]:
 
 def _bounded(length: int, max_bytes: int) -> int:
     if length > max_bytes:
-        raise ValueError(f"its settings have {length} bytes; {max_bytes} are read at most")
+        raise ValueError(f"its settings have {length} bytes; at most {max_bytes} are read")
     return length
 
 
 def _comment(data: bytes | None, key: str) -> str | None:
-    """The text under a key in the comment of EXIF data; None if there is none."""
+    """Return the text under a key in the comment of EXIF data, or None if there is none."""
     if data is None:
         return None
     exif = Image.Exif()
     try:
-        with warnings.catch_warnings():  # Pillow warns of odd entries; what counts is whether ours can be read
+        with warnings.catch_warnings():  # Pillow warns about odd entries; only ours matters
             warnings.simplefilter("ignore")
             exif.load(data)
             comment = exif.get_ifd(_EXIF).get(_USER_COMMENT)

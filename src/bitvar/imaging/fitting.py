@@ -1,9 +1,6 @@
-"""Images brought to one size: cut around the middle, cut where there is most to see, or padded; and a sheet of them."""
+"""Bringing images to one size: cropped around the middle, cropped to the strongest edges, or padded."""
 
-import random
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -11,31 +8,24 @@ from PIL import Image, ImageColor, ImageOps
 
 from bitvar.config import unknown
 from bitvar.errors import UsageError
-from bitvar.files import atomic_path
 from bitvar.imaging.open import fit_image
 
 FITS: Final = ("cover", "smart", "pad")
 MUCH_LOST: Final = 0.2
-"""Share of an image's area that is worth telling when it is cut off."""
-
-SHEET: Final = 64
-"""Images on a contact sheet."""
-
-_CELL: Final = 128
-_COLUMNS: Final = 8
+"""Share of an image's area that is worth a message when it is cropped away."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How an image comes to a size of another ratio.
+    """How to bring an image to a size of another ratio.
 
     Attributes:
-        kind: "cover" scales the image to cover the size and cuts around the middle; "smart" cuts out the window with
-            the strongest edges, the middle one of equals; "pad" scales it to fit in, and fills the rest.
-        colour: fills the rest: a name, or "#rrggbb".
+        kind: "cover" scales the image to cover the size and crops it around the middle; "smart" crops to the window
+            with the strongest edges, the most central of equals; "pad" scales it to fit inside and fills the rest.
+        colour: Colour that fills the rest: a name, or "#rrggbb".
 
     Raises:
-        UsageError: for another kind, or a colour that is none.
+        UsageError: If the kind or the colour is unknown.
     """
 
     kind: str = "cover"
@@ -47,11 +37,11 @@ class Fit:
         try:
             ImageColor.getrgb(self.colour)
         except ValueError:
-            todo = "write a name such as white, or #rrggbb"
-            raise UsageError(f"Can't read the colour {self.colour!r}.", "no such colour", todo) from None
+            todo = "give a name such as white, or #rrggbb"
+            raise UsageError(f"Unknown colour {self.colour!r}.", fix=todo) from None
 
     def apply(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
-        """The RGB image at `size`, width and height in pixels."""
+        """Bring an RGB image to `size`, width and height in pixels."""
         if self.kind == "pad":
             colour = ImageColor.getrgb(self.colour)[:3]
             return ImageOps.pad(image, size, method=Image.Resampling.LANCZOS, color=colour)
@@ -59,43 +49,29 @@ class Fit:
             return image.resize(size, Image.Resampling.LANCZOS, box=_busiest_box(image, size))
         return fit_image(image, size)
 
-    def text(self, cut: int, total: int) -> str:
-        """What became of the edges of `total` images, `cut` of which lost more than `MUCH_LOST` of their area."""
+    def describe(self, cut: int, total: int) -> str:
+        """Say what happened to the edges of `total` images, of which `cut` lost more than `MUCH_LOST` of their area."""
         if self.kind == "pad":
-            return "images are padded to the size, and nothing of them is cut off"
-        where = "around the middle" if self.kind == "cover" else "where their edges are strongest"
-        text = f"images are cut to the size {where}; {cut:,} of {total:,} lost more than a fifth of their area"
-        return text + ("; --fit pad keeps all of it, --fit smart cuts elsewhere" * (cut > 0 and self.kind == "cover"))
+            return "images are padded to the size; nothing is cropped"
+        where = "around the middle" if self.kind == "cover" else "to their strongest edges"
+        text = f"images are cropped to the size {where}; {cut:,} of {total:,} lost more than a fifth of their area"
+        return text + (
+            "; --fit pad keeps whole images, --fit smart crops to what matters" * (cut > 0 and self.kind == "cover")
+        )
 
 
 def lost_area(original: tuple[int, int], size: tuple[int, int]) -> float:
-    """Share of an image's area that covering `size` cuts off, 0 to 1; both (width, height)."""
+    """Return the share of an image's area, 0 to 1, that covering `size` crops away. Both are (width, height)."""
     ratios = original[0] / original[1], size[0] / size[1]
     return 1 - min(ratios) / max(ratios)
 
 
-def contact_sheet(paths: Sequence[Path], destination: Path, *, seed: int = 0) -> None:
-    """Write a PNG of some of the images, at most `SHEET`, chosen by `seed`, in their order."""
-    chosen = sorted(random.Random(seed).sample(range(len(paths)), min(SHEET, len(paths))))
-    columns = min(_COLUMNS, len(chosen))
-    rows = -(-len(chosen) // columns)
-    gap = 4
-    sheet = Image.new("RGB", (columns * (_CELL + gap) + gap, rows * (_CELL + gap) + gap), "grey")
-    for place, index in enumerate(chosen):
-        with Image.open(paths[index], formats=("PNG",)) as image:
-            small = ImageOps.contain(image.convert("RGB"), (_CELL, _CELL), method=Image.Resampling.LANCZOS)
-        x, y = gap + place % columns * (_CELL + gap), gap + place // columns * (_CELL + gap)
-        sheet.paste(small, (x + (_CELL - small.width) // 2, y + (_CELL - small.height) // 2))
-    with atomic_path(destination) as temporary:
-        sheet.save(temporary, format="PNG")
-
-
 def _busiest_box(image: Image.Image, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, upper, right and lower edge of the largest window of the size's ratio that has the strongest edges."""
+    """Return the edges (left, upper, right, lower) of the window with the most detail, as large as the ratio allows."""
     width, height = image.size
     scale = min(width / size[0], height / size[1])
     window = (size[0] * scale, size[1] * scale)
-    axis = 0 if width - window[0] > height - window[1] else 1  # along which the window can move
+    axis = 0 if width - window[0] > height - window[1] else 1  # the axis along which the window can move
     length, whole = window[axis], image.size[axis]
     small = image.convert("L")
     small.thumbnail((256, 256), Image.Resampling.BILINEAR)

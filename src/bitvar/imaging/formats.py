@@ -1,6 +1,6 @@
-"""Which format an image file has, told by its first bytes and never by its name, and the decoder of that format.
+"""The format of an image file, told by its first bytes and never by its name, and the decoder for it.
 
-Knows the formats that are read, and by name those that people mistake for them. No pixel is decoded here.
+Files of formats that aren't read are recognised too, so that an error can name them. No pixel is decoded here.
 """
 
 import importlib
@@ -14,18 +14,18 @@ from typing import BinaryIO, Final
 from PIL import Image, JpegImagePlugin, features
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
-"""Pillow's names of the formats that it reads itself. HEIC comes beside them, from an extra."""
+"""Pillow's names of the formats it reads itself. HEIC is read as well, with the package pillow-heif."""
 
 READ: Final = "PNG, JPEG, WebP, TIFF, BMP, GIF, AVIF or HEIC"
-"""The formats that are read, as people call them."""
+"""The formats that are read, by their common names."""
 
 IMAGE_SUFFIXES: Final = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".heic", ".heif",
 )  # fmt: skip
-"""Endings, in small letters, of the files that a folder is searched for."""
+"""File endings, in lower case, that a folder is searched for."""
 
 HEAD: Final = 4096
-"""First bytes that tell a file's format."""
+"""Number of bytes at the start of a file that suffice to tell its format."""
 
 _HEIC: Final = "HEIC"
 _STARTS: Final = (
@@ -73,23 +73,23 @@ _OTHER_BRANDS: Final = (
 _AVIF_BRANDS: Final = ("avif", "avis")
 _HEIC_BRANDS: Final = ("heic", "heix", "heim", "heis", "hevc", "hevx", "hevm", "hevs", "mif1", "msf1")
 _PREVIEW: Final = 254
-"""TIFF's tag NewSubfileType: its lowest bit is set where a page is a smaller copy of another."""
+"""The TIFF tag NewSubfileType. Its lowest bit marks a page as a reduced copy of another."""
 
 _SUB_IMAGES: Final = 330
-_MOST_PREVIEWS: Final = 16
+_MAX_PREVIEWS: Final = 16
 
 _one_at_a_time = threading.Lock()
 
 
 class FormatError(Exception):
-    """The file has a format that isn't read here; the text says which, and what to do."""
+    """Raised for a file of a format that isn't read here. The text says which one, and what to do."""
 
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Keep the decoders' warnings off stderr: whatever is wrong with a file is said once, by its refusal.
+    """Silence the warnings of decoders, since the rejection of a file says what is wrong with it.
 
-    Filters of warnings belong to the whole process, so threads take turns.
+    Warning filters belong to the whole process, so threads take turns.
     """
     with _one_at_a_time, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -97,10 +97,10 @@ def without_warnings() -> Iterator[None]:
 
 
 def find_format(head: bytes) -> str | None:
-    """The format of a file by its first `HEAD` bytes: one of `FORMATS` or "HEIC", or None for no known one.
+    """Tell a file's format by its first `HEAD` bytes: one of `FORMATS`, "HEIC", or None if it is unknown.
 
     Raises:
-        FormatError: for a known format that isn't read.
+        FormatError: If the format is known but isn't read.
     """
     for start, name in _STARTS:
         if head.startswith(start):
@@ -125,13 +125,13 @@ def find_format(head: bytes) -> str | None:
 
 
 def open_as(name: str, file: BinaryIO | io.BytesIO) -> Image.Image:
-    """The image of a file whose format `find_format` told, header read and no pixel decoded.
+    """Open a file whose format is known from `find_format`. The header is read, but no pixel is decoded.
 
     Raises:
-        FormatError: if the decoder isn't installed.
-        Exception: any, for a broken file.
+        FormatError: If the decoder isn't installed.
+        Exception: Of any kind, if the file is broken.
     """
-    if name == "JPEG":  # Pillow's own choice would be a class for several images where a phone has put a second inside
+    if name == "JPEG":  # Image.open would return a multi-image class for photographs with a second image inside
         return JpegImagePlugin.JpegImageFile(file)
     if name == _HEIC:
         return _heic_class()(file)
@@ -141,13 +141,13 @@ def open_as(name: str, file: BinaryIO | io.BytesIO) -> Image.Image:
 
 
 def count_images(image: Image.Image) -> int:
-    """How many images a file shows: 1, or 2 for "several". Second images and previews of photographs don't count.
+    """Count the images in a file: 1, or 2 for "several". Previews and second images of photographs don't count.
 
     Raises:
-        FormatError: for a TIFF whose first page is a preview, as in files of cameras.
-        Exception: any, for a broken file.
+        FormatError: If the first page of a TIFF is a preview, as in raw camera files.
+        Exception: Of any kind, if the file is broken.
     """
-    if image.format in ("JPEG", "MPO", "HEIF"):  # the first, or the one that the file calls its own
+    if image.format in ("JPEG", "MPO", "HEIF"):  # the first or primary image is used
         return 1
     if image.format == "TIFF":
         return _count_pages(image)
@@ -159,7 +159,7 @@ def _count_pages(image: Image.Image) -> int:
         raise _unread("a camera RAW file (its first page is a preview)")
     here, count = image.tell(), 1
     try:
-        for page in range(_MOST_PREVIEWS):
+        for page in range(_MAX_PREVIEWS):
             image.seek(here + page + 1)
             if not _is_preview(image):
                 count = 2

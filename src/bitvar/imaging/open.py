@@ -1,7 +1,7 @@
-"""Opening strangers' images: every limit is checked on the header, before a pixel is decoded.
+"""The one safe decoder of images from unknown sources: every limit is checked before a pixel is decoded.
 
-Knows nothing of captions or folders. An image that can't be used raises `RefusedError`, whose reason
-reports count by.
+It knows nothing of captions or folders. An image that can't be used raises `RefusedError`, with a short reason that
+reports use for counting.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from bitvar.imaging.orientation import find_orientation, is_sideways, turn
 
 __all__ = ["FORMATS", "ImageLimits", "Location", "Readable", "RefusedError"]
 
-_TALKATIVE: Final = ("TIFF", "GIF")
-"""Formats whose decoders may warn while they decode pixels."""
+_WARNING_FORMATS: Final = ("TIFF", "GIF")
+"""Formats whose decoders may issue warnings while decoding pixels."""
 
 
 class RefusedError(ValueError):
-    """A sample that can't be used: `reason` is one of a fixed set of words, `detail` says what was found."""
+    """Raised for a sample that can't be used. `reason` is one of a fixed set; `detail` says what was found."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -44,13 +44,13 @@ class RefusedError(ValueError):
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image may be.
+    """Bounds that an image must keep.
 
     Attributes:
-        max_bytes: of the file.
-        max_pixels: width times height; a small file can unpack to gigabytes.
-        min_side: pixels of the shorter side.
-        max_ratio: longer side over shorter.
+        max_bytes: Largest size of the file in bytes.
+        max_pixels: Largest product of width and height. A small file can unpack to gigabytes.
+        min_side: Smallest length of the shorter side in pixels.
+        max_ratio: Largest ratio of the longer side to the shorter.
     """
 
     max_bytes: int = 64 << 20
@@ -61,37 +61,37 @@ class ImageLimits:
 
 @runtime_checkable
 class Readable(Protocol):
-    """Where an image's bytes can be had."""
+    """A source of an image's bytes."""
 
     @property
-    def place(self) -> str:
-        """A text that is equal for equal bytes' places only."""
+    def address(self) -> str:
+        """A text that identifies the source: equal if and only if the bytes are the same."""
         ...
 
     def read(self, *, max_bytes: int) -> bytes:
-        """The bytes, or RefusedError."""
+        """Return the bytes, or raise RefusedError."""
         ...
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where an image's bytes are: a file, or a part of one (a tar's member)."""
+    """The location of an image's bytes: a whole file, or a part of one, such as a member of a tar."""
 
     file: Path
     offset: int = 0
     size: int | None = None
 
     @property
-    def place(self) -> str:
-        """File and offset; "./a.png" and "b/../a.png" are one place."""
+    def address(self) -> str:
+        """File and offset as a text. "./a.png" and "b/../a.png" have the same address."""
         file = os.path.normpath(self.file)
         return f"{file} at byte {self.offset}" if self.size is not None else file
 
     def read(self, *, max_bytes: int) -> bytes:
-        """The bytes.
+        """Return the bytes.
 
         Raises:
-            RefusedError: if there is no such file, it can't be read, is empty, or is larger than `max_bytes`.
+            RefusedError: If the file is missing, unreadable, empty, or larger than `max_bytes`.
         """
         try:
             with open_plain(self.file) as file:
@@ -106,19 +106,21 @@ class Location:
 
 
 def unreadable(path: Path, error: OSError | ValueError) -> RefusedError:
-    """The refusal of a file that can't be opened or read, by what opening or reading it raised."""
+    """Translate an error from opening or reading a file into a RefusedError."""
     if isinstance(error, FileNotFoundError):
         return RefusedError("missing-image", f"there is no {path}")
     if isinstance(error, OSError):
         return RefusedError("unreadable-file", error.strerror or str(error))
-    return RefusedError("unreadable-file", f"no file can have this name: {first_line(error)}")  # such as a zero byte
+    return RefusedError(
+        "unreadable-file", f"no file can have this name: {first_line(error)}"
+    )  # it has a zero byte, for example
 
 
 def check_bytes(count: int, limit: int) -> None:
-    """Refuse a file by its number of bytes.
+    """Reject a file by its number of bytes.
 
     Raises:
-        RefusedError: if it has none, or more than the limit.
+        RefusedError: If the file is empty, or larger than the limit.
     """
     if count > limit:
         raise RefusedError("too-many-bytes", f"larger than {limit} bytes")
@@ -127,13 +129,13 @@ def check_bytes(count: int, limit: int) -> None:
 
 
 def open_image(data: bytes | BinaryIO, limits: ImageLimits) -> Image.Image:
-    """Open an image by its header; no pixel is decoded yet. A file must stay open until they are.
+    """Open an image by its header, without decoding a pixel. A file must stay open until the pixels are decoded.
 
-    The format is told by content. Of a photograph with a second image inside, as phones make them, it is the first.
+    The format is told by content. If a photograph contains a second image, as phones write them, the first is opened.
 
     Raises:
-        RefusedError: for another format, an animation, several pages, or sides out of the limits. Nothing else,
-            whatever a decoder meets.
+        RefusedError: If the format isn't read, the image is animated or has several pages, or a side is out of the
+            limits. No other error is raised, whatever a decoder runs into.
     """
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     name = None
@@ -141,7 +143,7 @@ def open_image(data: bytes | BinaryIO, limits: ImageLimits) -> Image.Image:
         name = find_format(file.read(HEAD))
         file.seek(0)
         if name is None:
-            raise RefusedError("not-an-image", f"it is none of {READ}")
+            raise RefusedError("not-an-image", f"it is not {READ}")
         with without_warnings():
             image = open_as(name, file)
     except RefusedError:
@@ -150,8 +152,8 @@ def open_image(data: bytes | BinaryIO, limits: ImageLimits) -> Image.Image:
         raise RefusedError("other-format", str(error)) from None
     except Image.DecompressionBombError as error:
         raise RefusedError("too-many-pixels", str(error)) from None
-    except UnidentifiedImageError:  # its text names a Python object
-        raise RefusedError("not-an-image", f"it begins as a {name} file and goes on as none") from None
+    except UnidentifiedImageError:  # its text would name a Python object
+        raise RefusedError("not-an-image", f"it begins like a {name} file, but isn't one") from None
     except Exception as error:  # a decoder may raise anything
         raise RefusedError("not-an-image", first_line(error)) from None
     check_image(image, limits)
@@ -159,10 +161,10 @@ def open_image(data: bytes | BinaryIO, limits: ImageLimits) -> Image.Image:
 
 
 def check_image(image: Image.Image, limits: ImageLimits) -> None:
-    """Refuse an opened image by what its header says.
+    """Reject an opened image by its header.
 
     Raises:
-        RefusedError: for an animation, several pages, or sides out of the limits.
+        RefusedError: If the image is animated, has several pages, or a side is out of the limits.
     """
     check_sides(*image.size, limits)
     try:
@@ -173,26 +175,26 @@ def check_image(image: Image.Image, limits: ImageLimits) -> None:
     except Exception as error:  # a decoder may raise anything
         raise RefusedError("broken-image", first_line(error)) from None
     if several and image.format == "TIFF":
-        raise RefusedError("several-pages", "it has more than one page: save the wanted one as a file of its own")
+        raise RefusedError("several-pages", "it has several pages: save the one you want as a separate file")
     if several:
         raise RefusedError("animated", f"it has {getattr(image, 'n_frames', 'several')} frames")
 
 
 def seen_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of an opened image as people see it, turned by its orientation tag."""
+    """Return the width and height of an opened image after turning it by its orientation tag."""
     return (image.height, image.width) if is_sideways(find_orientation(image)) else image.size
 
 
 def require_image(path: Path, limits: ImageLimits, *, todo: str) -> Image.Image:
-    """Read an image that the user named, as `decode_image` makes it.
+    """Read an image that the user named, decoded by `decode_image`.
 
     Args:
-        path: the file.
-        limits: what an image may be.
-        todo: what to do if it can't be used; the last line of the error.
+        path: The file.
+        limits: Bounds on size and shape.
+        todo: What to do if the image can't be used; becomes the last line of the error.
 
     Raises:
-        UsageError: naming the path and what is wrong with it.
+        UsageError: If the image can't be used; names the path and the reason.
     """
     try:
         return decode_image(Location(path).read(max_bytes=limits.max_bytes), limits)
@@ -202,32 +204,32 @@ def require_image(path: Path, limits: ImageLimits, *, todo: str) -> Image.Image:
 
 
 def check_sides(width: int, height: int, limits: ImageLimits) -> None:
-    """Refuse an image by its sides.
+    """Reject an image by its width and height.
 
     Raises:
-        RefusedError: if they are out of the limits.
+        RefusedError: If one of them is out of the limits.
     """
     if width * height > limits.max_pixels:
         raise RefusedError("too-many-pixels", f"{width}x{height} is over {limits.max_pixels} pixels")
     if min(width, height) < limits.min_side:
-        raise RefusedError("too-small", f"{width}x{height}; the shorter side needs {limits.min_side} pixels")
+        raise RefusedError("too-small", f"{width}x{height}; the shorter side needs at least {limits.min_side} pixels")
     if max(width, height) > limits.max_ratio * min(width, height):
-        raise RefusedError("extreme-ratio", f"{width}x{height} is longer than {limits.max_ratio:g} to 1")
+        raise RefusedError("extreme-ratio", f"{width}x{height} is more elongated than {limits.max_ratio:g} to 1")
 
 
 def decode_image(data: bytes, limits: ImageLimits, *, at_least: int | None = None) -> Image.Image:
-    """The image as people see it: turned by its orientation tag, in sRGB, on white where it is transparent.
+    """Decode an image as viewers show it: turned by its orientation tag, in sRGB, on white where it is transparent.
 
-    A colour profile is applied where it can be read; one that can't be counts as sRGB, as viewers have it.
+    A colour profile is applied if it can be read. Otherwise the colours count as sRGB, as in image viewers.
 
     Args:
-        data: the file.
-        limits: what an image may be.
-        at_least: pixels a side that are enough. A JPEG of twice as many and more is decoded at a half, a quarter or an
-            eighth, which takes a fraction of the time.
+        data: The bytes of the file.
+        limits: Bounds on size and shape.
+        at_least: Length of a side in pixels that suffices. A JPEG of at least twice that size is decoded at a half, a
+            quarter or an eighth of its size, in a fraction of the time.
 
     Raises:
-        RefusedError: as `open_image`, and for pixels that can't be decoded.
+        RefusedError: If `open_image` raises it, or the pixels can't be decoded.
     """
     image = open_image(data, limits)
     if at_least is not None and image.format == "JPEG":
@@ -236,10 +238,10 @@ def decode_image(data: bytes, limits: ImageLimits, *, at_least: int | None = Non
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """What `decode_image` makes of an opened image, whatever its mode.
+    """Decode an opened image of any mode as `decode_image` does.
 
     Raises:
-        RefusedError: for pixels that can't be decoded.
+        RefusedError: If the pixels can't be decoded.
     """
     rgb, alpha = _decode(image)
     if alpha is None:
@@ -250,10 +252,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def as_rgba(image: Image.Image) -> Image.Image:
-    """As `as_rgb`, but the colours as they are, not laid on white, and with them how opaque they are.
+    """Decode like `as_rgb`, but keep the transparency instead of laying the image on white.
 
     Raises:
-        RefusedError: for pixels that can't be decoded.
+        RefusedError: If the pixels can't be decoded.
     """
     rgb, alpha = _decode(image)
     if alpha is None:
@@ -263,9 +265,9 @@ def as_rgba(image: Image.Image) -> Image.Image:
 
 
 def _decode(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Colours, and how opaque they are, if the image says."""
+    """Return the colours, and the alpha channel if the image has one."""
     try:
-        with without_warnings() if image.format in _TALKATIVE else contextlib.nullcontext():
+        with without_warnings() if image.format in _WARNING_FORMATS else contextlib.nullcontext():
             image.load()
         image = turn(image, find_orientation(image))
         profile = image.info.get("icc_profile")
@@ -275,12 +277,12 @@ def _decode(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         raise
     except Exception as error:  # a decoder may raise anything
         raise RefusedError("broken-image", first_line(error)) from None
-    rgb.info.clear()  # the profile is done with, and the one of sRGB bears the time; what else there is is not pixels
+    rgb.info.clear()  # the profile is applied; what remains would make equal pixels unequal files
     return rgb, alpha
 
 
 def _to_bytes(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """The colours of an image of any mode in 8 bits, and its transparency by itself."""
+    """Return the colours of an image of any mode in 8 bits, and its alpha channel separately."""
     if image.mode == "F" or image.mode.startswith("I"):
         return _from_deep(image)
     if image.mode in ("La", "RGBa"):
@@ -288,7 +290,7 @@ def _to_bytes(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     if not image.has_transparency_data:
         return image, None
     clear = image.info.get("transparency")
-    if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits a colour, of which the upper 8 count
+    if isinstance(clear, tuple) and max(clear) > 255:  # 16 bits per colour: keep the upper 8
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in clear)
     whole = image.convert("RGBA")
@@ -299,7 +301,7 @@ def _to_bytes(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
 
 
 def _from_deep(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Grey of 16 bits, of which the upper 8 count, or of floats: in [0, 1], or else in [0, 255]."""
+    """Convert grey of 16 bits (the upper 8 are kept) or of floats (in [0, 1], or else in [0, 255])."""
     values, alpha = np.asarray(image), None
     low, high = values.min(), values.max()
     clear = image.info.get("transparency")
@@ -307,17 +309,17 @@ def _from_deep(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
     if image.mode == "F":
         if not (low >= 0 and high <= 255):  # False for NaN
-            raise RefusedError("broken-image", f"its values are {low:g} to {high:g}; floats in [0, 1] are read")
+            raise RefusedError("broken-image", f"its values range from {low:g} to {high:g}; floats must lie in [0, 1]")
         grey = np.round(values * 255) if high <= 1 else values
     else:
         if not (low >= 0 and high <= 65535):
-            raise RefusedError("broken-image", f"its values are {low} to {high}; 16 bits are read")
+            raise RefusedError("broken-image", f"its values range from {low} to {high}; at most 16 bits are read")
         grey = values // 257
     return Image.fromarray(grey.astype(np.uint8)), alpha
 
 
 def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The image at `size` (width, height): scaled to cover it, and cut to it around the middle."""
+    """Scale an image to cover `size` (width, height), and crop it around the middle."""
     return ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
 
 
@@ -333,5 +335,5 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, for a refusal's detail."""
+    """Return the first line of an error's text, for the detail of a rejection."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

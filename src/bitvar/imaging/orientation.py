@@ -1,7 +1,7 @@
-"""How a photograph has to be turned: its orientation tag, read alone.
+"""The orientation tag of a photograph, and how to turn the image by it.
 
-Cameras and editors write all kinds of things into EXIF. Nothing else of it is read, and what can't be read turns
-nothing.
+Cameras and editors write all kinds of things into EXIF. Only the orientation is read; if it is unreadable, the image is
+left as it is.
 """
 
 import re
@@ -26,9 +26,9 @@ _XMP: Final = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 
 
 def find_orientation(image: Image.Image) -> int:
-    """1 to 8 as EXIF has it, 1 for an image that stands as it should or doesn't say.
+    """Return the EXIF orientation, 1 to 8; 1 for an image that is upright or has no tag.
 
-    TIFF and HEIC are turned by their own decoders.
+    It is 1 for TIFF and HEIC too, since their decoders have turned the image already.
     """
     if image.format in ("TIFF", "HEIF"):
         return 1
@@ -44,18 +44,18 @@ def find_orientation(image: Image.Image) -> int:
 
 
 def is_sideways(orientation: int) -> bool:
-    """Whether width and height change places."""
+    """Tell whether an orientation swaps width and height."""
     return orientation in _SIDEWAYS
 
 
 def turn(image: Image.Image, orientation: int) -> Image.Image:
-    """The image as people see it."""
+    """Turn an image upright by its orientation."""
     method = _METHODS.get(orientation)
     return image if method is None else image.transpose(method)
 
 
 def parse_orientation(exif: bytes) -> int | None:
-    """The orientation in a block of EXIF: 1 to 8, or None where there is none, or none that makes sense."""
+    """Return the orientation in a block of EXIF data, 1 to 8, or None if it has no valid one."""
     data = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
@@ -76,7 +76,7 @@ def parse_orientation(exif: bytes) -> int | None:
 
 
 def _unwrap(text: object) -> bytes | None:
-    """EXIF as some editors write it into a PNG: a name, a length, and hexadecimal digits, in lines."""
+    """Decode the EXIF data that some editors write into a PNG as lines: a name, a length and hexadecimal digits."""
     if not isinstance(text, str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Bytes to the numbers that models see, and back: the only place that does either."""
+"""The map between bytes and the numbers in [-1, 1] that models see. Only this file computes it."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -8,15 +8,15 @@ from bitvar.finite import require_finite
 
 
 def to_signed(images: UInt8[Tensor, "n c H W"] | Float[Tensor, "n c H W"]) -> Float[Tensor, "n c H W"]:
-    """0..255, or somewhat more, to [-1, 1]."""
+    """Map 0..255 to [-1, 1]. Floats slightly outside of 0..255 are mapped alike."""
     return images.float() / 127.5 - 1
 
 
 def to_uint8(pixels: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b c H W"]:
-    """[-1, 1] to 0..255, rounded.
+    """Map [-1, 1] to 0..255, rounded and clamped.
 
     Raises:
-        ComputationError: for NaN or infinity, which would be some byte like any other.
+        ComputationError: If a value is NaN or infinite, which would silently become some byte.
     """
     require_finite(pixels, "the pixels to write")
     return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

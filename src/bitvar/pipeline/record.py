@@ -15,6 +15,7 @@ from pydantic import Field, StrictBool, field_validator, model_validator
 from bitvar.config import Config
 from bitvar.errors import UsageError
 from bitvar.imaging.embedded_text import find_text
+from bitvar.imaging.sheet import GridStyle, Tile, draw_grid, grid_size, near_square_columns
 from bitvar.lora.used import HubId, UsedAdapter
 
 KEY: Final = "bitvar"
@@ -32,7 +33,7 @@ MAX_PIXELS: Final = 2**28
 MAX_IMAGES: Final = 64
 """Most images on a sheet."""
 
-_GAP: Final = 4
+_GRID: Final = GridStyle(gap=4, margin=0)
 
 Seed: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Side: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=16384)]
@@ -168,25 +169,15 @@ class ImageRecord(Config):
         return json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
 
 
-def sheet_size(size: tuple[int, int], count: int, gap: int = _GAP) -> tuple[int, int]:
+def sheet_size(size: tuple[int, int], count: int) -> tuple[int, int]:
     """Width and height of a sheet of `count` images of one size."""
-    columns = _columns(count)
-    rows = -(-count // columns)
-    return columns * (size[0] + gap) - gap, rows * (size[1] + gap) - gap
+    return grid_size(count, columns=near_square_columns(count), cell=size, style=_GRID)
 
 
-def montage(images: list[Image.Image], gap: int = _GAP) -> Image.Image:
+def montage(images: list[Image.Image]) -> Image.Image:
     """Images of one size in a near-square grid on white."""
-    columns = _columns(len(images))
-    width, height = images[0].size
-    sheet = Image.new("RGB", sheet_size((width, height), len(images), gap), "white")
-    for i, image in enumerate(images):
-        sheet.paste(image, (i % columns * (width + gap), i // columns * (height + gap)))
-    return sheet
-
-
-def _columns(count: int) -> int:
-    return max(1, round(count**0.5 + 0.499))
+    columns = near_square_columns(len(images))
+    return draw_grid([Tile(image) for image in images], columns=columns, cell=images[0].size, style=_GRID)
 
 
 def read_record(path: Path) -> ImageRecord:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -30,6 +29,7 @@ from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError
 from bitvar.files import write_text
 from bitvar.finite import require_finite
+from bitvar.imaging.convert import channels_first
 from bitvar.imaging.open import ImageLimits, RefusedError
 from bitvar.imaging.pixels import to_signed
 from bitvar.scales import ScaleSchedule, schedule_of_ratio
@@ -122,7 +122,7 @@ class MicroBatchReader(Dataset[LoadedMicroBatch]):
                 continue
             captions = sample.captions
             text = captions[0] if self.captions is None or draws is None else self.captions.text(captions, draws)
-            return torch.from_numpy(np.array(pixels)).permute(2, 0, 1), text
+            return channels_first(pixels), text
         last = refused[-1]
         raise UsageError(
             f"{_MAX_TRIES} samples in a row can't be read, the last one {last.name}.",

@@ -368,7 +368,7 @@ def foreign(stage: Stage) -> None:
                 "samples.jsonl",
                 "images/a.png",
                 "manifest.json",
-                "refused.jsonl",
+                "rejected.jsonl",
                 "contact_sheet.png",
                 "report.json",
                 "sheet.png",

@@ -41,7 +41,7 @@ def _folded(caption: str) -> str:
 def count_good(stage: Stage, source: str, *more: str) -> tuple[int, Done]:
     """How many samples `data check` calls good."""
     done = stage.works("data", "check", source, "--max-bad-fraction", "1", "--json", *more)
-    return json.loads(done.out)["good"], done
+    return json.loads(done.out)["accepted"], done
 
 
 def import_captions(stage: Stage, source: str, *more: str) -> list[str]:
@@ -184,7 +184,8 @@ def schemas(stage: Stage) -> None:
     found, done = count_good(stage, "set")
     indexed = stage.works("data", "index", "set", "index", "--max-bad-fraction", "1", "--json")
     expect(
-        json.loads(indexed.out)["good"] == found, f"check finds {found} good ones, and index others:\n{done}\n{indexed}"
+        json.loads(indexed.out)["accepted"] == found,
+        f"check finds {found} good ones, and index others:\n{done}\n{indexed}",
     )
     imported = len({*import_captions(stage, "set")}) and len(
         (stage.folder / "imported" / "samples.jsonl").read_text().splitlines()
@@ -338,7 +339,7 @@ def tars(stage: Stage) -> None:
 
 def _check_unsorted(stage: Stage, members: Members, count: int) -> None:
     done = stage.run("data", "check", "s.tar", "--max-bad-fraction", "1", "--json")
-    good = json.loads(done.out)["good"] if done.code == 0 else 0
+    good = json.loads(done.out)["accepted"] if done.code == 0 else 0
     stems = [info.name[:3] for info, _ in members]
     together = sum(stems.index(stem) + 1 == len(stems) - 1 - stems[::-1].index(stem) for stem in set(stems))
     said = "sort" in done.err or "sort" in done.out.decode()

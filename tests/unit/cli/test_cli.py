@@ -285,9 +285,9 @@ def own_images(tmp_path: Path) -> Path:
 def test_data_check_counts_what_is_there(bitvar: Any, own_images: Path) -> None:
     result = bitvar("data", "check", own_images)
     assert result.code == 0, result.err
-    assert "20 samples are good, 0 can't be used (0.0%)" in result.out
+    assert "20 samples accepted, 0 rejected (0.0%)" in result.out
     assert "shorter side, pixels: min 30, median 30, p99 30, max 30" in result.out
-    assert "words a caption: min 4" in result.out
+    assert "words per caption: min 4" in result.out
     assert "0.75 20" in result.out
 
 
@@ -299,9 +299,9 @@ def test_data_check_names_what_is_bad(bitvar: Any, own_images: Path, tmp_path: P
     report = tmp_path / "report.jsonl"
     result = bitvar("data", "check", own_images, "--report", report)
     assert result.code == 2
-    assert "14 samples are good, 6 can't be used (30.0%)" in result.out
+    assert "14 samples accepted, 6 rejected (30.0%)" in result.out
     assert "not-an-image: 5" in result.out
-    assert result.out.count("it is none of PNG, JPEG, WebP") == 3
+    assert result.out.count("it is not PNG, JPEG, WebP") == 3
     assert "why: not-an-image 5, no-caption 1" in result.err
     rows = [json.loads(line) for line in report.read_text().splitlines()]
     assert [row["name"] for row in rows] == ["00.png", "01.png", "02.png", "03.png", "04.png", "19.png"]
@@ -309,7 +309,7 @@ def test_data_check_names_what_is_bad(bitvar: Any, own_images: Path, tmp_path: P
     result = bitvar("data", "check", own_images, "--max-bad-fraction", "0.5", "--json")
     assert result.code == 0
     found = json.loads(result.out)
-    assert (found["good"], found["refused"]) == (14, {"not-an-image": 5, "no-caption": 1})
+    assert (found["accepted"], found["rejected"]) == (14, {"not-an-image": 5, "no-caption": 1})
     assert found["samples"] == rows
     assert found["ratios"] == {"0.75": 14}
 
@@ -318,11 +318,19 @@ def test_data_import_makes_a_set(bitvar: Any, own_images: Path, tmp_path: Path) 
     (own_images / "07.png").unlink()
     result = bitvar("data", "import", own_images, tmp_path / "set", "--size", "32x24", "--max-bad-fraction", "0.1")
     assert result.code == 0, result.err
-    assert "refused 1: see" in result.err
-    assert "19 images of 32x24 pixels" in result.out
+    assert "rejected 1: listed in" in result.err
+    assert "19 images of 32x24 pixels: 18 train, 1 val" in result.out
     with Image.open(tmp_path / "set" / "images" / "000" / "000000.png") as first:
         assert first.size == (32, 24)
     assert bitvar("data", "check", tmp_path / "set").code == 0
+
+
+def test_data_import_counts_what_it_wrote_as_json(bitvar: Any, own_images: Path, tmp_path: Path) -> None:
+    result = bitvar("data", "import", own_images, tmp_path / "set", "--size", "32x24", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert (found["accepted"], found["rejected"], found["size"]) == (20, {}, [32, 24])
+    assert found["splits"] == {"train": 19, "val": 1}
 
 
 def test_data_index_answers_without_its_images(bitvar: Any, own_images: Path, tmp_path: Path) -> None:
@@ -330,11 +338,11 @@ def test_data_index_answers_without_its_images(bitvar: Any, own_images: Path, tm
     common = ("--max-bad-fraction", "0.1", "--validation", "0.2")
     result = bitvar("data", "index", own_images, tmp_path / "index", *common)
     assert result.code == 0, result.err
-    assert f"refused 1: see {tmp_path / 'index' / 'refused.jsonl'}" in result.err
-    assert "19 samples are good, 1 can't be used (5.0%)" in result.out
+    assert f"rejected 1: listed in {tmp_path / 'index' / 'rejected.jsonl'}" in result.err
+    assert "19 samples accepted, 1 rejected (5.0%)" in result.out
     before = bitvar("data", "stats", own_images, "--json")
     facts = json.loads(before.out)
-    assert (facts["good"], facts["splits"]) == (19, {"": 19})
+    assert (facts["accepted"], facts["splits"]) == (19, {"": 19})
     for path in own_images.iterdir():
         path.unlink()
     result = bitvar("data", "stats", tmp_path / "index", "--json")
@@ -343,7 +351,7 @@ def test_data_index_answers_without_its_images(bitvar: Any, own_images: Path, tm
     assert found.pop("splits").keys() == {"train", "val"}
     assert found == {name: value for name, value in facts.items() if name != "splits"}
     text = bitvar("data", "stats", tmp_path / "index").out
-    assert "words a caption: min 4" in text
+    assert "words per caption: min 4" in text
     assert "nearest ratio (height / width): 0.75 19" in text
     assert "split: train" in text
 
@@ -351,7 +359,7 @@ def test_data_index_answers_without_its_images(bitvar: Any, own_images: Path, tm
 def test_data_check_verifies_an_index(bitvar: Any, own_images: Path, tmp_path: Path) -> None:
     result = bitvar("data", "index", own_images, tmp_path / "index", "--content-hash", "--json")
     assert result.code == 0, result.err
-    assert json.loads(result.out)["good"] == 20
+    assert json.loads(result.out)["accepted"] == 20
     assert bitvar("data", "check", tmp_path / "index").code == 0
     Image.new("RGB", (40, 30), "blue").save(own_images / "03.png")
     Image.new("RGB", (40, 30), "blue").save(own_images / "04.png")
@@ -387,7 +395,7 @@ def test_data_import_reads_an_index(bitvar: Any, own_images: Path, tmp_path: Pat
         (("check", "nowhere"), "no such file"),
         (("stats", "nowhere"), "no such file"),
         (("import", "mine", "set", "--split", "train"), "--split can't be used here"),
-        (("import", "mine", "set", "--caption-column", "text"), "no hf:NAME"),
+        (("import", "mine", "set", "--caption-column", "text"), "not a data set hf:NAME"),
         (("index", "nowhere", "set"), "no such file"),
         (("index", "mine", "mine"), "it is inside"),
         (("index", "mine", "mine/index"), "it is inside"),

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from bitvar.cli import main as cli
 from bitvar.data.index_writing import build_index
-from bitvar.data.records import Reading
+from bitvar.data.records import ReadOptions
 from bitvar.pipeline import InfinityPipeline
 from tests.support.ranks import ROOT
 from tests.support.tiny import SCHEDULES, TEXT_WIDTH, tiny_pipeline
@@ -50,7 +50,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     (folder / "recipe.py").write_text(RECIPE)
     tiny_pipeline(folder).save_pretrained(folder / "tiny")
-    build_index(make_images(folder / "images"), folder / "index", validation=0.2, reading=Reading(caption_lines=True))
+    build_index(
+        make_images(folder / "images"), folder / "index", validation=0.2, options=ReadOptions(caption_lines=True)
+    )
     return folder
 
 

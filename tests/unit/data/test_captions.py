@@ -8,7 +8,7 @@ import pytest
 
 from bitvar.data.captions import cut_text, cut_to
 from bitvar.data.layouts import kinds_text, read_records
-from bitvar.data.records import RawSample, Reading, Rejected, fold_captions, record_of, words_of_name
+from bitvar.data.records import RawSample, ReadOptions, Rejected, fold_captions, parse_record, words_of_name
 from bitvar.errors import UsageError
 from bitvar.imaging.open import RefusedError
 from bitvar.training.transformer.long_captions import CaptionLimit
@@ -94,15 +94,18 @@ def test_a_text_file_is_one_caption_unless_told_otherwise(tmp_path: Path, suffix
     (entry,) = read_records(tmp_path)
     assert isinstance(entry, RawSample)
     assert entry.captions == ("a cat that sits on a mat",)
-    (entry,) = read_records(tmp_path, Reading(caption_lines=True))
+    (entry,) = read_records(tmp_path, ReadOptions(caption_lines=True))
     assert isinstance(entry, RawSample)
     assert entry.captions == ("a cat", "that sits", "on a mat")
 
 
 def test_text_files_in_tars_follow_the_same_rule(tmp_path: Path) -> None:
     path = tar(tmp_path, {"1.png": encoded(make_image()), "1.caption": b"a cat\nthat sits"})
-    for reading, captions in ((Reading(), ("a cat that sits",)), (Reading(caption_lines=True), ("a cat", "that sits"))):
-        (entry,) = read_records(path, reading)
+    for options, captions in (
+        (ReadOptions(), ("a cat that sits",)),
+        (ReadOptions(caption_lines=True), ("a cat", "that sits")),
+    ):
+        (entry,) = read_records(path, options)
         assert isinstance(entry, RawSample)
         assert entry.captions == captions
 
@@ -135,36 +138,36 @@ def test_images_without_captions_are_given_some(tmp_path: Path) -> None:
     (tmp_path / "told.txt").write_text("a dog")
     (tmp_path / "blank.txt").write_text(" \n")
 
-    def read(reading: Reading) -> dict[str, object]:
-        return {e.name: e.reason if isinstance(e, Rejected) else e.captions[0] for e in read_records(tmp_path, reading)}
+    def read(options: ReadOptions) -> dict[str, object]:
+        return {e.name: e.reason if isinstance(e, Rejected) else e.captions[0] for e in read_records(tmp_path, options)}
 
     given = {"told.png": "a dog"}
-    assert read(Reading()) == given | {
+    assert read(ReadOptions()) == given | {
         "red_cat-01.png": "no-caption", "0001.png": "no-caption", "blank.png": "empty-caption",
     }  # fmt: skip
-    assert read(Reading(captions_from_names=True)) == given | {
+    assert read(ReadOptions(captions_from_names=True)) == given | {
         "red_cat-01.png": "red cat", "0001.png": "no-caption", "blank.png": "blank",
     }  # fmt: skip
-    assert read(Reading(caption="sks")) == given | {"red_cat-01.png": "sks", "0001.png": "sks", "blank.png": "sks"}
-    assert read(Reading(caption="sks", captions_from_names=True)) == given | {
+    assert read(ReadOptions(caption="sks")) == given | {"red_cat-01.png": "sks", "0001.png": "sks", "blank.png": "sks"}
+    assert read(ReadOptions(caption="sks", captions_from_names=True)) == given | {
         "red_cat-01.png": "red cat", "0001.png": "sks", "blank.png": "blank",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("reading", "name"),
+    ("options", "name"),
     [
-        (Reading(root=Path("x")), "a.tar"),
-        (Reading(root=Path("x")), "folder"),
-        (Reading(caption_lines=True), "t.csv"),
-        (Reading(caption_lines=True), "t.jsonl"),
+        (ReadOptions(root=Path("x")), "a.tar"),
+        (ReadOptions(root=Path("x")), "folder"),
+        (ReadOptions(caption_lines=True), "t.csv"),
+        (ReadOptions(caption_lines=True), "t.jsonl"),
     ],
     ids=str,
 )
-def test_options_that_a_layout_has_no_use_for_are_refused(tmp_path: Path, reading: Reading, name: str) -> None:
+def test_options_that_a_layout_has_no_use_for_are_refused(tmp_path: Path, options: ReadOptions, name: str) -> None:
     (tmp_path / name).mkdir() if name == "folder" else (tmp_path / name).write_text("")
     with pytest.raises(UsageError, match="can't be used here"):
-        list(read_records(tmp_path / name, reading))
+        list(read_records(tmp_path / name, options))
 
 
 # Every file accounted for
@@ -175,13 +178,13 @@ def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a cat")
     for name in ("b.svg", "c.svg", "d.SVG", "README.md", "LICENSE", ".DS_Store", "b.txt"):
         (tmp_path / name).write_text("x")
-    others: Counter[str] = Counter()
-    entries = list(read_records(tmp_path, others=others))
-    assert others == {".svg": 3, ".md": 1, "without an ending": 1, "hidden": 1}
+    other_files: Counter[str] = Counter()
+    entries = list(read_records(tmp_path, other_files=other_files))
+    assert other_files == {".svg": 3, ".md": 1, "without an ending": 1, "hidden": 1}
     assert [e.detail for e in entries if isinstance(e, Rejected)] == [
-        "no image has its name; b.svg beside it is of a format that is not read: convert it to PNG"
+        "there is no image of the same name; b.svg beside it has a format that can't be read: convert it to PNG"
     ]
-    assert kinds_text(others) == (
+    assert kinds_text(other_files) == (
         "6 files of other kinds: 3 .svg, 1 .md, 1 hidden, 1 without an ending (.svg can't be read: convert them to PNG)"
     )
     assert kinds_text({}) == ""
@@ -192,9 +195,9 @@ def test_images_that_a_table_does_not_name_are_counted(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(encoded(make_image()))
     (tmp_path / "t.csv").write_text("image,caption\n./a.png,a cat\n")
-    others: Counter[str] = Counter()
-    assert len(list(read_records(tmp_path, others=others))) == 1
-    assert others == {"image in no good line": 2, ".md": 1, "hidden": 1}
+    other_files: Counter[str] = Counter()
+    assert len(list(read_records(tmp_path, other_files=other_files))) == 1
+    assert other_files == {"unlisted image(s)": 2, ".md": 1, "hidden": 1}
 
 
 @pytest.mark.parametrize("suffix", ["tif", "tiff", "bmp", "gif", "jfif", "avif", "heic", "JPEG"])
@@ -225,7 +228,7 @@ def test_a_name_is_no_secret(tmp_path: Path) -> None:
     def fail() -> None:
         raise RefusedError("empty-caption", "every caption is empty")
 
-    assert record_of("a", fail, Reading()) == Rejected("a", "empty-caption", "every caption is empty")  # type: ignore[arg-type]
+    assert parse_record("a", fail, ReadOptions()) == Rejected("a", "empty-caption", "every caption is empty")  # type: ignore[arg-type]
 
 
 # How much of a caption is read
@@ -265,4 +268,4 @@ def test_writing_without_spaces_is_cut_anywhere() -> None:
 def test_cut_captions_are_counted() -> None:
     limit = CaptionLimit(9, words)
     assert limit.fit([LONG, "a cat", LONG + "."]) == ["A red cat sits.", "a cat", "A red cat sits."]
-    assert cut_text(limit.cut, 3, 9) == "2 of 3 captions were cut to the 9 tokens the model reads of a text"
+    assert cut_text(limit.cut, 3, 9) == "2 of 3 captions were cut to the 9 tokens the model reads"

@@ -73,7 +73,7 @@ def test_an_import_that_failed_is_made_again_in_the_same_folder(tmp_path: Path) 
     (source / "0.txt").unlink()
     with pytest.raises(UsageError, match="--max-bad-fraction"):
         import_set(source, tmp_path / "set", size=SIZE)
-    assert import_set(source, tmp_path / "set", size=SIZE, max_bad_fraction=0.5).good == 3
+    assert import_set(source, tmp_path / "set", size=SIZE, max_bad_fraction=0.5).accepted == 3
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_list_in_a_cell_is_never_trained_on_with_its_brackets(
     if captions is None:
         assert isinstance(entry, Rejected)
         assert entry.reason == "wrong-type"
-        assert "is no JSON" in entry.detail
+        assert "is not JSON" in entry.detail
     else:
         assert isinstance(entry, RawSample)
         assert entry.captions == captions
@@ -109,7 +109,7 @@ def test_an_address_is_told_from_a_path(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,caption\nhttps://example.org/a.png,a cat\n")
     (entry,) = read_records(tmp_path / "t.csv")
     assert isinstance(entry, Rejected)
-    assert entry.detail == "https://example.org/a.png is an address: fetch the images, and name the files"
+    assert entry.detail == "https://example.org/a.png is a URL: download the images, and name the files"
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
@@ -122,7 +122,9 @@ def test_a_table_of_another_encoding_is_told_so(tmp_path: Path, encoding: str) -
 def test_lines_that_are_no_json_are_told_where() -> None:
     from bitvar.data.records import parse_object
 
-    with pytest.raises(RefusedError, match="no JSON: expecting property name enclosed in double quotes at character 2"):
+    with pytest.raises(
+        RefusedError, match="not JSON: expecting property name enclosed in double quotes at character 2"
+    ):
         parse_object("{'a': 1}")
 
 
@@ -158,8 +160,8 @@ def test_a_set_without_validation_is_told_when_it_is_made(tmp_path: Path, split:
         tmp_path / "source", *({"image": f"{i}.png", "caption": "a cat", "split": split} for i in range(4))
     )
     told: list[str] = []
-    import_set(source, tmp_path / "set", size=SIZE, progress=told.append)
-    build_index(source, tmp_path / "index", progress=told.append)
+    import_set(source, tmp_path / "set", size=SIZE, log=told.append)
+    build_index(source, tmp_path / "index", log=told.append)
     assert told.count(NO_VALIDATION) == 2
 
 

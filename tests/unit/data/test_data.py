@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, ImageDraw
 
 from bitvar.data.importing import import_set
 from bitvar.data.layouts import read_records
-from bitvar.data.records import RawSample, Reading, Rejected
+from bitvar.data.records import RawSample, ReadOptions, Rejected
 from bitvar.data.samples import load_images, read_samples
 from bitvar.data.validation import Accepted, SeenSet, Summary, quantiles
 from bitvar.errors import UsageError
@@ -50,7 +50,7 @@ def test_images_with_sidecars(tmp_path: Path) -> None:
     folder = sidecars(tmp_path / "set")
     (folder / ".hidden.png").write_bytes(b"")
     assert names(folder) == [("a.png", ("a cat a small cat a cat",)), ("deep/b.JPG", ("a dog that sits", "a dog"))]
-    by_lines = [e.captions for e in read_records(folder, Reading(caption_lines=True)) if isinstance(e, RawSample)]
+    by_lines = [e.captions for e in read_records(folder, ReadOptions(caption_lines=True)) if isinstance(e, RawSample)]
     assert by_lines == [("a cat", "a small cat"), ("a dog that sits", "a dog")]
     assert outcome(folder) == (["a.png", "deep/b.JPG"], {})
 
@@ -94,7 +94,7 @@ def test_webdataset_tars_are_read_in_place(tmp_path: Path) -> None:
         ("shard-000.tar:x/1", ("a cat",)),
         ("shard-000.tar:x/2", ("a dog a hound",)),
     ]
-    by_lines = [e.captions for e in read_records(path, Reading(caption_lines=True)) if isinstance(e, RawSample)]
+    by_lines = [e.captions for e in read_records(path, ReadOptions(caption_lines=True)) if isinstance(e, RawSample)]
     assert by_lines[1] == ("a dog", "a hound")
     assert entries[1].image.read(max_bytes=10**6) == encoded(make_image(seed=2), "JPEG")
     assert outcome(path)[1] == {}
@@ -492,13 +492,13 @@ def own_images(tmp_path: Path) -> Path:
 
 def test_an_imported_set_trains(own_images: Path, tmp_path: Path) -> None:
     summary = import_set(own_images, tmp_path / "set", size=(24, 16), validation=0.1)
-    assert summary.good == 40
+    assert summary.accepted == 40
     train, val = (read_samples(tmp_path / "set", split=split) for split in ("train", "val"))
     assert (len(train), len(val)) == (36, 4)
     assert load_images(train).shape == (36, 3, 16, 24)
     assert {s.captions for s in train} | {s.captions for s in val} == {(f"image {i}",) for i in range(40)}
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
-    assert manifest == {"size": [24, 16], "samples": 40, "refused": {}}
+    assert manifest == {"size": [24, 16], "samples": 40, "rejected": {}}
     assert names(tmp_path / "set")[0][1] == ("image 0",)  # and can be read like any other source
 
 
@@ -537,11 +537,11 @@ def test_a_bad_source_leaves_a_report_and_no_set(own_images: Path, tmp_path: Pat
     (own_images / "07.png").write_bytes(b"broken")
     with pytest.raises(UsageError, match="1 of 40 samples"):
         import_set(own_images, tmp_path / "set", size=(16, 16))
-    (line,) = (tmp_path / "set" / "refused.jsonl").read_text().splitlines()
+    (line,) = (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()
     assert json.loads(line)["name"] == "07.png"
     assert not (tmp_path / "set" / "samples.jsonl").exists()
     summary = import_set(own_images, tmp_path / "set", size=(16, 16), max_bad_fraction=0.05)  # it starts over
-    assert (summary.good, summary.num_refused) == (39, 1)
+    assert (summary.accepted, summary.num_rejected) == (39, 1)
     with pytest.raises(UsageError, match="already holds"):
         import_set(own_images, tmp_path / "set", size=(16, 16))
 

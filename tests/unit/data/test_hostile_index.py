@@ -38,7 +38,7 @@ def test_records_that_no_file_could_hold(indexed: Path, field: str, value: int) 
     records[{"offset": "size", "size": "offset", "text": "width"}[field]] = 7
     np.save(indexed / "records.npy", records)
     index = SampleIndex.open(indexed)
-    for use in (lambda: index[3], lambda: list(index.entries())):
+    for use in (lambda: index[3], lambda: list(index.raw_samples())):
         with pytest.raises(UsageError, match="points out of it"):
             use()
 
@@ -56,7 +56,7 @@ def test_paths_with_a_zero_byte(indexed: Path) -> None:
     data = (indexed / "paths.bin").read_bytes()
     (indexed / "paths.bin").write_bytes(data.replace(b".png", b"\0png"))
     with pytest.raises(UsageError, match=r"path \d+ is none"):
-        list(SampleIndex.open(indexed).entries())
+        list(SampleIndex.open(indexed).raw_samples())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_paths_with_a_zero_byte(indexed: Path) -> None:
         ({"groups": {"split": "a" * 100_000}}, "split"),
         ({"samples": 10**30}, "samples"),
         ({"paths": 10**30}, "path_ends"),
-        ({"refused": {"x": -5}}, "refused"),
+        ({"rejected": {"x": -5}}, "rejected"),
         ({"caption_words": {"3": -5}}, "caption_words"),
         ({"source": "a\0b"}, "no path"),
         ({"source_from_index": "a\0b"}, "no path"),

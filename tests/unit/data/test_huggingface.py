@@ -92,8 +92,8 @@ def test_every_bad_row_is_named_and_the_others_are_read(datasets: list[tuple[str
     entries = read_dataset("owner/name", split="train", image_column="image", caption_column="text")
     summary = import_set(entries, tmp_path / "set", size=(16, 16), max_bad_fraction=0.5)
     assert datasets == [("owner/name", "train")]
-    assert summary.good == 14
-    refused = [json.loads(line) for line in (tmp_path / "set" / "refused.jsonl").read_text().splitlines()]
+    assert summary.accepted == 14
+    refused = [json.loads(line) for line in (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()]
     assert {refusal["name"]: refusal["reason"] for refusal in refused} == {
         "train:3": "not-an-image", "train:4": "missing-image", "train:5": "missing-image",
         "train:7": "no-caption", "train:8": "empty-caption", "train:9": "wrong-type",

@@ -80,7 +80,7 @@ def test_every_layout_comes_back(tmp_path: Path, make: Callable[[Path], Path]) -
     summary = build_index(source, tmp_path / "index")
     found = everything(SampleIndex.open(tmp_path / "index"))
     wanted = [entry for entry in read_records(source) if isinstance(entry, RawSample)]
-    assert summary.good == len(wanted) == len(found) == 2
+    assert summary.accepted == len(wanted) == len(found) == 2
     assert {(captions, data) for _, captions, _, _, data in found.values()} == {
         (entry.captions, entry.image.read(max_bytes=10**6)) for entry in wanted
     }
@@ -160,14 +160,14 @@ def test_of_a_thousand_samples_exactly_the_good_ones_are_indexed(tmp_path: Path)
             expected[f"s.jsonl:{number}"] = (BAD_LINES if kind == "line" else BAD_IMAGES)[name][0]
     (source / "s.jsonl").write_bytes(b"\n".join(rows) + b"\n")
     summary = build_index(source, tmp_path / "index", max_bad_fraction=0.2, limits=LIMITS)
-    assert (summary.good, summary.num_refused) == (800, 200)
+    assert (summary.accepted, summary.num_rejected) == (800, 200)
     found = everything(SampleIndex.open(tmp_path / "index"))
     good = {f"{number}.png" for number, (kind, _) in enumerate(order, start=1) if kind == "good"}
     assert set(found) == good
     for name, (_, captions, _, _, data) in found.items():
         assert captions == (f"image {name.removesuffix('.png')}",)
         assert data == (source / name).read_bytes()
-    refused = [json.loads(line) for line in (tmp_path / "index" / "refused.jsonl").read_text().splitlines()]
+    refused = [json.loads(line) for line in (tmp_path / "index" / "rejected.jsonl").read_text().splitlines()]
     assert len(refused) == 200
     assert {refusal["name"]: refusal["reason"] for refusal in refused} == expected
 
@@ -178,7 +178,7 @@ def test_a_summary_needs_no_images(tmp_path: Path) -> None:
     built = build_index(source, tmp_path / "index", max_bad_fraction=0.1)
     shutil.rmtree(tmp_path / "set")
     assert SampleIndex.open(tmp_path / "index").summary() == built
-    assert built.refused == {"empty-file": 1}
+    assert built.rejected == {"empty-file": 1}
     assert built.splits.total() == built.ratios.total() == built.sides.total() == 59
 
 
@@ -235,8 +235,8 @@ def test_too_many_bad_ones_leave_a_report_and_no_index(tmp_path: Path) -> None:
     (tmp_path / "set" / "007.png").write_bytes(b"broken")
     said: list[str] = []
     with pytest.raises(UsageError, match="1 of 60 samples"):
-        build_index(source, tmp_path / "index", progress=said.append)
-    report = tmp_path / "index.refused.jsonl"
+        build_index(source, tmp_path / "index", log=said.append)
+    report = tmp_path / "index.rejected.jsonl"
     assert {path.name for path in tmp_path.iterdir()} == {"set", report.name}
     assert json.loads(report.read_text())["name"] == "s.jsonl:8"
     assert str(report) in said[-1]
@@ -250,7 +250,7 @@ def test_one_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
 
     source = many(tmp_path / "set")
     with pytest.raises(KeyboardInterrupt):
-        build_index(source, tmp_path / "index", progress=stop)
+        build_index(source, tmp_path / "index", log=stop)
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
@@ -264,7 +264,7 @@ def test_where_it_can_not_be_written(indexed: Path, tmp_path: Path) -> None:
         build_index(indexed, tmp_path / "other")
     with pytest.raises(UsageError, match="no such file"):
         build_index(tmp_path / "nowhere", tmp_path / "other")
-    assert build_index(source, tmp_path / "empty").good == 60
+    assert build_index(source, tmp_path / "empty").accepted == 60
     assert {path.name for path in tmp_path.iterdir()} == {"set", "index", "empty"}
 
 
@@ -370,7 +370,7 @@ def test_paths_that_end_nowhere(indexed: Path) -> None:
     ends[:] = 2**40
     np.save(indexed / "path_ends.npy", ends)
     with pytest.raises(UsageError, match=r"path \d+ points out"):
-        list(SampleIndex.open(indexed).entries())
+        list(SampleIndex.open(indexed).raw_samples())
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_folders_that_are_no_index(tmp_path: Path, indexed: Path) -> None:
 
 
 def test_the_files_are_the_documented_ones(indexed: Path) -> None:
-    assert {path.name for path in indexed.iterdir()} == {*FILES, "index.json", "refused.jsonl"}
+    assert {path.name for path in indexed.iterdir()} == {*FILES, "index.json", "rejected.jsonl"}
     assert index_module.RECORD.itemsize == 40
 
 

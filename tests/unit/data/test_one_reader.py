@@ -117,12 +117,12 @@ def agree(folder: Path, count: int, seed: int) -> None:
         import_set(source, folder / f"{name}-set", size=(16, 16), max_bad_fraction=1.0)
         rows = [json.loads(line) for line in (folder / f"{name}-set" / "samples.jsonl").read_text().splitlines()]
         assert {each["source"]: tuple(each["captions"]) for each in rows} == good
-        assert reasons(folder / f"{name}-set" / "refused.jsonl") == refused
+        assert reasons(folder / f"{name}-set" / "rejected.jsonl") == refused
 
         build_index(source, folder / f"{name}-index", max_bad_fraction=1.0)
         index = SampleIndex.open(folder / f"{name}-index")
         assert sorted(index[i].captions for i in range(len(index))) == sorted(good.values())
-        assert reasons(folder / f"{name}-index" / "refused.jsonl") == refused
+        assert reasons(folder / f"{name}-index" / "rejected.jsonl") == refused
 
         trained_on_an_index(folder, index)
         assert {sample.labels["source"] for sample in read_samples(folder / f"{name}-set", split=None)} == set(good)
@@ -279,7 +279,7 @@ def test_sizes_are_compared_before_anything_is_decoded(tmp_path: Path) -> None:
     (folder / "1.png").write_bytes(encoded(make_image(64, 32)))
     with pytest.raises(UsageError, match=r"1 of 2 images[\s\S]*1 of 64x32[\s\S]*1\.png"):
         require_images(samples, (32, 32))
-    with pytest.raises(UsageError, match=r"not of one size[\s\S]*1\.png is 64x32[\s\S]*0\.png is 32x32"):
+    with pytest.raises(UsageError, match=r"different sizes[\s\S]*1\.png is 64x32[\s\S]*0\.png is 32x32"):
         load_images(samples)
     (folder / "1.png").write_bytes(b"nothing")
     with pytest.raises(UsageError, match=r"1\.png"):
@@ -299,7 +299,7 @@ def test_splits_that_are_not_named_are_drawn_as_for_an_index(tmp_path: Path) -> 
         index[i].name: group.split for group in index.groups for i in range(group.start, group.start + group.count)
     }
     said: list[str] = []
-    assert {s.path.name: s.split for s in read_samples(folder, split=None, report=said.append)} == indexed
+    assert {s.path.name: s.split for s in read_samples(folder, split=None, log=said.append)} == indexed
     assert "60 samples name no split" in said[0]
 
 

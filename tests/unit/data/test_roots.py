@@ -9,7 +9,7 @@ import pytest
 
 from bitvar.cli import main as cli
 from bitvar.data.index import SampleIndex
-from bitvar.data.records import Reading
+from bitvar.data.records import ReadOptions
 from bitvar.data.roots import find_root
 from tests.support.captioned import encoded, make_image
 from tests.support.tiny import tiny_pipeline
@@ -114,11 +114,11 @@ def test_long_captions_are_counted_beforehand(toy: Path, tmp_path: Path, bitvar:
 
 def test_no_root_is_made_up(toy: Path, tmp_path: Path, bitvar: Any) -> None:
     splits = toy / "data" / "toy" / "splits"
-    assert find_root(splits, Reading()) == toy
-    assert find_root(splits, Reading(root=toy)) is None
+    assert find_root(splits, ReadOptions()) == toy
+    assert find_root(splits, ReadOptions(root=toy)) is None
     for path in (toy / "data" / "toy" / "images").iterdir():
         path.unlink()
-    assert find_root(splits, Reading()) is None
+    assert find_root(splits, ReadOptions()) is None
     result = bitvar("data", "check", splits)
     assert result.code == 2
     assert "--root" not in result.err
@@ -155,12 +155,12 @@ def test_captions_are_given_on_the_command_line(tmp_path: Path, bitvar: Any) -> 
     rows = [json.loads(line) for line in (tmp_path / "set" / "samples.jsonl").read_text().splitlines()]
     assert {tuple(row["captions"]) for row in rows} == {("red cat",), ("a thing",)}
     assert "holds paths and captions" in bitvar("data", "check", tmp_path / "index", *both).err
-    assert "--fit cover pads nothing" in bitvar("data", "import", tmp_path / "in", "x", "--pad-color", "red").err
+    assert "--fit cover doesn't pad" in bitvar("data", "import", tmp_path / "in", "x", "--pad-color", "red").err
     assert "known" in bitvar("data", "import", tmp_path / "in", tmp_path / "x", "--fit", "xyz").err
 
 
 def test_icons_are_told_in_a_sentence(tmp_path: Path, bitvar: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bitvar.data import icons
+    from bitvar.icons import dataset as icons
 
     counts = {"train": {"single": 8, "pair": 4}, "val": {"single": 2}}
     summary = icons.IconSetSummary(tmp_path, 14, counts, already_complete=False)

@@ -13,7 +13,7 @@ from bitvar.data.writing import prepare_folder
 from bitvar.errors import UsageError
 
 
-@pytest.mark.parametrize("name", ["samples.jsonl", "manifest.json", "refused.jsonl", "contact_sheet.png", "images"])
+@pytest.mark.parametrize("name", ["samples.jsonl", "manifest.json", "rejected.jsonl", "contact_sheet.png", "images"])
 def test_files_of_the_names_of_a_set_are_not_replaced(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(UsageError, match=name):

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from bitvar.data.layouts import read_records
-from bitvar.data.records import RawSample, Reading
+from bitvar.data.records import RawSample, ReadOptions
 from bitvar.errors import UsageError
 from tests.support.captioned import encoded, make_image, outcome
 
 
-def read(path: Path, reading: Reading | None = None) -> tuple[dict[int, tuple[str, ...]], dict[int, str]]:
+def read(path: Path, options: ReadOptions | None = None) -> tuple[dict[int, tuple[str, ...]], dict[int, str]]:
     """Captions by line, and the reason of every refused line."""
     good, refused = {}, {}
-    for entry in read_records(path, reading or Reading()):
+    for entry in read_records(path, options or ReadOptions()):
         number = int(entry.name.rpartition(":")[2])
         if isinstance(entry, RawSample):
             good[number] = entry.captions
@@ -146,8 +146,8 @@ def test_thousands_of_open_quotes_take_no_time(tmp_path: Path, count: int) -> No
 
 def test_a_table_without_captions_is_given_some(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image\nred_cat-01.png\n0001.png\n")
-    reading = Reading(caption="in my style", captions_from_names=True)
-    assert read(tmp_path / "t.csv", reading) == ({2: ("red cat",), 3: ("in my style",)}, {})
+    options = ReadOptions(caption="in my style", captions_from_names=True)
+    assert read(tmp_path / "t.csv", options) == ({2: ("red cat",), 3: ("in my style",)}, {})
 
 
 def test_rows_are_opened_like_any_samples(tmp_path: Path) -> None:

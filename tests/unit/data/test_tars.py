@@ -23,13 +23,13 @@ def test_what_macos_adds_is_passed_over(tmp_path: Path) -> None:
     for number in range(4):
         for name, data in sample(number).items():
             members |= {f"./._{name}": b"\0\5\x16\7", f"./{name}": data}
-    others: Counter[str] = Counter()
-    entries = list(read_records(tar(tmp_path, members), others=others))
+    other_files: Counter[str] = Counter()
+    entries = list(read_records(tar(tmp_path, members), other_files=other_files))
     assert [entry.name for entry in entries if isinstance(entry, RawSample)] == [
         f"shard-000.tar:{n:03d}" for n in range(4)
     ]
     assert len(entries) == 4
-    assert others == {"hidden": 11}
+    assert other_files == {"hidden": 11}
 
 
 @pytest.mark.parametrize("order", ["images first", "one member late"])

@@ -103,7 +103,7 @@ def test_an_image_that_can_not_be_compared_is_named(tmp_path: Path) -> None:
 
 def test_a_tokenizers_images_are_counted_in_one_line(folder: Path) -> None:
     lines: list[str] = []
-    source = open_images(folder, max_bad_fraction=0.5, report=lines.append)
+    source = open_images(folder, max_bad_fraction=0.5, log=lines.append)
     assert sum(group.count for group in source.groups) == 6
     assert lines[-1] == (
         "found 7 images: 5 to train on, 1 held out, 1 that can't be used; "

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from bitvar.data.importing import import_set
-from bitvar.data.records import Reading
+from bitvar.data.records import ReadOptions
 from bitvar.errors import UsageError
-from bitvar.imaging.fitting import SHEET, Fit, contact_sheet, lost_area
+from bitvar.imaging.fitting import Fit, lost_area
+from bitvar.imaging.sheet import CONTACT_SHEET_IMAGES, contact_sheet
 from tests.support.captioned import encoded, make_image
 
 
@@ -71,7 +72,7 @@ def test_lost_area(original: tuple[int, int], size: tuple[int, int], lost: float
 def test_other_fits_and_colours_are_refused() -> None:
     with pytest.raises(UsageError, match="did you mean 'smart'"):
         Fit("smrt")
-    with pytest.raises(UsageError, match="no such colour"):
+    with pytest.raises(UsageError, match="Unknown colour"):
         Fit("pad", "whitish")
 
 
@@ -86,8 +87,8 @@ def source(folder: Path, count: int, size: tuple[int, int] = (60, 30)) -> Path:
     ("fit", "words"),
     [
         (Fit(), "around the middle; 2 of 4 lost more than a fifth of their area; --fit pad"),
-        (Fit("smart"), "where their edges are strongest; 2 of 4 lost more than a fifth"),
-        (Fit("pad"), "padded to the size, and nothing of them is cut off"),
+        (Fit("smart"), "to their strongest edges; 2 of 4 lost more than a fifth"),
+        (Fit("pad"), "padded to the size; nothing is cropped"),
     ],
     ids=["cover", "smart", "pad"],
 )
@@ -95,7 +96,7 @@ def test_importing_says_what_was_cut_and_shows_what_was_made(tmp_path: Path, fit
     said: list[str] = []
     folder = source(tmp_path / "in", 4)
     import_set(
-        folder, tmp_path / "set", size=(16, 16), fit=fit, reading=Reading(caption="a noise"), progress=said.append
+        folder, tmp_path / "set", size=(16, 16), fit=fit, options=ReadOptions(caption="a noise"), log=said.append
     )
     assert any(words in line for line in said)
     with Image.open(tmp_path / "set" / "contact_sheet.png") as sheet:
@@ -109,4 +110,4 @@ def test_a_contact_sheet_is_small_and_the_same_each_time(tmp_path: Path) -> None
     one, again, other = ((tmp_path / f"{name}.png").read_bytes() for name in ("one", "again", "other"))
     assert one == again != other
     with Image.open(tmp_path / "one.png") as sheet:
-        assert sheet.height < (SHEET // 8 + 1) * 140
+        assert sheet.height < (CONTACT_SHEET_IMAGES // 8 + 1) * 140

@@ -15,7 +15,7 @@ from bitvar.data.captions import CaptionChoice
 from bitvar.data.index import SampleIndex
 from bitvar.data.index_writing import build_index
 from bitvar.data.order import SampleOrder
-from bitvar.data.records import Reading
+from bitvar.data.records import ReadOptions
 from bitvar.errors import UsageError
 from bitvar.training.engine.microbatch import micro_batches_of
 from bitvar.training.streaming import BadSamples, IndexData
@@ -45,7 +45,7 @@ def make_images(folder: Path, count: int = 24) -> Path:
 def index(tmp_path: Path) -> Path:
     build_index(
         make_images(tmp_path / "images"), tmp_path / "index", content_hash=True, validation=0.2,
-        reading=Reading(caption_lines=True),
+        options=ReadOptions(caption_lines=True),
     )  # fmt: skip
     return tmp_path / "index"
 

@@ -236,7 +236,7 @@ def test_pixels_that_can_not_be_decoded_are_refused(channels: int) -> None:
 def test_bad_files_are_named_and_too_many_refused(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"nothing")
     lines: list[str] = []
-    source = open_images(folder, limits=LIMITS, max_bad_fraction=0.1, report=lines.append)
+    source = open_images(folder, limits=LIMITS, max_bad_fraction=0.1, log=lines.append)
     assert sum(group.count for group in source.groups) == 20
     assert [line.split(":")[0] for line in lines] == ["left out", "found 21 images"]
     assert "broken.png" in lines[0]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bitvar import ImageCodec, InfinityPipeline, pyramid
 from bitvar.errors import UsageError, WeightsError
+from bitvar.imaging.convert import to_image
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import PerceptualDistance
 from bitvar.tokenizer import InfinityTokenizer, losses
@@ -22,7 +23,7 @@ from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.export import load_tokenizer, save_tokenizer
 from bitvar.training.monitor import health
-from bitvar.training.monitor.sample_sheets import reconstruction_sheet, to_image
+from bitvar.training.monitor.sample_sheets import reconstruction_sheet
 from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.task import TokenizerTask
 from bitvar.training.tokenizer.validation import measure_reconstruction

@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from bitvar.evaluation.benchmarks.base import Score
 from bitvar.imaging.open import ImageLimits, require_image
+from bitvar.imaging.sheet import Caption, GridStyle, Tile, draw_grid
 
 EACH: Final = 4
 """Number of best images in a row, and of worst ones."""
 
-_SIDE, _GAP, _LINE, _MARGIN = 192, 14, 15, 20
+_SIDE: Final = 192
+_STYLE: Final = GridStyle(
+    gap=14, margin=20, outline="#cccccc", enlarge="pixels", caption_height=90, caption_size=13, heading_height=30
+)
 _CORRECT, _INCORRECT, _NEUTRAL = "#1a7f37", "#c0392b", "#666666"
 _PROMPT_LINES, _NOTE_LINES = 3, 3
 _LIMITS: Final = ImageLimits(min_side=1, max_ratio=64.0)
@@ -82,54 +86,17 @@ def _example(score: Score, root: Path) -> Cell:
 
 
 def draw_rows(rows: Sequence[SheetRow]) -> Image.Image:
-    """Draw the rows on white; small images are magnified by a whole number, large ones reduced."""
+    """Draw the rows on white. Small images are magnified by a whole number, larger ones reduced."""
     columns = max((len(row.cells) for row in rows), default=1)
-    font, bold = ImageFont.load_default(13), ImageFont.load_default(18)
-    below = (_PROMPT_LINES + _NOTE_LINES) * _LINE
-    height = 2 * _LINE + _SIDE + below + _GAP
-    sheet = Image.new("RGB", (2 * _MARGIN + columns * (_SIDE + _GAP), 2 * _MARGIN + len(rows) * height), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, row in enumerate(rows):
-        top = _MARGIN + i * height
-        draw.text((_MARGIN, top), _ascii(row.heading), fill="black", font=bold)
-        for j, cell in enumerate(row.cells):
-            x, y = _MARGIN + j * (_SIDE + _GAP), top + 2 * _LINE
-            image = _fitted(cell.image)
-            sheet.paste(image, (x, y))
-            draw.rectangle((x - 1, y - 1, x + image.width, y + image.height), outline="#cccccc")
-            y += _SIDE + 4
-            for text in wrapped(cell.title, font, width=_SIDE, max_lines=_PROMPT_LINES):
-                draw.text((x, y), text, fill="black", font=font)
-                y += _LINE
-            colour = {True: _CORRECT, False: _INCORRECT, None: _NEUTRAL}[cell.correct]
-            for text in wrapped(cell.note, font, width=_SIDE, max_lines=_NOTE_LINES):
-                draw.text((x, y), text, fill=colour, font=font)
-                y += _LINE
-    return sheet
+    tiles: list[Tile | None] = []
+    for row in rows:
+        tiles += [_tile(cell) for cell in row.cells]
+        tiles += [None] * (columns - len(row.cells))
+    headings = [row.heading for row in rows]
+    return draw_grid(tiles, columns=columns, cell=(_SIDE, _SIDE), style=_STYLE, headings=headings)
 
 
-def _fitted(image: Image.Image) -> Image.Image:
-    longer = max(image.size)
-    if longer > _SIDE:
-        width, height = (max(1, round(side * _SIDE / longer)) for side in image.size)
-        return image.resize((width, height), Image.Resampling.LANCZOS)
-    scale = _SIDE // longer
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-
-
-def wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, *, width: int, max_lines: int) -> list[str]:
-    """Break a text into lines of at most `width` pixels where words allow it; dots replace lines beyond `max_lines`."""
-    lines, line = [], ""
-    for word in _ascii(text).split():
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > width:
-            lines.append(line)
-            line = word
-        else:
-            line = longer
-    lines.append(line)
-    return lines if len(lines) <= max_lines else [*lines[: max_lines - 1], f"{lines[max_lines - 1][:-2]}.."]
-
-
-def _ascii(text: str) -> str:
-    return text.encode("ascii", "replace").decode()
+def _tile(cell: Cell) -> Tile:
+    color = {True: _CORRECT, False: _INCORRECT, None: _NEUTRAL}[cell.correct]
+    captions = [Caption(cell.title, max_lines=_PROMPT_LINES), Caption(cell.note, color, max_lines=_NOTE_LINES)]
+    return Tile(cell.image, captions)

@@ -15,6 +15,7 @@ from bitvar.codec.image_codec import MAX_RATIO
 from bitvar.evaluation.reconstruction.accumulators import MetricAccumulator
 from bitvar.evaluation.reconstruction.baselines import FORMATS, Result, ScaleResult, reconstruct
 from bitvar.finite import require_finite
+from bitvar.imaging.convert import channels_first
 from bitvar.imaging.open import ImageLimits
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance, block_mean_error, psnr, ssim
@@ -64,7 +65,7 @@ class ReconstructionComparison:
 
     def to_signed(self, images: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
         """Convert images from 0..255 to [-1, 1], on the device."""
-        return to_signed(torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2))
+        return to_signed(channels_first(images).to(self.device))
 
     @torch.inference_mode()
     def measure(

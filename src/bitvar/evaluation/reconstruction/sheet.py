@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from bitvar.imaging.sheet import Caption, GridStyle, Tile, draw_grid, fit_into
 
 Row: TypeAlias = list[tuple[Image.Image, tuple[str, str]]]
 """Images of one size, each with two lines of text."""
@@ -13,7 +15,7 @@ _EACH: Final = 3
 _LARGE, _SMALL = 384, 192
 """Longer sides: larger images are reduced to the first, smaller ones magnified up to the second."""
 
-_GAP, _LINE, _NARROWEST, _WIDTH = 12, 17, 168, 1500
+_GAP, _NARROWEST, _WIDTH = 12, 168, 1500
 
 
 def choose(count: int, wanted: int | None) -> list[tuple[int, str]]:
@@ -36,44 +38,20 @@ def draw_sheet(rows: Sequence[Row]) -> Image.Image:
     Images of at most 192 pixels a side are magnified by a whole number, every pixel a square; images of more than 384
     are reduced, and their captions say so.
     """
-    drawn = [[(*_fitted(image), text) for image, text in row] for row in rows]
+    drawn = [[_tile(image, *texts) for image, texts in row] for row in rows]
+    images = [tile.image for row in drawn for tile in row]
+    cell = max(_NARROWEST, *(image.width for image in images)), max(image.height for image in images)
     columns = max(len(row) for row in drawn)
-    widths = [max(row[i][0].width for row in drawn if i < len(row)) for i in range(columns)]
-    widths = [max(width, _NARROWEST) for width in widths]
-    block = sum(widths) + columns * _GAP + _GAP
-    across = min(len(drawn), max(1, _WIDTH // block))
-    lines = [drawn[start : start + across] for start in range(0, len(drawn), across)]
-    heights = [max(image.height for row in line for image, _, _ in row) + 2 * _LINE + 2 * _GAP for line in lines]
-    sheet = Image.new("RGB", (across * block + _GAP, sum(heights) + _GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    y = _GAP
-    for line, height in zip(lines, heights, strict=True):
-        for i, row in enumerate(line):
-            x = _GAP + i * block
-            for (image, note, (title, text)), width in zip(row, widths, strict=False):
-                sheet.paste(image, (x, y))
-                below = y + max(p.height for p, _, _ in row) + 4
-                draw.text((x, below), _clipped(title, width, font), fill="black", font=font)
-                draw.text((x, below + _LINE - 2), _clipped(text + note, width, font), fill="#555555", font=font)
-                x += width + _GAP
-        y += height
-    return sheet
+    across = min(len(drawn), max(1, _WIDTH // ((columns + 1) * _GAP + columns * cell[0])))
+    style = GridStyle(gap=_GAP, group=columns, margin=_GAP, enlarge="never", caption_height=34)
+    tiles = [tile for row in drawn for tile in (*row, *[None] * (columns - len(row)))]
+    return draw_grid(tiles, columns=across * columns, cell=cell, style=style)
 
 
-def _fitted(image: Image.Image) -> tuple[Image.Image, str]:
-    longer = max(image.size)
+def _tile(image: Image.Image, title: str, text: str) -> Tile:
+    longer, note = max(image.size), ""
     if longer > _LARGE:
-        size = tuple(max(1, round(side * _LARGE / longer)) for side in image.size)
-        return image.resize((size[0], size[1]), Image.Resampling.LANCZOS), f", at {_LARGE / longer:.0%}"
-    scale = max(1, _SMALL // longer)
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST), ""
-
-
-def _clipped(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """Shorten a text in the middle until it is at most `width` pixels wide."""
-    shown = text.encode("ascii", "replace").decode()
-    cut = len(shown)
-    while font.getlength(shown) > width and cut > 4:
-        cut -= 1
-        shown = f"{text[: cut // 2]}..{text[len(text) - (cut - cut // 2) :]}".encode("ascii", "replace").decode()
-    return shown
+        image, note = fit_into(image, (_LARGE, _LARGE), "never"), f", at {_LARGE / longer:.0%}"
+    elif longer < _SMALL:
+        image = fit_into(image, (_SMALL, _SMALL), "pixels")
+    return Tile(image, [Caption(title), Caption(text + note, "#555555")])

@@ -18,7 +18,7 @@ from bitvar.icons.benchmark.rules import judge_scene
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, Concept
 from bitvar.icons.dataset.render import SpriteAtlas, draw_scene
 from bitvar.icons.dataset.scene_spec import OPPOSITE, ObjectSpec, SceneSpec
-from bitvar.imaging.batches import as_tensor
+from bitvar.imaging.convert import from_pil
 
 PAIR_KINDS = ("single", "background", "two", "count", "colour", "position", "colour_pair", "style")
 """Kinds of pairs: the skills, with "single" on a coloured background as a kind of its own."""
@@ -157,7 +157,7 @@ def measure_accuracy(
 
 def as_images(images: Sequence[Image.Image]) -> Float[Tensor, "b 3 H W"]:
     """Convert RGB images of one size to a tensor in [-1, 1]."""
-    return as_tensor([np.asarray(image.convert("RGB")) for image in images])
+    return from_pil(images)
 
 
 def detect_in_pairs(

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageOps
-from torch import Tensor
+from PIL import Image
 
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.data.samples import read_samples
 from bitvar.files import atomic_path, write_text
+from bitvar.imaging.convert import to_image
 from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_image
-from bitvar.imaging.pixels import to_signed, to_uint8
+from bitvar.imaging.pixels import to_signed
+from bitvar.imaging.sheet import Caption, GridStyle, Tile, draw_grid
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.engine.microbatch import MicroBatch
@@ -150,24 +149,10 @@ def reconstruction_sheet(
         contact_sheet(cells, captions, columns=len(rows[0][:SHEET])).save(temporary, format="PNG")
 
 
-def to_image(pixels: Float[Tensor, "c H W"]) -> Image.Image:
-    """For people to look at: grey, or the first three channels as red, green and blue."""
-    shown = pixels[:3] if len(pixels) >= 3 else pixels.mean(dim=0, keepdim=True).expand(3, -1, -1)
-    return Image.fromarray(np.ascontiguousarray(to_uint8(shown[None])[0].permute(1, 2, 0).cpu().numpy()))
-
-
 def contact_sheet(
     images: Sequence[Image.Image], captions: Sequence[str], *, columns: int = 8, cell: int = 160
 ) -> Image.Image:
-    """Images in rows, captions below them, on white."""
-    rows = -(-len(images) // columns)
-    line = 30
-    sheet = Image.new("RGB", (columns * (cell + 8) + 8, rows * (cell + line + 8) + 8), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        x, y = 8 + i % columns * (cell + 8), 8 + i // columns * (cell + line + 8)
-        shown = ImageOps.pad(image, (cell, cell), Image.Resampling.LANCZOS, color="white")
-        sheet.paste(shown, (x, y))
-        for row, text in enumerate(textwrap.wrap(caption, cell // 6)[:2]):
-            draw.text((x, y + cell + 2 + row * 12), text, fill="black")
-    return sheet
+    """Draw images in rows on white, each with a caption of at most two lines below it."""
+    tiles = [Tile(image, [Caption(text, max_lines=2)]) for image, text in zip(images, captions, strict=True)]
+    style = GridStyle(caption_height=30, line_height=13)
+    return draw_grid(tiles, columns=columns, cell=(cell, cell), style=style)

@@ -48,7 +48,7 @@ def train_tokenizer(
     _refuse_unused(models, placement)
     origin = _read_origin(config, models)
     run.folder.mkdir(parents=True, exist_ok=True)
-    source = open_images(paths.data, limits=_limits(config), max_bad_fraction=loading.max_bad_fraction, report=run.log)
+    source = open_images(paths.data, limits=_limits(config), max_bad_fraction=loading.max_bad_fraction, log=run.log)
     initial = NONE if origin is None else digest_of([origin.config.dump(), digest_tensors(origin.tensors)])
     files = source.paths if isinstance(source, ImageList) else ()
     run = replace(run, identity=identify_run(run, paths.data, {"--init": initial}, images=lambda: files))

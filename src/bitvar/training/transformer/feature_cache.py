@@ -79,7 +79,7 @@ def prepare(
         UsageError: if an image is missing, broken, or of another size.
         ComputationError: if an encoder gives numbers that are not finite.
     """
-    samples = read_samples(data, split=split, report=report)
+    samples = read_samples(data, split=split, log=report)
     captions = sorted({caption for sample in samples for caption in sample.captions})
     index = {caption: i for i, caption in enumerate(captions)}
     choices = [[index[caption] for caption in sample.captions] for sample in samples]
