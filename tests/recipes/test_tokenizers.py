@@ -60,8 +60,8 @@ def test_the_general_recipe_is_that_of_the_tokenizers_in_the_package(folder: Pat
 @pytest.mark.parametrize("folder", TOKENIZERS, ids=lambda folder: folder.name)
 def test_the_tokenizers_in_the_package_are_whom_they_say(folder: Path) -> None:
     identity = TokenizerIdentity.load(folder / "identity.json")
-    lengths = TokenizerConfig.load(folder / "config.json").code_lengths
-    assert identity == identify(identity.name, read_tensors(folder), lengths)
+    code_norms = TokenizerConfig.load(folder / "config.json").code_norms
+    assert identity == identify(identity.name, read_tensors(folder), code_norms)
 
 
 def test_an_unknown_size_of_the_general_recipe_is_refused() -> None:

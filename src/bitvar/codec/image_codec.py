@@ -75,7 +75,7 @@ class Encoding(NamedTuple):
 
     header: BitHeader
     features: Tensor
-    steps: list[pyramid.Step]
+    steps: list[pyramid.ScaleStep]
 
     def replaced(self, better: Bool[Tensor, " b"], new: "Encoding") -> "Encoding":
         """The same images, those of `better` as in `new`."""
@@ -381,7 +381,7 @@ class ImageCodec:
                 features = torch.cat([self._tiled_features(image) for image in padded])
             else:
                 features = self.tokenizer.features(to_signed(_to_planes(padded).to(self.tokenizer.device)))
-            return Encoding(header, features, list(self.tokenizer.steps(features, header.grids)))
+            return Encoding(header, features, list(self.tokenizer.encode_scales(features, header.grids)))
 
     def _closer(self, best: Encoding, images: UInt8[np.ndarray, "b H W c"], passes: int, last: int) -> Encoding:
         """The best encoding of some passes on, by what scales up to `last` give back; `best` if none is better."""

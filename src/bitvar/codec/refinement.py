@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bitvar.pyramid import Step
+from bitvar.pyramid import ScaleStep
 from bitvar.tokenizer.losses import pooled_errors
 
 GAIN: Final = 0.15
@@ -40,7 +40,7 @@ def seen_error(missing: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
     return missing.abs().mean(dim=(1, 2, 3)) + pooled_errors(missing)
 
 
-def choose(better: Bool[Tensor, " b"], new: Step, old: Step) -> Step:
+def choose(better: Bool[Tensor, " b"], new: ScaleStep, old: ScaleStep) -> ScaleStep:
     """A step of two encodings, image by image."""
     pick = better[:, None, None, None]
-    return Step(*(torch.where(pick, one, other) for one, other in zip(new, old, strict=True)))
+    return ScaleStep(*(torch.where(pick, one, other) for one, other in zip(new, old, strict=True)))

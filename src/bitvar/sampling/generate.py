@@ -21,7 +21,7 @@ from bitvar.finite import require_finite
 from bitvar.sampling.draw import draw_bits, guide
 from bitvar.sampling.noise import uniform_noise
 from bitvar.sampling.params import SamplingParams
-from bitvar.scales import ScaleSchedule, lengths_of
+from bitvar.scales import ScaleSchedule, code_norms_of
 from bitvar.transformer import InfinityTransformer
 
 
@@ -135,7 +135,7 @@ def _scales(
         condition = condition.concatenate(negative or condition.drop(torch.ones(batch, dtype=torch.bool)))
     patch_size = model.config.patch_size
     grids = schedule.latent_grids(patch_size)
-    lengths = lengths_of(model.config.code_lengths, len(schedule))
+    code_norms = code_norms_of(model.config.code_norms, len(schedule))
 
     with torch.inference_mode():
         state = model.start_decoding(condition, schedule)
@@ -153,7 +153,7 @@ def _scales(
                 bits = model.to_cells(draw_bits(logits, per_scale[k], noise), grid)
             elif k < last:
                 model.decode_scale(tokens, k, state)  # given bits need no logits, but later scales need the cache
-            latent = pyramid.add_scale(latent, bits_to_codes(bits, lengths[k]))
+            latent = pyramid.add_scale(latent, bits_to_codes(bits, code_norms[k]))
             if k < last:
                 resized = pyramid.next_input(latent, grids[k + 1])
                 tokens = model.embed(resized, k + 1).repeat(tokens.shape[0] // batch, 1, 1)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bitvar.config import CodeLengths, Config
+from bitvar.config import CodeNorms, Config
 
 
 class TokenizerConfig(Config):
@@ -18,7 +18,7 @@ class TokenizerConfig(Config):
         norm: "group", as in the published tokenizers, or "pixel": each place by itself.
         linear_skip: a 1x1 convolution beside the encoder, straight from pixels to features, and one beside the decoder,
             straight from the latent to pixels. The published tokenizers have none.
-        code_lengths: of each scale's codes, coarse to fine; see `scales.lengths_of`. The published tokenizers' are 1.
+        code_norms: Norm of each scale's codes, coarse to fine (`scales.code_norms_of`); 1 in the published tokenizers.
         norm_groups: groups of every GroupNorm, of which "pixel" has none; must divide every level's channels.
         image_channels: channels of the image.
         pixel_patch: side of the squares of pixels that the first level takes as one place, with all their values as
@@ -31,7 +31,7 @@ class TokenizerConfig(Config):
     res_blocks: int = Field(default=2, ge=1, le=64)
     norm: Literal["group", "pixel"] = "group"
     linear_skip: bool = False
-    code_lengths: CodeLengths = (1.0,)
+    code_norms: CodeNorms = (1.0,)
     norm_groups: int = Field(default=32, ge=1, le=1 << 12)
     image_channels: int = Field(default=3, ge=1, le=16)
     pixel_patch: int = Field(default=1, ge=1, le=8)

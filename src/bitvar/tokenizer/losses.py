@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from bitvar.pyramid import Step
+from bitvar.pyramid import ScaleStep
 
 NUM_POOLINGS: Final = 4
 
@@ -61,7 +61,7 @@ def bit_entropy(residual: Float[Tensor, "b d h w"], *, inverse_temperature: floa
     return EntropyTerms(_entropy_of_logits(logits).mean(), _entropy_of_logits(torch.logit(mean)).mean())
 
 
-def entropy_penalty(steps: Sequence[Step], *, inverse_temperature: float = 1.0) -> Float[Tensor, ""]:
+def entropy_penalty(steps: Sequence[ScaleStep], *, inverse_temperature: float = 1.0) -> Float[Tensor, ""]:
     """Mean over the scales of per-sample entropy minus entropy of the mean: certain bits, evenly used."""
     terms = [bit_entropy(step.residual, inverse_temperature=inverse_temperature) for step in steps]
     return torch.stack([term.per_sample - term.of_mean for term in terms]).mean()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bitvar import pyramid
 from bitvar.errors import UsageError
 from bitvar.finite import require_finite
-from bitvar.scales import Grid, lengths_of
+from bitvar.scales import Grid, code_norms_of
 from bitvar.tokenizer.autoencoder import Decoder, Encoder
 from bitvar.tokenizer.config import TokenizerConfig
 
@@ -67,10 +67,10 @@ class InfinityTokenizer(nn.Module):
             images: sides are the last grid times the stride.
             grids: cells of each scale, coarse to fine (`ScaleSchedule.latent_grids`).
         """
-        steps = list(self.steps(self.features(images), grids))
+        steps = list(self.encode_scales(self.features(images), grids))
         return [step.bits for step in steps], steps[-1].latent
 
-    def steps(self, features: Float[Tensor, "b d h w"], grids: Sequence[Grid]) -> Iterator[pyramid.Step]:
+    def encode_scales(self, features: Float[Tensor, "b d h w"], grids: Sequence[Grid]) -> Iterator[pyramid.ScaleStep]:
         """Features to bits, scale by scale, as `pyramid.encode`. `grids` are all of a schedule's.
 
         Raises:
@@ -78,11 +78,11 @@ class InfinityTokenizer(nn.Module):
         """
         if not features.requires_grad:
             require_finite(features, "the features to make bits of")
-        return pyramid.encode(features, grids, lengths_of(self.config.code_lengths, len(grids)))
+        return pyramid.encode(features, grids, code_norms_of(self.config.code_norms, len(grids)))
 
     def decode_latent(self, bits: Sequence[Bool[Tensor, "b d _ _"]], grids: Sequence[Grid]) -> Float[Tensor, "b d h w"]:
         """Sum the codes of every scale, or of the first ones only, as `pyramid.decode_latent`. `grids` as above."""
-        return pyramid.decode_latent(bits, grids[-1], lengths_of(self.config.code_lengths, len(grids)))
+        return pyramid.decode_latent(bits, grids[-1], code_norms_of(self.config.code_norms, len(grids)))
 
     def decode(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         """A latent, whole or of the first scales only, to fp32 images in [-1, 1].

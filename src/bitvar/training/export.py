@@ -183,7 +183,7 @@ def save_tokenizer(
     tensors = {key: value.half().cpu() for key, value in tokenizer.state_dict().items()}
     if encoder_of is not None:
         tensors |= {key: value for key, value in encoder_of.tensors.items() if key.startswith("encoder.")}
-    identity = identify(f"{name}-tokenizer", tensors, tokenizer.config.code_lengths)
+    identity = identify(f"{name}-tokenizer", tensors, tokenizer.config.code_norms)
     if encoder_of is not None and encoder_of.identity is not None:
         identity = identity.model_copy(update={"encoder_of": encoder_of.identity.bits_sha256})
     save_tokenizer_folder(tensors, tokenizer.config, folder, identity=identity, grids=grids)

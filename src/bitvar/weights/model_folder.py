@@ -153,11 +153,11 @@ class Components:
     vocabulary: Vocabulary | None = None
 
 
-def identify(name: str, tensors: Mapping[str, Tensor], code_lengths: Sequence[float] = (1.0,)) -> TokenizerIdentity:
-    """Name a tokenizer by the digest of its tensors' names, shapes, dtypes and bytes, and of lengths other than 1."""
+def identify(name: str, tensors: Mapping[str, Tensor], code_norms: Sequence[float] = (1.0,)) -> TokenizerIdentity:
+    """Identify a tokenizer by a digest over its tensors (name, shape, dtype, bytes) and any code norms other than 1."""
     sha256 = hashlib.sha256()
-    if any(length != 1 for length in code_lengths):
-        sha256.update(f"{[float(length) for length in code_lengths]}\n".encode())
+    if any(norm != 1 for norm in code_norms):
+        sha256.update(f"{[float(norm) for norm in code_norms]}\n".encode())
     for key in sorted(tensors):
         tensor = tensors[key].detach().cpu().contiguous()
         sha256.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -287,7 +287,7 @@ def check_bits(transformer: TransformerConfig, tokenizer: TokenizerConfig) -> No
         UsageError: naming both.
     """
     bits = tokenizer.bits * transformer.patch_size**2
-    expected: dict[str, object] = {"bits": bits, "code_lengths": tokenizer.code_lengths}
+    expected: dict[str, object] = {"bits": bits, "code_norms": tokenizer.code_norms}
     for name, value in expected.items():
         found = getattr(transformer, name)
         if found != value:

@@ -12,7 +12,7 @@ from bitvar.bits import bits_to_codes
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
 from bitvar.sampling import SamplingParams, ScaleResult, bit_probability, draw_bits, generate, guide, uniform_noise
-from bitvar.scales import ScaleSchedule, lengths_of
+from bitvar.scales import ScaleSchedule, code_norms_of
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
@@ -101,18 +101,18 @@ def test_guidance_and_negative_prompts_matter() -> None:
     assert not same_bits(sample(texts(3), [1], guidance_scale=4.0, negative=texts(4, seed=7)), guided)
 
 
-@pytest.mark.parametrize("code_lengths", [(1.0,), (2.0, 1.4, 1.0)], ids=str)
+@pytest.mark.parametrize("code_norms", [(1.0,), (2.0, 1.4, 1.0)], ids=str)
 @pytest.mark.parametrize("patch_size", [1, 2])
 def test_the_samplers_inputs_equal_the_teacher_forced_ones(
-    patch_size: int, code_lengths: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+    patch_size: int, code_norms: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = rough_model(patch_size, code_lengths=code_lengths)
+    model = rough_model(patch_size, code_norms=code_norms)
     grids = TALL.latent_grids(patch_size)
     features = torch.randn(2, 12 // patch_size**2, *grids[-1], generator=torch.Generator().manual_seed(3))
-    lengths = lengths_of(code_lengths, len(TALL))
-    steps = list(pyramid.encode(features, grids, lengths))
+    code_norms = code_norms_of(code_norms, len(TALL))
+    steps = list(pyramid.encode(features, grids, code_norms))
     given = {k: step.bits for k, step in enumerate(steps)}
-    expected = teacher_forcing(features, TALL, patch_size=patch_size, lengths=lengths)
+    expected = teacher_forcing(features, TALL, patch_size=patch_size, code_norms=code_norms)
     fed: list[Tensor] = []
     embed = model.embed
     monkeypatch.setattr(model, "embed", lambda resized, k: (fed.append(resized), embed(resized, k))[1])

@@ -133,7 +133,9 @@ def reconstruction_sheet(
     for batch in data.batches(parts):
         images = to_signed(batch.images.to(tokenizer.device))
         with torch.inference_mode():
-            steps = list(tokenizer.steps(tokenizer.features(images), schedules[data.schedules[batch.part.bucket]]))
+            steps = list(
+                tokenizer.encode_scales(tokenizer.features(images), schedules[data.schedules[batch.part.bucket]])
+            )
             coarse, fine = (tokenizer.decode(steps[k].latent) for k in ((len(steps) - 1) // 2, -1))
         for row, pixels in zip(rows, (images, coarse, fine), strict=True):
             row += [to_image(one) for one in pixels]

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance
 from bitvar.nn.linear import channels_last
-from bitvar.pyramid import Step
+from bitvar.pyramid import ScaleStep
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
 from bitvar.training.config import TokenizerTraining
@@ -89,7 +89,7 @@ class TokenizerTask:
         images = to_signed(batch.images.to(tokenizer.device)).contiguous(memory_format=self.layout)
         with torch.set_grad_enabled(config.trained != "decoder"):
             features = tokenizer.encoder(images.to(self.dtype)).float()
-            steps = list(tokenizer.steps(features, config.schedules[self.train.schedules[part.bucket]]))
+            steps = list(tokenizer.encode_scales(features, config.schedules[self.train.schedules[part.bucket]]))
         latent = steps[self._stop(len(steps), part)].latent
         reconstruction = tokenizer.decoder(latent.to(self.dtype)).float()
         logged = bit_entropies(steps)
@@ -162,7 +162,7 @@ class TokenizerTask:
 
 
 @torch.no_grad()
-def bit_entropies(steps: Sequence[Step]) -> dict[str, Tensor]:
+def bit_entropies(steps: Sequence[ScaleStep]) -> dict[str, Tensor]:
     """How evenly each scale uses its bits over a batch: 1 evenly, 0 always the same. Small batches read a bit low."""
     return {
         f"bit_entropy/scale_{k}": losses.binary_entropy(step.bits.float().mean(dim=(0, 2, 3))).mean()

@@ -71,7 +71,7 @@ def _add(
     features = tokenizer.features(images)
     length = features.flatten(1).norm(dim=1).clamp(min=1e-6)
     reconstruction, quality = images, torch.zeros(())
-    for k, step in enumerate(tokenizer.steps(features, grids)):
+    for k, step in enumerate(tokenizer.encode_scales(features, grids)):
         reconstruction = tokenizer.decode(step.latent)
         quality = psnr(reconstruction, images).double().sum().cpu()
         sums[f"psnr/scale_{k}"] += quality

@@ -140,7 +140,7 @@ class TransformerTask:
             _set_gammas(self.model, config.initial_gamma)
         self.device = device
         self.train, self.validation = train, validation
-        self.schedules, self.lengths = config.schedules, config.model.all_lengths()
+        self.schedules, self.code_norms = config.schedules, config.model.all_code_norms()
         self.weights = [token_weights(s, reweighted=config.reweighted).to(device) for s in self.schedules]
         self.dtype = torch.bfloat16 if config.optimization.precision == "bf16" else torch.float32
         self.patterns, self._operations = patterns or {}, operations
@@ -187,7 +187,7 @@ class TransformerTask:
             features,
             schedule,
             patch_size=config.model.patch_size,
-            lengths=self.lengths[which],
+            code_norms=self.code_norms[which],
             flip=flip,
             requantize_after_flip=config.requantize_after_flip,
         )
@@ -235,12 +235,12 @@ def measure_bits(
     ranks = ranks or DistributedContext()
     parts, counted = micro_batches_in_order(data.counts, rank=ranks.rank, ranks=ranks.world, size=VALIDATION_BATCH)
     sums: dict[str, Tensor] = {}
-    lengths = model.config.all_lengths()
+    code_norms = model.config.all_code_norms()
     for batch, weight in zip(data.batches(parts, None), counted, strict=True):
         which = data.schedules[batch.part.bucket]
         schedule = schedules[which]
         features = batch.features.to(model.device).float()
-        forced = teacher_forcing(features, schedule, patch_size=model.config.patch_size, lengths=lengths[which])
+        forced = teacher_forcing(features, schedule, patch_size=model.config.patch_size, code_norms=code_norms[which])
         logits = model(batch.condition.to(model.device), forced.inputs, schedule, dtype=dtype)
         token_losses = bit_losses(logits, forced.target_bits)
         values = per_scale_metrics(logits, token_losses, forced.target_bits, schedule)
