@@ -416,6 +416,11 @@ def load_component(cls: type[M], folder: Path) -> M:
     return _load(cls, config, folder, torch.float32, torch.device("cpu"))
 
 
+def load_tokenizer(folder: Path) -> InfinityTokenizer:
+    """Load a tokenizer from its own folder, in fp32 on the CPU."""
+    return load_component(InfinityTokenizer, folder)
+
+
 def _load(
     cls: type[M], config: TransformerConfig | TokenizerConfig, folder: Path, dtype: torch.dtype, device: torch.device
 ) -> M:

@@ -52,14 +52,14 @@ class Result:
 
 def reconstruct(codec: ImageCodec, images: UInt8[np.ndarray, "b H W 3"], *, passes: int = 0) -> Result:
     """Images through a tokenizer, encoded in so many passes (`ImageCodec.encode`), decoded after every scale."""
-    header, features, steps = codec.encode_alike(images, passes=passes)
+    header, features, steps = codec.encode_batch(images, refine_steps=passes)
     norm = torch.linalg.vector_norm(features, dim=(1, 2, 3)).clamp(min=1e-12)
     before, bits, scales = torch.ones_like(norm), 0, []
     for step in steps:
         bits += step.bits[0].numel()
         after = torch.linalg.vector_norm(features - step.latent, dim=(1, 2, 3)) / norm
         scale = ScaleResult(
-            images=codec.draw(step.latent, header),
+            images=codec.latent_to_pixels(step.latent, header),
             bits=bits,
             set_bits=step.bits.sum(dim=(0, 2, 3)).double().cpu(),
             cells=len(images) * step.bits[0, 0].numel(),

@@ -20,7 +20,7 @@ from bitvar.files import atomic_path, write_text
 from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_image
 from bitvar.imaging.pixels import to_signed, to_uint8
 from bitvar.scales import Grid
-from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer import ImageTokenizer
 from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.tokenizer.data import ImageData
 
@@ -125,7 +125,7 @@ def sample_grid(pipeline: Draws, path: Path, sheet: Sheet, *, seed: int = 0) -> 
 
 
 def reconstruction_sheet(
-    tokenizer: InfinityTokenizer, data: ImageData, schedules: Sequence[Sequence[Grid]], path: Path
+    tokenizer: ImageTokenizer, data: ImageData, schedules: Sequence[Sequence[Grid]], path: Path
 ) -> None:
     """Write a PNG of the first held-out images: as they are, decoded from half of the scales, and from all."""
     rows: list[list[Image.Image]] = [[], [], []]

@@ -19,7 +19,7 @@ from bitvar.files import atomic_path
 from bitvar.finite import require_finite
 from bitvar.imaging.pixels import to_signed
 from bitvar.text import TextEncoder
-from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer import ImageTokenizer
 from bitvar.training.engine.identity import FileDigests, digest_of
 from bitvar.training.transformer.long_captions import CaptionLimit
 from bitvar.training.transformer.task import CaptionFeatures, FeatureSet
@@ -53,7 +53,7 @@ def prepare(
     data: Path,
     split: str,
     *,
-    tokenizer: InfinityTokenizer,
+    tokenizer: ImageTokenizer,
     text_encoder: TextEncoder,
     cache: Path,
     key: FeaturesKey,
@@ -87,7 +87,7 @@ def prepare(
     encoder = digest_tensors(tokenizer.encoder.state_dict())
     keys = {
         "images": json.dumps(
-            [_FORMAT, key.tokenizer, encoder, tokenizer.config.dump(), _dtype(tokenizer), digest_of(images), size]
+            [_FORMAT, key.tokenizer, encoder, tokenizer.config.dump(), str(tokenizer.dtype), digest_of(images), size]
         ),
         "captions": json.dumps(
             [
@@ -159,7 +159,7 @@ def _cached(cache: Path, keys: Mapping[str, str], report: Report) -> dict[str, T
 
 
 @torch.inference_mode()
-def _encode_images(samples: Sequence[Sample], tokenizer: InfinityTokenizer) -> Tensor:
+def _encode_images(samples: Sequence[Sample], tokenizer: ImageTokenizer) -> Tensor:
     rows = []
     for start in range(0, len(samples), 128):
         images = load_images(samples[start : start + 128])
