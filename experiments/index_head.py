@@ -53,7 +53,8 @@ from bitvar.training.transformer.feature_cache import features_key, prepare
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.training.transformer.task import VALIDATION_BATCH, Batch, TransformerTask
 from bitvar.transformer import InfinityTransformer
-from bitvar.weights.model_folder import TokenizerIdentity, load_component
+from bitvar.weights.identity import TokenizerIdentity
+from bitvar.weights.model_folder import load_component
 
 RECIPE: Final = Path(__file__).parents[1] / "recipes" / "experiments" / "transformer.py"
 FACTS: Final = "facts.json"

@@ -16,7 +16,7 @@ from bitvar.pipeline import InfinityPipeline
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.hub import EMBEDDED_MODEL
-from bitvar.weights.model_folder import Defaults
+from bitvar.weights.index import Defaults
 from tests.support.tiny import tiny_text_encoder, toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "icons"

@@ -11,7 +11,9 @@ from bitvar.errors import UsageError
 from bitvar.scales import ratio_names
 from bitvar.tokenizer import TOKENIZER_PRESETS, TokenizerConfig
 from bitvar.weights.hub import TOKENIZERS
-from bitvar.weights.model_folder import GRIDS, TokenizerIdentity, TrainedGrids, identify, read_tensors
+from bitvar.weights.identity import TokenizerIdentity, identify
+from bitvar.weights.index import GRIDS, TrainedGrids
+from bitvar.weights.tensors import read_tensors
 from tests.support.tiny import toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes"

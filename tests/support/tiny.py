@@ -18,7 +18,9 @@ from bitvar.pipeline import InfinityPipeline
 from bitvar.text import TextEncoder, TextEncoderConfig, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
-from bitvar.weights.model_folder import Components, Defaults, ModelIndex, identify
+from bitvar.weights.identity import identify
+from bitvar.weights.index import Defaults, ModelIndex
+from bitvar.weights.model_folder import Components
 
 BITS = 4
 TEXT_WIDTH = 64

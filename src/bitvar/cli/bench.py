@@ -98,7 +98,9 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     from bitvar.runtime.placement import resolve_device, resolve_dtype
     from bitvar.tokenizer import TOKENIZER_PRESETS, InfinityTokenizer
     from bitvar.transformer import PRESETS, InfinityTransformer
-    from bitvar.weights.model_folder import Components, Defaults, ModelIndex, TokenizerIdentity
+    from bitvar.weights.identity import TokenizerIdentity
+    from bitvar.weights.index import Defaults, ModelIndex
+    from bitvar.weights.model_folder import Components
 
     for what, name, table in (("preset", preset, PRESETS), ("tokenizer", tokenizer, TOKENIZER_PRESETS)):
         if name not in table:

@@ -40,9 +40,9 @@ class LongCaptions:
         from tokenizers import Tokenizer
 
         from bitvar.training.run_inputs import find_text_encoder
-        from bitvar.weights.hub import resolve_named
+        from bitvar.weights.hub import resolve_model
 
-        path = find_text_encoder(resolve_named(encoder, what="text encoder")) / "tokenizer.json"
+        path = find_text_encoder(resolve_model(encoder, what="text encoder")) / "tokenizer.json"
         try:
             vocabulary = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower

@@ -45,7 +45,7 @@ def export(
         )
         from bitvar.training.run_inputs import find_text_encoder
         from bitvar.training.tokenizer.warm_start import TokenizerOrigin
-        from bitvar.weights.hub import resolve_named
+        from bitvar.weights.hub import resolve_model
         from bitvar.weights.model_folder import find_tokenizer, save_folder, verify_part
 
         name = name_for(run, name)
@@ -64,7 +64,7 @@ def export(
         if isinstance(config, TokenizerTraining):
             origin = None
             if initial is not None and config.trained != "all":
-                origin = TokenizerOrigin.read(resolve_named(initial, what="tokenizer"))
+                origin = TokenizerOrigin.read(resolve_model(initial, what="tokenizer"))
             tokenizer_made = load_tokenizer(checkpoint, config, origin)
             encoder_of = origin if config.trained == "decoder" else None
             save_tokenizer(tokenizer_made, destination, name=name, encoder_of=encoder_of, grids=config.schedules)
@@ -72,15 +72,15 @@ def export(
             if initial is None:
                 todo = "add --init as in the run's own command"
                 raise UsageError("Adapters belong to a model.", "the checkpoint holds none", todo)
-            model, base = adapted(checkpoint, config, resolve_named(initial))
+            model, base = adapted(checkpoint, config, resolve_model(initial))
             save_adapter(model, destination, settings=config.lora, base=base)
         elif (own_name := tokenizer or initial) is None or (encoder_name := text_encoder or initial) is None:
             why = "a checkpoint holds the transformer only, not the tokenizer and the text encoder"
             todo = "add --init, or --tokenizer and --text-encoder, as in the run's own command"
             raise UsageError("A model needs its frozen parts.", why, todo)
         else:
-            own = find_tokenizer(resolve_named(own_name, what="tokenizer"))
-            encoder = find_text_encoder(resolve_named(encoder_name, what="text encoder"))
+            own = find_tokenizer(resolve_model(own_name, what="tokenizer"))
+            encoder = find_text_encoder(resolve_model(encoder_name, what="text encoder"))
             verify_part(own)
             index, card = model_index(name, own), f"# {name}\n\nStep {step_of(checkpoint):,} of a run.\n"
             parts = assemble(checkpoint, config, tokenizer=own, text_encoder=encoder, index=index, card=card)

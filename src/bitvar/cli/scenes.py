@@ -163,7 +163,7 @@ def _load(given: list[str], labels: list[str], dtype: str, device: str) -> "dict
     """Models by label: what stands before "=", or else the last part of the name."""
     from bitvar.evaluation.generation.evaluate import require_label
     from bitvar.pipeline import InfinityPipeline
-    from bitvar.weights.hub import resolve_named
+    from bitvar.weights.hub import resolve_model
 
     places: dict[str, str] = {}
     for text in given:
@@ -173,7 +173,7 @@ def _load(given: list[str], labels: list[str], dtype: str, device: str) -> "dict
         require_label(label, [*labels, *places])
         places[label] = place
     return {
-        label: InfinityPipeline.from_pretrained(resolve_named(place), dtype=dtype, device=device)
+        label: InfinityPipeline.from_pretrained(resolve_model(place), dtype=dtype, device=device)
         for label, place in places.items()
     }
 

@@ -157,7 +157,7 @@ def _packaged_maker(files: Iterable[Path]) -> str | None:
     from bitvar.codec.reading import read_bitfile
     from bitvar.errors import UsageError
     from bitvar.weights.hub import TOKENIZERS
-    from bitvar.weights.model_folder import TokenizerIdentity
+    from bitvar.weights.identity import TokenizerIdentity
 
     for file in files:
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from bitvar.cli.from_record import in_cache
-from bitvar.weights.hub import EMBEDDED_MODEL, resolve_named
+from bitvar.weights.hub import EMBEDDED_MODEL, resolve_model
 from bitvar.weights.vocabulary import Vocabulary, load_vocabulary
 
 SHOWN: Final = 8
@@ -18,7 +18,7 @@ def folder_of(source: str | Path | None) -> Path | None:
     if Path(source).is_dir():
         return Path(source)
     name = str(source)
-    return in_cache(name) if "/" in name else resolve_named(name)
+    return in_cache(name) if "/" in name else resolve_model(name)
 
 
 def unknown_words(prompts: Iterable[str], vocabulary: Vocabulary) -> dict[str, list[str]]:

@@ -34,14 +34,9 @@ from bitvar.tokenizer.tiling import require_tile
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.digests import verify_folder
 from bitvar.weights.hub import EMBEDDED_TOKENIZER, resolve_model
-from bitvar.weights.model_folder import (
-    GRIDS,
-    TokenizerIdentity,
-    TrainedGrids,
-    find_tokenizer,
-    load_tokenizer,
-    verify_part,
-)
+from bitvar.weights.identity import TokenizerIdentity
+from bitvar.weights.index import GRIDS, TrainedGrids
+from bitvar.weights.model_folder import find_tokenizer, load_tokenizer, verify_part
 
 TILE: Final = 1024
 MAX_RATIO: Final = 64.0

@@ -23,16 +23,9 @@ from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError
 from bitvar.lora.names import PEFT_PREFIX, PREFIX, place_of
 from bitvar.nn.linear import Linear
-from bitvar.weights.digests import (
-    MANIFEST,
-    atomic_folder,
-    digest,
-    load_tensors,
-    merged_digest,
-    verify_folder,
-    write_tensors,
-)
+from bitvar.weights.digests import MANIFEST, atomic_folder, digest, merged_digest, verify_folder
 from bitvar.weights.hub import refuse_revision, resolve_model
+from bitvar.weights.tensors import load_tensors, write_tensors
 
 WEIGHTS: Final = "pytorch_lora_weights.safetensors"
 PEFT_WEIGHTS: Final = "adapter_model.safetensors"

@@ -27,7 +27,6 @@ __all__ = [
     "LoraSettings",
     "adapter_tensors",
     "add_adapter",
-    "base_tensors",
     "load_adapter",
     "lora_layers",
     "save_adapter",
@@ -100,12 +99,6 @@ def adapter_tensors(model: nn.Module, name: str = "default") -> dict[str, nn.Par
                 assert isinstance(module, Linear)
                 tensors[f"{PREFIX}.{layer}.lora_{part}.weight"] = module.weight
     return tensors
-
-
-def base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A model's tensors, detached, by their plain names: without its adapters, but with those fused into it."""
-    tensors = {key: tensor.detach() for key, tensor in model.state_dict().items() if ".lora_" not in key}
-    return {key.replace(".base_layer.", "."): tensor for key, tensor in tensors.items()}
 
 
 def lora_layers(model: nn.Module) -> "dict[str, AdaptedLinear]":

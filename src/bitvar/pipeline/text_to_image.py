@@ -27,7 +27,8 @@ from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
 from bitvar.sampling import SamplingParams, ScaleResult, generate, generate_apart
 from bitvar.scales import Grid, ScaleSchedule, nearest_schedule
 from bitvar.weights.hub import resolve_model
-from bitvar.weights.model_folder import Components, ModelIndex, load_folder, save_folder
+from bitvar.weights.index import ModelIndex
+from bitvar.weights.model_folder import Components, load_folder, save_folder
 
 
 @dataclass(frozen=True)

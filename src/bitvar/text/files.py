@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bitvar.config import Config, check_room, read_json
 from bitvar.errors import UsageError, WeightsError
-from bitvar.file_kinds import require_guise
+from bitvar.file_kinds import require_file_kind
 
 WEIGHTS: Final = "model.safetensors"
 _FOREIGN: Final = ("adapter_config.json", "adapter_model.*", "*.py", "*.so", "*.gguf")
@@ -142,7 +142,7 @@ def read_sizes(folder: Path, kind: str) -> EncoderSizes:
         known_values = {name: value for name, value in values.items() if name in sizes.model_fields}
         checked = sizes.parse(known_values, source=str(folder / "config.json"))
         for path in _weight_files(folder):
-            require_guise(path, "safetensors")
+            require_file_kind(path, "safetensors")
         check_room(checked.parameters, folder, source=str(folder / "config.json"))
     except UsageError as error:
         raise WeightsError(str(error)) from None

@@ -40,17 +40,10 @@ from bitvar.training.transformer.long_captions import CaptionLimit
 from bitvar.training.transformer.task import TransformerData, TransformerTask
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import require_replaceable
-from bitvar.weights.hub import resolve_named
-from bitvar.weights.model_folder import (
-    Components,
-    ModelIndex,
-    TokenizerIdentity,
-    check_bits,
-    check_pair,
-    find_tokenizer,
-    load_component,
-    verify_part,
-)
+from bitvar.weights.hub import resolve_model
+from bitvar.weights.identity import TokenizerIdentity, check_bits, check_pair
+from bitvar.weights.index import ModelIndex
+from bitvar.weights.model_folder import Components, find_tokenizer, load_component, verify_part
 
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs
@@ -293,10 +286,10 @@ def _read_initial(config: TransformerTraining, start: Path) -> Initial:
 
 def _frozen_parts(inputs: "Inputs", start: Path | None) -> tuple[Path, Path]:
     """The folders of the tokenizer and the text encoder."""
-    tokenizer = None if inputs.tokenizer is None else find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))
+    tokenizer = None if inputs.tokenizer is None else find_tokenizer(resolve_model(inputs.tokenizer, what="tokenizer"))
     encoder = None
     if inputs.text_encoder is not None:
-        encoder = find_text_encoder(resolve_named(inputs.text_encoder, what="text encoder"))
+        encoder = find_text_encoder(resolve_model(inputs.text_encoder, what="text encoder"))
     if start is not None and not is_checkpoint(start):
         tokenizer, encoder = tokenizer or start / "image_tokenizer", encoder or start / "text_encoder"
     if tokenizer is None or encoder is None:

@@ -15,8 +15,9 @@ from bitvar.training.engine.loop import require_shares
 from bitvar.training.monitor.trackers import TRACKERS
 from bitvar.training.run_inputs import find_start
 from bitvar.transformer import InfinityTransformer
-from bitvar.weights.hub import resolve_named
-from bitvar.weights.model_folder import check_bits, find_tokenizer, verify_part
+from bitvar.weights.hub import resolve_model
+from bitvar.weights.identity import check_bits
+from bitvar.weights.model_folder import find_tokenizer, verify_part
 
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs
@@ -68,7 +69,7 @@ def rehearse(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", 
         if frozen.start is not None:
             load_pretrained(InfinityTransformer(config.model), frozen.start)
     elif inputs.tokenizer is not None:
-        folder = find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))
+        folder = find_tokenizer(resolve_model(inputs.tokenizer, what="tokenizer"))
         verify_part(folder)
         check_bits(config.model, TokenizerConfig.load(folder / "config.json"))
 
@@ -105,7 +106,7 @@ def _size(config: TransformerTraining, inputs: "Inputs") -> tuple[int, int] | No
     """Width and height of what a captioned set is trained on, by the tokenizer given."""
     folder = None
     if inputs.tokenizer is not None:
-        folder = find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))
+        folder = find_tokenizer(resolve_model(inputs.tokenizer, what="tokenizer"))
     elif inputs.initial is not None:
         folder = find_tokenizer(find_start(inputs.initial))
     if folder is None or not (folder / "identity.json").is_file():  # a checkpoint of another run

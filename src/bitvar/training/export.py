@@ -20,17 +20,9 @@ from bitvar.training.tokenizer.warm_start import TokenizerOrigin, check_origin
 from bitvar.training.transformer.feature_cache import digest_tensors, features_key
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import verify_folder
-from bitvar.weights.model_folder import (
-    Components,
-    Defaults,
-    ModelIndex,
-    TokenizerIdentity,
-    check_bits,
-    identify,
-    load_component,
-    save_tokenizer_folder,
-    verify_part,
-)
+from bitvar.weights.identity import TokenizerIdentity, check_bits, identify
+from bitvar.weights.index import Defaults, ModelIndex
+from bitvar.weights.model_folder import Components, load_component, save_tokenizer_folder, verify_part
 
 
 def pick_checkpoint(run: Path, step: int | None = None) -> Path:

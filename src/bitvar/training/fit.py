@@ -13,7 +13,7 @@ from bitvar.runtime.placement import resolve_device
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.training.expected_work import CARD, UTILIZATION, ExpectedWork, expected_work, longest_schedule
 from bitvar.training.run_inputs import find_text_encoder
-from bitvar.weights.hub import resolve_named
+from bitvar.weights.hub import resolve_model
 from bitvar.weights.model_folder import find_tokenizer
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def make_plan(config: TransformerTraining, inputs: "Inputs", world: int) -> Memo
 
 def _frozen_bytes(inputs: "Inputs") -> int:
     """Of the tokenizer and the text encoder, as far as they are given by themselves."""
-    found = [] if inputs.tokenizer is None else [find_tokenizer(resolve_named(inputs.tokenizer, what="tokenizer"))]
+    found = [] if inputs.tokenizer is None else [find_tokenizer(resolve_model(inputs.tokenizer, what="tokenizer"))]
     if inputs.text_encoder is not None:
-        found.append(find_text_encoder(resolve_named(inputs.text_encoder, what="text encoder")))
+        found.append(find_text_encoder(resolve_model(inputs.text_encoder, what="text encoder")))
     return sum(map(_weights_bytes, found))
 
 

@@ -11,7 +11,7 @@ from bitvar.training.engine.identity import FileDigests, describe_data
 from bitvar.training.engine.loop import TrainerConfig
 from bitvar.training.transformer.feature_cache import DIGESTS
 from bitvar.weights.digests import digest, merged_digest, read_object
-from bitvar.weights.hub import resolve_named
+from bitvar.weights.hub import resolve_model
 
 
 def find_text_encoder(folder: Path) -> Path:
@@ -25,7 +25,7 @@ def find_start(name: str) -> Path:
     Raises:
         UsageError: if there is none of that name, or it is a whole run, or a checkpoint of adapters.
     """
-    folder = resolve_named(name)
+    folder = resolve_model(name)
     if is_checkpoint(folder):
         if read_object(folder / "config.json").get("lora"):
             todo = (

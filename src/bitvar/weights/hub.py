@@ -21,11 +21,6 @@ _INDEX: Final = "model_index.json"
 _CHECKPOINTS: Final = (".pth", ".pt", ".bin", ".safetensors")
 
 
-def resolve_named(name: str | Path, revision: str | None = None, *, what: str = "model") -> Path:
-    """`resolve_model` of what a command is given."""
-    return resolve_model(name, revision, what=what)
-
-
 def resolve_model(model: str | Path | None, revision: str | None = None, *, what: str = "model") -> Path:
     """The folder of a model: the embedded one, one on disk, or one from the hub (through its cache).
 

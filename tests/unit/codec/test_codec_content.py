@@ -22,7 +22,7 @@ from bitvar.codec.reading import MAX_PIXELS_PER_BIT, read_bitfile
 from bitvar.errors import ComputationError, UsageError
 from bitvar.imaging.pixels import to_uint8
 from bitvar.training.export import save_tokenizer
-from bitvar.weights.model_folder import identify
+from bitvar.weights.identity import identify
 from tests.support.tiny import tiny_tokenizer
 
 SIZE = (20, 16)

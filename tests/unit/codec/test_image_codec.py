@@ -21,7 +21,7 @@ from bitvar.codec.refinement import multiscale_error
 from bitvar.errors import UsageError, WeightsError
 from bitvar.scales import fitted_grids
 from bitvar.training.export import save_tokenizer
-from bitvar.weights.model_folder import identify
+from bitvar.weights.identity import identify
 from tests.support.tiny import tiny_components, tiny_pipeline, tiny_tokenizer
 
 

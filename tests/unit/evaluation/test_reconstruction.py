@@ -34,7 +34,7 @@ from bitvar.evaluation.resume import FILE, Progress
 from bitvar.metrics.distances import tint
 from bitvar.metrics.frechet import Moments, frechet_distance
 from bitvar.training.export import save_tokenizer
-from bitvar.weights.model_folder import identify
+from bitvar.weights.identity import identify
 from tests.support.tiny import tiny_tokenizer
 
 

@@ -24,7 +24,6 @@ from bitvar.lora.layers import (
     LoraSettings,
     adapter_tensors,
     add_adapter,
-    base_tensors,
     load_adapter,
     lora_layers,
     save_adapter,
@@ -33,6 +32,7 @@ from bitvar.nn.linear import Linear
 from bitvar.pipeline import InfinityPipeline
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import digest
+from bitvar.weights.tensors import base_tensors
 from tests.support.tiny import SCHEDULES, TEXT_WIDTH, tiny_components, tiny_transformer
 
 LAYER = "transformer.blocks.0.self_attention.qkv"

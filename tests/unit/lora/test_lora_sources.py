@@ -15,8 +15,9 @@ from torch import Tensor
 from bitvar.cli.lora import load_adapters, load_adapters_of_record, read_option
 from bitvar.errors import UsageError, WeightsError
 from bitvar.lora.file import PEFT_SETTINGS, PEFT_WEIGHTS, adapter_digest, find_adapter
-from bitvar.lora.layers import base_tensors, load_adapter, lora_layers
+from bitvar.lora.layers import load_adapter, lora_layers
 from bitvar.pipeline import InfinityPipeline
+from bitvar.weights.tensors import base_tensors
 from tests.support.tiny import tiny_components
 from tests.unit.lora.test_lora import delta, logits, rough
 

@@ -25,7 +25,8 @@ from bitvar.pipeline import GenerationOutput, InfinityPipeline, ScaleEvent
 from bitvar.pipeline.options import GenerationOptions
 from bitvar.text import TextEncoder
 from bitvar.weights import hub
-from bitvar.weights.model_folder import Components, Defaults
+from bitvar.weights.index import Defaults
+from bitvar.weights.model_folder import Components
 from tests.support.tiny import SCHEDULES, tiny_components
 
 PROMPTS = ("a red dog", "two cats on a blue square", "a cat", "green circle left of a dog")

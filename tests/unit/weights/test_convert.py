@@ -1,4 +1,4 @@
-"""Official checkpoints in and out: every published list of names, every guise of file, and every way to be wrong."""
+"""Official checkpoints in and out: every published list of names, every kind of file, and every way to be wrong."""
 
 import hashlib
 import json
@@ -20,7 +20,8 @@ from bitvar.scales import official_schedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.training.tokenizer.warm_start import TokenizerOrigin
 from bitvar.transformer import InfinityTransformer, TransformerConfig
-from bitvar.weights.model_folder import ModelIndex, load_folder
+from bitvar.weights.index import ModelIndex
+from bitvar.weights.model_folder import load_folder
 from bitvar.weights.official.convert import (
     check_names,
     convert_to_folder,

@@ -17,7 +17,8 @@ from bitvar.icons.benchmark.classifier import COLOUR_NAMES, CONCEPT_NAMES, STYLE
 from bitvar.icons.benchmark.detections import Sight, Sighting, Thresholds
 from bitvar.icons.benchmark.detector import Detector, find_objects
 from bitvar.metrics.efficientnet import EfficientNet
-from bitvar.weights.digests import load_tensors, verify_folder
+from bitvar.weights.digests import verify_folder
+from bitvar.weights.tensors import load_tensors
 
 FOLDER: Final = Path(__file__).parents[2] / "pretrained" / "scene_judge"
 WEIGHTS: Final = "model.safetensors"

@@ -23,7 +23,7 @@ from bitvar.training.tokenizer.data import ImageFiles
 from bitvar.training.tokenizer.task import TokenizerModels, TokenizerTask
 from bitvar.training.tokenizer.warm_start import TokenizerOrigin, check_origin
 from bitvar.training.transformer.feature_cache import digest_tensors
-from bitvar.weights.hub import resolve_named
+from bitvar.weights.hub import resolve_model
 
 if TYPE_CHECKING:
     from bitvar.cli.train import Inputs
@@ -92,7 +92,7 @@ def rehearse(config: TokenizerTraining, inputs: "Inputs") -> None:
 
 def _read_origin(config: TokenizerTraining, inputs: "Inputs") -> TokenizerOrigin | None:
     """The tokenizer to begin from, if one is given."""
-    origin = None if inputs.initial is None else TokenizerOrigin.read(resolve_named(inputs.initial, what="tokenizer"))
+    origin = None if inputs.initial is None else TokenizerOrigin.read(resolve_model(inputs.initial, what="tokenizer"))
     check_origin(config, origin)
     return origin
 

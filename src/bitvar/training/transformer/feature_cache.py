@@ -23,7 +23,8 @@ from bitvar.tokenizer import ImageTokenizer
 from bitvar.training.engine.identity import FileDigests, digest_of
 from bitvar.training.transformer.long_captions import CaptionLimit
 from bitvar.training.transformer.task import CaptionFeatures, FeatureSet
-from bitvar.weights.digests import MANIFEST, digest, load_tensors, merged_digest, write_tensors
+from bitvar.weights.digests import MANIFEST, digest, merged_digest
+from bitvar.weights.tensors import load_tensors, write_tensors
 
 Report = Callable[[str], None]
 

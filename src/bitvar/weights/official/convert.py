@@ -15,19 +15,12 @@ from bitvar.text import T5, TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 from bitvar.weights.digests import verify_folder
-from bitvar.weights.model_folder import (
-    Components,
-    Defaults,
-    ModelIndex,
-    OfficialSpelling,
-    check_encoder,
-    identify,
-    read_tensors,
-    save_folder,
-    save_tokenizer_folder,
-)
+from bitvar.weights.identity import identify
+from bitvar.weights.index import Defaults, ModelIndex, OfficialSpelling
+from bitvar.weights.model_folder import Components, check_encoder, save_folder, save_tokenizer_folder
 from bitvar.weights.official.files import read_official, write_official
 from bitvar.weights.official.names import Converted, OfficialLayout, from_official, to_official
+from bitvar.weights.tensors import read_tensors
 
 PAIRS: Final = {
     "infinity_2b_reg": "infinity_vae_d32reg",

@@ -1,4 +1,4 @@
-"""Official checkpoints on disk, in every guise they come in, to a flat state dict and back.
+"""Official checkpoints on disk, in every file format they come in, to a flat state dict and back.
 
 Knows nothing of what the names mean: that is `official`. Never writes, moves or deletes what it reads, and no pickle
 gets to run code.
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from bitvar.errors import UsageError, WeightsError
-from bitvar.file_kinds import require_guise
+from bitvar.file_kinds import require_file_kind
 from bitvar.files import atomic_path
-from bitvar.weights.digests import load_tensors, read_weight_map, require_weights_file, write_tensors
+from bitvar.weights.tensors import load_tensors, read_weight_map, require_weights_file, write_tensors
 
 _PICKLES: Final = (".pth", ".pt", ".bin")
 _NESTINGS: Final[tuple[tuple[str, ...], ...]] = (("vae",), ("trainer", "gpt_fsdp"))
@@ -127,7 +127,7 @@ def write_official(tensors: Mapping[str, Tensor], path: Path, *, nesting: tuple[
 
 def _read_file(path: Path, report: Callable[[str], None]) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        require_guise(path, "safetensors")
+        require_file_kind(path, "safetensors")
         return load_tensors(path)
     if path.suffix not in _PICKLES:
         raise WeightsError(
@@ -136,7 +136,7 @@ def _read_file(path: Path, report: Callable[[str], None]) -> dict[str, Tensor]:
             f"give a {', '.join(_PICKLES)} or .safetensors file, or a folder with an index",
         )
     require_weights_file(path)
-    require_guise(path, "torch")
+    require_file_kind(path, "torch")
     return _plain(_unnest(_load_pickle(path), path, report), path)
 
 
