@@ -332,8 +332,8 @@ FC1 = "transformer.blocks.0.fc1"
         (lambda t: t.update({f"{FC1}.lora_B.weight": torch.ones(256, 2)}), r"\(256, 2\)"),
         (lambda t: t.update({f"{FC1}.lora_A.weight": torch.ones(32)}), r"\(32,\)"),
         (lambda t: t.update({f"{FC1}.lora_A.weight": torch.ones(0, 32)}), r"\(0, 32\)"),
-        (lambda t: t.update({f"{FC1}.lora_A.weight": torch.full((3, 32), torch.nan)}), "no finite number"),
-        (lambda t: t.update({f"{FC1}.lora_A.weight": torch.ones(3, 32, dtype=torch.int8)}), "holds torch.int8"),
+        (lambda t: t.update({f"{FC1}.lora_A.weight": torch.full((3, 32), torch.nan)}), "NaN or infinity"),
+        (lambda t: t.update({f"{FC1}.lora_A.weight": torch.ones(3, 32, dtype=torch.int8)}), "dtype is torch.int8"),
         (lambda t: t.clear(), "holds no tensors"),
     ],
 )
