@@ -545,8 +545,8 @@ def test_the_command_explains(tmp_path: Path) -> None:
     for code, message, arguments in (
         (2, "--tokenizer", (transformer, new)),
         (2, "did you mean 'bf16'", (transformer, new, "--tokenizer", tokenizer, "--dtype", "bf6")),
-        (2, "model folder already", (model, new, "--tokenizer", tokenizer)),
-        (2, "--name can't go", (model, new, "--to-official", "--name", "x")),
+        (2, "already a model folder", (model, new, "--tokenizer", tokenizer)),
+        (2, "--name can't be used", (model, new, "--to-official", "--name", "x")),
         (2, "nothing is overwritten", (transformer, model, "--tokenizer", tokenizer)),
         (3, "infinity_vae_d32reg", (transformer, new, "--tokenizer", tokenizer)),
         (3, "There is no checkpoint", (tmp_path / "absent.pth", new, "--tokenizer", tokenizer)),
