@@ -234,8 +234,8 @@ def _explain_problems(problems: Iterable[str]) -> tuple[str, str]:
     if any("Git LFS" in problem for problem in problems):
         return "Git LFS has not fetched the files themselves", LFS_FIX
     if any("line ends" in problem for problem in problems):
-        todo = "run `git config core.autocrlf false` in the clone, and check the files out again"
-        return "git, or an editor, rewrites the line ends of texts", todo
+        fix = "run `git config core.autocrlf false` in the clone, and check the files out again"
+        return "git, or an editor, rewrites the line ends of texts", fix
     if all(problem == "permission denied" for problem in problems):
         return "this user may not read them", "ask whoever owns them for permission to read (chmod a+r)"
     if all(problem.startswith("not in ") for problem in problems):

@@ -557,6 +557,15 @@ def test_the_command_explains(tmp_path: Path) -> None:
     assert not new.exists()
 
 
+def test_the_command_takes_the_name_of_a_text_encoder(tmp_path: Path) -> None:
+    transformer, tokenizer = write_pair(tmp_path)
+    for code, message, name in ((3, r"icons/text_encoder does not belong", "icons"), (2, "There is no", "absent")):
+        result = run(transformer, tmp_path / "new", "--tokenizer", tokenizer, "--text-encoder", name)
+        assert result[0] == code
+        assert message in result[2]
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_tokenizer_alone_becomes_a_folder_to_train_from(tmp_path: Path) -> None:
     transformer, path = write_pair(tmp_path / "official", names=("model", "any_name"))
     assert is_official_tokenizer(path)
