@@ -95,16 +95,16 @@ def make_mistake(
     features: Float[Tensor, "b d h w"],
     grids: Sequence[Grid],
     *,
-    lengths: Sequence[float] | None = None,
+    code_norms: Sequence[float] | None = None,
     scale: int,
     rate: float,
     generators: Sequence[torch.Generator],
 ) -> Mistake:
     """Flip each bit of one scale with probability `rate`; a larger rate flips those of a smaller one, and more."""
-    true = [step.bits for step in pyramid.encode(features, grids, lengths)]
+    true = [step.bits for step in pyramid.encode(features, grids, code_norms)]
     flipped = true[scale] ^ (draw_uniform(generators, *true[scale].shape[1:]) < rate).to(features.device)
     given = [*true[:scale], flipped]
-    again = pyramid.encode(features, grids, lengths, flip=lambda k, bits: flipped if k == scale else bits)
+    again = pyramid.encode(features, grids, code_norms, flip=lambda k, bits: flipped if k == scale else bits)
     repaired = [*given, *(step.bits for step in list(again)[scale + 1 :])]
     return Mistake(scale, given, repaired, [*given, *true[scale + 1 :]])
 
@@ -158,7 +158,7 @@ def measure(
         raise UsageError("These models can't be given the same bits.", why, "compare models of one tokenizer")
     config = first.transformer.config
     schedule = config.all_schedules()[0]
-    grids, lengths = schedule.latent_grids(config.patch_size), config.all_lengths()[0]
+    grids, code_norms = schedule.latent_grids(config.patch_size), config.all_code_norms()[0]
     samples = read_samples(data, split="val")
     chosen = samples[:: max(1, len(samples) // num_images)][:num_images]  # all over the split
     sums: dict[tuple[str, int, float], Tensor] = {}
@@ -166,14 +166,14 @@ def measure(
         part = chosen[start : start + BATCH]
         with torch.no_grad():
             features = first.tokenizer.features(to_signed(load_images(part))).float()
-            *_, last = first.tokenizer.steps(features, grids)
+            *_, last = first.tokenizer.encode_scales(features, grids)
             reconstruction = first.tokenizer.decode(last.latent)
         conditions = {name: each.encode_prompts([s.captions[0] for s in part]) for name, each in pipelines.items()}
         for scale in range(len(schedule) - 1):
             for rate in rates:
                 numbers = range(start, start + len(part))
                 draws = [make_generator(scale, number, Purpose.FLIP) for number in numbers]
-                mistake = make_mistake(features, grids, lengths=lengths, scale=scale, rate=rate, generators=draws)
+                mistake = make_mistake(features, grids, code_norms=code_norms, scale=scale, rate=rate, generators=draws)
                 answers = {"repaired": mistake.repaired, "unrepaired": mistake.unrepaired}
                 for name, pipeline in pipelines.items():
                     answers[name] = answer(pipeline, conditions[name], schedule, mistake.given)

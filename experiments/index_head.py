@@ -43,7 +43,7 @@ from bitvar.nn.linear import Linear
 from bitvar.sampling.draw import apply_guidance
 from bitvar.sampling.noise import uniform_noise
 from bitvar.sampling.params import SamplingParams
-from bitvar.scales import ScaleSchedule, lengths_of
+from bitvar.scales import ScaleSchedule, code_norms_of
 from bitvar.text import TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.config import TransformerTraining
@@ -55,7 +55,8 @@ from bitvar.training.transformer.feature_cache import features_key, prepare
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.training.transformer.task import VALIDATION_BATCH, Batch, TransformerTask
 from bitvar.transformer import InfinityTransformer
-from bitvar.weights.model_folder import TokenizerIdentity, load_component
+from bitvar.weights.identity import TokenizerIdentity
+from bitvar.weights.model_folder import load_component
 
 RECIPE: Final = Path(__file__).parents[1] / "recipes" / "experiments" / "transformer.py"
 FACTS: Final = "facts.json"
@@ -138,7 +139,7 @@ class IndexTask:
         assert isinstance(model, InfinityTransformer) and ranks.world == 1
         data, schedule = self.inner.validation, self.inner.schedules[0]
         micro_batches, counted = micro_batches_in_order(data.counts, rank=0, num_ranks=1, size=VALIDATION_BATCH)
-        sums, lengths = torch.zeros(2, dtype=torch.float64), model.config.all_lengths()[0]
+        sums, lengths = torch.zeros(2, dtype=torch.float64), model.config.all_code_norms()[0]
         for batch, weight in zip(data.batches(micro_batches, None), counted, strict=True):
             forced = teacher_forcing(batch.features.float(), schedule, patch_size=1, lengths=lengths)
             logits = index_logits(model(batch.condition, forced.inputs, schedule, dtype=self.dtype))
@@ -169,13 +170,13 @@ def draw_latents(
     state = model.start_decoding(both, schedule)
     tokens = model.start_tokens(state.condition)
     latent = pyramid.empty_latent(batch, bits, grids[-1], model.device)
-    lengths = lengths_of(model.config.code_lengths, len(grids))
+    code_norms = code_norms_of(model.config.code_norms, len(grids))
     for k, grid in enumerate(grids):
         logits = model.decode_scale(tokens, k, state)
         guided = index_logits(apply_guidance(logits[:batch], logits[batch:], params.guidance_scale)).float()
         noise = torch.stack([uniform_noise(seed, k, guided.shape[1:2]) for seed in seeds]).to(guided.device)
         drawn = to_bits(draw_index(guided, params.temperature, noise), bits)
-        latent = pyramid.add_scale(latent, bits_to_codes(to_cells(drawn.float(), grid, 1) > 0, lengths[k]))
+        latent = pyramid.add_scale(latent, bits_to_codes(to_cells(drawn.float(), grid, 1) > 0, code_norms[k]))
         if k + 1 < len(grids):
             tokens = model.embed(pyramid.next_input(latent, grids[k + 1]), k + 1).repeat(2, 1, 1)
     return latent

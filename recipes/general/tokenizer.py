@@ -41,7 +41,7 @@ SIZES = {
     ],
     "fine": [
         "model.base_channels=64", "model.channel_multipliers=[1]", "model.norm_groups=32",
-        "model.norm=pixel", "model.linear_skip=true", "model.code_lengths=[5,3.3,2.2,1.5,1]",
+        "model.norm=pixel", "model.linear_skip=true", "model.code_norms=[5,3.3,2.2,1.5,1]",
         "schedules=[[[2,2],[4,4],[8,8],[16,16],[32,32]]]", "truncation=0.05", "entropy=0.01", "multiscale=0.5",
         "optimization.steps=34000", "optimization.batch_size=3", "optimization.learning_rate=3e-3",
         "optimization.ema_decay=0.999", "optimization.precision=bf16",

@@ -1,7 +1,7 @@
 """Bits and codes: the binary spherical quantiser (Zhao et al., arXiv 2406.07548), and 2x2 patches of bits.
 
 A cell of a scale is a vector of `d` bits. As numbers, its codes are +-1/sqrt(d), a point of the unit sphere, times the
-length that a scale's codes have.
+code norm of the scale.
 Knows nothing of scales: `pyramid` walks those.
 """
 
@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
-def bits_to_codes(bits: Bool[Tensor, "b d h w"], length: float = 1.0) -> Float[Tensor, "b d h w"]:
-    """True -> +length/sqrt(d), False -> -length/sqrt(d), in fp32."""
-    return (bits.float() * 2 - 1) * (length * bits.shape[1] ** -0.5)
+def bits_to_codes(bits: Bool[Tensor, "b d h w"], norm: float = 1.0) -> Float[Tensor, "b d h w"]:
+    """True -> +norm/sqrt(d), False -> -norm/sqrt(d), in fp32."""
+    return (bits.float() * 2 - 1) * (norm * bits.shape[1] ** -0.5)
 
 
 def quantize(residual: Float[Tensor, "b d h w"]) -> Bool[Tensor, "b d h w"]:
@@ -24,10 +24,10 @@ def quantize(residual: Float[Tensor, "b d h w"]) -> Bool[Tensor, "b d h w"]:
 
 
 def straight_through(
-    codes: Float[Tensor, "b d h w"], residual: Float[Tensor, "b d h w"], length: float = 1.0
+    codes: Float[Tensor, "b d h w"], residual: Float[Tensor, "b d h w"], norm: float = 1.0
 ) -> Float[Tensor, "b d h w"]:
-    """The value of `codes` with the gradient of the residual brought to `length`, that of the codes."""
-    on_sphere = length * F.normalize(residual, dim=1)
+    """The value of `codes` with the gradient of the residual brought to `norm`, the norm of the codes."""
+    on_sphere = norm * F.normalize(residual, dim=1)
     return on_sphere + (codes - on_sphere).detach()
 
 

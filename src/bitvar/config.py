@@ -13,10 +13,8 @@ from bitvar.files import LFS_POINTER, read_plain
 
 C = TypeVar("C", bound="Config")
 
-CodeLengths: TypeAlias = Annotated[
-    tuple[Annotated[float, Field(gt=0, le=1024)], ...], Field(min_length=1, max_length=64)
-]
-"""Norm of each scale's codes, coarse to fine, as `scales.lengths_of` takes them. All published tokenizers have 1."""
+CodeNorms: TypeAlias = Annotated[tuple[Annotated[float, Field(gt=0, le=1024)], ...], Field(min_length=1, max_length=64)]
+"""Norm of each scale's codes, coarse to fine, as `scales.code_norms_of` takes them; 1 in the published models."""
 
 
 class Config(BaseModel):

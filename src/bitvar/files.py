@@ -1,9 +1,9 @@
-"""Files and folders that are whole or absent, and files that are safe to open. Knows nothing of what is in them.
+"""Atomic writing of files and folders, and safe opening of files, whatever their content.
 
 A new file or folder is written under a hidden name beside its own, `.NAME.XXXXXXXX.partial`, and renamed once it is
-complete. A folder that is replaced waits as `.NAME.XXXXXXXX.old` until the new one has its name; a process killed
-between the two leaves it there, and the next write to that folder, or `recover_folder`, gives it its name back. Only
-names of these two forms are ever removed.
+complete. A replaced folder is kept as `.NAME.XXXXXXXX.old` until the new one has its name. If the process is killed in
+between, the next write to that folder, or `recover_folder`, restores its name. Only names of these two forms are ever
+removed.
 """
 
 import contextlib
@@ -22,27 +22,27 @@ from pathlib import Path
 from typing import Final
 
 LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/v1"
-"""How the small text begins that Git LFS keeps in place of a file until the file is fetched."""
+"""The beginning of the small text that Git LFS keeps in place of a file that has not been fetched."""
 
 REPLACING: Final = threading.RLock()
-"""Held while a folder is looked at and replaced, so that no thread looks at one that another is replacing."""
+"""Lock held while a folder is inspected and replaced, so that no thread inspects one that another is replacing."""
 
-_LONGEST_LABEL: Final = 120  # bytes of a name that a hidden one repeats; file systems allow 255
+_LONGEST_LABEL: Final = 120  # bytes of a name that its hidden name repeats; file systems allow 255
 _LITTLE_SPACE: Final = 4 << 20
 _VAGUE: Final = ("encoder error", "PytorchStreamWriter failed writing", "inline_container.cc", "iostream error")
-"""What Pillow and PyTorch say of a disk that refuses, whatever its reason."""
+"""Messages of Pillow and PyTorch for any failure of the disk."""
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name to write a file under; on success it takes the name `path`, on failure it is removed.
+    """Yield a temporary name to write a file under. On success it is renamed to `path`; on failure it is removed.
 
-    A symbolic link stays, and its target is replaced or made. A file that is replaced leaves its permissions to the
-    new one. A pipe or a device is never replaced: what was written is copied into it.
+    A symbolic link is kept, and its target is replaced or created. The new file gets the permissions of the one it
+    replaces. A pipe or a device is never replaced; the content is copied into it.
 
     Raises:
-        OSError: for a disk that fails, whatever the writer called it, with the errno and with `path` as its filename.
+        OSError: if the disk fails, whatever error the writer raised, with the errno and with `path` as its filename.
     """
     with named_disk_errors(path) as temporaries, contextlib.ExitStack() as cleaning:
         target = None if _opens_as_stream(path) else _follow(path)
@@ -70,15 +70,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replaced_folder(folder: Path, *, check: Callable[[Path], None], seal: Callable[[Path], None]) -> Iterator[Path]:
-    """A temporary folder to fill; on success it takes the name `folder`, on failure it is removed.
+    """Yield a temporary folder to fill. On success it is renamed to `folder`; on failure it is removed.
 
-    At no moment is neither the old folder nor the new one on the disk, and where the renaming fails the old one is put
-    back. A symbolic link to a folder stays, and its target is replaced.
+    The old folder or the new one is on the disk at every moment, and the old one is restored if renaming fails. A
+    symbolic link to a folder is kept, and its target is replaced.
 
     Args:
-        folder: to write; its parents are made.
-        check: raises for a folder that must not be replaced; called with one that exists, before and after the work.
-        seal: called with the filled folder before it is renamed.
+        folder: Folder to write; its parents are created.
+        check: Function that raises for a folder that must not be replaced. Called with an existing folder, before and
+            after the work.
+        seal: Function called with the filled folder before it is renamed.
 
     Raises:
         OSError: as `atomic_path`.
@@ -110,10 +111,10 @@ def replaced_folder(folder: Path, *, check: Callable[[Path], None], seal: Callab
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """As `replaced_folder`, for a name that nothing has but an empty folder.
+    """Yield a temporary folder as `replaced_folder`, for a name that is free or that of an empty folder.
 
     Raises:
-        OSError: also where something has the name.
+        OSError: as `atomic_path`, or if the name is taken.
     """
 
     def require_empty(found: Path) -> None:
@@ -125,7 +126,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def recover_folder(folder: Path) -> None:
-    """Give a folder its name back if a process was killed while replacing it; remove what else that process left."""
+    """Restore the name of a folder if a process was killed while replacing it, and remove other remains."""
     target = _follow(folder)
     form = re.compile(rf"\.{re.escape(_label(target.name))}\.[0-9a-f]{{8}}\.old")
     if not target.parent.is_dir():
@@ -133,7 +134,7 @@ def recover_folder(folder: Path) -> None:
     left = [path for path in target.parent.iterdir() if form.fullmatch(path.name) and not path.is_symlink()]
     for path in sorted(left, reverse=True):
         if not _exists(target):
-            with contextlib.suppress(OSError):  # the process that put it aside lives, and was faster
+            with contextlib.suppress(OSError):  # the process that moved it aside is alive, and was faster
                 path.rename(target)
                 _flush_parent(target)
                 continue
@@ -141,13 +142,13 @@ def recover_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def flush(path: Path) -> None:
-    """Have a file's or folder's content on the disk, not only on its way there."""
+    """Force the content of a file or folder onto the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -157,7 +158,7 @@ def flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def open_plain(path: Path) -> Iterator[io.BufferedReader]:
-    """A file to read; a pipe or a device, which might never answer or never end, is an OSError."""
+    """Open a file for reading. A pipe or a device, which might block or never end, raises an OSError."""
     with open(path, "rb", opener=_open_at_once) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "It is a pipe or a device", str(path))
@@ -165,13 +166,13 @@ def open_plain(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def read_plain(path: Path) -> bytes:
-    """The bytes of a file; errors as `open_plain`."""
+    """Read a file as `open_plain` opens it."""
     with open_plain(path) as file:
         return file.read()
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a file could have this path: it has characters, no NUL, and none that can't be written down."""
+    """Whether a text can be a path: it is not empty, has no NUL, and can be encoded."""
     try:
         return text != "" and b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -179,16 +180,17 @@ def is_file_name(text: str) -> bool:
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether Git LFS has yet to fetch this file."""
+    """Whether a file is a pointer that Git LFS has not replaced yet."""
     with open_plain(path) as file:
         return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 @contextlib.contextmanager
 def named_disk_errors(path: Path) -> Iterator[list[Path]]:
-    """Raise what libraries say of a failing disk as the OSError it is, with `path` as its filename.
+    """Convert errors of libraries about a failing disk to an OSError, with `path` as its filename.
 
-    Yields a list for temporary names, to each of which `path` is preferred in errors.
+    Yields:
+        A list to append temporary names to. Errors name `path` in place of any of them.
     """
     temporaries: list[Path] = []
     try:
@@ -198,7 +200,7 @@ def named_disk_errors(path: Path) -> Iterator[list[Path]]:
         if code is None:
             raise
         place = getattr(error, "filename", None)
-        if place is None or any(Path(os.fsdecode(place)).is_relative_to(each) for each in temporaries):
+        if place is None or any(Path(os.fsdecode(place)).is_relative_to(temporary) for temporary in temporaries):
             place = str(path)
         if isinstance(error, OSError) and error.errno is not None:
             error.filename = place
@@ -207,7 +209,7 @@ def named_disk_errors(path: Path) -> Iterator[list[Path]]:
 
 
 def _disk_errno(error: Exception, path: Path) -> int | None:
-    """The errno behind an error of writing; None for an error of another kind."""
+    """Find the errno of a write error; None for an error of another kind."""
     text = str(error)
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
@@ -223,7 +225,7 @@ def _disk_errno(error: Exception, path: Path) -> int | None:
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Give a folder the name of another, which is removed once it has it, or put back if it can't have it."""
+    """Rename a folder to the name of another, which is removed afterwards, or restored if renaming fails."""
     while True:
         old = _beside(target, "old")
         with contextlib.ExitStack() as undo:
@@ -251,19 +253,19 @@ def _put_back(old: Path, target: Path) -> None:
     try:
         old.rename(target)
     except OSError as error:
-        if error.errno in _TAKEN:  # another process has given the name away since
+        if error.errno in _TAKEN:  # another process has taken the name
             return
         why = f"{error.strerror}; the folder that had this name is now {old}"
         raise OSError(error.errno, why, str(target)) from None
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """A hidden name in the same folder that nobody has."""
+    """Make an unused hidden name in the same folder."""
     return path.with_name(f".{_label(path.name)}.{secrets.token_hex(4)}.{ending}")
 
 
 def _label(name: str) -> str:
-    """A name, or the beginning of a long one with a digest of it all."""
+    """Return a name, shortened to its beginning and a digest if it is long."""
     if len(os.fsencode(name)) <= _LONGEST_LABEL:
         return name
     short = name
@@ -273,7 +275,7 @@ def _label(name: str) -> str:
 
 
 def _create(path: Path) -> int:
-    """Make a file that is not there yet; its permissions, as the umask has them."""
+    """Create a file, which must not exist, and return its permissions under the umask."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         return stat.S_IMODE(os.fstat(descriptor).st_mode)
@@ -293,7 +295,7 @@ def _exists(path: Path) -> bool:
 
 
 def _follow(path: Path) -> Path:
-    """The absolute place that a path leads to, through links, whether there is anything or not."""
+    """Resolve a path through links to an absolute one, which need not exist."""
     target = Path(os.path.realpath(path))
     if target.is_symlink():
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
@@ -301,7 +303,7 @@ def _follow(path: Path) -> Path:
 
 
 def _opens_as_stream(path: Path) -> bool:
-    """Whether a path is a pipe, a device, or a stream that is open already, such as /dev/stdout."""
+    """Whether a path is a pipe, a device, or an open stream such as /dev/stdout."""
     if _open_descriptor(path) is not None:
         return True
     try:
@@ -312,7 +314,7 @@ def _opens_as_stream(path: Path) -> bool:
 
 
 def _open_descriptor(path: Path) -> int | None:
-    """The number of the open stream that a path names, if it names one of this process."""
+    """Return the descriptor of the open stream of this process that a path names; None if it names none."""
     place = Path(os.path.abspath(path))  # noqa: PTH100  (Path.absolute keeps "..")
     for _ in range(40):
         found = re.fullmatch(rf"/(?:dev|proc/(?:self|thread-self|{os.getpid()}))/fd/(\d+)", str(place))
@@ -332,10 +334,10 @@ def _copy_into(source: Path, path: Path) -> None:
 
 
 def _flush_parent(path: Path) -> None:
-    with contextlib.suppress(PermissionError):  # a folder that may be written to and not read
+    with contextlib.suppress(PermissionError):  # a folder that may be written to but not read
         flush(path.parent)
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Without waiting for a pipe's other end."""
+    """Open a file without waiting for the other end of a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,7 +1,7 @@
-"""The one gate for numbers: nothing that is NaN or infinite becomes a bit, an image, a feature or a file.
+"""Checks for NaN and infinity, so that neither becomes a bit, an image, a feature or a file.
 
-Every stage that computes (text encoder, transformer, tokenizer) and every reader of weights passes its tensors through
-here. A comparison with NaN is False, so without the gate a broken computation looks like a dull but valid result.
+Every stage that computes (text encoder, transformer, tokenizer) and every reader of weights checks its tensors here. A
+comparison with NaN is False, so without these checks a broken computation would give a dull but valid result.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ def require_finite(values: Tensor, what: str, *, precision: torch.dtype | None =
     """Refuse a computed tensor that holds NaN or infinity.
 
     Args:
-        values: any shape; floating point.
-        what: the stage and place to name in the error, such as "the transformer's logits at scale 3".
-        precision: what the stage computes in, where its result is of another dtype.
+        values: Floating-point tensor of any shape.
+        what: Name of the values in the error, such as "the transformer's logits at scale 3".
+        precision: Precision that the stage computes in, if its result has another dtype.
 
     Raises:
-        ComputationError: naming the stage, how many values are bad, the precision and the device.
+        ComputationError: naming the stage, the number of bad values, the precision and the device.
     """
     finite = torch.isfinite(values)
     if finite.all():
@@ -42,14 +42,14 @@ def require_finite(values: Tensor, what: str, *, precision: torch.dtype | None =
 
 
 def require_sound_weights(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Refuse weights of another kind than fp64, fp32, bf16 or fp16, and weights that are not finite.
+    """Refuse weights that are not finite, or of a dtype other than fp64, fp32, bf16 and fp16.
 
     Args:
-        tensors: name to tensor, any shapes.
-        source: the file or folder to name in the error.
+        tensors: Tensors of any shape, by name.
+        source: Name of the file or folder in the error.
 
     Raises:
-        WeightsError: naming the first tensors at fault.
+        WeightsError: naming the first bad tensors.
     """
     wrong_kind = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
     if wrong_kind:
@@ -70,16 +70,16 @@ def require_sound_weights(tensors: Mapping[str, Tensor], source: str) -> None:
 def cast_weights(
     tensors: Mapping[str, Tensor], source: str, *, dtype: torch.dtype | None = None, device: torch.device | None = None
 ) -> dict[str, Tensor]:
-    """Sound weights in another precision or on another device; a value that the precision can't hold is refused.
+    """Convert sound weights to another precision or device, and refuse values that overflow.
 
     Args:
-        tensors: name to tensor, any shapes, that `require_sound_weights` has passed.
-        source: the file or folder to name in the error.
-        dtype: the precision wanted; None keeps each tensor's own.
-        device: where to put them; None leaves them where they are.
+        tensors: Tensors of any shape that `require_sound_weights` accepted, by name.
+        source: Name of the file or folder in the error.
+        dtype: Target precision; None keeps that of each tensor.
+        device: Target device; None keeps that of each tensor.
 
     Raises:
-        WeightsError: naming the first tensors that overflow, and the precision that holds them.
+        WeightsError: naming the first tensors that overflow, and a precision that can represent them.
     """
     cast = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
     require_no_overflow(tensors, cast, source)
@@ -90,12 +90,12 @@ def require_no_overflow(before: Mapping[str, Tensor], after: Mapping[str, Tensor
     """Refuse weights that became infinite when they were cast to a narrower precision.
 
     Args:
-        before: sound weights; those that `after` lacks are passed over.
-        after: the same weights, cast.
-        source: the file or folder to name in the error.
+        before: Sound weights by name. Those that `after` lacks are skipped.
+        after: The same weights after the cast.
+        source: Name of the file or folder in the error.
 
     Raises:
-        WeightsError: naming the first tensors that overflow, and the precision that holds them.
+        WeightsError: naming the first tensors that overflow, and a precision that can represent them.
     """
     narrower = [n for n, t in before.items() if n in after and _largest(after[n].dtype) < _largest(t.dtype)]
     lost = [name for name in narrower if not _all_finite(after[name])]
@@ -114,7 +114,7 @@ def require_no_overflow(before: Mapping[str, Tensor], after: Mapping[str, Tensor
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite: the least and the largest say so, far faster than each by itself."""
+    """Whether no value is NaN or infinite. Checking minimum and maximum is far faster than checking each value."""
     return tensor.numel() == 0 or all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor))
 
 

@@ -5,7 +5,7 @@ scale's bits, and their codes, resized up, are added to the latent (Han et al., 
 
 There, the codes of every scale are of length 1. So where an image is flat, and all cells of all scales say the same,
 what is left over is as large after the last scale as after the first: a tint. A tokenizer may have shorter codes at
-finer scales (`TokenizerConfig.code_lengths`), which come closer step by step.
+finer scales (`TokenizerConfig.code_norms`), which come closer step by step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ Flip = Callable[[int, Bool[Tensor, "b d h w"]], Bool[Tensor, "b d h w"]]
 """(scale, true bits) -> the bits that enter the latent: bitwise self-correction."""
 
 
-class Step(NamedTuple):
+class ScaleStep(NamedTuple):
     """One scale of an encoding.
 
     Attributes:
@@ -56,27 +56,27 @@ def add_scale(latent: Float[Tensor, "b d h w"], codes: Float[Tensor, "b d hk wk"
 
 
 def decode_latent(
-    bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid, lengths: Sequence[float] | None = None
+    bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid, code_norms: Sequence[float] | None = None
 ) -> Float[Tensor, "b d h w"]:
     """The latent that bits add up to: those of every scale, or of the first ones only. `grid` is the last scale's."""
-    *_, latent = cumulative_latents(bits, grid, lengths)
+    *_, latent = cumulative_latents(bits, grid, code_norms)
     return latent
 
 
 def cumulative_latents(
-    bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid, lengths: Sequence[float] | None = None
+    bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid, code_norms: Sequence[float] | None = None
 ) -> Iterator[Float[Tensor, "b d h w"]]:
     """The latent after each scale of bits, coarse to fine.
 
     Args:
         bits: of every scale, or of the first ones only.
         grid: of the last of all scales.
-        lengths: of the codes of all scales, as for `encode`.
+        code_norms: Norm of each scale's codes, as for `encode`.
     """
     first = bits[0]
     latent = empty_latent(first.shape[0], first.shape[1], grid, first.device)
     for k, scale in enumerate(bits):
-        latent = add_scale(latent, bits_to_codes(scale, 1.0 if lengths is None else lengths[k]))
+        latent = add_scale(latent, bits_to_codes(scale, 1.0 if code_norms is None else code_norms[k]))
         yield latent
 
 
@@ -91,16 +91,16 @@ def next_input(latent: Float[Tensor, "b d h w"], grid: Grid) -> Float[Tensor, "b
 def encode(
     features: Float[Tensor, "b d h w"],
     grids: Sequence[Grid],
-    lengths: Sequence[float] | None = None,
+    code_norms: Sequence[float] | None = None,
     *,
     flip: Flip | None = None,
-) -> Iterator[Step]:
+) -> Iterator[ScaleStep]:
     """Walk the scales from coarse to fine, yielding each one's residual, true bits and the latent after it.
 
     Args:
         features: the encoder's output, whose grid is the last of `grids`; kept in fp32.
         grids: every scale's `(h_k, w_k)`, in tokenizer cells.
-        lengths: of each scale's codes (`scales.lengths_of`), at least as many as `grids`; 1 if None, as published.
+        code_norms: Norm of each scale's codes (`scales.code_norms_of`), at least one a grid; None for 1, as published.
         flip: changes bits before they enter the latent, so that finer scales see (and must repair) the mistake.
 
     The latent carries the straight-through gradient of every scale; the residual's own path is cut.
@@ -108,14 +108,14 @@ def encode(
     features = features.float()
     latent = torch.zeros_like(features)
     for k, grid in enumerate(grids):
-        length = 1.0 if lengths is None else lengths[k]
+        norm = 1.0 if code_norms is None else code_norms[k]
         residual = residual_at(features, latent.detach(), grid)
         bits = quantize(residual)
-        codes = bits_to_codes(bits if flip is None else flip(k, bits), length)
+        codes = bits_to_codes(bits if flip is None else flip(k, bits), norm)
         if features.requires_grad:
-            codes = straight_through(codes, residual, length)
+            codes = straight_through(codes, residual, norm)
         latent = add_scale(latent, codes)
-        yield Step(residual, bits, latent)
+        yield ScaleStep(residual, bits, latent)
 
 
 def _resize(cells: Float[Tensor, "b d h w"], grid: Grid) -> Float[Tensor, "b d h2 w2"]:

@@ -189,15 +189,17 @@ def schedule_of_ratio(schedules: Sequence[ScaleSchedule], ratio: float) -> int:
     return max(nearest_in_ratio(lasts, ratio), key=lambda which: (math.prod(lasts[which]), -which))
 
 
-def lengths_of(code_lengths: Sequence[float], num_scales: int) -> tuple[float, ...]:
-    """Of the codes of each of a schedule's scales: the last is the finest's, a scale that has none has the first.
+def code_norms_of(code_norms: Sequence[float], num_scales: int) -> tuple[float, ...]:
+    """The norm of the codes at each scale of a schedule.
+
+    Norms are aligned at the finest scale; scales coarser than the first norm use that one.
 
     Args:
-        code_lengths: a tokenizer's.
-        num_scales: of the whole schedule, though one may stop before its end.
+        code_norms: Norms of a tokenizer's codes, coarse to fine.
+        num_scales: Number of scales of the whole schedule, even where encoding or generation stops earlier.
     """
-    behind = len(code_lengths) - num_scales
-    return tuple(code_lengths[max(0, behind + k)] for k in range(num_scales))
+    behind = len(code_norms) - num_scales
+    return tuple(code_norms[max(0, behind + k)] for k in range(num_scales))
 
 
 def nearest_in_ratio(lasts: Sequence[Grid], ratio: float) -> list[int]:

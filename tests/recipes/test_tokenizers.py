@@ -11,7 +11,9 @@ from bitvar.errors import UsageError
 from bitvar.official_schedules import ratio_names
 from bitvar.tokenizer import TOKENIZER_PRESETS, TokenizerConfig
 from bitvar.weights.hub import TOKENIZERS
-from bitvar.weights.model_folder import GRIDS, TokenizerIdentity, TrainedGrids, identify, read_tensors
+from bitvar.weights.identity import TokenizerIdentity, identify
+from bitvar.weights.index import GRIDS, TrainedGrids
+from bitvar.weights.tensors import read_tensors
 from tests.support.tiny import toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -60,8 +62,8 @@ def test_the_general_recipe_is_that_of_the_tokenizers_in_the_package(folder: Pat
 @pytest.mark.parametrize("folder", TOKENIZERS, ids=lambda folder: folder.name)
 def test_the_tokenizers_in_the_package_are_whom_they_say(folder: Path) -> None:
     identity = TokenizerIdentity.load(folder / "identity.json")
-    lengths = TokenizerConfig.load(folder / "config.json").code_lengths
-    assert identity == identify(identity.name, read_tensors(folder), lengths)
+    code_norms = TokenizerConfig.load(folder / "config.json").code_norms
+    assert identity == identify(identity.name, read_tensors(folder), code_norms)
 
 
 def test_an_unknown_size_of_the_general_recipe_is_refused() -> None:

@@ -34,9 +34,10 @@ from bitvar.training.engine.checkpoint import TrainState, clear_partial, latest,
 from bitvar.training.engine.optim import Ema
 from bitvar.training.engine.retention import step_reached
 from bitvar.training.engine.shards import Rows, write_rows
-from bitvar.weights.digests import MANIFEST, digest, load_tensors, write_manifest
+from bitvar.weights.digests import MANIFEST, digest, write_manifest
 from bitvar.weights.model_folder import load_component, save_folder
 from bitvar.weights.official.convert import convert_to_folder
+from bitvar.weights.tensors import load_tensors
 from tests.support.captioned import encoded, make_image, row
 from tests.support.tiny import tiny_components, tiny_transformer
 from tests.unit.weights.test_convert import official_transformer, write_pair
@@ -526,7 +527,7 @@ SHAPES = "{'descr': '<f4', 'fortran_order': False, 'shape': %s}"
 PAIR = {"a": tensor(0, 4, 1), "b": tensor(4, 8, 1)}
 
 CASES: dict[str, Case] = {
-    # Official checkpoints: pickles in every guise
+    # Official checkpoints: pickles in every wrapping
     **{
         f"pth: {name}": Case(zipped(payload), convert, WeightsError, "model.pth")
         for name, payload in {

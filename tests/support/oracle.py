@@ -54,9 +54,9 @@ def pyramid(
     features: Array,
     grids: Sequence[Grid],
     flip: Callable[[int, Array], Array] | None = None,
-    lengths: Sequence[float] | None = None,
+    code_norms: Sequence[float] | None = None,
 ) -> list[Scale]:
-    """The residual pyramid of one image, `(d, h, w)`; `flip` is self-correction's, `lengths` are each scale's."""
+    """The residual pyramid of one image, `(d, h, w)`; `flip` is self-correction's, `code_norms` are each scale's."""
     features = features.astype(np.float64)
     d = features.shape[0]
     latent = np.zeros_like(features)
@@ -65,7 +65,7 @@ def pyramid(
         residual = area_resize(features - latent, grid) if grid != features.shape[1:] else features - latent
         bits = residual > 0
         spoken = bits if flip is None else flip(k, bits)
-        codes = np.where(spoken, 1.0, -1.0) / math.sqrt(d) * (1.0 if lengths is None else lengths[k])
+        codes = np.where(spoken, 1.0, -1.0) / math.sqrt(d) * (1.0 if code_norms is None else code_norms[k])
         latent = latent + bilinear_resize(codes, features.shape[1:])
         scales.append(Scale(residual, bits, latent))
     return scales

@@ -19,7 +19,9 @@ from bitvar.sampling.params import SamplingParams
 from bitvar.text import TextEncoder, TextEncoderConfig, load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
-from bitvar.weights.model_folder import Components, ModelIndex, identify
+from bitvar.weights.identity import identify
+from bitvar.weights.index import ModelIndex
+from bitvar.weights.model_folder import Components, ModelIndex
 
 BITS = 4
 TEXT_WIDTH = 64

@@ -98,6 +98,8 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     from bitvar.runtime.placement import resolve_device, resolve_dtype
     from bitvar.tokenizer import TOKENIZER_PRESETS, InfinityTokenizer
     from bitvar.transformer import PRESETS, InfinityTransformer
+    from bitvar.weights.identity import TokenizerIdentity
+    from bitvar.weights.index import ModelIndex
     from bitvar.weights.model_folder import Components, ModelIndex, TokenizerIdentity
 
     for what, name, table in (("preset", preset, PRESETS), ("tokenizer", tokenizer, TOKENIZER_PRESETS)):

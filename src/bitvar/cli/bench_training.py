@@ -215,7 +215,8 @@ def save(
         import torch
 
         from bitvar.files import flush
-        from bitvar.weights.digests import digest, write_tensors
+        from bitvar.weights.digests import digest
+        from bitvar.weights.tensors import write_tensors
 
         tensor = torch.randn(megabytes * 250_000)
         lines: list[dict[str, float]] = []

@@ -1,4 +1,4 @@
-"""`bitvar models list` and `bitvar models info`: which models there are, and what one of them draws and knows."""
+"""`bitvar models list` and `bitvar models info`: the available models, and what each generates and knows."""
 
 import json
 import textwrap
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bitvar.weights.describe import Description
     from bitvar.weights.vocabulary import Vocabulary
 
-app = typer.Typer(help="Models and tokenizers: which there are, and what they know.", no_args_is_help=True)
+app = typer.Typer(help="List and describe models and tokenizers.", no_args_is_help=True)
 
 _WIDTH = 100
 _INDENT = " " * 17
@@ -27,29 +27,31 @@ def _callback() -> None:
 
 @app.command(name="list")
 def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the models and tokenizers that come with the package."""
+    """List the models and tokenizers in the package."""
     with exit_codes():
         from bitvar.weights.describe import describe
         from bitvar.weights.hub import EMBEDDED_MODEL, TOKENIZERS
 
-        described = {folder.name: describe(folder) for folder in (EMBEDDED_MODEL, *TOKENIZERS)}
+        models = {folder.name: describe(folder) for folder in (EMBEDDED_MODEL, *TOKENIZERS)}
         if as_json:
-            rows = [{"name": name, "kind": one.kind, "parameters": one.parameters} for name, one in described.items()]
+            rows = [
+                {"name": name, "kind": model.kind, "parameters": model.parameters} for name, model in models.items()
+            ]
             say(json.dumps(rows))
             return
-        for name, one in described.items():
-            say(f"{name:<10} {one.kind:<10} {_summary(one)}")
-        say("More of one: bitvar models info NAME", err=True)
+        for name, model in models.items():
+            say(f"{name:<10} {model.kind:<10} {_summary(model)}")
+        say("For details: bitvar models info NAME", err=True)
 
 
 @app.command()
 def info(
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="A name of `bitvar models list`, a folder, or a hub id.")
+        str, typer.Argument(metavar="[NAME]", help="Name in `bitvar models list`, folder, or hub id.")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Say what a model is, what sizes it draws and what it knows. Default: the embedded model."""
+    """Describe a model, the sizes it generates and the concepts it knows. Default: the embedded model."""
     with exit_codes():
         from bitvar.weights.describe import describe
         from bitvar.weights.hub import resolve_model
@@ -58,47 +60,52 @@ def info(
         if as_json:
             say(json.dumps(facts))
             return
-        known = facts.pop("knows")
+        knowledge = facts.pop("knows")
         for key, value in facts.items():
-            say(_line(key.replace("_", " "), _plain(value)))
-        if known is not None:
-            _print_known(known)
+            say(_line(key.replace("_", " "), _format(value)))
+        if knowledge is not None:
+            _print_knowledge(knowledge)
 
 
-def _summary(one: "Description") -> str:
-    parameters = f"{sum(one.parameters.values()) / 1e6:.1f} M parameters"
-    if one.kind == "tokenizer":
-        return f"images of any size, {one.bits} bits a cell of {one.stride} x {one.stride} pixels, {parameters}"
-    sizes = ", ".join(f"{width}x{height}" for width, height in one.sizes[:3]) + (", ..." if len(one.sizes) > 3 else "")
-    knows = f", {len(one.vocabulary.concepts)} concepts" if one.vocabulary else ""
+def _summary(description: "Description") -> str:
+    parameters = f"{sum(description.parameters.values()) / 1e6:.1f} M parameters"
+    if description.kind == "tokenizer":
+        side = description.stride
+        return f"images of any size, {description.bits} bits a cell of {side} x {side} pixels, {parameters}"
+    more = ", ..." if len(description.sizes) > 3 else ""
+    sizes = ", ".join(f"{width}x{height}" for width, height in description.sizes[:3]) + more
+    knows = f", {len(description.vocabulary.concepts)} concepts" if description.vocabulary else ""
     return f"text to image, {sizes}{knows}, {parameters}"
 
 
-def _facts(one: "Description") -> dict[str, Any]:
-    """What is printed of a folder, in order; `knows` is None where the folder doesn't say."""
+def _facts(description: "Description") -> dict[str, Any]:
+    """Collect what is printed about a folder, in order. `knows` is None if the folder has no vocabulary."""
     facts: dict[str, Any] = {
-        "name": one.name,
-        "kind": one.kind,
-        "folder": str(one.folder),
-        "digest": one.digest[:12],
-        "parameters": one.parameters,
-        "precision": one.precision,
-        "tokenizer": f"{one.tokenizer.name} (sha256 {one.tokenizer.sha256[:12]})",
-        "bits_per_cell": one.bits,
-        "stride": one.stride,
+        "name": description.name,
+        "kind": description.kind,
+        "folder": str(description.folder),
+        "digest": description.digest[:12],
+        "parameters": description.parameters,
+        "precision": description.precision,
+        "tokenizer": f"{description.tokenizer.name} (sha256 {description.tokenizer.sha256[:12]})",
+        "bits_per_cell": description.bits,
+        "stride": description.stride,
     }
-    if one.kind == "model":
+    if description.kind == "model":
         facts |= {
-            "sizes": [f"{width}x{height}" for width, height in one.sizes],
-            "text_encoder": one.text_encoder or "none: convert the model again with --text-encoder",
-            "longest_prompt": f"{one.max_prompt} tokens",
-            "defaults": asdict(one.defaults) if one.defaults else {},
+            "sizes": [f"{width}x{height}" for width, height in description.sizes],
+            "text_encoder": description.text_encoder or "none: convert the model again with --text-encoder",
+            "longest_prompt": f"{description.max_prompt} tokens",
+            "defaults": asdict(description.defaults) if description.defaults else {},
         }
-    facts |= {"licence": one.licence or "see the card", "card": str(one.card) if one.card else "none"}
-    return facts | {"knows": one.vocabulary and _known(one.vocabulary)}
+    facts |= {
+        "licence": description.licence or "see the card",
+        "card": str(description.card) if description.card else "none",
+    }
+    return facts | {"knows": description.vocabulary and _knowledge(description.vocabulary)}
 
 
-def _known(vocabulary: "Vocabulary") -> dict[str, Any]:
+def _knowledge(vocabulary: "Vocabulary") -> dict[str, Any]:
     by_category: dict[str, list[str]] = {}
     for concept in vocabulary.concepts:
         by_category.setdefault(concept.category, []).append(concept.name)
@@ -112,15 +119,15 @@ def _known(vocabulary: "Vocabulary") -> dict[str, Any]:
     }
 
 
-def _print_known(known: dict[str, Any]) -> None:
-    say(f"\nIt knows {sum(map(len, known['concepts'].values()))} concepts:")
-    for category, names in known["concepts"].items():
+def _print_knowledge(knowledge: dict[str, Any]) -> None:
+    say(f"\nIt knows {sum(map(len, knowledge['concepts'].values()))} concepts:")
+    for category, names in knowledge["concepts"].items():
         say(_line(category, ", ".join(names)))
     say("\nA prompt may also name:")
     for key in ("styles", "colours", "backgrounds", "counts"):
-        say(_line(key, ", ".join(known[key])))
+        say(_line(key, ", ".join(knowledge[key])))
     say("\nLayouts, each with a prompt that asks for it:")
-    for name, example in known["layouts"].items():
+    for name, example in knowledge["layouts"].items():
         say(f"{name:<27} bitvar generate {json.dumps(example)}")
 
 
@@ -135,9 +142,9 @@ def _line(key: str, text: str) -> str:
     )
 
 
-def _plain(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_format(inner)}" for name, inner in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,4 +1,4 @@
-"""What the codec's public functions refuse of their arguments, in three lines and before any work."""
+"""Checks of the arguments of the codec's public functions, made before any work starts."""
 
 import os
 from collections.abc import Iterable
@@ -11,65 +11,66 @@ from bitvar.codec.bitfile import BitFile, is_integer
 from bitvar.errors import UsageError
 from bitvar.files import is_file_name
 from bitvar.imaging.open import ImageLimits, RefusedError, check_sides
-from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer import ImageTokenizer
 
 
 def require_path(value: object, what: str) -> Path:
-    """The path that a str or Path gives.
+    """Convert a str or Path to a path.
 
     Args:
-        value: what was given.
-        what: calls it in the error.
+        value: Argument to check.
+        what: Name of the argument in the error.
 
     Raises:
-        UsageError: for anything else, and for what no file can be called.
+        UsageError: for other types, and for names that no file can have.
     """
     if not isinstance(value, str | os.PathLike) or isinstance(os.fspath(value), bytes):
-        why = f"it is {_kind(value)}"
-        todo = "give a path (str or Path), or for an image a PIL image: Image.fromarray(array), Image.open(file)"
-        raise UsageError(f"This is no {what}.", why, todo)
+        why = f"it is {_describe_type(value)}"
+        fix = "give a path (str or Path), or for an image a PIL image: Image.fromarray(array), Image.open(file)"
+        raise UsageError(f"This is no {what}.", why, fix)
     text = os.fspath(value)
     if not is_file_name(text):
-        why = "it is empty, or holds a NUL or half a character"
+        why = "it is empty, or contains a NUL or an incomplete character"
         raise UsageError(f"No {what} can be called {text!a}.", why, "check the path")
     return Path(text)
 
 
-def require_count(value: object, name: str, *, least: int, most: int | None = None) -> None:
-    """Refuse what is no whole number from `least` to `most`; `name` calls what is counted."""
-    if is_integer(value) and isinstance(value, int) and value >= least and (most is None or value <= most):
+def require_count(value: object, name: str, *, minimum: int, maximum: int | None = None) -> None:
+    """Require an integer from `minimum` to `maximum`; `name` says in the error what is counted."""
+    is_in_range = isinstance(value, int) and value >= minimum and (maximum is None or value <= maximum)
+    if is_integer(value) and is_in_range:
         return
-    span = f"{least} or more" if most is None else f"{least} to {most:,}"
-    why = f"it is a whole number, {span}" if is_integer(value) else f"it is {_kind(value)}, not a whole number"
+    span = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum:,}"
+    why = f"the number must be {span}" if is_integer(value) else f"it is {_describe_type(value)}, not a whole number"
     raise UsageError(f"Can't take {ascii(value)[:60]} {name}.", why, f"give {span}")
 
 
 def require_scales(value: object) -> None:
-    """Refuse what is no number of first scales, and not None."""
+    """Require a number of scales, or None."""
     if value is not None:
-        require_count(value, "scales", least=1)
+        require_count(value, "scales", minimum=1)
 
 
 def require_series(value: object, what: str) -> None:
-    """Refuse one thing where several are wanted: the letters of a path are no paths."""
-    single = isinstance(value, str | bytes | bytearray | os.PathLike | Image.Image | BitFile)
-    if single or not isinstance(value, Iterable):
-        why = f"it is {_kind(value)}"
+    """Require an iterable of items. A single path is refused, although a str iterates over its letters."""
+    is_single = isinstance(value, str | bytes | bytearray | os.PathLike | Image.Image | BitFile)
+    if is_single or not isinstance(value, Iterable):
+        why = f"it is {_describe_type(value)}"
         raise UsageError(f"This is no series of {what}.", why, "give a list, even of one")
 
 
 def require_tokenizer(value: object) -> None:
-    """Refuse what is no tokenizer."""
-    if not isinstance(value, InfinityTokenizer):
-        why, todo = f"it is {_kind(value)}", "use ImageCodec.from_pretrained, or give an InfinityTokenizer"
-        raise UsageError("A codec needs a tokenizer.", why, todo)
+    """Require an image tokenizer."""
+    if not isinstance(value, ImageTokenizer):
+        why, fix = f"it is {_describe_type(value)}", "use ImageCodec.from_pretrained, or give an image tokenizer"
+        raise UsageError("A codec needs a tokenizer.", why, fix)
 
 
 def require_pixels(value: object, limits: ImageLimits) -> None:
-    """Refuse what is no batch of RGB images of 0..255 that can be encoded."""
+    """Require a batch of RGB images with values 0..255 and sides that can be encoded."""
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 4 or value.shape[3] != 3:
-        why = f"it is {_kind(value)}"
-        raise UsageError("This is no batch of images.", why, "give uint8 of (images, height, width, 3)")
+        why = f"it is {_describe_type(value)}"
+        raise UsageError("This is no batch of images.", why, "give a uint8 array of shape (images, height, width, 3)")
     if not len(value):
         raise UsageError("There is nothing to encode.", "the batch has no images", "give one or more")
     try:
@@ -78,7 +79,7 @@ def require_pixels(value: object, limits: ImageLimits) -> None:
         raise UsageError("These images can't be used.", str(error), "resize them") from None
 
 
-def _kind(value: object) -> str:
+def _describe_type(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"an array {value.shape} of {value.dtype}"
     return "None" if value is None else f"of type {type(value).__name__}"

@@ -1,11 +1,12 @@
-"""The bit file: one image as the bits of its scales, checksummed scale by scale. Knows nothing of models or pixels.
+"""The bit file: one image as the bits of its scales, with a checksum for each. It knows nothing of models or pixels.
 
-All numbers are little-endian. `magic, version u16, header length u32, header, crc32 u32`, then for every scale
-`length u32, packed bits, crc32 u32`. Each crc32 covers all bytes of its part and starts from the one before it, so a
-scale counts only after the very scales and header it was written after. Between scales a file may be cut.
+All numbers are little-endian. A file is `magic, version u16, header length u32, header, crc32 u32`, and then for every
+scale `length u32, packed bits, crc32 u32`. Each crc32 covers all bytes of its section and continues from the previous
+crc32, so a scale is valid only after the header and the scales that it was written after. A file may be truncated
+between scales.
 
-Version 2 is version 1 with one thing more at the end of its header: what the bits were made of (`Origin`). A file whose
-origin isn't known is written as version 1.
+Version 2 adds a field at the end of the header: what the bits were made from (`Origin`). A file with an unknown origin
+is written as version 1.
 """
 
 import struct
@@ -20,7 +21,7 @@ from bitvar.scales import Grid
 MAGIC: Final = b"\x89BITVAR\n"
 VERSION: Final = 2
 PRECISIONS: Final = ("fp32", "bf16", "fp16", "fp64")
-MAX_PASSES: Final = 65_535
+MAX_REFINE_STEPS: Final = 65_535
 MAX_PIXELS: Final = 50_000_000
 MAX_SCALES: Final = 64
 MAX_BITS: Final = 128
@@ -37,17 +38,17 @@ _AGAIN: Final = "get the file again, or encode the image again"
 
 @dataclass(frozen=True)
 class BitHeader:
-    """What the bits mean.
+    """The header of a bit file: the size of the image, and how to read its bits.
 
     Attributes:
-        width, height: of the image, in pixels.
-        bits: of a cell.
-        stride: pixels per cell side.
-        channels: of the image.
-        tokenizer: name of the tokenizer that made the bits, for people.
-        sha256: its digest, in hex (`checkpoints.folder.TokenizerIdentity`).
-        grids: rows and columns of cells of every scale, coarse to fine, whether or not the file goes on so far. The
-            last covers the image.
+        width, height: Size of the image in pixels.
+        bits: Bits per cell.
+        stride: Pixels per cell side.
+        channels: Channels of the image.
+        tokenizer: Name of the tokenizer that made the bits, for people.
+        sha256: Digest of that tokenizer, in hex (`weights.identity.TokenizerIdentity.bits_sha256`).
+        grids: Rows and columns of cells at every scale, coarse to fine, including scales that the file lacks. The last
+            grid covers the image.
     """
 
     width: int
@@ -59,36 +60,36 @@ class BitHeader:
     sha256: str
     grids: tuple[Grid, ...]
 
-    def lengths(self) -> tuple[int, ...]:
-        """Bytes of packed bits of every scale."""
+    def payload_sizes(self) -> tuple[int, ...]:
+        """Sizes of the packed bits of every scale, in bytes."""
         return tuple(packed_length(self.bits, grid) for grid in self.grids)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What bits were made of, and how: the same image, settings and tokenizer give the same bits.
+    """What bits were made from, and how. The same image file, settings and tokenizer give the same bits.
 
     Attributes:
-        sha256: digest of the image file's bytes, in hex.
-        passes: as the image was encoded with.
-        aimed: number of the first scales that the passes went by; 0 for all, or without passes.
-        precision: that of the tokenizer, one of `PRECISIONS`.
+        sha256: Digest of the image file, in hex.
+        refine_steps: Steps of iterative refinement.
+        refined_scales: Number of scales that refinement decoded, from the coarsest; 0 for all, or without refinement.
+        precision: Precision of the tokenizer, one of `PRECISIONS`.
     """
 
     sha256: str
-    passes: int = 0
-    aimed: int = 0
+    refine_steps: int = 0
+    refined_scales: int = 0
     precision: str = "fp32"
 
 
 @dataclass(frozen=True)
 class BitFile:
-    """An image as bits. Two are equal if their bits are, whatever those were made of.
+    """An image as bits. Two bit files are equal if their headers and bits are, whatever their origins.
 
     Attributes:
-        header: what they mean.
-        payloads: packed bits of the first scales, or of all (`bits.pack`).
-        origin: what they were made of, if it is known.
+        header: Header of the file.
+        payloads: Packed bits (`bits.pack`) of all scales, or of the first scales only.
+        origin: What the bits were made from, if known.
     """
 
     header: BitHeader
@@ -101,56 +102,56 @@ class BitFile:
         return len(self.payloads) == len(self.header.grids)
 
     def first(self, scales: int | None) -> "BitFile":
-        """The first scales only, for a coarser image; all there are for None.
+        """Keep the first `scales` scales, for a coarser image; None keeps all.
 
         Raises:
-            UsageError: for fewer than one, or more than there are.
+            UsageError: for a number below 1, or above the number of scales in the file.
         """
         if scales is None:
             return self
         if not is_integer(scales) or not 1 <= scales <= len(self.payloads):
-            why = f"there are {len(self.payloads)}"
+            why = f"the file has {len(self.payloads)}"
             raise UsageError(f"Can't take the first {scales} scales.", why, f"choose 1 to {len(self.payloads)}")
         return replace(self, payloads=self.payloads[:scales])
 
     @property
     def num_bits(self) -> int:
-        """Bits that are there, of the scales that are."""
+        """Number of bits of all scales in the file."""
         return sum(self.header.bits * h * w for h, w in self.header.grids[: len(self.payloads)])
 
     def to_bytes(self) -> bytes:
-        """The file's content.
+        """Serialise the file.
 
         Raises:
-            UsageError: for a header that can't be, or payloads that aren't its own.
+            UsageError: for an invalid header, or payloads that don't match it.
         """
-        problem = _find_problem(self.header) or _find_lack(self)
+        problem = _find_problem(self.header) or _find_payload_problem(self)
         if problem is not None:
             raise UsageError("This bit file can't be written.", problem, "encode the image again")
         header = _pack_header(self.header)
         if self.origin is not None:
             header += _pack_origin(self.origin)
-        parts = [_START.pack(MAGIC, 1 if self.origin is None else VERSION, len(header)) + header]
-        checksum = zlib.crc32(parts[0])
-        parts.append(_NUMBER.pack(checksum))
+        sections = [_START.pack(MAGIC, 1 if self.origin is None else VERSION, len(header)) + header]
+        checksum = zlib.crc32(sections[0])
+        sections.append(_NUMBER.pack(checksum))
         for payload in self.payloads:
-            part = _NUMBER.pack(len(payload)) + payload
-            checksum = zlib.crc32(part, checksum)
-            parts += [part, _NUMBER.pack(checksum)]
-        return b"".join(parts)
+            section = _NUMBER.pack(len(payload)) + payload
+            checksum = zlib.crc32(section, checksum)
+            sections += [section, _NUMBER.pack(checksum)]
+        return b"".join(sections)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, source: str = "the data") -> "BitFile":
-        """Read a file's content; one that ends early is read up to its last whole scale.
+        """Parse the content of a file. A truncated file is read up to its last complete scale.
 
-        Everything is checked against the length of `data` or a fixed limit before it is used for a size.
+        Every size in the file is checked against the length of `data` or a fixed limit before it is used.
 
         Args:
-            data: the content.
-            source: names it in errors.
+            data: Content of the file.
+            source: Name of the file in errors.
 
         Raises:
-            UsageError: for other formats, newer versions, and anything damaged.
+            UsageError: for other formats, newer versions and damaged files.
         """
         if not isinstance(data, bytes | bytearray | memoryview):
             why = f"it is {type(data).__name__}, not bytes"
@@ -158,10 +159,10 @@ class BitFile:
         data = bytes(data)
         header, origin, at, checksum = _read_start(data, source)
         payloads: list[bytes] = []
-        for k, length in enumerate(header.lengths()):
+        for k, length in enumerate(header.payload_sizes()):
             end = at + 2 * _NUMBER.size + length
             if len(data) >= at + _NUMBER.size and _NUMBER.unpack_from(data, at)[0] != length:
-                raise _damaged(source, f"scale {k + 1} does not have the {length} bytes that its grid needs")
+                raise _damaged(source, f"scale {k + 1} does not have the {length} bytes that its grid requires")
             if len(data) < end:
                 break
             checksum = zlib.crc32(data[at : end - _NUMBER.size], checksum)
@@ -170,27 +171,27 @@ class BitFile:
             payloads.append(data[at + _NUMBER.size : end - _NUMBER.size])
             at = end
         if not payloads:
-            raise _damaged(source, "it ends before its first scale does")
+            raise _damaged(source, "it ends within its first scale")
         if len(payloads) == len(header.grids) and at != len(data):
             raise _damaged(source, f"{len(data) - at} bytes follow its last scale")
         return cls(header, tuple(payloads), origin)
 
 
 def is_integer(value: object) -> bool:
-    """Whether a value is a whole number; True and False are not."""
+    """Whether a value is an integer; booleans are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _read_start(data: bytes, source: str) -> tuple[BitHeader, Origin | None, int, int]:
-    """The header, the origin, where the first scale begins, and the checksum it goes on from."""
+    """Parse the header. Returns it with the origin, the offset of the first scale, and the checksum so far."""
     if len(data) < len(MAGIC) or not data.startswith(MAGIC):
-        why = "its first bytes are those of another kind of file" if data else "it is empty"
+        why = "its first bytes are those of another format" if data else "it is empty"
         raise UsageError(f"{source} is no bit file.", why, "give a file that `bitvar tokenizer encode` wrote")
     if len(data) < _START.size:
         raise _damaged(source, "it ends within its header")
     _, version, length = _START.unpack_from(data)
     if version not in (1, VERSION):
-        why = f"it is of version {version}, and this bitvar reads versions 1 to {VERSION}"
+        why = f"its version is {version}; this bitvar reads versions 1 to {VERSION}"
         raise UsageError(f"Can't read {source}.", why, "use a newer bitvar, or encode the image again")
     end = _START.size + length
     if length > _MAX_HEADER or len(data) < end + _NUMBER.size:
@@ -202,7 +203,7 @@ def _read_start(data: bytes, source: str) -> tuple[BitHeader, Origin | None, int
     header = _unpack_header(data[_START.size : cut])
     origin = None if version == 1 else _unpack_origin(data[cut:end])
     if header is None or (origin is None and version != 1):
-        raise _damaged(source, "its header makes no sense")
+        raise _damaged(source, "its header is malformed")
     if problem := _find_problem(header):
         raise _damaged(source, problem)
     return header, origin, end + _NUMBER.size, checksum
@@ -210,14 +211,16 @@ def _read_start(data: bytes, source: str) -> tuple[BitHeader, Origin | None, int
 
 def _pack_origin(origin: Origin) -> bytes:
     precision = PRECISIONS.index(origin.precision)
-    return _ORIGIN.pack(bytes.fromhex(origin.sha256), origin.passes, origin.aimed, precision)
+    return _ORIGIN.pack(bytes.fromhex(origin.sha256), origin.refine_steps, origin.refined_scales, precision)
 
 
 def _unpack_origin(data: bytes) -> Origin | None:
     if len(data) != _ORIGIN.size:
         return None
-    sha256, passes, aimed, precision = _ORIGIN.unpack(data)
-    return Origin(sha256.hex(), passes, aimed, PRECISIONS[precision]) if precision < len(PRECISIONS) else None
+    sha256, refine_steps, refined_scales, precision = _ORIGIN.unpack(data)
+    if precision >= len(PRECISIONS):
+        return None
+    return Origin(sha256.hex(), refine_steps, refined_scales, PRECISIONS[precision])
 
 
 def _pack_header(header: BitHeader) -> bytes:
@@ -228,7 +231,7 @@ def _pack_header(header: BitHeader) -> bytes:
 
 
 def _unpack_header(data: bytes) -> BitHeader | None:
-    """The header, or nothing if its parts don't fill it."""
+    """Parse the fields of a header; None if they don't fill it."""
     if len(data) < _SIZES.size:
         return None
     width, height, bits, stride, channels, num_scales, name_length, sha256 = _SIZES.unpack_from(data)
@@ -243,27 +246,28 @@ def _unpack_header(data: bytes) -> BitHeader | None:
 
 
 def _find_problem(header: BitHeader) -> str | None:
-    """What a header says that can't be, if anything."""
+    """Describe what is invalid in a header; None if nothing is."""
     if not 1 <= header.width * header.height <= MAX_PIXELS:
-        return f"an image of {header.width}x{header.height} pixels; the limit is {MAX_PIXELS} pixels"
+        return f"its image has {header.width}x{header.height} pixels; the limit is {MAX_PIXELS} pixels"
     if not 1 <= header.bits <= MAX_BITS or not 1 <= header.stride <= MAX_STRIDE or not 1 <= header.channels <= 16:
-        return f"{header.bits} bits a cell of {header.stride} pixels and {header.channels} channels"
+        return f"it has {header.bits} bits a cell, cells of {header.stride} pixels and {header.channels} channels"
     if not 1 <= len(header.grids) <= MAX_SCALES:
-        return f"{len(header.grids)} scales; there may be 1 to {MAX_SCALES}"
-    before = (1, 1)
+        return f"it has {len(header.grids)} scales; 1 to {MAX_SCALES} are allowed"
+    last = (1, 1)
     for grid in header.grids:
-        if grid[0] < before[0] or grid[1] < before[1]:
-            return f"a grid {grid} after {before}"
-        before = grid
-    if before != (-(-header.height // header.stride), -(-header.width // header.stride)):
-        return f"a last grid {before} for {header.width}x{header.height} pixels at {header.stride} a cell"
+        if grid[0] < last[0] or grid[1] < last[1]:
+            return f"a grid {grid} follows the larger {last}"
+        last = grid
+    if last != (-(-header.height // header.stride), -(-header.width // header.stride)):
+        return f"its last grid {last} does not cover {header.width}x{header.height} pixels at {header.stride} a cell"
     return None
 
 
-def _find_lack(file: BitFile) -> str | None:
-    lengths = file.header.lengths()[: len(file.payloads)]
-    if not file.payloads or tuple(map(len, file.payloads)) != lengths:
-        return f"its payloads have {tuple(map(len, file.payloads))} bytes; its grids need {file.header.lengths()}"
+def _find_payload_problem(file: BitFile) -> str | None:
+    """Describe how payloads don't match their header; None if they do."""
+    sizes = tuple(map(len, file.payloads))
+    if not file.payloads or sizes != file.header.payload_sizes()[: len(file.payloads)]:
+        return f"its payloads have {sizes} bytes; its grids require {file.header.payload_sizes()}"
     return None
 
 

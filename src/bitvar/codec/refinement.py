@@ -1,7 +1,8 @@
-"""Encoding in passes: what came back wrong is added to what goes in, and the encoder tries again.
+"""Iterative refinement: encode, decode, add the reconstruction error to the encoder's input, and encode again.
 
-An encoder sees no decoder: where an image is flat it makes the same small mistake everywhere, a tint. Given the
-image less that mistake, it makes other bits, whose mistakes lie on both sides. The decoder stays as it is.
+The encoder knows nothing of the decoder. In a flat area it makes the same small error in every cell, which shows as a
+colour cast over whole blocks. Given an input corrected by that error, it chooses bits whose errors have both signs and
+cancel out. The decoder stays as it is.
 """
 
 from typing import Final
@@ -11,36 +12,36 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bitvar.pyramid import Step
+from bitvar.pyramid import ScaleStep
 from bitvar.tokenizer.losses import pooled_errors
 
 GAIN: Final = 0.15
-"""What part of a mistake is taken from a pixel, and what part of the mean mistake of the square around it."""
+"""Share of a pixel's error, and of the mean error of the block around it, that the first step corrects."""
 
-SQUARE: Final = 5
-"""Side of that square in pixels."""
+BLOCK_SIDE: Final = 5
+"""Side of that block in pixels."""
 
-SETTLING: Final = 6
-"""Passes after which the parts are half of what they were."""
+HALVING_STEPS: Final = 6
+"""Number of steps after which the gain is half of `GAIN`."""
 
 
-def correction(missing: Float[Tensor, "b c H W"], number: int) -> Float[Tensor, "b c H W"]:
-    """What to add to what goes in.
+def correction(error: Float[Tensor, "b c H W"], step: int) -> Float[Tensor, "b c H W"]:
+    """Compute the correction to add to the encoder's input.
 
     Args:
-        missing: the images, less what came back.
-        number: passes made before.
+        error: Originals minus their reconstructions.
+        step: Number of refinement steps made before this one.
     """
-    around = F.avg_pool2d(missing, SQUARE, stride=1, padding=SQUARE // 2, count_include_pad=False)
-    return GAIN / (1 + number / SETTLING) * (missing + around)
+    block_mean = F.avg_pool2d(error, BLOCK_SIDE, stride=1, padding=BLOCK_SIDE // 2, count_include_pad=False)
+    return GAIN / (1 + step / HALVING_STEPS) * (error + block_mean)
 
 
-def seen_error(missing: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
-    """How much of a mistake an eye sees: its mean, and that of its means over squares of 2, 4, 8 and 16 pixels."""
-    return missing.abs().mean(dim=(1, 2, 3)) + pooled_errors(missing)
+def multiscale_error(error: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
+    """Measure how visible an error is: its mean magnitude, plus those of its means over blocks of 2 to 16 pixels."""
+    return error.abs().mean(dim=(1, 2, 3)) + pooled_errors(error)
 
 
-def choose(better: Bool[Tensor, " b"], new: Step, old: Step) -> Step:
-    """A step of two encodings, image by image."""
-    pick = better[:, None, None, None]
-    return Step(*(torch.where(pick, one, other) for one, other in zip(new, old, strict=True)))
+def select_images(use_first: Bool[Tensor, " b"], first: ScaleStep, second: ScaleStep) -> ScaleStep:
+    """Combine the same scale of two encodings, taking each image from the first where `use_first` says so."""
+    mask = use_first[:, None, None, None]
+    return ScaleStep(*(torch.where(mask, one, other) for one, other in zip(first, second, strict=True)))

@@ -1,1 +1,1 @@
-"""Adapters: their files, the layers that carry them, and which of them are active."""
+"""Low-rank adapters: their files, their layers, and switching between them."""

@@ -1,8 +1,8 @@
-"""The file of a low-rank adapter, named and described as diffusers does: found, read, and checked against a model.
+"""The file of a low-rank adapter, in the format of diffusers: located, read and checked against a model.
 
-Two tensors a layer, `transformer.LAYER.lora_A.weight` of shape (rank, inputs) and `transformer.LAYER.lora_B.weight` of
-shape (outputs, rank), and PEFT's settings as JSON in the header. Files that PEFT and kohya wrote are read too. Knows
-nothing of PEFT itself.
+A file has two tensors a layer, `transformer.LAYER.lora_A.weight` of shape (rank, inputs) and
+`transformer.LAYER.lora_B.weight` of shape (outputs, rank), and PEFT's settings as JSON in its header. Files written by
+PEFT and kohya are read too. This module does not import PEFT.
 """
 
 import hashlib
@@ -21,18 +21,11 @@ from torch import Tensor
 
 from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError
-from bitvar.lora.names import PEFT_PREFIX, PREFIX, place_of
+from bitvar.lora.names import PEFT_PREFIX, PREFIX, parse_name
 from bitvar.nn.linear import Linear
-from bitvar.weights.digests import (
-    MANIFEST,
-    atomic_folder,
-    digest,
-    load_tensors,
-    merged_digest,
-    verify_folder,
-    write_tensors,
-)
+from bitvar.weights.digests import MANIFEST, atomic_folder, digest, merged_digest, verify_folder
 from bitvar.weights.hub import refuse_revision, resolve_model
+from bitvar.weights.tensors import load_tensors, write_tensors
 
 WEIGHTS: Final = "pytorch_lora_weights.safetensors"
 PEFT_WEIGHTS: Final = "adapter_model.safetensors"
@@ -41,8 +34,8 @@ SETTINGS_KEY: Final = "lora_adapter_metadata"
 BASE_KEY: Final = "bitvar_base"
 TENSOR: Final = re.compile(rf"{PREFIX}\.(.+)\.lora_([AB])\.weight")
 FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-STRONGEST: Final = 1e6
-"""The largest number that an adapter may be able to add to a weight; a model's own are mostly below 1."""
+MAX_CHANGE: Final = 1e6
+"""Upper bound on what an adapter may add to a weight. Most weights of a model are below 1."""
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 WITHOUT_EFFECT: Final = (
@@ -50,15 +43,15 @@ WITHOUT_EFFECT: Final = (
     *("layers_to_transform", "lora_dropout", "megatron_core", "peft_type", "peft_version", "qalora_group_size"),
     *("revision", "target_modules", "task_type"),
 )
-"""PEFT's settings that change nothing about what the tensors mean."""
+"""Settings of PEFT that do not affect the meaning of the tensors."""
 
 
 class LoraBase(Config):
-    """The model that an adapter was made for.
+    """The model that an adapter was trained for.
 
     Attributes:
-        name: of the model, as in its index.
-        transformer: one digest of all files of its `transformer/`; empty if it never was in a folder.
+        name: Name of the model, as in its index.
+        transformer: Merged digest of all files in `transformer/`; empty if the model never was in a folder.
     """
 
     name: Annotated[str, Field(max_length=255)]
@@ -66,10 +59,14 @@ class LoraBase(Config):
 
     @classmethod
     def of_folder(cls, folder: Path, sums: Mapping[str, str] | None = None) -> "LoraBase":
-        """The identity of a model folder; `sums` is its manifest, if it has been verified already.
+        """Identify the model in a folder.
+
+        Args:
+            folder: Model folder.
+            sums: Manifest of the folder, if it has been verified already.
 
         Raises:
-            UsageError: if it has no index.
+            UsageError: if the folder has no index.
             WeightsError: for missing or altered files.
         """
         name = read_json(folder / "model_index.json")["name"]
@@ -81,13 +78,13 @@ class LoraBase(Config):
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """What a file holds, checked against a model.
+    """The content of an adapter's file, checked against a model.
 
     Attributes:
-        pairs: `A` and `B` of each layer.
-        alphas: of each layer.
-        base: the model it was made for, if it says so.
-        sha256: see `adapter_digest`.
+        pairs: Matrices `A` and `B` of each layer.
+        alphas: Alpha of each layer.
+        base: Model that the adapter was trained for, if the file names it.
+        sha256: Digest of the adapter (`adapter_digest`).
     """
 
     pairs: dict[str, tuple[Tensor, Tensor]]
@@ -102,7 +99,7 @@ Layer = Annotated[str, Field(max_length=1024)]
 
 
 class _Settings(Config):
-    """PEFT's settings as a file carries them; patterns give some layers a value of their own."""
+    """PEFT's settings in a file. Patterns give some layers a value of their own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -115,8 +112,16 @@ class _Settings(Config):
 def write_adapter(
     tensors: Mapping[str, Tensor], folder: Path, *, rank: int, alpha: float, base: LoraBase | None
 ) -> None:
-    """Write a folder of the file and its digest, whole or not at all. `tensors` go by their names in a file."""
-    layers = sorted({found[1] for key in tensors if (found := TENSOR.fullmatch(key))})
+    """Write an adapter atomically, as a folder of its file and a manifest.
+
+    Args:
+        tensors: Tensors by their names in the file.
+        folder: Folder to write.
+        rank: Rank of every pair.
+        alpha: Alpha of every pair.
+        base: Model that the adapter was trained for; None if it has no name.
+    """
+    layers = sorted({match[1] for key in tensors if (match := TENSOR.fullmatch(key))})
     settings = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": layers}
     header = {"format": "pt", SETTINGS_KEY: json.dumps({f"{PREFIX}.{key}": settings[key] for key in settings})}
     if base is not None:
@@ -127,11 +132,15 @@ def write_adapter(
 
 
 def find_adapter(source: str | Path, revision: str | None = None) -> Path:
-    """The safetensors file of an adapter: itself, the one of a folder (digests verified, if it lists any), or a hub's.
+    """Locate the safetensors file of an adapter.
+
+    Args:
+        source: Safetensors file, folder that contains one (verified if it has a manifest), or hub id.
+        revision: Branch, tag or commit of a hub id.
 
     Raises:
-        UsageError: if there is no such source.
-        WeightsError: for a folder without such a file or with altered ones, or another format.
+        UsageError: for a missing source.
+        WeightsError: for another format, or a folder without such a file or with altered files.
     """
     path = Path(source)
     if path.suffix in PICKLES:
@@ -155,10 +164,10 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path:
 
 
 def adapter_digest(path: Path) -> str:
-    """sha256 of all that an adapter's file says: of the file, and of PEFT's settings where they lie beside it.
+    """Compute the digest of an adapter: the sha256 of its file, combined with PEFT's settings file where it has one.
 
     Raises:
-        WeightsError: if a file can't be read.
+        WeightsError: for an unreadable file.
     """
     settings = path.with_name(PEFT_SETTINGS)
     try:
@@ -171,27 +180,27 @@ def adapter_digest(path: Path) -> str:
 
 
 def read_adapter(path: Path, layers: Mapping[str, Linear]) -> AdapterFile:
-    """Read a file for a model of these linear layers.
+    """Read an adapter's file for a model with these linear layers.
 
     Raises:
-        WeightsError: for a damaged file, tensors that don't fit, each named, or settings of more than plain LoRA.
+        WeightsError: for a damaged file, tensors that don't fit, which are named, or settings beyond plain LoRA.
     """
     tensors = load_tensors(path)
     settings, base = _read_header(path)
     if any(key.startswith(PEFT_PREFIX) for key in tensors):
         settings = _read_peft_settings(path)
-    pairs, said, problems = _match(tensors, layers)
+    pairs, own_alphas, problems = _match(tensors, layers)
     if problems or not pairs:
         listed = "\n    ".join(problems[:40] or ["it holds no tensors"])
-        why = f"{len(problems)} entries are off; it was made for {base or 'a model that it does not name'}"
+        why = f"{len(problems)} entries are wrong; it was made for {base or 'a model that it does not name'}"
         raise WeightsError(
             f"The adapter {path} doesn't fit this model:\n    {listed}", why, "use it with its own model"
         )
     alphas = _alphas({layer: len(a) for layer, (a, _) in pairs.items()}, settings, path)
-    if settings is not None and said:
-        why = "both its settings and its tensors say alpha"
+    if settings is not None and own_alphas:
+        why = "both its settings and its tensors give alpha"
         raise WeightsError(f"The adapter {path} contradicts itself.", why, "get the adapter again")
-    alphas |= said
+    alphas |= own_alphas
     _require_bounded(pairs, alphas, path)
     return AdapterFile(pairs, alphas, base, adapter_digest(path))
 
@@ -205,27 +214,27 @@ def _is_peft(path: Path) -> bool:
 
 
 def _read_peft_settings(path: Path) -> _Settings:
-    """What PEFT wrote beside an adapter; without it nobody knows how much the adapter counts."""
+    """Read the settings that PEFT wrote beside an adapter. Without them the adapter's scale is unknown."""
     settings = path.with_name(PEFT_SETTINGS)
     try:
         return _Settings.load(settings)
     except UsageError as error:
         why = str(error).replace("\n", " ")
-        todo = f"keep {PEFT_SETTINGS} beside the file, as PEFT writes it"
-        raise WeightsError(f"Can't read the settings of {path}.", why, todo) from None
+        fix = f"keep {PEFT_SETTINGS} beside the file, as PEFT writes it"
+        raise WeightsError(f"Can't read the settings of {path}.", why, fix) from None
 
 
 def _require_bounded(pairs: Mapping[str, tuple[Tensor, Tensor]], alphas: Mapping[str, float], path: Path) -> None:
-    """Refuse an adapter that would drown the model's own weights, or overflow."""
+    """Refuse an adapter that would dominate the model's own weights, or overflow."""
     for layer, (a, b) in pairs.items():
-        most = float(a.abs().max()) * float(b.abs().max()) * abs(alphas[layer])
-        if not math.isfinite(alphas[layer]) or most > STRONGEST:
-            why = f"it could add up to {most:.3g} to a weight of {layer}; a model's own are mostly below 1"
+        change = float(a.abs().max()) * float(b.abs().max()) * abs(alphas[layer])
+        if not math.isfinite(alphas[layer]) or change > MAX_CHANGE:
+            why = f"it could add up to {change:.3g} to a weight of {layer}; a model's own are mostly below 1"
             raise WeightsError(f"The adapter {path} is out of bounds.", why, "get or train it again")
 
 
 def _read_header(path: Path) -> tuple[_Settings | None, LoraBase | None]:
-    """What a file says of its settings and of the model it was made for; None where it says nothing."""
+    """Read from a file's header its settings and the model it was trained for; None for what it does not contain."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -244,21 +253,21 @@ def _read_header(path: Path) -> tuple[_Settings | None, LoraBase | None]:
 def _match(
     tensors: Mapping[str, Tensor], layers: Mapping[str, Linear]
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float], list[str]]:
-    """Each layer's `A` and `B`, the alphas that are tensors, and all that is wrong with names, values and shapes."""
+    """Match tensors to layers. Returns each layer's `A` and `B`, the alphas stored as tensors, and all problems."""
     parts: dict[str, dict[str, Tensor]] = {}
     problems = []
     for key, tensor in sorted(tensors.items()):
-        place = place_of(key, layers)
-        if place is None:
+        role = parse_name(key, layers)
+        if role is None:
             problems.append(f"{key}: not a name like {PREFIX}.LAYER.lora_A.weight")
-        elif place.layer not in layers:
+        elif role.layer not in layers:
             problems.append(f"{key}: the model has no such layer")
-        elif problem := _value_problem(tensor, place.part):
+        elif problem := _value_problem(tensor, role.part):
             problems.append(f"{key}: {problem}")
-        elif place.part in parts.setdefault(place.layer, {}):
+        elif role.part in parts.setdefault(role.layer, {}):
             problems.append(f"{key}: the file holds that tensor twice, under two names")
         else:
-            parts[place.layer][place.part] = tensor
+            parts[role.layer][role.part] = tensor
     alphas = {layer: float(part["alpha"]) for layer, part in parts.items() if "alpha" in part}
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for layer, part in parts.items():
@@ -279,41 +288,43 @@ def _value_problem(tensor: Tensor, part: str) -> str | None:
     if part == "alpha" and tensor.numel() != 1:
         return f"alpha is one number, not {tensor.numel()}"
     if tensor.dtype not in FLOATS and not (part == "alpha" and tensor.dtype in (torch.int64, torch.int32)):
-        return f"it holds {tensor.dtype}; adapters are floating point"
+        return f"its dtype is {tensor.dtype}; adapters are floating point"
     if not bool(tensor.isfinite().all()):
-        return "it holds NaN or infinity, no finite number"
+        return "it contains NaN or infinity"
     return None
 
 
 def _alphas(ranks: Mapping[str, int], settings: _Settings | None, path: Path) -> dict[str, float]:
-    """Each layer's alpha: as the settings say, or else its rank."""
+    """Determine each layer's alpha: from the settings, or else its rank."""
     if settings is None:
         return {layer: float(rank) for layer, rank in ranks.items()}
     patterns = [*settings.rank_pattern, *settings.alpha_pattern]
-    strange = [f"{key}={value!r}" for key, value in (settings.model_extra or {}).items() if _means_more(key, value)]
-    strange += [f"the pattern {each!r}" for each in patterns if not any(_names(each, layer) for layer in ranks)]
-    if strange:
-        why = f"its settings ask for what is not known here: {', '.join(sorted(strange))}"
+    extra = (settings.model_extra or {}).items()
+    unsupported = [f"{key}={value!r}" for key, value in extra if _is_unsupported(key, value)]
+    unmatched = [pattern for pattern in patterns if not any(_names(pattern, layer) for layer in ranks)]
+    unsupported += [f"the pattern {pattern!r}" for pattern in unmatched]
+    if unsupported:
+        why = f"its settings are not supported: {', '.join(sorted(unsupported))}"
         raise WeightsError(f"The adapter {path} is no plain LoRA.", why, "get or train it as one")
     for layer, rank in ranks.items():
-        said = _of_layer(layer, settings.rank_pattern, settings.r)
-        if said != rank:
-            why = f"{layer} has rank {rank}, its settings say {said}"
+        stated = _layer_value(layer, settings.rank_pattern, settings.r)
+        if stated != rank:
+            why = f"{layer} has rank {rank}, its settings say {stated}"
             raise WeightsError(f"The adapter {path} contradicts itself.", why, "get the adapter again")
-    return {layer: _of_layer(layer, settings.alpha_pattern, settings.lora_alpha) for layer in ranks}
+    return {layer: _layer_value(layer, settings.alpha_pattern, settings.lora_alpha) for layer in ranks}
 
 
-def _means_more(key: str, value: Any) -> bool:
-    if key == "init_lora_weights":  # other ways to begin also changed the model's own weights
+def _is_unsupported(key: str, value: Any) -> bool:
+    if key == "init_lora_weights":  # other initialisations also changed the model's own weights
         return value not in (True, False, "gaussian")
     return key not in WITHOUT_EFFECT and value not in (None, False, "none", [], {})
 
 
-def _of_layer(layer: str, pattern: Mapping[str, float], otherwise: float) -> float:
-    return next((value for key, value in pattern.items() if _names(key, layer)), otherwise)
+def _layer_value(layer: str, patterns: Mapping[str, float], default: float) -> float:
+    return next((value for key, value in patterns.items() if _names(key, layer)), default)
 
 
 def _names(pattern: str, layer: str) -> bool:
-    """Whether a pattern is the layer's name or the end of it. PEFT's regular expressions are not run."""
+    """Whether a pattern is the layer's name or a suffix of it. PEFT's regular expressions are not evaluated."""
     literal = pattern.replace("\\.", ".")
     return layer == literal.removeprefix("^") or layer.endswith(f".{literal}")

@@ -1,7 +1,7 @@
-"""Low-rank adapters (Hu et al., arXiv 2106.09685) in a model: made, saved and loaded, by means of PEFT.
+"""Low-rank adapters (Hu et al., arXiv 2106.09685) in a model: creating, saving and loading them with PEFT.
 
 An adapted layer computes `x W^T + (alpha / rank) x A^T B^T` with `A` of shape (rank, inputs) and `B` of shape (outputs,
-rank). Knows nothing of switching between adapters: `lora/adapters.py` does.
+rank). Switching between adapters is the task of `lora/adapters.py`.
 """
 
 import re
@@ -27,7 +27,6 @@ __all__ = [
     "LoraSettings",
     "adapter_tensors",
     "add_adapter",
-    "base_tensors",
     "load_adapter",
     "lora_layers",
     "save_adapter",
@@ -36,12 +35,12 @@ __all__ = [
 
 
 class LoraSettings(Config):
-    """What an adapter is made of.
+    """Settings of an adapter.
 
     Attributes:
-        rank: of the two matrices.
-        alpha: the adapter counts `alpha / rank` times.
-        targets: layers of every block that get one, by their names within the block.
+        rank: Rank of the two matrices.
+        alpha: Numerator of the adapter's scale, `alpha / rank`.
+        targets: Layers to adapt in every block, by their names within the block.
     """
 
     rank: int = Field(default=16, ge=1, le=1 << 12)
@@ -62,27 +61,29 @@ class LoraSettings(Config):
 
 
 def add_adapter(model: nn.Module, settings: LoraSettings, *, name: str = "default", generator: torch.Generator) -> None:
-    """Add a new adapter that changes nothing yet (`B` is zero), to be trained: all but it is frozen.
+    """Add a new adapter for training. It has no effect yet (`B` is zero), and all other parameters are frozen.
 
     Its tensors are fp32 on the layers' device; they are used in the dtype of the activations.
 
     Args:
-        model: with blocks, as `InfinityTransformer`.
-        generator: of the CPU; draws `A`, uniformly within 1 / sqrt(inputs), layer by layer in the model's order.
+        model: Model with blocks, such as `InfinityTransformer`.
+        settings: Settings of the adapter.
+        name: Name of the adapter in the model.
+        generator: CPU generator that draws `A`, uniformly within 1 / sqrt(inputs), layer by layer in the model's order.
 
     Raises:
-        UsageError: for a target that no block has, a name in use or unfit, or if PEFT is missing.
+        UsageError: for a target that no block has, an invalid name or one in use, or if PEFT is missing.
     """
     _check_name(model, name)
-    inside = {layer: re.fullmatch(r"blocks\.\d+\.(.+)", layer) for layer in _linear_layers(model)}
-    known = sorted({found[1] for found in inside.values() if found})
+    matches = {layer: re.fullmatch(r"blocks\.\d+\.(.+)", layer) for layer in _linear_layers(model)}
+    known = sorted({match[1] for match in matches.values() if match})
     for target in settings.targets:
         if target not in known:
             raise UsageError(unknown("target of a LoRA", target, known))
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     for layer, linear in _linear_layers(model).items():
-        found = inside[layer]
-        if found and found[1] in settings.targets:
+        match = matches[layer]
+        if match and match[1] in settings.targets:
             bound, device = linear.in_features**-0.5, linear.weight.device
             a = torch.empty(settings.rank, linear.in_features).uniform_(-bound, bound, generator=generator)
             pairs[layer] = a.to(device), torch.zeros(linear.out_features, settings.rank, device=device)
@@ -92,7 +93,7 @@ def add_adapter(model: nn.Module, settings: LoraSettings, *, name: str = "defaul
 
 
 def adapter_tensors(model: nn.Module, name: str = "default") -> dict[str, nn.Parameter]:
-    """An adapter's own parameters, not copies, by their names in a file; empty if there is no such adapter."""
+    """Return an adapter's parameters by their names in a file, not copied; empty if there is no such adapter."""
     tensors: dict[str, nn.Parameter] = {}
     for layer, adapted in lora_layers(model).items():
         if name in adapted.lora_A:
@@ -102,30 +103,27 @@ def adapter_tensors(model: nn.Module, name: str = "default") -> dict[str, nn.Par
     return tensors
 
 
-def base_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """A model's tensors, detached, by their plain names: without its adapters, but with those fused into it."""
-    tensors = {key: tensor.detach() for key, tensor in model.state_dict().items() if ".lora_" not in key}
-    return {key.replace(".base_layer.", "."): tensor for key, tensor in tensors.items()}
-
-
 def lora_layers(model: nn.Module) -> "dict[str, AdaptedLinear]":
-    """The layers that carry an adapter, by their names in the plain model."""
+    """Return the layers that have an adapter, by their names in the plain model."""
     return {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}  # type: ignore[misc]
 
 
 def valid_name(name: str) -> bool:
-    """Whether PEFT can keep an adapter of this name: it becomes that of a submodule."""
+    """Whether PEFT can use a name for an adapter. It becomes the name of a submodule."""
     return bool(re.fullmatch(r"[A-Za-z0-9_-]+", name)) and "lora_" not in name and not hasattr(nn.ModuleDict(), name)
 
 
 def save_adapter(
     model: nn.Module, folder: Path, *, name: str = "default", settings: LoraSettings, base: LoraBase | None
 ) -> None:
-    """Write an adapter as a folder of one safetensors file and its digest, whole or not at all.
+    """Write an adapter atomically, as a folder of one safetensors file and its digest.
 
     Args:
-        settings: those it was added with.
-        base: the model it was made for; None if that has no name.
+        model: Model with the adapter.
+        folder: Folder to write.
+        name: Name of the adapter in the model.
+        settings: Settings that the adapter was added with.
+        base: Model that the adapter was trained for; None if it has no name.
     """
     tensors = adapter_tensors(model, name)
     assert tensors, f"the model has no adapter {name!r}"
@@ -135,15 +133,19 @@ def save_adapter(
 def load_adapter(
     model: nn.Module, source: str | Path, *, name: str = "default", revision: str | None = None
 ) -> AdapterFile:
-    """Add an adapter from a file, for inference: frozen, in the layers' dtype, the only active one; all or nothing.
+    """Add an adapter from a file for inference: frozen, in the layers' dtype, and the only active one.
+
+    The model is left unchanged if any part of the adapter can't be used.
 
     Args:
-        source: a safetensors file, a folder with one, or a hub id `owner/name`.
-        revision: of a hub id: branch, tag or commit.
+        model: Model to adapt.
+        source: Safetensors file, folder that contains one, or hub id `owner/name`.
+        name: Name to give the adapter.
+        revision: Branch, tag or commit of a hub id.
 
     Raises:
-        UsageError: for a source that is not there, a name in use or unfit, or if PEFT is missing.
-        WeightsError: for a damaged file, another format, or tensors that don't fit the model; each is named.
+        UsageError: for a missing source, an invalid name or one in use, or if PEFT is missing.
+        WeightsError: for a damaged file, another format, or tensors that don't fit the model, which are named.
     """
     _check_name(model, name)
     layers = _linear_layers(model)
@@ -151,14 +153,14 @@ def load_adapter(
     pairs = {layer: (a.to(layers[layer].weight), b.to(layers[layer].weight)) for layer, (a, b) in file.pairs.items()}
     for layer, pair in pairs.items():
         if not all(bool(tensor.isfinite().all()) for tensor in pair):
-            why = f"its values for {layer} are beyond {layers[layer].weight.dtype}, in which the model is"
+            why = f"its values for {layer} exceed the range of {layers[layer].weight.dtype}, the model's dtype"
             raise WeightsError(f"The adapter {source} overflows.", why, "load the model in fp32 or bf16")
     _inject(model, pairs, file.alphas, name=name)
     return file
 
 
 def _linear_layers(model: nn.Module) -> dict[str, Linear]:
-    """The model's own linear layers, adapted or not, by their names in the plain model."""
+    """Return the model's own linear layers, adapted or not, by their names in the plain model."""
     return {
         name.removesuffix(".base_layer"): layer
         for name, layer in model.named_modules()
@@ -168,7 +170,7 @@ def _linear_layers(model: nn.Module) -> dict[str, Linear]:
 
 def _check_name(model: nn.Module, name: str) -> None:
     if not valid_name(name):
-        why = "it may hold letters, digits, - and _, not lora_, and be no word that PyTorch's modules use"
+        why = "a name consists of letters, digits, - and _, without lora_, and is no attribute of PyTorch's modules"
         raise UsageError(f"An adapter can't be called {name!r}.", why, "choose another name, such as style")
     if adapter_tensors(model, name):
         why = "the model already has an adapter of that name"
@@ -178,10 +180,10 @@ def _check_name(model: nn.Module, name: str) -> None:
 def _inject(
     model: nn.Module, pairs: Mapping[str, tuple[Tensor, Tensor]], alphas: Mapping[str, float], *, name: str
 ) -> None:
-    """Have PEFT wrap each layer and give it these `A` and `B`, all frozen, as the only active adapter.
+    """Wrap layers with PEFT and give them frozen `A` and `B`, as the only active adapter.
 
-    PEFT sees the model inside a container, since it would take `model.config` for one of its own kind. It makes no
-    tensors itself (`low_cpu_mem_usage`), so nothing is drawn from the global generator.
+    PEFT gets the model inside a container, since it would mistake `model.config` for a configuration of transformers.
+    It creates no tensors itself (`low_cpu_mem_usage`), so nothing is drawn from the global generator.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -197,12 +199,12 @@ def _inject(
     adapted = lora_layers(model)
     for layer, pair in pairs.items():
         adapted[layer].lora_A[name], adapted[layer].lora_B[name] = (_linear(weight) for weight in pair)
-        adapted[layer].cast_input_dtype_enabled = False  # these compute in the dtype of what they are given
+        adapted[layer].cast_input_dtype_enabled = False  # the layers compute in the dtype of their inputs
     model.requires_grad_(False)
 
 
 def _linear(weight: Tensor) -> Linear:
-    with torch.device("meta"):  # so that nothing is drawn
+    with torch.device("meta"):  # draws no random numbers
         linear = Linear(weight.shape[1], weight.shape[0], bias=False)
     linear.weight = nn.Parameter(weight)
     return linear

@@ -1,4 +1,4 @@
-"""How trainers name the tensors of an adapter, in terms of a model's own layers. Knows nothing of files.
+"""Names that trainers give to the tensors of an adapter. This module knows nothing of files.
 
 | trainer | names of one layer |
 |---|---|
@@ -22,20 +22,30 @@ _KOHYA: Final = re.compile(rf"(?:{'|'.join(KOHYA_PREFIXES)})([^.]+)\.(lora_down\
 _PARTS: Final = {"lora_down.weight": "A", "lora_up.weight": "B", "alpha": "alpha"}
 
 
-class Place(NamedTuple):
-    """Where a tensor belongs: a layer, as the model or else as the file names it, and `A`, `B` or `alpha`."""
+class TensorRole(NamedTuple):
+    """The role of a tensor in an adapter.
+
+    Attributes:
+        layer: Name of the layer in the model, or in the file if the model has no such layer.
+        part: "A", "B" or "alpha".
+    """
 
     layer: str
     part: str
 
 
-def place_of(key: str, layers: Collection[str]) -> Place | None:
-    """Where the tensor of this name belongs, for a model of these layers; None for a name of no known form."""
+def parse_name(key: str, layers: Collection[str]) -> TensorRole | None:
+    """Parse the name of a tensor; None for a name of unknown form.
+
+    Args:
+        key: Name of the tensor in the file.
+        layers: Names of the model's layers.
+    """
     dotted = _DOTTED.fullmatch(key)
     if dotted:
-        return Place(dotted[1], dotted[2])
+        return TensorRole(dotted[1], dotted[2])
     kohya = _KOHYA.fullmatch(key)
     if kohya is None:
         return None
     own = next((layer for layer in layers if layer.replace(".", "_") == kohya[1]), kohya[1])
-    return Place(own, _PARTS[kohya[2]])
+    return TensorRole(own, _PARTS[kohya[2]])

@@ -24,7 +24,8 @@ from bitvar.sampling.generate import ScaleResult, generate, generate_apart
 from bitvar.sampling.params import SamplingParams
 from bitvar.scales import ScaleSchedule, nearest_schedule
 from bitvar.weights.hub import resolve_model
-from bitvar.weights.model_folder import Components, ModelIndex, load_folder, save_folder
+from bitvar.weights.index import ModelIndex
+from bitvar.weights.model_folder import Components, load_folder, save_folder
 
 
 class InfinityPipeline:

@@ -1,1 +1,1 @@
-"""Where and how a model runs; applied from outside."""
+"""Where and how models run: devices, precisions and fused attention."""

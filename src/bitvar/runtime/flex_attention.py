@@ -1,4 +1,4 @@
-"""FlexAttention for training on GPUs: one fused kernel for all scales, which skips what no token may see."""
+"""FlexAttention for training on GPUs: one fused kernel for all scales, which skips masked blocks."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,18 @@ _compiled = torch.compile(flex_attention, dynamic=False)
 
 
 class FlexBlockCausal:
-    """What `nn.attention.BlockCausal` computes, by FlexAttention. Implements `nn.attention.AttentionFn`.
+    """The attention of `nn.attention.BlockCausal`, computed by FlexAttention. Implements `nn.attention.AttentionFn`.
 
-    On the CPU it runs without a fused kernel and without gradients: for tests.
+    On the CPU it runs without a fused kernel and without gradients, which suffices for tests.
 
     Args:
-        offsets: index of each scale's first token, and after them the number of all tokens.
-        device: where the tokens will be.
+        offsets: Index of each scale's first token, followed by the total number of tokens.
+        device: Device of the tokens.
     """
 
     def __init__(self, offsets: Sequence[int], device: torch.device) -> None:
-        lengths = torch.tensor(offsets).diff()
-        scale = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(device)
+        num_tokens = torch.tensor(offsets).diff()
+        scale = torch.repeat_interleave(torch.arange(len(num_tokens)), num_tokens).to(device)
 
         total = offsets[-1]
         self._mask = create_block_mask(

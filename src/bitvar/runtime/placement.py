@@ -1,4 +1,4 @@
-"""Which device and precision a model is loaded on, and moving it to another."""
+"""The device and precision of a model: choosing them, and moving a model to others."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -14,7 +14,7 @@ DTYPES: Final = {name: dtype for dtype, name in DTYPE_NAMES.items() if dtype != 
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """A device that exists; "auto" is CUDA, else MPS, else the CPU."""
+    """Choose a device that exists; "auto" is CUDA, else MPS, else the CPU."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if isinstance(device, str) and device == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
@@ -23,15 +23,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except RuntimeError:
         chosen = None
     if chosen is None or not available.get(chosen.type, False) or (chosen.index or 0) >= _count(chosen.type):
-        here = [name for name, present in available.items() if present]
-        known_kind = isinstance(device, str | torch.device)
-        given = repr(str(device)[:40]) if known_kind else f"of type {type(device).__name__}"
-        raise UsageError(f"There is no device {given} here.", f"PyTorch finds {here}", "choose one of these")
+        devices = [name for name, present in available.items() if present]
+        is_device = isinstance(device, str | torch.device)
+        given = repr(str(device)[:40]) if is_device else f"of type {type(device).__name__}"
+        raise UsageError(f"There is no device {given} here.", f"PyTorch finds {devices}", "choose one of these")
     return chosen
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """A torch dtype; "auto" is bf16 on CUDA, else fp32."""
+    """Convert a name to a torch dtype; "auto" is bf16 on CUDA, else fp32."""
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if isinstance(dtype, str) and dtype == "auto":
@@ -43,15 +43,15 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 
 def move_model(parts: Sequence[nn.Module], *, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Move parts of a model in place, their adapters with them, as if they had been loaded so.
+    """Move parts of a model in place, including their adapters, as if they had been loaded there.
 
     Args:
-        parts: on one device.
-        device: where to.
-        dtype: of the floating-point weights; None leaves them.
+        parts: Parts on one device.
+        device: Device to move to.
+        dtype: Precision of the floating-point weights; None keeps it.
 
     Raises:
-        WeightsError: for weights that overflow in `dtype`. No part is changed then.
+        WeightsError: for weights that overflow in `dtype`. No part is changed in that case.
     """
     if dtype is not None:
         weights = [(type(part).__name__, *named) for part in parts for named in _weights(part, dtype)]
@@ -64,7 +64,7 @@ def move_model(parts: Sequence[nn.Module], *, device: torch.device, dtype: torch
 
 
 def _weights(part: nn.Module, dtype: torch.dtype) -> list[tuple[str, Tensor]]:
-    """What a change of precision concerns; transformers keeps a few layers of T5 in fp32 where the rest is fp16."""
+    """List the tensors that a change of precision affects: with fp16, transformers keeps a few layers of T5 in fp32."""
     kept = tuple(getattr(part, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()
     return [
         (name, tensor)

@@ -22,7 +22,7 @@ from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.sampling.draw import apply_guidance, draw_bits
 from bitvar.sampling.noise import uniform_noise
 from bitvar.sampling.params import SamplingParams
-from bitvar.scales import ScaleSchedule, lengths_of
+from bitvar.scales import ScaleSchedule, code_norms_of
 
 
 class ScaleResult(NamedTuple):
@@ -137,7 +137,7 @@ def _scales(
         condition = condition.concatenate(negative or condition.drop(torch.ones(batch, dtype=torch.bool)))
     patch_size = model.config.patch_size
     grids = schedule.latent_grids(patch_size)
-    code_norms = lengths_of(model.config.code_lengths, len(schedule))
+    code_norms = code_norms_of(model.config.code_norms, len(schedule))
 
     with torch.inference_mode():
         state = model.start_decoding(condition, schedule)

@@ -1,6 +1,6 @@
-"""Frozen text encoders: prompts in, `TextCondition` out. No other model file imports transformers.
+"""Frozen text encoders, from prompts to a `TextCondition`. No other model file imports transformers.
 
-A closed registry: which class reads a folder is written here, never in the folder.
+The registry is closed: the class that reads a folder is fixed here and never named by the folder.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 
 class TextEncoderConfig(Config):
-    """What `text_encoder/bitvar.json` holds.
+    """The content of `text_encoder/bitvar.json`.
 
     Attributes:
-        kind: a name of the registry.
-        hidden_states: which of the encoder's hidden states are concatenated, 0 being the embeddings. Unused by T5.
+        kind: Name in the registry.
+        hidden_states: Indices of the hidden states to concatenate, where 0 is the embeddings. Unused by T5.
     """
 
     kind: Annotated[str, Field(max_length=64)]
@@ -49,7 +49,7 @@ class TextEncoderConfig(Config):
 
 T5: Final = TextEncoderConfig(kind="t5")
 MINILM: Final = TextEncoderConfig(kind="minilm", hidden_states=(1, 6))
-"""How a folder as its makers publish it is read: flan-t5-xl and its like, and all-MiniLM-L6-v2."""
+"""Settings for encoders as published by their authors: flan-t5-xl and similar ones, and all-MiniLM-L6-v2."""
 
 
 class TextEncoder(ABC):
@@ -63,21 +63,21 @@ class TextEncoder(ABC):
         self.hidden_states = hidden_states
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickling and copying: without the hooks that transformers leaves in a model it has run."""
+        """Leave out the hooks that transformers keeps in a model it has run, which can't be pickled or copied."""
         return {**self.__dict__, "model": _without_capturing_hooks(self.model)}
 
     @abstractmethod
     def _features(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "b t w"]: ...
 
     def num_tokens(self, prompt: str) -> int:
-        """Length of a prompt, special tokens included."""
+        """Count the tokens of a prompt, including special tokens."""
         return len(self.ids(prompt))
 
     def ids(self, prompt: str) -> list[int]:
-        """The tokens of a prompt, special ones included.
+        """Tokenise a prompt, including special tokens.
 
         Raises:
-            WeightsError: if the vocabulary gives none, gives some that the model has no embedding for, or breaks down.
+            WeightsError: if the vocabulary fails, gives no token, or gives one that the model has no embedding for.
         """
         try:
             ids = list(self.tokenizer(prompt, verbose=False)["input_ids"])
@@ -94,13 +94,13 @@ class TextEncoder(ABC):
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> TextCondition:
-        """Features of real tokens only, special ones included; padding is masked.
+        """Encode prompts to the features of their tokens, including special tokens. Padding is masked.
 
-        The tokenizer is only read, never set to pad, so calls may run side by side and saving writes what was loaded.
+        The tokenizer is never configured to pad, so calls may run concurrently and saving writes what was loaded.
         """
         device = next(self.model.parameters()).device
         rows = [torch.tensor(self.ids(prompt)) for prompt in prompts]
-        ids = pad_sequence(rows, batch_first=True).to(device)  # any padding does, since it is masked
+        ids = pad_sequence(rows, batch_first=True).to(device)  # the padding value does not matter, since it is masked
         mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(device)
         features = self._features(ids, mask)
         return TextCondition.from_list([row[keep.bool()] for row, keep in zip(features, mask, strict=True)])
@@ -117,22 +117,22 @@ class TextEncoder(ABC):
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest prompt that the encoder has positions for, special tokens included; None for no limit."""
+        """Length of the longest prompt in tokens, including special tokens; None without a limit."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def save(self, folder: Path) -> None:
-        """Write configuration, vocabulary and weights."""
+        """Write configuration, vocabulary and weights to a folder."""
         with _quiet():
             self.model.save_pretrained(folder)  # type: ignore[operator]
             self.tokenizer.save_pretrained(folder)
         settings = TextEncoderConfig(kind=self.kind, hidden_states=self.hidden_states)
         (folder / "bitvar.json").write_text(settings.dump(), encoding="utf-8")
-        for path in folder.glob("*.safetensors"):  # the library would keep them to this user
+        for path in folder.glob("*.safetensors"):  # the library would make them unreadable for others
             path.chmod(stat.S_IMODE((folder / "bitvar.json").stat().st_mode))
 
 
 class MiniLMEncoder(TextEncoder):
-    """A small BERT-shaped sentence encoder (MiniLM): several hidden states side by side, for the trainable adapter."""
+    """A small BERT-like sentence encoder (MiniLM). Its features are several hidden states, concatenated."""
 
     kind = "minilm"
 
@@ -142,7 +142,7 @@ class MiniLMEncoder(TextEncoder):
 
 
 class T5Encoder(TextEncoder):
-    """A T5 encoder, as the official models use (flan-t5-xl): last hidden state, end token kept."""
+    """A T5 encoder, as in the official models (flan-t5-xl): the last hidden state, with the end token."""
 
     kind = "t5"
 
@@ -156,12 +156,12 @@ _REGISTRY: Final[dict[str, type[TextEncoder]]] = {"minilm": MiniLMEncoder, "t5":
 def load_text_encoder(
     folder: Path, *, dtype: torch.dtype = torch.float32, settings: TextEncoderConfig | None = None
 ) -> TextEncoder:
-    """Load an encoder from a folder that `TextEncoder.save` or its makers wrote; nothing is fetched.
+    """Load an encoder from a folder written by `TextEncoder.save` or by its authors. Nothing is downloaded.
 
     Args:
-        folder: configuration, vocabulary and safetensors weights.
-        dtype: of the weights and the computation.
-        settings: for a folder as its makers publish it (`T5`, `MINILM`); where there is a `bitvar.json`, that counts.
+        folder: Folder with the configuration, the vocabulary and the safetensors weights.
+        dtype: Precision of the weights and the computation.
+        settings: Settings for a folder published by its authors (`T5`, `MINILM`). A `bitvar.json` takes precedence.
 
     Raises:
         WeightsError: for an unknown kind or unreadable files.
@@ -184,15 +184,15 @@ def load_text_encoder(
         tokenizer = _load_vocabulary(folder)
     except WeightsError:
         raise
-    except BaseException as error:  # whatever a damaged file makes the parsers of three libraries raise
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # that of Rust's libraries
+    except BaseException as error:  # a damaged file makes three libraries raise errors of many types
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # raised by libraries in Rust
             raise
         problems = str(error).splitlines()[0] if str(error) else repr(error)
         raise WeightsError(_unreadable(folder, problems)) from None
     if problems:
         raise WeightsError(_unreadable(folder, problems))
     encoder = _REGISTRY[settings.kind](model, tokenizer, settings.hidden_states)
-    with _silenced():  # what breaks down for any text does so now, and a library in Rust prints where
+    with _silenced():  # a broken vocabulary fails here; a library in Rust would print its traceback
         encoder.ids("a")
     return encoder
 
@@ -216,11 +216,11 @@ def _require_plain_files(folder: Path) -> None:
 
 
 def published_settings(folder: Path) -> TextEncoderConfig | None:
-    """How to read a folder that its makers published, by the model its `config.json` names; None if by none known."""
+    """Choose the settings for a folder published by its authors, by its `model_type`; None if that is unknown."""
     try:
         kind = read_json(folder / "config.json").get("model_type")
     except UsageError:
-        return None  # `load_text_encoder` says what is wrong with it
+        return None  # `load_text_encoder` reports what is wrong
     return {"t5": T5, "bert": MINILM}.get(str(kind))
 
 
@@ -231,9 +231,9 @@ def _unreadable(folder: Path, why: str) -> str:
 def _load_model(
     settings: TextEncoderConfig, sizes: EncoderSizes, folder: Path, dtype: torch.dtype
 ) -> tuple[nn.Module, str]:
-    """The model, and what is wrong with its weights: a tensor that is missing would be made up at random.
+    """Build the model. Returns it with a description of wrong weights: a missing tensor would be random.
 
-    Configuration and tensors are handed over as objects, so there is no path to look beside and no name to look up.
+    The library gets the configuration and the tensors as objects, so it has no path and no name to look up.
     """
     tensors = read_weights(folder, leave_out=("decoder.", "lm_head.") if settings.kind == "t5" else ())
     require_sound_weights(tensors, str(folder))
@@ -266,10 +266,10 @@ def _load_model(
 
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
-    """What libraries write to the process's stderr themselves goes nowhere."""
+    """Discard what libraries write directly to the process's stderr."""
     try:
         kept = os.dup(2)
-    except OSError:  # there is none
+    except OSError:  # the process has no stderr
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -284,7 +284,7 @@ def _silenced() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar and no report of the tensors that an encoder rightly leaves unread."""
+    """Suppress progress bars and warnings about the tensors that an encoder leaves unread."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -309,7 +309,7 @@ def _load_vocabulary(folder: Path) -> "PreTrainedTokenizerFast":
 
 
 def _without_capturing_hooks(module: nn.Module) -> nn.Module:
-    """The same tensors in new modules, as before their first run: the hooks are closures, which pickle refuses."""
+    """Rebuild modules around the same tensors, without capturing hooks: these are closures, which pickle refuses."""
     twin = module.__class__.__new__(module.__class__)
     twin.__dict__ = {key: value for key, value in module.__dict__.items() if key != "_output_capturing_hooks_installed"}
     twin.__dict__["_forward_hooks"] = type(module._forward_hooks)(

@@ -1,7 +1,7 @@
-"""The files of a text encoder's folder: what they may say, how large they may be, and what may not lie beside them.
+"""The files of a text encoder's folder, checked before a model is built: their content, sizes and company.
 
-Everything here is read before a model is built. A `config.json` is filtered to the sizes of the kinds we know, so
-nothing in it can name code, a kernel or a place to fetch something from. Knows neither transformers nor a model.
+A `config.json` is reduced to the sizes of the known kinds, so nothing in it can name code, a kernel or a place to
+download from. This module knows neither transformers nor a model.
 """
 
 import json
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from bitvar.config import Config, check_room, read_json
 from bitvar.errors import UsageError, WeightsError
-from bitvar.file_kinds import require_guise
+from bitvar.file_kinds import require_file_kind
 
 WEIGHTS: Final = "model.safetensors"
 _FOREIGN: Final = ("adapter_config.json", "adapter_model.*", "*.py", "*.so", "*.gguf")
-"""Beside weights these would change what a model computes, or are code."""
+"""Files that would change the output of a model beside its weights, or that are code."""
 
 _MAX_JSON_BYTES: Final = 1 << 26
 _MAX_VOCABULARY: Final = 1 << 20
@@ -37,12 +37,12 @@ Epsilon = Annotated[float, Field(ge=0, le=1)]
 
 
 class EncoderSizes(Config):
-    """The part of a `config.json` that says what is computed; every other key is left out."""
+    """The part of a `config.json` that determines the computation. Other keys are left out."""
 
     @property
     @abstractmethod
     def parameters(self) -> int:
-        """Numbers that a model of these sizes has, biases and norms aside."""
+        """Number of parameters of a model of these sizes, without biases and norms."""
 
 
 class BertSizes(EncoderSizes):
@@ -104,45 +104,45 @@ _SIZES: Final[dict[str, tuple[str, type[EncoderSizes], str]]] = {
     "minilm": ("bert", BertSizes, "all-MiniLM-L6-v2"),
     "t5": ("t5", T5Sizes, "google/flan-t5-xl"),
 }
-"""Our kind -> its `model_type`, its sizes, and an encoder of the kind."""
+"""Kind -> its `model_type`, its sizes, and an example of such an encoder."""
 
 
 def refuse_foreign_files(folder: Path) -> None:
-    """Refuse a folder with adapters or code beside the weights; nothing of the kind is ever read.
+    """Refuse a folder with adapters or code beside the weights. Such files are never read.
 
     Raises:
         WeightsError: naming them.
     """
-    found = sorted({path.name for pattern in _FOREIGN for path in folder.glob(pattern)})
-    if found:
+    foreign = sorted({path.name for pattern in _FOREIGN for path in folder.glob(pattern)})
+    if foreign:
         raise WeightsError(
-            f"The text encoder {folder} has files that don't belong there: {', '.join(found[:5])}.",
+            f"The text encoder {folder} has files that don't belong there: {', '.join(foreign[:5])}.",
             "adapters and code beside the weights are never read, and the encoder would not be the one they make",
             "remove them, or give a folder without them",
         )
 
 
 def read_sizes(folder: Path, kind: str) -> EncoderSizes:
-    """The sizes that a folder's `config.json` gives, checked against bounds and against the bytes of the weights.
+    """Read the sizes in a folder's `config.json`, and check them against bounds and the size of the weights.
 
     Raises:
-        WeightsError: for another model than the kind says, sizes out of range, or weights that can't be of these sizes.
+        WeightsError: for a model of another kind, sizes out of range, or weights too small for these sizes.
     """
     model_type, sizes, example = _SIZES[kind]
     try:
         values = read_json(folder / "config.json")
-        found = values.get("model_type")
-        if found != model_type:
+        found_type = values.get("model_type")
+        if found_type != model_type:
             known = ", ".join(f"{name} ({encoder})" for name, _, encoder in _SIZES.values())
             raise WeightsError(
-                f"The text encoder {folder} is of the model type {str(found)[:100]!r}.",
+                f"The text encoder {folder} has the model type {str(found_type)[:100]!r}.",
                 f"a {model_type} is expected here, and bitvar reads these: {known}",
                 f"give the encoder that the transformer was trained with, such as {example}",
             )
         known_values = {name: value for name, value in values.items() if name in sizes.model_fields}
         checked = sizes.parse(known_values, source=str(folder / "config.json"))
         for path in _weight_files(folder):
-            require_guise(path, "safetensors")
+            require_file_kind(path, "safetensors")
         check_room(checked.parameters, folder, source=str(folder / "config.json"))
     except UsageError as error:
         raise WeightsError(str(error)) from None
@@ -150,11 +150,11 @@ def read_sizes(folder: Path, kind: str) -> EncoderSizes:
 
 
 def read_weights(folder: Path, *, leave_out: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """The tensors of a folder's safetensors, one file or several with an index.
+    """Read the tensors of a folder, from one safetensors file or several with an index.
 
     Args:
-        folder: a text encoder's folder.
-        leave_out: tensors whose names begin so are not read.
+        folder: Folder of a text encoder.
+        leave_out: Prefixes of the names of tensors to skip.
 
     Raises:
         WeightsError: for missing or unreadable files.
@@ -173,15 +173,15 @@ def read_weights(folder: Path, *, leave_out: tuple[str, ...] = ()) -> dict[str, 
 
 
 def is_position_index(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor is the row of integers 0, 1, 2, ... that published BERT files keep beside their weights."""
+    """Whether a tensor is the row of integers 0, 1, 2, ... that published BERT files contain."""
     return name.endswith("position_ids") and not tensor.is_floating_point() and not tensor.is_complex()
 
 
 def check_vocabulary(folder: Path, sizes: EncoderSizes) -> None:
-    """Look through `tokenizer.json` before a parser compiles it: its size, its patterns, and the largest id.
+    """Check `tokenizer.json` before a parser compiles it: its size, its patterns and its token ids.
 
     Raises:
-        WeightsError: for one that is too large, has patterns that could take forever, or ids without an embedding.
+        WeightsError: for a file that is too large, has patterns that could take forever, or ids without an embedding.
     """
     path = folder / "tokenizer.json"
     if path.is_file() and path.stat().st_size > _MAX_JSON_BYTES:
@@ -209,7 +209,7 @@ def check_vocabulary(folder: Path, sizes: EncoderSizes) -> None:
 
 
 def is_simple_pattern(pattern: str) -> bool:
-    """Whether a regular expression takes linear time: short, without groups, and with one repeat at most."""
+    """Whether a regular expression surely takes linear time: it is short, has no group and at most one repeat."""
     plain = re.sub(r"\\.", "", pattern)
     classes = re.sub(r"\[[^\]]*\]", "", plain)
     repeats = re.findall(r"[*+?]|\{[^}]*\}", classes)
@@ -219,7 +219,7 @@ def is_simple_pattern(pattern: str) -> bool:
 
 
 def _patterns(value: Any) -> Iterator[str]:
-    """Every regular expression in the JSON of a tokenizer; its dictionary of words is passed over."""
+    """Yield every regular expression in the JSON of a tokenizer. Its dictionary of words is skipped."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name == "Regex":
@@ -255,7 +255,7 @@ def _bad_vocabulary(path: Path, why: str) -> WeightsError:
 
 
 def special_tokens(folder: Path) -> dict[str, str]:
-    """The special tokens that `tokenizer_config.json` names."""
+    """Read the special tokens in `tokenizer_config.json`."""
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "eos_token")
     return {name: _text(settings[name]) for name in names if settings.get(name)}

@@ -1,4 +1,4 @@
-"""The convolutional encoder and decoder around the bits. Knows nothing of scales or of bits."""
+"""The convolutional encoder and decoder. This module knows nothing of scales or bits."""
 
 from itertools import pairwise
 
@@ -12,12 +12,12 @@ from bitvar.tokenizer.config import TokenizerConfig
 
 
 def make_norm(width: int, config: TokenizerConfig) -> nn.Module:
-    """The norm of so many channels that a configuration asks for."""
+    """Build the configured norm for `width` channels."""
     return PixelNorm(width) if config.norm == "pixel" else GroupNorm(width, config.norm_groups)
 
 
 class ResidualBlock(nn.Module):
-    """A norm, SiLU, 3x3 conv, twice, beside a shortcut (1x1 when the width changes)."""
+    """Norm, SiLU and 3x3 convolution, twice, with a shortcut (a 1x1 convolution where the width changes)."""
 
     def __init__(self, inputs: int, outputs: int, config: TokenizerConfig) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Zero-pad right and bottom by one, 3x3 conv, stride 2."""
+    """A zero pad of one pixel at the right and the bottom, then a 3x3 convolution with stride 2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest x2, then a 3x3 conv."""
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, and the step to the next."""
+    """The residual blocks at one resolution, and the resize to the next."""
 
     def __init__(self, blocks: nn.Sequential, resize: nn.Module) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image -> features, `stride` times smaller."""
+    """The network from an image to features, `stride` times smaller."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent -> image. Its levels run from the coarsest to the finest."""
+    """The network from a latent to an image. Its levels run from the coarsest to the finest."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()

@@ -1,28 +1,28 @@
-"""What a tokenizer is made of."""
+"""Configuration of the image tokenizer."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bitvar.config import CodeLengths, Config
+from bitvar.config import CodeNorms, Config
 
 
 class TokenizerConfig(Config):
     """Sizes of the image tokenizer.
 
     Attributes:
-        bits: bits per cell, `d`.
-        base_channels: channels of the first level.
-        channel_multipliers: channels of each level, as multiples of the base; every level but one halves the image.
-        res_blocks: residual blocks of each encoder level; the decoder has one more.
-        norm: "group", as in the published tokenizers, or "pixel": each place by itself.
-        linear_skip: a 1x1 convolution beside the encoder, straight from pixels to features, and one beside the decoder,
-            straight from the latent to pixels. The published tokenizers have none.
-        code_lengths: of each scale's codes, coarse to fine; see `scales.lengths_of`. The published tokenizers' are 1.
-        norm_groups: groups of every GroupNorm, of which "pixel" has none; must divide every level's channels.
-        image_channels: channels of the image.
-        pixel_patch: side of the squares of pixels that the first level takes as one place, with all their values as
-            channels. The published tokenizers have 1; 2 makes the finest, costliest level half as wide.
+        bits: Bits per cell, `d`.
+        base_channels: Channels of the first level.
+        channel_multipliers: Channels of each level, as multiples of the base. Every level except one halves the image.
+        res_blocks: Residual blocks in each level of the encoder; a level of the decoder has one more.
+        norm: "group", as in the published tokenizers, or "pixel", which normalises each position by itself.
+        linear_skip: Whether a 1x1 convolution leads past the encoder, from pixels to features, and another past the
+            decoder, from the latent to pixels. The published tokenizers have none.
+        code_norms: Norm of each scale's codes, coarse to fine (`scales.code_norms_of`); 1 in the published tokenizers.
+        norm_groups: Groups of every group norm; must divide the channels of every level. Unused with "pixel".
+        image_channels: Channels of the image.
+        pixel_patch: Side of the squares of pixels that the first level reads as one position, with their values as
+            channels. 1 in the published tokenizers; 2 halves the sides of the finest, most expensive level.
     """
 
     bits: int = Field(gt=0, le=128)
@@ -31,7 +31,7 @@ class TokenizerConfig(Config):
     res_blocks: int = Field(default=2, ge=1, le=64)
     norm: Literal["group", "pixel"] = "group"
     linear_skip: bool = False
-    code_lengths: CodeLengths = (1.0,)
+    code_norms: CodeNorms = (1.0,)
     norm_groups: int = Field(default=32, ge=1, le=1 << 12)
     image_channels: int = Field(default=3, ge=1, le=16)
     pixel_patch: int = Field(default=1, ge=1, le=8)
@@ -50,7 +50,7 @@ class TokenizerConfig(Config):
 
     @property
     def least_parameters(self) -> int:
-        """Parameters of the blocks' convolutions alone: fewer than a tokenizer has, counted without building one."""
+        """A lower bound on the parameters, counted without building a tokenizer: those of the blocks' convolutions."""
         return sum(2 * 2 * self.res_blocks * 9 * channels**2 for channels in self.channels[1:])
 
     @property
@@ -60,12 +60,12 @@ class TokenizerConfig(Config):
 
     @property
     def patch_channels(self) -> int:
-        """Values of one square of pixels: channels that enter the first level and leave the last."""
+        """Values in one square of pixels: the channels that enter the first level and leave the last."""
         return self.image_channels * self.pixel_patch**2
 
     @property
     def cell_channels(self) -> int:
-        """Values of the pixels of one cell."""
+        """Values in the pixels of one cell."""
         return self.image_channels * self.stride**2
 
 
@@ -77,4 +77,4 @@ TOKENIZER_PRESETS: dict[str, TokenizerConfig] = {
     **{f"d{bits}": _official(bits, (1, 2, 4, 4, 4)) for bits in (16, 24, 32, 64)},
     "d56_f8": _official(14, (1, 2, 4, 4)),
 }
-"""The published tokenizers: four of stride 16, and the stride-8 one of the 8B models (14 bits, 56 in a 2x2 patch)."""
+"""The published tokenizers: four with stride 16, and the one of the 8B models with stride 8 (14 bits, 56 a patch)."""

@@ -1,4 +1,4 @@
-"""A patch discriminator (Isola et al., arXiv 1611.07004), for tokenizer training only."""
+"""A patch discriminator (Isola et al., arXiv 1611.07004), used only to train tokenizers."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from bitvar.nn.linear import Conv2d
 
 
 class PatchDiscriminator(nn.Module):
-    """Scores overlapping patches: high for real, low for made up."""
+    """A network that scores overlapping patches: high for real ones, low for reconstructed ones."""
 
     def __init__(self, *, channels: int = 3, width: int = 32, num_levels: int = 2) -> None:
         super().__init__()

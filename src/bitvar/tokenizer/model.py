@@ -1,4 +1,4 @@
-"""The image tokenizer: images to a pyramid of bits, and a latent back to an image."""
+"""The image tokenizer: from images to a pyramid of bits, and from a latent back to images."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from bitvar import pyramid
 from bitvar.errors import UsageError
 from bitvar.finite import require_finite
-from bitvar.scales import Grid, lengths_of
+from bitvar.scales import Grid, code_norms_of
 from bitvar.tokenizer.autoencoder import Decoder, Encoder
 from bitvar.tokenizer.config import TokenizerConfig
+from bitvar.tokenizer.tiling import Crop, tiled_features, tiled_pixels
 
 
 class InfinityTokenizer(nn.Module):
-    """Encoder, residual pyramid of bits, decoder.
+    """An encoder, a residual pyramid of bits, and a decoder. Implements `ImageTokenizer`.
 
-    Its parameters' dtype is the dtype it computes in; the pyramid is fp32.
+    The encoder and the decoder compute in the dtype of their parameters; the pyramid computes in fp32.
     """
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -36,15 +37,15 @@ class InfinityTokenizer(nn.Module):
 
     @property
     def levels(self) -> list[nn.Module]:
-        """The encoder's and the decoder's: what is compiled, or computed again, each by itself."""
+        """The levels of the encoder and the decoder: the units of compilation and activation checkpointing."""
         return [*self.encoder.levels, *self.decoder.levels]
 
     def features(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:
         """Encode images in [-1, 1] to fp32 features.
 
         Raises:
-            UsageError: when the sides are no multiples of the stride.
-            ComputationError: when they are not finite; training, whose losses are watched, goes on.
+            UsageError: if a side is not a multiple of the stride.
+            ComputationError: if the features are not finite. Not raised in training, which watches its losses.
         """
         height, width = images.shape[-2:]
         if height % self.config.stride or width % self.config.stride:
@@ -58,42 +59,61 @@ class InfinityTokenizer(nn.Module):
             require_finite(features, "the tokenizer's features")
         return features.float()
 
+    def tiled_features(self, crop: Crop, size: Grid, *, tile: int) -> Float[Tensor, "1 d h w"]:
+        """Compute `features` of one large image, tile by tile (`tokenizer.tiling.tiled_features`)."""
+        return tiled_features(self.encoder, self.config, crop, size, tile=tile)
+
     def encode(
         self, images: Float[Tensor, "b c H W"], grids: Sequence[Grid]
     ) -> tuple[list[Bool[Tensor, "b d _ _"]], Float[Tensor, "b d h w"]]:
-        """Images in [-1, 1] to the bits of every scale, and the latent they add up to.
+        """Encode images in [-1, 1] to the bits of every scale and the latent that they sum to.
 
         Args:
-            images: sides are the last grid times the stride.
-            grids: cells of each scale, coarse to fine (`ScaleSchedule.latent_grids`).
+            images: Images whose sides are the last grid times the stride.
+            grids: Rows and columns of cells at each scale, coarse to fine (`ScaleSchedule.latent_grids`).
         """
-        steps = list(self.steps(self.features(images), grids))
+        steps = list(self.encode_scales(self.features(images), grids))
         return [step.bits for step in steps], steps[-1].latent
 
-    def steps(self, features: Float[Tensor, "b d h w"], grids: Sequence[Grid]) -> Iterator[pyramid.Step]:
-        """Features to bits, scale by scale, as `pyramid.encode`. `grids` are all of a schedule's.
+    def encode_scales(self, features: Float[Tensor, "b d h w"], grids: Sequence[Grid]) -> Iterator[pyramid.ScaleStep]:
+        """Quantise features to bits, scale by scale (`pyramid.encode`).
+
+        Args:
+            features: Output of the encoder.
+            grids: Rows and columns of cells at every scale of the schedule, coarse to fine.
 
         Raises:
-            ComputationError: when they are not finite: their signs would be bits like any others.
+            ComputationError: if the features are not finite. Their signs would pass for valid bits.
         """
         if not features.requires_grad:
-            require_finite(features, "the features to make bits of")
-        return pyramid.encode(features, grids, lengths_of(self.config.code_lengths, len(grids)))
+            require_finite(features, "the features to quantise")
+        return pyramid.encode(features, grids, code_norms_of(self.config.code_norms, len(grids)))
 
     def decode_latent(self, bits: Sequence[Bool[Tensor, "b d _ _"]], grids: Sequence[Grid]) -> Float[Tensor, "b d h w"]:
-        """Sum the codes of every scale, or of the first ones only, as `pyramid.decode_latent`. `grids` as above."""
-        return pyramid.decode_latent(bits, grids[-1], lengths_of(self.config.code_lengths, len(grids)))
+        """Sum the codes of every scale, or of the first scales only (`pyramid.decode_latent`).
+
+        Args:
+            bits: Bits of each scale, coarse to fine.
+            grids: Rows and columns of cells at every scale of the schedule, including scales that `bits` lacks.
+        """
+        return pyramid.decode_latent(bits, grids[-1], code_norms_of(self.config.code_norms, len(grids)))
 
     def decode(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
-        """A latent, whole or of the first scales only, to fp32 images in [-1, 1].
+        """Decode a latent, complete or of the first scales only, to fp32 images in [-1, 1].
 
         Raises:
-            ComputationError: when pixels are not finite.
+            ComputationError: if the pixels are not finite.
         """
         pixels = self.decoder(latent.to(self.dtype))
         require_finite(pixels, "the pixels that the tokenizer decoded")
         return pixels.float().clamp(-1, 1)
 
     def reconstruct(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
-        """`decode` without the clamp, which would stop gradients in training."""
+        """Decode a latent without the clamp and the check of `decode`: a clamp would cut off gradients in training."""
         return self.decoder(latent.to(self.dtype)).float()
+
+    def tiled_pixels(
+        self, latent: Float[Tensor, "1 d h w"], *, tile: int
+    ) -> Iterator[tuple[slice, slice, Float[Tensor, "1 c _ _"]]]:
+        """Compute `decode` of one large latent, one tile at a time (`tokenizer.tiling.tiled_pixels`)."""
+        return tiled_pixels(self.decoder, self.config, latent, tile=tile)

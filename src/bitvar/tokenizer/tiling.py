@@ -1,9 +1,16 @@
-"""Images too large to pass at once: the same result, piece by piece, in a fraction of the memory.
+"""Tiled encoding and decoding of large images, in a fraction of the memory and with the same result up to rounding.
 
-But for its group norms the tokenizer is local. So it runs stage by stage (one stage a resolution), and each stage tile
-by tile: once for every norm in it, to gather that norm's statistics over the whole image, and once more for the
-result. Tiles have a margin as wide as the stage looks, which is cut off. Nothing is blended, since nothing differs: the
-result is that of one pass, to rounding. Whole activations exist only between stages, where they are smallest.
+The tokenizer is local except for its group norms. It therefore runs stage by stage (one stage per resolution), and each
+stage tile by tile: one pass for each norm, to gather its statistics over the whole image, and a last pass for the
+output.
+
+    image -> [stage 1: tiles] -> activations -> [stage 2: tiles] -> ... -> features
+
+    +-----------------+   The stage reads the outer rectangle, a tile with a margin as wide as the stage's receptive
+    |   +---------+   |   field reaches, and keeps the inner one. Tiles need no blending: their pixels are the ones that
+    |   |  tile   |   |   a single pass would give. Complete activations exist only between stages, where they are
+    |   +---------+   |   smallest.
+    +-----------------+
 """
 
 import copy
@@ -21,15 +28,15 @@ from bitvar.finite import require_finite
 from bitvar.nn.linear import Conv2d
 from bitvar.nn.norms import EPSILON, GroupNorm
 from bitvar.scales import Grid
-from bitvar.tokenizer.autoencoder import Level
-from bitvar.tokenizer.model import InfinityTokenizer
+from bitvar.tokenizer.autoencoder import Decoder, Encoder, Level
+from bitvar.tokenizer.config import TokenizerConfig
 
 Crop = Callable[[slice, slice], Float[Tensor, "1 c H W"]]
-"""(rows, columns) -> those of a whole; the image's are pixels in [-1, 1]."""
+"""(rows, columns) -> that part of a larger array. For an image, pixels in [-1, 1]."""
 
 
 class Tile(NamedTuple):
-    """Rows and columns of one tile, and of what has to be read for it, in units of the stage's input."""
+    """One tile, without and with its margin, in rows and columns of the stage's input."""
 
     rows: slice
     columns: slice
@@ -37,17 +44,17 @@ class Tile(NamedTuple):
     wide_columns: slice
 
     def inner(self, wide: Tensor) -> Tensor:
-        """The tile's own part of something computed from the wide one, at whatever resolution."""
+        """Cut the margin off an output computed from the wide tile, at any resolution."""
         rows = _inside(self.rows, self.wide_rows, wide.shape[-2])
         return wide[..., rows, _inside(self.columns, self.wide_columns, wide.shape[-1])]
 
 
-class _Gathered(Exception):  # noqa: N818 - no error: the rest of a pass is not needed
-    """A norm has seen its input, and can't go on before it has seen the other tiles'."""
+class _Gathered(Exception):  # noqa: N818 - no error: it ends a pass early
+    """Raised by a norm that has gathered one tile's statistics and needs those of the other tiles to continue."""
 
 
 class WholeNorm(nn.Module):
-    """A group norm of a whole image that comes in tiles: it first gathers statistics, then applies them."""
+    """A group norm over a whole image that arrives in tiles: it first gathers statistics, then normalises."""
 
     def __init__(self, norm: GroupNorm) -> None:
         super().__init__()
@@ -67,31 +74,31 @@ class WholeNorm(nn.Module):
         return torch.addcmul(shift, x.float(), scale).to(x.dtype)
 
     def _gather(self, x: Float[Tensor, "1 c h w"]) -> None:
-        """Merge the statistics of one more tile into the image's (Chan et al. 1979)."""
+        """Merge the statistics of a tile into those of the image (Chan et al. 1979)."""
         grouped = x.float().reshape(self.norm.groups, -1)
-        variance, mean = (each.cpu().double() for each in torch.var_mean(grouped, dim=1, correction=0))
-        more = grouped.shape[1]
-        total, delta = self.count + more, mean - self.mean
-        self.squares += variance * more + delta**2 * (self.count * more / total)
-        self.mean += delta * (more / total)
+        variance, mean = (value.cpu().double() for value in torch.var_mean(grouped, dim=1, correction=0))
+        count = grouped.shape[1]
+        total, delta = self.count + count, mean - self.mean
+        self.squares += variance * count + delta**2 * (self.count * count / total)
+        self.mean += delta * (count / total)
         self.count = total
 
     def settle(self) -> None:
-        """Every tile has been seen: from now on, normalise."""
+        """Fix the statistics once every tile has been seen; from then on the norm normalises."""
         weight, bias = self.norm.weight.float(), self.norm.bias.float()
         per_group = len(weight) // self.norm.groups
-        mean, squares = (each.repeat_interleave(per_group) for each in (self.mean, self.squares))
+        mean, squares = (value.repeat_interleave(per_group) for value in (self.mean, self.squares))
         scale = weight * (squares / self.count + EPSILON).rsqrt().float().to(weight.device)
         shift = bias - mean.float().to(weight.device) * scale
         self.affine = scale[:, None, None], shift[:, None, None]
 
 
 class Stage:
-    """Part of the network that runs tile by tile. It shares the parameters of the modules given, and changes none.
+    """A part of the network that runs tile by tile. It shares the parameters of the given modules and changes none.
 
     Args:
-        modules: run one after the other.
-        factor: sides of the output over those of the input: 1/2, 1 or 2.
+        modules: Modules to run, one after the other.
+        factor: Ratio of the output's sides to the input's: 1/2, 1 or 2.
     """
 
     def __init__(self, modules: Sequence[nn.Module], *, factor: float) -> None:
@@ -106,18 +113,18 @@ class Stage:
                     setattr(parent, name, whole)
                     self.norms.append(whole)
         reach = sum(isinstance(child, Conv2d) and child.weight.shape[-1] > 1 for child in self.module.modules())
-        self.margin = 2 * -(-(reach + 1) // 2)  # a convolution of stride 2 looks one further; even, to stay aligned
+        self.margin = 2 * -(-(reach + 1) // 2)  # a convolution of stride 2 reaches one further; even, to stay aligned
 
     def run(self, crop: Crop, size: Grid, side: int) -> Iterator[tuple[slice, slice, Tensor]]:
-        """The output, tile by tile, each with its rows and columns.
+        """Yield the output tile by tile, each with its rows and columns.
 
         Args:
-            crop: reads the input.
-            size: rows and columns of the input.
-            side: of a tile, without its margins, in units of the input.
+            crop: Function that reads a part of the input.
+            size: Rows and columns of the input.
+            side: Side of a tile without its margins, in rows of the input.
         """
         tiles = _tiles(size, max(2, side // 2 * 2), self.margin)
-        for _ in self.norms:  # each pass gets to the first norm that has no statistics yet
+        for _ in self.norms:  # each pass reaches the first norm without statistics
             for tile in tiles:
                 self._gather(crop(tile.wide_rows, tile.wide_columns), tile)
             next(norm for norm in self.norms if norm.affine is None and norm.count).settle()
@@ -126,7 +133,7 @@ class Stage:
             yield self._scaled(tile.rows), self._scaled(tile.columns), out
 
     def whole(self, crop: Crop, size: Grid, side: int) -> Float[Tensor, "1 c h w"]:
-        """The output, put together."""
+        """Compute the complete output; arguments as for `run`."""
         output: Tensor | None = None
         for rows, columns, out in self.run(crop, size, side):
             if output is None:
@@ -149,27 +156,31 @@ class Stage:
 
 
 def require_tile(tile: object) -> None:
-    """Refuse a side of tiles that is no whole number of pixels, one or more.
+    """Require the side of a tile to be a positive integer.
 
     Raises:
-        UsageError: for anything else.
+        UsageError: for any other value.
     """
     if not isinstance(tile, int) or isinstance(tile, bool) or tile < 1:
-        why = "it is the side of a square in pixels, a whole number above 0"
-        raise UsageError(f"Can't pass images in tiles of {tile!r:.60}.", why, "give a tile such as 1024")
+        why = "a tile is the side of a square in pixels, a whole number above 0"
+        raise UsageError(f"Can't process images in tiles of {tile!r:.60}.", why, "give a tile such as 1024")
 
 
-def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile: int) -> Float[Tensor, "1 d h w"]:
-    """`InfinityTokenizer.features` of one large image.
+def tiled_features(
+    encoder: Encoder, config: TokenizerConfig, crop: Crop, size: Grid, *, tile: int
+) -> Float[Tensor, "1 d h w"]:
+    """Compute `InfinityTokenizer.features` of one large image.
 
     Args:
-        tokenizer: whose encoder to use.
-        crop: reads the image.
-        size: its rows and columns in pixels, multiples of the stride.
-        tile: side of the tiles in pixels, without margins.
+        encoder: Encoder of the tokenizer.
+        config: Sizes of the tokenizer.
+        crop: Function that reads a part of the image.
+        size: Rows and columns of the image in pixels, multiples of the stride.
+        tile: Side of a tile in pixels, without margins.
     """
     require_tile(tile)
-    encoder, patch, stride = tokenizer.encoder, tokenizer.config.pixel_patch, tokenizer.config.stride
+    patch, stride = config.pixel_patch, config.stride
+    device, dtype = encoder.conv_in.weight.device, encoder.conv_in.weight.dtype
     cells, cells_a_tile = (size[0] // stride, size[1] // stride), max(1, tile // stride)
     levels = [level for level in encoder.levels if isinstance(level, Level)]
     parts: list[list[nn.Module]] = [[level.blocks, level.resize] for level in levels]
@@ -179,9 +190,9 @@ def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile
 
     def read(rows: slice, columns: slice) -> Tensor:
         if features is not None:
-            return features[..., rows, columns].to(tokenizer.device, tokenizer.dtype)
+            return features[..., rows, columns].to(device, dtype)
         pixels = crop(_times(rows, patch), _times(columns, patch))
-        return F.pixel_unshuffle(pixels, patch).to(tokenizer.device, tokenizer.dtype)
+        return F.pixel_unshuffle(pixels, patch).to(device, dtype)
 
     size, tile = (size[0] // patch, size[1] // patch), tile // patch
     for level, part in enumerate(parts):
@@ -192,31 +203,33 @@ def tiled_features(tokenizer: InfinityTokenizer, crop: Crop, size: Grid, *, tile
     if encoder.skip is not None:
         for part in _tiles(cells, cells_a_tile, margin=0):
             pixels = crop(_times(part.rows, stride), _times(part.columns, stride))
-            beside = encoder.skip(F.pixel_unshuffle(pixels.to(tokenizer.device, tokenizer.dtype), stride))
-            features[..., part.rows, part.columns] += beside
+            skipped = encoder.skip(F.pixel_unshuffle(pixels.to(device, dtype), stride))
+            features[..., part.rows, part.columns] += skipped
     require_finite(features, "the tokenizer's features")
     return features.float()
 
 
 def tiled_pixels(
-    tokenizer: InfinityTokenizer, latent: Float[Tensor, "1 d h w"], *, tile: int
+    decoder: Decoder, config: TokenizerConfig, latent: Float[Tensor, "1 d h w"], *, tile: int
 ) -> Iterator[tuple[slice, slice, Float[Tensor, "1 c _ _"]]]:
-    """`InfinityTokenizer.decode` of one large latent, a tile at a time.
+    """Compute `InfinityTokenizer.decode` of one large latent, one tile at a time.
 
     Args:
-        tokenizer: whose decoder to use.
-        latent: whole, or of the first scales only.
-        tile: side of the tiles in pixels, without margins.
+        decoder: Decoder of the tokenizer.
+        config: Sizes of the tokenizer.
+        latent: Latent of all scales, or of the first scales only.
+        tile: Side of a tile in pixels, without margins.
 
-    Yields rows and columns of pixels, and the pixels there, fp32 in [-1, 1].
+    Yields:
+        Rows and columns of pixels, and the pixels there, fp32 in [-1, 1].
     """
     require_tile(tile)
-    decoder, stride, patch = tokenizer.decoder, tokenizer.config.stride, tokenizer.config.pixel_patch
+    stride, patch = config.stride, config.pixel_patch
     levels = [level for level in decoder.levels if isinstance(level, Level)]
     parts: list[list[nn.Module]] = [[decoder.conv_in, decoder.middle, levels[0].blocks]]
     parts += [[before.resize, after.blocks] for before, after in pairwise(levels)]
     parts[-1] += [decoder.norm_out, nn.SiLU(), decoder.conv_out]
-    whole, side = latent.to(tokenizer.dtype), max(2, tile // stride)
+    whole, side = latent.to(decoder.conv_in.weight.dtype), max(2, tile // stride)
     for level, part in enumerate(parts):
         stage = Stage(part, factor=2 if level else 1)
         size = (whole.shape[-2], whole.shape[-1])
@@ -225,15 +238,15 @@ def tiled_pixels(
                 rows, columns = _times(patch_rows, patch), _times(patch_columns, patch)
                 pixels = F.pixel_shuffle(patches, patch)
                 if decoder.skip is not None:
-                    pixels = pixels + _beside(decoder.skip, latent, rows, columns, stride)
+                    pixels = pixels + _skipped_pixels(decoder.skip, latent, rows, columns, stride)
                 require_finite(pixels, "the pixels that the tokenizer decoded")
                 yield rows, columns, pixels.float().clamp(-1, 1)
         else:
             whole, side = stage.whole(_reader(whole), size, side), int(side * stage.factor)
 
 
-def _beside(skip: Conv2d, latent: Tensor, rows: slice, columns: slice, stride: int) -> Float[Tensor, "1 c H W"]:
-    """What a decoder's skip adds to some pixels, which may begin and end within a cell."""
+def _skipped_pixels(skip: Conv2d, latent: Tensor, rows: slice, columns: slice, stride: int) -> Float[Tensor, "1 c H W"]:
+    """Compute what a decoder's skip adds to a range of pixels, which may begin and end within a cell."""
     spans = [slice(part.start // stride, -(-part.stop // stride)) for part in (rows, columns)]
     wide = F.pixel_shuffle(skip(latent[..., spans[0], spans[1]].to(skip.weight.dtype)), stride)
     top, left = rows.start - spans[0].start * stride, columns.start - spans[1].start * stride
@@ -261,6 +274,6 @@ def _tiles(size: Grid, side: int, margin: int) -> list[Tile]:
 
 
 def _inside(part: slice, wide: slice, length: int) -> slice:
-    """Where a part lies in something of `length` that stands for the wide one."""
+    """Locate a part of the range `wide` in an array of `length` that covers that range."""
     scale = length / (wide.stop - wide.start)
     return slice(round((part.start - wide.start) * scale), round((part.stop - wide.start) * scale))

@@ -38,12 +38,13 @@ from bitvar.training.transformer.feature_cache import digest_tensors, features_k
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import verify_folder
 from bitvar.weights.hub import resolve_model
+from bitvar.weights.identity import TokenizerIdentity, check_bits, identify
+from bitvar.weights.index import ModelIndex
 from bitvar.weights.model_folder import (
     Components,
     ModelIndex,
     TokenizerIdentity,
     check_bits,
-    identify,
     load_component,
     save_folder,
     save_tokenizer_folder,
@@ -325,7 +326,7 @@ def save_tokenizer(
     tensors = {key: value.half().cpu() for key, value in tokenizer.state_dict().items()}
     if encoder_of is not None:
         tensors |= {key: value for key, value in encoder_of.tensors.items() if key.startswith("encoder.")}
-    identity = identify(f"{name}-tokenizer", tensors, tokenizer.config.code_lengths)
+    identity = identify(f"{name}-tokenizer", tensors, tokenizer.config.code_norms)
     if encoder_of is not None and encoder_of.identity is not None:
         identity = identity.model_copy(update={"encoder_of": encoder_of.identity.bits_sha256})
     save_tokenizer_folder(tensors, tokenizer.config, folder, identity=identity, grids=grids)

@@ -34,7 +34,7 @@ from bitvar.imaging.open import ImageLimits, RefusedError
 from bitvar.imaging.pixels import to_signed
 from bitvar.scales import ScaleSchedule, schedule_of_ratio
 from bitvar.text import TextEncoder
-from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer import ImageTokenizer
 from bitvar.training.engine.metrics_log import read_json_lines
 from bitvar.training.engine.microbatch import MicroBatch, Purpose, draw_uniform
 from bitvar.training.transformer.long_captions import CaptionLimit
@@ -202,7 +202,7 @@ class IndexData:
         *,
         schedules: Sequence[ScaleSchedule],
         stride: int,
-        tokenizer: InfinityTokenizer,
+        tokenizer: ImageTokenizer,
         text_encoder: TextEncoder,
         bad: BadSamples,
         workers: int = 0,

@@ -4,10 +4,10 @@ from typing import Annotated, Final
 
 from pydantic import Field, model_validator
 
-from bitvar.config import CodeLengths, Config
+from bitvar.config import CodeNorms, Config
 from bitvar.errors import UsageError
 from bitvar.official_schedules import official_schedules
-from bitvar.scales import MAX_SCALES, MAX_SIDE, ScaleSchedule, lengths_of
+from bitvar.scales import MAX_SCALES, MAX_SIDE, ScaleSchedule, code_norms_of
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Budget = Annotated[str, Field(max_length=16)]
@@ -29,7 +29,7 @@ class TransformerConfig(Config):
         num_heads: heads of self- and cross-attention; `width / num_heads` must be a multiple of 4.
         bits: bits a token, `d`: the tokenizer's, times 4 when `patch_size` is 2.
         patch_size: tokenizer cells per token side, 1 or 2.
-        code_lengths: the tokenizer's.
+        code_norms: Those of the tokenizer.
         text_width: channels of the text encoder's features.
         max_text_tokens: rows of the learned "no text" features: the longest prompt.
         max_scales: rows of the scale embedding.
@@ -44,7 +44,7 @@ class TransformerConfig(Config):
     num_heads: int = Field(gt=0, le=1 << 14)
     bits: int = Field(gt=0, le=512)
     patch_size: int = Field(default=1, ge=1, le=2)
-    code_lengths: CodeLengths = (1.0,)
+    code_norms: CodeNorms = (1.0,)
     text_width: int = Field(default=2048, gt=0, le=1 << 16)
     max_text_tokens: int = Field(default=512, gt=0, le=1 << 16)
     max_scales: int = Field(default=15, gt=0, le=1 << 10)
@@ -99,9 +99,9 @@ class TransformerConfig(Config):
         attention, feed_forward = 8 * self.width**2, 2 * self.width * self.ffn_width
         return self.depth * (attention + feed_forward) + self.max_text_tokens * self.text_width
 
-    def all_lengths(self) -> list[tuple[float, ...]]:
+    def all_code_norms(self) -> list[tuple[float, ...]]:
         """Lengths of the codes of every scale, for each of `all_schedules`."""
-        return [lengths_of(self.code_lengths, len(schedule)) for schedule in self.all_schedules()]
+        return [code_norms_of(self.code_norms, len(schedule)) for schedule in self.all_schedules()]
 
     def all_schedules(self) -> list[ScaleSchedule]:
         """Every schedule the model was trained on."""

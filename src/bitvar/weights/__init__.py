@@ -1,1 +1,1 @@
-"""Weights in and out: model folders and the official files."""
+"""Reading and writing weights: model folders, the hub and the official files."""

@@ -1,4 +1,4 @@
-"""What a model or tokenizer folder holds, read from its small files and the headers of its weights; none are loaded."""
+"""Descriptions of model and tokenizer folders, from their small files and the headers of their weights."""
 
 import json
 import re
@@ -15,6 +15,8 @@ from bitvar.sampling.params import SamplingParams
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.digests import MANIFEST, merged_digest, read_card, read_object
+from bitvar.weights.identity import TokenizerIdentity
+from bitvar.weights.index import ModelIndex
 from bitvar.weights.model_folder import ModelIndex, TokenizerIdentity, digest_of_parts, find_tokenizer
 from bitvar.weights.vocabulary import Vocabulary, load_vocabulary
 
@@ -24,24 +26,24 @@ _MAX_HEADER: Final = 1 << 27
 
 @dataclass(frozen=True)
 class Description:
-    """What a folder holds.
+    """The content of a folder.
 
     Attributes:
         kind: "model" or "tokenizer".
-        name: the model's own name.
-        folder: where it is.
-        digest: one digest of the files that compute, by its manifest; empty without one.
-        sizes: every (width, height) in pixels that a model draws; none for a tokenizer, which takes any.
-        parameters: the number of parameters of each part.
-        precision: the precisions of the weights of each part.
-        max_prompt: the longest prompt, in tokens of the text encoder; 0 for a tokenizer.
-        defaults: the sampling settings of a model.
-        tokenizer: the identity of the tokenizer.
-        bits, stride: bits of a cell of the tokenizer, and pixels of a cell's side.
-        text_encoder: the kind of the text encoder; None without one.
-        licence: what the card says; None where it doesn't.
-        card: the card's path; None without one.
-        vocabulary: what the model knows, where the folder says.
+        name: Name of the model or tokenizer.
+        folder: Path of the folder.
+        digest: Merged digest of the files that determine the output, from the manifest; empty without one.
+        sizes: Every (width, height) in pixels that a model generates; empty for a tokenizer, which takes any size.
+        parameters: Number of parameters of each part.
+        precision: Precisions of the weights of each part.
+        max_prompt: Length of the longest prompt, in tokens of the text encoder; 0 for a tokenizer.
+        defaults: Sampling settings of a model.
+        tokenizer: Identity of the tokenizer.
+        bits, stride: Bits per cell of the tokenizer, and pixels per cell side.
+        text_encoder: Kind of the text encoder; None without one.
+        licence: Licence named by the card; None if it names none.
+        card: Path of the card; None without one.
+        vocabulary: Concepts and words that the model knows, if the folder lists them.
     """
 
     kind: str
@@ -63,7 +65,7 @@ class Description:
 
 
 def describe(folder: Path) -> Description:
-    """Read what a model folder or a tokenizer folder holds.
+    """Describe a model folder or a tokenizer folder. No weights are loaded.
 
     Raises:
         WeightsError: for a folder that is neither, or damaged files.
@@ -107,11 +109,11 @@ def describe(folder: Path) -> Description:
 
 
 def _count(folder: Path) -> tuple[int, str]:
-    """The numbers in the safetensors of a folder, and their precisions, the commonest first."""
+    """Count the parameters in the safetensors of a folder, and list their precisions, the most common first."""
     kinds: Counter[str] = Counter()
     for path in sorted(folder.glob("*.safetensors")):
-        for entry in _header(path).values():
-            kinds[str(entry["dtype"])] += prod(int(side) for side in entry["shape"])
+        for tensor in _header(path).values():
+            kinds[str(tensor["dtype"])] += prod(int(side) for side in tensor["shape"])
     return kinds.total(), ", ".join(_PRECISIONS.get(kind, kind) for kind, _ in kinds.most_common())
 
 
@@ -122,12 +124,12 @@ def _header(path: Path) -> dict[str, Any]:
             if length > min(_MAX_HEADER, path.stat().st_size):
                 raise ValueError(f"its header would have {length:,} bytes")
             header = json.loads(file.read(length))
-        entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        if not all("dtype" in entry and "shape" in entry for entry in entries.values()):
+        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+        if not all("dtype" in tensor and "shape" in tensor for tensor in tensors.values()):
             raise ValueError("its header describes no tensors")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(f"Can't read the weights {path}.", str(error), "download the model again") from None
-    return entries
+    return tensors
 
 
 def _encoder_kind(folder: Path) -> str | None:
@@ -144,7 +146,7 @@ def _encoder_kind(folder: Path) -> str | None:
 
 
 def _licence(text: str) -> str | None:
-    """The `license` of a card's front matter."""
+    """Read the `license` in the front matter of a card."""
     front = re.match(r"---\n(.*?)\n---\n", text, flags=re.DOTALL)
-    found = re.search(r"^license: *(\S.*)$", front[1], flags=re.MULTILINE) if front else None
-    return found[1].strip()[:100] if found else None
+    match = re.search(r"^license: *(\S.*)$", front[1], flags=re.MULTILINE) if front else None
+    return match[1].strip()[:100] if match else None

@@ -1,4 +1,4 @@
-"""The only resolver of names of models and tokenizers: one in the package, one on disk, or one on the hub."""
+"""The only resolver of names of models and tokenizers: in the package, on disk, or on the hub."""
 
 import difflib
 import warnings
@@ -12,9 +12,9 @@ _MODELS: Final = Path(__file__).parent.parent / "pretrained"
 
 EMBEDDED_MODEL: Final = _MODELS / "icons"
 EMBEDDED_TOKENIZER: Final = _MODELS / "general"
-"""A tokenizer alone, for icons and photographs; the embedded model has its own copy."""
+"""A tokenizer for icons and photographs, without a model. The embedded model has a tokenizer of its own."""
 FINE_TOKENIZER: Final = _MODELS / "fine"
-"""Four times its bits, for images given back as they were."""
+"""A tokenizer with four times as many bits, for close reconstructions."""
 TOKENIZERS: Final = (EMBEDDED_TOKENIZER, FINE_TOKENIZER)
 
 _INDEX: Final = "model_index.json"
@@ -22,21 +22,21 @@ _CHECKPOINTS: Final = (".pth", ".pt", ".bin", ".safetensors")
 
 
 def resolve_model(model: str | Path | None, revision: str | None = None, *, what: str = "model") -> Path:
-    """The folder of a model: the embedded one, one on disk, or one from the hub (through its cache).
+    """Resolve a name to a folder: the embedded model, a folder on disk, or a snapshot from the hub's cache.
 
-    A folder here counts before a name in the package, and a name in the package before a hub id.
+    A folder on disk takes precedence over a name in the package, and a name in the package over a hub id.
 
     Args:
-        model: None for the embedded one, a folder, a name in the package, or a hub id `owner/name`.
-        revision: of a hub id; with anything else it is refused, since it would do nothing.
-        what: names it in errors: "model", "tokenizer", "text encoder" or "adapter".
+        model: Folder, name in the package, or hub id `owner/name`; None for the embedded model.
+        revision: Revision of a hub id. It is refused with any other name, since it would have no effect.
+        what: Kind of the result, also for errors: "model", "tokenizer", "text encoder" or "adapter".
 
     Raises:
-        UsageError: if there is none of that name.
-        WeightsError: if the hub does not give it.
+        UsageError: for a name that resolves to nothing.
+        WeightsError: if the download from the hub fails.
 
     Warns:
-        UserWarning: if a folder here has the name of one in the package.
+        UserWarning: if a folder on disk hides a name in the package.
     """
     if not isinstance(model, str | Path | None):
         why = f"a {type(model).__name__} is neither a name nor a path"
@@ -49,10 +49,10 @@ def resolve_model(model: str | Path | None, revision: str | None = None, *, what
 
 
 def refuse_revision(revision: str | None, path: Path, what: str) -> None:
-    """Refuse the revision of something that is on this machine, and so has none.
+    """Refuse a revision of a local file or folder, which has none.
 
     Raises:
-        UsageError: if there is a revision.
+        UsageError: for a revision other than None.
     """
     if revision is not None:
         why = f"only {_a(what)} of the hub has revisions, and this is {path}"
@@ -60,7 +60,7 @@ def refuse_revision(revision: str | None, path: Path, what: str) -> None:
 
 
 def _resolve_local(model: str | Path | None, what: str) -> Path | None:
-    """A folder on this machine; None for a hub id."""
+    """Resolve a name to a local folder; None for a hub id."""
     if model is None:
         return EMBEDDED_MODEL
     name, packaged = str(model), _packaged(what)
@@ -84,10 +84,10 @@ def _resolve_local(model: str | Path | None, what: str) -> Path | None:
 
 
 def require_model_folder(folder: Path) -> None:
-    """Refuse a folder that holds no model, saying what it is instead.
+    """Refuse a folder that contains no model.
 
     Raises:
-        WeightsError: with what to give in its place.
+        WeightsError: saying what the folder is, and what to give instead.
     """
     if not (folder / _INDEX).is_file():
         raise WeightsError(f"{folder} is no model folder.", *_hint_at_folder(folder))
@@ -98,19 +98,19 @@ def _a(what: str) -> str:
 
 
 def _packaged(what: str) -> Mapping[str, Path]:
-    """Those in the package that may stand for it, by name; of the text encoders there is that of the model alone."""
+    """Map names to the folders in the package that contain a `what`. The only text encoder is the embedded model's."""
     folders = {"adapter": (), "text encoder": (EMBEDDED_MODEL,)}.get(what, (EMBEDDED_MODEL, *TOKENIZERS))
     return {folder.name: folder for folder in folders}
 
 
 def _existing(name: str, what: str) -> Path | None:
-    """The path of that name, if there is one; `~` is the user's own folder."""
+    """Return the path of a name if it exists. `~` is the user's home folder."""
     if not name:
         raise UsageError(f"There is no {what} ''.", "the name is empty", "name one, or leave the option out")
     try:
         path = Path(name).expanduser()
         return path if path.exists() else None
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, a user that nobody knows
+    except (OSError, ValueError, RuntimeError) as error:  # a long name, a NUL, an unknown user
         reason = getattr(error, "strerror", None) or str(error)
         shown = f"{name[:60]!r}{'...' if len(name) > 60 else ''}"
         raise UsageError(f"There is no {what} {shown}.", reason, "check the path") from None
@@ -134,7 +134,7 @@ def _from_hub(name: str, revision: str | None, what: str) -> Path:
         return Path(
             snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt"])
         )
-    except Exception as error:  # a network fails in as many ways as the libraries on it have classes
+    except Exception as error:  # network libraries raise errors of many classes
         raise WeightsError(
             f"There is no folder {name!r}, and the hub gave no {what} of that name.",
             _reason(error),
@@ -143,7 +143,7 @@ def _from_hub(name: str, revision: str | None, what: str) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    """Why the hub gave nothing, in a line, from an error and those it came from."""
+    """Explain in one line why a download failed, from an error and its causes."""
     from huggingface_hub import errors
 
     chain: list[BaseException] = []
@@ -180,8 +180,8 @@ def _hint_at_file(path: Path, what: str) -> tuple[str, str]:
 
 
 def _hint_at_folder(folder: Path) -> tuple[str, str]:
-    """Why a folder without an index is none of a model, and what to give instead."""
-    made, around = folder / "model", folder.resolve().parent
+    """Explain why a folder without an index is no model, and what to give instead."""
+    exported, parent = folder / "model", folder.resolve().parent
     inside = sorted(path.parent for path in folder.glob(f"*/{_INDEX}"))
     is_run, of_package = (folder / "checkpoints").is_dir(), folder.name in _packaged("model")
     is_tokenizer = (folder / "identity.json").is_file() and (folder / "config.json").is_file()
@@ -190,16 +190,20 @@ def _hint_at_folder(folder: Path) -> tuple[str, str]:
     convert = "official files are turned into a model folder by `bitvar convert`"
     outside = f"for the model in the package leave the option out, or start elsewhere: ./{folder.name} counts first"
     cases = (
-        (is_run and (made / _INDEX).is_file(), ": it is the folder of a run", f"give the model it made: {made}"),
+        (
+            is_run and (exported / _INDEX).is_file(),
+            ": it is the folder of a run",
+            f"give the model it made: {exported}",
+        ),
         (is_run, ": it is the folder of a run", f"make a model of its checkpoint: bitvar export {folder} NEW_FOLDER"),
         ((folder / "state.json").is_file(), ": it is a checkpoint of a run", "make a model of it by `bitvar export`"),
         (is_tokenizer, ": it is a tokenizer", "give it with --tokenizer, beside a model"),
         (is_adapter, ": it is an adapter", "give it with --lora, beside a model"),
-        ((around / _INDEX).is_file(), ": it is a part of a model", f"give the whole: {around}"),
+        ((parent / _INDEX).is_file(), ": it is a part of a model", f"give the whole: {parent}"),
         (bool(inside), "", f"give the model inside: {inside[0] if inside else ''}"),
         (is_official, "", convert),
         (of_package, "", outside),
         (True, "", f"give a folder made by bitvar; {convert}"),
     )
-    ending, todo = next((ending, todo) for applies, ending, todo in cases if applies)
-    return f"it has no {_INDEX}{ending}", todo
+    ending, fix = next((ending, fix) for applies, ending, fix in cases if applies)
+    return f"it has no {_INDEX}{ending}", fix

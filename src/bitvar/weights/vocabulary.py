@@ -1,7 +1,7 @@
-"""What a model knows: the words of the captions it was trained on, and which of a prompt's words are not among them.
+"""The concepts and words that a model was trained on, and the words of a prompt that are not among them.
 
-Read from `vocabulary.json` in a model folder, which the script that trained the model wrote; many models have none.
-Knows no model: whether a word is known is a question of spelling here, and `related` was computed once beforehand.
+They are read from `vocabulary.json` in a model folder, written by the script that trained the model; many models have
+none. No model runs here: a word is known by its spelling, and `related` words were computed beforehand.
 """
 
 import difflib
@@ -20,7 +20,7 @@ VOCABULARY: Final = "vocabulary.json"
 _MAX_WORDS: Final = 100_000
 _WORD: Final = re.compile(r"\d+|[^\W\d_]+(?:[-'\u2019][^\W\d_]+)*")
 _NEAR: Final = 0.8
-"""How alike two spellings must be, from 0 to 1, for one to be offered in place of the other."""
+"""Similarity of two spellings, from 0 to 1, above which one is suggested for the other."""
 
 _FUNCTION_TEXT: Final = (
     "a an the this that these those my your his her its our their some any each every all both no not only just "
@@ -31,20 +31,20 @@ _FUNCTION_TEXT: Final = (
     "very so too also than then please draw make show paint image image drawing photo"
 )
 _FUNCTION_WORDS: Final = frozenset(_FUNCTION_TEXT.split())
-"""Words that name nothing to draw."""
+"""Words that name nothing that could be drawn."""
 
 Word = Annotated[str, Field(min_length=1, max_length=200)]
 Words = Annotated[tuple[Word, ...], Field(max_length=_MAX_WORDS)]
 
 
 class KnownConcept(Config):
-    """One thing that a model can draw.
+    """A concept that a model can draw.
 
     Attributes:
-        name: the noun phrase without an article.
-        plural: the phrase after a number.
-        category: the group it is listed under.
-        related: words that the model was never taught and whose meaning is near.
+        name: Noun phrase without an article.
+        plural: Noun phrase after a number.
+        category: Group that the concept is listed under.
+        related: Words of similar meaning that the model was not trained on.
     """
 
     name: Word
@@ -54,23 +54,23 @@ class KnownConcept(Config):
 
 
 class Layout(Config):
-    """One way to arrange an image that a model was taught, with a prompt that asks for it."""
+    """An arrangement that a model was trained on, with a prompt that asks for it."""
 
     name: Word
     example: Word
 
 
 class Vocabulary(Config):
-    """What `vocabulary.json` holds.
+    """The content of `vocabulary.json`.
 
     Attributes:
-        concepts: the things the model can draw.
-        styles: the styles that a prompt may name.
-        colours: colours of objects.
-        backgrounds: colours of backgrounds.
-        counts: the numbers of equal objects it was taught, as words.
-        layouts: arrangements, each with an example.
-        words: every other word of its captions.
+        concepts: Concepts that the model can draw.
+        styles: Styles that a prompt may name.
+        colours: Colours of objects.
+        backgrounds: Colours of backgrounds.
+        counts: Numbers of equal objects that the model was trained on, as words.
+        layouts: Arrangements, each with an example.
+        words: All other words of the captions.
     """
 
     concepts: tuple[KnownConcept, ...] = Field(max_length=_MAX_WORDS)
@@ -82,16 +82,16 @@ class Vocabulary(Config):
     words: Words = ()
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words of a prompt that the model was never taught, once each, in order and as they are written.
+        """List the words of a prompt that the model was not trained on, once each, in order and as written.
 
-        Articles, pronouns, prepositions and the like name nothing to draw, and are never listed.
+        Articles, pronouns, prepositions and similar words are never listed.
         """
         found = {match[0].lower(): match[0] for match in reversed(list(_WORD.finditer(prompt)))}
         order = sorted(found, key=lambda word: prompt.find(found[word]))
         return [found[word] for word in order if not self._knows(word)]
 
     def nearest(self, word: str) -> list[str]:
-        """Up to three things the model knows that come nearest to a word: by meaning, or else by spelling."""
+        """List up to three known concepts that are closest to a word, by meaning or else by spelling."""
         forms = _forms(word.lower())
         by_meaning = [concept.name for concept in self.concepts if any(form in concept.related for form in forms)]
         if by_meaning:
@@ -113,10 +113,10 @@ class Vocabulary(Config):
 
 
 def load_vocabulary(model_folder: Path) -> Vocabulary | None:
-    """What the model in a folder knows; None where the folder doesn't say.
+    """Read the vocabulary of a model folder; None if it has none.
 
     Raises:
-        WeightsError: for a file that is damaged.
+        WeightsError: for a damaged file.
     """
     path = model_folder / VOCABULARY
     if not path.is_file():
@@ -128,18 +128,18 @@ def load_vocabulary(model_folder: Path) -> Vocabulary | None:
 
 
 def words_of(text: str) -> list[str]:
-    """The words and numbers of a text, in small letters."""
+    """List the words and numbers of a text, in lower case."""
     return [match[0].lower() for match in _WORD.finditer(text)]
 
 
 def _parts(phrase: str) -> set[str]:
-    """The words of a phrase, and the parts of those that are joined by a hyphen."""
+    """Return the words of a phrase, and the parts of hyphenated words."""
     words = words_of(phrase)
     return {*words, *(part for word in words for part in word.split("-"))}
 
 
 def _forms(word: str) -> list[str]:
-    """A word in small letters as it may stand in the list: as it is, without a possessive, and in the singular."""
+    """List the forms in which a lower-case word may be known: as it is, without a possessive, and in the singular."""
     word = word.replace("\u2019", "'").removesuffix("'s")
     forms = [word, word.replace("gray", "grey")]
     if len(word) > 3 and word.endswith("s"):

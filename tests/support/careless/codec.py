@@ -23,7 +23,7 @@ def encoded_again(stage: Stage) -> None:
         stage.image(source)
     given, target, options = ("in", "out", []) if folder else (sources[0], "x.bits", [])
     _encode(stage, given, target)
-    what = stage.pick(["image", "older", "same size", "scales", "passes", "dtype", "nothing", "cut", "garbage"])
+    what = stage.pick(["image", "older", "same size", "scales", "refine steps", "dtype", "nothing", "cut", "garbage"])
     changed = stage.folder / stage.random.choice(sources)
     there = stage.folder / (f"out/{changed.stem}.bits" if folder else "x.bits")
     if what in ("image", "older", "same size"):
@@ -31,8 +31,9 @@ def encoded_again(stage: Stage) -> None:
         stage.image(str(changed.relative_to(stage.folder)), size=pixels(changed)[0] if what == "same size" else None)
         if what == "older":
             os.utime(changed, ns=(0, before.st_mtime_ns - 10**12))
-    elif what in ("scales", "passes", "dtype"):
-        options = {"scales": ["--scales", "2"], "passes": ["--passes", "2"], "dtype": ["--dtype", "bf16"]}[what]
+    elif what in ("scales", "refine steps", "dtype"):
+        settings = {"scales": ["--scales", "2"], "refine steps": ["--refine-steps", "2"], "dtype": ["--dtype", "bf16"]}
+        options = settings[what]
     elif what == "cut":
         there.write_bytes(there.read_bytes()[:-5])
     elif what == "garbage":

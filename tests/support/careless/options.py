@@ -56,7 +56,7 @@ NUMBERS = {
     "index --validation": INDEX,
     "index --max-bad-fraction": INDEX,
     "--scales": ENCODE,
-    "--passes": ENCODE,
+    "--refine-steps": ENCODE,
     "--tile": ENCODE,
     "decode --scales": DECODE,
     "decode --tile": DECODE,

@@ -74,7 +74,7 @@ def test_a_file_reads_as_it_was_written() -> None:
 
 def test_it_is_little_more_than_its_bits() -> None:
     header = START.size + 4 + 47 + len("tiny") + 4 * len(GRIDS)
-    assert len(example().to_bytes()) == header + sum(HEADER.lengths()) + 8 * len(GRIDS)
+    assert len(example().to_bytes()) == header + sum(HEADER.payload_sizes()) + 8 * len(GRIDS)
 
 
 def test_a_long_name_is_cut_between_letters() -> None:
@@ -163,8 +163,8 @@ def test_scales_of_another_image_are_refused() -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(100), "no bit file"),
         (MAGIC[:5], "no bit file"),
         (MAGIC, "within its header"),
-        (rewritten(raw_header(), version=3), "of version 3.*\n.*newer bitvar"),
-        (rewritten(raw_header(), version=2), "makes no sense"),
+        (rewritten(raw_header(), version=3), "version is 3.*\n.*newer bitvar"),
+        (rewritten(raw_header(), version=2), "is malformed"),
         (example().to_bytes() + b"x", "1 bytes follow"),
         (START.pack(MAGIC, 1, 0xFFFFFFFF) + bytes(1000), "within its header"),
     ],

@@ -17,12 +17,12 @@ from bitvar.cli import main as cli
 from bitvar.cli.echo import printable, say, show_path
 from bitvar.codec import BitFile, ImageCodec
 from bitvar.codec.bitfile import Origin
-from bitvar.codec.folders import Failed, encode_files
-from bitvar.codec.image_codec import PIXELS_A_BIT, read_bitfile
+from bitvar.codec.folders import Failed, decode_folder, encode_files, encode_folder
+from bitvar.codec.reading import MAX_PIXELS_PER_BIT, read_bitfile
 from bitvar.errors import ComputationError, UsageError
 from bitvar.imaging.pixels import to_uint8
 from bitvar.training.export import save_tokenizer
-from bitvar.weights.model_folder import identify
+from bitvar.weights.identity import identify
 from tests.support.tiny import tiny_tokenizer
 
 SIZE = (20, 16)
@@ -65,10 +65,10 @@ def test_another_image_to_the_same_file_is_encoded(bitvar: Any, place: Path) -> 
     assert bitvar("encode", "red.png", "-o", "x.bits")[0] == 0
     red = (place / "x.bits").read_bytes()
     code, out, _ = bitvar("encode", "red.png", "-o", "x.bits")
-    assert (code, "was there" in out) == (0, True)
+    assert (code, "unchanged" in out) == (0, True)
     os.utime(place / "blue.png", (1, 1))  # long before its bits
     code, out, _ = bitvar("encode", "blue.png", "-o", "x.bits")
-    assert (code, "was there" in out, "replaced other bits" in out) == (0, False, True)
+    assert (code, "unchanged" in out, "replaced other bits" in out) == (0, False, True)
     blue = (place / "x.bits").read_bytes()
     assert read_bitfile(blue) == tiny.encode(place / "blue.png") != read_bitfile(red)
     assert bitvar("encode", "red.png", "-o", "x.bits")[0] == 0
@@ -83,26 +83,26 @@ def test_another_image_in_the_same_folder_is_encoded(bitvar: Any, place: Path) -
     assert bitvar("encode", "one", "-o", "bits")[0] == 0
     one = (place / "bits" / "a.bits").read_bytes()
     code, out, _ = bitvar("encode", "two", "-o", "bits")
-    assert (code, "was there" in out) == (0, False)
+    assert (code, "unchanged" in out) == (0, False)
     assert (place / "bits" / "a.bits").read_bytes() != one
 
 
-@pytest.mark.parametrize("change", [("--scales", 2), ("--passes", 3), ("--dtype", "bf16")], ids=str)
+@pytest.mark.parametrize("change", [("--scales", 2), ("--refine-steps", 3), ("--dtype", "bf16")], ids=str)
 def test_other_settings_are_encoded_and_the_same_are_not(bitvar: Any, place: Path, change: tuple[str, Any]) -> None:
     wanted = [("encode", "red.png", "-o", "x.bits"), ("encode", "red.png", "-o", "x.bits", *change)]
     for arguments in (*wanted, wanted[0]):
         code, out, err = bitvar(*arguments)
-        assert (code, "was there" in out) == (0, False), err
+        assert (code, "unchanged" in out) == (0, False), err
         code, out, _ = bitvar(*arguments)
-        assert (code, "was there" in out) == (0, True)
-    assert bitvar("encode", "red.png", "-o", "x.bits", "--tile", 64)[1].count("was there") == 1
+        assert (code, "unchanged" in out) == (0, True)
+    assert bitvar("encode", "red.png", "-o", "x.bits", "--tile", 64)[1].count("unchanged") == 1
 
 
-def test_passes_that_went_by_all_scales_are_not_those_that_went_by_two(bitvar: Any, place: Path) -> None:
-    assert bitvar("encode", "red.png", "-o", "x.bits", "--passes", 3)[0] == 0
+def test_refinement_by_all_scales_is_told_from_refinement_by_two(bitvar: Any, place: Path) -> None:
+    assert bitvar("encode", "red.png", "-o", "x.bits", "--refine-steps", 3)[0] == 0
     (place / "x.bits").write_bytes(read_bitfile(place / "x.bits").first(2).to_bytes())
-    code, out, _ = bitvar("encode", "red.png", "-o", "x.bits", "--passes", 3, "--scales", 2)
-    assert (code, "was there" in out) == (0, False)
+    code, out, _ = bitvar("encode", "red.png", "-o", "x.bits", "--refine-steps", 3, "--scales", 2)
+    assert (code, "unchanged" in out) == (0, False)
 
 
 def test_the_origin_is_in_the_file_and_version_1_is_read(bitvar: Any, place: Path) -> None:
@@ -111,7 +111,7 @@ def test_the_origin_is_in_the_file_and_version_1_is_read(bitvar: Any, place: Pat
     new = read_bitfile(place / "x.bits")
     facts = json.loads(bitvar("info", "x.bits", "--json")[1])
     digest = hashlib.sha256((place / "red.png").read_bytes()).hexdigest()
-    assert (facts["source_sha256"], facts["passes"], facts["precision"]) == (digest, 0, "fp32")
+    assert (facts["source_sha256"], facts["refine_steps"], facts["precision"]) == (digest, 0, "fp32")
     assert new.origin == Origin(digest)
     old = BitFile(new.header, new.payloads).to_bytes()
     assert old[8:10] == b"\x01\0" and (place / "x.bits").read_bytes()[8:10] == b"\x02\0"
@@ -119,7 +119,7 @@ def test_the_origin_is_in_the_file_and_version_1_is_read(bitvar: Any, place: Pat
     assert BitFile.from_bytes(old) == new and BitFile.from_bytes(old).origin is None
     assert np.array_equal(np.asarray(tiny.decode(old)), np.asarray(tiny.decode(new)))
     (place / "x.bits").write_bytes(old)  # nobody knows of what: made again
-    assert "was there" not in bitvar("encode", "red.png", "-o", "x.bits")[1]
+    assert "unchanged" not in bitvar("encode", "red.png", "-o", "x.bits")[1]
 
 
 def test_a_flipped_bit_of_the_origin_is_found(bitvar: Any, place: Path) -> None:
@@ -191,7 +191,7 @@ def test_the_rest_of_a_folder_is_encoded_and_decoded(bitvar: Any, place: Path) -
     assert "3 of 6 files failed" in err
     assert "1 hidden" in err
     code, out, _ = bitvar("encode", folder, "-o", "bits")
-    assert (code, out.count("was there")) == (1, 3)
+    assert (code, out.count("unchanged")) == (1, 3)
     (place / "bits" / "2.bits").write_bytes(b"no bits")
     code, out, err = bitvar("decode", "bits", "-o", "out")
     assert (code, out.count("\n")) == (1, 2)
@@ -204,7 +204,7 @@ def test_the_rest_of_a_folder_is_encoded_and_decoded(bitvar: Any, place: Path) -
 def test_from_python_all_others_are_done_before_it_is_said(tiny: ImageCodec, place: Path, batch_size: int) -> None:
     folder, seen = broken(place), []
     with pytest.raises(UsageError, match=r"3 of 6 files failed(?s:.*)1\.png can't be used(?s:.*)And 2 more"):
-        tiny.encode_folder(folder, place / "bits", batch_size=batch_size, progress=seen.append)
+        encode_folder(tiny, folder, place / "bits", batch_size=batch_size, log=seen.append)
     assert [each.source.name for each in seen if isinstance(each, Failed)] == ["1.png", "2b.jpg", "3b.png"]
     assert len(list((place / "bits").iterdir())) == 3
     pairs = [(folder / "1.png", place / "a.bits"), (folder / "0.png", place / "b.bits")]
@@ -270,7 +270,7 @@ def test_broken_weights_give_an_error_and_no_file(place: Path, part: str, value:
     codec = ImageCodec(tokenizer, identify("tiny", sound.state_dict()), tile=tile)
     with pytest.raises(ComputationError, match="fp32 on cpu"):
         if part == "encoder":
-            codec.encode_folder(place, place / "bits")
+            encode_folder(codec, place, place / "bits")
         else:
             codec.decode(bits)
     assert not list(place.rglob("*.bits"))
@@ -288,33 +288,33 @@ def test_pixels_that_are_no_numbers_are_no_bytes() -> None:
 
 def claim(width: int, height: int, codec: ImageCodec, scales: int = 1) -> bytes:
     header = codec.header_for(width, height)
-    return BitFile(header, tuple(bytes(length) for length in header.lengths()[:scales])).to_bytes()
+    return BitFile(header, tuple(bytes(length) for length in header.payload_sizes()[:scales])).to_bytes()
 
 
 def test_a_hundred_bytes_that_claim_fifty_megapixels_are_refused_at_once(tiny: ImageCodec, tmp_path: Path) -> None:
     data = claim(8000, 6000, tiny)
     assert len(data) < 200
     with pytest.raises(
-        UsageError, match=r"claims 8000x6000 pixels(?s:.*)scales 1 to 1 of \d+, 4 bits(?s:.*)--scales 1"
+        UsageError, match=r"declares 8000x6000 pixels(?s:.*)scales 1 to 1 of \d+, 4 bits(?s:.*)--scales 1"
     ):
         tiny.decode(data)
     (tmp_path / "a.bits").write_bytes(data)
-    with pytest.raises(UsageError, match=r"a\.bits claims"):
-        tiny.decode_folder(tmp_path, tmp_path / "out")
+    with pytest.raises(UsageError, match=r"a\.bits declares"):
+        decode_folder(tiny, tmp_path, tmp_path / "out")
     small = tiny.decode(claim(80, 60, tiny))  # a small one may
     assert small.size == (80, 60)
 
 
-def test_claims_are_weighed_unless_scales_are_named(tiny: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitvar.codec.image_codec.SMALL", 1000)
+def test_declared_pixels_are_checked_unless_scales_are_named(tiny: ImageCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitvar.codec.reading.MAX_UNCHECKED_PIXELS", 1000)
     wide = claim(120, 90, tiny)
-    with pytest.raises(UsageError, match="claims 120x90 pixels"):
+    with pytest.raises(UsageError, match="declares 120x90 pixels"):
         tiny.decode(wide)
-    with pytest.raises(UsageError, match="claims 120x90 pixels"):
+    with pytest.raises(UsageError, match="declares 120x90 pixels"):
         list(tiny.decode_many([wide]))
     assert tiny.decode(wide, scales=1).size == (120, 90)  # asked for
     whole = BitFile.from_bytes(claim(120, 90, tiny, scales=len(tiny.header_for(120, 90).grids)))
-    enough = next(file for file in map(whole.first, range(1, 20)) if PIXELS_A_BIT * file.num_bits >= 120 * 90)
+    enough = next(file for file in map(whole.first, range(1, 20)) if MAX_PIXELS_PER_BIT * file.num_bits >= 120 * 90)
     assert not enough.is_whole
     assert tiny.decode(enough).size == (120, 90)
 
@@ -326,7 +326,7 @@ import numpy as np
 from PIL import Image
 from pathlib import Path
 from bitvar import ImageCodec
-from bitvar.codec import BitFile
+from bitvar.codec import BitFile, decode_folder, encode_folder
 from bitvar.errors import UsageError
 codec = ImageCodec.from_pretrained(device="cpu")
 nan = Image.fromarray(np.full((32, 32), np.nan, np.float32))
@@ -338,9 +338,9 @@ odd |= {"zero byte": "a\\0.png", "empty": "", "list": [image], "NaN": nan, "obje
 for name, bad in odd.items():
     calls["encode " + name] = lambda bad=bad: codec.encode(bad)
     calls["decode " + name] = lambda bad=bad: codec.decode(bad)
-    calls["encode_folder " + name] = lambda bad=bad: codec.encode_folder(bad, "out")
-    calls["decode_folder " + name] = lambda bad=bad: codec.decode_folder("in", bad)
-    calls["encode_alike " + name] = lambda bad=bad: codec.encode_alike(bad)
+    calls["encode_folder " + name] = lambda bad=bad: encode_folder(codec, bad, "out")
+    calls["decode_folder " + name] = lambda bad=bad: decode_folder(codec, "in", bad)
+    calls["encode_batch " + name] = lambda bad=bad: codec.encode_batch(bad)
 for name, bad in {"None": None, "5": 5, "path": "a.png", "bytes": b"abc", "image": image, "file": file}.items():
     calls["encode_many " + name] = lambda bad=bad: list(codec.encode_many(bad))
     calls["decode_many " + name] = lambda bad=bad: list(codec.decode_many(bad))
@@ -351,10 +351,10 @@ for bad in (0, -64, 1.5, "x", None, True):
         calls[f"scales {bad}"] = lambda bad=bad: codec.encode(image, scales=bad)
         calls[f"decoded scales {bad}"] = lambda bad=bad: codec.decode(file, scales=bad)
     if bad != 0:
-        calls[f"passes {bad}"] = lambda bad=bad: codec.encode(image, passes=bad)
+        calls[f"refine_steps {bad}"] = lambda bad=bad: codec.encode(image, refine_steps=bad)
     calls[f"batch {bad}"] = lambda bad=bad: list(codec.encode_many([image], batch_size=bad))
     calls[f"width {bad}"] = lambda bad=bad: codec.header_for(bad, 32)
-calls["passes 10**9"] = lambda: codec.encode(image, passes=10**9)
+calls["refine_steps 10**9"] = lambda: codec.encode(image, refine_steps=10**9)
 calls["scales 9"] = lambda: codec.encode(image, scales=99)
 calls["no tokenizer"] = lambda: ImageCodec(None, codec.identity)
 calls["model 5"] = lambda: ImageCodec.from_pretrained(5)

@@ -144,8 +144,8 @@ def test_bytes_that_are_no_text_are_explained(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"base_channels": 12}, "norm_groups 8 must divide the 12"),
-        ({"code_lengths": []}, "at least 1 item"),
-        ({"code_lengths": [1, 0]}, "greater than 0"),
+        ({"code_norms": []}, "at least 1 item"),
+        ({"code_norms": [1, 0]}, "greater than 0"),
         ({"channel_multipliers": ()}, "at least 1"),
         ({"bits": 129}, "less than or equal to 128"),
         ({"res_blocks": 0}, "greater than or equal to 1"),

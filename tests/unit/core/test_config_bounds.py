@@ -25,6 +25,8 @@ from bitvar.text.files import BertSizes, T5Sizes, is_simple_pattern
 from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.digests import write_manifest
+from bitvar.weights.identity import TokenizerIdentity
+from bitvar.weights.index import ModelIndex, TrainedGrids
 from bitvar.weights.model_folder import ModelIndex, TokenizerIdentity, TrainedGrids, load_folder
 from bitvar.weights.vocabulary import Vocabulary
 

@@ -63,9 +63,9 @@ def test_what_a_file_is_gets_named(tmp_path: Path, name: str, suffix: str) -> No
 def test_the_line_given_for_the_old_format_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     old(Path("x.pth"))
-    guise = recognise(Path("x.pth"))
-    assert guise is not None
-    exec(guise.todo.partition(": ")[2])
+    file_kind = recognise(Path("x.pth"))
+    assert file_kind is not None
+    exec(file_kind.fix.partition(": ")[2])
     assert torch.equal(read_official(Path("new.pth"))["a"], TENSORS["a"])
 
 

@@ -19,7 +19,8 @@ from PIL import Image
 from bitvar.config import read_json
 from bitvar.errors import UsageError, WeightsError
 from bitvar.files import atomic_path, open_plain, recover_folder, write_text
-from bitvar.weights.digests import MANIFEST, atomic_folder, load_tensors, verify_folder, write_tensors
+from bitvar.weights.digests import MANIFEST, atomic_folder, verify_folder
+from bitvar.weights.tensors import load_tensors, write_tensors
 from tests.support.tiny import tiny_pipeline, toy_set
 
 ROOT_ONLY = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may do this")
@@ -530,12 +531,12 @@ def test_what_safetensors_says_of_a_disk_is_an_oserror(
 ) -> None:
     from safetensors import SafetensorError
 
-    from bitvar.weights import digests
+    from bitvar.weights import tensors
 
     def fail(*_: object) -> None:
         raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})")
 
-    monkeypatch.setattr(digests, "save_file", fail)
+    monkeypatch.setattr(tensors, "save_file", fail)
     with pytest.raises(OSError) as caught:
         write_tensors({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "a.safetensors"))

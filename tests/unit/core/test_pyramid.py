@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitvar import pyramid
-from bitvar.scales import ScaleSchedule, lengths_of
+from bitvar.scales import ScaleSchedule, code_norms_of
 from bitvar.training.transformer.self_correction import teacher_forcing
 from tests.support import oracle
 
@@ -57,19 +57,19 @@ def test_the_pyramid_equals_the_oracle_on_any_grids(grids: list[Grid], d: int, s
     check_against_oracle(random_features(1, d, *grids[-1], seed=seed), grids)
 
 
-@pytest.mark.parametrize("code_lengths", [(1.0,), (2.0, 1.4, 1.0)], ids=str)
+@pytest.mark.parametrize("code_norms", [(1.0,), (2.0, 1.4, 1.0)], ids=str)
 @pytest.mark.parametrize("patch_size", [1, 2])
-def test_self_correction_equals_the_oracle(patch_size: int, code_lengths: tuple[float, ...]) -> None:
+def test_self_correction_equals_the_oracle(patch_size: int, code_norms: tuple[float, ...]) -> None:
     schedule = ScaleSchedule(((1, 1), (2, 1), (3, 2), (5, 3)), (10, 6))
     grids = schedule.latent_grids(patch_size)
     features = random_features(2, 4, *grids[-1], seed=3)
     masks = [random_features(2, 4, *grid, seed=10 + k) > 0.8 for k, grid in enumerate(grids)]
-    lengths = lengths_of(code_lengths, 4)
+    code_norms = code_norms_of(code_norms, 4)
     data = teacher_forcing(
-        features, schedule, patch_size=patch_size, lengths=lengths, flip=lambda k, bits: bits ^ masks[k]
+        features, schedule, patch_size=patch_size, code_norms=code_norms, flip=lambda k, bits: bits ^ masks[k]
     )
     for b in range(2):
-        scales = oracle.pyramid(features[b].numpy(), grids, lambda k, bits, b=b: bits ^ masks[k][b].numpy(), lengths)
+        scales = oracle.pyramid(features[b].numpy(), grids, lambda k, bits, b=b: bits ^ masks[k][b].numpy(), code_norms)
         for ours, theirs in zip(data.inputs, oracle.transformer_inputs(scales, grids), strict=True):
             np.testing.assert_allclose(ours[b].numpy(), theirs, atol=2e-6)
         targets = np.concatenate([oracle.unshuffle(scale.bits, patch_size) for scale in scales])
@@ -78,15 +78,15 @@ def test_self_correction_equals_the_oracle(patch_size: int, code_lengths: tuple[
 
 def test_codes_may_grow_shorter_and_the_pyramid_still_equals_the_oracle() -> None:
     grids = [(1, 1), (2, 2), (4, 4), (6, 6)]
-    features, lengths = 3 * random_features(1, 4, 6, 6), (3.0, 3.0, 1.5, 0.5)
-    assert lengths_of((3.0, 1.5, 0.5), 4) == lengths
-    assert lengths_of((3.0, 1.5, 0.5), 2) == (1.5, 0.5)
-    steps = list(pyramid.encode(features, grids, lengths))
-    for step, truth in zip(steps, oracle.pyramid(features[0].numpy(), grids, lengths=lengths), strict=True):
+    features, code_norms = 3 * random_features(1, 4, 6, 6), (3.0, 3.0, 1.5, 0.5)
+    assert code_norms_of((3.0, 1.5, 0.5), 4) == code_norms
+    assert code_norms_of((3.0, 1.5, 0.5), 2) == (1.5, 0.5)
+    steps = list(pyramid.encode(features, grids, code_norms))
+    for step, truth in zip(steps, oracle.pyramid(features[0].numpy(), grids, code_norms=code_norms), strict=True):
         np.testing.assert_array_equal(step.bits[0].numpy(), truth.bits)
         np.testing.assert_allclose(step.latent[0].numpy(), truth.latent, atol=2e-6)
     bits = [step.bits for step in steps]
-    for k, latent in enumerate(pyramid.cumulative_latents(bits[:3], (6, 6), lengths)):  # the finest is missing
+    for k, latent in enumerate(pyramid.cumulative_latents(bits[:3], (6, 6), code_norms)):  # the finest is missing
         assert torch.equal(latent, steps[k].latent)
 
 
@@ -95,8 +95,8 @@ def test_shorter_codes_come_closer_to_a_flat_image() -> None:
     grids, step = [(1, 1), (2, 2), (4, 4), (8, 8)], 4**-0.5
     features = torch.linspace(-2 * step, 2 * step, 4)[None, :, None, None].expand(1, 4, 8, 8)
     left = {
-        lengths: float((features - list(pyramid.encode(features, grids, lengths))[-1].latent).abs().max())
-        for lengths in ((1.0, 1.0, 1.0, 1.0), (1.0, 0.5, 0.25, 0.125))
+        code_norms: float((features - list(pyramid.encode(features, grids, code_norms))[-1].latent).abs().max())
+        for code_norms in ((1.0, 1.0, 1.0, 1.0), (1.0, 0.5, 0.25, 0.125))
     }
     assert left[1.0, 1.0, 1.0, 1.0] > step / 2
     assert left[1.0, 0.5, 0.25, 0.125] <= step / 8 + 1e-6
@@ -119,11 +119,11 @@ def test_an_empty_latent_is_fp32_zeros() -> None:
     assert not latent.any()
 
 
-@pytest.mark.parametrize("lengths", [(1.0, 1.0, 1.0), (3.0, 1.5, 0.5)], ids=str)
-def test_every_scale_adds_its_own_straight_through_gradient(lengths: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("code_norms", [(1.0, 1.0, 1.0), (3.0, 1.5, 0.5)], ids=str)
+def test_every_scale_adds_its_own_straight_through_gradient(code_norms: tuple[float, ...]) -> None:
     grids = [(1, 1), (2, 2), (4, 4)]
     features = random_features(1, 4, 4, 4).requires_grad_()
-    steps = list(pyramid.encode(features, grids, lengths))
+    steps = list(pyramid.encode(features, grids, code_norms))
     weight = random_features(1, 4, 4, 4, seed=1)
     (gradient,) = torch.autograd.grad((steps[-1].latent * weight).sum(), features)
     expected = torch.zeros_like(features)
@@ -131,7 +131,7 @@ def test_every_scale_adds_its_own_straight_through_gradient(lengths: tuple[float
         before = steps[k - 1].latent.detach() if k else torch.zeros(1, 4, 4, 4)
         leaf = features.detach().requires_grad_()
         residual = pyramid.residual_at(leaf, before, grid)
-        unit = lengths[k] * residual / residual.square().sum(dim=1, keepdim=True).sqrt()
+        unit = code_norms[k] * residual / residual.square().sum(dim=1, keepdim=True).sqrt()
         (part,) = torch.autograd.grad((pyramid.add_scale(before, unit) * weight).sum(), leaf)
         assert part.abs().sum() > 0
         expected += part

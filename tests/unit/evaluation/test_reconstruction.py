@@ -34,7 +34,7 @@ from bitvar.evaluation.reconstruction.sheet import choose, draw_sheet
 from bitvar.metrics.distances import block_mean_error
 from bitvar.metrics.frechet import Moments, frechet_distance
 from bitvar.training.export import save_tokenizer
-from bitvar.weights.model_folder import identify
+from bitvar.weights.identity import identify
 from tests.support.tiny import tiny_tokenizer
 
 
@@ -166,8 +166,8 @@ def test_residuals_shrink_and_begin_at_the_features() -> None:
     codec = tiny_codec()
     pixels = np.stack([np.asarray(photo(16, 16, seed=i)) for i in range(3)])
     result = reconstruction_of(codec, pixels)
-    features = codec.encode_alike(pixels).features
-    last = codec.encode_alike(pixels).steps[-1].latent
+    features = codec.encode_batch(pixels).features
+    last = codec.encode_batch(pixels).steps[-1].latent
     wanted = (features - last).flatten(1).norm(dim=1) / features.flatten(1).norm(dim=1)
     assert torch.equal(result.scales[0].residual[0], torch.ones(3, dtype=torch.float64))
     assert torch.allclose(result.scales[-1].residual[1].float(), wanted)

@@ -24,7 +24,6 @@ from bitvar.lora.layers import (
     LoraSettings,
     adapter_tensors,
     add_adapter,
-    base_tensors,
     load_adapter,
     lora_layers,
     save_adapter,
@@ -33,6 +32,7 @@ from bitvar.nn.linear import Linear
 from bitvar.pipeline import InfinityPipeline
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import digest
+from bitvar.weights.tensors import base_tensors
 from tests.support.tiny import SCHEDULES, TEXT_WIDTH, tiny_components, tiny_transformer
 
 LAYER = "transformer.blocks.0.self_attention.qkv"
@@ -332,8 +332,8 @@ FC1 = "transformer.blocks.0.fc1"
         (lambda t: t.update({f"{FC1}.lora_B.weight": torch.ones(256, 2)}), r"\(256, 2\)"),
         (lambda t: t.update({f"{FC1}.lora_A.weight": torch.ones(32)}), r"\(32,\)"),
         (lambda t: t.update({f"{FC1}.lora_A.weight": torch.ones(0, 32)}), r"\(0, 32\)"),
-        (lambda t: t.update({f"{FC1}.lora_A.weight": torch.full((3, 32), torch.nan)}), "no finite number"),
-        (lambda t: t.update({f"{FC1}.lora_A.weight": torch.ones(3, 32, dtype=torch.int8)}), "holds torch.int8"),
+        (lambda t: t.update({f"{FC1}.lora_A.weight": torch.full((3, 32), torch.nan)}), "NaN or infinity"),
+        (lambda t: t.update({f"{FC1}.lora_A.weight": torch.ones(3, 32, dtype=torch.int8)}), "dtype is torch.int8"),
         (lambda t: t.clear(), "holds no tensors"),
     ],
 )

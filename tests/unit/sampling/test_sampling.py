@@ -16,7 +16,7 @@ from bitvar.sampling.draw import apply_guidance, bit_probability, draw_bits
 from bitvar.sampling.generate import ScaleResult, generate
 from bitvar.sampling.noise import uniform_noise
 from bitvar.sampling.params import SamplingParams, ScaleParams
-from bitvar.scales import ScaleSchedule, lengths_of
+from bitvar.scales import ScaleSchedule, code_norms_of
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 
@@ -105,15 +105,15 @@ def test_guidance_and_negative_prompts_matter() -> None:
     assert not same_bits(sample(texts(3), [1], guidance_scale=4.0, negative=texts(4, seed=7)), guided)
 
 
-@pytest.mark.parametrize("code_lengths", [(1.0,), (2.0, 1.4, 1.0)], ids=str)
+@pytest.mark.parametrize("code_norms", [(1.0,), (2.0, 1.4, 1.0)], ids=str)
 @pytest.mark.parametrize("patch_size", [1, 2])
 def test_the_samplers_inputs_equal_the_teacher_forced_ones(
-    patch_size: int, code_lengths: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+    patch_size: int, code_norms: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = rough_model(patch_size, code_lengths=code_lengths)
+    model = rough_model(patch_size, code_norms=code_norms)
     grids = TALL.latent_grids(patch_size)
     features = torch.randn(2, 12 // patch_size**2, *grids[-1], generator=torch.Generator().manual_seed(3))
-    lengths = lengths_of(code_lengths, len(TALL))
+    lengths = code_norms_of(code_norms, len(TALL))
     steps = list(pyramid.encode(features, grids, lengths))
     given = PrefixBits([step.bits for step in steps])
     expected = teacher_forcing(features, TALL, patch_size=patch_size, lengths=lengths)

@@ -28,7 +28,8 @@ from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.task import TokenizerTask
 from bitvar.training.tokenizer.validation import measure_reconstruction
 from bitvar.training.tokenizer.warm_start import TokenizerOrigin, check_origin, fit_channels
-from bitvar.weights.model_folder import TokenizerIdentity, load_component
+from bitvar.weights.identity import TokenizerIdentity
+from bitvar.weights.model_folder import load_component
 from tests.support.tiny import tiny_pipeline, tiny_tokenizer
 from tests.unit.cli.test_train import launch, run
 from tests.unit.training.test_training import (

@@ -457,13 +457,13 @@ CHANGES: dict[str, dict[str, Any]] = {
         "perceptual": 0.0, "adversarial": 0.0, "adversarial_start": 3, "truncation": 0.0, "multiscale": 0.5,
         "model.bits": 5, "model.base_channels": 12, "model.channel_multipliers": [1, 1], "model.res_blocks": 2,
         "model.norm": "pixel", "model.norm_groups": 2, "model.pixel_patch": 2, "model.linear_skip": True,
-        "model.code_lengths": [1.5, 1.0],
+        "model.code_norms": [1.5, 1.0],
     },
     "transformer": COMMON | {
         "max_flip_strength": 0.0, "num_corrected_scales": 1, "condition_dropout": 0.9, "reweighted": True,
         "requantize_after_flip": False, "initial_gamma": 0.5, "num_scales": 2,
         "first_caption": 1.0, "model.depth": 2, "model.width": 24, "model.num_heads": 1, "model.max_text_tokens": 6,
-        "model.max_scales": 4, "model.code_lengths": [1.5, 1.0],
+        "model.max_scales": 4, "model.code_norms": [1.5, 1.0],
     },
 }  # fmt: skip
 ELSEWHERE = {  # must fit the data, so a run can't change them alone: see test_transformer and the tokenizer's own tests
@@ -628,7 +628,7 @@ def test_certain_bits_have_a_finite_gradient() -> None:
 
 def test_the_entropy_penalty_prefers_certain_and_even_bits() -> None:
     def penalty(residual: Tensor) -> float:
-        step = pyramid.Step(residual, residual > 0, residual)
+        step = pyramid.ScaleStep(residual, residual > 0, residual)
         return losses.entropy_penalty([step], inverse_temperature=20.0).item()
 
     noise = torch.randn(64, 4, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -739,7 +739,7 @@ def test_a_sample_draws_the_same_in_any_batch() -> None:
         torch.testing.assert_close(losses.mean(), task.loss(batch)[0], atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("changes", [(), ("model.code_lengths=[4,2,1]",), ("requantize_after_flip=false",)], ids=str)
+@pytest.mark.parametrize("changes", [(), ("model.code_norms=[4,2,1]",), ("requantize_after_flip=false",)], ids=str)
 def test_training_on_the_first_scales_asks_for_the_same_bits(changes: tuple[str, ...]) -> None:
     some = transformer_task(transformer_training(num_scales=2).override(changes))
     batch = next(some.batches(micro_batches_of(SampleOrder(some.counts, 3, 0), range(1))))

@@ -1,4 +1,4 @@
-"""Official checkpoints in and out: every published list of names, every guise of file, and every way to be wrong."""
+"""Official checkpoints in and out: every published list of names, every kind of file, and every way to be wrong."""
 
 import hashlib
 import json
@@ -20,7 +20,8 @@ from bitvar.official_schedules import official_schedule
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.training.tokenizer.warm_start import TokenizerOrigin
 from bitvar.transformer import InfinityTransformer, TransformerConfig
-from bitvar.weights.model_folder import ModelIndex, load_folder
+from bitvar.weights.index import ModelIndex
+from bitvar.weights.model_folder import load_folder
 from bitvar.weights.official.convert import (
     check_names,
     convert_to_folder,
@@ -544,8 +545,8 @@ def test_the_command_explains(tmp_path: Path) -> None:
     for code, message, arguments in (
         (2, "--tokenizer", (transformer, new)),
         (2, "did you mean 'bf16'", (transformer, new, "--tokenizer", tokenizer, "--dtype", "bf6")),
-        (2, "model folder already", (model, new, "--tokenizer", tokenizer)),
-        (2, "--name can't go", (model, new, "--to-official", "--name", "x")),
+        (2, "already a model folder", (model, new, "--tokenizer", tokenizer)),
+        (2, "--name can't be used", (model, new, "--to-official", "--name", "x")),
         (2, "nothing is overwritten", (transformer, model, "--tokenizer", tokenizer)),
         (3, "infinity_vae_d32reg", (transformer, new, "--tokenizer", tokenizer)),
         (3, "There is no checkpoint", (tmp_path / "absent.pth", new, "--tokenizer", tokenizer)),
@@ -554,6 +555,15 @@ def test_the_command_explains(tmp_path: Path) -> None:
         assert (result[0], result[1]) == (code, "")
         assert message in result[2]
     assert not new.exists()
+
+
+def test_the_command_takes_the_name_of_a_text_encoder(tmp_path: Path) -> None:
+    transformer, tokenizer = write_pair(tmp_path)
+    for code, message, name in ((3, r"icons/text_encoder does not belong", "icons"), (2, "There is no", "absent")):
+        result = run(transformer, tmp_path / "new", "--tokenizer", tokenizer, "--text-encoder", name)
+        assert result[0] == code
+        assert message in result[2]
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_tokenizer_alone_becomes_a_folder_to_train_from(tmp_path: Path) -> None:

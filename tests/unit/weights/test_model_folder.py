@@ -30,6 +30,10 @@ from bitvar.weights.model_folder import (
     save_folder,
     save_tensors,
 )
+from bitvar.weights.identity import check_bits, identify
+from bitvar.weights.index import 
+from bitvar.weights.model_folder import Components, load_component, load_folder, save_component, save_folder
+from bitvar.weights.tensors import read_tensors, save_tensors
 from tests.support.tiny import tiny_components, tiny_text_encoder, tiny_tokenizer, tiny_transformer
 
 CPU = torch.device("cpu")
@@ -180,7 +184,7 @@ def test_another_tokenizer_is_refused_by_name(components: Components, saved: Pat
 
 @pytest.mark.parametrize(
     ("changes", "setting"),
-    [({"bits": 5}, "model.bits=16"), ({"code_lengths": (2.0, 1.0)}, "model.code_lengths=[1.0]")],
+    [({"bits": 5}, "model.bits=16"), ({"code_norms": (2.0, 1.0)}, "model.code_norms=[1.0]")],
 )
 def test_a_transformer_speaks_its_tokenizers_codes(changes: dict[str, Any], setting: str) -> None:
     transformer = tiny_transformer(patch_size=2, bits=16).config

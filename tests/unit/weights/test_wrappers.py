@@ -20,7 +20,7 @@ def tensors(prefix: str = "", value: float = 1.0) -> dict[str, Tensor]:
 def read(path: Path, content: object) -> tuple[dict[str, Tensor], list[str]]:
     told: list[str] = []
     torch.save(content, path)
-    return read_official(path, report=told.append), told
+    return read_official(path, log=told.append), told
 
 
 PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")

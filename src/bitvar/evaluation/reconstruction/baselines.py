@@ -59,13 +59,13 @@ def reconstruct(codec: ImageCodec, images: UInt8[np.ndarray, "b H W 3"], *, refi
         images: Images of one size.
         refine_steps: Number of refinement steps of the encoding (`ImageCodec.encode`).
     """
-    header, features, steps = codec.encode_alike(images, passes=refine_steps)
+    header, features, steps = codec.encode_batch(images, refine_steps=refine_steps)
     before, bits, scales = torch.ones_like(features[:, 0, 0, 0]), 0, []
     for step in steps:
         bits += step.bits[0].numel()
         after = residual_share(features, step.latent)
         scale = ScaleResult(
-            images=codec.draw(step.latent, header),
+            images=codec.latent_to_pixels(step.latent, header),
             bits=bits,
             set_bits=count_set_bits(step.bits),
             cells=count_cells(step.bits),

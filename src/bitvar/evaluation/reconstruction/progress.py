@@ -13,7 +13,7 @@ from torch import Tensor
 from bitvar.errors import UsageError
 from bitvar.evaluation.reconstruction.accumulators import MetricAccumulator
 from bitvar.files import atomic_path
-from bitvar.weights.digests import write_tensors
+from bitvar.weights.tensors import write_tensors
 
 FILE: Final = "progress.safetensors"
 REJECTED: Final = "rejected.jsonl"

@@ -23,7 +23,7 @@ from bitvar.imaging.batches import in_batches
 from bitvar.metrics.efficientnet import HEAD_CHANNELS, STAGE_CHANNELS, EfficientNet
 from bitvar.text import TextEncoder
 from bitvar.weights.digests import verify_folder
-from bitvar.weights.model_folder import read_tensors
+from bitvar.weights.tensors import read_tensors
 
 FOLDER: Final = Path(__file__).parents[2] / "pretrained" / "scene_alignment"
 

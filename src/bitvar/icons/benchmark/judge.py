@@ -27,7 +27,8 @@ from bitvar.icons.benchmark.classifier import (
 from bitvar.icons.benchmark.detections import Detection, Detections, Thresholds
 from bitvar.icons.benchmark.detector import SIDE, Detector, find_objects
 from bitvar.metrics.efficientnet import EfficientNet
-from bitvar.weights.digests import load_tensors, verify_folder
+from bitvar.weights.digests import verify_folder
+from bitvar.weights.tensors import load_tensors
 
 FOLDER: Final = Path(__file__).parents[2] / "pretrained" / "scene_judge"
 WEIGHTS: Final = "model.safetensors"

@@ -20,7 +20,7 @@ from bitvar.training.engine.optim import Ema, trained_parameters
 from bitvar.training.engine.retention import Validated, checkpoint_name, is_ours, list_checkpoints, prune, read_state
 from bitvar.training.engine.shards import Rows, ShardedTensors, local_rows, shard_name, write_rows
 from bitvar.weights.digests import MANIFEST, digest, read_object, verify_folder
-from bitvar.weights.model_folder import read_tensors
+from bitvar.weights.tensors import read_tensors
 
 GROUPS = ("model", "ema", "optimizer")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 from bitvar.errors import WeightsError
-from bitvar.weights.digests import write_tensors
+from bitvar.weights.tensors import write_tensors
 
 _NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 

@@ -19,7 +19,7 @@ from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_imag
 from bitvar.imaging.pixels import to_signed
 from bitvar.imaging.sheet import Caption, GridStyle, Tile, draw_grid
 from bitvar.scales import Grid
-from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer import ImageTokenizer
 from bitvar.training.engine.microbatch import MicroBatch
 from bitvar.training.tokenizer.data import ImageData
 
@@ -124,7 +124,7 @@ def sample_grid(pipeline: Draws, path: Path, sheet: Sheet, *, seed: int = 0) -> 
 
 
 def reconstruction_sheet(
-    tokenizer: InfinityTokenizer, data: ImageData, schedules: Sequence[Sequence[Grid]], path: Path
+    tokenizer: ImageTokenizer, data: ImageData, schedules: Sequence[Sequence[Grid]], path: Path
 ) -> None:
     """Write a PNG of the first held-out images: as they are, decoded from half of the scales, and from all."""
     rows: list[list[Image.Image]] = [[], [], []]
@@ -135,7 +135,7 @@ def reconstruction_sheet(
         images = to_signed(batch.images.to(tokenizer.device))
         with torch.inference_mode():
             steps = list(
-                tokenizer.steps(tokenizer.features(images), schedules[data.schedules[batch.micro_batch.bucket]])
+                tokenizer.encode_scales(tokenizer.features(images), schedules[data.schedules[batch.micro_batch.bucket]])
             )
             coarse, fine = (tokenizer.decode(steps[k].latent) for k in ((len(steps) - 1) // 2, -1))
         for row, pixels in zip(rows, (images, coarse, fine), strict=True):

@@ -11,7 +11,7 @@ from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.distances import Distance
 from bitvar.metrics.per_scale import binary_entropy
 from bitvar.nn.linear import channels_last
-from bitvar.pyramid import Step
+from bitvar.pyramid import ScaleStep
 from bitvar.runtime.placement import DTYPES
 from bitvar.tokenizer import InfinityTokenizer, losses
 from bitvar.tokenizer.discriminator import PatchDiscriminator
@@ -91,7 +91,7 @@ class TokenizerTask:
         images = to_signed(batch.images.to(tokenizer.device)).contiguous(memory_format=self.layout)
         with torch.set_grad_enabled(config.trained != "decoder"):
             features = tokenizer.encoder(images.to(self.dtype)).float()
-            steps = list(tokenizer.steps(features, config.schedules[self.train.schedules[micro_batch.bucket]]))
+            steps = list(tokenizer.encode_scales(features, config.schedules[self.train.schedules[micro_batch.bucket]]))
         latent = steps[self._stop(len(steps), micro_batch)].latent
         reconstruction = tokenizer.decoder(latent.to(self.dtype)).float()
         logged = bit_entropies(steps)
@@ -164,7 +164,7 @@ class TokenizerTask:
 
 
 @torch.no_grad()
-def bit_entropies(steps: Sequence[Step]) -> dict[str, Tensor]:
+def bit_entropies(steps: Sequence[ScaleStep]) -> dict[str, Tensor]:
     """How evenly each scale uses its bits over a batch: 1 evenly, 0 always the same. Small batches read a bit low."""
     return {
         f"bit_entropy/scale_{k}": binary_entropy(step.bits.float().mean(dim=(0, 2, 3))).mean()

@@ -75,7 +75,7 @@ def _add(
 ) -> None:
     features = tokenizer.features(images)
     reconstruction, quality = images, torch.zeros(())
-    for k, step in enumerate(tokenizer.steps(features, grids)):
+    for k, step in enumerate(tokenizer.encode_scales(features, grids)):
         reconstruction = tokenizer.decode(step.latent)
         quality = psnr(reconstruction, images).double().sum().cpu()
         sums[f"psnr/scale_{k}"] += quality

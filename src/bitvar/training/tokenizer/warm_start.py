@@ -12,7 +12,9 @@ from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.training.config import TokenizerTraining
 from bitvar.training.engine.checkpoint import averaged_tensors, is_checkpoint
 from bitvar.weights.digests import verify_folder
-from bitvar.weights.model_folder import TokenizerIdentity, find_tokenizer, read_tensors
+from bitvar.weights.identity import TokenizerIdentity
+from bitvar.weights.model_folder import find_tokenizer
+from bitvar.weights.tensors import read_tensors
 
 _PREFIX = "tokenizer."
 

@@ -19,11 +19,12 @@ from bitvar.files import atomic_path
 from bitvar.finite import require_finite
 from bitvar.imaging.pixels import to_signed
 from bitvar.text import TextEncoder
-from bitvar.tokenizer import InfinityTokenizer
+from bitvar.tokenizer import ImageTokenizer
 from bitvar.training.engine.identity import FileDigests, digest_of
 from bitvar.training.transformer.long_captions import CaptionLimit
 from bitvar.training.transformer.task import CaptionFeatures, FeatureSet
-from bitvar.weights.digests import MANIFEST, digest, load_tensors, merged_digest, write_tensors
+from bitvar.weights.digests import MANIFEST, digest, merged_digest
+from bitvar.weights.tensors import load_tensors, write_tensors
 
 Report = Callable[[str], None]
 
@@ -53,7 +54,7 @@ def prepare(
     data: Path,
     split: str,
     *,
-    tokenizer: InfinityTokenizer,
+    tokenizer: ImageTokenizer,
     text_encoder: TextEncoder,
     cache: Path,
     key: FeaturesKey,
@@ -87,7 +88,7 @@ def prepare(
     encoder = digest_tensors(tokenizer.encoder.state_dict())
     keys = {
         "images": json.dumps(
-            [_FORMAT, key.tokenizer, encoder, tokenizer.config.dump(), _dtype(tokenizer), digest_of(images), size]
+            [_FORMAT, key.tokenizer, encoder, tokenizer.config.dump(), str(tokenizer.dtype), digest_of(images), size]
         ),
         "captions": json.dumps(
             [
@@ -159,7 +160,7 @@ def _cached(cache: Path, keys: Mapping[str, str], report: Report) -> dict[str, T
 
 
 @torch.inference_mode()
-def _encode_images(samples: Sequence[Sample], tokenizer: InfinityTokenizer) -> Tensor:
+def _encode_images(samples: Sequence[Sample], tokenizer: ImageTokenizer) -> Tensor:
     rows = []
     for start in range(0, len(samples), 128):
         images = load_images(samples[start : start + 128])

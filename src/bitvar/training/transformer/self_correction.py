@@ -47,22 +47,22 @@ def teacher_forcing(
     schedule: ScaleSchedule,
     *,
     patch_size: int,
-    lengths: Sequence[float] | None = None,
+    code_norms: Sequence[float] | None = None,
     flip: pyramid.Flip | None = None,
     requantize_after_flip: bool = True,
 ) -> TeacherForcing:
-    """Inputs and targets of every scale; `lengths` are of the codes of the whole schedule, which may go further.
+    """Inputs and targets of every scale; `code_norms` has the norms of the whole schedule, which may have more scales.
 
     Finer targets are quantised from the corrected residual; each scale's own target stays unflipped, so the model
     learns to repair what came before. Without `requantize_after_flip`, every target is that of the unflipped image,
     and the inputs add up its flipped bits: the model meets mistakes, and is not asked to repair them.
     """
     grids = schedule.latent_grids(patch_size)
-    steps = list(pyramid.encode(features, grids, lengths, flip=flip if requantize_after_flip else None))
+    steps = list(pyramid.encode(features, grids, code_norms, flip=flip if requantize_after_flip else None))
     latents = [step.latent for step in steps]
     if flip is not None and not requantize_after_flip:
         flipped = [flip(k, step.bits) for k, step in enumerate(steps)]
-        latents = list(pyramid.cumulative_latents(flipped, (features.shape[-2], features.shape[-1]), lengths))
+        latents = list(pyramid.cumulative_latents(flipped, (features.shape[-2], features.shape[-1]), code_norms))
     inputs = [pyramid.next_input(latent, grid) for latent, grid in zip(latents, grids[1:], strict=False)]
     bits = torch.cat([to_tokens(step.bits.float(), patch_size) for step in steps], dim=1) > 0
     return TeacherForcing(inputs, bits)

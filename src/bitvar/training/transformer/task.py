@@ -141,7 +141,7 @@ class TransformerTask:
             _set_gammas(self.model, config.initial_gamma)
         self.device = device
         self.train, self.validation = train, validation
-        self.schedules, self.lengths = config.schedules, config.model.all_lengths()
+        self.schedules, self.code_norms = config.schedules, config.model.all_code_norms()
         self.weights = [token_weights(s, reweighted=config.reweighted).to(device) for s in self.schedules]
         self.dtype = DTYPES[config.optimization.precision]
         self.attention_fns, self._flops = attention_fns or {}, flops
@@ -188,7 +188,7 @@ class TransformerTask:
             features,
             schedule,
             patch_size=config.model.patch_size,
-            lengths=self.lengths[which],
+            code_norms=self.code_norms[which],
             flip=flip,
             requantize_after_flip=config.requantize_after_flip,
         )
@@ -238,12 +238,12 @@ def measure_bits(
         data.counts, rank=ranks.rank, num_ranks=ranks.world, size=VALIDATION_BATCH
     )
     sums: dict[str, Tensor] = {}
-    lengths = model.config.all_lengths()
+    lengths = model.config.all_code_norms()
     for batch, weight in zip(data.batches(micro_batches, None), counted, strict=True):
         which = data.schedules[batch.micro_batch.bucket]
         schedule = schedules[which]
         features = batch.features.to(model.device).float()
-        forced = teacher_forcing(features, schedule, patch_size=model.config.patch_size, lengths=lengths[which])
+        forced = teacher_forcing(features, schedule, patch_size=model.config.patch_size, code_norms=code_norms[which])
         logits = model(batch.condition.to(model.device), forced.inputs, schedule, dtype=dtype)
         token_losses = bit_losses(logits, forced.target_bits)
         values = per_scale_metrics(logits, token_losses, forced.target_bits, schedule)

@@ -1,4 +1,4 @@
-"""Official checkpoints to a model folder, and back to the same tensors, byte for byte."""
+"""Conversion of official checkpoints to a model folder, and back to the same tensors, byte for byte."""
 
 import re
 from collections.abc import Callable
@@ -11,30 +11,30 @@ from torch import Tensor
 from bitvar.errors import UsageError, WeightsError
 from bitvar.finite import cast_weights, require_sound_weights
 from bitvar.official_schedules import BUDGETS, OFFICIAL_STRIDE, official_schedules
-from bitvar.sampling.params import SamplingParams
 from bitvar.text import T5, TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 from bitvar.weights.digests import verify_folder
+from bitvar.weights.identity import identify
+from bitvar.weights.index import ModelIndex, OfficialSpelling
 from bitvar.weights.model_folder import (
     Components,
     ModelIndex,
-    OfficialSpelling,
     check_encoder,
-    identify,
     read_tensors,
     save_folder,
     save_tokenizer_folder,
 )
 from bitvar.weights.official.files import read_official, write_official
 from bitvar.weights.official.names import Converted, OfficialLayout, from_official, to_official
+from bitvar.weights.tensors import read_tensors
 
 PAIRS: Final = {
     "infinity_2b_reg": "infinity_vae_d32reg",
     "infinity_8b_weights": "infinity_vae_d56_f8_14_patchify",
     "infinity_8b_512x512_weights": "infinity_vae_d56_f8_14_patchify",
 }
-"""Published transformer -> the tokenizer it was trained with. Another of as many bits loads, and makes bad images."""
+"""Published transformer -> the tokenizer it was trained with. Another one with equal bits would give bad images."""
 
 TOKENIZERS: Final = {
     *(f"infinity_vae_{name}" for name in ("d16", "d24", "d32", "d32reg", "d64")),
@@ -42,8 +42,8 @@ TOKENIZERS: Final = {
 }
 """The published tokenizers, by file name."""
 
-DEFAULTS: Final = SamplingParams(guidance_scale=3.0, temperature=0.5, top_p=0.97).complete()
-"""Settings that the official notebooks sample with."""
+DEFAULTS: Final = Defaults(guidance_scale=3.0, temperature=0.5, top_p=0.97)
+"""Sampling settings of the official notebooks."""
 
 _BUDGET_512: Final = "0.25M"
 
@@ -59,20 +59,21 @@ def convert_to_folder(
     text_encoder: Path | None = None,
     budget: str | None = None,
     dtype: torch.dtype | None = None,
-    report: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Path:
-    """Make a model folder of official files, which are only read.
+    """Convert official files to a model folder. The files are only read.
 
     Args:
-        transformer, tokenizer: anything `read_official` reads.
-        destination: the new folder; must be absent or empty.
-        name: of the model; by default that of the transformer's file.
-        text_encoder: folder of the frozen encoder, `google/flan-t5-xl` for the official models. Without it the folder
-            has none, and can't read prompts until it does.
-        budget: pixel budget the transformer was trained on; by default 1M for the published sizes (0.25M when the file
-            name says 512x512), else 0.06M.
-        dtype: of the weights; None keeps each tensor's own, and only then does `convert_to_official` give equal bytes.
-        report: told in a line of what is left out of the files, or taken in place of something else.
+        transformer, tokenizer: Files or folders that `read_official` can read.
+        destination: Folder to create; it must be missing or empty.
+        name: Name of the model; None for the name of the transformer's file.
+        text_encoder: Folder of the frozen text encoder, `google/flan-t5-xl` for the official models. None leaves the
+            model without one, unable to read prompts.
+        budget: Pixel budget that the transformer was trained on; None for 1M with the published sizes (0.25M if the
+            file name contains 512x512), else 0.06M.
+        dtype: Precision of the weights. None keeps that of each tensor, so that `convert_to_official` can give equal
+            bytes.
+        log: Function called with a line about each thing that is left out or chosen over another.
 
     Raises:
         UsageError: for a destination in use or an unknown budget.
@@ -80,14 +81,14 @@ def convert_to_folder(
     """
     _refuse_occupied(destination)
     check_names(transformer, tokenizer)
-    model = _read(transformer, TransformerConfig, report)
-    image_tokenizer = _read(tokenizer, TokenizerConfig, report)
+    model = _read(transformer, TransformerConfig, log)
+    image_tokenizer = _read(tokenizer, TokenizerConfig, log)
     config, tokenizer_config = model.config, image_tokenizer.config
     assert isinstance(config, TransformerConfig)
     assert isinstance(tokenizer_config, TokenizerConfig)
     _check_bits(config, tokenizer_config, transformer, tokenizer)
     budget = budget or _default_budget(config, transformer)
-    official_schedules((budget,))  # speak up before any work
+    official_schedules((budget,))  # raises for an unknown budget before any work
     config = _with_budget(config, budget, transformer)
     encoder = _read_text_encoder(text_encoder, config, dtype) if text_encoder is not None else None
     name = name or _stem(transformer)
@@ -118,19 +119,19 @@ def convert_to_folder(
 
 
 def convert_to_official(folder: Path, destination: Path) -> list[Path]:
-    """Write a converted model as official files again: the transformer flat, the tokenizer nested under `vae`.
+    """Convert a model folder back to official files: the transformer flat, the tokenizer nested under `vae`.
 
-    Names, shapes and bytes of the tensors are those of the files the folder was made from, unless `dtype` was given.
+    Names, shapes and bytes of the tensors equal those of the original files, unless `dtype` was given.
 
     Args:
-        folder: made by `convert_to_folder`, every digest verified.
-        destination: a folder, absent or empty.
+        folder: Folder written by `convert_to_folder`. Every digest is verified.
+        destination: Folder to create; it must be missing or empty.
 
     Returns:
-        The two files.
+        Paths of the two files.
 
     Raises:
-        UsageError: for a destination in use, or a model that no official files describe.
+        UsageError: for a destination in use, or a model that was not converted from official files.
         WeightsError: for missing or altered files.
     """
     _refuse_occupied(destination)
@@ -166,36 +167,36 @@ def convert_tokenizer(
     destination: Path,
     *,
     dtype: torch.dtype | None = None,
-    report: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Path:
-    """Make a tokenizer folder of an official tokenizer, to encode with, or to train further.
+    """Convert an official tokenizer to a tokenizer folder, for encoding or further training.
 
     Args:
-        path: anything `read_official` reads; only read.
-        destination: the new folder; must be absent or empty.
-        dtype: of the weights; None keeps each tensor's own.
-        report: told in a line of what is left out of the file, or taken in place of something else.
+        path: File or folder that `read_official` can read; it is only read.
+        destination: Folder to create; it must be missing or empty.
+        dtype: Precision of the weights; None keeps that of each tensor.
+        log: Function called with a line about each thing that is left out or chosen over another.
 
     Raises:
         UsageError: for a destination in use.
         WeightsError: for an unreadable or incomplete file.
     """
     _refuse_occupied(destination)
-    converted = _read(path, TokenizerConfig, report)
+    converted = _read(path, TokenizerConfig, log)
     identity = identify(_stem(path), converted.tensors)
     tensors = cast_weights(converted.tensors, str(path), dtype=dtype)
     model = _assemble(InfinityTokenizer, converted.config, tensors)
-    patch = OFFICIAL_STRIDE // model.config.stride  # what the transformers read at once
+    patch = OFFICIAL_STRIDE // model.config.stride  # cells a side that the transformers read as one token
     grids = [schedule.latent_grids(patch) for schedule in official_schedules(tuple(BUDGETS))]
     save_tokenizer_folder(model.state_dict(), model.config, destination, identity=identity, grids=grids)
     return destination
 
 
 def is_official_tokenizer(path: Path) -> bool:
-    """Whether a file is an official tokenizer: by its name, or, if that is no published one, by its tensors.
+    """Whether a file is an official tokenizer, by its name or, if that is not a published one, by its tensors.
 
     Raises:
-        WeightsError: if it can't be read.
+        WeightsError: for an unreadable file.
     """
     name = _stem(path).lower()
     if name in TOKENIZERS or name in PAIRS:
@@ -204,10 +205,12 @@ def is_official_tokenizer(path: Path) -> bool:
 
 
 def check_names(transformer: Path, tokenizer: Path) -> None:
-    """Refuse a published tokenizer that the published transformer was not trained with, by their file names.
+    """Refuse a published tokenizer that a published transformer was not trained with, by their file names.
+
+    Files with other names are accepted here; `convert_to_folder` still compares their bits.
 
     Raises:
-        WeightsError: naming the right one. Files of other names pass; `convert_to_folder` still compares their bits.
+        WeightsError: naming the right tokenizer.
     """
     right, given = PAIRS.get(_stem(transformer).lower()), _stem(tokenizer).lower()
     if right is not None and given in TOKENIZERS and given != right:
@@ -231,9 +234,9 @@ def _check_bits(config: TransformerConfig, tokenizer: TokenizerConfig, model_pat
 
 
 def _read(
-    path: Path, wanted: type[TransformerConfig] | type[TokenizerConfig], report: Callable[[str], None] | None
+    path: Path, wanted: type[TransformerConfig] | type[TokenizerConfig], log: Callable[[str], None] | None
 ) -> Converted:
-    tensors = read_official(path) if report is None else read_official(path, report=report)
+    tensors = read_official(path) if log is None else read_official(path, log=log)
     converted = from_official(tensors, source=str(path))
     require_sound_weights(converted.tensors, str(path))
     if not isinstance(converted.config, wanted):
@@ -266,7 +269,7 @@ def _read_text_encoder(folder: Path, config: TransformerConfig, dtype: torch.dty
 
 
 def _with_budget(config: TransformerConfig, budget: str, path: Path) -> TransformerConfig:
-    """The configuration checked against the scales that the budget needs."""
+    """Add a budget to a configuration, and check it against the scales of that budget."""
     try:
         return TransformerConfig.parse(config.model_dump() | {"budgets": (budget,)}, source=f"the shapes of {path}")
     except UsageError as error:
@@ -280,7 +283,7 @@ def _default_budget(config: TransformerConfig, path: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    """A file's name without its suffix, or a folder's name, in letters that any file system takes."""
+    """Return the stem of a file's name, or a folder's name, in characters that any file system accepts."""
     name = path.stem if path.suffix in (".pth", ".pt", ".bin", ".safetensors") else path.resolve().name
     return re.sub(r"[^\w.-]", "_", name).lstrip(".-") or "model"
 

@@ -1,7 +1,7 @@
-"""Official checkpoints on disk, in every guise they come in, to a flat state dict and back.
+"""Official checkpoint files of every format, read into a flat state dict and written from one.
 
-Knows nothing of what the names mean: that is `official`. Never writes, moves or deletes what it reads, and no pickle
-gets to run code.
+The meaning of the names is the subject of `official.names`. Files that are read are never modified, moved or deleted,
+and no pickle can run code.
 """
 
 import pickle
@@ -16,76 +16,76 @@ import torch
 from torch import Tensor, nn
 
 from bitvar.errors import UsageError, WeightsError
-from bitvar.file_kinds import require_guise
+from bitvar.file_kinds import require_file_kind
 from bitvar.files import atomic_path
-from bitvar.weights.digests import load_tensors, read_weight_map, require_weights_file, write_tensors
+from bitvar.weights.tensors import load_tensors, read_weight_map, require_weights_file, write_tensors
 
 _PICKLES: Final = (".pth", ".pt", ".bin")
 _NESTINGS: Final[tuple[tuple[str, ...], ...]] = (("vae",), ("trainer", "gpt_fsdp"))
 _MAX_NESTING: Final = 4
 _MAX_TUPLES: Final = 50_000
-"""Four or five a tensor; the largest official file has 6,200."""
+"""A pickle has four or five tuples a tensor; the largest official file has 6,200."""
 
 _COMPANIONS: Final = {
     "vae": {"args", "epoch", "iter", "optimizer"},
     "trainer": {"args", "gpt_training", "arch", "epoch", "iter", "acc_str", "milestones", "optimizer"},
     "gpt_fsdp": {"config", "vae_local", "gpt_ema_fsdp", "gpt_fsdp_opt", "gpt_opt_scaler"},
 }
-"""What lies beside the tensors in training checkpoints and is no part of the model. Anything else is an error.
+"""Keys beside the tensors in training checkpoints that are not part of the model. Any other key is an error.
 
-Names as written by the official `CKPTSaver` and `InfinityTrainer.state_dict`. The tokenizer in `vae_local` and the
-average in `gpt_ema_fsdp` are left out too: the official code samples with the weights of `gpt_fsdp`.
+The names are those that the official `CKPTSaver` and `InfinityTrainer.state_dict` write. The tokenizer in `vae_local`
+and the average in `gpt_ema_fsdp` are left out too: the official code samples with the weights of `gpt_fsdp`.
 """
 
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "module", "ema", "model_ema", "ema_state_dict")
-"""Keys under which other trainers put a state dict. The first one present counts, so an average only if it is alone."""
+"""Keys that other trainers put a state dict under. The first one present is read, so an average only if it is alone."""
 
-_BESIDE: Final = frozenset(
+_IGNORED: Final = frozenset(
     {"args", "callbacks", "config", "epoch", "global_step", "hparams", "hparams_name", "hyper_parameters", "iter"}
     | {"iteration", "loops", "lr_scheduler", "lr_scheduler_state_dict", "lr_schedulers", "optimizer"}
     | {"optimizer_state_dict", "optimizer_states", "pytorch-lightning_version", "scaler", "scheduler", "step", "steps"}
 )
-"""What they put beside it."""
+"""Keys that they put beside it."""
 
 _INNER: Final = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _LEADING: Final = ("module.", "model.")
 _AVERAGED: Final = "n_averaged"
-"""The count that `torch.optim.swa_utils.AveragedModel` keeps beside the weights."""
+"""The counter that `torch.optim.swa_utils.AveragedModel` keeps beside the weights."""
 
 
 def _ignore(line: str) -> None:
     pass
 
 
-def read_official(path: Path, *, report: Callable[[str], None] = _ignore) -> dict[str, Tensor]:
-    """The tensors of an official checkpoint, under their own names, read lazily where the format allows it.
+def read_official(path: Path, *, log: Callable[[str], None] = _ignore) -> dict[str, Tensor]:
+    """Read the tensors of an official checkpoint under their own names, lazily where the format allows it.
 
     Args:
-        path: a `.pth`, `.pt` or `.bin` pickle, flat or nested under `vae`, `trainer` / `gpt_fsdp`, `state_dict`,
-            `model` or `ema`; a `.safetensors` file; or a folder of shards with one `*.index.json`. The prefixes that
-            wrappers of PyTorch put before names (`module.`, `_orig_mod.`, `_fsdp_wrapped_module.`) are taken off.
-        report: told in a line of what is left out, or taken in place of something else.
+        path: A `.pth`, `.pt` or `.bin` pickle, flat or nested under `vae`, `trainer` / `gpt_fsdp`, `state_dict`,
+            `model` or `ema`; a `.safetensors` file; or a folder of shards with one `*.index.json`. Prefixes added by
+            wrappers of PyTorch (`module.`, `_orig_mod.`, `_fsdp_wrapped_module.`) are removed.
+        log: Function called with a line about each thing that is left out or chosen over another.
 
     Raises:
-        WeightsError: if it is missing, unreadable, truncated, holds anything but tensors, or is no checkpoint.
+        WeightsError: for a file that is missing, unreadable, truncated, or contains anything but tensors.
     """
     if path.is_dir():
-        return without_prefixes(_read_shards(path, report), str(path), report)
+        return without_prefixes(_read_shards(path, log), str(path), log)
     if not path.is_file():
         raise WeightsError(f"There is no checkpoint {path}.", "the file is missing", "check the path")
-    return without_prefixes(_read_file(path, report), str(path), report)
+    return without_prefixes(_read_file(path, log), str(path), log)
 
 
 def without_prefixes(
-    tensors: Mapping[str, Tensor], source: str, report: Callable[[str], None] = _ignore
+    tensors: Mapping[str, Tensor], source: str, log: Callable[[str], None] = _ignore
 ) -> dict[str, Tensor]:
-    """The same tensors under the names they have in the model itself, without those of wrappers around it.
+    """Remove the prefixes that wrappers around a model add to the names of its tensors.
 
     Raises:
-        WeightsError: if two tensors would get one name.
+        WeightsError: if two tensors would get the same name.
     """
     if _AVERAGED in tensors and all(name == _AVERAGED or name.startswith("module.") for name in tensors):
-        report(f"{source}: left out {_AVERAGED}, how often the average was taken")
+        log(f"{source}: left out {_AVERAGED}, how often the average was taken")
         tensors = {name: tensor for name, tensor in tensors.items() if name != _AVERAGED}
     renamed = {name: _INNER.sub("", name) for name in tensors}
     while prefix := next((p for p in _LEADING if renamed and all(n.startswith(p) for n in renamed.values())), None):
@@ -100,12 +100,13 @@ def without_prefixes(
 
 
 def write_official(tensors: Mapping[str, Tensor], path: Path, *, nesting: tuple[str, ...] = ()) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint atomically.
 
     Args:
-        tensors: under official names.
-        path: ends in `.pth` (as `torch.save` makes it) or `.safetensors`.
-        nesting: keys to put the tensors under, outermost first: `("vae",)` in tokenizer files. For `.pth` only.
+        tensors: Tensors under official names.
+        path: File to write, `.pth` (in the format of `torch.save`) or `.safetensors`.
+        nesting: Keys to nest the tensors under, outermost first, such as `("vae",)` in tokenizer files. For `.pth`
+            only.
 
     Raises:
         UsageError: for another suffix, or nested safetensors.
@@ -125,9 +126,9 @@ def write_official(tensors: Mapping[str, Tensor], path: Path, *, nesting: tuple[
         torch.save(nested, temporary)
 
 
-def _read_file(path: Path, report: Callable[[str], None]) -> dict[str, Tensor]:
+def _read_file(path: Path, log: Callable[[str], None]) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        require_guise(path, "safetensors")
+        require_file_kind(path, "safetensors")
         return load_tensors(path)
     if path.suffix not in _PICKLES:
         raise WeightsError(
@@ -136,8 +137,8 @@ def _read_file(path: Path, report: Callable[[str], None]) -> dict[str, Tensor]:
             f"give a {', '.join(_PICKLES)} or .safetensors file, or a folder with an index",
         )
     require_weights_file(path)
-    require_guise(path, "torch")
-    return _plain(_unnest(_load_pickle(path), path, report), path)
+    require_file_kind(path, "torch")
+    return _plain(_unnest(_load_pickle(path), path, log), path)
 
 
 def _load_pickle(path: Path) -> Any:
@@ -157,13 +158,13 @@ def _load_pickle(path: Path) -> Any:
             "it holds Python objects other than tensors, which could run code when read",
             "if you trust it, save its state dict alone with torch.save where it was made",
         ) from None
-    # A damaged archive fails in as many ways as it has bytes, and torch documents none of them.
+    # a damaged archive raises errors of many types, none of them documented
     except Exception as error:
         raise _unreadable(path, (str(error) or repr(error)).splitlines()[0]) from None
 
 
 def _check_nesting(path: Path) -> None:
-    """Refuse a pickle that could nest tuples 100,000 deep: Python hashes them by recursion in C, and would crash."""
+    """Refuse a pickle that could nest tuples 100,000 deep: hashing them recurses in C and would crash Python."""
     with zipfile.ZipFile(path) as archive:
         pickled = [archive.read(member) for member in archive.infolist() if member.filename.endswith("/data.pkl")]
     count = 0
@@ -177,9 +178,9 @@ def _unreadable(path: Path, why: str) -> WeightsError:
     return WeightsError(f"Can't read the checkpoint {path}.", why, "download it again")
 
 
-def _unnest(value: Any, path: Path, report: Callable[[str], None]) -> Any:
+def _unnest(value: Any, path: Path, log: Callable[[str], None]) -> Any:
     for _ in range(_MAX_NESTING):
-        inner = _unwrap(_official_part(value, path), path, report)
+        inner = _unwrap(_official_part(value, path), path, log)
         if inner is value:
             break
         value = inner
@@ -200,17 +201,17 @@ def _official_part(value: Any, path: Path) -> Any:
     return value
 
 
-def _unwrap(value: Any, path: Path, report: Callable[[str], None]) -> Any:
-    """What lies under a key that other trainers use; the value itself where there is none, or where it is tensors."""
+def _unwrap(value: Any, path: Path, log: Callable[[str], None]) -> Any:
+    """Return the value under a key of another trainer; the value itself if it has none or contains tensors."""
     if not isinstance(value, Mapping) or any(isinstance(item, Tensor) for item in value.values()):
         return value
     present = [key for key in _WRAPPERS if isinstance(value.get(key), Mapping)]
     if not present:
         return value
-    _refuse_unknown(value, present[0], _BESIDE | set(_WRAPPERS), path)
+    _refuse_unknown(value, present[0], _IGNORED | set(_WRAPPERS), path)
     if beside := sorted(str(name) for name in value if name != present[0]):
         average = "; to convert the average, save it alone" if set(beside) & set(_WRAPPERS) else ""
-        report(f"{path}: took {present[0]!r} and left out {', '.join(beside)}{average}")
+        log(f"{path}: took {present[0]!r} and left out {', '.join(beside)}{average}")
     return value[present[0]]
 
 
@@ -250,13 +251,13 @@ def _is_plain(name: Any, item: Any) -> bool:
     return plain and not item.is_quantized and not item.is_nested
 
 
-def _read_shards(folder: Path, report: Callable[[str], None]) -> dict[str, Tensor]:
+def _read_shards(folder: Path, log: Callable[[str], None]) -> dict[str, Tensor]:
     weight_map = _weight_map(folder)
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
             raise WeightsError(f"{folder} lacks the shard {shard}.", "its index names it", "download the missing file")
-        found = _read_file(folder / shard, report)
+        found = _read_file(folder / shard, log)
         expected = {name for name, file in weight_map.items() if file == shard}
         if expected != found.keys():
             wrong = sorted(expected ^ found.keys())
@@ -281,6 +282,6 @@ def _weight_map(folder: Path) -> dict[str, str]:
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """Contiguous, and alone in its storage: of a view, `torch.save` would write all that lies behind it."""
+    """Make a tensor contiguous and the only one in its storage: `torch.save` would write all of a view's storage."""
     tensor = tensor.detach().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -1,7 +1,7 @@
-"""Names and shapes of the official checkpoints, both ways, strict.
+"""Names and shapes of the tensors in official checkpoints, converted strictly in both directions.
 
-A table of templates maps our parameter names to theirs; the configuration is read off the shapes. Nothing is guessed:
-a missing, unexpected or misshapen tensor stops the conversion, and every one is named. Knows nothing of files.
+Templates map our parameter names to the official ones, and the configuration is derived from the shapes. Nothing is
+guessed: any missing, unexpected or misshapen tensor stops the conversion and is named. This module reads no files.
 """
 
 import re
@@ -27,11 +27,11 @@ C = TypeVar("C", bound=Config)
 
 
 class OfficialBuffer(Config):
-    """A buffer of an official file. It adds nothing to the model; it is kept so that the file can be written again.
+    """A buffer of an official file. The model does not need it; it is kept to write the same file again.
 
     Attributes:
-        dtype, shape: of the tensor.
-        values: of a `mask` (`d` numbers); none for a `zero_k_bias`, which is all zeros.
+        dtype, shape: Dtype and shape of the tensor.
+        values: The `d` values of a `mask`; empty for a `zero_k_bias`, which is all zeros.
     """
 
     dtype: BufferType
@@ -41,12 +41,12 @@ class OfficialBuffer(Config):
 
 @dataclass(frozen=True)
 class OfficialLayout:
-    """Which of the official spellings a file uses.
+    """The variant of official names that a file uses.
 
     Attributes:
-        block_chunks: transformer blocks are grouped in so many `block_chunks.I.module.J`; 1 means plain `blocks.I`.
-        inner_names: tokenizer convolutions and norms have an inner `.conv.` or `.norm.` in their names.
-        buffers: the buffers present, by name.
+        block_chunks: Number of groups `block_chunks.I.module.J` of transformer blocks; 1 means plain `blocks.I`.
+        inner_names: Whether the names of tokenizer convolutions and norms contain an inner `.conv.` or `.norm.`.
+        buffers: Buffers in the file, by name.
     """
 
     block_chunks: int = 1
@@ -56,7 +56,7 @@ class OfficialLayout:
 
 @dataclass(frozen=True)
 class Converted:
-    """A state dict under our names, with the configuration and the spelling it came in."""
+    """A state dict under our names, with its configuration and the layout of the official file."""
 
     kind: Kind
     config: TransformerConfig | TokenizerConfig
@@ -106,14 +106,14 @@ _BLOCK_PREFIX = re.compile(r"(?:blocks\.\d+|block_chunks\.(\d+)\.module\.\d+)\."
 
 
 def from_official(tensors: Mapping[str, Tensor], *, source: str) -> Converted:
-    """Rename and reshape an official state dict, checking it whole. Works on the meta device too.
+    """Rename, reshape and check all tensors of an official state dict. Works on the meta device too.
 
     Args:
-        tensors: the tensors alone, taken out of any nesting.
-        source: what to call them in errors.
+        tensors: Flat state dict, without any nesting.
+        source: Name of the file in errors.
 
     Raises:
-        WeightsError: if this is no such model, or any tensor is missing, unexpected or misshapen (all are named).
+        WeightsError: for another model, or for missing, unexpected or misshapen tensors, which are all named.
     """
     if any("lora_" in name for name in tensors):
         raise WeightsError(
@@ -137,7 +137,7 @@ def from_official(tensors: Mapping[str, Tensor], *, source: str) -> Converted:
 def to_official(
     config: TransformerConfig | TokenizerConfig, tensors: Mapping[str, Tensor], layout: OfficialLayout
 ) -> dict[str, Tensor]:
-    """The inverse of `from_official`: their names, shapes and buffers."""
+    """Convert a state dict back to official names, shapes and buffers: the inverse of `from_official`."""
     renamed = {theirs: tensors[ours].reshape(shape) for ours, theirs, shape in _expected(config, layout)}
     return renamed | {name: _make_buffer(buffer) for name, buffer in layout.buffers.items()}
 
@@ -192,7 +192,7 @@ def _meta_model(config: TransformerConfig | TokenizerConfig) -> torch.nn.Module:
 def _expected(
     config: TransformerConfig | TokenizerConfig, layout: OfficialLayout
 ) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """(our name, their name, their shape) of every parameter."""
+    """Yield (our name, official name, official shape) of every parameter."""
     for name, parameter in _meta_model(config).state_dict().items():
         if isinstance(config, TransformerConfig):
             theirs = _transformer_name(name, config.depth, layout.block_chunks)
@@ -303,7 +303,7 @@ def _count_chunks(weights: Mapping[str, Tensor]) -> int:
 
 
 def _buffer_shapes(config: TransformerConfig | TokenizerConfig, layout: OfficialLayout) -> dict[str, tuple[int, ...]]:
-    """Every buffer a file may have; some files have none."""
+    """Return the shape of every buffer that a file may contain. Some files contain none."""
     if isinstance(config, TokenizerConfig):
         return dict.fromkeys(_MASKS, (config.bits,))
     blocks = [_block_prefix(index, config.depth, layout.block_chunks) for index in range(config.depth)]
