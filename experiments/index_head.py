@@ -139,9 +139,9 @@ class IndexTask:
         assert isinstance(model, InfinityTransformer) and ranks.world == 1
         data, schedule = self.inner.validation, self.inner.schedules[0]
         micro_batches, counted = micro_batches_in_order(data.counts, rank=0, num_ranks=1, size=VALIDATION_BATCH)
-        sums, lengths = torch.zeros(2, dtype=torch.float64), model.config.all_code_norms()[0]
+        sums, code_norms = torch.zeros(2, dtype=torch.float64), model.config.all_code_norms()[0]
         for batch, weight in zip(data.batches(micro_batches, None), counted, strict=True):
-            forced = teacher_forcing(batch.features.float(), schedule, patch_size=1, lengths=lengths)
+            forced = teacher_forcing(batch.features.float(), schedule, patch_size=1, code_norms=code_norms)
             logits = index_logits(model(batch.condition, forced.inputs, schedule, dtype=self.dtype))
             losses = index_losses(logits, forced.target_bits)
             sums += weight * torch.stack([losses.mean(), bit_accuracy(logits, forced.target_bits)]).double()

@@ -33,7 +33,6 @@ from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.validation import measure_reconstruction
 from bitvar.training.transformer.feature_cache import features_key, prepare
 from bitvar.training.transformer.task import measure_bits
-from bitvar.weights.index import 
 from bitvar.weights.model_folder import Components
 
 FIGURES: Final = run_path(str(Path(__file__).with_name("figures.py")))

@@ -17,7 +17,6 @@ from bitvar.sampling.params import SamplingParams
 from bitvar.training.config import TokenizerTraining, TransformerTraining
 from bitvar.transformer import TransformerConfig
 from bitvar.weights.hub import EMBEDDED_MODEL
-from bitvar.weights.index import 
 from tests.support.tiny import tiny_text_encoder, toy_set
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "icons"

@@ -21,7 +21,7 @@ from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 from bitvar.weights.identity import identify
 from bitvar.weights.index import ModelIndex
-from bitvar.weights.model_folder import Components, ModelIndex
+from bitvar.weights.model_folder import Components
 
 BITS = 4
 TEXT_WIDTH = 64

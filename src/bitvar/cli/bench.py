@@ -100,7 +100,7 @@ def _random_pipeline(preset: str, tokenizer: str, dtype: str, device: str) -> "I
     from bitvar.transformer import PRESETS, InfinityTransformer
     from bitvar.weights.identity import TokenizerIdentity
     from bitvar.weights.index import ModelIndex
-    from bitvar.weights.model_folder import Components, ModelIndex, TokenizerIdentity
+    from bitvar.weights.model_folder import Components
 
     for what, name, table in (("preset", preset, PRESETS), ("tokenizer", tokenizer, TOKENIZER_PRESETS)):
         if name not in table:

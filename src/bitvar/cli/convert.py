@@ -70,8 +70,7 @@ def _to_folder(
     from bitvar.config import unknown
     from bitvar.errors import UsageError
     from bitvar.runtime.placement import DTYPES
-    from bitvar.training.run_inputs import find_text_encoder
-    from bitvar.weights.hub import resolve_model
+    from bitvar.training.frozen_models import find_text_encoder_folder
     from bitvar.weights.official.convert import convert_to_folder, convert_tokenizer, is_official_tokenizer
 
     if (transformer / "model_index.json").is_file():
@@ -92,7 +91,7 @@ def _to_folder(
         )
     encoder = None
     if text_encoder is not None:
-        encoder = find_text_encoder(resolve_model(text_encoder, what="text encoder"))
+        encoder = find_text_encoder_folder(text_encoder)
     convert_to_folder(
         transformer,
         tokenizer,

@@ -40,16 +40,7 @@ from bitvar.weights.digests import verify_folder
 from bitvar.weights.hub import resolve_model
 from bitvar.weights.identity import TokenizerIdentity, check_bits, identify
 from bitvar.weights.index import ModelIndex
-from bitvar.weights.model_folder import (
-    Components,
-    ModelIndex,
-    TokenizerIdentity,
-    check_bits,
-    load_component,
-    save_folder,
-    save_tokenizer_folder,
-    verify_part,
-)
+from bitvar.weights.model_folder import Components, load_component, save_folder, save_tokenizer_folder, verify_part
 
 
 def export_run(

@@ -17,7 +17,7 @@ from bitvar.transformer import TransformerConfig
 from bitvar.weights.digests import MANIFEST, merged_digest, read_card, read_object
 from bitvar.weights.identity import TokenizerIdentity
 from bitvar.weights.index import ModelIndex
-from bitvar.weights.model_folder import ModelIndex, TokenizerIdentity, digest_of_parts, find_tokenizer
+from bitvar.weights.model_folder import digest_of_parts, find_tokenizer
 from bitvar.weights.vocabulary import Vocabulary, load_vocabulary
 
 _PRECISIONS: Final = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}

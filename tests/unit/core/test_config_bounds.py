@@ -27,7 +27,7 @@ from bitvar.transformer import TransformerConfig
 from bitvar.weights.digests import write_manifest
 from bitvar.weights.identity import TokenizerIdentity
 from bitvar.weights.index import ModelIndex, TrainedGrids
-from bitvar.weights.model_folder import ModelIndex, TokenizerIdentity, TrainedGrids, load_folder
+from bitvar.weights.model_folder import load_folder
 from bitvar.weights.vocabulary import Vocabulary
 
 READ_FROM_FILES = (

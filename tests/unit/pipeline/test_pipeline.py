@@ -27,7 +27,6 @@ from bitvar.sampling.constraint import PrefixBits
 from bitvar.sampling.params import SamplingParams
 from bitvar.text import TextEncoder
 from bitvar.weights import hub
-from bitvar.weights.index import 
 from bitvar.weights.model_folder import Components
 from tests.support.tiny import SCHEDULES, tiny_components
 

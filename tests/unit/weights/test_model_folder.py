@@ -19,20 +19,14 @@ from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights import model_folder as folder_module
 from bitvar.weights.digests import MANIFEST, atomic_folder, digest, verify_folder, write_manifest
+from bitvar.weights.identity import check_bits, identify
 from bitvar.weights.model_folder import (
     Components,
-    check_bits,
-    identify,
     load_component,
     load_folder,
-    read_tensors,
     save_component,
     save_folder,
-    save_tensors,
 )
-from bitvar.weights.identity import check_bits, identify
-from bitvar.weights.index import 
-from bitvar.weights.model_folder import Components, load_component, load_folder, save_component, save_folder
 from bitvar.weights.tensors import read_tensors, save_tensors
 from tests.support.tiny import tiny_components, tiny_text_encoder, tiny_tokenizer, tiny_transformer
 

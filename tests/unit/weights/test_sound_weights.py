@@ -14,7 +14,7 @@ from bitvar.finite import cast_weights, require_sound_weights
 from bitvar.text import load_text_encoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.weights.digests import write_manifest
-from bitvar.weights.model_folder import load_component, load_folder, read_tensors
+from bitvar.weights.model_folder import load_component, load_folder
 from bitvar.weights.official.convert import convert_to_folder, convert_tokenizer
 from bitvar.weights.tensors import read_tensors
 from tests.unit.weights.test_convert import official_tokenizer, official_transformer, write_pair

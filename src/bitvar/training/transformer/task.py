@@ -238,7 +238,7 @@ def measure_bits(
         data.counts, rank=ranks.rank, num_ranks=ranks.world, size=VALIDATION_BATCH
     )
     sums: dict[str, Tensor] = {}
-    lengths = model.config.all_code_norms()
+    code_norms = model.config.all_code_norms()
     for batch, weight in zip(data.batches(micro_batches, None), counted, strict=True):
         which = data.schedules[batch.micro_batch.bucket]
         schedule = schedules[which]

@@ -11,20 +11,14 @@ from torch import Tensor
 from bitvar.errors import UsageError, WeightsError
 from bitvar.finite import cast_weights, require_sound_weights
 from bitvar.official_schedules import BUDGETS, OFFICIAL_STRIDE, official_schedules
+from bitvar.sampling.params import SamplingParams
 from bitvar.text import T5, TextEncoder, load_text_encoder, published_settings
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 from bitvar.weights.digests import verify_folder
 from bitvar.weights.identity import identify
 from bitvar.weights.index import ModelIndex, OfficialSpelling
-from bitvar.weights.model_folder import (
-    Components,
-    ModelIndex,
-    check_encoder,
-    read_tensors,
-    save_folder,
-    save_tokenizer_folder,
-)
+from bitvar.weights.model_folder import Components, check_encoder, save_folder, save_tokenizer_folder
 from bitvar.weights.official.files import read_official, write_official
 from bitvar.weights.official.names import Converted, OfficialLayout, from_official, to_official
 from bitvar.weights.tensors import read_tensors
@@ -42,7 +36,7 @@ TOKENIZERS: Final = {
 }
 """The published tokenizers, by file name."""
 
-DEFAULTS: Final = Defaults(guidance_scale=3.0, temperature=0.5, top_p=0.97)
+DEFAULTS: Final = SamplingParams(guidance_scale=3.0, temperature=0.5, top_p=0.97).complete()
 """Sampling settings of the official notebooks."""
 
 _BUDGET_512: Final = "0.25M"
