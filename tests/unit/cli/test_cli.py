@@ -237,7 +237,7 @@ def test_bench_generate_takes_the_models_own_guidance(bitvar: Any, model: Path) 
     [
         ("icons/transformer.py", "tokens_per_second"),
         ("icons/tokenizer.py", "megapixels_per_second"),
-        ("images/finish.py", "megapixels_per_second"),  # a distance by a network
+        ("general/finish.py", "megapixels_per_second"),  # a distance by a network
     ],
 )
 def test_bench_train_times_a_step_of_a_recipe(bitvar: Any, recipe: str, rate: str) -> None:
