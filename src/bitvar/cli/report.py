@@ -17,7 +17,7 @@ def report(
         from bitvar.files import write_text
         from bitvar.training.monitor.report import build_report
 
-        page = build_report(run, report=lambda line: typer.echo(line, err=True))
+        page = build_report(run, log=lambda line: typer.echo(line, err=True))
         path = output or run / "report.html"
         write_text(path, page)
         typer.echo(str(path))

@@ -37,7 +37,7 @@ from bitvar.training.recipes import read_recipe
 from bitvar.training.run_inputs import find_start, find_text_encoder, identify_run, telling_failed_save, weights_digest
 from bitvar.training.streaming import BadSamples, IndexData
 from bitvar.training.tokenizer.assemble import train_tokenizer
-from bitvar.training.transformer.feature_cache import FeaturesKey, digest_tensors, features_key, prepare
+from bitvar.training.transformer.feature_cache import FeaturesKey, digest_tensors, features_key, load_feature_set
 from bitvar.training.transformer.long_captions import CaptionLimit
 from bitvar.training.transformer.task import TransformerData, TransformerTask
 from bitvar.transformer import InfinityTransformer
@@ -152,7 +152,7 @@ def _tracker(config: TokenizerTraining | TransformerTraining, inputs: "Inputs", 
         run_name=inputs.name,
         config=config.model_dump(mode="json"),
         step=step_reached(required(inputs.out)),
-        report=tell,
+        log=tell,
     )
 
 
@@ -322,16 +322,16 @@ def _data(
             text_encoder=frozen.encoder,
             bad=bad,
             workers=inputs.workers if train_split else 0,
-            most=None if train_split else VALIDATION_SAMPLES,
+            max_samples=None if train_split else VALIDATION_SAMPLES,
             max_text_tokens=longest,
         )
 
     def made() -> TransformerData:
         cache = planned.folder / f"features-{split}.safetensors"
         size = image_size(config, tokenizer.config.stride)
-        return prepare(
+        return load_feature_set(
             source, split, tokenizer=tokenizer, text_encoder=frozen.encoder, cache=cache, key=frozen.key,
-            report=planned.log, size=size, max_text_tokens=longest,
+            log=planned.log, size=size, max_text_tokens=longest,
         )  # fmt: skip
 
     if planned.ranks.is_main:

@@ -220,7 +220,7 @@ def _num_shards(tensors: Mapping[str, Rows], ranks: DistributedContext) -> int:
     return ranks.mesh.size(1) if partial and ranks.mesh is not None else 1
 
 
-def latest(folder: Path, *, report: Callable[[str], None] = lambda line: None) -> Path | None:
+def latest(folder: Path, *, log: Callable[[str], None] = lambda line: None) -> Path | None:
     """The newest checkpoint whose every digest is right, or None when there is none at all.
 
     A damaged one is passed over aloud: the steps since the one before are made again, and it is written anew.
@@ -234,7 +234,7 @@ def latest(folder: Path, *, report: Callable[[str], None] = lambda line: None) -
             verify_folder(checkpoint)
         except WeightsError as error:
             damaged.append(str(error))
-            report(f"{error}\n  so:  looking for the checkpoint before it")
+            log(f"{error}\n  so:  looking for the checkpoint before it")
             continue
         return checkpoint
     if damaged:

@@ -32,7 +32,7 @@ class Updater:
         config: of the optimisation.
         num_micro_batches: batches a step, on this rank.
         ranks: who make the step together.
-        report: receives a line of text for people.
+        log: receives a line of text for people.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Updater:
         *,
         num_micro_batches: int = 1,
         ranks: DistributedContext | None = None,
-        report: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.state, self.loss, self.config = state, loss, config
-        self.num_micro_batches, self.ranks, self.report = num_micro_batches, ranks or DistributedContext(), report
+        self.num_micro_batches, self.ranks, self.log = num_micro_batches, ranks or DistributedContext(), log
         self.skipped = 0  # in a row
         self.left_out = 0  # in all
 
@@ -102,5 +102,5 @@ class Updater:
                     "lower the learning rate; the update was not made and the last checkpoint is sound",
                 )
             )
-        self.report(f"{found} The update was left out.")
+        self.log(f"{found} The update was left out.")
         return False

@@ -136,7 +136,7 @@ def _images(
         limits=_limits(config),
         workers=inputs.workers if is_training else 0,
         pinned=device.type == "cuda",
-        most=None if is_training else VALIDATION_SAMPLES,
+        max_samples=None if is_training else VALIDATION_SAMPLES,
     )
 
 
