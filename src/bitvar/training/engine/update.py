@@ -1,4 +1,4 @@
-"""One update of the weights: all parts of a step, the gradient's norm, the optimiser, the averages."""
+"""One update of the weights: the micro-batches of a step, gradient clipping, optimizer and averaged weights."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,12 +27,12 @@ class Updater:
     """Makes the steps of a run, one after another.
 
     Args:
-        state: what is moved.
-        loss: the mean loss of a batch, and what to log of it.
-        config: of the optimisation.
-        num_micro_batches: batches a step, on this rank.
-        ranks: who make the step together.
-        log: receives a line of text for people.
+        state: State to update.
+        loss: Returns the mean loss of a micro-batch, and metrics to log.
+        config: Optimization settings.
+        num_micro_batches: Micro-batches in a step on this rank.
+        ranks: Distributed context.
+        log: Receives a line of text.
     """
 
     def __init__(
