@@ -31,7 +31,7 @@ from bitvar.training.engine.checkpoint import counts_of, step_of
 from bitvar.training.export import load_components, model_index, pick_checkpoint, read_config
 from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.validation import measure_reconstruction
-from bitvar.training.transformer.feature_cache import features_key, prepare
+from bitvar.training.transformer.feature_cache import features_key, load_feature_set
 from bitvar.training.transformer.task import measure_bits
 from bitvar.weights.model_folder import Components
 
@@ -85,14 +85,14 @@ def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str)
     schedule: ScaleSchedule = pipeline.transformer.config.all_schedules()[0]
     encoder = pipeline.text_encoder
     assert encoder is not None
-    samples = prepare(
+    samples = load_feature_set(
         options.data,
         split,
         tokenizer=pipeline.tokenizer,
         text_encoder=encoder,
         cache=options.run / f"features-{split}.safetensors",
         key=features_key(pipeline.index.tokenizer.bits_sha256, encoder, options.text_encoder),
-        report=lambda line: None,
+        log=lambda line: None,
     )
     bits = measure_bits(pipeline.transformer, samples, [schedule])
     images = load_images(read_samples(options.data, split=split))

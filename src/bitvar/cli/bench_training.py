@@ -1,4 +1,4 @@
-"""`bitvar bench train | attention | loader | index | save`: what training does in a second."""
+"""`bitvar bench train | attention | loader | index | save`: measure the speed of training and its parts."""
 
 import json
 import statistics
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitvar.cli.exit_codes import exit_codes
-from bitvar.profiling.clock import Clock, peak_memory
 
 if TYPE_CHECKING:
     import torch
@@ -20,54 +19,37 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
 def train(
-    recipe: Annotated[
-        Path | None, typer.Option(help="Its sizes and settings; of a transformer or a tokenizer.")
-    ] = None,
-    preset: Annotated[str | None, typer.Option(help="Instead: this preset, with AdamW, as 125M.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe of the transformer or tokenizer to train.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Time a preset with AdamW instead, such as 125M.")] = None,
     pixels: Annotated[int, typer.Option(help="Side of the square images of --preset: 256, 512 or 1024.")] = 256,
-    batch: Annotated[int | None, typer.Option(min=1, help="Samples a step. Default: the recipe's; 8.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Samples in a step. Default: the recipe's, or 8.")] = None,
     dtype: Annotated[
-        str | None, typer.Option(help="fp32 or bf16, of activations. Default: the recipe's; bf16.")
+        str | None, typer.Option(help="Precision of activations: fp32 or bf16. Default: the recipe's, or bf16.")
     ] = None,
     activation_checkpointing: Annotated[
-        bool, typer.Option("--activation-checkpointing", help="Make activations again when needed.")
+        bool, typer.Option("--activation-checkpointing", help="Recompute activations in the backward pass.")
     ] = False,
-    compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile, block by block.")] = False,
-    attention: Annotated[str, typer.Option(help="sdpa, or flex: FlexAttention, for CUDA.")] = "sdpa",
-    runs: Annotated[int, typer.Option(min=1, help="Counted steps, after two to warm up.")] = 10,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile each block with torch.compile.")] = False,
+    attention: Annotated[str, typer.Option(help="sdpa, or flex for FlexAttention on CUDA.")] = "sdpa",
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed steps, after two to warm up.")] = 10,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Time whole training steps on random features or images: loss, gradients, optimiser, averages; the median."""
+    """Time whole training steps on random data: loss, gradients, optimizer and weight averaging. Prints the median."""
     with exit_codes():
-        from bitvar.data.order import SampleOrder
-        from bitvar.profiling.training import read_config, timed_tokenizer, timed_transformer
-        from bitvar.runtime.compile import compile_blocks
+        from bitvar.profiling.training import measure_training, read_config
         from bitvar.runtime.placement import resolve_device
-        from bitvar.training.config import TransformerTraining
-        from bitvar.training.engine.checkpoint import TrainState
-        from bitvar.training.engine.distributed import DistributedContext, distribute
-        from bitvar.training.engine.microbatch import micro_batches_of
-        from bitvar.training.engine.optim import Ema, build_optimizer
-        from bitvar.training.engine.update import Updater
 
         config, chosen = read_config(recipe, preset, batch, dtype), resolve_device(device)
-        if isinstance(config, TransformerTraining):
-            timed = timed_transformer(config, None if preset is None else pixels, attention, chosen)
-        else:
-            timed = timed_tokenizer(config, attention, chosen)
-        task, optimization, model = timed.task, config.optimization, timed.task.model
-        compile_blocks(timed.lightened, activation_checkpointing=activation_checkpointing, compiled=compiled)
-        distribute(model, task.fsdp_units, DistributedContext(), precision=timed.task.dtype, device=chosen)
-        state = TrainState(model, Ema(model, optimization.ema_decay), build_optimizer(model, optimization))
-        order = SampleOrder(task.counts, optimization.batch_size, 0)
-        batches = task.batches(micro_batches_of(order, range(runs + 2)))
-        updater = Updater(state, task.loss, optimization)
-        clock, seconds = Clock(chosen), list[float]()
-        for _ in range(runs + 2):
-            updater.step(batches)
-            seconds.append(clock.lap())
-        step = statistics.median(seconds[2:])
+        speed = measure_training(
+            config,
+            chosen,
+            pixels=None if preset is None else pixels,
+            attention=attention,
+            activation_checkpointing=activation_checkpointing,
+            compiled=compiled,
+            runs=runs,
+        )
         settings = {
             "attention": attention,
             "activation_checkpointing": activation_checkpointing,
@@ -75,33 +57,34 @@ def train(
             "runs": runs,
         }
         result = {
-            **timed.sizes,
-            "batch": optimization.batch_size,
-            "precision": optimization.precision,
-            "optimizer": optimization.optimizer,
+            **speed.sizes,
+            "batch": speed.batch_size,
+            "precision": config.optimization.precision,
+            "optimizer": config.optimization.optimizer,
             **_where(chosen, settings),
-            "step_s": round(step, 4),
-            "samples_per_second": round(optimization.batch_size / step, 3),
-            **timed.rates(step),
-            "peak_memory_mb": peak_memory(chosen),
+            "step_s": round(speed.step_s, 4),
+            "samples_per_second": round(speed.samples_per_second, 3),
+            **speed.rates,
+            "peak_memory_mb": speed.peak_memory_mb,
         }
         _print(result, as_json)
 
 
 def attention(
-    pixels: Annotated[int, typer.Option(help="Side of the square image: 256, 512 or 1024.")] = 256,
-    batch: Annotated[int, typer.Option(min=1, help="Rows.")] = 2,
+    pixels: Annotated[int, typer.Option(help="Side of the square image in pixels: 256, 512 or 1024.")] = 256,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 2,
     dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    runs: Annotated[int, typer.Option(min=1, help="Counted runs, after one to warm up.")] = 8,
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed runs, after one to warm up.")] = 8,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Time block-causal attention forwards and backwards, scale by scale and under one dense mask; medians."""
+    """Time the forward and backward pass of block-causal attention, scale by scale and under one dense mask."""
     with exit_codes():
         import torch
 
         from bitvar.nn.attention import BlockCausal, attend
         from bitvar.official_schedules import official_schedule
+        from bitvar.profiling.clock import Clock
         from bitvar.profiling.training import budget_of
         from bitvar.runtime.placement import resolve_device, resolve_dtype
 
@@ -123,14 +106,14 @@ def attention(
 
 
 def loader(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="What `bitvar data index` wrote.")],
-    size: Annotated[int, typer.Option(min=8, help="Side of the square to which images are cut, in pixels.")] = 64,
-    batch: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read; 0 for none.")] = 2,
-    runs: Annotated[int, typer.Option(min=1, help="Counted batches, after four to warm up.")] = 50,
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Index written by `bitvar data index`.")],
+    size: Annotated[int, typer.Option(min=8, help="Side in pixels of the square that images are cropped to.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 32,
+    workers: Annotated[int, typer.Option(min=0, help="Number of reading processes; 0 to read in this one.")] = 2,
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed batches, after four to warm up.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Time reading, decoding and cutting images of an index, with nothing else going on."""
+    """Time reading, decoding and cropping the images of an index, without any training."""
     with exit_codes():
         from bitvar.data.captions import CaptionChoice
         from bitvar.data.index import SampleIndex
@@ -152,11 +135,11 @@ def loader(
 
 
 def index(
-    samples: Annotated[int, typer.Option(min=1000, help="How many the index has.")] = 10_000_000,
-    folder: Annotated[Path, typer.Option(help="Where to write it for the while: 130 bytes a sample.")] = Path(),
+    samples: Annotated[int, typer.Option(min=1000, help="Number of samples in the index.")] = 10_000_000,
+    folder: Annotated[Path, typer.Option(help="Folder for the temporary index, of 130 bytes a sample.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Write an index of made-up samples, then open it in a new process and go on from the middle of a run."""
+    """Write an index of made-up samples, then open it in a new process and resume in the middle of a run."""
     with exit_codes():
         import subprocess
         import sys
@@ -201,20 +184,21 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 times = {"import_s": round(imported - began, 3), "resume_s": round(ready - imported, 4)}
 print(json.dumps(times | {"peak_memory_mb": round(peak, 1)}))
 """
-"""Resuming at step 123,456, up to the records of the first batch; only `import torch` is not counted."""
+"""Resumes at step 123,456 and reads the records of the first batch. The times exclude only `import torch`."""
 
 
 def save(
-    megabytes: Annotated[int, typer.Option(min=1, help="Size of the checkpoint.")] = 500,
-    folder: Annotated[Path, typer.Option(help="On the disk to measure.")] = Path(),
-    runs: Annotated[int, typer.Option(min=1, help="Counted saves, after one to warm up.")] = 5,
+    megabytes: Annotated[int, typer.Option(min=1, help="Size of the checkpoint in MB.")] = 500,
+    folder: Annotated[Path, typer.Option(help="Folder on the disk to measure.")] = Path(),
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed saves, after one to warm up.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Time the parts of a checkpoint's writing: copying the state, writing and flushing it, its digests; medians."""
+    """Time the parts of saving a checkpoint: copying the state, writing, flushing and hashing it."""
     with exit_codes():
         import torch
 
         from bitvar.files import flush
+        from bitvar.profiling.clock import Clock
         from bitvar.weights.digests import digest
         from bitvar.weights.tensors import write_tensors
 

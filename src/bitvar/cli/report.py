@@ -20,7 +20,7 @@ def report(
         from bitvar.files import write_text
         from bitvar.training.monitor.report import build_report
 
-        page = build_report(run, report=lambda line: say(line, err=True))
+        page = build_report(run, log=lambda line: say(line, err=True))
         path = output or run / "report.html"
         write_text(path, page)
         say(str(path))

@@ -198,7 +198,7 @@ def _supervise(out: Path, processes: int, stop: Callable[[], bool], *, hang_seco
     command = [sys.executable, "-m", "bitvar.cli.main", *sys.argv[1:]]
     plan = Plan(command, processes, out, dict(os.environ), hang_seconds=hang_seconds, restart=restarts)
     try:
-        code = supervise(plan, stop=stop, report=lambda line: typer.echo(line, err=True))
+        code = supervise(plan, stop=stop, log=lambda line: typer.echo(line, err=True))
     except KeyboardInterrupt:
         reached = step_reached(out)
         where = f"step {reached}, the last that was saved" if reached else "the beginning"

@@ -1,1 +1,1 @@
-"""Benchmarks of speed: where the time of generation and training goes."""
+"""Measurements of speed and memory, for generation and training."""

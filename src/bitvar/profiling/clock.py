@@ -1,21 +1,21 @@
-"""What benchmarks measure with."""
+"""Wall-clock time and peak memory of a device."""
 
 import resource
 import sys
 import time
-from typing import Any
+
+import torch
 
 
 class Clock:
-    """Seconds since the last question, once the device has done what it was given."""
+    """Measure the seconds between readings, after waiting for the device to finish its work."""
 
-    def __init__(self, device: Any) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self.last = time.perf_counter()
 
     def lap(self) -> float:
-        import torch
-
+        """Return the seconds since the last reading."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -23,10 +23,8 @@ class Clock:
         return seconds
 
 
-def peak_memory(device: Any) -> float:
-    """MB: of the device on CUDA, of the process elsewhere."""
-    import torch
-
+def peak_memory(device: torch.device) -> float:
+    """Return the peak memory in MB: of the device on CUDA, of the process elsewhere."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated() / 1e6, 1)
     unit = 1 if sys.platform == "darwin" else 1024

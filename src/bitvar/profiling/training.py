@@ -1,6 +1,8 @@
-"""What `bitvar bench train` times: the tasks of real runs, on random data."""
+"""The speed of training: whole steps of real tasks on random data."""
 
+import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,48 +10,127 @@ import torch
 from torch import nn
 
 from bitvar.config import unknown
-from bitvar.costs.devices import model_flops_utilization
+from bitvar.costs.devices import peak_flops
 from bitvar.costs.flops import num_parameters
+from bitvar.data.order import SampleOrder
 from bitvar.errors import UsageError
 from bitvar.metrics.distances import perceptual_distance
 from bitvar.official_schedules import SQUARES, official_schedule
+from bitvar.profiling.clock import Clock, peak_memory
 from bitvar.runtime.attention import attention_fns
+from bitvar.runtime.compile import compile_blocks
 from bitvar.scales import ScaleSchedule
 from bitvar.training.config import OptimizationConfig, TokenizerTraining, TransformerTraining
-from bitvar.training.expected_work import sample_flops, typical_text_tokens
+from bitvar.training.engine.checkpoint import TrainState
+from bitvar.training.engine.distributed import DistributedContext, distribute
+from bitvar.training.engine.microbatch import micro_batches_of
+from bitvar.training.engine.optim import Ema, build_optimizer
+from bitvar.training.engine.update import Updater
+from bitvar.training.expected_work import longest_schedule, sample_flops, typical_text_tokens
 from bitvar.training.recipes import read_recipe
 from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.task import TokenizerTask
 from bitvar.training.transformer.task import CaptionFeatures, FeatureSet, TransformerTask
 from bitvar.transformer import PRESETS, ScheduleConfig
 
+WARM_UP_STEPS = 2
 
-class Timed(NamedTuple):
-    """A task ready for its steps.
+
+class TimedTask(NamedTuple):
+    """A task ready to be timed.
 
     Attributes:
-        task: of a run.
-        lightened: the parts that `--activation-checkpointing` and `--compile` are for.
-        sizes: what to print of it.
-        rates: seconds of a step -> what else to print.
+        task: Task of a real run.
+        blocks: Modules that activation checkpointing and compilation apply to.
+        sizes: Sizes to print, by name.
+        rates: Returns further rates to print, given the seconds of a step.
     """
 
     task: TransformerTask | TokenizerTask
-    lightened: Sequence[nn.Module]
+    blocks: Sequence[nn.Module]
     sizes: dict[str, Any]
     rates: Callable[[float], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """Result of `measure_training`.
+
+    Attributes:
+        sizes: Sizes of the model and its inputs, by name.
+        batch_size: Samples in a step.
+        step_s: Median seconds of a step.
+        rates: Throughput by name, such as tokens per second.
+        peak_memory_mb: Peak memory of the device on CUDA, of the process elsewhere.
+    """
+
+    sizes: dict[str, Any]
+    batch_size: int
+    step_s: float
+    rates: dict[str, Any]
+    peak_memory_mb: float
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.batch_size / self.step_s
+
+
+def measure_training(
+    config: TransformerTraining | TokenizerTraining,
+    device: torch.device,
+    *,
+    pixels: int | None = None,
+    attention: str = "sdpa",
+    activation_checkpointing: bool = False,
+    compiled: bool = False,
+    runs: int = 10,
+) -> TrainingSpeed:
+    """Time whole training steps on random data: loss, gradients, optimizer and weight averaging.
+
+    Args:
+        config: Configuration of the run to time.
+        device: Device to train on.
+        pixels: Side of a square image for a transformer; None for the schedule with the most tokens.
+        attention: Attention implementation of a transformer, "sdpa" or "flex".
+        activation_checkpointing: Whether to recompute activations in the backward pass.
+        compiled: Whether to compile the blocks with torch.compile.
+        runs: Number of timed steps, after two to warm up.
+    """
+    if isinstance(config, TransformerTraining):
+        timed = timed_transformer(config, pixels, attention, device)
+    else:
+        timed = timed_tokenizer(config, attention, device)
+    task, optimization, model = timed.task, config.optimization, timed.task.model
+    compile_blocks(timed.blocks, activation_checkpointing=activation_checkpointing, compiled=compiled)
+    distribute(model, task.fsdp_units, DistributedContext(), precision=task.dtype, device=device)
+    state = TrainState(model, Ema(model, optimization.ema_decay), build_optimizer(model, optimization))
+    order = SampleOrder(task.counts, optimization.batch_size, 0)
+    batches = task.batches(micro_batches_of(order, range(runs + WARM_UP_STEPS)))
+    updater = Updater(state, task.loss, optimization)
+    clock, seconds = Clock(device), list[float]()
+    for _ in range(runs + WARM_UP_STEPS):
+        updater.step(batches)
+        seconds.append(clock.lap())
+    step = statistics.median(seconds[WARM_UP_STEPS:])
+    return TrainingSpeed(timed.sizes, optimization.batch_size, step, timed.rates(step), peak_memory(device))
 
 
 def read_config(
     recipe: Path | None, preset: str | None, batch: int | None, dtype: str | None
 ) -> TransformerTraining | TokenizerTraining:
-    """A recipe's settings, or a preset's with AdamW; `batch` and `dtype` in place of its own.
+    """Read a recipe's configuration, or build a preset's with AdamW.
+
+    Args:
+        recipe: Path of the recipe; None to use a preset.
+        preset: Name of a transformer preset; None to use a recipe.
+        batch: Samples in a step; None for the configuration's own.
+        dtype: Precision of the activations; None for the configuration's own.
 
     Raises:
-        UsageError: for neither or both, and for an unknown preset.
+        UsageError: If neither or both of recipe and preset are given, or the preset is unknown.
     """
     if (recipe is None) == (preset is None):
-        raise UsageError("What shall be timed?", "one of --recipe and --preset is needed", "give one")
+        raise UsageError("What shall be timed?", "one of --recipe and --preset is needed", "give one of them")
     if recipe is not None:
         config = read_recipe(recipe, [])
     elif preset in PRESETS:
@@ -61,11 +142,18 @@ def read_config(
     return config.override([f"optimization.{name}={value}" for name, value in changes.items() if value is not None])
 
 
-def timed_transformer(config: TransformerTraining, pixels: int | None, attention: str, device: torch.device) -> Timed:
-    """A transformer on random features and texts, on the largest of its schedules, or on that of a square image."""
-    schedule = max(config.schedules, key=lambda schedule: schedule.num_tokens)
-    if pixels is not None:
-        schedule = official_schedule("1.0", budget_of(pixels))
+def timed_transformer(
+    config: TransformerTraining, pixels: int | None, attention: str, device: torch.device
+) -> TimedTask:
+    """Build a transformer task on random features and texts, for one schedule.
+
+    Args:
+        config: Configuration of the run.
+        pixels: Side of a square image; None for the schedule with the most tokens.
+        attention: Attention implementation, "sdpa" or "flex".
+        device: Device to train on.
+    """
+    schedule = longest_schedule(config) if pixels is None else official_schedule("1.0", budget_of(pixels))
     own = ScheduleConfig(grids=schedule.grids, reference=schedule.reference)
     model = config.model.model_copy(update={"budgets": (), "schedules": (own,)})
     config = config.model_copy(update={"model": model})
@@ -73,22 +161,29 @@ def timed_transformer(config: TransformerTraining, pixels: int | None, attention
     functions = attention_fns(config.schedules, attention, device)
     task = TransformerTask(config, train=data, validation=data, device=device, attention_fns=functions)
     batch = config.optimization.batch_size
-    operations = sample_flops(config, schedule) * batch
+    flops, peak = sample_flops(config, schedule) * batch, peak_flops(device)
 
     def rates(step: float) -> dict[str, Any]:
         return {
             "tokens_per_second": round(batch * schedule.num_tokens / step, 1),
-            "teraflops": round(operations / step / 1e12, 4),
-            "utilization": _utilization(device, operations / step),
+            "teraflops": round(flops / step / 1e12, 4),
+            "utilization": None if peak is None else round(flops / step / peak, 4),
         }
 
-    return Timed(task, task.fsdp_units, {"parameters": num_parameters(model), "tokens": schedule.num_tokens}, rates)
+    sizes = {"parameters": num_parameters(model), "tokens": schedule.num_tokens}
+    return TimedTask(task, task.fsdp_units, sizes, rates)
 
 
-def timed_tokenizer(config: TokenizerTraining, attention: str, device: torch.device) -> Timed:
-    """A tokenizer on random images of the largest of its sizes, its adversary playing from the start."""
+def timed_tokenizer(config: TokenizerTraining, attention: str, device: torch.device) -> TimedTask:
+    """Build a tokenizer task on random images of its largest size, with the discriminator active from the start.
+
+    Args:
+        config: Configuration of the run.
+        attention: Must be "sdpa": a tokenizer has no attention to choose.
+        device: Device to train on.
+    """
     if attention != "sdpa":
-        raise UsageError("A tokenizer takes no --attention.", "it has none", "leave it out")
+        raise UsageError("A tokenizer takes no --attention.", "it has no attention", "leave it out")
     grids = max(config.schedules, key=lambda grids: grids[-1][0] * grids[-1][1])
     height, width = (side * config.model.stride for side in grids[-1])
     config = config.model_copy(update={"schedules": (grids,), "adversarial_start": 0})
@@ -105,17 +200,17 @@ def timed_tokenizer(config: TokenizerTraining, attention: str, device: torch.dev
     def rates(step: float) -> dict[str, Any]:
         return {"megapixels_per_second": round(batch * height * width / step / 1e6, 4)}
 
-    return Timed(task, tokenizer.levels, sizes, rates)
+    return TimedTask(task, tokenizer.levels, sizes, rates)
 
 
 def budget_of(pixels: int) -> str:
-    """The pixel budget of a square image.
+    """Return the official pixel budget of a square image with this side.
 
     Raises:
-        UsageError: for a side that has none.
+        UsageError: If there is no schedule for this side.
     """
     if pixels not in SQUARES:
-        raise UsageError(f"There is no schedule of {pixels} px.", f"known: {list(SQUARES)}", "choose one")
+        raise UsageError(f"There is no schedule of {pixels} px.", f"known: {list(SQUARES)}", "choose one of them")
     return SQUARES[pixels]
 
 
@@ -127,10 +222,3 @@ def _random_features(config: TransformerTraining, schedule: ScaleSchedule) -> Fe
     tokens = typical_text_tokens(config)
     texts = CaptionFeatures(torch.randn(tokens, model.text_width, generator=generator), torch.tensor([0, tokens]))
     return FeatureSet(features, texts, [[0]] * count)
-
-
-def _utilization(device: torch.device, operations: float) -> float | None:
-    if device.type != "cuda":
-        return None
-    share = model_flops_utilization(operations, torch.cuda.get_device_name(device))
-    return None if share is None else round(share, 4)

@@ -21,17 +21,17 @@ class OptimizationConfig(Config):
     Attributes:
         optimizer: "adamw", or "muon", which learns more from each step of a small model, at the same rates.
         steps: optimiser steps of the whole run.
-        batch_size: samples a step.
-        learning_rate: the peak, as it is used: nothing scales it.
-        warmup_steps: linear rise from 0.
-        final_learning_rate: fraction of the peak at the last step, reached along a cosine.
-        betas: AdamW's.
-        momentum: Muon's.
-        weight_decay: decoupled, on matrices only.
-        clip: largest gradient norm.
-        ema_decay: of the averaged weights, which are what is exported.
-        precision: dtype of activations; weights and optimiser stay fp32.
-        seed: of data order and every draw.
+        batch_size: Samples in a step.
+        learning_rate: Peak learning rate, used as given.
+        warmup_steps: Steps of linear warm-up from 0.
+        final_learning_rate: Learning rate of the last step as a fraction of the peak; the decay is a cosine.
+        betas: Betas of AdamW.
+        momentum: Momentum of Muon.
+        weight_decay: Decoupled weight decay, on matrices only.
+        clip: Maximum gradient norm.
+        ema_decay: Decay of the averaged weights, which are the exported ones.
+        precision: Dtype of the activations; weights and optimizer state stay fp32.
+        seed: Seed of the sample order and every random draw.
         not_finite: what a loss or gradient that is no finite number does: "stop" the run, or "skip" that update, and
             stop after several in a row.
     """

@@ -1,7 +1,7 @@
-"""Batches straight from files: decoded by workers ahead of time; for a transformer, encoded here by frozen encoders.
+"""Batches streamed from files: decoded ahead by workers and, for a transformer, encoded here by frozen encoders.
 
-An image that was sound when the index was made and can't be used now is replaced by another of its bucket, and
-reported; too many of them stop the run.
+An image that was sound when the index was built but can't be used now is replaced by another one of its bucket and
+reported. Too many such images stop the run.
 """
 
 import contextlib
@@ -42,19 +42,19 @@ from bitvar.training.transformer.task import Batch
 
 _MAX_TRIES = 20
 _MIN_SEEN = 200
-"""Samples before the share of bad ones means anything."""
+"""Number of samples before the share of bad ones is checked."""
 
 Size = tuple[int, int]
 
 
 class LoadedMicroBatch(NamedTuple):
-    """What a worker makes of a micro_batch.
+    """A micro-batch as a worker has read it.
 
     Attributes:
-        micro_batch: which samples.
-        images: `(b, c, H, W)`, bytes.
-        captions: one each.
-        refused: samples that another one replaces.
+        micro_batch: Samples that were asked for.
+        images: Pixels as bytes, `(b, c, H, W)`.
+        captions: One caption per image.
+        refused: Samples that were replaced, with the reasons.
     """
 
     micro_batch: MicroBatch
@@ -64,15 +64,15 @@ class LoadedMicroBatch(NamedTuple):
 
 
 class MicroBatchReader(Dataset[LoadedMicroBatch]):
-    """Reads and decodes the samples of a micro_batch. Runs in workers, so it holds nothing large.
+    """Reads and decodes the samples of a micro-batch. Runs in workers, so it holds nothing large.
 
     Args:
-        index: of the images.
-        groups: the index's group of each bucket.
-        sizes: width and height in pixels to which a bucket's images are scaled and cut.
-        captions: how one is drawn; the first if None.
-        limits: what an image may be.
-        view: which channels are read, and how a crop is drawn; RGB, the largest crop, around the middle, if None.
+        index: Index of the images.
+        groups: Group of the index for each bucket.
+        sizes: Width and height in pixels to which the images of each bucket are scaled and cropped.
+        captions: How a caption is drawn; None for the first.
+        limits: Limits on the size and shape of an image.
+        view: Channels to read and how to draw a crop; None for RGB and the largest center crop.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class MicroBatchReader(Dataset[LoadedMicroBatch]):
         crop: Sequence[float] | None,
         refused: list[Rejected],
     ) -> tuple[UInt8[Tensor, "c H W"], str]:
-        """A sample of the bucket, or the next one after it that can be read."""
+        """Read a sample of the bucket, or the next one after it that can be read."""
         group = self.groups[bucket]
         for step in range(min(_MAX_TRIES, group.count)):
             place = group.start + (number + step) % group.count
@@ -133,34 +133,38 @@ class MicroBatchReader(Dataset[LoadedMicroBatch]):
 
 @dataclass
 class BadSamples:
-    """The budget of samples that can't be used, each named once in a report.
+    """The budget of samples that can't be used. A report names each of them once.
 
     Attributes:
-        report: gets a JSON line a sample; only this rank's.
-        max_fraction: of the samples seen.
-        tell: receives a line of text when the report of an earlier start is damaged; it is then written anew.
+        report: File that gets a JSON line for each bad sample of this rank.
+        max_fraction: Largest share of bad samples among those seen.
+        log: Receives a line of text if an existing report is damaged, which is then rewritten.
     """
 
     report: Path
     max_fraction: float
-    tell: Callable[[str], None] = lambda line: None
+    log: Callable[[str], None] = lambda line: None
     seen: int = 0
     bad: int = 0
     named: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         strange: list[str] = []
-        rows = read_json_lines(self.report, accept=lambda row: isinstance(row.get("name"), str), report=strange.append)
+        rows = read_json_lines(self.report, accept=lambda row: isinstance(row.get("name"), str), log=strange.append)
         self.named |= {row["name"] for row in rows}
         if strange:
-            self.tell(strange[0])
+            self.log(strange[0])
             write_text(self.report, json_lines(rows))
 
     def count(self, samples: int, refused: Sequence[Rejected]) -> None:
-        """Count a micro_batch.
+        """Count the samples of a micro-batch.
+
+        Args:
+            samples: Number of samples.
+            refused: Samples that can't be used.
 
         Raises:
-            UsageError: when the budget is spent.
+            UsageError: If the budget is spent.
         """
         self.seen += samples
         self.bad += len(refused)
@@ -173,26 +177,27 @@ class BadSamples:
             raise UsageError(
                 f"{self.bad} of {self.seen} samples could not be used.",
                 f"more than --max-bad-fraction {self.max_fraction:g}; {self.report} names them",
-                "mend the data and make the index anew, or allow more",
+                "repair the data and rebuild the index, or allow more",
             )
 
 
 class IndexData:
-    """Batches of one split of an index. Implements `transformer_task.TransformerData`.
+    """Batches of one split of an index. Implements `transformer.task.TransformerData`.
 
     Args:
-        index: of images and captions.
-        split: of the index.
-        schedules: the model's; each ratio's images are on the nearest one.
-        stride: pixels per token side.
-        tokenizer, text_encoder: frozen, on the device where they compute.
-        bad: the budget of samples that can't be used.
-        workers: processes that read ahead; 0 to read here.
-        most: samples of each group to use; all if None.
-        max_text_tokens: the longest caption; longer ones are cut, which is reported. No limit if None.
+        index: Index of images and captions.
+        split: Split of the index.
+        schedules: Schedules of the model; the images of each ratio use the nearest one.
+        stride: Pixels per token side.
+        tokenizer: Frozen tokenizer, on the device where it computes.
+        text_encoder: Frozen text encoder, on the device where it computes.
+        bad: Budget of samples that can't be used.
+        workers: Number of reading processes; 0 to read in this one.
+        max_samples: Samples of each group to use; None for all.
+        max_text_tokens: Length in tokens that longer captions are cut to, which is logged; None for no limit.
 
     Raises:
-        UsageError: if the split has no samples.
+        UsageError: If the split has no samples.
     """
 
     def __init__(
@@ -206,12 +211,12 @@ class IndexData:
         text_encoder: TextEncoder,
         bad: BadSamples,
         workers: int = 0,
-        most: int | None = None,
+        max_samples: int | None = None,
         max_text_tokens: int | None = None,
     ) -> None:
         self.index = index
         self.groups = [
-            group.model_copy(update={"count": min(group.count, most or group.count)})
+            group.model_copy(update={"count": min(group.count, max_samples or group.count)})
             for group in index.groups
             if group.split == split
         ]
@@ -220,11 +225,11 @@ class IndexData:
             raise UsageError(f"The index has no split {split!r}.", f"it has: {known}", "make it anew")
         self.counts = tuple(group.count for group in self.groups)
         self.schedules = tuple(schedule_of_ratio(schedules, float(group.ratio)) for group in self.groups)
-        grids = [schedules[which][-1] for which in self.schedules]
+        grids = [schedules[index][-1] for index in self.schedules]
         self.sizes = [(w * stride, h * stride) for h, w in grids]
         self.tokenizer, self.text_encoder = tokenizer, text_encoder
         self.bad, self.workers = bad, workers
-        self.limit = CaptionLimit(max_text_tokens, text_encoder.num_tokens, bad.tell)
+        self.limit = CaptionLimit(max_text_tokens, text_encoder.num_tokens, bad.log)
 
     def batches(self, micro_batches: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
         for loaded in self.read(micro_batches, captions):
@@ -238,7 +243,7 @@ class IndexData:
             yield Batch(loaded.micro_batch, features.clone(), condition.clone())
 
     def read(self, micro_batches: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[LoadedMicroBatch]:
-        """The decoded images and chosen captions of each micro_batch, in order."""
+        """Yield the decoded images and chosen captions of each micro-batch, in order."""
         reader = MicroBatchReader(self.index, self.groups, self.sizes, captions)
         return read_micro_batches(
             reader, micro_batches, workers=self.workers, pinned=self.tokenizer.device.type == "cuda"
@@ -248,7 +253,14 @@ class IndexData:
 def read_micro_batches(
     reader: MicroBatchReader, micro_batches: Iterable[MicroBatch], *, workers: int = 0, pinned: bool = False
 ) -> Iterator[LoadedMicroBatch]:
-    """Read micro-batches in order, `workers` of them ahead of time; `pinned` memory copies faster to a GPU."""
+    """Read micro-batches in order, ahead of the caller.
+
+    Args:
+        reader: Reads one micro-batch.
+        micro_batches: Micro-batches to read.
+        workers: Number of reading processes; 0 to read in this one.
+        pinned: Whether to pin the memory, for faster copies to a GPU.
+    """
     if workers == 0:
         return (reader[micro_batch] for micro_batch in micro_batches)
     sampler, as_it_is = cast("Any", micro_batches), cast("Any", _as_it_is)
@@ -262,9 +274,10 @@ def read_micro_batches(
 
 @contextlib.contextmanager
 def _sigterm_blocked() -> Iterator[None]:
-    """Block SIGTERM while workers start, so that every thread of theirs is born with it blocked.
+    """Block SIGTERM while workers start, so that all their threads start with it blocked.
 
-    A library may have threads in a worker before `worker_init_fn` runs, and one that does not block it would be ended.
+    A library may start threads in a worker before `worker_init_fn` runs. A thread that does not block SIGTERM would end
+    the worker.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -277,9 +290,9 @@ def _sigterm_blocked() -> Iterator[None]:
 
 
 def _end_with_the_run(worker: int) -> None:
-    """In a worker: a SIGTERM ends it only if the main process sent it.
+    """Let SIGTERM end a worker only if the main process sent it.
 
-    Clusters send theirs to every process of a job, and the main one needs its next batch to end its step and save.
+    Clusters send SIGTERM to every process of a job, and the main one needs its next batch to finish its step and save.
     """
     main = multiprocessing.parent_process()
     if main is None or not hasattr(signal, "sigwaitinfo"):  # macOS can't tell who sends

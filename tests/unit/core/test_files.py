@@ -504,7 +504,7 @@ def test_a_full_disk_is_called_one(full_disk: Path, write: Callable[[Path], None
 
 def test_a_full_disk_is_called_one_by_whatever_saves(full_disk: Path, tmp_path: Path) -> None:
     """A model through transformers, a text encoder alone, features of a training set, a tokenizer."""
-    from bitvar.training.transformer.feature_cache import FeaturesKey, prepare
+    from bitvar.training.transformer.feature_cache import FeaturesKey, load_feature_set
 
     pipe = tiny_pipeline(tmp_path)
     tokenizer, encoder = pipe.components.tokenizer, pipe.components.text_encoder
@@ -514,8 +514,8 @@ def test_a_full_disk_is_called_one_by_whatever_saves(full_disk: Path, tmp_path: 
     key = FeaturesKey("a", "b")
     saves: dict[str, Callable[[Path], object]] = {
         "model": pipe.save_pretrained,
-        "cache": lambda path: prepare(
-            data, "train", tokenizer=tokenizer, text_encoder=encoder, cache=path, key=key, report=lambda _: None
+        "cache": lambda path: load_feature_set(
+            data, "train", tokenizer=tokenizer, text_encoder=encoder, cache=path, key=key, log=lambda _: None
         ),
     }
     for name, write in saves.items():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bitvar.text import TextEncoder
-from bitvar.training.transformer.feature_cache import FeaturesKey, features_key, prepare
+from bitvar.training.transformer.feature_cache import FeaturesKey, features_key, load_feature_set
 from bitvar.training.transformer.task import FeatureSet
 from tests.support.tiny import tiny_text_encoder, tiny_tokenizer, toy_set
 
@@ -28,7 +28,7 @@ def made(
     """The features, and what was said of making them."""
     said: list[str] = []
     parts = {"tokenizer": tiny_tokenizer(seed=seed), "text_encoder": text}
-    return prepare(data, split, **parts, cache=folder / "cache.safetensors", key=key, report=said.append), said
+    return load_feature_set(data, split, **parts, cache=folder / "cache.safetensors", key=key, log=said.append), said
 
 
 def test_each_part_is_made_once(data: Path, encoders: tuple[TextEncoder, TextEncoder], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from bitvar.errors import ComputationError, UsageError
 from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.training.monitor.sample_sheets import Sheet, choose_samples, sample_grid
-from bitvar.training.transformer.feature_cache import FeaturesKey, features_key, prepare
+from bitvar.training.transformer.feature_cache import FeaturesKey, features_key, load_feature_set
 from bitvar.training.transformer.long_captions import CaptionLimit
 from tests.support.tiny import tiny_text_encoder, tiny_tokenizer, toy_set
 
@@ -31,9 +31,9 @@ def data(tmp_path: Path) -> Path:
 def made(data: Path, text: TextEncoder, tokenizer: InfinityTokenizer | None = None) -> list[str]:
     """What was said of making the features of the split "val"."""
     said: list[str] = []
-    prepare(
+    load_feature_set(
         data, "val", tokenizer=tokenizer or tiny_tokenizer(), text_encoder=text,
-        cache=data.parent / "cache.safetensors", key=FeaturesKey("a", "x"), report=said.append,
+        cache=data.parent / "cache.safetensors", key=FeaturesKey("a", "x"), log=said.append,
     )  # fmt: skip
     return [line.split()[2] for line in said]
 

@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(tmp_path: Path) -> None:
             assert_same_run(tmp_path / "whole", folder)
             assert "resuming at step 4" in lines
         else:
-            found = checkpoint.latest(folder / "checkpoints", report=lines.append)
+            found = checkpoint.latest(folder / "checkpoints", log=lines.append)
             assert found is not None
             assert found.name == "step-00000004"
         assert victim.name in lines[0]

@@ -47,11 +47,11 @@ def test_foreign_lines_are_passed_over_and_told(tmp_path: Path, name: str, place
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"\n".join(lines) + b"\n")
     told: list[str] = []
-    assert read_metrics(tmp_path, report=told.append)["train"]["loss"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
+    assert read_metrics(tmp_path, log=told.append)["train"]["loss"] == [(1, 0.5), (2, 0.5), (3, 0.5)]
     assert len(told) == 1
     assert f"passed over line {lines.index(FOREIGN[name]) + 1}" in told[0]
     resumed: list[str] = []
-    MetricsFile(path, 2, report=resumed.append).write(3, "train", {"loss": 0.25})
+    MetricsFile(path, 2, log=resumed.append).write(3, "train", {"loss": 0.25})
     assert resumed == told
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
@@ -60,7 +60,7 @@ def test_foreign_lines_are_passed_over_and_told(tmp_path: Path, name: str, place
 def test_a_half_last_line_is_passed_over_and_told(tmp_path: Path, cut: int) -> None:
     path, told = tmp_path / "metrics.jsonl", list[str]()
     path.write_bytes(GOOD[:-cut])
-    rows = read_json_lines(path, accept=is_metrics_row, report=told.append)
+    rows = read_json_lines(path, accept=is_metrics_row, log=told.append)
     assert [row["step"] for row in rows] == [1, 2]
     assert "line 3 (cut short, or being written)" in told[0]
 
@@ -73,7 +73,7 @@ def test_the_page_says_what_was_passed_over(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "step-mine.png").write_bytes(b"")
     told: list[str] = []
-    page = build_report(tmp_path, report=told.append)
+    page = build_report(tmp_path, log=told.append)
     assert len(told) == 1
     assert "line 4 (zero bytes), line 5" in page
 

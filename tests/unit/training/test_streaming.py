@@ -68,7 +68,7 @@ def test_each_ratio_is_a_bucket_with_its_schedule(index: Path) -> None:
     made = data(index)
     assert sorted(zip(made.schedules, made.sizes, strict=True)) == [(0, (16, 16)), (1, (16, 8))]
     assert sum(made.counts) + sum(data(index, split="val").counts) == 24
-    assert max(data(index, split="val", most=1).counts) == 1
+    assert max(data(index, split="val", max_samples=1).counts) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 2])

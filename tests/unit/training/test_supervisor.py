@@ -44,7 +44,7 @@ sys.exit(0 if step == 6 else 7)
 
 def test_a_run_that_makes_progress_may_fail_often(tmp_path: Path) -> None:
     lines: list[str] = []
-    assert supervise(plan(tmp_path, FAKE), stop=never, report=lines.append) == 0
+    assert supervise(plan(tmp_path, FAKE), stop=never, log=lines.append) == 0
     assert [line.partition(";")[0] for line in lines] == ["process 0 ended with exit code 7"] * 5
     assert lines[-1].endswith("starting again from step 5")
 
@@ -54,7 +54,7 @@ def test_three_attempts_without_progress_are_enough(tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(NoProgressError, match="3 attempts in a row did not get past the first checkpoint") as error:
         supervise(
-            plan(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), stop=never, report=lines.append
+            plan(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), stop=never, log=lines.append
         )
     assert "process 0 was killed by SIGKILL" in str(error.value)
     assert len(lines) == 2
@@ -62,13 +62,13 @@ def test_three_attempts_without_progress_are_enough(tmp_path: Path) -> None:
 
 def test_nothing_is_started_again_unless_asked_for(tmp_path: Path) -> None:
     with pytest.raises(RunFailedError, match=r"process 0 ended with exit code 7[\s\S]*--supervise"):
-        supervise(plan(tmp_path, FAKE, restart=False), stop=never, report=print)
+        supervise(plan(tmp_path, FAKE, restart=False), stop=never, log=print)
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
 @pytest.mark.parametrize("code", [2, 3, 143])
 def test_what_a_restart_would_not_change_ends_the_run(tmp_path: Path, code: int) -> None:
-    assert supervise(plan(tmp_path, f"import sys; sys.exit({code})"), stop=never, report=print) == code
+    assert supervise(plan(tmp_path, f"import sys; sys.exit({code})"), stop=never, log=print) == code
 
 
 def test_when_one_process_fails_all_begin_anew_at_another_place(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ if os.environ["RANK"] == "1" and not again:
 time.sleep(0 if again else 60)
 """
     begun = time.monotonic()
-    assert supervise(plan(tmp_path, code, processes=2), stop=never, report=lambda line: None) == 0
+    assert supervise(plan(tmp_path, code, processes=2), stop=never, log=lambda line: None) == 0
     assert time.monotonic() - begun < 30, "the process that waits was not ended"
     seen = [line.split() for line in (tmp_path / "seen").read_text().splitlines()]
     assert sorted((rank, world) for rank, world, _ in seen) == [("0", "2")] * 2 + [("1", "2")] * 2
@@ -104,7 +104,7 @@ if (folder / "again").exists():
 time.sleep(100)
 """
     lines: list[str] = []
-    assert supervise(plan(tmp_path, code, hang_seconds=2.0), stop=never, report=lines.append) == 0
+    assert supervise(plan(tmp_path, code, hang_seconds=2.0), stop=never, log=lines.append) == 0
     assert lines == ["no progress for 2 seconds; starting again from the beginning"]
 
 
@@ -116,7 +116,7 @@ time.sleep(100)
 """
     begun = time.monotonic()
     stop = lambda: time.monotonic() - begun > 1  # noqa: E731
-    assert supervise(plan(tmp_path, code, processes=2), stop=stop, report=print) == 143
+    assert supervise(plan(tmp_path, code, processes=2), stop=stop, log=print) == 143
 
 
 def test_a_process_that_dies_of_being_stopped_is_not_started_again(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ time.sleep(100)
 """
     begun = time.monotonic()
     stop = lambda: time.monotonic() - begun > 1  # noqa: E731
-    assert supervise(plan(tmp_path, code, processes=2), stop=stop, report=print) == 143
+    assert supervise(plan(tmp_path, code, processes=2), stop=stop, log=print) == 143
 
 
 # Real runs
@@ -166,7 +166,7 @@ def test_a_run_killed_twice_ends_where_an_undisturbed_one_does(tmp_path: Path) -
     train_forty_steps(whole, DistributedContext())
     lines: list[str] = []
     disturb(cut, kill, [8, 23], 1, 0)
-    assert supervise(plan(cut, WORKER), stop=never, report=lines.append) == 0
+    assert supervise(plan(cut, WORKER), stop=never, log=lines.append) == 0
     assert [line.partition(";")[0] for line in lines] == ["process 0 was killed by SIGKILL"] * 2
     assert_same(cut, whole)
 
@@ -175,18 +175,18 @@ def test_a_run_killed_twice_ends_where_an_undisturbed_one_does(tmp_path: Path) -
 def test_four_kills_of_random_ranks_change_nothing(tmp_path: Path) -> None:
     """E1: two ranks, four SIGKILLs in 40 steps, five times; and E2: a rank that is stopped, found within 30 s."""
     whole, took = tmp_path / "whole", list[float]()
-    assert supervise(plan(whole, WORKER, processes=2), stop=never, report=print) == 0
+    assert supervise(plan(whole, WORKER, processes=2), stop=never, log=print) == 0
     for case in range(5):
         folder, lines, begun = tmp_path / str(case), list[str](), time.monotonic()
         disturb(folder, kill, [4, 13, 22, 31], 2, case)
-        assert supervise(plan(folder, WORKER, processes=2), stop=never, report=lines.append) == 0
+        assert supervise(plan(folder, WORKER, processes=2), stop=never, log=lines.append) == 0
         took.append(time.monotonic() - begun)
         assert len(lines) == 4
         assert_same(folder, whole)
     folder, lines, begun = tmp_path / "stopped", list[str](), time.monotonic()
     disturb(folder, lambda pid: os.kill(pid, signal.SIGSTOP), [12], 2, 0)
     hung = plan(folder, WORKER, processes=2, hang_seconds=10.0)
-    assert supervise(hung, stop=never, report=lines.append) == 0
+    assert supervise(hung, stop=never, log=lines.append) == 0
     took.append(time.monotonic() - begun)
     LOG.info("seconds of each run: %s", [round(seconds) for seconds in took])
     assert [line.partition(";")[0] for line in lines] == ["no progress for 10 seconds"]

@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
     return images
 
 
-def files(source: Path, split: str = "train", *, view: View = View(), workers: int = 0, most: int | None = None):  # noqa: B008
+def files(source: Path, split: str = "train", *, view: View = View(), workers: int = 0, max_samples: int | None = None):  # noqa: B008
     return ImageFiles(
         open_images(source, limits=LIMITS),
         split,
@@ -62,7 +62,7 @@ def files(source: Path, split: str = "train", *, view: View = View(), workers: i
         bad=BadSamples(source.parent / "bad.jsonl", 0.5),
         limits=LIMITS,
         workers=workers,
-        most=most,
+        max_samples=max_samples,
     )
 
 
@@ -262,7 +262,7 @@ def test_images_go_to_the_nearest_ratio_and_to_every_size_of_it(folder: Path) ->
         shapes[made.schedules[bucket]] = tuple(batch.images.shape)
     assert shapes == {0: (1, 3, 8, 8), 1: (1, 3, 4, 8), 2: (1, 3, 16, 16)}
     assert nearest_in_ratio([(2, 2), (1, 2), (4, 4)], 0.98) == [0, 2]
-    assert max(files(folder, most=3).counts) == 3
+    assert max(files(folder, max_samples=3).counts) == 3
 
 
 @pytest.mark.parametrize("workers", [0, 2])

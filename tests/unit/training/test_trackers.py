@@ -18,7 +18,7 @@ CONFIG = {"kind": "transformer", "model": {"depth": 2, "schedules": [[1, 1]]}}
 
 
 def make(name: str, folder: Path, *, step: int = 0, report: Callable[[str], None] = lambda line: None) -> Tracker:
-    return make_tracker(name, folder=folder, run_name="my run", config=CONFIG, step=step, report=report)
+    return make_tracker(name, folder=folder, run_name="my run", config=CONFIG, step=step, log=report)
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ class Failing:
 def test_failures_are_told_once_and_counted_at_the_end(sheet: Path) -> None:
     lines: list[str] = []
     failing = Failing()
-    tracker = GuardedTracker(failing, name="wandb", report=lines.append)
+    tracker = GuardedTracker(failing, name="wandb", log=lines.append)
     for step in (1, 2, 3, 4):
         tracker.log(step, "train", {"loss": 0.5})
     tracker.log_image(3, sheet)

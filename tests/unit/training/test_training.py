@@ -182,7 +182,8 @@ def test_changed_data_are_spoken_of(tmp_path: Path) -> None:
     )
     assert lines[:2] == [
         "resuming at step 4",
-        "WARNING: the data have changed, from [5] samples to [7]: other ones come next",
+        "WARNING: the data set changed since the last checkpoint ([5] -> [7] samples per bucket); the sample order will"
+        " differ from the original run",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: safetensors only, whole or absent, verified before they are believed; written meanwhile."""
+"""Training checkpoints: safetensors, written atomically in a background thread and verified by digest before loading."""
 
 import contextlib
 import json
@@ -72,13 +72,13 @@ class Saver:
     """Writes checkpoints while training goes on; a second one waits for the first.
 
     Args:
-        folder: gets `step-N`.
-        config: JSON of the run's whole configuration.
-        keep: how many to keep, beside the one with the best validation figure.
-        identity: the other parts of the run's identity, by name.
-        base_sha256: digest of the frozen weights that the saved ones belong to, if there are any.
-        counts: samples of each bucket, to tell when the data have changed.
-        ranks: each writes its own part; the main one makes the folder whole.
+        folder: Folder that gets `step-N`.
+        config: Whole configuration of the run as JSON.
+        keep: Number of checkpoints to keep, beside the one with the best validation metric.
+        identity: Other parts of the run's identity, by name.
+        base_sha256: Digest of the frozen weights that an adapter is trained on; None without an adapter.
+        counts: Number of samples in each bucket, to detect a changed data set.
+        ranks: Distributed context; each rank writes its shards, and the main one completes the folder.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ def _num_shards(tensors: Mapping[str, Rows], ranks: DistributedContext) -> int:
     return ranks.mesh.size(1) if partial and ranks.mesh is not None else 1
 
 
-def latest(folder: Path, *, report: Callable[[str], None] = lambda line: None) -> Path | None:
+def latest(folder: Path, *, log: Callable[[str], None] = lambda line: None) -> Path | None:
     """The newest checkpoint whose every digest is right, or None when there is none at all.
 
     A damaged one is passed over aloud: the steps since the one before are made again, and it is written anew.
@@ -234,7 +234,7 @@ def latest(folder: Path, *, report: Callable[[str], None] = lambda line: None) -
             verify_folder(checkpoint)
         except WeightsError as error:
             damaged.append(str(error))
-            report(f"{error}\n  so:  looking for the checkpoint before it")
+            log(f"{error}\n  so:  looking for the checkpoint before it")
             continue
         return checkpoint
     if damaged:

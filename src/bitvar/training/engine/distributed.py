@@ -1,7 +1,6 @@
-"""Several ranks: a model in shards (FSDP2), in copies, or in shards of which there are copies. Only this file knows.
+"""Distributed training: a model sharded (FSDP2), replicated, or both. Only this file knows about process groups.
 
-A run on one rank without a launcher never comes here: `DistributedContext()` is one rank, and every function leaves it
-alone.
+`DistributedContext()` is a single rank without a process group, for which every function here does nothing.
 """
 
 import warnings
@@ -23,7 +22,7 @@ _TIMEOUT = timedelta(minutes=30)
 
 
 class ReplicasDifferError(RuntimeError):
-    """Two copies of the same weights are no longer equal: a fault of memory or of a computation."""
+    """Two replicas of the same weights differ: a memory or computing fault."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,10 @@ class DistributedContext:
     """This process among those that train together.
 
     Attributes:
-        rank, world: which one, of how many.
-        mesh: (copies, shards), or None for a single process.
-        background: a group for what runs beside training, such as saving.
+        rank: Rank of this process.
+        world: Number of ranks.
+        mesh: Device mesh (replicas, shards); None for a single process.
+        background: Process group for work beside training, such as saving.
     """
 
     rank: int = 0
@@ -66,8 +66,8 @@ class DistributedContext:
         """Whether any rank says yes. All must ask, and none goes on before all have.
 
         Args:
-            answer: of this rank.
-            background: ask beside training, from another thread.
+            answer: Answer of this rank.
+            background: Whether to ask from another thread, beside training.
         """
         if self.world == 1:
             return answer
@@ -76,7 +76,7 @@ class DistributedContext:
         return int(total) > 0
 
     def broadcast_from_main(self, text: str) -> str:
-        """What the main rank says, on every rank."""
+        """Return the main rank's text on every rank."""
         if self.world == 1:
             return text
         box = [text]
@@ -88,9 +88,10 @@ def connect(device: torch.device, *, rank: int, world: int, shards: int | None =
     """Join the processes that a launcher started; MASTER_ADDR and MASTER_PORT say where they meet.
 
     Args:
-        device: where this process computes.
-        rank, world: which one, of how many.
-        shards: over how many ranks a copy of the model is spread; all of them if None, 1 for a full copy on each.
+        device: Device of this process.
+        rank: Rank of this process.
+        world: Number of ranks.
+        shards: Number of ranks that share one replica of the model; None for all, 1 for a full replica on each.
 
     Raises:
         UsageError: if the ranks can't be divided so.
@@ -165,8 +166,9 @@ def gather(model: nn.Module, build_model: Callable[[], nn.Module], ranks: Distri
     """The model as an ordinary one, on the main rank; None on others. All ranks must ask.
 
     Args:
-        model: may be in shards; if it is not, it is returned as it is.
-        fresh: makes an ordinary model of the same sizes.
+        model: Model to gather; an unsharded one is returned as it is.
+        build_model: Builds an unsharded model of the same sizes.
+        ranks: Distributed context.
     """
     if not any(isinstance(p, DTensor) for p in model.parameters()):
         return model if ranks.is_main else None

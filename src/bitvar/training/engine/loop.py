@@ -1,7 +1,7 @@
-"""The one training loop. It owns time, logs and checkpoints; what a step computes is the task's business.
+"""The training loop. It owns steps, logs and checkpoints; the task decides what a step computes.
 
-Order and draws are functions of the seed (`data/order.py`, `parts.py`), so a run that was killed and restarted, on more
-ranks or fewer, makes the very same steps.
+Sample order and random draws are functions of the seed (`data/order.py`, `microbatch.py`), so a run that is killed and
+restarted, on more ranks or fewer, repeats exactly the same steps.
 """
 
 import json
@@ -35,7 +35,7 @@ from bitvar.training.engine.retention import (
     validated_at,
 )
 from bitvar.training.engine.update import TrainingDivergedError, Updater
-from bitvar.training.monitor.health import Trouble, batches_to_tell, find_collapse, find_trouble
+from bitvar.training.monitor.health import Trouble, batches_for_collapse, find_collapse, find_trouble
 from bitvar.training.monitor.progress import SampleCost, Throughput, describe_extension, describe_step
 
 Metrics = dict[str, float]
@@ -53,81 +53,84 @@ __all__ = [
 
 
 class TrainingStoppedError(RuntimeError):
-    """The run was asked to stop, and has saved where it was."""
+    """The run was asked to stop, and has saved a checkpoint."""
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C, with what became of the run as its message."""
+    """Ctrl-C. The message says where the run will resume."""
 
 
 @runtime_checkable
 class Task(Protocol):
-    """What the loop trains."""
+    """A model and its training step, as the loop needs them."""
 
     @property
     def model(self) -> nn.Module: ...
 
     @property
     def fsdp_units(self) -> Sequence[nn.Module]:
-        """What is gathered apart when the model is in shards; none if every rank has to hold all of it."""
+        """Modules that FSDP shards and gathers one by one; none if every rank must hold the whole model."""
         ...
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Samples of each bucket."""
+        """Number of samples in each bucket."""
         ...
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the activations."""
+        """Dtype of the activations."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where the model shall compute."""
+        """Device that the model trains on."""
         ...
 
     def build_model(self) -> nn.Module:
-        """A model of the same sizes on the CPU, whose weights will be overwritten."""
+        """Build a model of the same sizes on the CPU. Its weights will be overwritten."""
         ...
 
     def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Any]:
-        """What `loss` needs of each part, in order; may read ahead."""
+        """Yield the input of `loss` for each micro-batch, in order. May read ahead."""
         ...
 
     def loss(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of a part, and what to log of it."""
+        """Return the mean loss of a micro-batch, and metrics to log."""
         ...
 
     def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
-        """Figures on held-out samples, shared by the ranks. `model` has the averaged weights."""
+        """Measure metrics on held-out samples, which the ranks share. `model` has the averaged weights."""
         ...
 
     def sample_cost(self, bucket: int) -> SampleCost:
-        """What one sample of a bucket is."""
+        """Return the cost of one sample of a bucket."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Where and how a task is trained.
+    """Settings of a training run, beside what the task defines.
 
     Attributes:
-        folder: gets `checkpoints/`, `metrics.jsonl` and `samples/`.
-        config_json: JSON of the whole configuration, kept with every checkpoint.
-        identity: the digests of what else the run depends on, by name, kept with every checkpoint (`identity.py`).
-        extend: go on from a checkpoint of fewer `optimization.steps`.
-        base_sha256: digest of the frozen weights that the trained ones belong to, if there are any.
-        micro_batch_size: samples that a rank passes through the model at once; all of its share if None.
-        ranks: who trains together; their number may change between restarts.
-        peak_flops: floating-point operations a second that the device could do, to report the share that is used.
-        sample: writes images of the averaged model to a PNG; None for no samples.
-        stop: asked after every step; once true, the run saves and stops.
-        heartbeat: called while there is progress.
-        log: receives a line of text for people.
-        on_step: receives every step, and the figures that a line of the log would have.
-        log_metrics: receives (step, phase, figures), as `metrics.jsonl` does.
-        log_image: receives (step, image file) of samples.
+        folder: Folder of the run, which gets `checkpoints/`, `metrics.jsonl` and `samples/`.
+        config_json: Whole configuration as JSON, stored with every checkpoint.
+        optimization: Optimizer, learning rate, batch size and number of steps.
+        intervals: Number of steps between logs, validations, samples and checkpoints.
+        identity: Digests of everything else that the run depends on, by name, stored with every checkpoint
+            (`identity.py`).
+        extend: Whether to resume from a checkpoint of a run with fewer `optimization.steps`.
+        base_sha256: Digest of the frozen weights that an adapter is trained on; None without an adapter.
+        micro_batch_size: Samples that a rank passes through the model at once; None for its whole share of a step.
+        ranks: Distributed context. The number of ranks may change between restarts.
+        peak_flops: Operations per second that one device can do, to report utilization; None if unknown.
+        sample: Writes images sampled from the averaged model to a PNG; None for no samples.
+        stop: Called after every step. Once it returns true, the run saves and stops.
+        heartbeat: Called whenever the run makes progress.
+        log: Receives a line of text.
+        on_step: Receives every step and the metrics of the latest log line.
+        log_metrics: Receives (step, phase, metrics) for every line of `metrics.jsonl`.
+        log_image: Receives (step, image file) for every sample sheet.
     """
 
     folder: Path
@@ -152,18 +155,18 @@ class TrainerConfig:
 def train(task: Task, config: TrainerConfig) -> nn.Module | None:
     """Train to the last step, resuming from the newest checkpoint if there is one.
 
-    An interrupted run saves before it stops, unless the update was half done. A finished one is a no-op.
+    An interrupted run saves before it stops, unless an update was half done. A finished run is a no-op.
 
     Returns:
-        The model with its averaged weights, whole; None on every rank but the main one.
+        The unsharded model with its averaged weights; None on every rank but the main one.
 
     Raises:
-        TrainingDivergedError: when loss or gradient is not finite.
-        TrainingStoppedError: when `config.stop` asked for it; the state is saved.
-        TrainingInterrupted: after Ctrl-C; the state is saved, unless an update was half done.
-        UsageError: when another process trains in the same folder, the ranks can't share a batch, or the newest
-            checkpoint is of a run of another identity.
-        WeightsError: when every checkpoint is altered.
+        TrainingDivergedError: If the loss or the gradient is not finite.
+        TrainingStoppedError: If `config.stop` returned true; the state is saved.
+        TrainingInterrupted: After Ctrl-C; the state is saved, unless an update was half done.
+        UsageError: If another process trains in the same folder, the ranks can't share a batch equally, or the newest
+            checkpoint belongs to a run of another identity.
+        WeightsError: If every checkpoint is altered.
     """
     require_shares(config.optimization.batch_size, config.ranks.world, config.micro_batch_size)
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -179,10 +182,20 @@ def train(task: Task, config: TrainerConfig) -> nn.Module | None:
 
 
 def require_shares(size: int, world: int, micro_batch_size: int | None) -> None:
-    """Refuse a batch of `size` that `world` ranks, in parts of `micro_batch_size`, can't share equally; UsageError."""
+    """Refuse a batch that ranks and micro-batches can't share equally.
+
+    Args:
+        size: Samples in a batch.
+        world: Number of ranks.
+        micro_batch_size: Samples in a micro-batch; None for a rank's whole share.
+
+    Raises:
+        UsageError: If the batch can't be shared.
+    """
     if size % world or (micro_batch_size is not None and (size // world) % micro_batch_size):
-        whom = f"{world} rank{'s' * (world > 1)}" + (f" in parts of {micro_batch_size}" if micro_batch_size else "")
-        why = "every rank and every part takes as many samples"
+        pieces = f" in micro-batches of {micro_batch_size}" if micro_batch_size else ""
+        whom = f"{world} rank{'s' * (world > 1)}{pieces}"
+        why = "every rank and every micro-batch takes equally many samples"
         todo = "change the ranks, --micro-batch or optimization.batch_size so that they divide"
         raise UsageError(f"{whom} can't share a batch of {size}.", why, todo)
 
@@ -198,18 +211,18 @@ def _run(task: Task, config: TrainerConfig) -> nn.Module | None:
         raise TrainingInterrupted(loop.describe_stop()) from None
     finally:
         loop.close()
-    loop.tell_best()
+    loop.log_best()
     state.ema.swap(task.model)
     model = distributed.gather(task.model, task.build_model, config.ranks)
     return None if model is None else model.requires_grad_(False).eval()
 
 
 def _prepare(task: Task, config: TrainerConfig) -> checkpoints.TrainState:
-    """Spread the model, make the optimiser and the averages, and load the newest checkpoint into them."""
-    folder, report = config.folder / "checkpoints", config.log
+    """Distribute the model, build the optimizer and the averaged weights, and load the newest checkpoint."""
+    folder, log = config.folder / "checkpoints", config.log
     newest = ""
     if config.ranks.is_main:
-        newest = str(checkpoints.latest(folder, report=report) or "")
+        newest = str(checkpoints.latest(folder, log=log) or "")
         checkpoints.clear_partial(folder)
     newest = config.ranks.broadcast_from_main(newest)
     distributed.distribute(task.model, task.fsdp_units, config.ranks, precision=task.dtype, device=task.device)
@@ -221,15 +234,18 @@ def _prepare(task: Task, config: TrainerConfig) -> checkpoints.TrainState:
             config=config.config_json, identity=config.identity, base=config.base_sha256, extend=config.extend,
         )  # fmt: skip
         done = state.step >= config.optimization.steps
-        report(f"finished already, at step {state.step}" if done else f"resuming at step {state.step}")
+        log(f"finished already, at step {state.step}" if done else f"resuming at step {state.step}")
         if extended is not None:
-            report(describe_extension(state.step, *extended, config.optimization))
+            log(describe_extension(state.step, *extended, config.optimization))
         if config.identity and not checkpoints.identity_of(Path(newest)):
-            report(f"WARNING: {newest} is from before checkpoints kept what a run depends on: whether its data and"
-                   " frozen parts are still the same can't be told")  # fmt: skip
+            log(f"WARNING: {newest} was saved before checkpoints recorded the data and frozen models of a run:"
+                   " whether they are still the same can't be told")  # fmt: skip
         had = checkpoints.counts_of(Path(newest))
         if had and had != list(task.counts):
-            report(f"WARNING: the data have changed, from {had} samples to {list(task.counts)}: other ones come next")
+            log(
+                f"WARNING: the data set changed since the last checkpoint ({had} -> {list(task.counts)} samples per"
+                " bucket); the sample order will differ from the original run"
+            )
     return state
 
 
@@ -247,7 +263,7 @@ class _Loop:
         self.saved_step = state.step
         self.metrics: MetricsFile | None = None
         if ranks.is_main:
-            self.metrics = MetricsFile(config.folder / "metrics.jsonl", state.step, report=config.log)
+            self.metrics = MetricsFile(config.folder / "metrics.jsonl", state.step, log=config.log)
         self.best = self._best_so_far()
         self.shown: Metrics = {}
         self.throughput = Throughput()
@@ -262,7 +278,7 @@ class _Loop:
         )
         self.batches = self._counted(task.batches(micro_batches))
         self.updater = Updater(
-            state, task.loss, optimization, num_micro_batches=num_micro_batches, ranks=ranks, report=config.log
+            state, task.loss, optimization, num_micro_batches=num_micro_batches, ranks=ranks, log=config.log
         )
 
     def train(self) -> None:
@@ -277,7 +293,7 @@ class _Loop:
             config.heartbeat()
             last = state.step == optimization.steps
             if last or state.step % intervals.log == 0:
-                self._check_copies()
+                self._check_replicas()
                 values = config.ranks.mean(logged)
                 self._log("train", values | self.throughput.read(config.ranks.world, config.peak_flops))
                 self._watch(values)
@@ -292,7 +308,7 @@ class _Loop:
             if last or stopping or state.step % intervals.save == 0 or self._is_best():
                 self._save()
             if stopping and not last:
-                with self._telling():
+                with self._logging_failed_save():
                     self.saver.wait()
                 raise TrainingStoppedError(f"Stopped at step {state.step}; the same command resumes from there.")
 
@@ -305,31 +321,31 @@ class _Loop:
             self._warn(find_trouble(read_metrics(self.config.folder), batch_size=self.config.optimization.batch_size))
 
     def _best_so_far(self) -> Validated | None:
-        """The best validation figure that a checkpoint holds, on every rank."""
-        figure: Validated | None = None
+        """Return the best validation metric of any checkpoint, on every rank."""
+        metric: Validated | None = None
         if self.config.ranks.is_main:
             best = best_checkpoint(self.saver.folder, until=self.state.step)
-            figure = None if best is None else validated_at(best)
-        text = self.config.ranks.broadcast_from_main("" if figure is None else json.dumps(figure))
+            metric = None if best is None else validated_at(best)
+        text = self.config.ranks.broadcast_from_main("" if metric is None else json.dumps(metric))
         return Validated(*json.loads(text)) if text else None
 
     def _is_best(self) -> bool:
-        """Whether this very step has a better validation figure than every checkpoint."""
+        """Whether this step has a better validation metric than every checkpoint."""
         return self.state.validated is not None and self.state.validated.better_than(self.best)
 
-    def tell_best(self) -> None:
-        """Say at the end where validation was at its best, if that was earlier."""
+    def log_best(self) -> None:
+        """Log at the end which step had the best validation metric, if it was an earlier one."""
         best = best_checkpoint(self.saver.folder) if self.metrics is not None else None
-        figure = None if best is None else validated_at(best)
-        if best is not None and figure is not None and step_of(best) < self.state.step:
-            value = f"{figure.name} {figure.value:.4g}"
+        metric = None if best is None else validated_at(best)
+        if best is not None and metric is not None and step_of(best) < self.state.step:
+            value = f"{metric.name} {metric.value:.4g}"
             self.config.log(
                 f"validation was best at step {step_of(best)} ({value}): bitvar export RUN DEST --best, with the model,"
                 " tokenizer or text encoder that the run was given"
             )
 
     def describe_stop(self) -> str:
-        """What became of an interrupted run."""
+        """Describe where an interrupted run will resume."""
         step = self.state.step
         if self.saved_step == step:
             return f"Stopped at step {step}, which is saved; the same command resumes there."
@@ -337,20 +353,20 @@ class _Loop:
         return f"Stopped at step {step}; the same command resumes from {where}."
 
     def close(self) -> None:
-        """Wait for the last save, and end its thread."""
-        with self._telling():
+        """Wait for the last checkpoint to be written, and end its thread."""
+        with self._logging_failed_save():
             self.saver.close()
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """When a save fails, say what is left."""
+    def _logging_failed_save(self) -> Iterator[None]:
+        """When a checkpoint can't be written, log which one is left."""
         try:
             yield
         except OSError:
-            self._tell_failed_save()
+            self._log_failed_save()
             raise
 
-    def _tell_failed_save(self) -> None:
+    def _log_failed_save(self) -> None:
         if self.metrics is not None:
             known = list_checkpoints(self.saver.folder)
             left = f"the checkpoint {known[-1].name} is whole, and the same command resumes from it" if known else (
@@ -359,19 +375,19 @@ class _Loop:
             self.config.log(f"WARNING: a checkpoint could not be written; {left}")
 
     def save_if_whole(self) -> None:
-        """Save what an interrupt left, if it is a state that the run passes through."""
+        """Save the state after an interrupt, unless an update was half done."""
         if self.saved_step < self.state.step and self.state.whole and self.config.ranks.world == 1:
             self._save()
 
     def _save(self) -> None:
-        self._check_copies()
-        with self._telling():
+        self._check_replicas()
+        with self._logging_failed_save():
             self.saver.save(self.state)
         self.saved_step = self.state.step
         if self._is_best():
             self.best = self.state.validated
 
-    def _check_copies(self) -> None:
+    def _check_replicas(self) -> None:
         tensors = [*trained_parameters(self.task.model).values(), *self.state.ema.tensors.values()]
         distributed.require_equal_replicas(tensors, self.config.ranks)
 
@@ -382,7 +398,7 @@ class _Loop:
                 path = self.config.folder / "samples" / f"{checkpoint_name(self.state.step)}.png"
                 try:
                     sample(model, path)
-                except UsageError as error:  # a prompt that can't be drawn: no reason to end a run
+                except UsageError as error:  # a bad prompt must not end the run
                     self.config.log(f"WARNING: no sample sheet of step {self.state.step}: {error}")
                 else:
                     self.config.log_image(self.state.step, path)
@@ -408,16 +424,16 @@ class _Loop:
         return (optimization.steps - self.state.step) * optimization.batch_size / rate if rate else math.inf
 
     def _watch(self, values: Metrics) -> None:
-        """Say aloud what can't wait for the next validation."""
+        """Log signs of trouble that can't wait for the next validation."""
         batch_size = self.config.optimization.batch_size
         for name, value in values.items():
-            points = self.recent.setdefault(name, deque(maxlen=batches_to_tell(batch_size)))
+            points = self.recent.setdefault(name, deque(maxlen=batches_for_collapse(batch_size)))
             points.append((self.state.step, value))
         recent = {name: list(points) for name, points in self.recent.items()}
         self._warn(find_collapse(recent, batch_size=batch_size))
 
     def _warn(self, troubles: Iterable[Trouble]) -> None:
-        """Say aloud what looks wrong, each kind of trouble once."""
+        """Log signs of trouble, each kind once."""
         for trouble in troubles if self.metrics is not None else ():
             if trouble.todo not in self.warned:
                 self.warned.add(trouble.todo)

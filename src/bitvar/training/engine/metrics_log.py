@@ -10,13 +10,13 @@ from typing import Any
 from bitvar.errors import UsageError
 from bitvar.files import write_text
 
-Report = Callable[[str], None]
+Log = Callable[[str], None]
 
 _MOST = 10.0**300
 
 
 def read_json_lines(
-    path: Path, *, accept: Callable[[dict[str, Any]], bool], report: Report = lambda line: None
+    path: Path, *, accept: Callable[[dict[str, Any]], bool], log: Log = lambda line: None
 ) -> list[dict[str, Any]]:
     """The JSON objects of a file, a line each. The one reader of what a run writes line by line.
 
@@ -25,7 +25,7 @@ def read_json_lines(
     Args:
         path: of the file; one that is missing has no lines.
         accept: whether an object is of the kind that the file holds.
-        report: receives a line of text when something was passed over.
+        log: receives a line of text when something was passed over.
     """
     rows: list[dict[str, Any]] = []
     strange: list[str] = []
@@ -40,7 +40,7 @@ def read_json_lines(
             strange.append(f"line {number} ({_describe(line, is_cut=number == len(lines))})")
     if strange:
         more = f" and {len(strange) - 3:,} more" if len(strange) > 3 else ""
-        report(f"{path}: passed over {', '.join(strange[:3])}{more}")
+        log(f"{path}: passed over {', '.join(strange[:3])}{more}")
     return rows
 
 
@@ -78,10 +78,10 @@ class MetricsFile:
     So are lines that are not the run's own, which is told.
     """
 
-    def __init__(self, path: Path, step: int, *, report: Report = lambda line: None) -> None:
+    def __init__(self, path: Path, step: int, *, log: Log = lambda line: None) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = read_json_lines(path, accept=is_metrics_row, report=report)
+        rows = read_json_lines(path, accept=is_metrics_row, log=log)
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
 
     def write(self, step: int, phase: str, values: Mapping[str, float]) -> None:
@@ -90,12 +90,12 @@ class MetricsFile:
             file.write(json.dumps({"step": step, "phase": phase, "time": time.time(), **known}) + "\n")
 
 
-def read_metrics(run: Path, *, report: Report = lambda line: None) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def read_metrics(run: Path, *, log: Log = lambda line: None) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """The series of a run's `metrics.jsonl`, by phase and name, in the order of the steps.
 
     Args:
         run: folder of the run.
-        report: receives a line of text when lines were passed over.
+        log: receives a line of text when lines were passed over.
 
     Raises:
         UsageError: when the folder holds no metrics.
@@ -105,7 +105,7 @@ def read_metrics(run: Path, *, report: Report = lambda line: None) -> dict[str, 
         todo = "give the --out of `bitvar train`"
         raise UsageError(f"{run} is no run.", "it has no metrics.jsonl", todo)
     metrics: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for row in read_json_lines(path, accept=is_metrics_row, report=report):
+    for row in read_json_lines(path, accept=is_metrics_row, log=log):
         step, phase = row.pop("step"), metrics.setdefault(row.pop("phase"), {})
         for name, value in row.items():
             if value is not None:  # was no finite number

@@ -78,13 +78,13 @@ class _Attempt:
             process.wait()
 
 
-def supervise(plan: Plan, *, stop: Callable[[], bool], report: Callable[[str], None]) -> int:
+def supervise(plan: Plan, *, stop: Callable[[], bool], log: Callable[[str], None]) -> int:
     """Run the processes to their end, restarting all of them when one dies or none makes progress.
 
     Args:
         plan: what to run.
         stop: asked all the time; once true, the processes are asked to save and stop.
-        report: receives a line of text for people.
+        log: receives a line of text for people.
 
     Returns:
         The exit code of the run: 0, or what a process ended with that no restart would change.
@@ -116,7 +116,7 @@ def supervise(plan: Plan, *, stop: Callable[[], bool], report: Callable[[str], N
             todo = "mend the cause, and give the same command again: the last checkpoint is sound"
             raise NoProgressError(explain(f"{failures} attempts in a row did not get past {where}.", cause, todo))
         reached = max(step, reached)
-        report(f"{cause}; starting again from {f'step {step}' if step else 'the beginning'}")
+        log(f"{cause}; starting again from {f'step {step}' if step else 'the beginning'}")
 
 
 def _start(plan: Plan) -> _Attempt:

@@ -1,4 +1,4 @@
-"""One update of the weights: all parts of a step, the gradient's norm, the optimiser, the averages."""
+"""One update of the weights: the micro-batches of a step, gradient clipping, optimizer and averaged weights."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,12 +27,12 @@ class Updater:
     """Makes the steps of a run, one after another.
 
     Args:
-        state: what is moved.
-        loss: the mean loss of a batch, and what to log of it.
-        config: of the optimisation.
-        num_micro_batches: batches a step, on this rank.
-        ranks: who make the step together.
-        report: receives a line of text for people.
+        state: State to update.
+        loss: Returns the mean loss of a micro-batch, and metrics to log.
+        config: Optimization settings.
+        num_micro_batches: Micro-batches in a step on this rank.
+        ranks: Distributed context.
+        log: Receives a line of text.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Updater:
         *,
         num_micro_batches: int = 1,
         ranks: DistributedContext | None = None,
-        report: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.state, self.loss, self.config = state, loss, config
-        self.num_micro_batches, self.ranks, self.report = num_micro_batches, ranks or DistributedContext(), report
+        self.num_micro_batches, self.ranks, self.log = num_micro_batches, ranks or DistributedContext(), log
         self.skipped = 0  # in a row
         self.left_out = 0  # in all
 
@@ -102,5 +102,5 @@ class Updater:
                     "lower the learning rate; the update was not made and the last checkpoint is sound",
                 )
             )
-        self.report(f"{found} The update was left out.")
+        self.log(f"{found} The update was left out.")
         return False

@@ -105,14 +105,14 @@ def describe_set(images: int, config: TransformerTraining, *, is_new: bool) -> l
     ]
 
 
-def batches_to_tell(batch_size: int) -> int:
+def batches_for_collapse(batch_size: int) -> int:
     """Logged batches that a collapse must show in."""
     return max(BATCHES, -(-IMAGES // batch_size))
 
 
 def find_collapse(train: Mapping[str, Series], *, batch_size: int = IMAGES) -> list[Trouble]:
     """A tokenizer's scales whose bits hardly varied in the last batches, for a run old enough to have some that do."""
-    collapsed, wanted = {}, batches_to_tell(batch_size)
+    collapsed, wanted = {}, batches_for_collapse(batch_size)
     for name, series in train.items():
         last = series[-wanted:]
         old_enough = len(last) == wanted and last[0][0] >= YOUTH

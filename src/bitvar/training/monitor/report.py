@@ -49,17 +49,17 @@ pre { overflow: auto; border: 1px solid var(--line); border-radius: 8px; padding
 """
 
 
-def build_report(run: Path, *, report: Callable[[str], None] = lambda line: None) -> str:
+def build_report(run: Path, *, log: Callable[[str], None] = lambda line: None) -> str:
     """The page, as text.
 
     Args:
         run: folder of the run.
-        report: receives a line of text when lines of `metrics.jsonl` were passed over; the page says so too.
+        log: receives a line of text when lines of `metrics.jsonl` were passed over; the page says so too.
     """
     told: list[str] = []
-    metrics, configuration = read_metrics(run, report=told.append), _newest_configuration(run)
+    metrics, configuration = read_metrics(run, log=told.append), _newest_configuration(run)
     for line in told:
-        report(line)
+        log(line)
     curves = [
         f"<figure><h3>{html.escape(title)}</h3>{_chart(series, logarithmic)}</figure>"
         for title, names, logarithmic in CURVES

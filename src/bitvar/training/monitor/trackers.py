@@ -49,7 +49,7 @@ def make_tracker(
     run_name: str,
     config: dict[str, Any],
     step: int = 0,
-    report: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Tracker:
     """A tracker that can't stop the run.
 
@@ -59,7 +59,7 @@ def make_tracker(
         run_name: what people see.
         config: the configuration, shown beside the curves.
         step: the step that the run goes on from; what was told of later ones is dropped where the service can do that.
-        report: receives a line when the tracker fails, and at the end how often it did.
+        log: receives a line when the tracker fails, and at the end how often it did.
 
     Raises:
         UsageError: for a name that isn't one, a package that isn't there, or a service that isn't set up.
@@ -71,16 +71,16 @@ def make_tracker(
     except UsageError:
         raise
     except Exception as error:  # the service can't be reached, say: whatever it is, the run goes on
-        report(f"WARNING: {name} can't begin ({type(error).__name__}: {error}); the run goes on without it")
+        log(f"WARNING: {name} can't begin ({type(error).__name__}: {error}); the run goes on without it")
         made = NoTracker()
-    return GuardedTracker(made, name=name, report=report)
+    return GuardedTracker(made, name=name, log=log)
 
 
 class GuardedTracker:
     """A tracker whose failures are counted and told, once and at the end, and stop nothing. Implements `Tracker`."""
 
-    def __init__(self, tracker: Tracker, *, name: str, report: Callable[[str], None]) -> None:
-        self._tracker, self._name, self._report = tracker, name, report
+    def __init__(self, tracker: Tracker, *, name: str, log: Callable[[str], None]) -> None:
+        self._tracker, self._name, self._log_line = tracker, name, log
         self._calls = self._failures = 0
 
     def log(self, step: int, phase: str, values: Mapping[str, float]) -> None:
@@ -92,7 +92,9 @@ class GuardedTracker:
     def close(self) -> None:
         self._try(self._tracker.close)
         if self._failures:
-            self._report(f"{self._name}: {self._failures} of {self._calls} calls failed; metrics.jsonl has everything")
+            self._log_line(
+                f"{self._name}: {self._failures} of {self._calls} calls failed; metrics.jsonl has everything"
+            )
 
     def _try(self, call: Callable[[], None]) -> None:
         self._calls += 1
@@ -100,7 +102,7 @@ class GuardedTracker:
             call()
         except Exception as error:  # whatever a service does, the run goes on
             if not self._failures:
-                self._report(f"WARNING: {self._name} failed ({type(error).__name__}: {error}); the run goes on")
+                self._log_line(f"WARNING: {self._name} failed ({type(error).__name__}: {error}); the run goes on")
             self._failures += 1
 
 

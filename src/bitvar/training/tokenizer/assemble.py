@@ -144,7 +144,7 @@ def _open_split(
         limits=_limits(config),
         workers=loading.workers if is_training else 0,
         pinned=device.type == "cuda",
-        most=None if is_training else VALIDATION_SAMPLES,
+        max_samples=None if is_training else VALIDATION_SAMPLES,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a tokenizer run reads: batches of images, each of one size."""
+"""Image batches for training a tokenizer; each batch has one size."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from bitvar.training.streaming import BadSamples, MicroBatchReader, read_micro_b
 
 
 class ImageBatch(NamedTuple):
-    """What a step reads of a micro_batch: which samples, and their pixels, `(b, c, H, W)`, bytes."""
+    """The images of a micro-batch, as bytes, `(b, c, H, W)`."""
 
     micro_batch: MicroBatch
     images: Tensor
@@ -24,20 +24,20 @@ class ImageBatch(NamedTuple):
 
 @runtime_checkable
 class ImageData(Protocol):
-    """Where images come from. Those of a bucket are all of one size."""
+    """A source of image batches. All images of a bucket have one size."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Samples of each bucket."""
+        """Number of images in each bucket."""
         ...
 
     @property
     def schedules(self) -> tuple[int, ...]:
-        """Which of the run's schedules each bucket's images are on."""
+        """Index of the schedule that each bucket's images use."""
         ...
 
     def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[ImageBatch]:
-        """A batch for each micro_batch, in order."""
+        """Yield the images of each micro-batch, in order."""
         ...
 
 
@@ -45,8 +45,8 @@ class ImageSet:
     """Images in memory, all of one size. Implements `ImageData`.
 
     Args:
-        images: bytes.
-        schedule: which of the run's schedules they are on.
+        images: Pixels as bytes.
+        schedule: Index of the schedule that they use.
     """
 
     def __init__(self, images: UInt8[Tensor, "n c H W"], schedule: int = 0) -> None:
@@ -60,23 +60,23 @@ class ImageSet:
 class ImageFiles:
     """Images read from their files as they are needed. Implements `ImageData`.
 
-    Each ratio of the source is a bucket on the schedule nearest in ratio; where several sizes are as near, the same
-    images are a bucket of each.
+    Each ratio of the source becomes a bucket on the schedule nearest in ratio. Where several schedules share that
+    ratio, the same images become one bucket on each.
 
     Args:
-        source: of the images.
-        split: of the source.
-        schedules: cells of each scale, one list a size.
-        stride: pixels per cell side.
-        view: channels, and how crops are drawn.
-        bad: the budget of images that can't be used.
-        limits: what an image may be.
-        workers: processes that read ahead; 0 to read here.
-        pinned: for faster copying to a GPU.
-        most: images of each ratio to use; all if None.
+        source: Source of the images.
+        split: Split of the source.
+        schedules: Grids of each scale, one list per image size.
+        stride: Pixels per cell side.
+        view: Channels to read and how to draw a crop.
+        bad: Budget of images that can't be used.
+        limits: Limits on the size and shape of an image.
+        workers: Number of reading processes; 0 to read in this one.
+        pinned: Whether to pin the memory, for faster copies to a GPU.
+        max_samples: Images of each ratio to use; None for all.
 
     Raises:
-        UsageError: if the split has no samples.
+        UsageError: If the split has no samples.
     """
 
     def __init__(
@@ -91,19 +91,19 @@ class ImageFiles:
         limits: ImageLimits | None = None,
         workers: int = 0,
         pinned: bool = False,
-        most: int | None = None,
+        max_samples: int | None = None,
     ) -> None:
         groups = [group for group in source.groups if group.split == split]
         if not groups:
             known = ", ".join(sorted({group.split for group in source.groups})) or "none"
             raise UsageError(f"The data have no split {split!r}.", f"they have: {known}", "add images to it")
         lasts = [grids[-1] for grids in schedules]
-        buckets = [(group, which) for group in groups for which in nearest_in_ratio(lasts, float(group.ratio))]
-        counts = (min(group.count, most or group.count) for group, _ in buckets)
+        buckets = [(group, index) for group in groups for index in nearest_in_ratio(lasts, float(group.ratio))]
+        counts = (min(group.count, max_samples or group.count) for group, _ in buckets)
         self.groups = [group.model_copy(update={"count": n}) for (group, _), n in zip(buckets, counts, strict=True)]
         self.counts = tuple(group.count for group in self.groups)
-        self.schedules = tuple(which for _, which in buckets)
-        sizes = [(lasts[which][1] * stride, lasts[which][0] * stride) for which in self.schedules]
+        self.schedules = tuple(index for _, index in buckets)
+        sizes = [(lasts[index][1] * stride, lasts[index][0] * stride) for index in self.schedules]
         self.reader = MicroBatchReader(source, self.groups, sizes, None, limits, view)
         self.bad, self.workers, self.pinned = bad, workers, pinned
 

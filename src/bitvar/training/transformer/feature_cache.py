@@ -26,7 +26,7 @@ from bitvar.training.transformer.task import CaptionFeatures, FeatureSet
 from bitvar.weights.digests import MANIFEST, digest, merged_digest
 from bitvar.weights.tensors import load_tensors, write_tensors
 
-Report = Callable[[str], None]
+Log = Callable[[str], None]
 
 DIGESTS: Final = "digests.json"
 """Beside the features: digests of the files they were made from, so that these are read again only when touched."""
@@ -50,7 +50,7 @@ def features_key(tokenizer_sha256: str, text_encoder: TextEncoder, folder: Path)
     return FeaturesKey(tokenizer_sha256, f"{files} {text_encoder.hidden_states}")
 
 
-def prepare(
+def load_feature_set(
     data: Path,
     split: str,
     *,
@@ -58,7 +58,7 @@ def prepare(
     text_encoder: TextEncoder,
     cache: Path,
     key: FeaturesKey,
-    report: Report,
+    log: Log,
     size: Size | None = None,
     max_text_tokens: int | None = None,
 ) -> FeatureSet:
@@ -72,7 +72,7 @@ def prepare(
         tokenizer, text_encoder: frozen.
         cache: a safetensors file.
         key: from `features_key`.
-        report: receives progress.
+        log: receives progress.
         size: width and height that every image must have; the same for all, if None.
         max_text_tokens: the longest caption; longer ones are cut. No limit if None.
 
@@ -80,7 +80,7 @@ def prepare(
         UsageError: if an image is missing, broken, or of another size.
         ComputationError: if an encoder gives numbers that are not finite.
     """
-    samples = read_samples(data, split=split, log=report)
+    samples = read_samples(data, split=split, log=log)
     captions = sorted({caption for sample in samples for caption in sample.captions})
     index = {caption: i for i, caption in enumerate(captions)}
     choices = [[index[caption] for caption in sample.captions] for sample in samples]
@@ -100,18 +100,18 @@ def prepare(
             ]
         ),
     }
-    tensors = _cached(cache, keys, report)
+    tensors = _cached(cache, keys, log)
     missing = [part for part, names in _PARTS.items() if not set(names) <= set(tensors)]
     if "images" in missing:
         require_images(samples, size)
-        report(f"encoding {len(samples)} images of split {split!r}")
+        log(f"encoding {len(samples)} images of split {split!r}")
         tensors["features"] = _encode_images(samples, tokenizer)
     if "captions" in missing:
-        report(f"encoding {len(captions)} captions of split {split!r}")
+        log(f"encoding {len(captions)} captions of split {split!r}")
         limit = CaptionLimit(max_text_tokens, text_encoder.num_tokens)
         tensors |= _encode_captions(limit.fit(captions), text_encoder)
         if limit.cut and limit.limit is not None:
-            report(cut_text(limit.cut, len(captions), limit.limit))
+            log(cut_text(limit.cut, len(captions), limit.limit))
     if missing:
         sums = {f"{part}_sha256": _part_digest(tensors, part) for part in _PARTS}
         with atomic_path(cache) as temporary:
@@ -137,7 +137,7 @@ def _part_digest(tensors: Mapping[str, Tensor], part: str) -> str:
     return digest_tensors({name: tensors[name] for name in _PARTS[part]})
 
 
-def _cached(cache: Path, keys: Mapping[str, str], report: Report) -> dict[str, Tensor]:
+def _cached(cache: Path, keys: Mapping[str, str], log: Log) -> dict[str, Tensor]:
     """The tensors of the parts of the cache that are those of the keys, and are as they were written."""
     if not cache.is_file():
         return {}
@@ -147,7 +147,7 @@ def _cached(cache: Path, keys: Mapping[str, str], report: Report) -> dict[str, T
         found = [part for part, key in keys.items() if metadata.get(part) == key]
         tensors = load_tensors(cache) if found else {}
     except (OSError, SafetensorError, WeightsError) as error:
-        report(f"{cache} is damaged ({str(error).splitlines()[0]}): it is made again")
+        log(f"{cache} is damaged ({str(error).splitlines()[0]}): it is made again")
         return {}
     kept: dict[str, Tensor] = {}
     for part in found:
@@ -155,7 +155,7 @@ def _cached(cache: Path, keys: Mapping[str, str], report: Report) -> dict[str, T
         if whole and _part_digest(tensors, part) == metadata.get(f"{part}_sha256"):
             kept |= {name: tensors[name] for name in _PARTS[part]}
         else:
-            report(f"{cache} is damaged ({part} are not as they were written): they are made again")
+            log(f"{cache} is damaged ({part} are not as they were written): they are made again")
     return kept
 
 

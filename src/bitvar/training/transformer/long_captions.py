@@ -13,13 +13,13 @@ class CaptionLimit:
     Attributes:
         limit: number of tokens; None for no limit.
         num_tokens: tokens of a text.
-        report: receives a line when captions are cut: the first, and then at every power of ten.
+        log: receives a line when captions are cut: the first, and then at every power of ten.
         cut: captions cut so far.
     """
 
     limit: int | None
     num_tokens: Callable[[str], int]
-    report: Callable[[str], None] = lambda line: None
+    log: Callable[[str], None] = lambda line: None
     cut: int = 0
 
     def fit(self, captions: Sequence[str]) -> list[str]:
@@ -33,7 +33,7 @@ class CaptionLimit:
         self.cut += 1
         shorter = cut_to(caption, self.num_tokens, self.limit)
         if str(self.cut).strip("0") == "1":
-            self.report(
+            self.log(
                 f"{self.cut:,} caption{'s' * (self.cut > 1)} cut so far: one of {tokens} tokens is longer than the"
                 f" {self.limit} that this model reads, and now ends {shorter[-30:]!r}"
             )
