@@ -248,7 +248,7 @@ def _start_tracker(
         run_name=paths.name,
         config=config.model_dump(mode="json"),
         step=step_reached(paths.out),
-        report=reporting.log,
+        log=reporting.log,
     )
 
 

@@ -29,7 +29,7 @@ from bitvar.training.monitor.sample_sheets import choose_samples, sample_grid
 from bitvar.training.options import FrozenModels, Loading, Placement, RunPaths
 from bitvar.training.run_identity import identify_run
 from bitvar.training.streaming import BadSamples, IndexData
-from bitvar.training.transformer.feature_cache import FeaturesKey, digest_tensors, features_key, prepare
+from bitvar.training.transformer.feature_cache import FeaturesKey, digest_tensors, features_key, load_feature_set
 from bitvar.training.transformer.long_captions import CaptionLimit
 from bitvar.training.transformer.task import TransformerData, TransformerTask
 from bitvar.transformer import InfinityTransformer
@@ -236,14 +236,14 @@ def _open_data(
             text_encoder=frozen.text_encoder,
             bad=bad,
             workers=workers,
-            most=None if split == "train" else VALIDATION_SAMPLES,
+            max_samples=None if split == "train" else VALIDATION_SAMPLES,
             max_text_tokens=max_text_tokens,
         )
 
     def encode() -> TransformerData:
-        return prepare(
+        return load_feature_set(
             data, split, tokenizer=tokenizer, text_encoder=frozen.text_encoder,
-            cache=run.folder / f"features-{split}.safetensors", key=frozen.key, report=run.log,
+            cache=run.folder / f"features-{split}.safetensors", key=frozen.key, log=run.log,
             size=image_size(config, tokenizer.config.stride), max_text_tokens=max_text_tokens,
         )  # fmt: skip
 
