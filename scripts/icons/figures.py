@@ -1,4 +1,4 @@
-r"""The tables of the embedded model's figures, from one file: README.md, its card and docs/ can't disagree.
+r"""The tables of the embedded model's measurements, from one file, so that its card and docs/ can't disagree.
 
 python scripts/icons/figures.py --data data/icons64 --scenes scenes/report.json --spoilt runs/spoilt/report.json
 
@@ -103,7 +103,7 @@ def keep_scenes(report: Figures) -> dict[str, Any]:
 
 
 def scale_table(scales: Figures) -> str:
-    """Bit accuracy, loss and PSNR by scale: in README.md and on the card."""
+    """Bit accuracy, loss and PSNR by scale, for the model card."""
     header = ["scale", *MEASURED.values(), "loss, validation", "PSNR, dB"]
     val = scales["val"]
     rows = [
@@ -119,19 +119,19 @@ def scale_table(scales: Figures) -> str:
 
 
 def scenes_table(scenes: Figures) -> str:
-    """Right images by skill and split: in README.md."""
-    header = ["skill", "seen", "unseen", "paraphrase", "held-out artist x concept", "floor", "judge"]
+    """Share of correct images by skill and split, for the model card."""
+    header = ["skill", "seen", "unseen", "paraphrase", "held-out artist x concept", "chance level", "judge"]
     rows = []
     for skill, name in NAMES.items():
         cells = [_beside_real(scenes["shares"], split, skill) for split in SPLITS]
-        floor = max(
+        chance = max(
             found[skill]["share"]
             for kind in ("shuffled", "blank")
             for found in scenes["shares"][f"{MODEL}-{kind}"].values()
             if skill in found
         )
         judge = " / ".join(_percent(scenes["judge"][skill][claims]) for claims in ("true_claims", "false_claims"))
-        rows.append([name, *cells, _percent(floor), judge])
+        rows.append([name, *cells, _percent(chance), judge])
     return table(header, rows)
 
 
@@ -160,10 +160,8 @@ def spoilt_table(scenes: Figures, spoilt: Figures) -> str:
 
 def pages(figures: Figures) -> dict[Path, list[str]]:
     """Every page with its tables."""
-    scales, scenes = scale_table(figures["scales"]), scenes_table(figures["scenes"])
     return {
-        ROOT / "README.md": [scales, scenes],
-        CARD: [scales],
+        CARD: [scale_table(figures["scales"]), scenes_table(figures["scenes"])],
         ROOT / "docs" / "evaluation.md": [spoilt_table(figures["scenes"], figures["spoilt"])],
     }
 

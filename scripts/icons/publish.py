@@ -6,7 +6,8 @@ python scripts/icons/publish.py --run runs/icons --data data/icons64 \
 
 Afterwards `python scripts/icons/vocabulary.py --model OUT` writes what the model knows into it. With `--figures
 docs/figures.json` the per-scale figures are kept there too, and `python scripts/icons/figures.py` writes the tables of
-the README and the docs from them.
+the card and the docs from them. The card repeats the newest table of scenes in `docs/figures.json`; evaluate the new model
+and run that script to replace it.
 
 Everything the card says is measured here or read from the run's own files, but what machine an earlier run had.
 """
@@ -110,6 +111,7 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
     template = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
     return template.format(
         table=FIGURES["scale_table"](FIGURES["keep_scales"](measured)),
+        scenes=FIGURES["scenes_table"](json.loads(FIGURES["FIGURES"].read_text(encoding="utf-8"))["scenes"]),
         transformer=pipeline.transformer.config,
         tokenizer=pipeline.tokenizer.config,
         millions={name: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f}" for name, m in models.items()},
@@ -138,7 +140,7 @@ def describe_earlier(checkpoint: Path | None, machine: str) -> str:
     done = f"step {step_of(checkpoint):,} of {planned.steps:,} (batches of {planned.batch_size})"
     seen = sum(count for count in counts_of(checkpoint) if isinstance(count, int))
     where = f", on {machine}," if machine else ""
-    return f", begun from the averaged weights of an earlier run on {seen:,} such images{where} at {done}"
+    return f", starting from the averaged weights of an earlier run on {seen:,} such images{where} at {done}"
 
 
 def concept_names(manifest: dict[str, Any]) -> list[str]:
