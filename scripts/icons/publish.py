@@ -6,8 +6,8 @@ python scripts/icons/publish.py --run runs/icons --data data/icons64 \
 
 Afterwards `python scripts/icons/vocabulary.py --model OUT` writes what the model knows into it. With `--figures
 docs/figures.json` the per-scale figures are kept there too, and `python scripts/icons/figures.py` writes the tables of
-the card and the docs from them. The card repeats the newest table of scenes in `docs/figures.json`; evaluate the new model
-and run that script to replace it.
+the card and the docs from them. The card repeats the newest table of scenes in `docs/figures.json`; evaluate the new
+model and run that script to replace it.
 
 Everything the card says is measured here or read from the run's own files, but what machine an earlier run had.
 """
