@@ -47,8 +47,8 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--begun-from", type=Path, help="the checkpoint that the run began from (--init), for the card")
-    parser.add_argument("--begun-on", default="", help="what machine that was, such as 'a GPU', for the card")
+    parser.add_argument("--base-checkpoint", type=Path, help="checkpoint that the run started from, for the card")
+    parser.add_argument("--base-machine", default="", help="machine of that run, such as 'a GPU', for the card")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, default=0.25)
     parser.add_argument("--figures", type=Path, help="docs/figures.json, to keep what was measured in")
@@ -120,7 +120,7 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
         sides=", ".join(str(grid[0]) for grid in schedule),
         training=TransformerTraining.load(checkpoint / "config.json"),
         steps=step_of(checkpoint),
-        earlier=describe_earlier(options.base_sha256, options.begun_on),
+        earlier=describe_earlier(options.base_checkpoint, options.base_machine),
         images=sum(manifest["counts"]["train"].values()),
         seed=manifest["seed"],
         held_out={"combinations": len(combinations), "prompts": len(held_out_prompts())},
