@@ -119,15 +119,15 @@ def read_scenes(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict
     intervals: dict[str, dict[str, tuple[float, float]]] = {}
     try:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if report["format"] != 1:
-            raise ValueError(f"its format is {report['format']}, not 1")
+        if report["format"] != 2:
+            raise ValueError(f"its format is {report['format']}, not 2")
         for entry in report["candidates"]:
-            distance = entry["measures"].get("frechet", {}).get("distance")
+            distance = entry["metrics"].get("frechet", {}).get("distance")
             figures[entry["candidate"]] = {} if distance is None else {"frechet": float(distance)}
         for result in report["results"]:
             if result["skill"] == "mean" and result["split"] in SPLITS:
                 label, split = result["candidate"], result["split"]
-                figures[label][split] = 100 * result["share"]
+                figures[label][split] = 100 * result["score"]
                 intervals.setdefault(label, {})[split] = (100 * result["low"], 100 * result["high"])
     except FileNotFoundError:
         todo = "make it with bitvar evaluate scenes"

@@ -89,9 +89,9 @@ def read_cell(folder: Path, guidance: float, temperature: float, distance: Dista
     return Cell(
         guidance,
         temperature,
-        right=100 * sum(result["share"] for result in means) / len(means),
+        right=100 * sum(result["score"] for result in means) / len(means),
         reach=100 * sum(reach**2 for reach in reaches) ** 0.5 / len(means),
-        frechet=float(entry["measures"]["frechet"]["distance"]),
+        frechet=float(entry["metrics"]["frechet"]["distance"]),
         diversity=diversity(folder / "images" / LABEL, distance),
         images=int(entry["images"]),
     )

@@ -1,11 +1,11 @@
-r"""The two towers that score how well an image goes with a prompt, for `bitvar evaluate scenes`.
+r"""Train the two towers that score the alignment of images with prompts, for `bitvar evaluate scenes`.
 
 bitvar data icons data/icons64 --still
 python scripts/icons/alignment.py data/icons64 runs/alignment
 
-Trained on every second image of the training split with its captions, on frozen features: contrastive, in batches of
-256. Prints how often a validation image's own caption is the nearest, and a held-out one's. The same figures are in
-figures.json beside the weights.
+The loss is contrastive, in batches of 256, on frozen features of every second image of the training split and its
+captions. Prints how often the own caption is the nearest, of validation and of held-out images. The same results are
+in metrics.json beside the weights.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from bitvar.icons.benchmark.alignment import (
     AlignmentConfig,
     AlignmentModel,
     AlignmentScorer,
+    image_features,
     score_alignment,
-    see,
 )
 from bitvar.imaging.pixels import to_signed
 from bitvar.metrics.efficientnet import EfficientNet
@@ -49,31 +49,31 @@ def main() -> None:
     arguments = parser.parse_args()
     network, encoder = EfficientNet(), load_text_encoder(EMBEDDED_MODEL / "text_encoder")
     samples = read_samples(arguments.data, split="train")[::2]
-    seen = look(network, samples)
+    features = extract_features(network, samples)
     torch.manual_seed(SEED)
     model = AlignmentModel(AlignmentConfig())
-    train(model, seen, samples, encoder, arguments.steps)
+    train(model, features, samples, encoder, arguments.steps)
     scorer = AlignmentScorer(model, network, encoder)
-    figures = {"images": len(samples), "steps": arguments.steps}
+    metrics = {"images": len(samples), "steps": arguments.steps}
     for split in ("val", "held_out_prompt", "held_out_combination"):
-        figures[split] = measure(scorer, read_samples(arguments.data, split=split))
+        metrics[split] = measure(scorer, read_samples(arguments.data, split=split))
     with atomic_folder(arguments.out) as folder:
         (folder / "config.json").write_text(model.config.dump(), encoding="utf-8")
-        (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
         save_file({name: tensor.half() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
-    print(json.dumps(figures, indent=1))  # noqa: T201
+    print(json.dumps(metrics, indent=1))  # noqa: T201
 
 
-def look(network: EfficientNet, samples: Sequence[Sample]) -> Float[Tensor, "n f"]:
-    """What the image tower takes of every image, in half precision."""
-    parts = [samples[start : start + _AT_ONCE] for start in range(0, len(samples), _AT_ONCE)]
-    return torch.cat([see(network, to_signed(load_images(part))).half() for part in parts])
+def extract_features(network: EfficientNet, samples: Sequence[Sample]) -> Float[Tensor, "n f"]:
+    """Compute the image tower's features of every image, in half precision."""
+    batches = [samples[start : start + _AT_ONCE] for start in range(0, len(samples), _AT_ONCE)]
+    return torch.cat([image_features(network, to_signed(load_images(batch))).half() for batch in batches])
 
 
 def train(
-    model: AlignmentModel, seen: Float[Tensor, "n f"], samples: Sequence[Sample], encoder: TextEncoder, steps: int
+    model: AlignmentModel, features: Float[Tensor, "n f"], samples: Sequence[Sample], encoder: TextEncoder, steps: int
 ) -> None:
-    """Adam with warm-up and a cosine to 0; every image with one of its captions, drawn anew each time."""
+    """Train with AdamW, warm-up and a cosine decay to 0, on every image with one of its captions at random."""
     generator = torch.Generator().manual_seed(SEED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -86,7 +86,7 @@ def train(
             samples[i].captions[int(draw * len(samples[i].captions))] for i, draw in zip(rows, draws, strict=True)
         ]
         condition = encoder.encode(captions).clone()
-        loss = model.loss(model.of_images(seen[rows]), model.of_prompts(condition))
+        loss = model.loss(model.embed_images(features[rows]), model.embed_prompts(condition))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -96,11 +96,11 @@ def train(
 
 
 def measure(scorer: AlignmentScorer, samples: Sequence[Sample]) -> dict[str, float]:
-    """Each image against the second captions of all, which name no style."""
+    """Score each image against the second captions of all images, which name no style."""
     texts = [sample.captions[1] for sample in samples]
     batches = (to_signed(load_images(samples[start : start + 8])) for start in range(0, len(samples), 8))
     with torch.inference_mode():
-        found = score_alignment(scorer.of_images(batches), scorer.of_prompts(texts), texts)
+        found = score_alignment(scorer.embed_images(batches), scorer.embed_prompts(texts), texts)
     return {"images": found.num_images, "captions": found.num_prompts, "cosine": found.cosine, "found": found.found}
 
 

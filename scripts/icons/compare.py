@@ -1,10 +1,10 @@
-r"""What an adapter does to things it never saw, side by side: the sheet of docs/lora.md.
+r"""Compare images with and without an adapter for prompts of objects that it never saw: the sheet of docs/lora.md.
 
 python scripts/icons/compare.py --lora runs/sepia/lora --held-out styles/sepia/HELD_OUT.md --data data/sepia \
     --out docs/images/lora.png
 
-Every fourth thing of the list, at most eight; one seed, nothing picked. With `--data`, it also says how well the frozen
-tokenizer reconstructs the style's validation images: what it can't draw, no adapter can.
+It takes every fourth object of the list, at most eight, with one seed and no selection. With `--data`, it also prints
+how well the frozen tokenizer reconstructs the validation images of the style, which bounds what an adapter can do.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from bitvar.training.monitor.sample_sheets import contact_sheet
 from bitvar.training.tokenizer.data import ImageSet
 from bitvar.training.tokenizer.validation import measure_reconstruction
 
-EVERY, MOST = 4, 8
+EVERY, MAX_PROMPTS = 4, 8
 WEIGHTS = (0.5, 1.0)
 SEED = 0
 
@@ -38,15 +38,15 @@ def main() -> None:
         psnr = measure_reconstruction(pipe.tokenizer, ImageSet(images), [grids])["psnr"]
         print(f"the tokenizer reconstructs {len(images)} validation images at {psnr:.1f} dB")  # noqa: T201
     prompts = [line.removeprefix("- ") for line in options.held_out.read_text(encoding="utf-8").splitlines()]
-    picked = prompts[1::EVERY][:MOST]
-    things = [prompt.rpartition(", ")[0] for prompt in picked]
+    picked = prompts[1::EVERY][:MAX_PROMPTS]
+    objects = [prompt.rpartition(", ")[0] for prompt in picked]
     images = [pipe(prompt, seed=SEED).images[0] for prompt in picked]
-    captions = [f"{thing}: without" for thing in things]
+    captions = [f"{item}: without" for item in objects]
     pipe.load_lora_weights(options.lora, adapter_name="style")
     for weight in WEIGHTS:
         pipe.set_adapters(["style"], [weight])
         images += [pipe(prompt, seed=SEED).images[0] for prompt in picked]
-        captions += [f"{thing}: weight {weight:g}" for thing in things]
+        captions += [f"{item}: weight {weight:g}" for item in objects]
     contact_sheet(images, captions, columns=len(picked), cell=128).save(options.out)
 
 

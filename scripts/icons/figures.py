@@ -1,11 +1,11 @@
-r"""The tables of the embedded model's measurements, from one file, so that its card and docs/ can't disagree.
+r"""Write the tables of the embedded model's results from one file, so that its card and docs/ agree.
 
 python scripts/icons/figures.py --data data/icons64 --scenes scenes/report.json --spoilt runs/spoilt/report.json
 
-`--data` measures the embedded model's scales on that icon set (a few minutes), `--scenes` and `--spoilt` take reports
-of `bitvar evaluate scenes`: of `icons`, and of real scenes spoilt by `scripts/icons/spoil.py`. What the tables need of
-them is kept in `docs/figures.json`, and the tables are written into the pages. Without options, the pages are written
-anew.
+`--data` measures the embedded model's scales on that icon set (a few minutes); `--scenes` and `--spoilt` take reports
+of `bitvar evaluate scenes` on `icons`, and on real scenes spoilt by `scripts/icons/spoil.py`. The results that the
+tables need are kept in `docs/figures.json`, and the tables are written into the pages. Without options, the pages are
+written from the kept results.
 """
 
 import argparse
@@ -37,12 +37,12 @@ MEASURED: Final = {
     "held_out_prompt": "held-out prompt",
 }
 SPOILT: Final = ("mirrored", "recoloured", "blurred", "noise")
-Figures = Mapping[str, Any]
+Results = Mapping[str, Any]
 
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description="Keep the embedded model's figures, and write their tables.")
+    parser = argparse.ArgumentParser(description="Keep the embedded model's results, and write their tables.")
     parser.add_argument("--data", type=Path, help="the icon set, to measure the embedded model's scales on")
     parser.add_argument("--scenes", type=Path, help="report.json of `bitvar evaluate scenes` of icons")
     parser.add_argument("--spoilt", type=Path, help="report.json of the spoilt scenes")
@@ -60,15 +60,15 @@ def main() -> None:
         page.write_text(text, encoding="utf-8")
 
 
-def keep(file: Path, **found: Any) -> Figures:
-    """Put what was found into the file, and return all that it holds then."""
+def keep(file: Path, **found: Any) -> Results:
+    """Add results to the file, and return all that it holds."""
     kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     file.write_text(json.dumps(kept | found, indent=1) + "\n", encoding="utf-8")
     return kept | found
 
 
 def measure_embedded(data: Path) -> dict[str, Any]:
-    """What `scripts/icons/publish.py` measures of a run, of the model in the package, in fp32."""
+    """Measure the model in the package in fp32, as `scripts/icons/publish.py` measures a run."""
     from bitvar.pipeline import InfinityPipeline
 
     measure = run_path(str(Path(__file__).with_name("publish.py")))["measure"]
@@ -79,7 +79,7 @@ def measure_embedded(data: Path) -> dict[str, Any]:
 
 
 def keep_scales(measured: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """Of every split, the number of samples, and loss, bit accuracy and PSNR, of all scales together and one by one."""
+    """Keep, for every split, the number of samples, and loss, bit accuracy and PSNR, overall and by scale."""
     kept: dict[str, Any] = {}
     for split in MEASURED:
         found = measured[split]
@@ -91,19 +91,19 @@ def keep_scales(measured: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     return kept
 
 
-def keep_scenes(report: Figures) -> dict[str, Any]:
-    """Of a report: shares by contender, split and skill, the judge's accuracy, Frechet distances and alignment."""
-    shares: dict[str, Any] = {}
+def keep_scenes(report: Results) -> dict[str, Any]:
+    """Keep a report's scores by candidate, split and skill, the judge's accuracy, and the metrics."""
+    scores: dict[str, Any] = {}
     for row in report["results"]:
-        kept = {name: row[name] for name in ("share", "low", "high", "prompts")}
-        shares.setdefault(row["contender"], {}).setdefault(row["split"], {})[row["skill"]] = kept
-    measures = {entry["contender"]: entry["measures"] for entry in report["contenders"]}
+        kept = {name: row[name] for name in ("score", "low", "high", "prompts")}
+        scores.setdefault(row["candidate"], {}).setdefault(row["split"], {})[row["skill"]] = kept
+    metrics = {entry["candidate"]: entry["metrics"] for entry in report["candidates"]}
     settings = {name: report["settings"][name] for name in ("dtype", "device", "seeds", "limit")}
-    return {"settings": settings, "judge": report["judge"]["accuracy"], "shares": shares, "measures": measures}
+    return {"settings": settings, "judge": report["judge"]["accuracy"], "scores": scores, "metrics": metrics}
 
 
-def scale_table(scales: Figures) -> str:
-    """Bit accuracy, loss and PSNR by scale, for the model card."""
+def scale_table(scales: Results) -> str:
+    """Tabulate bit accuracy, loss and PSNR by scale: for the model card."""
     header = ["scale", *MEASURED.values(), "loss, validation", "PSNR, dB"]
     val = scales["val"]
     rows = [
@@ -118,25 +118,25 @@ def scale_table(scales: Figures) -> str:
     return table(header, rows)
 
 
-def scenes_table(scenes: Figures) -> str:
-    """Share of correct images by skill and split, for the model card."""
+def scenes_table(scenes: Results) -> str:
+    """Tabulate correct images by skill and split: for the model card."""
     header = ["skill", "seen", "unseen", "paraphrase", "held-out artist x concept", "chance level", "judge"]
     rows = []
     for skill, name in NAMES.items():
-        cells = [_beside_real(scenes["shares"], split, skill) for split in SPLITS]
+        cells = [_beside_real(scenes["scores"], split, skill) for split in SPLITS]
         chance = max(
-            found[skill]["share"]
+            found[skill]["score"]
             for kind in ("shuffled", "blank")
-            for found in scenes["shares"][f"{MODEL}-{kind}"].values()
+            for found in scenes["scores"][f"{MODEL}-{kind}"].values()
             if skill in found
         )
-        judge = " / ".join(_percent(scenes["judge"][skill][claims]) for claims in ("true_claims", "false_claims"))
+        judge = " / ".join(_percent(scenes["judge"][skill][f"true_{kind}_rate"]) for kind in ("positive", "negative"))
         rows.append([name, *cells, _percent(chance), judge])
     return table(header, rows)
 
 
-def spoilt_table(scenes: Figures, spoilt: Figures) -> str:
-    """Real scenes spoilt in known ways beside the model, unseen prompts: in docs/evaluation.md."""
+def spoilt_table(scenes: Results, spoilt: Results) -> str:
+    """Tabulate real scenes spoilt in known ways beside the model, on unseen prompts: for docs/evaluation.md."""
     shuffled = f"{MODEL}-shuffled"
     columns = {
         "real": scenes,
@@ -145,35 +145,35 @@ def spoilt_table(scenes: Figures, spoilt: Figures) -> str:
         shuffled: scenes,
         SPOILT[-1]: spoilt,
     }
-    shares = {name: found["shares"][name]["unseen"] for name, found in columns.items()}
-    measures = {name: found["measures"].get(name, {}) for name, found in columns.items()}
+    scores = {name: found["scores"][name]["unseen"] for name, found in columns.items()}
+    metrics = {name: found["metrics"].get(name, {}) for name, found in columns.items()}
     rows = [
-        [title, *(_percent(share[skill]["share"]) for share in shares.values())]
+        [title, *(_percent(own[skill]["score"]) for own in scores.values())]
         for skill, title in {**NAMES, "mean": "mean"}.items()
-        if skill in shares["real"]
+        if skill in scores["real"]
     ]
-    rows.append(["Frechet, all 661", *(_measure(found, "frechet", "distance", 1, "") for found in measures.values())])
+    rows.append(["Frechet, all 661", *(_metric(found, "frechet", "distance", 1, "") for found in metrics.values())])
     found_title = "alignment, own prompt found, all"
-    rows.append([found_title, *(_measure(found, "alignment", "found", 100, " %") for found in measures.values())])
+    rows.append([found_title, *(_metric(found, "alignment", "found", 100, " %") for found in metrics.values())])
     return table(["unseen prompts", *columns], rows)
 
 
-def pages(figures: Figures) -> dict[Path, list[str]]:
-    """Every page with its tables."""
+def pages(results: Results) -> dict[Path, list[str]]:
+    """List every page with its tables."""
     return {
-        CARD: [scale_table(figures["scales"]), scenes_table(figures["scenes"])],
-        ROOT / "docs" / "evaluation.md": [spoilt_table(figures["scenes"], figures["spoilt"])],
+        CARD: [scale_table(results["scales"]), scenes_table(results["scenes"])],
+        ROOT / "docs" / "evaluation.md": [spoilt_table(results["scenes"], results["spoilt"])],
     }
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown, without a newline at the end."""
+    """Write a Markdown table, without a newline at the end."""
     lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
 def with_table(text: str, made: str) -> str:
-    """A page with this table in the place of the one with the same header."""
+    """Replace the table with the same header in a page."""
     header = re.escape(made.partition("\n")[0])
     replace: Callable[[re.Match[str]], str] = lambda _: made + "\n"  # noqa: E731  (no backslash of `made` means anything)
     text, count = re.subn(rf"^{header}\n(?:\|.*\n)+", replace, text, flags=re.MULTILINE)
@@ -182,18 +182,18 @@ def with_table(text: str, made: str) -> str:
     return text
 
 
-def _beside_real(shares: Figures, split: str, skill: str) -> str:
-    if skill not in shares[MODEL][split]:
+def _beside_real(scores: Results, split: str, skill: str) -> str:
+    if skill not in scores[MODEL][split]:
         return ""
-    return f"{_percent(shares[MODEL][split][skill]['share'])} ({_percent(shares['real'][split][skill]['share'])})"
+    return f"{_percent(scores[MODEL][split][skill]['score'])} ({_percent(scores['real'][split][skill]['score'])})"
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0")
 
 
-def _measure(found: Figures, name: str, figure: str, factor: float, unit: str) -> str:
-    value = found.get(name, {}).get(figure)
+def _metric(found: Results, name: str, key: str, factor: float, unit: str) -> str:
+    value = found.get(name, {}).get(key)
     return "" if value is None else f"{factor * value:.1f}{unit}"
 
 

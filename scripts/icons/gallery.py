@@ -1,12 +1,12 @@
-r"""The images that README.md opens with, drawn by a model: one seed, nothing picked from several.
+r"""Generate the gallery at the top of README.md, with one seed and no selection.
 
 python scripts/icons/gallery.py docs/images
 
-Writes `gallery.png`, the same with numbers in place of the prompts for readers who shall name what they see
-(`gallery-unnamed.png`), prompts and seed (`gallery.json`), and images after each of their scales (`scales.png`).
-`bitvar generate PROMPT --seed 0` makes each image again. The last two rows are fixed by what is held out: for each
-skill of `bitvar evaluate scenes` in turn, the first unseen prompts that name their style, and drawings spread evenly
-over those that training never shows.
+Writes `gallery.png`, the same with numbers in place of the prompts for blind reading (`gallery-unnamed.png`), prompts
+and seed (`gallery.json`), and images after each of their scales (`scales.png`). `bitvar generate PROMPT --seed 0`
+reproduces each image. The last two rows come from the held-out prompts: for each skill of `bitvar evaluate scenes` in
+turn, the first unseen prompts that name their style, and prompts spread evenly over the drawings that training never
+shows.
 """
 
 import argparse
@@ -49,7 +49,7 @@ SEED: Final = 0
 CELL: Final = 112
 GAP: Final = 16
 LINE: Final = 13
-MOST_LINES: Final = 3
+MAX_LINES: Final = 3
 TITLE: Final = 30
 
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def all_sections() -> dict[str, tuple[str, ...]]:
-    """Prompts of each section, those that are held out last."""
+    """List the prompts of each section, the held-out ones last."""
     fixed = read_prompts()
     unseen = [[p.prompt for p in fixed if (p.split, p.skill, p.names_style) == ("unseen", s, True)] for s in SKILLS]
     in_turn = chain.from_iterable(zip(*filter(None, unseen), strict=False))
@@ -82,8 +82,8 @@ def all_sections() -> dict[str, tuple[str, ...]]:
 
 
 def sheet(images: Sequence[Image.Image], sections: Mapping[str, Sequence[str]], *, numbered: bool) -> Image.Image:
-    """Rows of images below the titles of their sections; `numbered` says numbers and hides the words."""
-    row = CELL + MOST_LINES * LINE + GAP
+    """Draw rows of images under the titles of their sections; `numbered` replaces all words by numbers."""
+    row = CELL + MAX_LINES * LINE + GAP
     heights = [TITLE + -(-len(section) // COLUMNS) * row for section in sections.values()]
     made = Image.new("RGB", (GAP + COLUMNS * (CELL + GAP), GAP + sum(heights)), "white")
     draw, y, number = ImageDraw.Draw(made), GAP, 0
@@ -96,14 +96,14 @@ def sheet(images: Sequence[Image.Image], sections: Mapping[str, Sequence[str]], 
             made.paste(images[number].resize((CELL, CELL), Image.Resampling.LANCZOS), (left, top))
             number += 1
             caption = str(number) if numbered else prompt
-            for j, text in enumerate(wrapped(caption, small, width=CELL, most=MOST_LINES)):
+            for j, text in enumerate(wrapped(caption, small, width=CELL, max_lines=MAX_LINES)):
                 draw.text((left, top + CELL + 3 + j * LINE), text, fill="#555555", font=small)
         y += height
     return made
 
 
 def coarse_to_fine(pipeline: InfinityPipeline) -> Image.Image:
-    """A row for each prompt: the image after each scale."""
+    """Draw a row for each prompt, with the image after each scale."""
     rows = [[step.preview(CELL)[0] for step in pipeline.stream(prompt, seed=SEED)] for prompt in SCALES]
     made = Image.new("RGB", (GAP + len(rows[0]) * (CELL + GAP), GAP + len(rows) * (CELL + GAP)), "white")
     for y, row in enumerate(rows):

@@ -1,10 +1,11 @@
-r"""The fixed prompts that models of the icon set are judged by.
+r"""Write the fixed prompts of the scenes benchmark.
 
 python scripts/icons/prompts.py src/bitvar/icons/dataset/prompts.jsonl
 
-The same bytes every time. Models are compared by these prompts, so change them only together with the set's version.
+It writes the same bytes every time. Models are compared on these prompts, so change them only together with the
+version of the set.
 
-Seen and paraphrased compositions are drawn from shuffled cycles of all concepts, without anything held out; unseen ones
+Seen and paraphrased compositions come from shuffled cycles of all concepts, without held-out combinations; unseen ones
 are `held_out.held_out_prompts`. Artists take turns, and every other round of four names the style.
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from bitvar.data.writing import json_lines
 from bitvar.files import write_text
-from bitvar.icons.dataset.captions import name_words, wording_kind
+from bitvar.icons.dataset.caption_templates import name_words, template_kind
 from bitvar.icons.dataset.concepts import COLOURS, CONCEPTS, NUMBER_WORDS, named
 from bitvar.icons.dataset.held_out import (
     Composition,
@@ -28,7 +29,7 @@ from bitvar.icons.dataset.held_out import (
 )
 from bitvar.icons.dataset.prompts import SKILLS, ScenePrompt, to_row
 from bitvar.icons.dataset.scene_sampler import ShuffledCycle
-from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing, write_captions
+from bitvar.icons.dataset.scene_spec import OPPOSITE, ObjectSpec, SceneSpec, write_captions
 from bitvar.icons.dataset.sources import ARTISTS
 
 SEED: Final = 20261126
@@ -37,7 +38,7 @@ NUM_PARAPHRASES: Final = 20
 NUM_STYLE: Final = {"seen": 40, "paraphrase": 20}
 
 ON_WHITE: Final = {"seen": 10, "paraphrase": 10}
-"""Of the prompts of skill "single", those without a background; the others take `BACKGROUNDS` in order."""
+"""Number of prompts of skill "single" on white, by split; the others take `BACKGROUNDS` in order."""
 
 # Every artist's drawing stands out against them; none is held out.
 BACKGROUNDS: Final = (
@@ -110,12 +111,12 @@ def main() -> None:
 
 
 def lines() -> str:
-    """The whole file."""
+    """Build the text of the file."""
     return json_lines(map(to_row, prompts()))
 
 
 def prompts() -> Iterator[ScenePrompt]:
-    """Every prompt: by split, then by skill."""
+    """Yield every prompt, by split, then by skill."""
     draw = Draws(np.random.default_rng(SEED))
     for skill in SKILLS:
         yield from _numbered("seen", skill, draw.compositions("seen", skill), _caption)
@@ -127,13 +128,13 @@ def prompts() -> Iterator[ScenePrompt]:
         word = _restyle if skill == "style" else _paraphrase
         yield from _numbered("paraphrase", skill, draw.compositions("paraphrase", skill), word)
     for i, (artist, concept) in enumerate(sorted(FORBIDDEN)):
-        request = SceneRequest("single", artist, (Thing(concept),))
-        caption = _caption(request, i, STYLES[artist])
-        yield ScenePrompt(f"held_out_style-style-{i:02}", "held_out_style", "style", caption, request, True)
+        spec = SceneSpec("single", artist, (ObjectSpec(concept),))
+        caption = _caption(spec, i, STYLES[artist])
+        yield ScenePrompt(f"held_out_style-style-{i:02}", "held_out_style", "style", caption, spec, True)
 
 
 class Draws:
-    """Compositions of which nothing is held out, varied over concepts, colours, counts and relations."""
+    """Sampler of compositions that aren't held out, varied over concepts, colours, counts and relations."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -141,7 +142,7 @@ class Draws:
         self._keys = held_out_keys()
 
     def compositions(self, split: str, skill: str) -> list[Composition]:
-        """As many as the split has of the skill."""
+        """Draw all compositions of a skill in a split."""
         plain = NUM_SEEN if split == "seen" else NUM_PARAPHRASES
         count = NUM_STYLE[split] if skill == "style" else plain
         recoloured = skill in ("colour", "colour_pair")
@@ -152,63 +153,65 @@ class Draws:
         while len(made) < count:
             name = concepts.draw()
             colour = colours.draw() if recoloured else None
-            things = (Thing(name, colour),)
+            objects = (ObjectSpec(name, colour),)
             if skill in ("two", "position", "colour_pair"):
                 other = concepts.draw(lambda other, name=name: other != name)
-                things += (Thing(other, colours.draw(lambda c, first=colour: c != first) if recoloured else None),)
+                objects += (
+                    ObjectSpec(other, colours.draw(lambda c, first=colour: c != first) if recoloured else None),
+                )
             composition = Composition(
                 "single" if skill == "style" else skill,
-                things,
+                objects,
                 counts.draw() if skill == "count" else 1,
                 relations.draw() if skill == "position" else None,
             )
             if skill == "single" and len(made) >= ON_WHITE[split]:
                 concept, background = next(self._backgrounds)
-                composition = Composition("background", (Thing(concept),), background=background)
+                composition = Composition("background", (ObjectSpec(concept),), background=background)
             if not is_held_out(composition, self._keys):
                 made.append(composition)
         return made
 
 
 def _numbered(
-    split: str, skill: str, compositions: Sequence[Composition], word: Callable[[SceneRequest, int, str | None], str]
+    split: str, skill: str, compositions: Sequence[Composition], word: Callable[[SceneSpec, int, str | None], str]
 ) -> Iterator[ScenePrompt]:
     for i, composition in enumerate(compositions):
         names_style = skill == "style" or i // len(ARTISTS) % 2 == 0
-        request = composition.by(_artist(composition, i))
-        text = word(request, i, STYLES[request.artist] if names_style else None)
-        yield ScenePrompt(f"{split}-{skill}-{i:02}", split, skill, text, request, names_style)
+        spec = composition.by(_artist(composition, i))
+        text = word(spec, i, STYLES[spec.artist] if names_style else None)
+        yield ScenePrompt(f"{split}-{skill}-{i:02}", split, skill, text, spec, names_style)
 
 
 def _artist(composition: Composition, turn: int) -> str:
-    """The artist whose turn it is, or the next one of whom training shows all the things."""
+    """Choose the artist whose turn it is, or the next one whose drawings of all the objects training shows."""
     keys = list(STYLES)
     turns = keys[turn % len(keys) :] + keys[: turn % len(keys)]
-    return next(key for key in turns if not any((key, thing.concept) in FORBIDDEN for thing in composition.things))
+    return next(key for key in turns if not any((key, item.concept) in FORBIDDEN for item in composition.objects))
 
 
 def _skill(kind: str) -> str:
     return "single" if kind == "background" else kind
 
 
-def _caption(request: SceneRequest, turn: int, style: str | None) -> str:
-    """One of the captions that training has: the first and the last name the style, the others don't."""
-    captions = write_captions(request, BY_NAME, style=STYLES[request.artist])
+def _caption(spec: SceneSpec, turn: int, style: str | None) -> str:
+    """Choose one of the training captions: the first and the last name the style, the others don't."""
+    captions = write_captions(spec, BY_NAME, style=STYLES[spec.artist])
     which = turn // (2 * len(ARTISTS)) % 2
     return captions[(1, 2)[which] if style is None else (0, 3)[which]]
 
 
-def _paraphrase(request: SceneRequest, turn: int, style: str | None) -> str:
-    """In words that no caption has."""
-    words = name_words(request, BY_NAME) | {"group": GROUPS.get(request.count, "")}
-    text = TEMPLATES[wording_kind(request)][turn % 5].format(**words)
+def _paraphrase(spec: SceneSpec, turn: int, style: str | None) -> str:
+    """Word a scene as no training caption does."""
+    words = name_words(spec, BY_NAME) | {"group": GROUPS.get(spec.count, "")}
+    text = TEMPLATES[template_kind(spec)][turn % 5].format(**words)
     if style is None:
         return text
     return f"{style}: {text}" if turn % 2 else f"{text}, drawn as {style}"
 
 
-def _restyle(request: SceneRequest, turn: int, style: str | None) -> str:
-    return STYLE[turn % 5].format(a=named(BY_NAME[request.things[0].concept]), style=style)
+def _restyle(spec: SceneSpec, turn: int, style: str | None) -> str:
+    return STYLE[turn % 5].format(a=named(BY_NAME[spec.objects[0].concept]), style=style)
 
 
 if __name__ == "__main__":

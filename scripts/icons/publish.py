@@ -1,15 +1,15 @@
-r"""From a run's newest checkpoint to the embedded model: measure it, write its card, save it in fp16.
+r"""Publish a run's newest checkpoint as the embedded model: measure it, write its card, save it in fp16.
 
 python scripts/icons/publish.py --run runs/icons --data data/icons64 \
     --tokenizer src/bitvar/pretrained/general --text-encoder MINILM_FOLDER \
     --out src/bitvar/pretrained/icons
 
-Afterwards `python scripts/icons/vocabulary.py --model OUT` writes what the model knows into it. With `--figures
-docs/figures.json` the per-scale figures are kept there too, and `python scripts/icons/figures.py` writes the tables of
+Afterwards `python scripts/icons/vocabulary.py --model OUT` adds the model's vocabulary. With `--figures
+docs/figures.json` the per-scale results are kept there too, and `python scripts/icons/figures.py` writes the tables of
 the card and the docs from them. The card repeats the newest table of scenes in `docs/figures.json`; evaluate the new
 model and run that script to replace it.
 
-Everything the card says is measured here or read from the run's own files, but what machine an earlier run had.
+Everything on the card is measured here or read from the run's own files, except for the machine of an earlier run.
 """
 
 import argparse
@@ -47,11 +47,11 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
     parser.add_argument("--text-encoder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--base-checkpoint", type=Path, help="checkpoint that the run started from, for the card")
-    parser.add_argument("--base-machine", default="", help="machine of that run, such as 'a GPU', for the card")
+    parser.add_argument("--base", type=Path, help="the checkpoint that the run started from (--init), for the card")
+    parser.add_argument("--base-machine", default="", help="the machine of that run, such as 'a GPU', for the card")
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--temperature", type=float, default=0.25)
-    parser.add_argument("--figures", type=Path, help="docs/figures.json, to keep what was measured in")
+    parser.add_argument("--figures", type=Path, help="docs/figures.json, to keep the results in")
     options = parser.parse_args()
 
     pipeline = load_run(options)
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def load_run(options: argparse.Namespace) -> InfinityPipeline:
-    """The averaged weights of the newest checkpoint, with the tokenizer and text encoder they were trained with."""
+    """Load the averaged weights of the newest checkpoint, with the tokenizer and text encoder of its training."""
     checkpoint = pick_checkpoint(options.run)
     config = read_config(checkpoint)
     assert isinstance(config, TransformerTraining), f"{options.run} is a tokenizer run"
@@ -81,7 +81,7 @@ def load_run(options: argparse.Namespace) -> InfinityPipeline:
 
 
 def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str) -> dict[str, Any]:
-    """Per-scale loss, bit accuracy and PSNR of the reconstruction from the first k scales, nothing flipped."""
+    """Measure per-scale loss, bit accuracy and PSNR of the reconstruction from the first k scales, nothing flipped."""
     schedule: ScaleSchedule = pipeline.transformer.config.all_schedules()[0]
     encoder = pipeline.text_encoder
     assert encoder is not None
@@ -102,7 +102,7 @@ def measure(pipeline: InfinityPipeline, options: argparse.Namespace, split: str)
 
 
 def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: argparse.Namespace) -> str:
-    """The model card."""
+    """Write the model card."""
     checkpoint = pick_checkpoint(options.run)
     manifest = json.loads((options.data / "manifest.json").read_text())
     schedule = pipeline.transformer.config.all_schedules()[0]
@@ -120,7 +120,7 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
         sides=", ".join(str(grid[0]) for grid in schedule),
         training=TransformerTraining.load(checkpoint / "config.json"),
         steps=step_of(checkpoint),
-        earlier=describe_earlier(options.base_checkpoint, options.base_machine),
+        earlier=describe_base(options.base, options.base_machine),
         images=sum(manifest["counts"]["train"].values()),
         seed=manifest["seed"],
         held_out={"combinations": len(combinations), "prompts": len(held_out_prompts())},
@@ -132,8 +132,8 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
     )
 
 
-def describe_earlier(checkpoint: Path | None, machine: str) -> str:
-    """What the card says of the run before this one."""
+def describe_base(checkpoint: Path | None, machine: str) -> str:
+    """Describe the run that this one started from, for the card."""
     if checkpoint is None:
         return ""
     planned = TransformerTraining.load(checkpoint / "config.json").optimization
@@ -144,7 +144,7 @@ def describe_earlier(checkpoint: Path | None, machine: str) -> str:
 
 
 def concept_names(manifest: dict[str, Any]) -> list[str]:
-    """The names of the set's concepts."""
+    """List the names of the set's concepts."""
     return [entry if isinstance(entry, str) else entry["name"] for entry in manifest["concepts"]]
 
 

@@ -1,4 +1,4 @@
-r"""Write what the embedded model knows into its folder: `vocabulary.json`, and the folder's manifest with it.
+r"""Write the embedded model's vocabulary into its folder: `vocabulary.json`, and the folder's manifest.
 
 python scripts/icons/vocabulary.py --model src/bitvar/pretrained/icons
 
@@ -12,21 +12,21 @@ from pathlib import Path
 
 import torch
 
-from bitvar.icons.dataset.captions import STYLED, TEMPLATES
+from bitvar.icons.dataset.caption_templates import STYLED, TEMPLATES
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, NUMBER_WORDS
-from bitvar.icons.dataset.scene_spec import SceneRequest, Thing, write_captions
+from bitvar.icons.dataset.scene_spec import ObjectSpec, SceneSpec, write_captions
 from bitvar.icons.dataset.sources import ARTISTS
 from bitvar.text import TextEncoder, load_text_encoder
 from bitvar.weights.digests import verify_folder, write_manifest
 from bitvar.weights.vocabulary import VOCABULARY, KnownConcept, Layout, Vocabulary, words_of
 
 LEAST_SIMILARITY = 0.5
-"""Cosine of a word and the nearest concept, from which the word is listed."""
+"""Smallest cosine of a word and the nearest concept for the word to be listed."""
 
 
 def main() -> None:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(description="Write what the embedded model knows.")
+    parser = argparse.ArgumentParser(description="Write the embedded model's vocabulary.")
     parser.add_argument("--model", type=Path, required=True, help="model folder; its vocabulary and manifest change")
     folder = parser.parse_args().model
     verify_folder(folder)
@@ -37,16 +37,20 @@ def main() -> None:
 
 
 def vocabulary() -> Vocabulary:
-    """What the icon set teaches, without related words."""
+    """Collect the vocabulary of the icon set, without related words."""
     examples = {
-        "one thing": SceneRequest("single", "noto", (Thing("dog"),)),
-        "on a coloured background": SceneRequest("background", "noto", (Thing("dog"),), background="blue"),
-        "in another colour": SceneRequest("colour", "noto", (Thing("car", "green"),)),
-        "two to four of a kind": SceneRequest("count", "noto", (Thing("apple"),), count=3),
-        "two things": SceneRequest("two", "noto", (Thing("cat"), Thing("balloon"))),
-        "two things in colours": SceneRequest("colour_pair", "noto", (Thing("car", "red"), Thing("book", "blue"))),
-        "side by side": SceneRequest("position", "noto", (Thing("crab"), Thing("laptop")), relation="left"),
-        "one above the other": SceneRequest("position", "noto", (Thing("star"), Thing("house")), relation="above"),
+        "one thing": SceneSpec("single", "noto", (ObjectSpec("dog"),)),
+        "on a coloured background": SceneSpec("background", "noto", (ObjectSpec("dog"),), background="blue"),
+        "in another colour": SceneSpec("colour", "noto", (ObjectSpec("car", "green"),)),
+        "two to four of a kind": SceneSpec("count", "noto", (ObjectSpec("apple"),), count=3),
+        "two things": SceneSpec("two", "noto", (ObjectSpec("cat"), ObjectSpec("balloon"))),
+        "two things in colours": SceneSpec(
+            "colour_pair", "noto", (ObjectSpec("car", "red"), ObjectSpec("book", "blue"))
+        ),
+        "side by side": SceneSpec("position", "noto", (ObjectSpec("crab"), ObjectSpec("laptop")), relation="left"),
+        "one above the other": SceneSpec(
+            "position", "noto", (ObjectSpec("star"), ObjectSpec("house")), relation="above"
+        ),
     }
     concepts = {concept.name: concept for concept in CONCEPTS}
     captions = {name: write_captions(scene, concepts, style=ARTISTS[0].style) for name, scene in examples.items()}
@@ -75,7 +79,7 @@ def _literals(template: str) -> list[tuple[str, str]]:
 
 @torch.inference_mode()
 def with_related(known: Vocabulary, encoder: TextEncoder) -> Vocabulary:
-    """The same, with the encoder's own words listed under the concept that each is nearest to."""
+    """List the encoder's own words under the concept that each is nearest to."""
     own = encoder.tokenizer.get_vocab()
     words = sorted(word for word in own if word.isascii() and word.isalpha() and len(word) > 2)
     words = [word for word in words if known.unknown_words(word)]
@@ -96,7 +100,7 @@ def with_related(known: Vocabulary, encoder: TextEncoder) -> Vocabulary:
 
 
 def _embed(encoder: TextEncoder, phrases: list[str], batch: int = 256) -> torch.Tensor:
-    """One row of length 1 a phrase: the mean of the last hidden states of its tokens."""
+    """Embed each phrase as a vector of length 1: the mean of the last hidden states of its tokens."""
     rows = []
     for start in range(0, len(phrases), batch):
         tokens = [torch.tensor(encoder.tokenizer(text)["input_ids"]) for text in phrases[start : start + batch]]

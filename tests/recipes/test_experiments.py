@@ -267,14 +267,14 @@ def finished(folder: Path, loss: float, *, width: int = 32, bits: int = 4, head:
 
 def scenes(path: Path, labels: tuple[str, ...]) -> Path:
     """A made-up report of `bitvar evaluate scenes`."""
-    candidates = [{"candidate": name, "kind": "model", "measures": {"frechet": {"distance": 50.0}}} for name in labels]
+    candidates = [{"candidate": name, "kind": "model", "metrics": {"frechet": {"distance": 50.0}}} for name in labels]
     results = [
-        {"candidate": name, "split": split, "skill": skill, "share": 0.25, "low": 0.2, "high": 0.31}
+        {"candidate": name, "split": split, "skill": skill, "score": 0.25, "low": 0.2, "high": 0.31}
         for name in labels
         for split in ("seen", "unseen", "held_out_style")
         for skill in ("single", "mean")
     ]
-    path.write_text(json.dumps({"format": 1, "candidates": candidates, "results": results}))
+    path.write_text(json.dumps({"format": 2, "candidates": candidates, "results": results}))
     return path
 
 
@@ -334,14 +334,14 @@ def test_a_power_law_is_found_again_and_says_how_sure_it_is() -> None:
 # Guidance and temperature
 
 
-def evaluated(work: Path, guidance: float, share: float, spread: int) -> None:
+def evaluated(work: Path, guidance: float, score: float, spread: int) -> None:
     folder = work / f"g{guidance:g}-t0.5"
     images = folder / "images" / "model"
     images.mkdir(parents=True)
     for number in range(2):
         Image.new("RGB", (32, 32), (number * spread, 0, 0)).save(images / f"seen-two-00-{number}.png")
     report = json.loads(scenes(folder / "report.json", ("model",)).read_text())
-    report["results"] = [row | {"share": share} for row in report["results"] if row["split"] != "held_out_style"]
+    report["results"] = [row | {"score": score} for row in report["results"] if row["split"] != "held_out_style"]
     report["candidates"][0]["images"] = 2
     (folder / "report.json").write_text(json.dumps(report))
 

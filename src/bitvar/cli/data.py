@@ -51,7 +51,7 @@ def icons(
             seed=seed,
             num_scenes=scenes,
             jitter=not still,
-            progress=lambda line: typer.echo(line, err=True),
+            log=lambda line: typer.echo(line, err=True),
         )
         typer.echo(json.dumps(summary.as_json()) if as_json else summary.text())
 

@@ -1,4 +1,4 @@
-"""`bitvar evaluate`: tokenizers beside one another, and beside JPEG and WebP; scenes are in `cli/scenes.py`."""
+"""`bitvar evaluate`: reconstruction by tokenizers, JPEG and WebP; `cli/scenes.py` has the scenes benchmark."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bitvar.codec import ImageCodec
     from bitvar.evaluation.reconstruction.evaluate import ReconstructionSettings
 
-app = typer.Typer(help="Measure what models do.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Evaluate tokenizers and models.", no_args_is_help=True, rich_markup_mode=None)
 
 _DEFAULT = "general"
 
@@ -30,37 +30,39 @@ def reconstruction(
         list[Path],
         typer.Argument(metavar="IMAGES...", help="Images, folders of them at any depth, captioned sets, indexes."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; the same command there goes on.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; the same command there resumes.")],
     tokenizer: Annotated[
         list[str] | None,
-        typer.Option(help="Folder, hub id, or one in the package: images, fine or icons; label=... names it."),
+        typer.Option(help="Folder, hub id, or one in the package: general, fine or icons; label=... names it."),
     ] = None,
-    against: Annotated[str, typer.Option(help="Formats to compare with at equal size, or none.")] = "jpeg,webp",
+    baselines: Annotated[str, typer.Option(help="Formats to compare with at equal size, or none.")] = "jpeg,webp",
     size: Annotated[
         list[int] | None,
-        typer.Option(help="Scale and cut images to a square of so many pixels. Default: their own size."),
+        typer.Option(help="Scale and crop images to a square of this side in pixels. Default: their own size."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of captioned sets and indexes, only this one.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Take the first images only.")] = None,
+    split: Annotated[str | None, typer.Option(help="Restrict captioned sets and indexes to this split.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of images after which to stop.")] = None,
     sheet: Annotated[
         int | None,
-        typer.Option(min=0, help="Images of the sheet, evenly by rank. Default: best, middle and worst three."),
+        typer.Option(
+            min=0, help="Number of images on the sheet, evenly by rank. Default: best, middle and worst three."
+        ),
     ] = None,
-    passes: Annotated[
-        int, typer.Option(min=0, help="Times to encode again, with what came back wrong added to what goes in.")
+    refine_steps: Annotated[
+        int, typer.Option(min=0, help="Refinement steps: encode again with the error of the decoded image added.")
     ] = 0,
     feature_network: Annotated[
-        str, typer.Option(help="Of the Frechet distance: mobilenet or inception.")
+        str, typer.Option(help="Network of the Frechet distance: mobilenet or inception.")
     ] = "mobilenet",
     distance: Annotated[str, typer.Option(help="Perceptual distance: mobilenet or lpips.")] = "mobilenet",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
-    dtype: Annotated[str, typer.Option(help="Of the tokenizers: auto, fp32, bf16 or fp16.")] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images at once.")] = 8,
+    dtype: Annotated[str, typer.Option(help="Precision of the tokenizers: auto, fp32, bf16 or fp16.")] = "fp32",
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Measure how well tokenizers reconstruct images, per scale and size. Writes report.json and sheet.png.
 
-    Images that can't be used are named and left out; the exit code is 1 then, and the figures are of the others.
+    Images that can't be used are named and left out of the results; the exit code is 1 then.
     """
     with exit_codes():
         from bitvar.evaluation.reconstruction.evaluate import (
@@ -74,7 +76,7 @@ def reconstruction(
 
         chosen = resolve_device(device)
         kind = str(resolve_dtype(dtype, chosen)).removeprefix("torch.")
-        formats = _formats(against)
+        formats = _formats(baselines)
         codecs = _load(tokenizer or [f"{_DEFAULT}={EMBEDDED_TOKENIZER}"], formats, dtype, chosen.type)
         settings = ReconstructionSettings(
             images=tuple(name_source(path) for path in images),
@@ -85,8 +87,8 @@ def reconstruction(
                 NamedTokenizer(label=label, name=codec.identity.name, sha256=codec.identity.sha256)
                 for label, codec in codecs.items()
             ),
-            against=formats,
-            passes=passes,
+            baselines=formats,
+            refine_steps=refine_steps,
             feature_network=feature_network,
             distance=distance,
             batch_size=batch_size,
@@ -94,36 +96,36 @@ def reconstruction(
             device=chosen.type,
         )
 
-        def tell(text: str) -> None:
+        def log(text: str) -> None:
             say(text, err=True)
 
-        report = evaluate_reconstruction(settings, codecs, output, sheet=sheet, tell=tell)
+        report = evaluate_reconstruction(settings, codecs, output, sheet=sheet, log=log)
         if as_json:
             typer.echo(json.dumps(report))
         else:
             _print(report, settings)
-        if refused := sum(entry["images"] for entry in report["refused"]):
-            say(f"{refused:,} images could not be used; the figures are of the others", err=True)
+        if rejected := sum(entry["images"] for entry in report["rejected"]):
+            say(f"{rejected:,} images could not be used and are left out of the results", err=True)
             raise typer.Exit(RUNTIME)
 
 
 app.command()(scenes)
 
 
-def _formats(against: str) -> tuple[str, ...]:
+def _formats(baselines: str) -> tuple[str, ...]:
     from bitvar.config import unknown
     from bitvar.errors import UsageError
     from bitvar.evaluation.reconstruction.baselines import FORMATS
 
-    names = () if against == "none" else tuple(dict.fromkeys(name.strip() for name in against.split(",")))
+    names = () if baselines == "none" else tuple(dict.fromkeys(name.strip() for name in baselines.split(",")))
     for name in names:
         if name not in FORMATS:
-            raise UsageError(unknown("format in --against", name, [*FORMATS, "none"]))
+            raise UsageError(unknown("format in --baselines", name, [*FORMATS, "none"]))
     return names
 
 
 def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -> "dict[str, ImageCodec]":
-    """Tokenizers by label: what stands before "=", or else the name itself."""
+    """Load tokenizers by label: the text before "=", or else the name itself."""
     from bitvar.codec import ImageCodec
     from bitvar.errors import UsageError
 
@@ -133,14 +135,14 @@ def _load(named: list[str], formats: tuple[str, ...], dtype: str, device: str) -
         if not equals or Path(text).exists():
             label, place = text, text
         if not label or not place or not label.isprintable() or label in (*places, *formats):
-            why = "every contender needs a name of its own, and one that can be printed"
+            why = "every candidate needs a name of its own, and one that can be printed"
             raise UsageError(f"Can't call a tokenizer {label!r}.", why, "name it: --tokenizer label=folder")
         places[label] = place
     return {label: ImageCodec.from_pretrained(place, dtype=dtype, device=device) for label, place in places.items()}
 
 
 def _print(report: dict[str, Any], settings: "ReconstructionSettings") -> None:
-    """Two tables: the contenders, and the scales of the tokenizers."""
+    """Print two tables: the candidates, and the scales of the tokenizers."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -153,26 +155,28 @@ def _print(report: dict[str, Any], settings: "ReconstructionSettings") -> None:
 
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 110)
-    contenders = table("contender", "size", "images", "bits/pixel", "PSNR dB", "SSIM", "tint", "distance", "Frechet")
+    metrics = ("bits/pixel", "PSNR dB", "SSIM", "block error", "distance", "Frechet")
+    candidates = table("candidate", "size", "images", *metrics)
     scales = table("scales of", "size", "k", "bits/pixel", "PSNR dB", "bit entropy", "dead bits", "residual norm")
     for result in report["results"]:
-        names, n = (result["contender"], result["size"]), str(result["images"])
+        names, n = (result["candidate"], result["size"]), str(result["images"])
         frechet = "-" if result["frechet"] is None else f"{result['frechet']:.2f}"
         values = [f"{result['bits_per_pixel']:.3f}", f"{result['psnr']:.2f}", f"{result['ssim']:.4f}"]
-        contenders.add_row(*names, n, *values, f"{result['tint']:.2f}", f"{result['distance']:.3f}", frechet)
+        block_error = f"{result['block_mean_error']:.2f}"
+        candidates.add_row(*names, n, *values, block_error, f"{result['distance']:.3f}", frechet)
         for k, scale in enumerate(result.get("scales", [])):
             before, after = scale["residual_norm"]
             shown = [f"{scale['bits_per_pixel']:.3f}", f"{scale['psnr']:.2f}", f"{scale['bit_entropy']:.3f}"]
             scales.add_row(*names, str(k + 1), *shown, f"{scale['dead_bits']:.1%}", f"{before:.3f} to {after:.3f}")
-    console.print(contenders)
+    console.print(candidates)
     console.print(scales)
-    console.print("tint: mean error over squares of 16 pixels, of 255.")
+    console.print("block error: mean error of the means over 16 x 16 blocks, on a scale of 255.")
     console.print(f"distance: {report['distance']}. Frechet distance over those images: {report['feature_network']}.")
     for result in report["results"]:
         if result.get("too_large"):
             count, size = result["too_large"], result["size"]
-            console.print(f"{result['contender']} at {size}: {count} images are larger even at its lowest quality.")
+            console.print(f"{result['candidate']} at {size}: {count} images are larger even at its lowest quality.")
     if any(result["images"] < 2000 for result in report["results"]):
         console.print("With fewer than 2,000 images the Frechet distance is too large; compare it at equal N only.")
-    for entry in report["refused"]:
-        console.print(f"left out: {entry['images']} images, {entry['reason']} (refused.jsonl names them)")
+    for entry in report["rejected"]:
+        console.print(f"left out: {entry['images']} images, {entry['reason']} (rejected.jsonl names them)")

@@ -1,4 +1,4 @@
-"""`bitvar evaluate scenes`: whether models draw what prompts ask for."""
+"""`bitvar evaluate scenes`: the scenes benchmark, and how a benchmark's report is printed."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,10 @@ from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
+    from bitvar.evaluation.benchmarks.base import Benchmark, EvalPrompt
     from bitvar.evaluation.generation.evaluate import NamedImages, NamedModel
-    from bitvar.evaluation.generation.metrics import Measure
-    from bitvar.evaluation.generation.scoring import Jury
+    from bitvar.evaluation.generation.metrics import Metric
+    from bitvar.icons.benchmark.pretrained_judge import Judge
     from bitvar.pipeline import InfinityPipeline
 
 _DEFAULT = "icons"
@@ -20,7 +21,7 @@ _DEFAULT = "icons"
 
 def scenes(
     data: Annotated[Path, typer.Argument(metavar="SET", help="The icon set, built by bitvar data icons.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; the same command there goes on.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; the same command there resumes.")],
     model: Annotated[
         list[str] | None,
         typer.Option(help="Model folder, hub id, or icons, the one in the package; label=... names it."),
@@ -30,30 +31,28 @@ def scenes(
         typer.Option(help="label=FOLDER of images made elsewhere, named by prompt: ID.png, or ID-0.png and so on."),
     ] = None,
     references: Annotated[
-        bool, typer.Option(help="Judge real images, shuffled prompts and blank prompts beside.")
+        bool, typer.Option(help="Also judge real images, shuffled prompts and blank prompts.")
     ] = True,
     split: Annotated[
-        list[str] | None, typer.Option(help="Only these prompts: seen, unseen, paraphrase, held_out_style.")
+        list[str] | None, typer.Option(help="Restrict the prompts to: seen, unseen, paraphrase, held_out_style.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first prompts of each skill in each split.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Images of each prompt.")] = 1,
-    guidance: Annotated[float | None, typer.Option(help="Of the models. Default: their own.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the models. Default: their own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of prompts of each skill in each split.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of images of each prompt.")] = 1,
+    guidance: Annotated[float | None, typer.Option(help="Guidance of the models. Default: their own.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Temperature of the models. Default: their own.")] = None,
     feature_network: Annotated[
-        str, typer.Option(help="Of the Frechet distance: mobilenet or inception.")
+        str, typer.Option(help="Network of the Frechet distance: mobilenet or inception.")
     ] = "mobilenet",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images made at once.")] = 8,
-    dtype: Annotated[str, typer.Option(help="Of the models: auto, fp32, bf16 or fp16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images generated at once.")] = 8,
+    dtype: Annotated[str, typer.Option(help="Precision of the models: auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Measure whether models draw what prompts ask for, skill by skill. Writes report.json, sheet.png and images."""
     with exit_codes():
-        from bitvar.evaluation.generation.evaluate import ScenesSettings, evaluate_scenes
+        from bitvar.evaluation.generation.evaluate import EvaluationSettings, evaluate_generation
         from bitvar.evaluation.reconstruction.images import name_source
-        from bitvar.icons.dataset.prompts import prompts_digest
+        from bitvar.icons.benchmark.scenes import ScenesBenchmark
         from bitvar.runtime.placement import resolve_device, resolve_dtype
         from bitvar.weights.digests import digest
         from bitvar.weights.hub import EMBEDDED_MODEL
@@ -63,10 +62,10 @@ def scenes(
         chosen = resolve_device(device)
         found = _find_images(images or [], splits, limit)
         models = _load(model or ([] if images else [f"{_DEFAULT}={EMBEDDED_MODEL}"]), list(found), dtype, chosen.type)
-        jury = load_jury(chosen.type)
-        measures = load_measures(data, feature_network, chosen.type)
-        settings = ScenesSettings(
-            prompts=prompts_digest(),
+        benchmark: Benchmark = ScenesBenchmark(load_judge(chosen.type), data)
+        metrics = load_metrics(data, feature_network, chosen.type)
+        settings = EvaluationSettings.of(
+            benchmark,
             data=name_source(data),
             data_sha256=digest(data / "samples.jsonl"),
             splits=splits,
@@ -77,37 +76,37 @@ def scenes(
             seeds=seeds,
             guidance=guidance,
             temperature=temperature,
-            judge=jury.name,
-            judge_sha256=jury.sha256,
-            measures=tuple(measure.name for measure in measures),
+            metrics=tuple(metric.name for metric in metrics),
             feature_network=feature_network,
             batch_size=batch_size,
             dtype=str(resolve_dtype(dtype, chosen)).removeprefix("torch."),
             device=chosen.type,
         )
 
-        def tell(text: str) -> None:
+        def log(text: str) -> None:
             say(text, err=True)
 
-        report = evaluate_scenes(settings, models, jury, output, measures=measures, tell=tell)
+        report = evaluate_generation(settings, benchmark, models, output, metrics=metrics, log=log)
         if as_json:
             typer.echo(json.dumps(report))
         else:
             print_report(report)
 
 
-def load_jury(device: str) -> "Jury":
-    """The judge in the package."""
-    from bitvar.icons.benchmark.pretrained_judge import package_jury
+def load_judge(device: str) -> "Judge":
+    """Load the judge in the package."""
+    from bitvar.icons.benchmark import pretrained_judge
 
-    return package_jury(device)
+    return pretrained_judge.load_judge(device)
 
 
-def load_measures(data: Path, feature_network: str, device: str) -> "list[Measure]":
-    """Everything that is measured beside the verdicts."""
-    from bitvar.evaluation.generation.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
-    from bitvar.evaluation.generation.metrics import FrechetMeasure
-    from bitvar.icons.benchmark.alignment import AlignmentScorer
+def load_metrics(data: Path, feature_network: str, device: str) -> "list[Metric]":
+    """Load every metric that is measured beside the scores."""
+    from bitvar.evaluation.generation.diversity import DiversityMetric
+    from bitvar.evaluation.generation.frechet import FrechetMetric
+    from bitvar.evaluation.generation.memorisation import MemorisationMetric
+    from bitvar.icons.benchmark.alignment import AlignmentMetric, AlignmentScorer
+    from bitvar.icons.benchmark.scenes import HELD_OUT
     from bitvar.metrics.distances import perceptual_distance
     from bitvar.metrics.frechet import feature_network as load_network
     from bitvar.text import load_text_encoder
@@ -115,10 +114,10 @@ def load_measures(data: Path, feature_network: str, device: str) -> "list[Measur
 
     encoder = load_text_encoder(EMBEDDED_MODEL / "text_encoder")
     return [
-        FrechetMeasure(load_network(feature_network, device), data, device),
-        AlignmentMeasure(AlignmentScorer.load(encoder, device=device), device),
-        DiversityMeasure(perceptual_distance("mobilenet", device), device),
-        MemorisationMeasure(data),
+        FrechetMetric(load_network(feature_network, device), data, device),
+        AlignmentMetric(AlignmentScorer.load(encoder, device=device), device),
+        DiversityMetric(perceptual_distance("mobilenet", device), device),
+        MemorisationMetric(data, held_out=HELD_OUT),
     ]
 
 
@@ -146,8 +145,10 @@ def _find_images(given: list[str], splits: tuple[str, ...], limit: int | None) -
     from bitvar.evaluation.generation.evaluate import NamedImages, require_label, select_prompts
     from bitvar.evaluation.generation.images import find_images, images_digest
     from bitvar.evaluation.reconstruction.images import name_source
+    from bitvar.icons.benchmark.scenes import eval_prompts
 
-    prompts, found = select_prompts(splits, limit), dict[str, NamedImages]()
+    prompts: list[EvalPrompt] = select_prompts(eval_prompts(), splits=splits, limit=limit)
+    found: dict[str, NamedImages] = {}
     for text in given:
         label, equals, place = text.partition("=")
         if not equals or not place:
@@ -160,7 +161,7 @@ def _find_images(given: list[str], splits: tuple[str, ...], limit: int | None) -
 
 
 def _load(given: list[str], labels: list[str], dtype: str, device: str) -> "dict[str, InfinityPipeline]":
-    """Models by label: what stands before "=", or else the last part of the name."""
+    """Load models by label: the text before "=", or else the last part of the name."""
     from bitvar.evaluation.generation.evaluate import require_label
     from bitvar.pipeline import InfinityPipeline
     from bitvar.weights.hub import resolve_named
@@ -188,43 +189,49 @@ def _named(models: "dict[str, InfinityPipeline]") -> "tuple[NamedModel, ...]":
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """One table, a row for each skill of each split; below it what is not by skill."""
+    """Print a table with a row for each skill of each split, and below it the results that are not by skill."""
     from rich import box
     from rich.console import Console
     from rich.measure import Measurement
     from rich.table import Table
 
-    labels = [entry["contender"] for entry in report["contenders"]]
+    labels = [entry["candidate"] for entry in report["candidates"]]
+    accuracy = report["judge"]["accuracy"]
     table = Table(box=box.MARKDOWN)
     for column in ("split", "skill"):
         table.add_column(column, no_wrap=True)
-    for column in ("prompts", *labels, "judge"):
+    for column in ("prompts", *labels, *(["judge"] if accuracy else [])):
         table.add_column(column, justify="right", no_wrap=True)
-    accuracy = report["judge"]["accuracy"]
     for split, skill in dict.fromkeys((row["split"], row["skill"]) for row in report["results"]):
-        found = {row["contender"]: row for row in report["results"] if (row["split"], row["skill"]) == (split, skill)}
+        found = {row["candidate"]: row for row in report["results"] if (row["split"], row["skill"]) == (split, skill)}
         prompts = str(max(row["prompts"] for row in found.values()))
-        shares = [_share(found[label]) if label in found else "-" for label in labels]
-        table.add_row(
-            split.replace("_", " "), skill.replace("_", " "), prompts, *shares, _accuracy(accuracy.get(skill))
-        )
+        scores = [_score(found[label], report["unit"]) if label in found else "-" for label in labels]
+        judge = [_accuracy(accuracy.get(skill))] if accuracy else []
+        table.add_row(split.replace("_", " "), skill.replace("_", " "), prompts, *scores, *judge)
     console = Console(markup=False, highlight=False)
     wide = Console(width=10_000)
     console.width = max(console.width, Measurement.get(wide, wide.options, table).maximum)
     console.print(table)
-    console.print("Shares of right images in % with 95 % intervals.")
-    console.print("judge: how often it is right about real images, in %: of true claims / of false ones.")
-    for entry in report["contenders"]:
+    what = "Shares of correct images in %" if report["unit"] == "%" else "Mean scores"
+    console.print(f"{what} with 95 % intervals.")
+    if accuracy:
+        console.print("judge: its true positive and true negative rates on real images, in %.")
+    for entry in report["candidates"]:
         for line in _facts(entry):
-            console.print(f"{entry['contender']}: {line}", soft_wrap=True)
+            console.print(f"{entry['candidate']}: {line}", soft_wrap=True)
 
 
 def _accuracy(found: dict[str, float] | None) -> str:
-    return "-" if found is None else f"{100 * found['true_claims']:.1f}/{100 * found['false_claims']:.1f}"
+    if found is None:
+        return "-"
+    return f"{100 * found['true_positive_rate']:.1f}/{100 * found['true_negative_rate']:.1f}"
 
 
-def _share(row: dict[str, Any]) -> str:
-    return f"{100 * row['share']:.1f} ({100 * row['low']:.0f}-{100 * row['high']:.0f})"
+def _score(row: dict[str, Any], unit: str) -> str:
+    score, limits = row["score"], [limit for limit in (row["low"], row["high"]) if limit is not None]
+    if unit == "%":
+        return f"{100 * score:.1f} ({'-'.join(f'{100 * limit:.0f}' for limit in limits)})"
+    return f"{score:.4g}" + (f" ({limits[0]:.4g} to {limits[1]:.4g})" if limits else "")
 
 
 def _facts(entry: dict[str, Any]) -> list[str]:
@@ -233,14 +240,14 @@ def _facts(entry: dict[str, Any]) -> list[str]:
         speed = entry["speed"]
         where = f"{speed['device']}, {speed['dtype']}, batches of {speed['batch_size']}"
         lines.append(f"{speed['seconds_per_image']:.3g} s an image ({where}; median of {speed['batches']} batches)")
-    for name, figures in entry["measures"].items():
-        shown = (f"{key.replace('_', ' ')} {_plain(value)}" for key, value in figures.items())
+    for name, values in entry["metrics"].items():
+        shown = (f"{key.replace('_', ' ')} {_plain(value)}" for key, value in values.items())
         lines.append(f"{name}: {', '.join(shown)}")
     return lines
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        parts = (f"{key.replace('_', ' ')} {_plain(each)}" for key, each in value.items())
-        return f"({', '.join(parts)})"
+        inner = (f"{key.replace('_', ' ')} {_plain(each)}" for key, each in value.items())
+        return f"({', '.join(inner)})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,6 @@
-"""How far an image is from its original, each image by itself: PSNR, SSIM, tint, and distances that networks see.
+"""Distances of an image to its original, each image by itself: PSNR, SSIM, block-mean error, perceptual distances.
 
-Images are in [-1, 1]. 8-bit ones mapped there (`v / 127.5 - 1`) have the PSNR of their 8 bits.
+Images are in [-1, 1]. The PSNR of 8-bit images mapped there (`v / 127.5 - 1`) equals that of the 8-bit values.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from bitvar.config import unknown
 from bitvar.errors import UsageError, explain, install_hint
 from bitvar.metrics.networks import MobileNet, three_channels
 
-TINT_SQUARE: Final = 16
-"""Side in pixels; of a smaller image, its own."""
+BLOCK_SIDE: Final = 16
+"""Side, in pixels, of the blocks of `block_mean_error`; a smaller image is a single block."""
 
 MAX_PSNR: Final = 100.0
-"""dB of equal images, and of any that are nearer to each other than that: means stay finite."""
+"""Upper bound in dB, also of equal images, so that means stay finite."""
 
 
 @runtime_checkable
@@ -27,13 +27,13 @@ class Distance(Protocol):
     """A perceptual distance between images in [-1, 1]: 0 for equal ones, differentiable in both."""
 
     title: ClassVar[str]
-    """Its name for people."""
+    """Its name in reports."""
 
     name: ClassVar[str]
-    """Its name among a run's figures."""
+    """Its name among the metrics of a run."""
 
     min_side: ClassVar[int]
-    """Pixels of the shorter side that it needs."""
+    """Smallest side, in pixels, of the images that it takes."""
 
     def __call__(
         self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
@@ -41,17 +41,17 @@ class Distance(Protocol):
 
 
 def psnr(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
-    """Peak signal-to-noise ratio in dB of each image, the peak being the whole range of [-1, 1]; at most 100."""
+    """Compute the peak signal-to-noise ratio of each image in dB, with the range of [-1, 1] as peak; at most 100."""
     error = ((reconstruction.float() - images.float()) / 2).square().mean(dim=(1, 2, 3))
     return -10 * error.clamp(min=10 ** (-MAX_PSNR / 10)).log10()
 
 
 def ssim(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
-    """Structural similarity of each image (Wang et al. 2004): 11 x 11 Gaussian of sigma 1.5, mean over channels.
+    """Compute the structural similarity of each image (Wang et al. 2004): 11 x 11 Gaussian of sigma 1.5, channel mean.
 
     Args:
-        reconstruction: sides of 6 pixels at least.
-        images: as `reconstruction`.
+        reconstruction: Reconstructed images, at least 6 pixels a side.
+        images: Original images.
 
     Raises:
         UsageError: without torchmetrics.
@@ -69,20 +69,23 @@ def ssim(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H 
     return torch.stack(values).mean(dim=0)
 
 
-def tint(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
-    """How far colours are off where noise is averaged out: mean absolute error over squares of 16 pixels, of 255."""
+def block_mean_error(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
+    """Compute the block-mean error: mean absolute difference of the means over 16 x 16 blocks, on a scale of 255.
+
+    Noise averages out in a block; a wrong colour doesn't.
+    """
     error = (reconstruction.float() - images.float()) * 127.5
-    return F.avg_pool2d(error, min(TINT_SQUARE, *error.shape[-2:])).abs().mean(dim=(1, 2, 3))
+    return F.avg_pool2d(error, min(BLOCK_SIDE, *error.shape[-2:])).abs().mean(dim=(1, 2, 3))
 
 
 class PerceptualDistance(nn.Module):
-    """The MobileNetV2 feature distance. It is built like LPIPS but has no learnt weights, and its values are its own.
+    """The MobileNetV2 feature distance. It is built like LPIPS but has no learnt weights, so the values don't compare.
 
     At each of the five stages (`MobileNet.stages`), a cell's channels are scaled to length 1; the squared distance of
     two such vectors, between 0 and 4, is averaged over the cells. The distance is the sum over the stages.
 
     Args:
-        network: what sees; a new one if none is given.
+        network: Feature network; a new one by default.
     """
 
     title: ClassVar[str] = "MobileNetV2 feature distance"
@@ -96,17 +99,17 @@ class PerceptualDistance(nn.Module):
     def forward(
         self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
     ) -> Float[Tensor, " b"]:
-        """Of each image, at its own size."""
+        """Compute the distance of each image at its own size."""
         pairs = zip(self.network.stages(reconstruction), self.network.stages(images), strict=True)
         stages = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(dim=1) for a, b in pairs]
         return torch.stack([stage.mean(dim=(1, 2)) for stage in stages]).sum(dim=0)
 
 
 class Lpips(nn.Module):
-    """LPIPS (Zhang et al., arXiv 1801.03924) with AlexNet, by torchmetrics and torchvision, which downloads AlexNet.
+    """LPIPS (Zhang et al., arXiv 1801.03924) with AlexNet, from torchmetrics and torchvision, which downloads it.
 
     Raises:
-        UsageError: without these packages, or when AlexNet can't be downloaded.
+        UsageError: without these packages, or if AlexNet can't be downloaded.
     """
 
     title: ClassVar[str] = "LPIPS (AlexNet)"
@@ -129,7 +132,7 @@ class Lpips(nn.Module):
     def forward(
         self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
     ) -> Float[Tensor, " b"]:
-        """Of each image, at its own size; 32 pixels a side at least."""
+        """Compute the distance of each image at its own size, at least 32 pixels a side."""
         return self.network(three_channels(reconstruction), three_channels(images)).flatten()
 
 
@@ -137,10 +140,10 @@ DISTANCES: Final[dict[str, Callable[[], Distance]]] = {"mobilenet": PerceptualDi
 
 
 def perceptual_distance(name: str, device: torch.device | str = "cpu") -> Distance:
-    """A perceptual distance by its name in `DISTANCES`, on a device.
+    """Load a perceptual distance by its name in `DISTANCES`.
 
     Raises:
-        UsageError: for an unknown name, or one whose packages or weights can't be had.
+        UsageError: for an unknown name, or if packages or weights are not available.
     """
     if name not in DISTANCES:
         raise UsageError(unknown("distance", name, list(DISTANCES)))

@@ -1,6 +1,6 @@
-"""EfficientNet-lite0 as a frozen feature network, its weights in the package. Knows no judge and no files of images.
+"""EfficientNet-lite0 as a frozen feature network, with its weights in the package.
 
-The scene judge looks through it. No generator of bitvar is trained on its features: MobileNetV2's serve there.
+No generator of bitvar is trained on its features, which leaves them to evaluation; training uses MobileNetV2's.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from bitvar.metrics.networks import read_weights
 
 FOLDER: Final = Path(__file__).parents[1] / "pretrained" / "efficientnet_lite0"
 SIDE: Final = 224
-"""Pixels a side that it was trained on."""
+"""Side, in pixels, of the images that it was trained on."""
 
 # (repeats, kernel, stride of the first, expansion, channels out): table 1 of arXiv 1905.11946, as lite0 has it.
 _STAGES: Final = (
@@ -35,39 +35,39 @@ HEAD_CHANNELS: Final = 1280
 class EfficientNet(nn.Module):
     """EfficientNet-lite0 (Tan & Le, arXiv 1905.11946; the lite variant), trained on ImageNet; without its classifier.
 
-    Frozen, fp32, and without batch norms: they are folded into the convolutions, so train and eval are the same.
-    Gradients flow to the images. Making one draws nothing from the global generator.
+    Frozen, in fp32. Batch norms are folded into the convolutions, so training and evaluation mode are the same.
+    Gradients flow to the images. Construction draws nothing from the global generator.
 
     Raises:
-        WeightsError: if the package's file of it is missing or altered.
+        WeightsError: if its file in the package is missing or altered.
     """
 
     def __init__(self) -> None:
         super().__init__()
         with torch.device("meta"):
             self.network = Network()
-        tensors = {name: _quick(tensor.float()) for name, tensor in read_weights(FOLDER).items()}
+        tensors = {name: _channels_last(tensor.float()) for name, tensor in read_weights(FOLDER).items()}
         self.network.load_state_dict(tensors, assign=True)
         self.requires_grad_(False)
 
     def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Maps after each of the seven stages, of images in [-1, 1] at their own size.
+        """Compute the maps after each of the seven stages, of images in [-1, 1] at their own size.
 
         Cells are `STAGE_STRIDES` pixels wide; the maps have `STAGE_CHANNELS` channels.
         """
         return self.network.stages(_normalized(images))
 
     def head(self, last: Float[Tensor, "b 320 h w"]) -> Float[Tensor, "b 1280 h w"]:
-        """What the classifier would average, of the last stage's map."""
+        """Compute the map that the classifier would average, from that of the last stage."""
         return F.relu6(self.network.head(last))
 
     def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280"]:
-        """What the classifier would see, of images in [-1, 1] at their own size."""
+        """Compute the features that the classifier would take, of images in [-1, 1] at their own size."""
         return self.head(self.stages(images)[-1]).mean(dim=(2, 3))
 
 
 class SameConv(nn.Conv2d):
-    """A convolution whose output has ceil(side / stride) cells a side, as TensorFlow pads; the odd pixel goes last."""
+    """Convolution with TensorFlow's padding: ceil(side / stride) cells a side, the odd pixel last."""
 
     def forward(self, input: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:  # noqa: A002 (torch's name)
         pads: list[int] = []
@@ -78,7 +78,7 @@ class SameConv(nn.Conv2d):
 
 
 class Block(nn.Module):
-    """An inverted bottleneck: expand, convolve each channel, project; added to its input where shapes allow."""
+    """Inverted bottleneck: expand, convolve each channel, project, and add the input where shapes allow."""
 
     def __init__(self, channels: int, width: int, *, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Network(nn.Module):
         self.head = nn.Conv2d(channels, HEAD_CHANNELS, 1)
 
     def stages(self, x: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Maps after each stage."""
+        """Compute the maps after each stage."""
         x = F.relu6(self.stem(x))
         maps = []
         for stage in self.blocks:
@@ -122,11 +122,11 @@ class Network(nn.Module):
         return maps
 
 
-def _quick(tensor: Tensor) -> Tensor:
-    """A kernel with channels last, which takes two thirds of the time on a processor."""
+def _channels_last(tensor: Tensor) -> Tensor:
+    """Lay a kernel out with channels last, which takes two thirds of the time on a CPU."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
 def _normalized(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
-    """(byte - 127) / 128, as the publisher has it, of images in [-1, 1]."""
+    """Normalise images in [-1, 1] as the publisher does: (byte - 127) / 128."""
     return ((images.float() + 1) * 127.5 - 127) / 128

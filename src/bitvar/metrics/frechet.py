@@ -1,7 +1,7 @@
-"""The Frechet distance between two sets of images, as a feature network sees them; its moments add up in a stream.
+"""The Frechet distance between two sets of images in the features of a network, from moments that add up in a stream.
 
-Fewer than some 2,000 images a set make it too large, the more so the fewer; a figure means something only with its
-network's name and the number of images.
+It is biased upwards for fewer than some 2,000 images a set; a value means nothing without the name of the network and
+the number of images.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,10 +18,10 @@ from bitvar.metrics.networks import WIDTH, MobileNet, three_channels
 
 
 class Moments:
-    """Count, sum and sum of outer products of feature vectors, fp64 on the CPU: enough for mean and covariance.
+    """Count, sum and sum of outer products of feature vectors, in fp64 on the CPU: enough for mean and covariance.
 
     Args:
-        width: of a feature vector.
+        width: Width of a feature vector.
     """
 
     def __init__(self, width: int) -> None:
@@ -30,10 +30,10 @@ class Moments:
         self.outer = torch.zeros(width, width, dtype=torch.float64)
 
     def add(self, features: Float[Tensor, "b f"]) -> None:
-        """Count a batch of feature vectors in.
+        """Add a batch of feature vectors.
 
         Raises:
-            ComputationError: for NaN or infinity, which would spoil the sums for good.
+            ComputationError: for NaN or infinity, which would spoil the sums.
         """
         require_finite(features, "the features of images")
         features = features.detach().cpu().double()
@@ -42,18 +42,18 @@ class Moments:
         self.outer += features.T @ features
 
     def merge(self, other: "Moments") -> None:
-        """Count in what `other` has counted."""
+        """Add the vectors that `other` has counted."""
         self.count += other.count
         self.sum += other.sum
         self.outer += other.outer
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `from_tensors` takes: a copy of `count`, `sum` and `outer`."""
+        """Copy `count`, `sum` and `outer` for `from_tensors`."""
         return {"count": torch.tensor(self.count), "sum": self.sum.clone(), "outer": self.outer.clone()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Moments":
-        """The moments whose `tensors()` these are."""
+        """Restore moments from their `tensors()`."""
         moments = cls(len(tensors["sum"]))
         moments.count = int(tensors["count"])
         moments.sum += tensors["sum"]
@@ -61,28 +61,28 @@ class Moments:
         return moments
 
     def mean(self) -> Float[Tensor, " f"]:
-        """Mean of the vectors."""
+        """Compute the mean of the vectors."""
         return self.sum / self.count
 
     def covariance(self) -> Float[Tensor, "f f"]:
-        """Unbiased covariance of the vectors; needs two of them."""
+        """Compute the unbiased covariance of the vectors, of which there must be two."""
         assert self.count > 1
         mean = self.mean()
         return (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
 
 
 def frechet_distance(first: Moments, second: Moments) -> float:
-    """Between the Gaussians of two sets (Heusel et al., arXiv 1706.08500), in fp64.
+    """Compute the distance between the Gaussians of two sets (Heusel et al., arXiv 1706.08500), in fp64.
 
-    `|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))`. With `C = A A^T`, the last trace is the sum of the singular
-    values of `A1^T A2`: real and not negative whatever the rank, so fewer images than features do no harm to it.
+    It is `|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))`. With `C = A A^T`, the last trace is the sum of the
+    singular values of `A1^T A2`: real and not negative whatever the rank, even with fewer images than features.
 
     Raises:
         UsageError: if a set has fewer than two images.
     """
     if min(first.count, second.count) < 2:
         why = f"the sets have {first.count} and {second.count} images"
-        raise UsageError("There is no Frechet distance.", why, "give two images at least")
+        raise UsageError("There is no Frechet distance.", why, "give at least two images")
     covariances = first.covariance(), second.covariance()
     overlap = torch.linalg.svdvals(_factor(covariances[0]).T @ _factor(covariances[1])).sum()
     spread = covariances[0].trace() + covariances[1].trace() - 2 * overlap
@@ -90,7 +90,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
 
 
 def _factor(covariance: Float[Tensor, "f f"]) -> Float[Tensor, "f r"]:
-    """`A` of `covariance = A A^T`, of as many columns as its rank; eigenvalues that are rounding count as 0."""
+    """Factor a covariance as `A A^T`, with as many columns as its rank; eigenvalues within rounding count as 0."""
     values, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     kept = values > len(values) * torch.finfo(values.dtype).eps * values.abs().max()
     return vectors[:, kept] * values[kept].sqrt()
@@ -98,21 +98,21 @@ def _factor(covariance: Float[Tensor, "f f"]) -> Float[Tensor, "f r"]:
 
 @runtime_checkable
 class FeatureNetwork(Protocol):
-    """Images to feature vectors."""
+    """A network from images to feature vectors."""
 
     title: ClassVar[str]
-    """Its name for reports."""
+    """Its name in reports."""
 
     width: ClassVar[int]
-    """Of a vector."""
+    """Width of a vector."""
 
     def __call__(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b f"]:
-        """Of images in [-1, 1], of any size."""
+        """Compute the features of images in [-1, 1], of any size."""
         ...
 
 
 class MobileNetFeatures:
-    """The 1280 features of `MobileNet`, at 224 x 224."""
+    """The 1280 features of `MobileNet` at 224 x 224 pixels."""
 
     title: ClassVar[str] = "MobileNetV2 (torchvision's ImageNet weights)"
     width: ClassVar[int] = WIDTH
@@ -125,10 +125,10 @@ class MobileNetFeatures:
 
 
 class InceptionFeatures:
-    """The 2048 features of the Inception v3 that published FIDs use, by torchmetrics and torch-fidelity, downloaded.
+    """The 2048 features of Inception v3 that published FIDs use, from torchmetrics and torch-fidelity, downloaded.
 
     Raises:
-        UsageError: without these packages, or when the network can't be downloaded.
+        UsageError: without these packages, or if the network can't be downloaded.
     """
 
     title: ClassVar[str] = "Inception v3 (torch-fidelity's FID weights)"
@@ -159,10 +159,10 @@ FEATURE_NETWORKS: Final[dict[str, Callable[[torch.device | str], FeatureNetwork]
 
 
 def feature_network(name: str, device: torch.device | str = "cpu") -> FeatureNetwork:
-    """A feature network by its name in `FEATURE_NETWORKS`, on a device.
+    """Load a feature network by its name in `FEATURE_NETWORKS`.
 
     Raises:
-        UsageError: for an unknown name, or one whose packages or weights can't be had.
+        UsageError: for an unknown name, or if packages or weights are not available.
     """
     if name not in FEATURE_NETWORKS:
         raise UsageError(unknown("feature network", name, list(FEATURE_NETWORKS)))

@@ -1,4 +1,4 @@
-"""MobileNetV2 as a frozen feature network, its weights in the package. Knows no distances and no files of images."""
+"""MobileNetV2 as a frozen feature network, with its weights in the package. Knows no distances."""
 
 import hashlib
 from pathlib import Path
@@ -19,10 +19,10 @@ FOLDER: Final = Path(__file__).parents[1] / "pretrained" / "mobilenet_v2"
 WEIGHTS: Final = "model.safetensors"
 WIDTH: Final = 1280
 SIDE: Final = 224
-"""Pixels a side that it was trained on."""
+"""Side, in pixels, of the images that it was trained on."""
 
 _BLOCKS: Final = (3, 6, 13, 17)
-"""Blocks whose outputs are stages, by torchvision's numbers; block 1, the stem's end, is the first stage."""
+"""Blocks whose outputs are stages, by torchvision's numbers; the first stage is block 1, the end of the stem."""
 
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
@@ -31,11 +31,11 @@ _STD: Final = (0.229, 0.224, 0.225)
 class MobileNet(nn.Module):
     """MobileNetV2 (Sandler et al., arXiv 1801.04381), trained on ImageNet by torchvision; without its classifier.
 
-    Frozen, fp32, and without batch norms: they are folded into the convolutions, so train and eval are the same.
-    Gradients flow to the images. Making one draws nothing from the global generator.
+    Frozen, in fp32. Batch norms are folded into the convolutions, so training and evaluation mode are the same.
+    Gradients flow to the images. Construction draws nothing from the global generator.
 
     Raises:
-        WeightsError: if the package's file of it is missing or altered.
+        WeightsError: if its file in the package is missing or altered.
     """
 
     mean: Tensor
@@ -49,10 +49,10 @@ class MobileNet(nn.Module):
         self.requires_grad_(False)
 
     def features(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b 1280"]:
-        """What the classifier would see, of images in [-1, 1] resized to 224 x 224 whatever their ratio.
+        """Compute the features that the classifier would take, of images resized to 224 x 224 whatever their ratio.
 
         Args:
-            images: of 3 channels, or as `three_channels` has them.
+            images: Images in [-1, 1], converted by `three_channels`.
         """
         images = three_channels(images)
         if images.shape[-2:] != (SIDE, SIDE):
@@ -60,9 +60,9 @@ class MobileNet(nn.Module):
         return self.network(self._normalized(images)).pooler_output
 
     def stages(self, images: Float[Tensor, "b c H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Maps after blocks 1, 3, 6, 13 and 17, of images in [-1, 1] at their own size.
+        """Compute the maps after blocks 1, 3, 6, 13 and 17, of images in [-1, 1] at their own size.
 
-        A cell is 2, 4, 8, 16 and 32 pixels wide; they have 16, 24, 32, 96 and 320 channels.
+        Cells are 2, 4, 8, 16 and 32 pixels wide; the maps have 16, 24, 32, 96 and 320 channels.
         """
         maps = [self.network.conv_stem(self._normalized(three_channels(images)))]
         x = maps[0]
@@ -77,13 +77,13 @@ class MobileNet(nn.Module):
 
 
 def three_channels(images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b 3 H W"]:
-    """Images as fp32 RGB: the first channel three times if there are fewer than three, else the first three."""
+    """Convert images to fp32 RGB: the first channel three times if there are fewer than three, else the first three."""
     images = images.float()
     return images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
 
 
 def _load_network(folder: Path) -> Any:
-    """The `transformers` model, batch norms folded."""
+    """Load the `transformers` model and fold its batch norms."""
     from transformers.models.mobilenet_v2 import MobileNetV2Config, MobileNetV2Model
 
     # padding and epsilon as in torchvision, not as in the TensorFlow original
@@ -100,7 +100,7 @@ def _load_network(folder: Path) -> Any:
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a frozen network in the package, its digest verified.
+    """Read the tensors of a frozen network in the package and verify their digest.
 
     Raises:
         WeightsError: if the file is missing or altered.

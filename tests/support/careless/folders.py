@@ -341,7 +341,7 @@ def foreign(stage: Stage) -> None:
             "mine",
             "--tokenizer",
             TOKENIZER,
-            "--against",
+            "--baselines",
             "none",
         ),
         "official": ("convert", "tiny", "mine", "--to-official"),

@@ -120,7 +120,7 @@ def images(stage: Stage) -> None:
         expect((told["width"], told["height"]) == seen, f"{form}: {told['width']}x{told['height']}, not {seen}")
     if stage.number >= len(IMAGES):  # once a form: it takes a while
         return
-    call = ("evaluate", "reconstruction", "in", "-o", "report", "--tokenizer", "tiny", "--against", "none")
+    call = ("evaluate", "reconstruction", "in", "-o", "report", "--tokenizer", "tiny", "--baselines", "none")
     evaluated = stage.run(*call, "--size", "16")
     expect(evaluated.code == (0 if found == 3 else 1), f"{form}: evaluation gives another exit code:\n{evaluated}")
 

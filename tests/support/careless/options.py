@@ -34,7 +34,7 @@ IMPORT = ("data", "import", "set", "new", "--size", "16")
 INDEX = ("data", "index", "set", "new")
 ENCODE = ("tokenizer", "encode", "image.png", "-o", "x.bits", "--tokenizer", "tiny")
 DECODE = ("tokenizer", "decode", "image.bits", "-o", "x.png", "--tokenizer", "tiny")
-EVALUATE = ("evaluate", "reconstruction", "image.png", "-o", "new", "--tokenizer", "tiny", "--against", "none")
+EVALUATE = ("evaluate", "reconstruction", "image.png", "-o", "new", "--tokenizer", "tiny", "--baselines", "none")
 TRAIN = ("train", *words(), "--out", "new", "--dry-run")
 FIT = ("train", *words(), "--fit")
 EXPORT = ("export", "run", "new", *words()[3:7])
@@ -64,7 +64,7 @@ NUMBERS = {
     "--sheet": EVALUATE,
     "--batch-size": EVALUATE,
     "evaluate --size": EVALUATE,
-    "evaluate --passes": EVALUATE,
+    "evaluate --refine-steps": EVALUATE,
     "--device-gib": FIT,
     "--nproc": TRAIN,
     "--hang-seconds": TRAIN,
@@ -81,7 +81,7 @@ TEXTS = {
     "encode --device": ENCODE,
     "--fit": IMPORT,
     "--pad-color": (*IMPORT, "--fit", "pad"),
-    "--against": EVALUATE,
+    "--baselines": EVALUATE,
     "--feature-network": EVALUATE,
     "--distance": EVALUATE,
     "evaluate --split": EVALUATE,
@@ -135,7 +135,7 @@ def texts(stage: Stage) -> None:
         ["", " ", "x" * 5000, "\udcff", "nan", "a\nb", "..", "/dev/null/x", "0", "a/b/c/d", "\u0663", "none"]
     )
     done = stage.either((2, 3), *call, f"{name}={value}")
-    fine = (name == "--root" and value == "..") or (name == "--against" and value == "none")
+    fine = (name == "--root" and value == "..") or (name == "--baselines" and value == "none")
     fine |= name == "--name" and value in ("nan", "0", "none")
     if done is not None and not fine:
         expect(name == "--name" or (name == "--data" and value == ".."), f"it takes {name}={value[:50]!r}:\n{done}")

@@ -9,8 +9,8 @@ import pytest
 
 from bitvar.cli import main as cli
 from bitvar.cli import scenes as command
-from bitvar.evaluation.generation.evaluate import ScenesSettings, select_prompts
-from bitvar.evaluation.generation.metrics import FrechetMeasure
+from bitvar.evaluation.generation.evaluate import EvaluationSettings
+from bitvar.evaluation.generation.frechet import FrechetMetric
 from bitvar.icons.dataset.prompts import SPLITS
 from tests.support.tiny import tiny_pipeline
 from tests.unit.evaluation import test_generation as scenes
@@ -27,9 +27,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], icon_set: Path) -> Any:
-    measure = FrechetMeasure(scenes.Means(), icon_set, "cpu")
-    monkeypatch.setattr(command, "load_jury", lambda device: scenes.JURY)
-    monkeypatch.setattr(command, "load_measures", lambda data, network, device: [measure])
+    metric = FrechetMetric(scenes.Means(), icon_set, "cpu")
+    monkeypatch.setattr(command, "load_judge", lambda device: scenes.JUDGE)
+    monkeypatch.setattr(command, "load_metrics", lambda data, network, device: [metric])
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["bitvar", "evaluate", "scenes", *map(str, arguments)])
@@ -43,7 +43,7 @@ def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 
 def test_the_command_prints_one_table_and_one_report(bitvar: Any, icon_set: Path, model: Path, tmp_path: Path) -> None:
-    theirs = scenes.folder_of(tmp_path / "theirs", select_prompts(SPLITS, 2), wrong=["seen-two-01"])
+    theirs = scenes.folder_of(tmp_path / "theirs", scenes.chosen_prompts(SPLITS, 2), wrong=["seen-two-01"])
     arguments = (
         icon_set,
         "--model",
@@ -72,7 +72,7 @@ def test_the_command_prints_one_table_and_one_report(bitvar: Any, icon_set: Path
         assert word in out
     code, out, err = bitvar(*arguments, "-o", tmp_path / "out", "--json")
     assert (code, err) == (0, "")
-    assert [entry["contender"] for entry in json.loads(out)["contenders"]] == [
+    assert [entry["candidate"] for entry in json.loads(out)["candidates"]] == [
         "real",
         "their-own-work",
         "their-own-work-shuffled",
@@ -90,12 +90,12 @@ def test_options_reach_the_evaluation(bitvar: Any, icon_set: Path, model: Path, 
     )
     code, _, err = bitvar(icon_set, *given, "-o", tmp_path / "out")
     assert code == 0, err
-    settings = ScenesSettings.load(tmp_path / "out" / "settings.json")
+    settings = EvaluationSettings.load(tmp_path / "out" / "settings.json")
     assert (settings.splits, settings.limit, settings.seeds) == (("seen", "paraphrase"), 1, 2)
     assert (settings.guidance, settings.temperature, settings.batch_size) == (2.5, 0.5, 5)
     assert (settings.references, settings.feature_network, settings.dtype) == (False, "inception", "float32")
     assert [named.label for named in settings.models] == ["mine"] and settings.models[0].sha256
-    assert settings.measures == ("frechet",) and settings.judge == "reader"
+    assert settings.metrics == ("frechet",) and settings.judge == "reader"
     assert len(list((tmp_path / "out" / "images" / "mine").glob("*.png"))) == 28
 
 
@@ -104,10 +104,10 @@ def test_options_reach_the_evaluation(bitvar: Any, icon_set: Path, model: Path, 
     [
         (("--split", "sean"), "did you mean 'seen'"),
         (("--images", "nothing"), "write --images label=FOLDER"),
-        (("--images", "real=here"), "Can't call a contender 'real'"),
+        (("--images", "real=here"), "Can't call a candidate 'real'"),
         (("--images", "a=/no/such/folder"), "no such folder"),
-        (("--model", "real=icons"), "Can't call a contender 'real'"),
-        (("--model", "icons", "--model", "icons"), "Can't call a contender 'icons'"),
+        (("--model", "real=icons"), "Can't call a candidate 'real'"),
+        (("--model", "icons", "--model", "icons"), "Can't call a candidate 'icons'"),
         (("--limit", "0"), "--limit"),
         (("--seeds", "0"), "--seeds"),
     ],

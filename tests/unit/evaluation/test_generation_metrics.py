@@ -12,26 +12,32 @@ from torch import Tensor
 from bitvar.condition import TextCondition
 from bitvar.data.samples import read_samples
 from bitvar.errors import WeightsError
-from bitvar.evaluation.generation.comparisons import AlignmentMeasure, DiversityMeasure, MemorisationMeasure
-from bitvar.evaluation.generation.diversity import measure_diversity
-from bitvar.evaluation.generation.images import Shown
-from bitvar.evaluation.generation.memorisation import COPY, closeness, find_neighbours, thumbnails
+from bitvar.evaluation.benchmarks.base import GeneratedImage
+from bitvar.evaluation.generation.diversity import DiversityMetric, measure_diversity
+from bitvar.evaluation.generation.memorisation import (
+    COPY,
+    MemorisationMetric,
+    closeness,
+    find_neighbours,
+    thumbnails,
+)
 from bitvar.icons.benchmark.alignment import (
     FOLDER,
-    SEEN,
+    NUM_FEATURES,
     AlignmentConfig,
+    AlignmentMetric,
     AlignmentModel,
     AlignmentScorer,
     score_alignment,
 )
-from bitvar.icons.dataset.prompts import read_prompts
+from bitvar.icons.benchmark.scenes import HELD_OUT, eval_prompts
 from bitvar.imaging.batches import as_tensor
 from bitvar.metrics.efficientnet import EfficientNet
 from bitvar.text import load_text_encoder
 from bitvar.weights.hub import EMBEDDED_MODEL
 from tests.support.tiny import tiny_text_encoder, toy_set
 
-PROMPTS = read_prompts()
+PROMPTS = eval_prompts()
 
 
 def squares(folder: Path, name: str, colours: list[tuple[int, int, int]]) -> list[Path]:
@@ -131,16 +137,16 @@ def test_towers_learn_which_prompt_belongs_to_which_image(tmp_path: Path, change
     prompts = ["a red circle", "a blue circle", "a dog on a square", "two cat"]
     condition = tiny_text_encoder(tmp_path).encode(prompts).clone()
     condition = TextCondition(condition.features[..., : config.text_width], condition.mask, condition.dropped)
-    seen = torch.randn(4, SEEN)
+    seen = torch.randn(4, NUM_FEATURES)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(40):
-        loss = model.loss(model.of_images(seen), model.of_prompts(condition))
+        loss = model.loss(model.embed_images(seen), model.embed_prompts(condition))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     with torch.inference_mode():
-        found = score_alignment(model.of_images(seen), model.of_prompts(condition), prompts)
-        shuffled = score_alignment(model.of_images(seen.flip(0)), model.of_prompts(condition), prompts)
+        found = score_alignment(model.embed_images(seen), model.embed_prompts(condition), prompts)
+        shuffled = score_alignment(model.embed_images(seen.flip(0)), model.embed_prompts(condition), prompts)
     assert found.found == 1.0
     assert shuffled.found == 0.0
     assert found.cosine > shuffled.cosine + 50
@@ -151,18 +157,18 @@ def test_padding_changes_nothing(tmp_path: Path) -> None:
     model = AlignmentModel(AlignmentConfig(width=16, text_width=64)).eval()
     encoder = tiny_text_encoder(tmp_path)
     with torch.inference_mode():
-        alone = model.of_prompts(encoder.encode(["a dog"]))
-        among = model.of_prompts(encoder.encode(["a dog", "two cat on a red square left of a blue circle"]))
+        alone = model.embed_prompts(encoder.encode(["a dog"]))
+        among = model.embed_prompts(encoder.encode(["a dog", "two cat on a red square left of a blue circle"]))
     torch.testing.assert_close(alone[0], among[0], atol=1e-5, rtol=1e-4)
 
 
-# As measures of a contender
+# As metrics of a candidate
 
 
-def shown_of(folder: Path, colours: list[tuple[int, int, int]], *, seeds: int = 1) -> list[Shown]:
+def images_of(folder: Path, colours: list[tuple[int, int, int]], *, seeds: int = 1) -> list[GeneratedImage]:
     """Images of as many prompts as it takes, `seeds` of each."""
     paths = squares(folder, "shown", colours)
-    return [Shown(PROMPTS[i // seeds], i % seeds, path) for i, path in enumerate(paths)]
+    return [GeneratedImage(PROMPTS[i // seeds], i % seeds, path) for i, path in enumerate(paths)]
 
 
 def test_memorisation_is_told_by_split_and_shows_the_nearest_pairs(tmp_path: Path) -> None:
@@ -170,41 +176,41 @@ def test_memorisation_is_told_by_split_and_shows_the_nearest_pairs(tmp_path: Pat
     samples = read_samples(data, split="train")
     unseen = next(prompt for prompt in PROMPTS if prompt.split == "unseen")
     shown = [
-        Shown(PROMPTS[0], 0, samples[3].path),
-        *shown_of(tmp_path, [(0, 255, 255)])[:1],
-        Shown(unseen, 0, samples[5].path),
+        GeneratedImage(PROMPTS[0], 0, samples[3].path),
+        *images_of(tmp_path, [(0, 255, 255)])[:1],
+        GeneratedImage(unseen, 0, samples[5].path),
     ]
-    finding = MemorisationMeasure(data)(shown)
-    assert finding.figures["training_images"] == len(samples)
-    assert finding.figures[PROMPTS[0].split]["num_images"] == 2
-    assert finding.figures[PROMPTS[0].split]["copies"] == 0.5
-    assert finding.figures["unseen"] == {"num_images": 1, "median_distance": 0.0, "copies": 1.0}
-    (row,) = finding.rows
-    assert [cell.title for cell in row.cells] == [unseen.prompt, samples[5].captions[0]]
+    result = MemorisationMetric(data, held_out=HELD_OUT)(shown)
+    assert result.values["training_images"] == len(samples)
+    assert result.values[PROMPTS[0].split]["num_images"] == 2
+    assert result.values[PROMPTS[0].split]["copies"] == 0.5
+    assert result.values["unseen"] == {"num_images": 1, "median_distance": 0.0, "copies": 1.0}
+    (row,) = result.rows
+    assert [cell.title for cell in row.cells] == [unseen.text, samples[5].captions[0]]
     assert row.cells[1].note == "in training, at 0.000"
 
 
 def test_diversity_needs_two_seeds(tmp_path: Path) -> None:
-    measure = DiversityMeasure(MeanDifference(), "cpu")
+    metric = DiversityMetric(MeanDifference(), "cpu")
     colours = [(0, 0, 0), (60, 60, 60), (200, 0, 0), (200, 40, 0)]
-    assert measure(shown_of(tmp_path, colours)).figures["ratio"] is None
-    figures = measure(shown_of(tmp_path, colours, seeds=2)).figures
-    assert figures["num_prompts"] == 2
-    assert figures["same_prompt"] == pytest.approx((3 * 60 + 40) / 2 / 3 / 4 / 127.5, rel=1e-4)
-    assert 0 < figures["ratio"] < 1
+    assert metric(images_of(tmp_path, colours)).values["ratio"] is None
+    values = metric(images_of(tmp_path, colours, seeds=2)).values
+    assert values["num_prompts"] == 2
+    assert values["same_prompt"] == pytest.approx((3 * 60 + 40) / 2 / 3 / 4 / 127.5, rel=1e-4)
+    assert 0 < values["ratio"] < 1
 
 
 def test_alignment_of_images_of_one_size_and_of_several(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = AlignmentModel(AlignmentConfig(width=16, text_width=64))
     scorer = AlignmentScorer(model, EfficientNet(), tiny_text_encoder(tmp_path))
-    shown = shown_of(tmp_path, [(255, 0, 0), (0, 0, 255), (0, 160, 0)])
-    alike = AlignmentMeasure(scorer, "cpu")(shown).figures
+    shown = images_of(tmp_path, [(255, 0, 0), (0, 0, 255), (0, 160, 0)])
+    alike = AlignmentMetric(scorer, "cpu")(shown).values
     assert (alike["num_images"], alike["num_prompts"]) == (3, 3)
     assert -100 <= alike["cosine"] <= 100
     with Image.open(shown[1].path) as image:
         image.resize((128, 128), Image.Resampling.NEAREST).save(shown[1].path)
-    assert AlignmentMeasure(scorer, "cpu")(shown).figures["cosine"] == pytest.approx(alike["cosine"], abs=2)
+    assert AlignmentMetric(scorer, "cpu")(shown).values["cosine"] == pytest.approx(alike["cosine"], abs=2)
 
 
 def test_the_towers_of_the_package_know_their_prompts() -> None:
@@ -226,7 +232,7 @@ def test_the_towers_of_the_package_know_their_prompts() -> None:
             images.append(as_tensor([np.asarray(image.convert("RGB"))]))
     texts = list(prompts.values())
     with torch.inference_mode():
-        found = score_alignment(scorer.of_images(iter(images)), scorer.of_prompts(texts), texts)
+        found = score_alignment(scorer.embed_images(iter(images)), scorer.embed_prompts(texts), texts)
     assert found.found == 1.0
 
 

@@ -20,18 +20,18 @@ from bitvar.cli import main as cli
 from bitvar.codec import ImageCodec
 from bitvar.data.index_writing import build_index
 from bitvar.errors import UsageError
-from bitvar.evaluation.reconstruction.accumulators import Tally, figures
+from bitvar.evaluation.reconstruction import evaluate
+from bitvar.evaluation.reconstruction.accumulators import MetricAccumulator, results
 from bitvar.evaluation.reconstruction.baselines import FORMATS
 from bitvar.evaluation.reconstruction.evaluate import (
     NamedTokenizer,
     ReconstructionSettings,
-    evaluate,
     evaluate_reconstruction,
 )
 from bitvar.evaluation.reconstruction.images import ImageStream
+from bitvar.evaluation.reconstruction.progress import FILE, Progress
 from bitvar.evaluation.reconstruction.sheet import choose, draw_sheet
-from bitvar.evaluation.resume import FILE, Progress
-from bitvar.metrics.distances import tint
+from bitvar.metrics.distances import block_mean_error
 from bitvar.metrics.frechet import Moments, frechet_distance
 from bitvar.training.export import save_tokenizer
 from bitvar.weights.model_folder import identify
@@ -87,7 +87,7 @@ def settings_for(codecs: Mapping[str, ImageCodec], *images: Path, **changes: Any
             NamedTokenizer(label=label, name=codec.identity.name, sha256=codec.identity.sha256)
             for label, codec in codecs.items()
         ),
-        "against": ("jpeg",),
+        "baselines": ("jpeg",),
         "feature_network": "mobilenet",
         "distance": "mobilenet",
         "batch_size": 3,
@@ -127,7 +127,7 @@ def test_figures_are_those_of_the_bit_files(tmp_path: Path) -> None:
     out = tmp_path / "out"
     report = evaluate_reconstruction(settings_for({"tiny": codec}, *paths), {"tiny": codec}, out)
     result, jpeg = report["results"]
-    assert (result["contender"], result["kind"], result["size"], result["images"]) == ("tiny", "tokenizer", "own", 4)
+    assert (result["candidate"], result["kind"], result["size"], result["images"]) == ("tiny", "tokenizer", "own", 4)
 
     files = [codec.encode(image) for image in images]
     grids, originals = files[0].header.grids, [np.asarray(image).astype(float) for image in images]
@@ -158,7 +158,7 @@ def test_figures_are_those_of_the_bit_files(tmp_path: Path) -> None:
         moments[side].add(Means()(torch.stack(each)))
     assert result["frechet"] == pytest.approx(frechet_distance(*moments), rel=1e-3)
     rows = lines_of(out / "images.jsonl")
-    assert np.mean([row["psnr"] for row in rows if row["contender"] == "jpeg"]) == pytest.approx(jpeg["psnr"], abs=1e-3)
+    assert np.mean([row["psnr"] for row in rows if row["candidate"] == "jpeg"]) == pytest.approx(jpeg["psnr"], abs=1e-3)
     assert jpeg["too_large"] == 4  # a JPEG of 200 bits there is not
 
 
@@ -181,25 +181,34 @@ def reconstruction_of(codec: ImageCodec, pixels: np.ndarray) -> Any:
     return reconstruct(codec, pixels)
 
 
-def test_a_tint_is_what_noise_is_not() -> None:
+def test_the_block_mean_error_ignores_noise() -> None:
     image = torch.zeros(1, 3, 64, 48)
     noise = torch.where(torch.rand(1, 3, 64, 48, generator=torch.Generator().manual_seed(0)) > 0.5, 4.0, -4.0) / 127.5
-    assert tint(image + 2 / 127.5, image).item() == pytest.approx(2.0)
-    assert tint(noise, image).item() < 0.4
-    assert tint(noise[..., :9, :9] + 2 / 127.5, image[..., :9, :9]).item() > 1.5  # smaller than a square
+    assert block_mean_error(image + 2 / 127.5, image).item() == pytest.approx(2.0)
+    assert block_mean_error(noise, image).item() < 0.4
+    assert block_mean_error(noise[..., :9, :9] + 2 / 127.5, image[..., :9, :9]).item() > 1.5  # smaller than a square
 
 
 def test_dead_bits_and_entropy() -> None:
-    tally = Tally(2)
-    tally.features.add(torch.zeros(1, 2))
-    for name in ("images", "bits_per_pixel", "psnr", "ssim", "tint", "distance", "scale0/images", "scale0/psnr"):
-        tally.add(name, 1)
-    tally.add("scale0/bits_per_pixel", 1)
-    tally.add("scale0/residual", torch.tensor([1.0, 0.5]))
-    tally.add("scale0/set_bits", torch.tensor([0.0, 9.0, 500.0, 991.0]))
-    tally.add("scale0/cells", 400)
-    tally.add("scale0/cells", 600)
-    entry = figures(tally, tally.features)
+    accumulator = MetricAccumulator(2)
+    accumulator.features.add(torch.zeros(1, 2))
+    for name in (
+        "images",
+        "bits_per_pixel",
+        "psnr",
+        "ssim",
+        "block_mean_error",
+        "distance",
+        "scale0/images",
+        "scale0/psnr",
+    ):
+        accumulator.add(name, 1)
+    accumulator.add("scale0/bits_per_pixel", 1)
+    accumulator.add("scale0/residual", torch.tensor([1.0, 0.5]))
+    accumulator.add("scale0/set_bits", torch.tensor([0.0, 9.0, 500.0, 991.0]))
+    accumulator.add("scale0/cells", 400)
+    accumulator.add("scale0/cells", 600)
+    entry = results(accumulator, accumulator.features)
     assert entry["frechet"] is None
     scale = entry["scales"][0]
     assert scale["dead_bits"] == 0.75
@@ -249,16 +258,16 @@ def test_a_killed_evaluation_goes_on_to_the_same_figures(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluate, "_measure", killed)
-    out, told = tmp_path / "out", []
+    out, logged = tmp_path / "out", []
     with pytest.raises(KeyboardInterrupt):
         evaluate_reconstruction(settings, codecs, out, sheet=2, save_every=6)
     assert not (out / "report.json").exists()
     with (out / "images.jsonl").open("a") as file:
         file.write('{"half a li')
-    evaluate_reconstruction(settings, codecs, out, sheet=2, save_every=6, tell=told.append)
-    assert ("going on after 6 images" in told) == (stop > 1)
+    evaluate_reconstruction(settings, codecs, out, sheet=2, save_every=6, log=logged.append)
+    assert ("resuming after 6 images" in logged) == (stop > 1)
     assert calls == 4 + 1  # four batches, saved after two of them; the one that was cut came twice
-    for name in ("report.json", "images.jsonl", "refused.jsonl", "sheet.png"):
+    for name in ("report.json", "images.jsonl", "rejected.jsonl", "sheet.png"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
     assert not (out / FILE).exists()
 
@@ -269,7 +278,7 @@ def test_a_finished_evaluation_is_only_read(tmp_path: Path, images: Path, monkey
     settings, out = settings_for(codecs, images), tmp_path / "out"
     report = evaluate_reconstruction(settings, codecs, out)
     monkeypatch.delattr(evaluate, "_measure")
-    monkeypatch.delattr(evaluate, "_contest")
+    monkeypatch.delattr(evaluate, "_comparison")
     assert evaluate_reconstruction(settings, codecs, out) == json.loads(json.dumps(report))
 
 
@@ -288,15 +297,15 @@ def test_another_sheet_needs_no_measuring(tmp_path: Path, images: Path, monkeypa
 
 
 @pytest.mark.usefixtures("cheap")
-def test_passes_are_measured(tmp_path: Path, images: Path) -> None:
-    codecs = {"a": ImageCodec.from_pretrained("images", device="cpu")}
+def test_refine_steps_are_measured(tmp_path: Path, images: Path) -> None:
+    codecs = {"a": ImageCodec.from_pretrained("general", device="cpu")}
     once, often = (
         evaluate_reconstruction(
-            settings_for(codecs, images, limit=4, against=(), passes=passes), codecs, tmp_path / str(passes)
+            settings_for(codecs, images, limit=4, baselines=(), refine_steps=steps), codecs, tmp_path / str(steps)
         )["results"][0]
-        for passes in (0, 4)
+        for steps in (0, 4)
     )
-    assert often["psnr"] > once["psnr"] and often["tint"] < once["tint"]
+    assert often["psnr"] > once["psnr"] and often["block_mean_error"] < once["block_mean_error"]
     assert often["bits_per_pixel"] == once["bits_per_pixel"]
 
 
@@ -308,7 +317,7 @@ def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path, images: Pat
     for changed, loaded, words in (
         (settings_for(codecs, images, limit=5), codecs, "limit was 4, now 5"),
         (settings_for(other, images, limit=4), other, "tokenizers was"),
-        (settings_for(codecs, images, limit=4, passes=8), codecs, "passes was 0, now 8"),
+        (settings_for(codecs, images, limit=4, refine_steps=8), codecs, "refine_steps was 0, now 8"),
     ):
         with pytest.raises(UsageError, match="holds another evaluation") as error:
             evaluate_reconstruction(changed, loaded, out)
@@ -325,9 +334,9 @@ def test_another_evaluation_in_the_folder_is_refused(tmp_path: Path, images: Pat
 @pytest.mark.usefixtures("cheap")
 def test_slow_images_are_saved_more_often(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "SAVE_SECONDS", 0.0)
-    codecs, told = {"a": tiny_codec()}, []
-    evaluate_reconstruction(settings_for(codecs, images), codecs, tmp_path / "out", sheet=0, tell=told.append)
-    assert [line for line in told if line.endswith(" images")] == [f"{n} images" for n in (3, 6, 9, 12)]
+    codecs, logged = {"a": tiny_codec()}, []
+    evaluate_reconstruction(settings_for(codecs, images), codecs, tmp_path / "out", sheet=0, log=logged.append)
+    assert [line for line in logged if line.endswith(" images")] == [f"{n} images" for n in (3, 6, 9, 12)]
 
 
 def stopped(out: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
@@ -374,17 +383,17 @@ def test_damaged_progress_is_refused(
 
 @pytest.mark.usefixtures("cheap")
 def test_bad_images_are_counted_and_named(tmp_path: Path, images: Path) -> None:
-    codecs, told = {"a": tiny_codec()}, []
+    codecs, logged = {"a": tiny_codec()}, []
     photo(4, 4).save(images / "small.png")
     out = tmp_path / "out"
-    report = evaluate_reconstruction(settings_for(codecs, images), codecs, out, tell=told.append)
+    report = evaluate_reconstruction(settings_for(codecs, images), codecs, out, log=logged.append)
     assert report["results"][0]["images"] == 11
-    assert report["refused"] == [{"reason": reason, "images": 1} for reason in ("not-an-image", "too-small")]
-    refused = lines_of(out / "refused.jsonl")
-    assert [line["image"] for line in refused] == ["images/broken.png", "images/small.png"]
-    assert all(line["detail"] for line in refused)
-    assert any("images/broken.png" in line for line in told)
-    assert any("1 file of other kinds skipped (.txt 1)" in line for line in told)
+    assert report["rejected"] == [{"reason": reason, "images": 1} for reason in ("not-an-image", "too-small")]
+    rejected = lines_of(out / "rejected.jsonl")
+    assert [line["image"] for line in rejected] == ["images/broken.png", "images/small.png"]
+    assert all(line["detail"] for line in rejected)
+    assert any("images/broken.png" in line for line in logged)
+    assert any("1 file of other kinds skipped (.txt 1)" in line for line in logged)
 
 
 @pytest.mark.usefixtures("cheap")
@@ -395,16 +404,16 @@ def test_nothing_but_bad_images_is_refused_and_can_be_mended(tmp_path: Path) -> 
     with pytest.raises(UsageError, match=r"nothing to evaluate(.|\n)*not-an-image 1"):
         evaluate_reconstruction(settings_for(codecs, bad), codecs, tmp_path / "out")
     photo().save(bad / "a.png")
-    report = evaluate_reconstruction(settings_for(codecs, bad, against=("webp",)), codecs, tmp_path / "out")
+    report = evaluate_reconstruction(settings_for(codecs, bad, baselines=("webp",)), codecs, tmp_path / "out")
     assert report["results"][0]["frechet"] is None
 
 
 @pytest.mark.usefixtures("cheap")
 def test_sizes_are_reported_each_by_itself(tmp_path: Path, images: Path) -> None:
     codecs = {"a": tiny_codec()}
-    settings = settings_for(codecs, images, sizes=(16, None, 32), against=("jpeg", "webp"))
+    settings = settings_for(codecs, images, sizes=(16, None, 32), baselines=("jpeg", "webp"))
     report = evaluate_reconstruction(settings, codecs, tmp_path / "out", sheet=0)
-    found = [(result["size"], result["contender"]) for result in report["results"]]
+    found = [(result["size"], result["candidate"]) for result in report["results"]]
     assert found == [(size, name) for size in ("16x16", "own", "32x32") for name in ("a", "jpeg", "webp")]
     sides = [len(report["results"][i]["scales"]) for i in (0, 6)]
     assert sides == [3, 4]
@@ -418,7 +427,7 @@ def test_what_a_format_can_not_hold_is_refused(tmp_path: Path, images: Path, mon
     codecs = {"a": tiny_codec()}
     report = evaluate_reconstruction(settings_for(codecs, images), codecs, tmp_path / "out")
     assert report["results"][0]["images"] == 3  # of 20 x 16 pixels; the others have 24
-    assert {"reason": "too-long", "images": 8} in report["refused"]
+    assert {"reason": "too-long", "images": 8} in report["rejected"]
 
 
 def captioned_set(folder: Path) -> Path:
@@ -455,7 +464,7 @@ def test_a_image_that_is_not_the_indexed_one_is_refused(tmp_path: Path) -> None:
     photo(40, 40, seed=99).save(own / "3.png")
     codecs = {"a": tiny_codec()}
     report = evaluate_reconstruction(settings_for(codecs, tmp_path / "index"), codecs, tmp_path / "out")
-    assert report["refused"] == [{"reason": "altered", "images": 1}]
+    assert report["rejected"] == [{"reason": "altered", "images": 1}]
 
 
 # The sheet
@@ -505,7 +514,7 @@ def test_the_command_with_the_real_networks(bitvar: Any, tmp_path: Path, images:
     code, out, err = bitvar(*arguments, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
-    assert [result["contender"] for result in report["results"]] == ["mine", "icons", "jpeg", "webp"]
+    assert [result["candidate"] for result in report["results"]] == ["mine", "icons", "jpeg", "webp"]
     assert all(np.isfinite(result[name]) for result in report["results"] for name in ("psnr", "distance", "frechet"))
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.width > 5 * 160
@@ -514,7 +523,7 @@ def test_the_command_with_the_real_networks(bitvar: Any, tmp_path: Path, images:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--against", "jpeg,gif"), "'gif'"),
+        (("--baselines", "jpeg,gif"), "'gif'"),
         (("--tokenizer", "icons", "--tokenizer", "icons"), "Can't call a tokenizer 'icons'"),
         (("--tokenizer", "jpeg=icons"), "Can't call a tokenizer 'jpeg'"),
         (("--split", "val"), "There is no split"),
@@ -539,7 +548,7 @@ def test_the_output_may_not_lie_among_the_images(bitvar: Any, images: Path) -> N
     assert "would be one of its images" in err
 
 
-@pytest.mark.parametrize("name", ["settings.json", "report.json", "sheet.png", "images.jsonl", "refused.jsonl"])
+@pytest.mark.parametrize("name", ["settings.json", "report.json", "sheet.png", "images.jsonl", "rejected.jsonl"])
 def test_files_of_the_names_of_an_evaluation_are_not_replaced(tmp_path: Path, images: Path, name: str) -> None:
     codecs = {"tiny": tiny_codec()}
     out = tmp_path / "mine"

@@ -14,7 +14,7 @@ from bitvar.data.listing import open_images
 from bitvar.data.walking import Skipped, list_files
 from bitvar.errors import ComputationError, UsageError
 from bitvar.evaluation.generation.memorisation import thumbnails
-from bitvar.evaluation.reconstruction.images import ImageStream, find_source, name_source, open_entry
+from bitvar.evaluation.reconstruction.images import ImageStream, find_source, name_source, open_record
 from bitvar.imaging.formats import IMAGE_SUFFIXES
 from bitvar.imaging.open import ImageLimits
 from bitvar.metrics.frechet import Moments
@@ -51,7 +51,7 @@ def test_every_file_of_a_folder_is_accounted_for(folder: Path) -> None:
     stream = ImageStream([folder])
     entries = list(stream)
     assert len(entries) == 7
-    assert [open_entry(entry, ImageLimits()).size for entry in entries if "z" not in entry.name] == [(40, 40)] * 6
+    assert [open_record(entry, ImageLimits()).size for entry in entries if "z" not in entry.name] == [(40, 40)] * 6
     said = stream.skipped.describe()
     assert said == "5 files of other kinds skipped (.txt 2, no ending 1, .json 1, .jxl 1), 2 hidden"
     found, skipped = list_files(folder, (".png",))

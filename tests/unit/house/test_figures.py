@@ -21,9 +21,9 @@ def text_of(page: str) -> str:
     return " ".join((ROOT / page).read_text(encoding="utf-8").split())
 
 
-def mean_share(contender: str, split: str) -> str:
+def mean_share(candidate: str, split: str) -> str:
     skill = "style" if split == "held_out_style" else "mean"
-    return f"{100 * KEPT['scenes']['shares'][contender][split][skill]['share']:.1f}"
+    return f"{100 * KEPT['scenes']['scores'][candidate][split][skill]['score']:.1f}"
 
 
 @pytest.mark.parametrize("page", FIGURES["pages"](KEPT), ids=lambda page: f"{page.parent.name}-{page.name}")
@@ -75,9 +75,10 @@ def test_the_newest_entry_of_the_log_about_scenes_says_their_means() -> None:
 
 def test_the_judges_card_says_its_figures() -> None:
     card = text_of("src/bitvar/pretrained/scene_judge/README.md")
+    rates = ("true_positive_rate", "true_negative_rate")
     for skill, found in KEPT["scenes"]["judge"].items():
-        right, refused = (f"{100 * found[claims]:.1f}".removesuffix(".0") for claims in ("true_claims", "false_claims"))
-        assert f"{skill.replace('_', ' ')} {right} % and {refused} %" in card
+        accepted, rejected = (f"{100 * found[rate]:.1f}".removesuffix(".0") for rate in rates)
+        assert f"{skill.replace('_', ' ')} {accepted} % and {rejected} %" in card
 
 
 def test_the_readme_has_the_speeds_of_the_performance_page() -> None:
@@ -106,16 +107,16 @@ def test_copies_of_a_table_in_a_page_would_be_noticed() -> None:
 
 
 def test_what_is_kept_of_reports() -> None:
-    row = {"contender": "icons", "split": "seen", "skill": "two", "share": 0.5, "low": 0.2, "high": 0.8, "prompts": 30}
+    row = {"candidate": "icons", "split": "seen", "skill": "two", "score": 0.5, "low": 0.2, "high": 0.8, "prompts": 30}
     report = {
         "results": [row | {"images": 30}],
-        "contenders": [{"contender": "icons", "measures": {"frechet": {"distance": 1.0}}}],
-        "judge": {"accuracy": {"two": {"true_claims": 1.0, "false_claims": 0.5}}},
+        "candidates": [{"candidate": "icons", "metrics": {"frechet": {"distance": 1.0}}}],
+        "judge": {"accuracy": {"two": {"true_positive_rate": 1.0, "true_negative_rate": 0.5}}},
         "settings": {"dtype": "float32", "device": "cpu", "seeds": 1, "limit": None, "judge": "x"},
     }
     kept = FIGURES["keep_scenes"](report)
-    assert kept["shares"]["icons"]["seen"]["two"]["share"] == 0.5
-    assert kept["measures"]["icons"]["frechet"]["distance"] == 1.0
+    assert kept["scores"]["icons"]["seen"]["two"]["score"] == 0.5
+    assert kept["metrics"]["icons"]["frechet"]["distance"] == 1.0
     measured = {"samples": 3, "loss": 0.1, "loss/scale_0": 0.1234567, "accuracy": 0.9, "accuracy/scale_0": 0.9}
     measured |= {"psnr": 20.0, "psnr/scale_0": 20.0, "residual/scale_0": 1.0}
     scales = FIGURES["keep_scales"](dict.fromkeys(FIGURES["MEASURED"], measured))

@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw
 from bitvar.data import writing
 from bitvar.errors import UsageError
 from bitvar.icons.dataset import build, build_icon_set
-from bitvar.icons.dataset.captions import draw_captions, write_wordings
+from bitvar.icons.dataset.caption_templates import draw_captions, write_all_captions
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, named, with_article
 from bitvar.icons.dataset.held_out import held_out_combinations, held_out_keys, held_out_prompts, is_held_out
 from bitvar.icons.dataset.render import SpriteAtlas, draw_scene
 from bitvar.icons.dataset.scene_sampler import SHARES, ShuffledCycle
-from bitvar.icons.dataset.scene_spec import SceneRequest, Thing, write_captions
+from bitvar.icons.dataset.scene_spec import ObjectSpec, SceneSpec, write_captions
 from bitvar.icons.dataset.sources import ARTISTS, Licence, fetch_package
 from bitvar.icons.dataset.sprites import camouflaged_share, recolour, trim_to_alpha
 
@@ -42,12 +42,12 @@ def atlas() -> SpriteAtlas:
 
 
 @pytest.fixture(scope="module")
-def planned(atlas: SpriteAtlas) -> list[tuple[str, SceneRequest]]:
-    return list(build.plan_requests(atlas, CONCEPTS, tuple(a.key for a in ARTISTS), seed=3, num_scenes=800))
+def planned(atlas: SpriteAtlas) -> list[tuple[str, SceneSpec]]:
+    return list(build.plan_scenes(atlas, CONCEPTS, tuple(a.key for a in ARTISTS), seed=3, num_scenes=800))
 
 
-def draw(request: SceneRequest, atlas: SpriteAtlas, *, size: int = 64, seed: int = 0):
-    return draw_scene(request, atlas, size=size, rng=np.random.default_rng(seed))
+def draw(spec: SceneSpec, atlas: SpriteAtlas, *, size: int = 64, seed: int = 0):
+    return draw_scene(spec, atlas, size=size, rng=np.random.default_rng(seed))
 
 
 def overlap(first, second) -> bool:
@@ -82,65 +82,68 @@ def test_the_table_has_no_duplicates():
 
 
 @pytest.mark.parametrize(
-    ("request_", "expected"),
+    ("spec", "expected"),
     [
-        (SceneRequest("single", "noto", (Thing("apple"),)), ["an apple, S", "an apple"]),
-        (SceneRequest("count", "noto", (Thing("mouse"),), count=3), ["three mice", "3 mice"]),
-        (SceneRequest("background", "noto", (Thing("cat"),), background="orange"), ["a cat on an orange background"]),
+        (SceneSpec("single", "noto", (ObjectSpec("apple"),)), ["an apple, S", "an apple"]),
+        (SceneSpec("count", "noto", (ObjectSpec("mouse"),), count=3), ["three mice", "3 mice"]),
+        (SceneSpec("background", "noto", (ObjectSpec("cat"),), background="orange"), ["a cat on an orange background"]),
         (
-            SceneRequest("colour_pair", "noto", (Thing("car", "red"), Thing("star", "blue"))),
+            SceneSpec("colour_pair", "noto", (ObjectSpec("car", "red"), ObjectSpec("star", "blue"))),
             ["a red car and a blue star"],
         ),
         (
-            SceneRequest("position", "noto", (Thing("cat"), Thing("owl")), relation="left"),
+            SceneSpec("position", "noto", (ObjectSpec("cat"), ObjectSpec("owl")), relation="left"),
             ["a cat to the left of an owl", "an owl to the right of a cat"],
         ),
         (
-            SceneRequest("position", "noto", (Thing("cat"), Thing("owl")), relation="below"),
+            SceneSpec("position", "noto", (ObjectSpec("cat"), ObjectSpec("owl")), relation="below"),
             ["a cat below an owl", "an owl above a cat, S"],
         ),
     ],
 )
-def test_captions_say_what_is_shown(request_, expected):
-    captions = write_captions(request_, BY_NAME, style="S")
+def test_captions_say_what_is_shown(spec, expected):
+    captions = write_captions(spec, BY_NAME, style="S")
     assert set(expected) <= set(captions)
     assert 2 <= len(captions) == len(set(captions)) <= 4
     assert "S" in captions[0] and "S" not in captions[1]
 
 
 @pytest.mark.parametrize(
-    ("request_", "expected"),
+    ("spec", "expected"),
     [
-        (SceneRequest("single", "noto", (Thing("apple"),)), {"apple", "3D emoji, there is an apple"}),
-        (SceneRequest("background", "noto", (Thing("cat"),), background="red"), {"a cat against red"}),
-        (SceneRequest("background", "noto", (Thing("cat"),)), {"a cat against a white background"}),
-        (SceneRequest("two", "noto", (Thing("cat"), Thing("owl"))), {"a cat alongside an owl, 3D emoji"}),
-        (SceneRequest("count", "noto", (Thing("mouse"),), count=3), {"3 identical mice", "mice: three as a 3D emoji"}),
-        (SceneRequest("colour", "noto", (Thing("car", "orange"),)), {"an orange-coloured car", "a car made orange"}),
+        (SceneSpec("single", "noto", (ObjectSpec("apple"),)), {"apple", "3D emoji, there is an apple"}),
+        (SceneSpec("background", "noto", (ObjectSpec("cat"),), background="red"), {"a cat against red"}),
+        (SceneSpec("background", "noto", (ObjectSpec("cat"),)), {"a cat against a white background"}),
+        (SceneSpec("two", "noto", (ObjectSpec("cat"), ObjectSpec("owl"))), {"a cat alongside an owl, 3D emoji"}),
         (
-            SceneRequest("colour", "noto", (Thing("car", "orange"),), background="blue"),
+            SceneSpec("count", "noto", (ObjectSpec("mouse"),), count=3),
+            {"3 identical mice", "mice: three as a 3D emoji"},
+        ),
+        (SceneSpec("colour", "noto", (ObjectSpec("car", "orange"),)), {"an orange-coloured car", "a car made orange"}),
+        (
+            SceneSpec("colour", "noto", (ObjectSpec("car", "orange"),), background="blue"),
             {"an orange car against a blue background"},
         ),
         (
-            SceneRequest("colour_pair", "noto", (Thing("car", "red"), Thing("owl", "blue"))),
+            SceneSpec("colour_pair", "noto", (ObjectSpec("car", "red"), ObjectSpec("owl", "blue"))),
             {"a car (red) and an owl (blue)", "3D emoji, car red, owl blue"},
         ),
         (
-            SceneRequest("position", "noto", (Thing("cat"), Thing("owl")), relation="right"),
+            SceneSpec("position", "noto", (ObjectSpec("cat"), ObjectSpec("owl")), relation="right"),
             {"from left to right, an owl and a cat", "a cat right of an owl"},
         ),
         (
-            SceneRequest("position", "noto", (Thing("cat"), Thing("owl")), relation="above"),
+            SceneSpec("position", "noto", (ObjectSpec("cat"), ObjectSpec("owl")), relation="above"),
             {"below a cat there is an owl", "an owl lower than a cat"},
         ),
     ],
 )
-def test_other_wordings_say_the_same(request_, expected):
-    every = write_wordings(request_, BY_NAME, style="3D emoji")
+def test_other_wordings_say_the_same(spec, expected):
+    every = write_all_captions(spec, BY_NAME, style="3D emoji")
     assert expected <= set(every) and len(set(every)) == len(every) > 100
-    assert every[:2] == write_captions(request_, BY_NAME, style="3D emoji")[:2]
+    assert every[:2] == write_captions(spec, BY_NAME, style="3D emoji")[:2]
     rng = np.random.default_rng(0)
-    draws = [draw_captions(request_, BY_NAME, style="3D emoji", rng=rng) for _ in range(200)]
+    draws = [draw_captions(spec, BY_NAME, style="3D emoji", rng=rng) for _ in range(200)]
     assert all(set(drawn) <= set(every) and drawn[:2] == every[:2] for drawn in draws)
     assert all("3D emoji" in drawn[3] and 4 <= len(drawn) <= 5 for drawn in draws if len(drawn) == 5)
     assert len({text for drawn in draws for text in drawn}) > 80
@@ -148,15 +151,15 @@ def test_other_wordings_say_the_same(request_, expected):
 
 def test_every_wording_can_be_written_of_every_concept():
     for concept in CONCEPTS:
-        for text in write_wordings(SceneRequest("single", "noto", (Thing(concept.name),)), BY_NAME, style="S"):
+        for text in write_all_captions(SceneSpec("single", "noto", (ObjectSpec(concept.name),)), BY_NAME, style="S"):
             assert "  " not in text and "{" not in text
 
 
 @pytest.mark.parametrize("relation", ["left", "right", "above", "below"])
 def test_positions_agree_with_boxes(atlas, relation):
-    request = SceneRequest("position", "noto", (Thing("cat"), Thing("dog")), relation=relation)
+    spec = SceneSpec("position", "noto", (ObjectSpec("cat"), ObjectSpec("dog")), relation=relation)
     for seed in range(20):
-        _, (first, second) = draw(request, atlas, seed=seed)
+        _, (first, second) = draw(spec, atlas, seed=seed)
         holds = {
             "left": first[2] <= second[0],
             "right": first[0] >= second[2],
@@ -168,11 +171,11 @@ def test_positions_agree_with_boxes(atlas, relation):
 
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_still_objects_keep_one_size_and_place(atlas, count):
-    things = (Thing("cat"), Thing("dog")) if count == 1 else (Thing("cat"),)
-    request = SceneRequest("two" if count == 1 else "count", "noto", things, count=count)
+    objects = (ObjectSpec("cat"), ObjectSpec("dog")) if count == 1 else (ObjectSpec("cat"),)
+    spec = SceneSpec("two" if count == 1 else "count", "noto", objects, count=count)
     still, moved = (
         {
-            draw_scene(request, atlas, size=64, rng=np.random.default_rng(seed), jitter=jitter)[0].tobytes()
+            draw_scene(spec, atlas, size=64, rng=np.random.default_rng(seed), jitter=jitter)[0].tobytes()
             for seed in range(9)
         }
         for jitter in (False, True)
@@ -182,7 +185,7 @@ def test_still_objects_keep_one_size_and_place(atlas, count):
 
 
 def test_two_objects_stand_in_the_order_of_the_caption(atlas):
-    _, (first, second) = draw(SceneRequest("two", "noto", (Thing("cat"), Thing("dog"))), atlas)
+    _, (first, second) = draw(SceneSpec("two", "noto", (ObjectSpec("cat"), ObjectSpec("dog"))), atlas)
     assert first[2] <= second[0]
 
 
@@ -190,15 +193,15 @@ def test_two_objects_stand_in_the_order_of_the_caption(atlas):
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_counted_objects_neither_overlap_nor_leave_the_image(atlas, count, size):
     for seed in range(10):
-        image, boxes = draw(SceneRequest("count", "noto", (Thing("bee"),), count=count), atlas, size=size, seed=seed)
+        image, boxes = draw(SceneSpec("count", "noto", (ObjectSpec("bee"),), count=count), atlas, size=size, seed=seed)
         assert image.size == (size, size) and image.mode == "RGB" and len(boxes) == count
         assert all(0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size for x0, y0, x1, y1 in boxes)
         assert not any(overlap(boxes[i], boxes[j]) for i in range(count) for j in range(i))
 
 
 def test_everything_outside_the_boxes_is_background(atlas):
-    request = SceneRequest("background", "noto", (Thing("cat"),), background="green")
-    image, boxes = draw(request, atlas)
+    spec = SceneSpec("background", "noto", (ObjectSpec("cat"),), background="green")
+    image, boxes = draw(spec, atlas)
     pixels = np.array(image)
     for x0, y0, x1, y1 in boxes:
         assert (pixels[(y0 + y1) // 2, (x0 + x1) // 2] != BACKGROUNDS["green"]).any()
@@ -207,8 +210,8 @@ def test_everything_outside_the_boxes_is_background(atlas):
 
 
 def test_a_centred_single_ignores_the_generator(atlas):
-    request = SceneRequest("single", "noto", (Thing("cat"),), centred=True)
-    assert draw(request, atlas, seed=1)[1] == draw(request, atlas, seed=2)[1]
+    spec = SceneSpec("single", "noto", (ObjectSpec("cat"),), centred=True)
+    assert draw(spec, atlas, seed=1)[1] == draw(spec, atlas, seed=2)[1]
 
 
 @pytest.mark.parametrize("colour", COLOURS)
@@ -230,9 +233,9 @@ def test_grey_drawings_are_recoloured_whole():
 
 def test_backgrounds_that_hide_the_object_are_refused():
     atlas = SpriteAtlas({"noto": {"car": disc((255, 255, 255))}})
-    assert "white" not in atlas.visible_backgrounds("noto", Thing("car"))
+    assert "white" not in atlas.visible_backgrounds("noto", ObjectSpec("car"))
     assert camouflaged_share(disc((255, 255, 255)), BACKGROUNDS["white"]) == 1.0
-    assert "blue" not in atlas.visible_backgrounds("noto", Thing("car", "blue"))
+    assert "blue" not in atlas.visible_backgrounds("noto", ObjectSpec("car", "blue"))
 
 
 def test_an_empty_drawing_is_refused():
@@ -245,21 +248,21 @@ def test_held_out_prompts_are_known_and_distinct():
     assert len(set(prompts)) == len(prompts) == 240
     assert set(Counter(prompt.kind for prompt in prompts).values()) == {40}
     for prompt in prompts:
-        assert all(thing.colour is None or BY_NAME[thing.concept].recolourable for thing in prompt.things)
-    pairs = [frozenset(thing.concept for thing in prompt.things) for prompt in prompts if len(prompt.things) > 1]
+        assert all(item.colour is None or BY_NAME[item.concept].recolourable for item in prompt.objects)
+    pairs = [frozenset(item.concept for item in prompt.objects) for prompt in prompts if len(prompt.objects) > 1]
     assert len(set(pairs)) == len(pairs) == 120
 
 
 def test_no_concept_loses_much_to_the_held_out_prompts():
-    lone = Counter((p.kind, p.things[0].concept) for p in held_out_prompts() if len(p.things) == 1)
+    lone = Counter((p.kind, p.objects[0].concept) for p in held_out_prompts() if len(p.objects) == 1)
     assert set(lone.values()) == {1}, "of ten backgrounds, three counts and eight colours, one is lost at most"
-    paired = Counter(thing.concept for p in held_out_prompts() if len(p.things) == 2 for thing in p.things)
+    paired = Counter(item.concept for p in held_out_prompts() if len(p.objects) == 2 for item in p.objects)
     assert max(paired.values()) <= 6, "of 152 partners"
 
 
 def test_held_out_colours_of_a_pair_are_seen_with_others():
-    coloured = {(p.things[0].concept, p.things[0].colour) for p in held_out_prompts() if p.kind == "colour"}
-    shown = {(t.concept, t.colour) for p in held_out_prompts() if p.kind == "colour_pair" for t in p.things}
+    coloured = {(p.objects[0].concept, p.objects[0].colour) for p in held_out_prompts() if p.kind == "colour"}
+    shown = {(t.concept, t.colour) for p in held_out_prompts() if p.kind == "colour_pair" for t in p.objects}
     assert coloured.isdisjoint(shown)
 
 
@@ -268,39 +271,39 @@ def test_nothing_held_out_is_planned_for_training(planned):
     combinations = held_out_combinations([c.name for c in CONCEPTS], [a.key for a in ARTISTS])
     assert len(combinations) == round(0.1 * len(CONCEPTS) * len(ARTISTS))
     assert len({concept for _, concept in combinations}) == len(combinations), "a concept lost two artists"
-    for split, request in planned:
-        shown = {(request.artist, thing.concept) for thing in request.things}
+    for split, spec in planned:
+        shown = {(spec.artist, item.concept) for item in spec.objects}
         if split in ("train", "val"):
-            assert not is_held_out(request, keys)
+            assert not is_held_out(spec, keys)
             assert shown.isdisjoint(combinations)
         elif split == "held_out_combination":
             assert shown <= combinations
         else:
-            assert is_held_out(request, keys) or request.kind == "colour_pair"
+            assert is_held_out(spec, keys) or spec.kind == "colour_pair"
 
 
 def test_a_held_out_background_is_excluded_whatever_the_colour():
     keys = held_out_keys()
-    for thing in (Thing("rose"), Thing("rose", "blue"), Thing("rose", "pink")):
-        assert is_held_out(SceneRequest("colour", "noto", (thing,), background="grey"), keys)
-    assert not is_held_out(SceneRequest("background", "noto", (Thing("rose"),), background="green"), keys)
+    for item in (ObjectSpec("rose"), ObjectSpec("rose", "blue"), ObjectSpec("rose", "pink")):
+        assert is_held_out(SceneSpec("colour", "noto", (item,), background="grey"), keys)
+    assert not is_held_out(SceneSpec("background", "noto", (ObjectSpec("rose"),), background="green"), keys)
 
 
 def test_a_held_out_pair_is_excluded_whatever_its_order_or_kind():
-    for kind, things in (("two", ("dog", "cat")), ("position", ("dog", "cat")), ("two", ("tree", "lion"))):
-        assert is_held_out(SceneRequest(kind, "noto", tuple(map(Thing, things))), held_out_keys())
+    for kind, objects in (("two", ("dog", "cat")), ("position", ("dog", "cat")), ("two", ("tree", "lion"))):
+        assert is_held_out(SceneSpec(kind, "noto", tuple(map(ObjectSpec, objects))), held_out_keys())
 
 
 def test_training_is_balanced(planned):
-    train = [request for split, request in planned if split == "train"]
+    train = [spec for split, spec in planned if split == "train"]
     for kind, share in SHARES.items():
-        chosen = [request for request in train if request.kind == kind]
-        numbers = [sum(request.artist == artist.key for request in chosen) for artist in ARTISTS]
+        chosen = [spec for spec in train if spec.kind == kind]
+        numbers = [sum(spec.artist == artist.key for spec in chosen) for artist in ARTISTS]
         if kind != "single":
             assert len(chosen) == round(share * 800)
             assert max(numbers) - min(numbers) <= 1
-    assert all(first.colour != second.colour for r in train if r.kind == "colour_pair" for first, second in [r.things])
-    assert all(r.background not in {thing.colour for thing in r.things} for r in train)
+    assert all(first.colour != second.colour for r in train if r.kind == "colour_pair" for first, second in [r.objects])
+    assert all(r.background not in {item.colour for item in r.objects} for r in train)
 
 
 def test_a_cycle_shows_everything_once_before_repeating():
@@ -334,7 +337,7 @@ def test_same_seed_same_files(written, tmp_path, atlas):
 
 def test_another_seed_plans_other_scenes(atlas, planned):
     artists = tuple(artist.key for artist in ARTISTS)
-    assert list(build.plan_requests(atlas, CONCEPTS, artists, seed=4, num_scenes=800)) != planned
+    assert list(build.plan_scenes(atlas, CONCEPTS, artists, seed=4, num_scenes=800)) != planned
 
 
 def test_the_written_records_name_their_images(written):

@@ -20,17 +20,17 @@ from bitvar.icons.benchmark.classifier import (
     object_paints,
     outside_boxes,
 )
-from bitvar.icons.benchmark.detections import Sight, Sighting, Thresholds
+from bitvar.icons.benchmark.detections import Detection, Detections, Thresholds
 from bitvar.icons.benchmark.detector import GRID, find_objects, targets
-from bitvar.icons.benchmark.judge import FOLDER, JudgeConfig, SceneJudge, as_seen
-from bitvar.icons.benchmark.judge_calibration import CLAIMS, as_images, draw_claims, measure_claims
-from bitvar.icons.benchmark.judge_training import gather_lessons, train_detector, train_reader
-from bitvar.icons.benchmark.rules import give_verdict
+from bitvar.icons.benchmark.judge import FOLDER, JudgeConfig, SceneJudge, resize
+from bitvar.icons.benchmark.judge_calibration import PAIR_KINDS, as_images, draw_calibration_pairs, measure_accuracy
+from bitvar.icons.benchmark.judge_training import gather_training_set, train_classifier, train_detector
+from bitvar.icons.benchmark.rules import judge_scene
 from bitvar.icons.dataset.concepts import CONCEPTS, Concept
 from bitvar.icons.dataset.free_scenes import draw_free_scene
 from bitvar.icons.dataset.judge_artists import JUDGE_ARTISTS, render_known_sprites
 from bitvar.icons.dataset.render import SpriteAtlas
-from bitvar.icons.dataset.scene_spec import SceneRequest, Thing
+from bitvar.icons.dataset.scene_spec import ObjectSpec, SceneSpec
 from bitvar.icons.dataset.sources import ARTISTS
 from bitvar.metrics import efficientnet
 from bitvar.metrics.efficientnet import STAGE_CHANNELS, STAGE_STRIDES, EfficientNet
@@ -182,11 +182,11 @@ def test_the_judges_artists_are_not_the_generators() -> None:
 def test_free_scenes_are_true_and_vary() -> None:
     atlas, drawable = blocks()
     scenes = [draw_free_scene(atlas, drawable, size=64, rng=np.random.default_rng(seed)) for seed in range(60)]
-    assert {len(scene.things) for scene in scenes} >= {1, 2, 3, 4}
+    assert {len(scene.objects) for scene in scenes} >= {1, 2, 3, 4}
     assert {scene.artist for scene in scenes} == {"noto", "twemoji"}
     for drawn in scenes:
         assert drawn.image.size == (64, 64)
-        assert len(drawn.boxes) == len(drawn.things)
+        assert len(drawn.boxes) == len(drawn.objects)
         for index, (left, top, right, bottom) in enumerate(drawn.boxes):
             assert 0 <= left < right <= 64
             assert 0 <= top < bottom <= 64
@@ -200,48 +200,50 @@ def test_a_small_judge_learns_squares(network: EfficientNet) -> None:
     scenes = [draw_free_scene(atlas, drawable, size=64, rng=rng) for _ in range(24)]
     generator = torch.Generator().manual_seed(0)
     said: list[str] = []
-    detector = train_detector(scenes, num_steps=100, generator=generator, batch_size=2, progress=said.append)
+    detector = train_detector(scenes, num_steps=100, generator=generator, batch_size=2, log=said.append)
     assert len(said) == 1
-    lessons = gather_lessons(scenes, network, rng=rng)
-    assert lessons.features.shape == (len(lessons.artists), NUM_FEATURES)
-    assert len(lessons.select(lambda artist: artist == "noto").artists) == lessons.artists.count("noto")
+    training_set = gather_training_set(scenes, network, rng=rng)
+    assert training_set.features.shape == (len(training_set.artists), NUM_FEATURES)
+    assert len(training_set.select(lambda artist: artist == "noto").artists) == training_set.artists.count("noto")
     state = torch.get_rng_state()
-    reader = train_reader(lessons, lessons, num_epochs=30, generator=generator)
+    classifier = train_classifier(training_set, training_set, num_epochs=30, generator=generator)
     assert torch.equal(state, torch.get_rng_state())
     with torch.no_grad():
-        reading = reader(lessons.seen())
-    assert float((reading.concepts.argmax(dim=1) == lessons.concepts).float().mean()) > 0.6
+        reading = classifier(training_set.object_features())
+    assert float((reading.concepts.argmax(dim=1) == training_set.concepts).float().mean()) > 0.6
     assert not detector.training
 
 
 def test_claims_are_true_and_false() -> None:
     atlas, drawable = blocks()
     rng = np.random.default_rng(0)
-    claims = list(draw_claims(atlas, drawable, num_each=4, size=64, rng=rng, styles=("noto", "twemoji")))
-    assert [claim.kind for claim in claims[::4]] == list(CLAIMS)
-    assert all(claim.true != claim.false for claim in claims)
-    assert not any(claim.kind == "style" for claim in draw_claims(atlas, drawable, num_each=1, size=64, rng=rng))
-    told = [_truth(claim.true) for claim in claims]
-    for kind, found in measure_claims(claims, told).items():
-        assert (found["true_claims"], found["false_claims"], found["num_images"]) == (1.0, 1.0, 4), kind
-    blind = measure_claims(claims, told, Thresholds(concept=1.0))
-    assert all(found["balanced"] == 0.5 for kind, found in blind.items() if kind != "background")
+    pairs = list(draw_calibration_pairs(atlas, drawable, num_each=4, size=64, rng=rng, styles=("noto", "twemoji")))
+    assert [pair.kind for pair in pairs[::4]] == list(PAIR_KINDS)
+    assert all(pair.true != pair.false for pair in pairs)
+    assert not any(
+        pair.kind == "style" for pair in draw_calibration_pairs(atlas, drawable, num_each=1, size=64, rng=rng)
+    )
+    told = [_truth(pair.true) for pair in pairs]
+    for kind, found in measure_accuracy(pairs, told).items():
+        assert (found["true_positive_rate"], found["true_negative_rate"], found["num_images"]) == (1.0, 1.0, 4), kind
+    blind = measure_accuracy(pairs, told, Thresholds(concept=1.0))
+    assert all(found["balanced_accuracy"] == 0.5 for kind, found in blind.items() if kind != "background")
 
 
-def _truth(request: SceneRequest) -> Sight:
+def _truth(spec: SceneSpec) -> Detections:
     """What a judge without errors sees."""
     places = {"left": (0.0, 0.4), "right": (0.6, 0.4), "above": (0.4, 0.0), "below": (0.4, 0.6), None: (0.0, 0.4)}
-    x, y = places[request.relation]
-    starts = [(x, y), (0.4 if request.relation in ("above", "below") else 0.6 - x, 0.6 - y if y != 0.4 else y)]
+    x, y = places[spec.relation]
+    starts = [(x, y), (0.4 if spec.relation in ("above", "below") else 0.6 - x, 0.6 - y if y != 0.4 else y)]
     objects = tuple(
-        Sighting((*starts[index % 2], starts[index % 2][0] + 0.2, starts[index % 2][1] + 0.2), 1.0, *_read(thing))
-        for index, thing in enumerate(request.things * request.count)
+        Detection((*starts[index % 2], starts[index % 2][0] + 0.2, starts[index % 2][1] + 0.2), 1.0, *_read(item))
+        for index, item in enumerate(spec.objects * spec.count)
     )
-    return Sight(objects, {request.background: 1.0}, {request.artist: 1.0})
+    return Detections(objects, {spec.background: 1.0}, {spec.artist: 1.0})
 
 
-def _read(thing: Thing) -> tuple[dict[str, float], dict[str, float]]:
-    return {thing.concept: 0.9}, {thing.colour or "own": 1.0}
+def _read(item: ObjectSpec) -> tuple[dict[str, float], dict[str, float]]:
+    return {item.concept: 0.9}, {item.colour or "own": 1.0}
 
 
 # The judge of the package.
@@ -249,48 +251,48 @@ def _read(thing: Thing) -> tuple[dict[str, float], dict[str, float]]:
 
 def test_real_scenes_are_judged_rightly(judge: SceneJudge) -> None:
     asked = {
-        "single-noto-fox": SceneRequest("single", "noto", (Thing("fox"),)),
-        "background-twemoji-bus-blue": SceneRequest("background", "twemoji", (Thing("bus"),), background="blue"),
-        "count-fluent-flat-strawberry-3": SceneRequest("count", "fluent-flat", (Thing("strawberry"),), count=3),
-        "colour_pair-fluent-3d-red-book-blue-star": SceneRequest(
-            "colour_pair", "fluent-3d", (Thing("book", "red"), Thing("star", "blue"))
+        "single-noto-fox": SceneSpec("single", "noto", (ObjectSpec("fox"),)),
+        "background-twemoji-bus-blue": SceneSpec("background", "twemoji", (ObjectSpec("bus"),), background="blue"),
+        "count-fluent-flat-strawberry-3": SceneSpec("count", "fluent-flat", (ObjectSpec("strawberry"),), count=3),
+        "colour_pair-fluent-3d-red-book-blue-star": SceneSpec(
+            "colour_pair", "fluent-3d", (ObjectSpec("book", "red"), ObjectSpec("star", "blue"))
         ),
-        "position-noto-lion-left-tree": SceneRequest(
-            "position", "noto", (Thing("lion"), Thing("tree")), relation="left"
+        "position-noto-lion-left-tree": SceneSpec(
+            "position", "noto", (ObjectSpec("lion"), ObjectSpec("tree")), relation="left"
         ),
-        "colour-twemoji-heart-green": SceneRequest("colour", "twemoji", (Thing("heart", "green"),)),
-        "two-fluent-3d-frog-key": SceneRequest("two", "fluent-3d", (Thing("frog"), Thing("key"))),
+        "colour-twemoji-heart-green": SceneSpec("colour", "twemoji", (ObjectSpec("heart", "green"),)),
+        "two-fluent-3d-frog-key": SceneSpec("two", "fluent-3d", (ObjectSpec("frog"), ObjectSpec("key"))),
     }
-    sights = dict(zip(asked, judge.look(torch.cat([scene(name) for name in asked])), strict=True))
-    for name, request in asked.items():
+    all_detections = dict(zip(asked, judge.detect(torch.cat([scene(name) for name in asked])), strict=True))
+    for name, spec in asked.items():
         skill = name.split("-")[0].replace("background", "single")
-        verdict = give_verdict(sights[name], request, skill)
-        assert verdict.right, f"{name}: {verdict.reasons}"
+        judgement = judge_scene(all_detections[name], spec, skill)
+        assert judgement.correct, f"{name}: {judgement.reasons}"
     fox = asked["single-noto-fox"]
-    assert not give_verdict(sights["two-fluent-3d-frog-key"], fox, "single").right
-    assert give_verdict(sights["single-noto-fox"], fox, "style").right
+    assert not judge_scene(all_detections["two-fluent-3d-frog-key"], fox, "single").correct
+    assert judge_scene(all_detections["single-noto-fox"], fox, "style").correct
 
 
 def test_a_image_is_seen_alike_alone_and_larger(judge: SceneJudge) -> None:
     images = torch.cat([scene("single-noto-fox"), scene("two-fluent-3d-frog-key"), scene("colour-twemoji-heart-green")])
-    alone, among = judge.look(images[1:2])[0], judge.look(images)[1]
+    alone, among = judge.detect(images[1:2])[0], judge.detect(images)[1]
     assert [s.concept for s in alone.objects] == [s.concept for s in among.objects]
     assert alone.objects[0].box == pytest.approx(among.objects[0].box, abs=1e-4)
-    large = judge.look(torch.nn.functional.interpolate(images[1:2], scale_factor=2.0, mode="nearest"))[0]
+    large = judge.detect(torch.nn.functional.interpolate(images[1:2], scale_factor=2.0, mode="nearest"))[0]
     assert {s.concept for s in large.objects} == {"frog", "key"}
-    assert as_seen(torch.full((1, 3, 128, 128), 2.0)).max() == 1.0
+    assert resize(torch.full((1, 3, 128, 128), 2.0)).max() == 1.0
 
 
 def test_nothing_is_seen_on_an_empty_image(judge: SceneJudge) -> None:
-    sight = judge.look(torch.ones(1, 3, 64, 64))[0]
-    assert not sight.objects
-    assert not sight.style
-    assert sight.background["white"] == pytest.approx(1.0)
+    detections = judge.detect(torch.ones(1, 3, 64, 64))[0]
+    assert not detections.objects
+    assert not detections.style
+    assert detections.background["white"] == pytest.approx(1.0)
 
 
 def test_images_that_are_not_square_are_refused(judge: SceneJudge) -> None:
     with pytest.raises(UsageError, match="64 x 32"):
-        judge.look(torch.zeros(1, 3, 32, 64))
+        judge.detect(torch.zeros(1, 3, 32, 64))
 
 
 def test_an_altered_judge_is_refused(tmp_path: Path) -> None:
@@ -315,13 +317,13 @@ def test_a_judge_of_other_concepts_is_refused(tmp_path: Path) -> None:
 
 def test_a_judge_that_wants_to_be_sure_sees_less(judge: SceneJudge) -> None:
     strict = SceneJudge(judge.config.override(["detection=1.0"]))
-    strict.detector, strict.reader = judge.detector, judge.reader
-    assert not strict.look(scene("single-noto-fox"))[0].objects
+    strict.detector, strict.classifier = judge.detector, judge.classifier
+    assert not strict.detect(scene("single-noto-fox"))[0].objects
 
 
 def test_the_judge_is_small_and_states_its_errors() -> None:
     assert (FOLDER / "model.safetensors").stat().st_size < 5_000_000
     from bitvar.config import read_json
 
-    figures = read_json(FOLDER / "figures.json")
-    assert set(figures["claims"]) == set(CLAIMS)
+    metrics = read_json(FOLDER / "metrics.json")
+    assert set(metrics["by_kind"]) == set(PAIR_KINDS)

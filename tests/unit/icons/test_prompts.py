@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from bitvar.icons.dataset import build, captions
-from bitvar.icons.dataset.captions import write_wordings
+from bitvar.icons.dataset import build
+from bitvar.icons.dataset.caption_templates import write_all_captions
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, NUMBER_WORDS
 from bitvar.icons.dataset.held_out import held_out_combinations, held_out_keys, is_held_out
 from bitvar.icons.dataset.prompts import FILE, SKILLS, SPLITS, ScenePrompt, from_row, read_prompts, to_row
 from bitvar.icons.dataset.render import SpriteAtlas, draw_scene
-from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing, write_captions
+from bitvar.icons.dataset.scene_spec import OPPOSITE, ObjectSpec, SceneSpec, write_captions
 from bitvar.icons.dataset.sources import ARTISTS, fetch_package, render_sprites
 
 RECIPE = Path(__file__).parents[3] / "scripts" / "icons" / "prompts.py"
@@ -53,65 +53,65 @@ def test_every_split_has_enough_of_every_skill(prompts: tuple[ScenePrompt, ...])
 def test_splits_are_held_out_or_not(prompts: tuple[ScenePrompt, ...]) -> None:
     keys = held_out_keys()
     for prompt in prompts:
-        shown = {(prompt.request.artist, thing.concept) for thing in prompt.request.things}
+        shown = {(prompt.spec.artist, item.concept) for item in prompt.spec.objects}
         if prompt.split == "held_out_style":
             assert shown <= COMBINATIONS
         else:
             assert shown.isdisjoint(COMBINATIONS), prompt.id
-            assert is_held_out(prompt.request, keys) == (prompt.split == "unseen"), prompt.id
+            assert is_held_out(prompt.spec, keys) == (prompt.split == "unseen"), prompt.id
 
 
 def test_half_name_a_style_and_artists_take_turns(prompts: tuple[ScenePrompt, ...]) -> None:
     for prompt in prompts:
-        style = STYLES[prompt.request.artist]
+        style = STYLES[prompt.spec.artist]
         assert (style in prompt.prompt) == prompt.names_style, prompt.id
         assert not any(other in prompt.prompt for other in STYLES.values() if other != style), prompt.id
     others = [prompt for prompt in prompts if prompt.skill != "style"]
     assert 0.48 < np.mean([prompt.names_style for prompt in others]) < 0.56
-    artists = Counter(prompt.request.artist for prompt in others)
+    artists = Counter(prompt.spec.artist for prompt in others)
     assert min(artists.values()) > 0.8 * len(others) / 4
 
 
 def test_concepts_and_colours_are_varied(prompts: tuple[ScenePrompt, ...]) -> None:
-    concepts = Counter(thing.concept for prompt in prompts for thing in prompt.request.things)
+    concepts = Counter(item.concept for prompt in prompts for item in prompt.spec.objects)
     assert set(concepts) == set(BY_NAME) and max(concepts.values()) < 20
     for values, known in (
-        ([t.colour for p in prompts for t in p.request.things if t.colour], COLOURS),
-        ([p.request.background for p in prompts if p.request.background != "white"], set(BACKGROUNDS) - {"white"}),
-        ([p.request.count for p in prompts if p.request.count > 1], NUMBER_WORDS),
-        ([p.request.relation for p in prompts if p.request.relation], OPPOSITE),
+        ([t.colour for p in prompts for t in p.spec.objects if t.colour], COLOURS),
+        ([p.spec.background for p in prompts if p.spec.background != "white"], set(BACKGROUNDS) - {"white"}),
+        ([p.spec.count for p in prompts if p.spec.count > 1], NUMBER_WORDS),
+        ([p.spec.relation for p in prompts if p.spec.relation], OPPOSITE),
     ):
         counts = Counter(values)
         assert set(counts) == set(known) and min(counts.values()) > 0.7 * max(counts.values())
 
 
-def requests_of(request: SceneRequest) -> Iterator[SceneRequest]:
+def specs_of(spec: SceneSpec) -> Iterator[SceneSpec]:
     """Every scene of these things, with or without their colours, in any order, number and place."""
-    artist, plain = request.artist, tuple(Thing(thing.concept) for thing in request.things)
-    for things in {plain, request.things}:
-        coloured = things[0].colour is not None
-        if len(things) == 1:
+    artist, plain = spec.artist, tuple(ObjectSpec(item.concept) for item in spec.objects)
+    for objects in {plain, spec.objects}:
+        coloured = objects[0].colour is not None
+        if len(objects) == 1:
             on_white, on_colour = ("colour", "colour") if coloured else ("single", "background")
-            yield SceneRequest(on_white, artist, things)
-            yield from (SceneRequest(on_colour, artist, things, background=name) for name in BACKGROUNDS)
-            yield from (SceneRequest("count", artist, things, count=count) for count in NUMBER_WORDS)
+            yield SceneSpec(on_white, artist, objects)
+            yield from (SceneSpec(on_colour, artist, objects, background=name) for name in BACKGROUNDS)
+            yield from (SceneSpec("count", artist, objects, count=count) for count in NUMBER_WORDS)
             continue
-        for pair in permutations(things):
-            yield SceneRequest("colour_pair" if coloured else "two", artist, pair)
-            yield from (SceneRequest("position", artist, pair, relation=relation) for relation in OPPOSITE)
+        for pair in permutations(objects):
+            yield SceneSpec("colour_pair" if coloured else "two", artist, pair)
+            yield from (SceneSpec("position", artist, pair, relation=relation) for relation in OPPOSITE)
 
 
 def test_paraphrases_are_no_captions_and_the_others_are(prompts: tuple[ScenePrompt, ...]) -> None:
     for prompt in prompts:
-        style = STYLES[prompt.request.artist]
+        style = STYLES[prompt.spec.artist]
         if prompt.split == "paraphrase":
-            found = {text for r in requests_of(prompt.request) for text in write_wordings(r, BY_NAME, style=style)}
+            found = {text for r in specs_of(prompt.spec) for text in write_all_captions(r, BY_NAME, style=style)}
             assert prompt.prompt not in found, prompt.id
         else:
-            assert prompt.prompt in write_captions(prompt.request, BY_NAME, style=style), prompt.id
+            assert prompt.prompt in write_captions(prompt.spec, BY_NAME, style=style), prompt.id
 
 
-def test_wordings_are_not_the_paraphrases_templates() -> None:
+def test_training_templates_are_not_those_of_the_paraphrases() -> None:
     recipe = runpy.run_path(str(RECIPE))
     pairs = {
         "SINGLE": ["SINGLE"], "BACKGROUND": ["BACKGROUND"], "TWO": ["PAIR"], "COUNT": ["COUNT"], "COLOUR": ["COLOUR"],
@@ -120,13 +120,13 @@ def test_wordings_are_not_the_paraphrases_templates() -> None:
     for asked, taught in pairs.items():
         assert len(recipe[asked]) == 5
         for name in taught:
-            assert set(recipe[asked]).isdisjoint(getattr(captions, name)), asked
+            assert set(recipe[asked]).isdisjoint(getattr(caption_templates, name)), asked
 
 
 def test_every_prompt_is_drawn_into_the_set(
     prompts: tuple[ScenePrompt, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "plan_requests", lambda *arguments, **named: iter(()))  # the other splits take long
+    monkeypatch.setattr(build, "plan_scenes", lambda *arguments, **named: iter(()))  # the other splits take long
     sprite = Image.new("RGBA", (20, 20))
     ImageDraw.Draw(sprite).ellipse((0, 0, 19, 19), fill=(90, 90, 160, 255))
     atlas = SpriteAtlas({artist: dict.fromkeys(BY_NAME, sprite) for artist in STYLES})
@@ -134,10 +134,10 @@ def test_every_prompt_is_drawn_into_the_set(
     assert {row["split"] for row in rows} == {"scenes"}
     assert [row["prompt_id"] for row in rows] == [prompt.id for prompt in prompts]
     for row, prompt in zip(rows, prompts, strict=True):
-        assert row["captions"] == [prompt.prompt] and row["artist"] == prompt.request.artist
+        assert row["captions"] == [prompt.prompt] and row["artist"] == prompt.spec.artist
         if prompt.skill != "single":
             continue
-        still, _ = draw_scene(prompt.request, atlas, size=32, rng=np.random.default_rng(9), jitter=False)
+        still, _ = draw_scene(prompt.spec, atlas, size=32, rng=np.random.default_rng(9), jitter=False)
         assert still.tobytes() == Image.open(tmp_path / str(row["image_path"])).tobytes()
 
 
@@ -147,6 +147,6 @@ def test_every_object_stands_out_against_its_background(prompts: tuple[SceneProm
     sprites = {a.key: render_sprites(a, fetch_package(a, tmp_path), CONCEPTS, side=128) for a in ARTISTS}
     atlas = SpriteAtlas(sprites)
     for prompt in prompts:
-        if prompt.request.background != "white":
-            visible = atlas.visible_backgrounds(prompt.request.artist, prompt.request.things[0])
-            assert prompt.request.background in visible, prompt.id
+        if prompt.spec.background != "white":
+            visible = atlas.visible_backgrounds(prompt.spec.artist, prompt.spec.objects[0])
+            assert prompt.spec.background in visible, prompt.id

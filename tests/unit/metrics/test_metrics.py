@@ -193,7 +193,7 @@ def test_few_images_of_many_features_have_a_distance() -> None:
         moments.add(batch)
     assert frechet_distance(sets[0], sets[1]) == pytest.approx(0, abs=1e-9)
     assert frechet_distance(sets[0], sets[2]) == pytest.approx(4 * 40, rel=1e-6)
-    with pytest.raises(UsageError, match="two images at least"):
+    with pytest.raises(UsageError, match="at least two images"):
         frechet_distance(sets[0], Moments(40))
 
 

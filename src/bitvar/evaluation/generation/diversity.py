@@ -1,7 +1,8 @@
-"""How much images of one prompt differ from seed to seed. Knows no models."""
+"""Diversity: how much the images of a prompt differ from seed to seed, relative to images of other prompts."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
 from typing import Final
 
@@ -9,6 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bitvar.evaluation.benchmarks.base import GeneratedImage
+from bitvar.evaluation.generation.metrics import MetricResult, short
+from bitvar.imaging.batches import as_tensor
 from bitvar.metrics.distances import Distance
 
 _BATCH: Final = 16
@@ -19,9 +23,9 @@ class Diversity:
     """Mean distances between images.
 
     Attributes:
-        same_prompt: between two seeds of a prompt, mean over the pairs of each prompt and then over the prompts.
-        other_prompt: between the first images of one prompt and of the next, which have nothing in common.
-        num_prompts: prompts with two images or more.
+        same_prompt: Distance between two seeds of a prompt; mean over the pairs of each prompt, then over the prompts.
+        other_prompt: Distance between the first images of consecutive prompts, which have nothing in common.
+        num_prompts: Number of prompts with two images or more.
     """
 
     same_prompt: float
@@ -30,16 +34,16 @@ class Diversity:
 
     @property
     def ratio(self) -> float:
-        """0 if a seed changes nothing; about 1 if it changes as much as another prompt."""
+        """Ratio of the two: 0 if a seed changes nothing, about 1 if it changes as much as another prompt does."""
         return self.same_prompt / self.other_prompt
 
 
 def measure_diversity(images: Mapping[str, Sequence[Float[Tensor, "3 H W"]]], distance: Distance) -> Diversity | None:
-    """The diversity of images by prompt, in [-1, 1] and of one size; None without two prompts of two images.
+    """Measure the diversity of images in [-1, 1] of one size; None without two prompts of two images.
 
     Args:
-        images: of each prompt, one a seed.
-        distance: between two images.
+        images: Images of each prompt, one for each seed.
+        distance: Distance between two images.
     """
     several = {prompt: list(seeds) for prompt, seeds in images.items() if len(seeds) > 1}
     if len(several) < 2:
@@ -59,3 +63,29 @@ def _distances(pairs: Sequence[tuple[Tensor, Tensor]], distance: Distance) -> It
         for start in range(0, len(pairs), _BATCH):
             one, other = zip(*pairs[start : start + _BATCH], strict=True)
             yield from distance(torch.stack(one), torch.stack(other)).tolist()
+
+
+class DiversityMetric:
+    """The diversity of a candidate's images.
+
+    Args:
+        distance: Distance between two images.
+        device: Device of its network.
+    """
+
+    name: str = "diversity"
+
+    def __init__(self, distance: Distance, device: torch.device | str) -> None:
+        self.distance, self.device = distance, device
+
+    def __call__(self, images: Sequence[GeneratedImage]) -> MetricResult:
+        seeds = Counter(image.prompt.id for image in images)
+        by_prompt: dict[str, list[Tensor]] = {}
+        for image in images:
+            if seeds[image.prompt.id] > 1:  # a single image has nothing to differ from
+                by_prompt.setdefault(image.prompt.id, []).append(as_tensor([image.open()])[0].to(self.device))
+        found = measure_diversity(by_prompt, self.distance)
+        if found is None:
+            return MetricResult({"ratio": None, "why": "it takes two images of a prompt (--seeds 2)"})
+        values = {"ratio": found.ratio, **asdict(found)}
+        return MetricResult({key: short(value) for key, value in values.items()} | {"distance": self.distance.title})

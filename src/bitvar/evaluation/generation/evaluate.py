@@ -1,60 +1,58 @@
-"""The evaluation of scenes: images of every contender, verdicts, scores, other measures, the sheet and the report.
+"""Evaluation of text-to-image models on a benchmark: images of every candidate, scores, metrics, sheet and report.
 
-Killed, the same call goes on: images are kept batch by batch, verdicts contender by contender.
+It works for any `Benchmark`. Interrupted, the same call resumes: images are kept batch by batch, scores candidate by
+candidate.
 """
 
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from filelock import FileLock, Timeout
-
 from bitvar.config import Config, read_json
-from bitvar.data.writing import json_lines
 from bitvar.errors import UsageError
+from bitvar.evaluation.benchmarks.base import (
+    Benchmark,
+    EvalItem,
+    EvalPrompt,
+    GeneratedImage,
+    HasReferences,
+    Score,
+    prompts_digest,
+)
 from bitvar.evaluation.generation.images import (
-    Making,
-    Shown,
+    GenerationSettings,
     find_images,
+    generate_blank_images,
+    generate_images,
     images_digest,
-    make_blank_images,
-    make_images,
-    real_images,
     seconds_per_image,
 )
-from bitvar.evaluation.generation.intervals import score
-from bitvar.evaluation.generation.metrics import Measure
-from bitvar.evaluation.generation.scoring import (
-    Case,
-    Jury,
-    Onlooker,
-    own_cases,
-    read_verdicts,
-    shuffled_cases,
-)
+from bitvar.evaluation.generation.items import matched, shuffled
+from bitvar.evaluation.generation.metrics import Metric
+from bitvar.evaluation.generation.scoring import read_scores, score_items
 from bitvar.evaluation.generation.sheet import SheetRow, draw_rows, example_rows
 from bitvar.evaluation.reconstruction.images import find_source
-from bitvar.evaluation.run_folder import SETTINGS, require_own
+from bitvar.evaluation.run_folder import claimed, require_own
 from bitvar.files import atomic_path, write_text
-from bitvar.icons.dataset.prompts import ScenePrompt, read_prompts
 from bitvar.pipeline import InfinityPipeline
 
 REPORT: Final = "report.json"
 SHEET: Final = "sheet.png"
 IMAGES: Final = "images"
-VERDICTS: Final = "verdicts"
+JUDGEMENTS: Final = "judgements"
 REAL: Final = "real"
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _SUFFIXES: Final = ("-shuffled", "-blank")
+_OWN_IMAGES: Final = ("real", "model", "images")
 
 
 class NamedModel(Config):
-    """A model as reports call it, and which it is (`pipeline.InfinityPipeline.model_name` and its folder's digest)."""
+    """A model by its label in reports, its name, and the digest of its folder."""
 
     label: str
     name: str
@@ -62,86 +60,102 @@ class NamedModel(Config):
 
 
 class NamedImages(Config):
-    """A folder of images as reports call it; its images by their digest (`images.images_digest`)."""
+    """A folder of images by its label in reports, and the digest of its images (`images.images_digest`)."""
 
     label: str
     folder: str
     sha256: str
 
 
-class ScenesSettings(Config):
-    """What decides the figures.
+class EvaluationSettings(Config):
+    """Everything that decides the results.
 
     Attributes:
-        prompts: digest of the prompts' file.
-        data, data_sha256: the icon set, and its `samples.jsonl`.
-        splits, limit: of the prompts: only these splits, and the first so many of each skill in each.
-        models, images: the contenders, one or more.
-        references: whether the set's own images, shuffled prompts and blank prompts are judged beside.
-        seeds: images that a model makes of a prompt.
-        guidance, temperature: of the models; None is their own.
-        judge, judge_sha256: its name, and which one.
-        measures: names of the others.
-        feature_network: of the Frechet distance.
-        batch_size: images made at once.
-        dtype, device: of the models.
+        benchmark, prompts_sha256: Name of the benchmark, and the digest of all its prompts.
+        judge, judge_sha256: Name and digest of its judge.
+        data, data_sha256: Data set of the metrics and reference images, and the digest of its `samples.jsonl`; None
+            if there is none.
+        splits, limit: Restrict the prompts to these splits, and to the first ones of each skill in each; () is all.
+        models, images: Candidates, one or more in all.
+        references: Whether real images, shuffled prompts and blank prompts are scored too.
+        seeds: Number of images of each prompt.
+        guidance, temperature: Sampling parameters of the models; None is a model's own.
+        metrics: Names of the metrics.
+        feature_network: Name of the network of the Frechet distance; None if it isn't measured.
+        batch_size: Number of images generated at once.
+        dtype, device: Those of the models.
     """
 
-    format: Literal[1] = 1
-    prompts: str
-    data: str
-    data_sha256: str
-    splits: tuple[str, ...]
-    limit: int | None
-    models: tuple[NamedModel, ...]
-    images: tuple[NamedImages, ...]
-    references: bool
-    seeds: int
-    guidance: float | None
-    temperature: float | None
+    format: Literal[2] = 2
+    benchmark: str
+    prompts_sha256: str
     judge: str
     judge_sha256: str
-    measures: tuple[str, ...]
-    feature_network: str
-    batch_size: int
+    data: str | None = None
+    data_sha256: str | None = None
+    splits: tuple[str, ...] = ()
+    limit: int | None = None
+    models: tuple[NamedModel, ...] = ()
+    images: tuple[NamedImages, ...] = ()
+    references: bool = True
+    seeds: int = 1
+    guidance: float | None = None
+    temperature: float | None = None
+    metrics: tuple[str, ...] = ()
+    feature_network: str | None = None
+    batch_size: int = 8
     dtype: str
     device: str
 
+    @classmethod
+    def of(cls, benchmark: Benchmark, **values: Any) -> "EvaluationSettings":
+        """Make the settings of a benchmark: its name, prompts and judge are filled in."""
+        return cls(
+            benchmark=benchmark.name,
+            prompts_sha256=prompts_digest(benchmark.prompts()),
+            judge=benchmark.judge.name,
+            judge_sha256=benchmark.judge.sha256,
+            **values,
+        )
+
     @property
-    def making(self) -> Making:
-        """How images are made."""
-        return Making(self.batch_size, self.guidance, self.temperature)
+    def generation(self) -> GenerationSettings:
+        """Settings with which models generate images."""
+        return GenerationSettings(self.batch_size, self.guidance, self.temperature)
 
 
 @dataclass(frozen=True)
-class Contender:
+class Candidate:
     """Images under one label.
 
     Attributes:
-        label: of the report.
+        label: Label in the report.
         kind: "real", "model", "images", "shuffled" or "blank".
-        cases: what is judged.
-        facts: for the report.
+        items: Images with the prompts to score them by.
+        facts: Further entries of the report.
     """
 
     label: str
     kind: str
-    cases: Sequence[Case]
+    items: Sequence[EvalItem]
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def shown(self) -> list[Shown]:
-        """Its images by their own prompts; those of shuffled and blank prompts are no images of a prompt."""
-        return [case.shown for case in self.cases] if self.kind in ("real", "model", "images") else []
+    def images(self) -> list[GeneratedImage]:
+        """Images that were made for their prompts; a baseline has none."""
+        return [item.image for item in self.items] if self.kind in _OWN_IMAGES else []
 
 
-def select_prompts(splits: Sequence[str], limit: int | None) -> list[ScenePrompt]:
-    """The prompts of these splits, the first `limit` of each skill in each."""
+def select_prompts(
+    prompts: Sequence[EvalPrompt], *, splits: Sequence[str] = (), limit: int | None = None
+) -> list[EvalPrompt]:
+    """Select the prompts of some splits (all by default), the first `limit` of each skill in each."""
     counts: Counter[tuple[str, str]] = Counter()
     chosen = []
-    for prompt in read_prompts():
+    for prompt in prompts:
         counts[prompt.split, prompt.skill] += 1
-        if prompt.split in splits and (limit is None or counts[prompt.split, prompt.skill] <= limit):
+        within = limit is None or counts[prompt.split, prompt.skill] <= limit
+        if within and (not splits or prompt.split in splits):
             chosen.append(prompt)
     return chosen
 
@@ -152,32 +166,32 @@ def require_label(label: str, others: Sequence[str]) -> None:
     Raises:
         UsageError: says why.
     """
-    todo = "name it: label=..."
+    fix = "name it: label=..."
     if not _LABEL.fullmatch(label):
-        raise UsageError(f"Can't call a contender {label!r}.", "letters, digits and . _ + - will do", todo)
+        raise UsageError(f"Can't call a candidate {label!r}.", "use letters, digits and . _ + - only", fix)
     if label in (REAL, *others) or label.endswith(_SUFFIXES):
-        why = "every contender needs a name of its own, which the references don't have"
-        raise UsageError(f"Can't call a contender {label!r}.", why, todo)
+        why = "every candidate needs a name of its own, which the references don't have"
+        raise UsageError(f"Can't call a candidate {label!r}.", why, fix)
 
 
-def evaluate_scenes(
-    settings: ScenesSettings,
+def evaluate_generation(
+    settings: EvaluationSettings,
+    benchmark: Benchmark,
     models: Mapping[str, InfinityPipeline],
-    jury: Jury,
     out: Path,
     *,
-    measures: Sequence[Measure] = (),
-    tell: Callable[[str], None] = lambda text: None,
+    metrics: Sequence[Metric] = (),
+    log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Make and judge images, or go on where the same evaluation was stopped, and write `report.json`.
+    """Generate and score images, or resume the same evaluation, and write `report.json`.
 
     Args:
-        settings: what is measured.
-        models: those of the settings, by label, loaded as they say.
-        jury: the judge of the settings.
-        out: folder for images, verdicts, the sheet and the report.
-        measures: those of the settings.
-        tell: is told what goes on, in lines.
+        settings: Settings of the evaluation.
+        benchmark: Benchmark of the settings.
+        models: Models of the settings, by label, loaded as the settings say.
+        out: Folder for images, judgements, the sheet and the report.
+        metrics: Metrics of the settings.
+        log: Called with each line of progress.
 
     Returns:
         The report (docs/evaluation.md).
@@ -185,133 +199,103 @@ def evaluate_scenes(
     Raises:
         UsageError: for images that are missing or can't be used, or a folder with another evaluation in it.
     """
-    require_own(out, (REPORT, SHEET, IMAGES, VERDICTS))
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            _claim_folder(out, settings)
-            path = out / REPORT
-            if path.is_file():
-                return read_json(path)
-            entries, results, onlooker = [], [], Onlooker(jury, out)
-            rows: dict[str, list[SheetRow]] = {}
-            for contender in _contenders(settings, models, out, tell):
-                label, verdicts = contender.label, _judge(contender, onlooker, out, tell)
-                results += [{"contender": label, "kind": contender.kind, **row} for row in score(verdicts)]
-                found, more = _measure(contender, measures, tell)
-                if contender.shown:
-                    rows[label] = [*example_rows(label, verdicts, out), *more]
-                entries.append(_entry(contender, verdicts, found))
-            # the real ones last: what the judge gets wrong
-            ordered = [row for label in sorted(rows, key=lambda label: label == REAL) for row in rows[label]]
-            with atomic_path(out / SHEET) as temporary:
-                draw_rows(ordered).save(temporary, format="PNG")
-            report = _report(settings, jury, entries, results)
-            write_text(path, json.dumps(report, indent=1) + "\n")
-            return report
-    except Timeout:
-        why, todo = "two at once would mix their images", "wait for it, or choose another folder with -o"
-        raise UsageError(f"Another process is evaluating in {out}.", why, todo) from None
+    require_own(out, (REPORT, SHEET, IMAGES, JUDGEMENTS))
+    with claimed(out, settings, outputs=(REPORT, IMAGES, JUDGEMENTS)):
+        path = out / REPORT
+        if path.is_file():
+            return read_json(path)
+        entries: list[dict[str, Any]] = []
+        results: list[dict[str, Any]] = []
+        rows: dict[str, list[SheetRow]] = {}
+        unit = ""
+        for candidate in _candidates(settings, benchmark, models, out, log):
+            label, scores = candidate.label, _score(candidate, benchmark, out, log)
+            table = benchmark.summarise(scores)
+            unit = table.unit
+            results += [{"candidate": label, "kind": candidate.kind, **asdict(row)} for row in table.rows]
+            values, more = _measure(candidate, metrics, log)
+            if candidate.images:
+                rows[label] = [*example_rows(label, scores, out), *more]
+            entries.append(_entry(candidate, scores, values))
+        # real images come last, since their errors are the judge's
+        ordered = [row for label in sorted(rows, key=lambda label: label == REAL) for row in rows[label]]
+        with atomic_path(out / SHEET) as temporary:
+            draw_rows(ordered).save(temporary, format="PNG")
+        report = {
+            "format": 2,
+            "settings": settings.model_dump(mode="json"),
+            "judge": asdict(benchmark.judge),
+            "unit": unit,
+            "candidates": entries,
+            "results": results,
+        }
+        write_text(path, json.dumps(report, indent=1) + "\n")
+        return report
 
 
-def _claim_folder(out: Path, settings: ScenesSettings) -> None:
-    """Refuse a folder in which something else has been evaluated, or begun to be."""
-    path, there = out / SETTINGS, [name for name in (REPORT, IMAGES, VERDICTS) if (out / name).exists()]
-    if not there:
-        write_text(path, settings.dump())
-        return
-    if not path.is_file():
-        why = f"it has {' and '.join(there)}, but no {SETTINGS}"
-        raise UsageError(f"{out} holds something else.", why, "choose another folder with -o")
-    before, now = ScenesSettings.load(path).model_dump(mode="json"), settings.model_dump(mode="json")
-    changed = [name for name in now if now[name] != before[name]]
-    if changed:
-        why = "; ".join(f"{name} was {json.dumps(before[name])}, now {json.dumps(now[name])}" for name in changed)
-        raise UsageError(f"{out} holds another evaluation.", why, "choose another folder with -o")
-
-
-def _contenders(
-    settings: ScenesSettings, models: Mapping[str, InfinityPipeline], out: Path, tell: Callable[[str], None]
-) -> Iterator[Contender]:
-    """Everything that is judged, its images made: first what takes no time and may be missing."""
-    prompts = select_prompts(settings.splits, settings.limit)
+def _candidates(
+    settings: EvaluationSettings,
+    benchmark: Benchmark,
+    models: Mapping[str, InfinityPipeline],
+    out: Path,
+    log: Callable[[str], None],
+) -> Iterator[Candidate]:
+    """Yield every candidate with its images generated; those that cost no time and may be missing come first."""
+    prompts = select_prompts(benchmark.prompts(), splits=settings.splits, limit=settings.limit)
     folders = {named.label: find_images(find_source(named.folder), prompts) for named in settings.images}
     for named in settings.images:
         if images_digest(folders[named.label]) != named.sha256:
             why = "they are not those that the evaluation began with"
             raise UsageError(f"The images of {named.folder} have changed.", why, "begin anew with another -o")
-    if settings.references:
-        yield Contender(REAL, "real", own_cases(real_images(find_source(settings.data), prompts)))
-    for label, shown in folders.items():
-        yield Contender(label, "images", own_cases(shown))
+    if settings.references and isinstance(benchmark, HasReferences):
+        yield Candidate(REAL, "real", matched(benchmark.reference_images(prompts)))
+    for label, images in folders.items():
+        yield Candidate(label, "images", matched(images))
         if settings.references:
-            yield Contender(f"{label}-shuffled", "shuffled", shuffled_cases(shown), {"of": label})
+            yield Candidate(f"{label}-shuffled", "shuffled", shuffled(images), {"of": label})
     for label, pipeline in models.items():
-        folder = out / IMAGES / label
-        shown = make_images(pipeline, prompts, folder, num_seeds=settings.seeds, making=settings.making, tell=tell)
+        folder, generation = out / IMAGES / label, settings.generation
+        images = generate_images(pipeline, prompts, folder, num_seeds=settings.seeds, settings=generation, log=log)
         speed = {
             **seconds_per_image(folder),
             "batch_size": settings.batch_size,
             "dtype": settings.dtype,
             "device": settings.device,
         }
-        yield Contender(label, "model", own_cases(shown), {"speed": speed})
+        yield Candidate(label, "model", matched(images), {"speed": speed})
         if settings.references:
-            yield Contender(f"{label}-shuffled", "shuffled", shuffled_cases(shown), {"of": label})
-            blank = make_blank_images(
-                pipeline, prompts, out / IMAGES / f"{label}-blank", making=settings.making, tell=tell
-            )
-            yield Contender(f"{label}-blank", "blank", own_cases(blank), {"of": label})
+            yield Candidate(f"{label}-shuffled", "shuffled", shuffled(images), {"of": label})
+            blank_folder = out / IMAGES / f"{label}-blank"
+            blank = generate_blank_images(pipeline, prompts, blank_folder, settings=generation, log=log)
+            yield Candidate(f"{label}-blank", "blank", matched(blank), {"of": label})
 
 
-def _judge(contender: Contender, onlooker: Onlooker, out: Path, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    path = out / VERDICTS / f"{contender.label}.jsonl"
+def _score(candidate: Candidate, benchmark: Benchmark, out: Path, log: Callable[[str], None]) -> list[Score]:
+    path = out / JUDGEMENTS / f"{candidate.label}.jsonl"
     if not path.is_file():
-        tell(f"judging {len(contender.cases)} images of {contender.label}")
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, json_lines(onlooker.judge(contender.cases)))
-    return read_verdicts(path)
+        log(f"judging {len(candidate.items)} images of {candidate.label}")
+        score_items(benchmark, candidate.items, path, root=out)
+    return read_scores(path)
 
 
 def _measure(
-    contender: Contender, measures: Sequence[Measure], tell: Callable[[str], None]
+    candidate: Candidate, metrics: Sequence[Metric], log: Callable[[str], None]
 ) -> tuple[dict[str, Mapping[str, Any]], list[SheetRow]]:
-    figures: dict[str, Mapping[str, Any]] = {}
+    values: dict[str, Mapping[str, Any]] = {}
     rows: list[SheetRow] = []
-    for measure in measures if contender.shown else ():
-        tell(f"measuring {measure.name} of {contender.label}")
-        finding = measure(contender.shown)
-        figures[measure.name] = finding.figures
-        rows += [SheetRow(f"{contender.label}: {row.heading}", row.cells) for row in finding.rows]
-    return figures, rows
+    for metric in metrics if candidate.images else ():
+        log(f"measuring {metric.name} of {candidate.label}")
+        result = metric(candidate.images)
+        values[metric.name] = result.values
+        rows += [SheetRow(f"{candidate.label}: {row.heading}", row.cells) for row in result.rows]
+    return values, rows
 
 
-def _entry(
-    contender: Contender, verdicts: Sequence[Mapping[str, Any]], figures: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    images = len({line["image"] for line in verdicts})
+def _entry(candidate: Candidate, scores: Sequence[Score], values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
-        "contender": contender.label,
-        "kind": contender.kind,
-        "images": images,
-        **contender.facts,
-        "measures": dict(figures),
-    }
-
-
-def _report(
-    settings: ScenesSettings, jury: Jury, entries: list[dict[str, Any]], results: list[dict[str, Any]]
-) -> dict[str, Any]:
-    judge = {
-        "name": jury.name,
-        "sha256": jury.sha256,
-        "accuracy": {skill: dict(found) for skill, found in jury.accuracy.items()},
-        "figures": dict(jury.figures),
-    }
-    return {
-        "format": 1,
-        "settings": settings.model_dump(mode="json"),
-        "judge": judge,
-        "contenders": entries,
-        "results": results,
+        "candidate": candidate.label,
+        "kind": candidate.kind,
+        "images": len({score.image for score in scores}),
+        **candidate.facts,
+        "metrics": dict(values),
     }

@@ -1,98 +1,103 @@
-"""From verdicts to shares with intervals. Knows no images."""
+"""Means of scores with 95 % intervals, by split and skill. Knows no images."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
-from bitvar.icons.dataset.prompts import SKILLS, SPLITS
+from bitvar.evaluation.benchmarks.base import Row, Score, Table
 
 MEAN: Final = "mean"
-"""In the place of a skill: the mean of the skills' shares."""
+"""Stands for a skill in the row with the mean over the skills of a split."""
 
-_Z: Final = 1.959964  # a normal variable lies within so many deviations with 95 %
+_Z: Final = 1.959964  # 95 % quantile of the normal distribution, two-sided
 _RESAMPLES: Final = 2000
 _BOOTSTRAP_SEED: Final = 0
 
+Interval = tuple[float | None, float | None]
 
-def wilson(right: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, of `right` among `count` independent ones (Wilson, 1927)."""
-    share, spread = right / count, _Z**2 / count
+
+def wilson(correct: float, count: int) -> tuple[float, float]:
+    """Compute Wilson's 95 % interval of a share, of `correct` among `count` independent trials (Wilson, 1927)."""
+    share, spread = correct / count, _Z**2 / count
     middle = (share + spread / 2) / (1 + spread)
     reach = _Z / (1 + spread) * (share * (1 - share) / count + spread / (4 * count)) ** 0.5
     return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
-def bootstrap(shares: Sequence[float]) -> tuple[float, float]:
-    """A 95 % interval of the mean of the prompts' shares, by resampling prompts.
+def bootstrap(means: Sequence[float]) -> tuple[float, float]:
+    """Compute a 95 % interval of the mean of the prompts' mean scores, by resampling prompts.
 
-    Images of one prompt are no independent ones, so they stay together.
+    Images of one prompt are not independent, so they stay together.
     """
-    values, rng = np.asarray(shares, dtype=float), np.random.default_rng(_BOOTSTRAP_SEED)
-    means = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
+    values, rng = np.asarray(means, dtype=float), np.random.default_rng(_BOOTSTRAP_SEED)
+    resampled = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
+    low, high = np.percentile(resampled, (2.5, 97.5))
     return float(low), float(high)
 
 
-def of_mean(shares: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """A 95 % interval of the mean of independent shares from theirs: distances to the limits add up as deviations do.
+def interval_of_mean(means: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Compute a 95 % interval of the mean of independent means from their intervals.
 
-    The method of variance estimates recovery (Zou and Donner, 2008).
+    Distances to the limits add up as standard deviations do: the method of variance estimates recovery (Zou and
+    Donner, 2008).
     """
-    mean, count = sum(shares) / len(shares), len(shares)
+    mean, count = sum(means) / len(means), len(means)
     down, up = (
-        sum((share - interval[side]) ** 2 for share, interval in zip(shares, intervals, strict=True)) ** 0.5 / count
+        sum((value - interval[side]) ** 2 for value, interval in zip(means, intervals, strict=True)) ** 0.5 / count
         for side in (0, 1)
     )
-    return max(0.0, mean - down), min(1.0, mean + up)
+    return mean - down, mean + up
 
 
-def score(verdicts: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The share right of every split and skill, and of every split the mean over its skills.
+def by_skill(scores: Sequence[Score]) -> Table:
+    """Sum up scores by split and skill, with the mean over the skills of each split that has several.
+
+    Splits and skills come in the order of their first appearance. Scores with a decision count as shares of correct
+    images, all others as plain numbers.
 
     Args:
-        verdicts: of one contender, as `verdicts/*.jsonl` has them.
-
-    Yields:
-        Results with `split`, `skill`, `prompts`, `images`, `share`, `low` and `high`.
+        scores: Scores of one candidate.
     """
-    for split in SPLITS:
-        results = []
-        for skill in SKILLS:
-            by_prompt: dict[str, list[bool]] = {}
-            for row in verdicts:
-                if row["split"] == split and row["skill"] == skill:
-                    by_prompt.setdefault(row["id"], []).append(row["right"])
-            if by_prompt:
-                results.append({"split": split, "skill": skill, **_skill(list(by_prompt.values()))})
-        yield from results
-        if len(results) > 1:
-            yield {"split": split, "skill": MEAN, **_mean(results)}
+    decided = all(score.correct is not None for score in scores)
+    groups: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for score in scores:
+        prompts = groups.setdefault(score.split, {}).setdefault(score.skill, {})
+        prompts.setdefault(score.id, []).append(score.score)
+    rows: list[Row] = []
+    for split, skills in groups.items():
+        own = [_skill_row(split, skill, list(prompts.values()), decided) for skill, prompts in skills.items()]
+        rows += own
+        if len(own) > 1:
+            rows.append(_mean_row(split, own, decided))
+    return Table(rows, "%" if decided else "")
 
 
-def _skill(groups: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """Of the verdicts of every prompt."""
-    shares = [sum(each) / len(each) for each in groups]
-    images = sum(map(len, groups))
-    # a bootstrap of prompts that are all alike would have no width; then each counts as one trial
-    several = images > len(groups) and max(shares) > min(shares)
-    interval = bootstrap(shares) if several else wilson(sum(shares), len(shares))
-    return _result(len(groups), images, sum(shares) / len(shares), interval)
+def _skill_row(split: str, skill: str, by_prompt: Sequence[Sequence[float]], decided: bool) -> Row:
+    means = [sum(each) / len(each) for each in by_prompt]
+    images = sum(map(len, by_prompt))
+    varies = max(means) > min(means)
+    interval: Interval = (None, None)
+    if decided:
+        # a bootstrap of prompts with equal shares would have no width; then each prompt counts as one trial
+        several = images > len(by_prompt) and varies
+        interval = bootstrap(means) if several else wilson(sum(means), len(means))
+    elif varies:
+        interval = bootstrap(means)
+    return _row(split, skill, len(by_prompt), images, sum(means) / len(means), interval)
 
 
-def _mean(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    shares = [result["share"] for result in results]
-    interval = of_mean(shares, [(result["low"], result["high"]) for result in results])
-    prompts, images = (sum(result[name] for result in results) for name in ("prompts", "images"))
-    return _result(prompts, images, sum(shares) / len(shares), interval)
+def _mean_row(split: str, rows: Sequence[Row], decided: bool) -> Row:
+    means = [row.score for row in rows]
+    known = [(row.low, row.high) for row in rows if row.low is not None and row.high is not None]
+    interval: Interval = (None, None)
+    if len(known) == len(rows):
+        low, high = interval_of_mean(means, known)
+        interval = (max(0.0, low), min(1.0, high)) if decided else (low, high)
+    prompts, images = sum(row.prompts for row in rows), sum(row.images for row in rows)
+    return _row(split, MEAN, prompts, images, sum(means) / len(means), interval)
 
 
-def _result(prompts: int, images: int, share: float, interval: tuple[float, float]) -> dict[str, Any]:
-    low, high = interval
-    return {
-        "prompts": prompts,
-        "images": images,
-        "share": round(share, 6),
-        "low": round(low, 6),
-        "high": round(high, 6),
-    }
+def _row(split: str, skill: str, prompts: int, images: int, score: float, interval: Interval) -> Row:
+    low, high = (None if limit is None else round(limit, 6) for limit in interval)
+    return Row(split, skill, prompts, images, round(score, 6), low, high)

@@ -1,4 +1,4 @@
-"""Sums over images, from which every figure of a report comes. They stay small, and can be saved."""
+"""Accumulators of metrics: sums over images from which a report is computed. They stay small and can be saved."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +12,11 @@ from bitvar.tokenizer.losses import binary_entropy, dead_share
 _MOMENTS = "features."
 
 
-class Tally:
-    """Named fp64 sums of one contender at one size, and the moments of its images' features.
+class MetricAccumulator:
+    """Named fp64 sums of one candidate at one size, and the moments of its images' features.
 
     Args:
-        width: of a feature vector.
+        width: Width of a feature vector.
     """
 
     def __init__(self, width: int) -> None:
@@ -24,63 +24,65 @@ class Tally:
         self.features = Moments(width)
 
     def add(self, name: str, value: Tensor | float) -> None:
-        """Add to a sum; one that is new begins at 0."""
+        """Add to a sum; a new one begins at 0."""
         value = torch.as_tensor(value, dtype=torch.float64)
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def mean(self, name: str, count: str = "images") -> float:
-        """A sum over another, which counts."""
+        """Divide a sum by another that counts."""
         return (self.sums[name] / self.sums[count]).item()
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `from_tensors` takes."""
+        """Return the sums and moments as `from_tensors` takes them."""
         return self.sums | {_MOMENTS + name: tensor for name, tensor in self.features.tensors().items()}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Tally":
-        """The tally whose `tensors()` these are."""
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "MetricAccumulator":
+        """Restore an accumulator from its `tensors()`."""
         moments = {name.removeprefix(_MOMENTS): t for name, t in tensors.items() if name.startswith(_MOMENTS)}
-        tally = cls(0)
-        tally.features = Moments.from_tensors(moments)
-        tally.sums = {name: tensor for name, tensor in tensors.items() if not name.startswith(_MOMENTS)}
-        return tally
+        accumulator = cls(0)
+        accumulator.features = Moments.from_tensors(moments)
+        accumulator.sums = {name: tensor for name, tensor in tensors.items() if not name.startswith(_MOMENTS)}
+        return accumulator
 
 
-def figures(tally: Tally, originals: Moments) -> dict[str, Any]:
-    """A contender's figures at one size, as `report.json` has them.
+def results(accumulator: MetricAccumulator, originals: Moments) -> dict[str, Any]:
+    """Compute a candidate's results at one size, as `report.json` holds them.
 
     Args:
-        tally: of at least one image.
-        originals: moments of the features of the same images, untouched.
+        accumulator: Sums over at least one image.
+        originals: Moments of the features of the original images.
     """
-    images = int(tally.sums["images"].item())
+    images = int(accumulator.sums["images"].item())
     entry: dict[str, Any] = {
         "images": images,
-        "bits_per_pixel": _short(tally.mean("bits_per_pixel")),
-        "psnr": _short(tally.mean("psnr")),
-        "ssim": _short(tally.mean("ssim")),
-        "tint": _short(tally.mean("tint")),
-        "distance": _short(tally.mean("distance")),
-        "frechet": _short(frechet_distance(originals, tally.features)) if images > 1 else None,
+        "bits_per_pixel": _short(accumulator.mean("bits_per_pixel")),
+        "psnr": _short(accumulator.mean("psnr")),
+        "ssim": _short(accumulator.mean("ssim")),
+        "block_mean_error": _short(accumulator.mean("block_mean_error")),
+        "distance": _short(accumulator.mean("distance")),
+        "frechet": _short(frechet_distance(originals, accumulator.features)) if images > 1 else None,
     }
-    if "too_large" in tally.sums:
-        entry["too_large"] = int(tally.sums["too_large"].item())
-    count = sum(name.startswith("scale") and name.endswith("/images") for name in tally.sums)
+    if "too_large" in accumulator.sums:
+        entry["too_large"] = int(accumulator.sums["too_large"].item())
+    count = sum(name.startswith("scale") and name.endswith("/images") for name in accumulator.sums)
     if count:
-        entry["scales"] = [_scale(tally, f"scale{k}/") for k in range(count)]
+        entry["scales"] = [_scale(accumulator, f"scale{k}/") for k in range(count)]
     return entry
 
 
-def _scale(tally: Tally, prefix: str) -> dict[str, Any]:
-    usage = tally.sums[prefix + "set_bits"] / tally.sums[prefix + "cells"]
+def _scale(accumulator: MetricAccumulator, prefix: str) -> dict[str, Any]:
+    usage = accumulator.sums[prefix + "set_bits"] / accumulator.sums[prefix + "cells"]
     count = prefix + "images"
     return {
-        "images": int(tally.sums[count].item()),
-        "psnr": _short(tally.mean(prefix + "psnr", count)),
-        "bits_per_pixel": _short(tally.mean(prefix + "bits_per_pixel", count)),
+        "images": int(accumulator.sums[count].item()),
+        "psnr": _short(accumulator.mean(prefix + "psnr", count)),
+        "bits_per_pixel": _short(accumulator.mean(prefix + "bits_per_pixel", count)),
         "bit_entropy": _short(binary_entropy(usage).mean().item()),
         "dead_bits": _short(dead_share(usage)),
-        "residual_norm": [_short(value) for value in (tally.sums[prefix + "residual"] / tally.sums[count]).tolist()],
+        "residual_norm": [
+            _short(value) for value in (accumulator.sums[prefix + "residual"] / accumulator.sums[count]).tolist()
+        ],
         "bit_usage": [_short(value) for value in usage.tolist()],
     }
 

@@ -1,4 +1,4 @@
-"""What is compared: tokenizers, and JPEG and WebP at their rate. Images in, images and numbers of bits out."""
+"""Candidates of a comparison: tokenizers, and the baselines JPEG and WebP at their rate."""
 
 import io
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from bitvar.codec import ImageCodec
 
 @dataclass(frozen=True)
 class ScaleResult:
-    """What a tokenizer's images are when stopped after a scale.
+    """Reconstructions of a tokenizer that stops after a scale.
 
     Attributes:
-        images: decoded from the scales so far.
-        bits: of an image, this scale's included.
-        set_bits: how many cells have each bit set, `(d,)`.
-        cells: how many there are, over the images.
-        residual: the norm of what the latent lacks before and after the scale, of the features' norm, `(2, b)`.
+        images: Images decoded from the scales so far.
+        bits: Number of bits of an image, this scale's included.
+        set_bits: Number of cells in which each bit is set, `(d,)`.
+        cells: Number of cells of all images.
+        residual: Norm of the residual before and after the scale, relative to the features' norm, `(2, b)`.
     """
 
     images: UInt8[np.ndarray, "b H W 3"]
@@ -35,13 +35,13 @@ class ScaleResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What a contender makes of images of one size.
+    """A candidate's reconstructions of images of one size.
 
     Attributes:
-        images: decoded.
-        bits: spent on each image: the payload of a tokenizer, the whole file of a format.
-        too_large: whether each image's file is too large at the lowest quality; formats only.
-        scales: coarse to fine; tokenizers only.
+        images: Decoded images.
+        bits: Number of bits of each image: the payload of a tokenizer, the whole file of a format.
+        too_large: Whether each image's file is too large even at the lowest quality; formats only.
+        scales: Reconstructions after each scale, coarse to fine; tokenizers only.
     """
 
     images: UInt8[np.ndarray, "b H W 3"]
@@ -50,9 +50,15 @@ class Result:
     scales: list[ScaleResult] = field(default_factory=list)
 
 
-def reconstruct(codec: ImageCodec, images: UInt8[np.ndarray, "b H W 3"], *, passes: int = 0) -> Result:
-    """Images through a tokenizer, encoded in so many passes (`ImageCodec.encode`), decoded after every scale."""
-    header, features, steps = codec.encode_alike(images, passes=passes)
+def reconstruct(codec: ImageCodec, images: UInt8[np.ndarray, "b H W 3"], *, refine_steps: int = 0) -> Result:
+    """Encode images with a tokenizer and decode them after every scale.
+
+    Args:
+        codec: Tokenizer.
+        images: Images of one size.
+        refine_steps: Number of refinement steps of the encoding (`ImageCodec.encode`).
+    """
+    header, features, steps = codec.encode_alike(images, passes=refine_steps)
     norm = torch.linalg.vector_norm(features, dim=(1, 2, 3)).clamp(min=1e-12)
     before, bits, scales = torch.ones_like(norm), 0, []
     for step in steps:
@@ -72,13 +78,13 @@ def reconstruct(codec: ImageCodec, images: UInt8[np.ndarray, "b H W 3"], *, pass
 
 @dataclass(frozen=True)
 class FileFormat:
-    """An image format of Pillow's, at its best for small files.
+    """An image format of Pillow's, with the options that give the smallest files.
 
     Attributes:
-        name: Pillow's.
-        qualities: its first and last.
-        options: for saving.
-        max_side: pixels that a side may have.
+        name: Pillow's name of the format.
+        qualities: Lowest and highest quality.
+        options: Options for saving.
+        max_side: Largest side in pixels.
     """
 
     name: str
@@ -87,10 +93,10 @@ class FileFormat:
     max_side: int
 
     def nearest(self, pixels: UInt8[np.ndarray, "H W 3"], size: int) -> tuple[bytes, bool]:
-        """The file whose size in bytes is nearest to `size`, by a binary search over the qualities.
+        """Compress an image to the size in bytes nearest to `size`, by a binary search over the qualities.
 
         Returns:
-            The file, and whether `size` was missed: every quality that was tried is larger, the lowest among them.
+            The file, and whether it is larger than `size` even at the lowest quality.
         """
         image = Image.fromarray(pixels)
         low, high = self.qualities
@@ -108,7 +114,7 @@ class FileFormat:
         return min(near, key=lambda data: abs(len(data) - size)), below is None
 
     def compress(self, images: UInt8[np.ndarray, "b H W 3"], sizes: Sequence[int]) -> Result:
-        """Images through files of about `sizes` bytes each."""
+        """Compress images to files of about `sizes` bytes each and decode them."""
         files = [self.nearest(pixels, size) for pixels, size in zip(images, sizes, strict=True)]
         decoded = [np.asarray(Image.open(io.BytesIO(data), formats=[self.name]).convert("RGB")) for data, _ in files]
         return Result(

@@ -1,4 +1,4 @@
-"""The images of an evaluation: files, folders, captioned sets and indexes, in a fixed order, one at a time."""
+"""Streams of images from files, folders, captioned sets and indexes, in a fixed order, one at a time."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ _ADDRESS: Final = "file://"
 
 
 def name_source(path: Path) -> str:
-    """A source's absolute path as settings hold it: as it is, or as a file: address if its name is no UTF-8."""
+    """Name a source by its absolute path, as settings hold it: a file: URL if the path is not valid UTF-8."""
     text = str(path.absolute())
     try:
         text.encode()
@@ -30,20 +30,20 @@ def name_source(path: Path) -> str:
 
 
 def find_source(name: str) -> Path:
-    """The path that `name_source` named."""
+    """Return the path that `name_source` named."""
     if name.startswith(_ADDRESS):
         return Path(os.fsdecode(unquote_to_bytes(name.removeprefix(_ADDRESS))))
     return Path(name)
 
 
 class ImageStream:
-    """Goes through the images of several sources, as often as wanted; opens none of them.
+    """Iterable over the images of several sources, which opens none of them.
 
     Args:
-        sources: image files; folders, with all the images in them; captioned sets (a folder with a `samples.jsonl`,
-            or a table of them); indexes.
-        split: of the captioned sets and indexes, only this one.
-        limit: only the first so many.
+        sources: Image files; folders, with all the images in them; captioned sets (a folder with a `samples.jsonl`,
+            or a table of samples); indexes.
+        split: Restricts captioned sets and indexes to one split.
+        limit: Number of images after which to stop.
 
     Raises:
         UsageError: for a source that isn't there, or a split when no source has splits.
@@ -58,29 +58,29 @@ class ImageStream:
             raise UsageError(f"There is no split {split!r}.", why, "leave --split out, or name a set")
         self.sources, self.split, self.limit = tuple(sources), split, limit
         self.skipped = Skipped()
-        """What was passed over so far in folders, since the last pass began."""
+        """Files skipped in folders since the last iteration began."""
 
     def __iter__(self) -> Iterator[Record]:
         self.skipped = Skipped()
-        found = (entry for source in self.sources for entry in self._entries(source))
-        for count, entry in enumerate(found):
+        found = (record for source in self.sources for record in self._records(source))
+        for count, record in enumerate(found):
             if count == self.limit:
                 return
-            yield entry
+            yield record
 
-    def _entries(self, source: Path) -> Iterator[Record]:
+    def _records(self, source: Path) -> Iterator[Record]:
         if _has_splits(source):
-            entries = read_source(source) if source.is_dir() else read_records(source)
-            for entry in entries:
-                if self.split is None or (isinstance(entry, RawSample) and entry.split == self.split):
-                    yield entry
+            records = read_source(source) if source.is_dir() else read_records(source)
+            for record in records:
+                if self.split is None or (isinstance(record, RawSample) and record.split == self.split):
+                    yield record
         elif source.is_dir():
             yield from self._walk(source)
         else:
             yield RawSample(str(source), Location(source), ())
 
     def _walk(self, folder: Path) -> Iterator[Record]:
-        """Folder by folder, the names of one at a time in memory."""
+        """Walk folder by folder, with the names of one at a time in memory."""
         told = len(self.skipped.problems)
         for path in walk_files(folder, IMAGE_SUFFIXES, self.skipped):
             yield RawSample(path.relative_to(folder.parent).as_posix(), Location(path), ())
@@ -88,16 +88,16 @@ class ImageStream:
             yield Rejected(str(place), "unreadable-file", why)
 
 
-def open_entry(entry: Record, limits: ImageLimits) -> Image.Image:
-    """The RGB image of an entry.
+def open_record(record: Record, limits: ImageLimits) -> Image.Image:
+    """Open the RGB image of a record.
 
     Raises:
-        RefusedError: for one that can't be used, or that is not the one its source knows.
+        RefusedError: for an image that can't be used, or that differs from the one its source indexed.
     """
-    if isinstance(entry, Rejected):
-        raise RefusedError(entry.reason, entry.detail)
-    data = entry.image.read(max_bytes=limits.max_bytes)
-    if entry.digest is not None and hashlib.sha256(data).digest() != entry.digest:
+    if isinstance(record, Rejected):
+        raise RefusedError(record.reason, record.detail)
+    data = record.image.read(max_bytes=limits.max_bytes)
+    if record.digest is not None and hashlib.sha256(data).digest() != record.digest:
         raise RefusedError("altered", "the image's bytes are not those that were indexed")
     return decode_image(data, limits)
 

@@ -1,4 +1,4 @@
-"""Images side by side, a row each: the original and what the contenders made of it, with a caption below each."""
+"""The sheet: a row for each image, with the original and every candidate's reconstruction, captions below."""
 
 from collections.abc import Sequence
 from typing import Final, TypeAlias
@@ -11,17 +11,17 @@ Row: TypeAlias = list[tuple[Image.Image, tuple[str, str]]]
 _GROUPS: Final = ("best", "middle", "worst")
 _EACH: Final = 3
 _LARGE, _SMALL = 384, 192
-"""Longer sides of images: larger ones are reduced, smaller ones magnified while that keeps within."""
+"""Longer sides: larger images are reduced to the first, smaller ones magnified up to the second."""
 
 _GAP, _LINE, _NARROWEST, _WIDTH = 12, 17, 168, 1500
 
 
 def choose(count: int, wanted: int | None) -> list[tuple[int, str]]:
-    """Which ranks to show, of `count` images from the best to the worst, each with a note.
+    """Choose the ranks to show, from the best image to the worst, each with a note.
 
     Args:
-        count: of all images.
-        wanted: so many, evenly; None is three of the best, of the middle and of the worst.
+        count: Number of all images.
+        wanted: Number of ranks, evenly spaced; None is three of the best, of the middle and of the worst.
     """
     if wanted is not None or count <= len(_GROUPS) * _EACH:
         shown = min(count, wanted if wanted is not None else count)
@@ -31,10 +31,10 @@ def choose(count: int, wanted: int | None) -> list[tuple[int, str]]:
 
 
 def draw_sheet(rows: Sequence[Row]) -> Image.Image:
-    """The rows on white, side by side where they are narrow.
+    """Draw the rows on white, side by side where they are narrow.
 
-    Images with less than half of 384 pixels a side are magnified by a whole number, every pixel a square; larger ones
-    than that are reduced to it, and say so.
+    Images of at most 192 pixels a side are magnified by a whole number, every pixel a square; images of more than 384
+    are reduced, and their captions say so.
     """
     drawn = [[(*_fitted(image), text) for image, text in row] for row in rows]
     columns = max(len(row) for row in drawn)
@@ -70,7 +70,7 @@ def _fitted(image: Image.Image) -> tuple[Image.Image, str]:
 
 
 def _clipped(text: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """Text that is no wider than `width` pixels; its middle makes way."""
+    """Shorten a text in the middle until it is at most `width` pixels wide."""
     shown = text.encode("ascii", "replace").decode()
     cut = len(shown)
     while font.getlength(shown) > width and cut > 4:

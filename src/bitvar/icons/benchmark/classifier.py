@@ -1,4 +1,4 @@
-"""What each object is: cut out of an image, seen through a frozen network, read by small heads. Finds no objects."""
+"""Classification of objects: crops of an image, features of a frozen network, small heads. Finds no objects."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -14,7 +14,7 @@ from bitvar.icons.dataset.sources import ARTISTS
 from bitvar.metrics.efficientnet import HEAD_CHANNELS, STAGE_CHANNELS, EfficientNet
 
 CROP_SIDE: Final = 128
-"""Pixels a side of the cut-outs that the network sees."""
+"""Side, in pixels, of the crops that the network sees."""
 
 CONCEPT_NAMES: Final = tuple(concept.name for concept in CONCEPTS)
 COLOUR_NAMES: Final = (*COLOURS, OWN_COLOUR)
@@ -39,27 +39,27 @@ _BACKGROUND_DISTANCE: Final = 45.0  # of RGB 0..255: within it a pixel may have 
 _SMALLEST_OUTSIDE: Final = 0.04  # of the image
 
 
-class Seen(NamedTuple):
-    """What `n` objects look like: to the network, in which paints, and drawn how."""
+class ObjectFeatures(NamedTuple):
+    """Features of `n` objects: from the network, of their colours (`paints`), and of the way they are drawn."""
 
     features: Float[Tensor, "n f"]
     paints: Float[Tensor, "n p"]
     textures: Float[Tensor, "n t"]
 
 
-class Reading(NamedTuple):
-    """Logits for `n` objects; styles by the fold of concepts that the head was trained without."""
+class ObjectLogits(NamedTuple):
+    """Logits for `n` objects; styles have two rows, by the fold of concepts that the head was trained without."""
 
     concepts: Float[Tensor, "n 154"]
-    """Of each concept, and last of none of them."""
+    """One logit for each concept, and a last one for none of them."""
     colours: Float[Tensor, "n 9"]
     styles: Float[Tensor, "n 2 4"]
 
 
-class Reader(nn.Module):
+class ObjectClassifier(nn.Module):
     """Heads: concepts from features, colours from paints, styles from textures and paints.
 
-    Style is read by two heads: each was trained on half of the concepts and reads the other half.
+    Style has two heads: each was trained on half of the concepts and classifies the other half.
     """
 
     mean: Tensor
@@ -77,23 +77,23 @@ class Reader(nn.Module):
         self.colours = PaintHead()
         self.styles = nn.Linear(NUM_TEXTURES + NUM_PAINTS, 2 * len(STYLE_NAMES))
 
-    def forward(self, seen: Seen) -> Reading:
-        """Logits for objects."""
+    def forward(self, seen: ObjectFeatures) -> ObjectLogits:
+        """Compute the logits of objects."""
         styles = self.styles(self.style_inputs(seen)).unflatten(1, (2, -1))
-        return Reading(self.concepts(self.concept_inputs(seen)), self.colours(seen.paints), styles)
+        return ObjectLogits(self.concepts(self.concept_inputs(seen)), self.colours(seen.paints), styles)
 
-    def concept_inputs(self, seen: Seen) -> Float[Tensor, "n f"]:
-        """Features, standardised."""
+    def concept_inputs(self, seen: ObjectFeatures) -> Float[Tensor, "n f"]:
+        """Standardise the features."""
         return (seen.features - self.mean) / self.deviation
 
-    def style_inputs(self, seen: Seen) -> Float[Tensor, "n s"]:
-        """Textures, standardised, and paints."""
+    def style_inputs(self, seen: ObjectFeatures) -> Float[Tensor, "n s"]:
+        """Standardise the textures and append the paints."""
         textures = (seen.textures - self.texture_mean) / self.texture_deviation
         return torch.cat([textures, _PAINT_GAIN * seen.paints.sqrt()], dim=1)
 
 
 class PaintHead(nn.Module):
-    """The colour of an object from its paints alone."""
+    """Head that classifies the colour of an object from its paints alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,14 +105,14 @@ class PaintHead(nn.Module):
 
 
 def concept_fold(concept: str) -> int:
-    """Which of the two halves of the concepts this one is in: 0 or 1, the same on every machine."""
+    """Assign a concept to one of two folds, 0 or 1, the same on every machine."""
     return sum(concept.encode()) % 2
 
 
 def outside_boxes(
     image: Float[Tensor, "3 H W"], boxes: Sequence[tuple[float, float, float, float]]
 ) -> Float[Tensor, "3 n"]:
-    """The pixels two 64ths or more away from all boxes, or a frame two wide where boxes leave almost nothing."""
+    """Select the pixels at least two 64ths away from all boxes; a frame two wide if boxes leave almost nothing."""
     height, width = image.shape[-2:]
     y = ((torch.arange(height, device=image.device) + 0.5) / height)[:, None]
     x = ((torch.arange(width, device=image.device) + 0.5) / width)[None]
@@ -126,7 +126,7 @@ def outside_boxes(
 
 
 def background_shares(pixels: Float[Tensor, "3 n"]) -> dict[str, float]:
-    """For each background colour the share (0..1) of the pixels, RGB in [-1, 1], that are near it and nearest to it."""
+    """Compute, for each background colour, the share (0..1) of pixels, RGB in [-1, 1], near it and nearest to it."""
     palette = torch.tensor(list(BACKGROUNDS.values()), dtype=torch.float32, device=pixels.device)
     distances = torch.cdist((pixels.T + 1) * 127.5, palette)
     nearest = torch.where(distances.amin(dim=1) < _BACKGROUND_DISTANCE, distances.argmin(dim=1), len(palette))
@@ -140,13 +140,13 @@ def cut_out(
     boxes: Float[Tensor, "n 4"],
     backgrounds: Float[Tensor, "b 3"],
 ) -> Float[Tensor, "n 3 128 128"]:
-    """Each object in a square, what lies beside its box painted in the image's background.
+    """Cut every object out as a square, with everything beside its box painted in the image's background colour.
 
     Args:
-        images: in [-1, 1].
-        owners: the image that each box is on.
-        boxes: x0, y0, x1, y1 in 0..1.
-        backgrounds: the colour of each image's background, in [-1, 1].
+        images: Images in [-1, 1].
+        owners: Index of the image that each box is on.
+        boxes: Boxes as x0, y0, x1, y1 in 0..1.
+        backgrounds: Background colour of each image, in [-1, 1].
     """
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -163,11 +163,13 @@ def cut_out(
     return torch.where(inside, crops, backgrounds[owners][:, :, None, None])
 
 
-def look_at(network: EfficientNet, crops: Float[Tensor, "n 3 128 128"], backgrounds: Float[Tensor, "n 3"]) -> Seen:
-    """What cut-outs look like, each on its image's background.
+def extract_features(
+    network: EfficientNet, crops: Float[Tensor, "n 3 128 128"], backgrounds: Float[Tensor, "n 3"]
+) -> ObjectFeatures:
+    """Extract the features of crops, each on the background of its image.
 
-    Features are the mean of the network's head, 2 x 2 means of its last stage and 3 x 3 of one at stride 16; textures
-    the means and deviations of its first stages over the object.
+    Features are the mean of the network's head, 2 x 2 means of its last stage and 3 x 3 means of one at stride 16;
+    textures are means and deviations of its first stages over the object.
     """
     maps = network.stages(crops)
     last = maps[_SHAPE_STAGE]
@@ -178,11 +180,11 @@ def look_at(network: EfficientNet, crops: Float[Tensor, "n 3 128 128"], backgrou
     ]
     drawn = _is_drawn(crops, backgrounds)[:, None].float()
     textures = [_moments(stage, drawn) for stage in maps[:_NUM_TEXTURE_STAGES]]
-    return Seen(torch.cat(parts, dim=1), object_paints(crops, backgrounds), torch.cat(textures, dim=1))
+    return ObjectFeatures(torch.cat(parts, dim=1), object_paints(crops, backgrounds), torch.cat(textures, dim=1))
 
 
 def _moments(stage: Float[Tensor, "n c h w"], drawn: Float[Tensor, "n 1 H W"]) -> Float[Tensor, "n d"]:
-    """Means and standard deviations of a map over the object."""
+    """Compute means and standard deviations of a map over the object."""
     weights = F.adaptive_avg_pool2d(drawn, stage.shape[-1])
     weights = weights / weights.sum(dim=(2, 3), keepdim=True).clamp(min=1e-3)
     means = (stage * weights).sum(dim=(2, 3))
@@ -191,14 +193,14 @@ def _moments(stage: Float[Tensor, "n c h w"], drawn: Float[Tensor, "n 1 H W"]) -
 
 
 def _is_drawn(crops: Float[Tensor, "n 3 H W"], backgrounds: Float[Tensor, "n 3"]) -> Bool[Tensor, "n H W"]:
-    """Which pixels have another colour than the background."""
+    """Mask the pixels whose colour differs from the background's."""
     return (crops - backgrounds[:, :, None, None]).norm(dim=1) > _PAINT_DISTANCE
 
 
 def object_paints(crops: Float[Tensor, "n 3 128 128"], backgrounds: Float[Tensor, "n 3"]) -> Float[Tensor, "n p"]:
-    """A histogram of the object's RGB colours, six soft bins an axis, which adds up to 1.
+    """Compute a histogram of an object's RGB colours, six soft bins an axis, that sums to 1.
 
-    Pixels of the background's colour (in [-1, 1], of the object's image) are left out.
+    Pixels in the background colour of the object's image (in [-1, 1]) are left out.
     """
     small = F.interpolate(crops, size=(_PAINT_SIDE, _PAINT_SIDE), mode="area")
     counted = _is_drawn(small, backgrounds).flatten(1).float()

@@ -1,4 +1,4 @@
-"""Where the objects of a small image are: a network that marks their middles and boxes. Knows no concepts."""
+"""Detection of objects in a small image: a network that finds their centres and boxes. Knows no concepts."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 SIDE: Final = 64
-"""Pixels a side of the images it sees."""
+"""Side, in pixels, of the images that the detector takes."""
 STRIDE: Final = 4
 GRID: Final = SIDE // STRIDE
 _WIDTHS: Final = (24, 48, 96, 96)
@@ -20,9 +20,9 @@ Boxes = Sequence[tuple[float, float, float, float]]
 
 
 class Detector(nn.Module):
-    """For each cell of 16 x 16: the logit that an object's middle is there, and how far off its sides are.
+    """Network that gives, for each of 16 x 16 cells, the logit of an object's centre and the distances to its sides.
 
-    A small U-shaped network: down to 4 x 4 cells, so that it knows what belongs together, and up again.
+    It is a small U-Net: down to 4 x 4 cells, so that every cell sees the whole image, and up again.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Detector(nn.Module):
     def forward(
         self, images: Float[Tensor, "b 3 64 64"]
     ) -> tuple[Float[Tensor, "b 16 16"], Float[Tensor, "b 4 16 16"]]:
-        """Logits of middles, and distances to the left, top, right and bottom side, in shares of the image."""
+        """Compute logits of centres, and distances to the left, top, right and bottom side in shares of the image."""
         grid = self.grid(self.to_grid(F.silu(self.stem(images))))
         coarse = self.coarse(self.to_coarse(grid))
         coarsest = self.coarsest(self.to_coarsest(coarse))
@@ -59,15 +59,15 @@ def _layer(width: int, wider: int, *, stride: int = 1) -> nn.Sequential:
 
 
 def cell_centres() -> Float[Tensor, "2 16 16"]:
-    """x and y, in 0..1, of the middle of each cell."""
+    """Compute x and y, in 0..1, of the middle of each cell."""
     line = (torch.arange(GRID) + 0.5) / GRID
     return torch.stack(torch.meshgrid(line, line, indexing="xy"))
 
 
 def targets(boxes: Boxes) -> tuple[Float[Tensor, "16 16"], Float[Tensor, "4 16 16"], Float[Tensor, "16 16"]]:
-    """The map of middles (a peak of 1 at each object), each cell's distances to its object's sides, and their weights.
+    """Build the targets: a map of centres, each cell's distances to its object's sides, and their weights.
 
-    Cells count for the distances where an object's peak is above 0.3.
+    The map has a peak of 1 at each object; cells count for the distances where an object's peak is above 0.3.
     """
     x, y = cell_centres()
     middles = torch.zeros(GRID, GRID)
@@ -90,7 +90,7 @@ def detection_loss(
     distances: Float[Tensor, "b 4 16 16"],
     weights: Float[Tensor, "b 16 16"],
 ) -> Float[Tensor, ""]:
-    """The penalty-reduced focal loss of CornerNet (arXiv 1808.01244, eq. 1) for middles, and L1 for sides."""
+    """Compute CornerNet's penalty-reduced focal loss (arXiv 1808.01244, eq. 1) for centres, plus L1 for sides."""
     logits, sides = found
     peaks = (middles == 1.0).float()
     probability = torch.sigmoid(logits)
@@ -104,10 +104,10 @@ def detection_loss(
 def find_objects(
     found: tuple[Float[Tensor, "b 16 16"], Float[Tensor, "b 4 16 16"]], *, threshold: float
 ) -> list[list[tuple[float, tuple[float, float, float, float]]]]:
-    """For each image its objects, as (confidence, box), by falling confidence, at `threshold` (0..1) or above.
+    """Find the objects of each image, as (confidence, box), by falling confidence, at `threshold` (0..1) or above.
 
-    A cell is an object's middle if no neighbour's logit is higher; of two boxes that share half of the smaller one, the
-    more confident stays.
+    A cell is an object's centre if no neighbour's logit is higher; if two boxes share half of the smaller one, the more
+    confident one stays.
     """
     logits, sides = found
     confidence = torch.sigmoid(logits)
@@ -136,7 +136,7 @@ def _box(corners: Float[Tensor, "4"]) -> tuple[float, float, float, float]:
 
 
 def _shared(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:
-    """The share of the smaller box that the other covers."""
+    """Compute the share of the smaller box that the other covers."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))

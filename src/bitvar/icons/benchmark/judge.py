@@ -1,4 +1,4 @@
-"""The scene judge: from images to sights, with the weights in the package. Knows no prompts and no verdicts."""
+"""The scene judge: from images to detections, with the weights in the package. Knows no prompts and no rules."""
 
 import math
 from collections.abc import Sequence
@@ -12,10 +12,20 @@ from torch import Tensor, nn
 
 from bitvar.config import Config
 from bitvar.errors import UsageError
-from bitvar.icons.benchmark import classifier, detector
-from bitvar.icons.benchmark.classifier import COLOUR_NAMES, CONCEPT_NAMES, STYLE_NAMES, Reader, Reading, concept_fold
-from bitvar.icons.benchmark.detections import Sight, Sighting, Thresholds
-from bitvar.icons.benchmark.detector import Detector, find_objects
+from bitvar.icons.benchmark.classifier import (
+    COLOUR_NAMES,
+    CONCEPT_NAMES,
+    STYLE_NAMES,
+    ObjectClassifier,
+    ObjectLogits,
+    background_shares,
+    concept_fold,
+    cut_out,
+    extract_features,
+    outside_boxes,
+)
+from bitvar.icons.benchmark.detections import Detection, Detections, Thresholds
+from bitvar.icons.benchmark.detector import SIDE, Detector, find_objects
 from bitvar.metrics.efficientnet import EfficientNet
 from bitvar.weights.digests import load_tensors, verify_folder
 
@@ -28,7 +38,7 @@ Box = tuple[float, float, float, float]
 
 
 class JudgeConfig(Config):
-    """What `config.json` holds: from what confidence an object counts, and the thresholds of verdicts."""
+    """Contents of the judge's `config.json`: smallest confidence of an object, and the thresholds of the rules."""
 
     detection: float = 0.3
     thresholds: Thresholds = Thresholds()
@@ -37,23 +47,23 @@ class JudgeConfig(Config):
 
 
 class SceneJudge(nn.Module):
-    """Sees objects with their concepts, colours and styles, and the background, on images of scenes.
+    """Detector of objects with their concepts, colours and styles, and of the background, on images of scenes.
 
-    Frozen. It was trained on drawings by other artists than the generator's, styles aside, on features that no
-    generator of bitvar shares. It sees every image at 64 x 64 pixels.
+    Frozen. It was trained on drawings by other artists than the generator's, except for styles, on features that no
+    generator of bitvar shares. It resizes every image to 64 x 64 pixels.
     """
 
     def __init__(self, config: JudgeConfig | None = None) -> None:
         super().__init__()
         self.config = config if config is not None else JudgeConfig()
         self.detector = Detector()
-        self.reader = Reader()
+        self.classifier = ObjectClassifier()
         self.network = EfficientNet()
         self.eval().requires_grad_(False)
 
     @classmethod
     def load(cls, folder: Path | None = None, device: str | torch.device = "cpu") -> "SceneJudge":
-        """The judge in `folder`, by default the package's.
+        """Load the judge in `folder`, by default the package's.
 
         Raises:
             WeightsError: if a file is missing or altered.
@@ -68,12 +78,12 @@ class SceneJudge(nn.Module):
         judge = cls(config)
         tensors = {name: tensor.float() for name, tensor in load_tensors(folder / WEIGHTS).items()}
         judge.detector.load_state_dict(_part(tensors, "detector."))
-        judge.reader.load_state_dict(_part(tensors, "classifier."))
+        judge.classifier.load_state_dict(_part(tensors, "classifier."))
         return judge.to(device)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The trained weights as the folder keeps them, in half precision: without the frozen network."""
-        parts = {"detector.": self.detector, "classifier.": self.reader}
+        """Return the trained weights, without the frozen network, in half precision as the folder stores them."""
+        parts = {"detector.": self.detector, "classifier.": self.classifier}
         return {
             prefix + name: tensor.half().contiguous()
             for prefix, part in parts.items()
@@ -81,10 +91,10 @@ class SceneJudge(nn.Module):
         }
 
     @torch.no_grad()
-    def look(self, images: Float[Tensor, "b 3 H W"]) -> list[Sight]:
-        """What is on each image, in [-1, 1] and square.
+    def detect(self, images: Float[Tensor, "b 3 H W"]) -> list[Detections]:
+        """Detect objects and background on square images in [-1, 1].
 
-        An image is seen alike alone and among others, up to rounding.
+        Up to rounding, an image's detections don't depend on the others in its batch.
 
         Raises:
             UsageError: if the images aren't square.
@@ -92,80 +102,76 @@ class SceneJudge(nn.Module):
         if images.shape[-1] != images.shape[-2]:
             why = f"expected square images, got {images.shape[-1]} x {images.shape[-2]}"
             raise UsageError("Can't judge these images.", why, "crop them")
-        device = next(self.reader.parameters()).device
-        sights: list[Sight] = []
+        device = next(self.classifier.parameters()).device
+        found: list[Detections] = []
         for chunk in images.split(_IMAGES_AT_ONCE):
-            sights += self._look(as_seen(chunk.to(device)))
-        return sights
+            found += self._detect(resize(chunk.to(device)))
+        return found
 
-    def _look(self, images: Float[Tensor, "b 3 64 64"]) -> list[Sight]:
-        found = find_objects(self.detector(images), threshold=self.config.detection)
-        outside = [
-            classifier.outside_boxes(image, [box for _, box in objects])
-            for image, objects in zip(images, found, strict=True)
-        ]
+    def _detect(self, images: Float[Tensor, "b 3 64 64"]) -> list[Detections]:
+        boxes = find_objects(self.detector(images), threshold=self.config.detection)
+        outside = [outside_boxes(image, [box for _, box in own]) for image, own in zip(images, boxes, strict=True)]
         backgrounds = torch.stack([pixels.median(dim=1).values for pixels in outside])
-        sightings = iter(self._read(images, found, backgrounds))
-        sights = []
-        for objects, pixels in zip(found, outside, strict=True):
-            seen = tuple(next(sightings) for _ in objects)
-            shares = classifier.background_shares(pixels)
-            sights.append(Sight(seen, shares, _common_style(seen), self.config.thresholds))
-        return sights
+        every = iter(self._classify(images, boxes, backgrounds))
+        found = []
+        for own, pixels in zip(boxes, outside, strict=True):
+            objects = tuple(next(every) for _ in own)
+            found.append(Detections(objects, background_shares(pixels), _common_style(objects), self.config.thresholds))
+        return found
 
-    def _read(
+    def _classify(
         self,
         images: Float[Tensor, "b 3 64 64"],
-        found: Sequence[Sequence[tuple[float, Box]]],
+        boxes: Sequence[Sequence[tuple[float, Box]]],
         backgrounds: Float[Tensor, "b 3"],
-    ) -> list[Sighting]:
-        """Every object of every image, in order."""
-        listed = [(index, *candidate) for index, objects in enumerate(found) for candidate in objects]
-        sightings = []
+    ) -> list[Detection]:
+        """Classify every object of every image, in order."""
+        listed = [(index, *candidate) for index, own in enumerate(boxes) for candidate in own]
+        found = []
         for start in range(0, len(listed), _OBJECTS_AT_ONCE):
-            part = listed[start : start + _OBJECTS_AT_ONCE]
-            owners = torch.tensor([index for index, _, _ in part], device=images.device)
-            boxes = torch.tensor([box for _, _, box in part], device=images.device)
-            crops = classifier.cut_out(images, owners, boxes, backgrounds)
-            seen = classifier.look_at(self.network, crops, backgrounds[owners])
-            sightings += _sightings([(sure, box) for _, sure, box in part], self.reader(seen))
-        return sightings
+            chunk = listed[start : start + _OBJECTS_AT_ONCE]
+            owners = torch.tensor([index for index, _, _ in chunk], device=images.device)
+            corners = torch.tensor([box for _, _, box in chunk], device=images.device)
+            crops = cut_out(images, owners, corners, backgrounds)
+            features = extract_features(self.network, crops, backgrounds[owners])
+            found += _to_detections([(confidence, box) for _, confidence, box in chunk], self.classifier(features))
+        return found
 
 
-def as_seen(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 64 64"]:
-    """The images as the judge sees them: fp32, 64 x 64, in [-1, 1]."""
+def resize(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 64 64"]:
+    """Convert images to the judge's input: fp32, 64 x 64, in [-1, 1]."""
     images = images.float().clamp(-1.0, 1.0)
-    if images.shape[-1] == detector.SIDE:
+    if images.shape[-1] == SIDE:
         return images
-    return F.interpolate(images, size=(detector.SIDE, detector.SIDE), mode="bilinear", antialias=True).clamp(-1.0, 1.0)
+    return F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", antialias=True).clamp(-1.0, 1.0)
 
 
-def _sightings(objects: Sequence[tuple[float, Box]], reading: Reading) -> list[Sighting]:
-    concepts = reading.concepts.softmax(dim=1)[:, :-1].cpu()
-    colours = reading.colours.softmax(dim=1).cpu()
-    styles = reading.styles.softmax(dim=2).cpu()
-    sightings = []
-    for index, (sure, box) in enumerate(objects):
+def _to_detections(objects: Sequence[tuple[float, Box]], logits: ObjectLogits) -> list[Detection]:
+    concepts = logits.concepts.softmax(dim=1)[:, :-1].cpu()
+    colours = logits.colours.softmax(dim=1).cpu()
+    styles = logits.styles.softmax(dim=2).cpu()
+    found = []
+    for index, (confidence, box) in enumerate(objects):
         likeliest = CONCEPT_NAMES[int(concepts[index].argmax())]
         style = styles[index, concept_fold(likeliest)]
-        sightings.append(
-            Sighting(
+        found.append(
+            Detection(
                 box,
-                sure,
+                confidence,
                 dict(zip(CONCEPT_NAMES, concepts[index].tolist(), strict=True)),
                 dict(zip(COLOUR_NAMES, colours[index].tolist(), strict=True)),
                 dict(zip(STYLE_NAMES, style.tolist(), strict=True)),
             )
         )
-    return sightings
+    return found
 
 
-def _common_style(objects: Sequence[Sighting]) -> dict[str, float]:
-    """Each style's probability for all objects together, from the geometric mean of theirs."""
+def _common_style(objects: Sequence[Detection]) -> dict[str, float]:
+    """Compute each style's probability for all objects together, from the geometric mean of theirs."""
     if not objects:
         return {}
     means = {
-        name: math.exp(sum(math.log(sighting.styles[name] + 1e-6) for sighting in objects) / len(objects))
+        name: math.exp(sum(math.log(detection.styles[name] + 1e-6) for detection in objects) / len(objects))
         for name in STYLE_NAMES
     }
     total = sum(means.values())

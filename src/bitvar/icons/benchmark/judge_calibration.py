@@ -1,7 +1,8 @@
-"""Measuring the judge itself: real scenes with one true and one false claim each. Knows no generator.
+"""Calibration of the judge: its error rates on real scenes with known content. Knows no generator.
 
-A false claim differs from the truth in one part: another concept of the same category, a number off by one, another
-colour, the relation reversed, two colours swapped, another background or another artist.
+A calibration pair is a real image with the scene that it shows and one that it doesn't. The false scene differs in one
+part: another concept of the same category, a number off by one, another colour, the relation reversed, two colours
+swapped, another background or another artist.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,33 +13,36 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from bitvar.icons.benchmark.detections import Sight, Thresholds
-from bitvar.icons.benchmark.rules import give_verdict
+from bitvar.icons.benchmark.detections import Detections, Thresholds
+from bitvar.icons.benchmark.rules import judge_scene
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, Concept
 from bitvar.icons.dataset.render import SpriteAtlas, draw_scene
-from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing
+from bitvar.icons.dataset.scene_spec import OPPOSITE, ObjectSpec, SceneSpec
 from bitvar.imaging.batches import as_tensor
 
-CLAIMS = ("single", "background", "two", "count", "colour", "position", "colour_pair", "style")
-"""Kinds of claims: the skills, and "single" with a background named apart."""
+PAIR_KINDS = ("single", "background", "two", "count", "colour", "position", "colour_pair", "style")
+"""Kinds of pairs: the skills, with "single" on a coloured background as a kind of its own."""
+
+
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A real image, what it shows, and something like it that it doesn't show."""
+class CalibrationPair:
+    """A real image, the scene that it shows, and a similar scene that it doesn't show."""
 
     kind: str
     image: Image.Image
-    true: SceneRequest
-    false: SceneRequest
+    true: SceneSpec
+    false: SceneSpec
 
     @property
     def skill(self) -> str:
-        """The skill that it is judged by."""
+        """The skill whose rules judge the image."""
         return "single" if self.kind == "background" else self.kind
 
 
-def draw_claims(
+def draw_calibration_pairs(
     atlas: SpriteAtlas,
     drawable: Mapping[str, Sequence[Concept]],
     *,
@@ -46,44 +50,46 @@ def draw_claims(
     size: int,
     rng: np.random.Generator,
     styles: Sequence[str] = (),
-) -> Iterator[Claim]:
-    """`num_each` claims of each kind about scenes by the artists of `drawable`, in turn, drawn as the set's are.
+) -> Iterator[CalibrationPair]:
+    """Draw `num_each` pairs of each kind, by the artists of `drawable` in turn, in the same way as the icon set.
 
-    Style is left out unless two or more artists are in `styles`.
+    The kind "style" is left out unless `styles` has two or more artists.
     """
     artists = list(drawable)
-    for kind in CLAIMS:
+    for kind in PAIR_KINDS:
         if kind == "style" and len(styles) < 2:
             continue
         for index in range(num_each):
             artist = artists[index % len(artists)]
-            true = _request(kind, artist, drawable[artist], atlas, rng)
+            true = _draw_spec(kind, artist, drawable[artist], atlas, rng)
             image, _ = draw_scene(true, atlas, size=size, rng=rng)
-            yield Claim(kind, image, true, _falsified(kind, true, drawable[artist], styles, rng))
+            yield CalibrationPair(kind, image, true, _falsified(kind, true, drawable[artist], styles, rng))
 
 
-def _request(
+def _draw_spec(
     kind: str, artist: str, concepts: Sequence[Concept], atlas: SpriteAtlas, rng: np.random.Generator
-) -> SceneRequest:
+) -> SceneSpec:
     coloured = kind in ("colour", "colour_pair")
     while True:
         chosen = [concept for concept in concepts if concept.recolourable] if coloured else list(concepts)
         number = 2 if kind in ("two", "position", "colour_pair") else 1
         names = [chosen[index].name for index in rng.permutation(len(chosen))[:number]]
         colours = [list(COLOURS)[index] for index in rng.permutation(len(COLOURS))[:number]]
-        things = tuple(Thing(name, colour if coloured else None) for name, colour in zip(names, colours, strict=True))
+        objects = tuple(
+            ObjectSpec(name, colour if coloured else None) for name, colour in zip(names, colours, strict=True)
+        )
         background = list(BACKGROUNDS)[1 + rng.integers(len(BACKGROUNDS) - 1)] if kind == "background" else "white"
-        if all(background in atlas.visible_backgrounds(artist, thing) for thing in things):
+        if all(background in atlas.visible_backgrounds(artist, item) for item in objects):
             count = int(rng.integers(2, 5)) if kind == "count" else 1
             relation = list(OPPOSITE)[rng.integers(len(OPPOSITE))] if kind == "position" else None
             drawn_kind = "single" if kind == "style" else kind
-            return SceneRequest(drawn_kind, artist, things, count, relation, background)
+            return SceneSpec(drawn_kind, artist, objects, count, relation, background)
 
 
 def _falsified(
-    kind: str, true: SceneRequest, concepts: Sequence[Concept], styles: Sequence[str], rng: np.random.Generator
-) -> SceneRequest:
-    first, *others = true.things
+    kind: str, true: SceneSpec, concepts: Sequence[Concept], styles: Sequence[str], rng: np.random.Generator
+) -> SceneSpec:
+    first, *others = true.objects
     if kind == "background":
         return replace(true, background=_other(tuple(BACKGROUNDS)[1:], true.background, rng))
     if kind == "count":
@@ -91,24 +97,24 @@ def _falsified(
     if kind == "style":
         return replace(true, artist=_other(styles, true.artist, rng))
     if kind == "position":
-        assert true.relation is not None, "a relation is claimed"
+        assert true.relation is not None, "a position scene has a relation"
         return replace(true, relation=OPPOSITE[true.relation])
     if kind == "colour_pair":
-        swapped = zip(true.things, reversed(true.things), strict=True)
-        things = tuple(Thing(thing.concept, other.colour) for thing, other in swapped)
+        swapped = zip(true.objects, reversed(true.objects), strict=True)
+        objects = tuple(ObjectSpec(item.concept, other.colour) for item, other in swapped)
     elif kind == "colour":
-        assert first.colour is not None, "a colour is claimed"
-        things = (Thing(first.concept, _other(tuple(COLOURS), first.colour, rng)),)
+        assert first.colour is not None, "a colour scene has a colour"
+        objects = (ObjectSpec(first.concept, _other(tuple(COLOURS), first.colour, rng)),)
     else:
-        things = (Thing(_alike(true, concepts, rng), first.colour), *others)
-    return replace(true, things=things)
+        objects = (ObjectSpec(_similar_concept(true, concepts, rng), first.colour), *others)
+    return replace(true, objects=objects)
 
 
-def _alike(true: SceneRequest, concepts: Sequence[Concept], rng: np.random.Generator) -> str:
-    """Another concept of the first one's category, if there is one, that the scene doesn't show."""
+def _similar_concept(true: SceneSpec, concepts: Sequence[Concept], rng: np.random.Generator) -> str:
+    """Draw a concept that the scene doesn't show, of the first object's category if possible."""
     categories = {concept.name: concept.category for concept in concepts}
-    shown = {thing.concept for thing in true.things}
-    wanted = categories[true.things[0].concept]
+    shown = {item.concept for item in true.objects}
+    wanted = categories[true.objects[0].concept]
     like = [name for name, category in categories.items() if category == wanted and name not in shown]
     like = like or [name for name in categories if name not in shown]
     return like[rng.integers(len(like))]
@@ -119,45 +125,48 @@ def _other(names: Sequence[str], known: str, rng: np.random.Generator) -> str:
     return rest[rng.integers(len(rest))]
 
 
-def measure_claims(
-    claims: Iterable[Claim], sights: Sequence[Sight], thresholds: Thresholds | None = None
+def measure_accuracy(
+    pairs: Iterable[CalibrationPair], all_detections: Sequence[Detections], thresholds: Thresholds | None = None
 ) -> dict[str, dict[str, float]]:
-    """By kind: the shares of true and of false claims judged rightly, their mean (`balanced`), and how many images.
+    """Measure the judge's accuracy by kind, in `num_images` pairs.
+
+    The true positive rate is the share of true scenes judged correct, the true negative rate the share of false scenes
+    judged incorrect; the balanced accuracy is the mean of the two.
 
     Args:
-        sights: one for each claim.
-        thresholds: instead of the sights' own.
+        pairs: Calibration pairs.
+        all_detections: Detections on the image of each pair.
+        thresholds: Replace the detections' own thresholds, if given.
     """
     outcomes: dict[str, list[tuple[bool, bool]]] = {}
-    for claim, sight in zip(claims, sights, strict=True):
-        seen = sight if thresholds is None else replace(sight, thresholds=thresholds)
-        says_true, says_false = (
-            give_verdict(seen, request, claim.skill).right for request in (claim.true, claim.false)
-        )
-        outcomes.setdefault(claim.kind, []).append((says_true, not says_false))
+    for pair, detections in zip(pairs, all_detections, strict=True):
+        seen = detections if thresholds is None else replace(detections, thresholds=thresholds)
+        says_true, says_false = (judge_scene(seen, spec, pair.skill).correct for spec in (pair.true, pair.false))
+        outcomes.setdefault(pair.kind, []).append((says_true, not says_false))
     measured = {}
-    for kind, pairs in outcomes.items():
-        right_true, right_false = (float(np.mean(column)) for column in zip(*pairs, strict=True))
+    for kind, found in outcomes.items():
+        true_positive, true_negative = (float(np.mean(column)) for column in zip(*found, strict=True))
         measured[kind] = {
-            "true_claims": right_true,
-            "false_claims": right_false,
-            "balanced": (right_true + right_false) / 2,
-            "num_images": len(pairs),
+            "true_positive_rate": true_positive,
+            "true_negative_rate": true_negative,
+            "balanced_accuracy": (true_positive + true_negative) / 2,
+            "num_images": len(found),
         }
     return measured
 
 
 def as_images(images: Sequence[Image.Image]) -> Float[Tensor, "b 3 H W"]:
-    """RGB images of one size, in [-1, 1]."""
+    """Convert RGB images of one size to a tensor in [-1, 1]."""
     return as_tensor([np.asarray(image.convert("RGB")) for image in images])
 
 
-def look_at_claims(
-    claims: Sequence[Claim],
-    look: Callable[[Float[Tensor, "b 3 H W"]], list[Sight]],
+def detect_in_pairs(
+    pairs: Sequence[CalibrationPair],
+    detect: Callable[[Float[Tensor, "b 3 H W"]], list[Detections]],
     *,
     change: Callable[[Image.Image], Image.Image] | None = None,
-) -> list[Sight]:
-    """What `look` sees on each claim's image, or on what `change` makes of it."""
-    images = [claim.image if change is None else change(claim.image) for claim in claims]
-    return [sight for start in range(0, len(images), 32) for sight in look(as_images(images[start : start + 32]))]
+) -> list[Detections]:
+    """Run `detect` on the image of each pair, or on a changed version of it."""
+    images = [pair.image if change is None else change(pair.image) for pair in pairs]
+    batches = (images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE))
+    return [detections for batch in batches for detections in detect(as_images(batch))]

@@ -1,6 +1,6 @@
-"""Training the scene judge on free scenes: the detector on images, the heads on features kept in memory.
+"""Training of the scene judge on free scenes: the detector on images, the classifier on features kept in memory.
 
-What is drawn is decided by the caller; what the judge sees at last, by `judge`.
+The caller draws the scenes; `judge` puts the trained parts together.
 """
 
 import math
@@ -18,11 +18,11 @@ from bitvar.icons.benchmark.classifier import (
     CONCEPT_NAMES,
     CROP_SIDE,
     STYLE_NAMES,
-    Reader,
-    Seen,
+    ObjectClassifier,
+    ObjectFeatures,
     concept_fold,
     cut_out,
-    look_at,
+    extract_features,
     outside_boxes,
 )
 from bitvar.icons.benchmark.detections import OWN_COLOUR
@@ -32,7 +32,7 @@ from bitvar.icons.dataset.free_scenes import FreeScene
 from bitvar.metrics.efficientnet import EfficientNet
 
 NONE = len(CONCEPT_NAMES)
-"""The class of what is none of the concepts."""
+"""The class of objects that are none of the concepts."""
 
 _SCENES_AT_ONCE = 16
 _BOX_ERROR = 0.04  # of a box's sides: the spread of a detector's mistakes
@@ -40,8 +40,8 @@ _NONE_SHARE = 0.08  # of objects that are none of the concepts: halves of two, b
 
 
 @dataclass(frozen=True)
-class Lessons:
-    """Objects as the heads see them, in half precision, with their labels; -1 where a label is unknown."""
+class JudgeTrainingSet:
+    """Features of objects in half precision, with labels for the classifier; -1 where a label is unknown."""
 
     features: Float[Tensor, "n f"]
     paints: Float[Tensor, "n p"]
@@ -50,53 +50,55 @@ class Lessons:
     colours: Int[Tensor, "n"]
     artists: tuple[str, ...]
 
-    def select(self, kept: Callable[[str], bool]) -> "Lessons":
-        """Those by some artists."""
+    def select(self, kept: Callable[[str], bool]) -> "JudgeTrainingSet":
+        """Select the objects by the artists for whom `kept` is true."""
         rows = torch.tensor([kept(artist) for artist in self.artists])
         artists = tuple(artist for artist in self.artists if kept(artist))
-        seen = (self.features[rows], self.paints[rows], self.textures[rows])
-        return Lessons(*seen, self.concepts[rows], self.colours[rows], artists)
+        features = (self.features[rows], self.paints[rows], self.textures[rows])
+        return JudgeTrainingSet(*features, self.concepts[rows], self.colours[rows], artists)
 
-    def seen(self) -> Seen:
-        """In single precision, as the heads take them."""
-        return Seen(self.features.float(), self.paints.float(), self.textures.float())
+    def object_features(self) -> ObjectFeatures:
+        """Return the features in single precision, as the classifier takes them."""
+        return ObjectFeatures(self.features.float(), self.paints.float(), self.textures.float())
 
 
 @torch.no_grad()
-def gather_lessons(scenes: Sequence[FreeScene], network: EfficientNet, *, rng: np.random.Generator) -> Lessons:
-    """Every object of the scenes, its box a little wrong as a detector's is, and some that are no object."""
-    seen: list[Seen] = []
+def gather_training_set(
+    scenes: Sequence[FreeScene], network: EfficientNet, *, rng: np.random.Generator
+) -> JudgeTrainingSet:
+    """Collect every object of the scenes, with the error of a detector on its box, and some crops without an object."""
+    found: list[ObjectFeatures] = []
     artists: list[str] = []
     labels: list[tuple[int, int]] = []
     for start in range(0, len(scenes), _SCENES_AT_ONCE):
-        chunk = [scene for scene in scenes[start : start + _SCENES_AT_ONCE] if scene.things]
+        chunk = [scene for scene in scenes[start : start + _SCENES_AT_ONCE] if scene.objects]
         crops, backgrounds, owners = _crops(chunk, rng)
         here = [
-            (CONCEPT_NAMES.index(thing.concept), COLOUR_NAMES.index(thing.colour or OWN_COLOUR))
+            (CONCEPT_NAMES.index(item.concept), COLOUR_NAMES.index(item.colour or OWN_COLOUR))
             for scene in chunk
-            for thing in scene.things
+            for item in scene.objects
         ]
         spoilt, sources = _no_objects(crops, backgrounds, [concept for concept, _ in here], rng)
         crops, backgrounds = torch.cat([crops, spoilt]), torch.cat([backgrounds, backgrounds[sources]])
         labels += here + [(NONE, -1)] * len(sources)
         artists += [chunk[owner].artist for owner in (*owners, *(owners[source] for source in sources))]
-        seen.append(Seen(*(part.half() for part in look_at(network, crops, backgrounds))))
+        found.append(ObjectFeatures(*(part.half() for part in extract_features(network, crops, backgrounds))))
     concepts, colours = torch.tensor(labels).unbind(1)
-    features, paints, textures = (torch.cat(parts) for parts in zip(*seen, strict=True))
-    return Lessons(features, paints, textures, concepts, colours, tuple(artists))
+    features, paints, textures = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return JudgeTrainingSet(features, paints, textures, concepts, colours, tuple(artists))
 
 
 def _crops(
     scenes: Sequence[FreeScene], rng: np.random.Generator
 ) -> tuple[Float[Tensor, "n 3 128 128"], Float[Tensor, "n 3"], list[int]]:
-    """Cut-outs, the background of each, and the scene that each is from."""
+    """Cut out every object; return the crops, the background of each, and the index of its scene."""
     images = as_images([scene.image for scene in scenes])
     boxes = [[_shares(box, scene.image.width) for box in scene.boxes] for scene in scenes]
     backgrounds = torch.stack(
-        [outside_boxes(image, of).median(dim=1).values for image, of in zip(images, boxes, strict=True)]
+        [outside_boxes(image, own).median(dim=1).values for image, own in zip(images, boxes, strict=True)]
     )
-    owners = [index for index, of in enumerate(boxes) for _ in of]
-    corners = torch.tensor([box for of in boxes for box in of], dtype=torch.float32)
+    owners = [index for index, own in enumerate(boxes) for _ in own]
+    corners = torch.tensor([box for own in boxes for box in own], dtype=torch.float32)
     sides = corners[:, 2:] - corners[:, :2]
     corners += torch.from_numpy(rng.normal(0.0, _BOX_ERROR, corners.shape)).float() * sides.repeat(1, 2)
     rows = torch.tensor(owners)
@@ -109,7 +111,7 @@ def _no_objects(
     concepts: Sequence[int],
     rng: np.random.Generator,
 ) -> tuple[Float[Tensor, "m 3 128 128"], list[int]]:
-    """Images of nothing, made of the cut-outs, and whose background each has."""
+    """Make crops without an object from the cut-outs; return them with the index of the crop they are made of."""
     made, sources = [], []
     for first in range(len(crops)):
         if rng.random() >= _NONE_SHARE:
@@ -136,7 +138,7 @@ def _no_objects(
 
 
 def _blobs(background: Float[Tensor, "3"], rng: np.random.Generator) -> Float[Tensor, "3 128 128"]:
-    """Coloured noise, coarse or fine, in a random outline."""
+    """Draw coloured noise, coarse or fine, in a random outline."""
     cells = int(rng.integers(4, 33))
     noise = torch.from_numpy(rng.normal(0.0, 0.7, (1, 3, cells, cells))).float()
     outline = torch.from_numpy(rng.normal(0.3, 1.0, (1, 1, 4, 4))).float()
@@ -147,7 +149,7 @@ def _blobs(background: Float[Tensor, "3"], rng: np.random.Generator) -> Float[Te
 
 
 def _shuffled(crop: Float[Tensor, "3 128 128"], rng: np.random.Generator) -> Float[Tensor, "3 128 128"]:
-    """The cut-out's 4 x 4 pieces in another order."""
+    """Shuffle the 4 x 4 pieces of a cut-out."""
     side = CROP_SIDE // 4
     pieces = crop.unfold(1, side, side).unfold(2, side, side).reshape(3, 16, side, side)
     pieces = pieces[:, torch.from_numpy(rng.permutation(16))].reshape(3, 4, 4, side, side)
@@ -161,9 +163,9 @@ def train_detector(
     generator: torch.Generator,
     learning_rate: float = 2e-3,
     batch_size: int = 32,
-    progress: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Detector:
-    """A detector trained from random weights on scenes of 64 x 64 pixels, mirrored and with swapped colour channels."""
+    """Train a detector from random weights on 64 x 64 scenes, augmented by mirroring and swapping colour channels."""
     images = as_images([scene.image for scene in scenes])
     truths = [targets([_shares(box, SIDE) for box in scene.boxes]) for scene in scenes]
     middles, distances, weights = (torch.stack(part) for part in zip(*truths, strict=True))
@@ -176,16 +178,16 @@ def train_detector(
         optimizer.param_groups[0]["lr"] = learning_rate * warm * (0.51 + 0.49 * math.cos(math.pi * step / num_steps))
         rows = torch.randint(len(images), (batch_size,), generator=generator)
         batch = (images[rows], middles[rows], distances[rows], weights[rows])
-        seen, *truth = _mirrored(*batch) if torch.rand(1, generator=generator) < 0.5 else batch
+        inputs, *truth = _mirrored(*batch) if torch.rand(1, generator=generator) < 0.5 else batch
         if torch.rand(1, generator=generator) < 0.5:
-            seen = seen[:, torch.randperm(3, generator=generator)]
-        loss = detection_loss(model(seen), *truth)
+            inputs = inputs[:, torch.randperm(3, generator=generator)]
+        loss = detection_loss(model(inputs), *truth)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
-        if progress is not None and (step + 1) % 100 == 0:
-            progress(f"detector, step {step + 1} of {num_steps}: loss {float(loss.detach()):.3f}")
+        if log is not None and (step + 1) % 100 == 0:
+            log(f"detector, step {step + 1} of {num_steps}: loss {float(loss.detach()):.3f}")
     return model.eval()
 
 
@@ -198,31 +200,43 @@ def _mirrored(
     return images.flip(3), middles.flip(2), distances.flip(3)[:, [2, 1, 0, 3]], weights.flip(2)
 
 
-def train_reader(
-    lessons: Lessons, styles: Lessons, *, num_epochs: int, generator: torch.Generator, learning_rate: float = 1e-3
-) -> Reader:
-    """The heads: concepts and colours from `lessons`, styles from `styles`, whose artists are the styles."""
+def train_classifier(
+    training_set: JudgeTrainingSet,
+    styles: JudgeTrainingSet,
+    *,
+    num_epochs: int,
+    generator: torch.Generator,
+    learning_rate: float = 1e-3,
+) -> ObjectClassifier:
+    """Train the heads: concepts and colours on `training_set`, styles on the artists of `styles`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
-        model = Reader()
-        seen = lessons.seen()
-        model.mean.copy_(seen.features.mean(dim=0))
-        model.deviation.copy_(seen.features.std(dim=0) + 1e-3)
-        inputs = model.concept_inputs(seen)
-        _fit(model.concepts, inputs, lessons.concepts, num_epochs=num_epochs, learning_rate=learning_rate, dropout=0.5)
-        known = lessons.colours >= 0
-        paints, colours = seen.paints[known], lessons.colours[known]
+        model = ObjectClassifier()
+        features = training_set.object_features()
+        model.mean.copy_(features.features.mean(dim=0))
+        model.deviation.copy_(features.features.std(dim=0) + 1e-3)
+        inputs = model.concept_inputs(features)
+        _fit(
+            model.concepts,
+            inputs,
+            training_set.concepts,
+            num_epochs=num_epochs,
+            learning_rate=learning_rate,
+            dropout=0.5,
+        )
+        known = training_set.colours >= 0
+        paints, colours = features.paints[known], training_set.colours[known]
         _fit(model.colours, paints, colours, num_epochs=2 * num_epochs, learning_rate=3 * learning_rate, dropout=0.0)
         fit_styles(model, styles, num_epochs=4 * num_epochs, learning_rate=2 * learning_rate)
     return model.eval().requires_grad_(False)
 
 
-def fit_styles(model: Reader, styles: Lessons, *, num_epochs: int, learning_rate: float) -> None:
-    """Train the heads of styles: each fold's on the concepts of the other fold. Draws from the global generator."""
-    seen = styles.seen()
-    model.texture_mean.copy_(seen.textures.mean(dim=0))
-    model.texture_deviation.copy_(seen.textures.std(dim=0) + 1e-3)
-    inputs = model.style_inputs(seen)
+def fit_styles(model: ObjectClassifier, styles: JudgeTrainingSet, *, num_epochs: int, learning_rate: float) -> None:
+    """Train the style heads, each on the concepts of the other fold. Draws from the global generator."""
+    features = styles.object_features()
+    model.texture_mean.copy_(features.textures.mean(dim=0))
+    model.texture_deviation.copy_(features.textures.std(dim=0) + 1e-3)
+    inputs = model.style_inputs(features)
     truth = torch.tensor([STYLE_NAMES.index(artist) for artist in styles.artists])
     folds = torch.tensor([concept_fold(name) for name in CONCEPT_NAMES] + [-1])[styles.concepts]
     for fold in (0, 1):
@@ -243,7 +257,7 @@ def _fit(
     learning_rate: float,
     dropout: float,
 ) -> None:
-    """Cross-entropy with a little label smoothing, AdamW, the learning rate falling to nothing; draws globally."""
+    """Fit a head with label-smoothed cross-entropy, AdamW and a linear decay. Draws from the global generator."""
     batch_size = 128
     optimizer = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.05)
     num_batches = max(1, len(inputs) // batch_size)

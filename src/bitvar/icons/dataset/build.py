@@ -1,6 +1,6 @@
 """Building the icon set: fetch, render, draw every split, and write it so that a partial folder can't pass for a whole.
 
-This file knows the folder's layout; what is drawn is decided in `mix`, and how in `scenes`.
+This file knows the layout of the folder; `scene_sampler` decides which scenes are drawn, and `render` draws them.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ import numpy as np
 from bitvar.data.writing import finish_folder, image_path, json_lines, prepare_folder
 from bitvar.errors import UsageError
 from bitvar.files import write_text
-from bitvar.icons.dataset.captions import draw_captions
+from bitvar.icons.dataset.caption_templates import draw_captions
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS, Concept
 from bitvar.icons.dataset.held_out import held_out_combinations
 from bitvar.icons.dataset.prompts import ScenePrompt, read_prompts
 from bitvar.icons.dataset.render import Box, SpriteAtlas, draw_scene
 from bitvar.icons.dataset.scene_sampler import (
-    SceneMix,
-    held_out_combination_requests,
-    held_out_prompt_requests,
-    training_requests,
-    validation_requests,
+    SceneSampler,
+    held_out_combination_specs,
+    held_out_prompt_specs,
+    training_specs,
+    validation_specs,
 )
-from bitvar.icons.dataset.scene_spec import SceneRequest
+from bitvar.icons.dataset.scene_spec import SceneSpec
 from bitvar.icons.dataset.sources import ARTISTS, Artist, Licence, fetch_package, read_licence, render_sprites
 
 FORMAT_VERSION = 5
@@ -43,7 +43,7 @@ _LARGEST_SPRITE = 1024
 
 @dataclass(frozen=True)
 class IconSetSummary:
-    """What a build left in `destination`: numbers of samples by split and kind, and whether it was there already."""
+    """Summary of a built set: its number of samples by split and kind, and whether it was complete already."""
 
     destination: Path
     num_samples: int
@@ -51,13 +51,13 @@ class IconSetSummary:
     already_complete: bool
 
     def text(self) -> str:
-        """For people: what is where."""
+        """Describe the set in one sentence, for people."""
         splits = ", ".join(f"{split} {sum(kinds.values()):,}" for split, kinds in self.counts.items())
         found = "was complete already and is left as it is" if self.already_complete else "is complete"
         return f"The icon set in {self.destination} {found}: {self.num_samples:,} captioned images ({splits})."
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Describe the set as JSON values, for programs."""
         return asdict(self) | {"destination": str(self.destination)}
 
 
@@ -68,19 +68,20 @@ def build_icon_set(
     seed: int = 0,
     num_scenes: int = 24000,
     jitter: bool = True,
-    progress: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> IconSetSummary:
-    """Write a captioned set of emoji scenes to `destination`; no people and no flags are in it.
+    """Write a captioned set of emoji scenes, without people and flags, to `destination`.
 
     The folder gets `images/NNN/NNNNNN.png` (RGB, `size` x `size`, 32 to 512 pixels), `samples.jsonl` (one sample a
     line, written last), `manifest.json` and `ATTRIBUTION.md`; packages stay in `.downloads`. `num_scenes` sets the
     length of the training split, up to rounding and the single objects, whose number is fixed. The files depend only
     on the arguments and the installed versions of Pillow and resvg-py. A complete folder of the same arguments is left
-    as it is; a build that was cut short starts over, without fetching again. Without `jitter` every object has one size
-    and sits in the middle of its place, which a small model learns to draw far sooner.
+    as it is; an interrupted build starts over, without fetching again. Without `jitter` every object has one size and
+    sits in the middle of its cell, which a small model learns to draw far sooner.
 
-    Raises UsageError (a ValueError) on arguments out of range or a folder that holds something else, RuntimeError when
-    a package can't be fetched or isn't the pinned one.
+    Raises:
+        UsageError: for arguments out of range, or a folder that holds something else.
+        RuntimeError: if a package can't be fetched or isn't the pinned one.
     """
     if not _SIZES[0] <= size <= _SIZES[1]:
         why = f"expected {_SIZES[0]} to {_SIZES[1]} pixels, got {size}"
@@ -99,10 +100,10 @@ def build_icon_set(
     if finished is not None:
         return finished
     prepare_folder(destination)
-    say = progress if progress is not None else lambda _: None
+    say = log if log is not None else lambda _: None
     downloads = destination / ".downloads"
     downloads.mkdir(exist_ok=True)
-    tarballs = {artist.key: fetch_package(artist, downloads, progress=progress) for artist in ARTISTS}
+    tarballs = {artist.key: fetch_package(artist, downloads, log=log) for artist in ARTISTS}
     licences = {artist.key: read_licence(artist, tarballs[artist.key]) for artist in ARTISTS}
     say(f"rendering {len(CONCEPTS)} concepts by {len(ARTISTS)} artists")
     side = min(4 * size, _LARGEST_SPRITE)
@@ -121,7 +122,7 @@ def build_icon_set(
 
 
 def read_finished(destination: Path, arguments: dict[str, int]) -> IconSetSummary | None:
-    """The summary of a complete folder, None if it isn't complete; UsageError if it was built with other arguments."""
+    """Summarise a complete folder; None if it isn't complete, UsageError if it was built with other arguments."""
     if not (destination / "samples.jsonl").exists():
         return None
     manifest_path = destination / "manifest.json"
@@ -145,77 +146,77 @@ def write_images(
     num_scenes: int,
     jitter: bool = True,
 ) -> Iterator[dict[str, object]]:
-    """Draw every split into `destination/images`, yielding each sample's record in the order of the files."""
+    """Draw every split into `destination/images`; yield the record of each sample in the order of the files."""
     by_name = {concept.name: concept for concept in concepts}
     styles = {artist.key: artist.style for artist in artists}
-    planned = plan_requests(atlas, concepts, tuple(styles), seed=seed, num_scenes=num_scenes)
+    planned = plan_scenes(atlas, concepts, tuple(styles), seed=seed, num_scenes=num_scenes)
     prompts = _drawable_prompts(concepts, artists)
-    scenes = chain(((*plan, None) for plan in planned), (("scenes", prompt.request, prompt) for prompt in prompts))
+    scenes = chain(((*plan, None) for plan in planned), (("scenes", prompt.spec, prompt) for prompt in prompts))
     rng, words = (np.random.default_rng([seed, len(SPLITS) + stream]) for stream in range(2))
-    for index, (split, request, prompt) in enumerate(scenes):
-        image, boxes = draw_scene(request, atlas, size=size, rng=rng, jitter=jitter)
+    for index, (split, spec, prompt) in enumerate(scenes):
+        image, boxes = draw_scene(spec, atlas, size=size, rng=rng, jitter=jitter)
         path = image_path(index)
         (destination / path.parent).mkdir(parents=True, exist_ok=True)
         image.save(destination / path)
-        style = styles[request.artist]
+        style = styles[spec.artist]
         if prompt is None:
-            captions = draw_captions(request, by_name, style=style, rng=words)
-            yield _record(path, split, request, captions, boxes, style)
+            captions = draw_captions(spec, by_name, style=style, rng=words)
+            yield _record(path, split, spec, captions, boxes, style)
         else:
-            record = _record(path, split, request, (prompt.prompt,), boxes, style)
+            record = _record(path, split, spec, (prompt.prompt,), boxes, style)
             yield record | {"prompt_id": prompt.id}
 
 
 def _drawable_prompts(concepts: tuple[Concept, ...], artists: tuple[Artist, ...]) -> Iterator[ScenePrompt]:
-    """The prompts whose artist and concepts are all there."""
+    """Yield the prompts whose artist and concepts are all available."""
     names, keys = {concept.name for concept in concepts}, {artist.key for artist in artists}
     for prompt in read_prompts():
-        if prompt.request.artist in keys and names.issuperset(thing.concept for thing in prompt.request.things):
+        if prompt.spec.artist in keys and names.issuperset(item.concept for item in prompt.spec.objects):
             yield prompt
 
 
-def plan_requests(
+def plan_scenes(
     atlas: SpriteAtlas, concepts: tuple[Concept, ...], artists: tuple[str, ...], *, seed: int, num_scenes: int
-) -> Iterator[tuple[str, SceneRequest]]:
-    """Every scene of the set with its split, except "scenes", which `prompts` fixes.
+) -> Iterator[tuple[str, SceneSpec]]:
+    """Yield every scene of the set with its split, except for the split "scenes", which `prompts` fixes.
 
-    Each split draws from its own generator, so none shifts another.
+    Each split draws from its own generator, so no split shifts another.
     """
     held_out = held_out_combinations([concept.name for concept in concepts], artists)
     drawable = {
         artist: tuple(concept for concept in concepts if (artist, concept.name) not in held_out) for artist in artists
     }
     shown = [(artist, concept.name) for artist in artists for concept in drawable[artist]]
-    train, val = (SceneMix(drawable, atlas, np.random.default_rng([seed, stream])) for stream in range(2))
-    plan: dict[str, Iterable[SceneRequest]] = {
-        "train": training_requests(train, shown, num_scenes=num_scenes),
-        "val": validation_requests(val, num_scenes=_NUM_VALIDATION_SCENES),
-        "held_out_combination": held_out_combination_requests(sorted(held_out)),
-        "held_out_prompt": held_out_prompt_requests(drawable),
+    train, val = (SceneSampler(drawable, atlas, np.random.default_rng([seed, stream])) for stream in range(2))
+    plan: dict[str, Iterable[SceneSpec]] = {
+        "train": training_specs(train, shown, num_scenes=num_scenes),
+        "val": validation_specs(val, num_scenes=_NUM_VALIDATION_SCENES),
+        "held_out_combination": held_out_combination_specs(sorted(held_out)),
+        "held_out_prompt": held_out_prompt_specs(drawable),
     }
     assert (*plan, "scenes") == SPLITS
-    for split, requests in plan.items():
-        for request in requests:
-            yield split, request
+    for split, specs in plan.items():
+        for spec in specs:
+            yield split, spec
 
 
 def _record(
-    path: Path, split: str, request: SceneRequest, captions: tuple[str, ...], boxes: list[Box], style: str
+    path: Path, split: str, spec: SceneSpec, captions: tuple[str, ...], boxes: list[Box], style: str
 ) -> dict[str, object]:
     objects = [
-        {"concept": thing.concept, "artist": request.artist, "colour": thing.colour, "box": list(box)}
-        for thing, box in zip(request.things * request.count, boxes, strict=True)
+        {"concept": item.concept, "artist": spec.artist, "colour": item.colour, "box": list(box)}
+        for item, box in zip(spec.objects * spec.count, boxes, strict=True)
     ]
     return {
         "image_path": path.as_posix(),
         "h_div_w": 1.0,
         "captions": list(captions),
-        "kind": request.kind,
+        "kind": spec.kind,
         "split": split,
         "style": style,
-        "artist": request.artist,
-        "background": request.background,
-        "relation": request.relation,
+        "artist": spec.artist,
+        "background": spec.background,
+        "relation": spec.relation,
         "objects": objects,
     }
 

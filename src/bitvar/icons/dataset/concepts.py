@@ -1,7 +1,7 @@
-"""The things that the icon set shows: names as captions say them, code points, plurals and colours.
+"""The concepts that the icon set shows: names as captions say them, code points, plurals and colours.
 
-No person (so no skin tones) and no flag is in the table: these families are subsampled to none. Every concept exists in
-all artists of `sources.ARTISTS`. This file knows nothing of images.
+The table holds no people (hence no skin tones) and no flags. Every artist of `sources.ARTISTS` has a drawing of every
+concept. This file knows nothing of images.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ _VOWEL_SOUNDS = ("hour", "honest")
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing to draw.
+    """One kind of object.
 
     `name` is the noun phrase without an article ("pair of scissors"), `code_point` the emoji's hexadecimal code points
-    joined by "-", `plural` the phrase after a number ("pairs of scissors"); `recolourable` says that the thing looks
+    joined by "-", `plural` the phrase after a number ("pairs of scissors"); `recolourable` says that the object looks
     sensible in every colour of `COLOURS`.
     """
 
@@ -28,14 +28,14 @@ class Concept:
 
 
 def with_article(phrase: str) -> str:
-    """The phrase after "a" or "an", by the sound of its first word: "an apple", "a unicorn", "an orange car"."""
+    """Put "a" or "an" before a phrase, by the sound of its first word: "an apple", "a unicorn", "an orange car"."""
     start = phrase.lower()
     vowel = start.startswith(_VOWEL_SOUNDS) or (start[:1] in "aeiou" and not start.startswith(_CONSONANT_SOUNDS))
     return f"{'an' if vowel else 'a'} {phrase}"
 
 
 def named(concept: Concept, colour: str | None = None) -> str:
-    """How a caption mentions one of them: "a car", or in a colour, "an orange car"."""
+    """Mention one object of a concept as captions do: "a car", or in a colour, "an orange car"."""
     return with_article(concept.name if colour is None else f"{colour} {concept.name}")
 
 

@@ -1,6 +1,6 @@
-"""Scenes for a judge to learn from: freer than a generator's, with the truth about every object.
+"""Training scenes for the judge: freer than a generator's, with ground truth for every object.
 
-Any number of objects from none to six, anywhere without overlap, of any mixture of colours. Knows no judge.
+A scene has zero to six objects, anywhere without overlap, in any mixture of colours. This file knows no judge.
 """
 
 import io
@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, Concept
 from bitvar.icons.dataset.render import Box, SpriteAtlas
-from bitvar.icons.dataset.scene_spec import Thing
+from bitvar.icons.dataset.scene_spec import ObjectSpec
 
 _NUMBER_SHARES = (0.02, 0.30, 0.24, 0.16, 0.18, 0.06, 0.04)  # of scenes with 0, 1, ... 6 objects
 _REPEATED_SHARE = 0.4  # of scenes with several objects, of which all are alike
@@ -24,11 +24,11 @@ _SPRITE_TRIES = 6
 
 @dataclass(frozen=True)
 class FreeScene:
-    """An RGB image and what is on it: one box and one thing for each object, all by one artist."""
+    """An RGB image and its ground truth: the box and the specification of each object, all by one artist."""
 
     image: Image.Image
     boxes: tuple[Box, ...]
-    things: tuple[Thing, ...]
+    objects: tuple[ObjectSpec, ...]
     artist: str
     background: str
 
@@ -36,47 +36,49 @@ class FreeScene:
 def draw_free_scene(
     atlas: SpriteAtlas, drawable: Mapping[str, Sequence[Concept]], *, size: int, rng: np.random.Generator
 ) -> FreeScene:
-    """One scene of `size` x `size` pixels by one of the artists in `drawable`, of the concepts listed there."""
+    """Draw one scene of `size` x `size` pixels by one of the artists in `drawable`, of the concepts listed there."""
     artist = list(drawable)[rng.integers(len(drawable))]
     background = "white" if rng.random() < _WHITE_SHARE else list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     number = int(rng.choice(len(_NUMBER_SHARES), p=_NUMBER_SHARES))
     repeated = rng.random() < _REPEATED_SHARE
-    things: list[Thing] = []
-    while len(things) < number:
-        things.append(things[0] if things and repeated else _visible_thing(atlas, artist, drawable, background, rng))
+    objects: list[ObjectSpec] = []
+    while len(objects) < number:
+        objects.append(
+            objects[0] if objects and repeated else _visible_object(atlas, artist, drawable, background, rng)
+        )
     image = Image.new("RGB", (size, size), BACKGROUNDS[background])
     boxes: list[Box] = []
     scale = rng.uniform(0.6, 1.0)
-    for thing, cell in zip(things, _cells(number, size, rng), strict=True):
-        sprite = atlas.sprite(artist, thing)
+    for item, cell in zip(objects, _cells(number, size, rng), strict=True):
+        sprite = atlas.sprite(artist, item)
         scale = scale if repeated else rng.uniform(0.5 if number == 1 else 0.6, 1.0)
         box = _place(sprite, cell, scale, rng)
         scaled = sprite.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.LANCZOS)
         image.paste(scaled, box[:2], scaled)
         boxes.append(box)
-    return FreeScene(spoil(image, rng), tuple(boxes), tuple(things), artist, background)
+    return FreeScene(spoil(image, rng), tuple(boxes), tuple(objects), artist, background)
 
 
-def _visible_thing(
+def _visible_object(
     atlas: SpriteAtlas,
     artist: str,
     drawable: Mapping[str, Sequence[Concept]],
     background: str,
     rng: np.random.Generator,
-) -> Thing:
-    """A thing that stands out from the background; the last one tried if none of a few does."""
-    thing = Thing("")
+) -> ObjectSpec:
+    """Draw an object that stands out from the background; after a few failed tries, return the last one."""
+    item = ObjectSpec("")
     for _ in range(_SPRITE_TRIES):
         concept = drawable[artist][int(rng.integers(len(drawable[artist])))]
         painted = rng.random() < _COLOURED_SHARES[concept.recolourable]
-        thing = Thing(concept.name, list(COLOURS)[rng.integers(len(COLOURS))] if painted else None)
-        if background in atlas.visible_backgrounds(artist, thing):
+        item = ObjectSpec(concept.name, list(COLOURS)[rng.integers(len(COLOURS))] if painted else None)
+        if background in atlas.visible_backgrounds(artist, item):
             break
-    return thing
+    return item
 
 
 def _cells(number: int, size: int, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
-    """Disjoint rectangles in the image, by cutting the largest in two until there are enough, in any order."""
+    """Cut the image into disjoint rectangles, always halving the largest, and shuffle them."""
     cells = [(1.0, 1.0, size - 1.0, size - 1.0)][:number]
     while len(cells) < number:
         cells.sort(key=lambda cell: (cell[2] - cell[0]) * (cell[3] - cell[1]))
@@ -102,7 +104,7 @@ def _place(sprite: Image.Image, cell: tuple[float, float, float, float], scale: 
 
 
 def spoil(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The image, more often than not a little blurred, noisy or compressed, as generated and stored images are."""
+    """Blur, add noise to or compress most images a little, as generated and stored images are."""
     if rng.random() > _SPOILT_SHARE:
         return image
     if rng.random() < 0.5:

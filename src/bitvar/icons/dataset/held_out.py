@@ -1,6 +1,6 @@
-"""What training never sees: artist x concept combinations, and composed prompts.
+"""The scenes that training never sees: artist x concept combinations, and composed prompts.
 
-Both are fixed and don't depend on the seed of a build, so that figures of different builds compare. This file knows
+Both are fixed and don't depend on the seed of a build, so that results on different builds compare. This file knows
 nothing of images.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitvar.icons.dataset.scene_spec import SceneRequest, Thing
+from bitvar.icons.dataset.scene_spec import ObjectSpec, SceneSpec
 
 _COMBINATION_SEED = 20240917
 _SHARE_OF_COMBINATIONS = 0.1
@@ -97,57 +97,58 @@ _COLOUR_PAIR = (
 
 @dataclass(frozen=True)
 class Composition:
-    """What a scene combines, whoever draws it; fields as in `SceneRequest`."""
+    """A scene without its artist; the fields are those of `SceneSpec`."""
 
     kind: str
-    things: tuple[Thing, ...]
+    objects: tuple[ObjectSpec, ...]
     count: int = 1
     relation: str | None = None
     background: str = "white"
 
-    def by(self, artist: str) -> SceneRequest:
-        """The scene by an artist."""
-        return SceneRequest(self.kind, artist, self.things, self.count, self.relation, self.background)
+    def by(self, artist: str) -> SceneSpec:
+        """Return the scene as drawn by an artist."""
+        return SceneSpec(self.kind, artist, self.objects, self.count, self.relation, self.background)
 
 
 def held_out_prompts() -> tuple[Composition, ...]:
-    """The compositions kept for evaluation."""
-    prompts = [Composition("two", (Thing(first), Thing(second))) for first, second in _TWO]
-    prompts += [Composition("background", (Thing(concept),), background=colour) for concept, colour in _BACKGROUND]
+    """List the compositions kept for evaluation."""
+    prompts = [Composition("two", (ObjectSpec(first), ObjectSpec(second))) for first, second in _TWO]
+    prompts += [Composition("background", (ObjectSpec(concept),), background=colour) for concept, colour in _BACKGROUND]
     prompts += [
-        Composition("position", (Thing(first), Thing(second)), relation=relation)
+        Composition("position", (ObjectSpec(first), ObjectSpec(second)), relation=relation)
         for first, relation, second in _POSITION
     ]
-    prompts += [Composition("count", (Thing(concept),), count) for concept, count in _COUNT]
-    prompts += [Composition("colour", (Thing(concept, colour),)) for concept, colour in _COLOUR]
+    prompts += [Composition("count", (ObjectSpec(concept),), count) for concept, count in _COUNT]
+    prompts += [Composition("colour", (ObjectSpec(concept, colour),)) for concept, colour in _COLOUR]
     prompts += [
-        Composition("colour_pair", (Thing(first, first_colour), Thing(second, second_colour)))
+        Composition("colour_pair", (ObjectSpec(first, first_colour), ObjectSpec(second, second_colour)))
         for first, first_colour, second, second_colour in _COLOUR_PAIR
     ]
     return tuple(prompts)
 
 
-def composition_keys(request: SceneRequest | Composition) -> frozenset[tuple[object, ...]]:
-    """What a scene combines, whatever its kind.
+def composition_keys(spec: SceneSpec | Composition) -> frozenset[tuple[object, ...]]:
+    """List the combinations that a scene shows, whatever its kind.
 
-    Its concept pair in any order, coloured objects, counted object, and objects on a coloured background.
+    They are its pair of concepts in any order, its coloured objects, its counted object, and its objects on a coloured
+    background.
     """
-    things = request.things
+    objects = spec.objects
     keys: set[tuple[object, ...]] = set()
-    if len(things) > 1:
-        keys.add(("pair", *sorted(thing.concept for thing in things)))
-    if request.count > 1:
-        keys.update(("count", thing.concept, request.count) for thing in things)
-    if request.background != "white":
-        keys.update(("background", thing.concept, request.background) for thing in things)
-    keys.update(("colour", thing.concept, thing.colour) for thing in things if thing.colour is not None)
+    if len(objects) > 1:
+        keys.add(("pair", *sorted(item.concept for item in objects)))
+    if spec.count > 1:
+        keys.update(("count", item.concept, spec.count) for item in objects)
+    if spec.background != "white":
+        keys.update(("background", item.concept, spec.background) for item in objects)
+    keys.update(("colour", item.concept, item.colour) for item in objects if item.colour is not None)
     return frozenset(keys)
 
 
 def held_out_keys() -> frozenset[tuple[object, ...]]:
-    """The keys that exclude a scene from training and validation.
+    """List the combinations that exclude a scene from training and validation.
 
-    A held-out colour pair excludes its concept pair only: each of its coloured objects may be seen with others.
+    A held-out colour pair excludes its pair of concepts only: each of its coloured objects may appear with others.
     """
     keys: set[tuple[object, ...]] = set()
     for prompt in held_out_prompts():
@@ -156,15 +157,15 @@ def held_out_keys() -> frozenset[tuple[object, ...]]:
     return frozenset(keys)
 
 
-def is_held_out(request: SceneRequest | Composition, keys: frozenset[tuple[object, ...]]) -> bool:
-    """Whether the scene shows any combination in `keys`."""
-    return not keys.isdisjoint(composition_keys(request))
+def is_held_out(spec: SceneSpec | Composition, keys: frozenset[tuple[object, ...]]) -> bool:
+    """Tell whether the scene shows any combination in `keys`."""
+    return not keys.isdisjoint(composition_keys(spec))
 
 
 def held_out_combinations(concepts: Sequence[str], artists: Sequence[str]) -> frozenset[tuple[str, str]]:
-    """The (artist, concept) pairs of which training shows nothing.
+    """Choose the (artist, concept) pairs that training never shows.
 
-    A tenth of all pairs, as many from each artist as can be, and at most one artist of any concept.
+    They are a tenth of all pairs, as evenly over the artists as possible, with at most one artist for any concept.
     """
     order = np.random.default_rng(_COMBINATION_SEED).permutation(len(concepts))
     wanted = round(_SHARE_OF_COMBINATIONS * len(concepts) * len(artists))

@@ -1,7 +1,7 @@
-"""Artists whom only the scene judge is trained on: sets that no generator of bitvar has seen.
+"""The artists whose drawings only the scene judge is trained on; no generator of bitvar has seen them.
 
-These packages list no code points, so their drawings are found by name. A set may lack concepts. This file knows
-nothing of scenes; fetching and rendering are those of `sources`.
+These packages list no code points, so their drawings are found by name. A package may lack concepts. This file knows
+nothing of scenes; `sources` fetches and renders.
 """
 
 import tarfile
@@ -190,9 +190,9 @@ _OWN_NAMES: dict[str, Mapping[str, str]] = {
 def render_known_sprites(
     artist: Artist, tarball: Path, concepts: Sequence[Concept], *, side: int
 ) -> dict[str, Image.Image]:
-    """Drawings by a judge's artist of the concepts that the set has, by concept name: RGBA, trimmed to the opaque part.
+    """Render an artist's drawings of the concepts that its package has, on a canvas of `side` x `side` pixels.
 
-    They are rendered on a canvas of `side` x `side` pixels.
+    They come by the concept's name, RGBA, trimmed to their opaque part.
     """
     with tarfile.open(tarball) as archive:
         icon_set = read_icon_set(archive)
@@ -206,7 +206,7 @@ def render_known_sprites(
 
 
 def _icon_name(artist: str, concept: str) -> str:
-    """The package's name of the concept."""
+    """Find the package's name of a concept."""
     own = _OWN_NAMES.get(artist, {})
     if concept in own:
         return own[concept]

@@ -1,4 +1,4 @@
-"""Drawing a scene: where its objects go, and the image with their boxes.
+"""Drawing a scene: the layout of its objects, and the image with their boxes.
 
 Objects sit in disjoint cells, so they never overlap. This file knows nothing of captions or splits.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS
-from bitvar.icons.dataset.scene_spec import OPPOSITE, SceneRequest, Thing
+from bitvar.icons.dataset.scene_spec import OPPOSITE, ObjectSpec, SceneSpec
 from bitvar.icons.dataset.sprites import camouflaged_share, recolour
 
 Box = tuple[int, int, int, int]
@@ -28,59 +28,59 @@ class SpriteAtlas:
     """Every artist's cut-outs by artist and concept name, with recoloured copies made on first use."""
 
     def __init__(self, sprites: Mapping[str, Mapping[str, Image.Image]]) -> None:
-        self._sprites: dict[tuple[str, Thing], Image.Image] = {
-            (artist, Thing(name)): sprite for artist, drawings in sprites.items() for name, sprite in drawings.items()
+        self._sprites: dict[tuple[str, ObjectSpec], Image.Image] = {
+            (artist, ObjectSpec(name)): sprite
+            for artist, drawings in sprites.items()
+            for name, sprite in drawings.items()
         }
-        self._backgrounds: dict[tuple[str, Thing], tuple[str, ...]] = {}
+        self._backgrounds: dict[tuple[str, ObjectSpec], tuple[str, ...]] = {}
 
-    def sprite(self, artist: str, thing: Thing) -> Image.Image:
-        """The RGBA cut-out of the thing by the artist, in the thing's colour."""
-        key = (artist, thing)
+    def sprite(self, artist: str, item: ObjectSpec) -> Image.Image:
+        """Return the RGBA cut-out of the object by the artist, in the object's colour."""
+        key = (artist, item)
         if key not in self._sprites:
-            assert thing.colour is not None, f"no sprite of {thing.concept} by {artist}"
-            self._sprites[key] = recolour(self._sprites[artist, Thing(thing.concept)], COLOURS[thing.colour])
+            assert item.colour is not None, f"no sprite of {item.concept} by {artist}"
+            self._sprites[key] = recolour(self._sprites[artist, ObjectSpec(item.concept)], COLOURS[item.colour])
         return self._sprites[key]
 
-    def visible_backgrounds(self, artist: str, thing: Thing) -> tuple[str, ...]:
-        """The background names against which enough of the thing stands out; never the thing's own colour."""
-        key = (artist, thing)
+    def visible_backgrounds(self, artist: str, item: ObjectSpec) -> tuple[str, ...]:
+        """List the backgrounds against which enough of the object stands out; never the object's own colour."""
+        key = (artist, item)
         if key not in self._backgrounds:
-            sprite = self.sprite(artist, thing)
+            sprite = self.sprite(artist, item)
             self._backgrounds[key] = tuple(
                 name
                 for name, colour in BACKGROUNDS.items()
-                if name != thing.colour and camouflaged_share(sprite, colour) <= 1.0 - _VISIBLE_SHARE
+                if name != item.colour and camouflaged_share(sprite, colour) <= 1.0 - _VISIBLE_SHARE
             )
         return self._backgrounds[key]
 
 
 def draw_scene(
-    request: SceneRequest, atlas: SpriteAtlas, *, size: int, rng: np.random.Generator, jitter: bool = True
+    spec: SceneSpec, atlas: SpriteAtlas, *, size: int, rng: np.random.Generator, jitter: bool = True
 ) -> tuple[Image.Image, list[Box]]:
-    """The scene as an RGB image of `size` x `size` pixels, and the box of each object.
+    """Draw a scene as an RGB image of `size` x `size` pixels; return it with the box of each object.
 
-    Boxes come in the order of `request.things`, or row by row for a counted object. Without jitter every object has one
-    size and sits in the middle of its place, so that the same drawing falls on the same pixels in every scene.
+    Boxes come in the order of `spec.objects`, or row by row for a counted object. Without jitter every object has one
+    size and sits in the middle of its cell, so that the same drawing falls on the same pixels in every scene.
     """
-    image = Image.new("RGB", (size, size), BACKGROUNDS[request.background])
-    things = request.things * request.count
-    sprites = [atlas.sprite(request.artist, thing) for thing in things]
-    if len(things) == 1:
-        boxes = [_single_box(sprites[0], request, size, rng, jitter=jitter)]
+    image = Image.new("RGB", (size, size), BACKGROUNDS[spec.background])
+    objects = spec.objects * spec.count
+    sprites = [atlas.sprite(spec.artist, item) for item in objects]
+    if len(objects) == 1:
+        boxes = [_single_box(sprites[0], spec, size, rng, jitter=jitter)]
     else:
-        cells = _cells(request, size, rng, jitter=jitter)
-        boxes = _cell_boxes(sprites, cells, size, rng, same_scale=request.count > 1, jitter=jitter)
+        cells = _cells(spec, size, rng, jitter=jitter)
+        boxes = _cell_boxes(sprites, cells, size, rng, same_scale=spec.count > 1, jitter=jitter)
     for sprite, (left, top, right, bottom) in zip(sprites, boxes, strict=True):
         scaled = sprite.resize((right - left, bottom - top), Image.Resampling.LANCZOS)
         image.paste(scaled, (left, top), scaled)
     return image, boxes
 
 
-def _single_box(
-    sprite: Image.Image, request: SceneRequest, size: int, rng: np.random.Generator, *, jitter: bool
-) -> Box:
-    centred = request.centred or not jitter
-    scales = _SINGLE_SCALES if request.background == "white" else _BACKGROUND_SCALES
+def _single_box(sprite: Image.Image, spec: SceneSpec, size: int, rng: np.random.Generator, *, jitter: bool) -> Box:
+    centred = spec.centred or not jitter
+    scales = _SINGLE_SCALES if spec.background == "white" else _BACKGROUND_SCALES
     scale = _CENTRED_SCALE if centred else rng.uniform(*scales)
     width, height = _fit(sprite, size * scale, size * scale)
     spare = (size - width, size - height)
@@ -92,28 +92,28 @@ def _single_box(
 
 
 def _near_middle(room: int, spread: float, rng: np.random.Generator) -> int:
-    """An offset in 0..room, within half of `spread` of the middle."""
+    """Draw an offset in 0..room, within half of `spread` of the middle."""
     return int(np.clip(round(room / 2 + rng.uniform(-0.5, 0.5) * spread), 0, room))
 
 
-def _cells(request: SceneRequest, size: int, rng: np.random.Generator, *, jitter: bool) -> list[Box]:
-    """Disjoint cells for the objects of a composed scene, in the order of the objects.
+def _cells(spec: SceneSpec, size: int, rng: np.random.Generator, *, jitter: bool) -> list[Box]:
+    """Lay out disjoint cells for the objects of a composed scene, in the order of the objects.
 
-    Of three, the lone one sits above or below the pair, by chance; without jitter always above.
+    With three objects, one sits above or below the pair, by chance; without jitter always above.
     """
     margin, gap = max(1, size // 64), max(2, size // 32)
     middle_low, middle_high = (size - gap) // 2, (size - gap) // 2 + gap
     low, high = (margin, middle_low), (middle_high, size - margin)
     whole = (margin, size - margin)
-    if request.count == 4:
+    if spec.count == 4:
         return [(x[0], y[0], x[1], y[1]) for y in (low, high) for x in (low, high)]
-    if request.count == 3:
+    if spec.count == 3:
         quarter = (size - (low[1] - low[0])) // 2
         centre = (quarter, quarter + low[1] - low[0])
         lone_row, pair_row = (low, high) if not jitter or rng.random() < 0.5 else (high, low)
         trio = [(centre, lone_row), (low, pair_row), (high, pair_row)]
         return sorted(((x[0], y[0], x[1], y[1]) for x, y in trio), key=lambda cell: (cell[1], cell[0]))
-    relation = request.relation or "left"
+    relation = spec.relation or "left"
     if relation in ("left", "right"):
         pair = [(low[0], whole[0], low[1], whole[1]), (high[0], whole[0], high[1], whole[1])]
     else:
@@ -145,6 +145,6 @@ def _cell_boxes(
 
 
 def _fit(sprite: Image.Image, width: float, height: float) -> tuple[int, int]:
-    """The largest whole size of the sprite's shape within the width and height, at least one pixel each way."""
+    """Compute the largest size in whole pixels that keeps the sprite's shape within the width and height."""
     scale = min(width / sprite.width, height / sprite.height)
     return max(1, int(sprite.width * scale + 1e-6)), max(1, int(sprite.height * scale + 1e-6))

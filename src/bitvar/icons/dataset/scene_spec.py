@@ -1,6 +1,6 @@
-"""What a scene is to show, and the captions that are exactly true of it.
+"""Specifications of scenes, and the captions that are exactly true of them.
 
-This file knows nothing of pixels: `scenes` draws a request, `mix` decides which requests a split holds.
+This file knows nothing of pixels: `render` draws a specification, `scene_sampler` decides which ones a split holds.
 """
 
 from collections.abc import Mapping
@@ -16,45 +16,45 @@ KINDS = ("single", "background", "two", "count", "colour", "position", "colour_p
 
 
 @dataclass(frozen=True)
-class Thing:
-    """An object by concept name; `colour` is a name in `concepts.COLOURS`, or None for the artist's own colours."""
+class ObjectSpec:
+    """One object, by its concept's name; `colour` is a name in `concepts.COLOURS`, or None for the artist's own."""
 
     concept: str
     colour: str | None = None
 
 
 @dataclass(frozen=True)
-class SceneRequest:
-    """One scene, all its objects by one artist.
+class SceneSpec:
+    """One scene, all of its objects by one artist.
 
-    `things` holds one object, or two for "two", "position" and "colour_pair"; `count` above 1 repeats the only object.
-    `relation` says where the first object is as seen from the second. `centred` takes away the jitter.
+    `objects` holds one object, or two for "two", "position" and "colour_pair"; a `count` above 1 repeats the only
+    object. `relation` says where the first object is, seen from the second. `centred` turns the jitter off.
     """
 
     kind: str
     artist: str
-    things: tuple[Thing, ...]
+    objects: tuple[ObjectSpec, ...]
     count: int = 1
     relation: str | None = None
     background: str = "white"
     centred: bool = False
 
 
-def write_captions(request: SceneRequest, concepts: Mapping[str, Concept], *, style: str) -> tuple[str, ...]:
-    """Two to four captions, each exactly true of the scene; the first names the style, the second doesn't."""
-    if request.kind == "position":
-        return _position_captions(request, concepts, style)
-    phrases = [named(concepts[thing.concept], thing.colour) for thing in request.things]
+def write_captions(spec: SceneSpec, concepts: Mapping[str, Concept], *, style: str) -> tuple[str, ...]:
+    """Write two to four captions, each exactly true of the scene; the first names the style, the second doesn't."""
+    if spec.kind == "position":
+        return _position_captions(spec, concepts, style)
+    phrases = [named(concepts[item.concept], item.colour) for item in spec.objects]
     if len(phrases) > 1:
         plain = " and ".join(phrases)
         return (f"{plain}, {style}", plain, " next to ".join(phrases), f"{plain} in {style} style")
-    if request.count > 1:
-        plural = concepts[request.things[0].concept].plural
-        plain = f"{NUMBER_WORDS[request.count]} {plural}"
-        return (f"{plain}, {style}", plain, f"{request.count} {plural}", f"{plain} in {style} style")
+    if spec.count > 1:
+        plural = concepts[spec.objects[0].concept].plural
+        plain = f"{NUMBER_WORDS[spec.count]} {plural}"
+        return (f"{plain}, {style}", plain, f"{spec.count} {plural}", f"{plain} in {style} style")
     plain = phrases[0]
-    if request.kind == "background" or request.background != "white":
-        place = f"{request.background} background"
+    if spec.kind == "background" or spec.background != "white":
+        place = f"{spec.background} background"
         return (
             f"{plain} on {with_article(place)}, {style}",
             f"{plain} on {with_article(place)}",
@@ -64,9 +64,9 @@ def write_captions(request: SceneRequest, concepts: Mapping[str, Concept], *, st
     return (f"{plain}, {style}", plain, f"a picture of {plain}", f"{with_article(style)} of {plain}")
 
 
-def _position_captions(request: SceneRequest, concepts: Mapping[str, Concept], style: str) -> tuple[str, ...]:
-    first, second = (named(concepts[thing.concept], thing.colour) for thing in request.things)
-    assert request.relation is not None, "a position scene needs a relation"
-    plain = f"{first} {RELATION_PHRASES[request.relation]} {second}"
-    reverse = f"{second} {RELATION_PHRASES[OPPOSITE[request.relation]]} {first}"
+def _position_captions(spec: SceneSpec, concepts: Mapping[str, Concept], style: str) -> tuple[str, ...]:
+    first, second = (named(concepts[item.concept], item.colour) for item in spec.objects)
+    assert spec.relation is not None, "a position scene needs a relation"
+    plain = f"{first} {RELATION_PHRASES[spec.relation]} {second}"
+    reverse = f"{second} {RELATION_PHRASES[OPPOSITE[spec.relation]]} {first}"
     return (f"{plain}, {style}", plain, reverse, f"{reverse}, {style}")

@@ -37,13 +37,13 @@ class Artist:
 
     @property
     def tarball_name(self) -> str:
-        """The file that `npm pack` writes."""
+        """The name of the file that `npm pack` writes."""
         return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
 @dataclass(frozen=True)
 class Licence:
-    """What the package itself says of its artwork: names and links as printed in its metadata."""
+    """The licence of a package's artwork, with names and links as its own metadata gives them."""
 
     set_name: str
     authors: str
@@ -90,15 +90,16 @@ ARTISTS: tuple[Artist, ...] = (
 _PERMISSIVE = frozenset({"Apache-2.0", "CC-BY-4.0", "MIT"})
 
 
-def fetch_package(artist: Artist, downloads: Path, *, progress: Callable[[str], None] | None = None) -> Path:
-    """The path of the artist's tarball in `downloads`, fetched if it isn't there yet.
+def fetch_package(artist: Artist, downloads: Path, *, log: Callable[[str], None] | None = None) -> Path:
+    """Fetch the artist's tarball into `downloads`, unless it is there already, and return its path.
 
-    Raises RuntimeError when npm is missing or fails, or when the tarball isn't the pinned one.
+    Raises:
+        RuntimeError: if npm is missing or fails, or if the tarball isn't the pinned one.
     """
     tarball = downloads / artist.tarball_name
     if not tarball.exists():
-        if progress is not None:
-            progress(f"fetching {artist.package}@{artist.version}")
+        if log is not None:
+            log(f"fetching {artist.package}@{artist.version}")
         arriving = downloads / f"{artist.key}.partial"
         shutil.rmtree(arriving, ignore_errors=True)
         arriving.mkdir(parents=True)
@@ -135,7 +136,7 @@ def _npm_pack(artist: Artist, folder: Path) -> None:
 
 
 def read_licence(artist: Artist, tarball: Path) -> Licence:
-    """The licence in the package's own metadata; RuntimeError unless it is one of the permissive licences expected."""
+    """Read the licence in the package's metadata; RuntimeError unless it is one of the permissive ones expected."""
     with tarfile.open(tarball) as archive:
         if artist.vector:
             info = json.loads(_read_member(archive, "package/info.json"))
@@ -156,10 +157,12 @@ def read_licence(artist: Artist, tarball: Path) -> Licence:
 
 
 def render_sprites(artist: Artist, tarball: Path, concepts: Sequence[Concept], *, side: int) -> dict[str, Image.Image]:
-    """Each concept's drawing by this artist, by concept name: RGBA, trimmed to its opaque part.
+    """Render the artist's drawing of each concept, by the concept's name: RGBA, trimmed to its opaque part.
 
     Vector art is rendered on a `side` x `side` pixel canvas; raster art keeps its own size (256 x 256 before trimming).
-    Raises RuntimeError naming every concept that the artist lacks.
+
+    Raises:
+        RuntimeError: names every concept that the artist lacks.
     """
     with tarfile.open(tarball) as archive:
         drawings = _render_vectors(archive, concepts, side) if artist.vector else _read_rasters(archive, concepts)
@@ -182,12 +185,12 @@ def _render_vectors(archive: tarfile.TarFile, concepts: Sequence[Concept], side:
 
 
 def read_icon_set(archive: tarfile.TarFile) -> dict[str, Any]:
-    """The drawings of an Iconify package, as its `icons.json` has them."""
+    """Read the drawings of an Iconify package from its `icons.json`."""
     return json.loads(_read_member(archive, "package/icons.json"))
 
 
 def render_icon(icon_set: Mapping[str, Any], name: str, *, side: int) -> Image.Image:
-    """One drawing of an Iconify set on a `side` x `side` pixel canvas, RGBA; RuntimeError without resvg-py."""
+    """Render one drawing of an Iconify set on a `side` x `side` pixel canvas, RGBA; RuntimeError without resvg-py."""
     try:
         import resvg_py
     except ImportError as error:

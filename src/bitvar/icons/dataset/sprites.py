@@ -16,7 +16,7 @@ _CAMOUFLAGE_DISTANCE = 64.0  # Euclidean distance in RGB 0..255
 
 
 def trim_to_alpha(sprite: Image.Image) -> Image.Image:
-    """The RGBA sprite cut to its opaque part; ValueError if it is fully transparent."""
+    """Crop an RGBA sprite to its opaque part; ValueError if it is fully transparent."""
     box = sprite.getchannel("A").point([0] * _OPAQUE + [255] * (256 - _OPAQUE)).getbbox()
     if box is None:
         raise ValueError("the drawing is fully transparent; expected an opaque part; check the source package")
@@ -24,7 +24,7 @@ def trim_to_alpha(sprite: Image.Image) -> Image.Image:
 
 
 def recolour(sprite: Image.Image, target: tuple[int, int, int]) -> Image.Image:
-    """A copy whose main paint has the colour `target` (RGB 0..255), shading kept; alpha is untouched.
+    """Copy a sprite with its main paint in the colour `target` (RGB 0..255), keeping its shading and alpha.
 
     The main paint is the most common saturated hue with its neighbours; where it covers too little, everything but near
     black and near white is repainted. The paint's mean luminance maps to `target`, darker pixels to a shade of it and
@@ -45,7 +45,7 @@ def recolour(sprite: Image.Image, target: tuple[int, int, int]) -> Image.Image:
 
 
 def camouflaged_share(sprite: Image.Image, background: tuple[int, int, int]) -> float:
-    """The share (0..1) of the sprite's opaque pixels whose colour is close to `background` (RGB 0..255)."""
+    """Compute the share (0..1) of the sprite's opaque pixels whose colour is close to `background` (RGB 0..255)."""
     pixels = np.asarray(sprite, dtype=np.float64)
     opaque = pixels[pixels[..., 3] >= _OPAQUE][:, :3]
     return float(np.mean(np.linalg.norm(opaque - np.array(background), axis=-1) < _CAMOUFLAGE_DISTANCE))

@@ -1,6 +1,6 @@
-"""More ways to ask for the same scene, for training captions; each is as true as those of `requests.write_captions`.
+"""Templates of more training captions for a scene; each is as true as those of `scene_spec.write_captions`.
 
-None is a wording of the paraphrased prompts of `prompts`, which say whether a model understands what it wasn't taught.
+None is a template of the paraphrased prompts in `prompts`, which test whether a model understands unfamiliar wording.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from bitvar.icons.dataset.concepts import NUMBER_WORDS, Concept, named, with_article
-from bitvar.icons.dataset.scene_spec import SceneRequest, write_captions
+from bitvar.icons.dataset.scene_spec import SceneSpec, write_captions
 
 # fmt: off
 SINGLE: Final = (
@@ -84,26 +84,26 @@ TEMPLATES: Final = {
     "left": LEFT,
     "above": ABOVE,
 }
-"""By `wording_kind`."""
+"""The templates of each `template_kind`."""
 
 
-def write_wordings(request: SceneRequest, concepts: Mapping[str, Concept], *, style: str) -> tuple[str, ...]:
-    """Every caption of a scene: those of `write_captions` first, then the others, without the style and with it."""
-    words = name_words(request, concepts)
-    plain = [template.format(**words) for template in TEMPLATES[wording_kind(request)]]
+def write_all_captions(spec: SceneSpec, concepts: Mapping[str, Concept], *, style: str) -> tuple[str, ...]:
+    """Write every caption of a scene: those of `write_captions`, then every template without and with the style."""
+    words = name_words(spec, concepts)
+    plain = [template.format(**words) for template in TEMPLATES[template_kind(spec)]]
     styled = [_with_style(text, template, style) for text in plain for template in STYLED]
-    return tuple(dict.fromkeys((*write_captions(request, concepts, style=style), *plain, *styled)))
+    return tuple(dict.fromkeys((*write_captions(spec, concepts, style=style), *plain, *styled)))
 
 
 def draw_captions(
-    request: SceneRequest, concepts: Mapping[str, Concept], *, style: str, rng: np.random.Generator
+    spec: SceneSpec, concepts: Mapping[str, Concept], *, style: str, rng: np.random.Generator
 ) -> tuple[str, ...]:
-    """Five captions of a scene for training: the two usual ones, another usual one, and two other wordings.
+    """Draw five training captions of a scene: the first two of `write_captions`, another of them, and two templates.
 
-    The first of the two wordings names the style, the second doesn't.
+    The first of the two templates names the style, the second doesn't.
     """
-    usual = write_captions(request, concepts, style=style)
-    words, templates = name_words(request, concepts), TEMPLATES[wording_kind(request)]
+    usual = write_captions(spec, concepts, style=style)
+    words, templates = name_words(spec, concepts), TEMPLATES[template_kind(spec)]
     text, other = (templates[i].format(**words) for i in rng.integers(len(templates), size=2))
     styled = _with_style(text, STYLED[rng.integers(len(STYLED))], style)
     drawn = (*usual[:2], usual[2 + rng.integers(len(usual) - 2)], styled, other)
@@ -114,17 +114,17 @@ def _with_style(text: str, template: str, style: str) -> str:
     return template.format(text=text, style=style, a_style=with_article(style))
 
 
-def wording_kind(request: SceneRequest) -> str:
-    """Which templates fit: the request's kind, "background" for any kind on one, "left" or "above" for positions."""
-    if request.kind == "position":
-        return "left" if request.relation in ("left", "right") else "above"
-    return "background" if request.background != "white" else request.kind
+def template_kind(spec: SceneSpec) -> str:
+    """Name the templates that fit: the scene's kind, "background" on a colour, "left" or "above" for positions."""
+    if spec.kind == "position":
+        return "left" if spec.relation in ("left", "right") else "above"
+    return "background" if spec.background != "white" else spec.kind
 
 
-def name_words(request: SceneRequest, concepts: Mapping[str, Concept]) -> dict[str, str]:
-    """What a template may name; of two places, `a` is the left or the upper thing."""
-    first, second = request.things[0], request.things[-1]
-    if request.relation in ("right", "below"):
+def name_words(spec: SceneSpec, concepts: Mapping[str, Concept]) -> dict[str, str]:
+    """Fill-ins for a template's fields; in a relation, `a` is the left or the upper object."""
+    first, second = spec.objects[0], spec.objects[-1]
+    if spec.relation in ("right", "below"):
         first, second = second, first
     words = {
         "a": named(concepts[first.concept], first.colour),
@@ -135,8 +135,8 @@ def name_words(request: SceneRequest, concepts: Mapping[str, Concept]) -> dict[s
         "Name": first.concept[0].upper() + first.concept[1:],
         "other": second.concept,
         "plural": concepts[first.concept].plural,
-        "background": request.background,
-        "a_background": with_article(request.background),
+        "background": spec.background,
+        "a_background": with_article(spec.background),
     }
     if first.colour is not None:
         words |= {
@@ -145,6 +145,6 @@ def name_words(request: SceneRequest, concepts: Mapping[str, Concept]) -> dict[s
             "coloured": with_article(f"{first.colour}-coloured {first.concept}"),
             "other_coloured": with_article(f"{second.colour}-coloured {second.concept}"),
         }
-    if request.count > 1:
-        words |= {"number": NUMBER_WORDS[request.count], "digit": str(request.count)}
+    if spec.count > 1:
+        words |= {"number": NUMBER_WORDS[spec.count], "digit": str(spec.count)}
     return words
