@@ -1,4 +1,4 @@
-r"""Write the tables of the embedded model's results from one file, so that README.md, its card and docs/ agree.
+r"""Write the tables of the embedded model's results from one file, so that its card and docs/ agree.
 
 python scripts/icons/figures.py --data data/icons64 --scenes scenes/report.json --spoilt runs/spoilt/report.json
 
@@ -103,7 +103,7 @@ def keep_scenes(report: Results) -> dict[str, Any]:
 
 
 def scale_table(scales: Results) -> str:
-    """Tabulate bit accuracy, loss and PSNR by scale: for README.md and the card."""
+    """Tabulate bit accuracy, loss and PSNR by scale: for the model card."""
     header = ["scale", *MEASURED.values(), "loss, validation", "PSNR, dB"]
     val = scales["val"]
     rows = [
@@ -119,7 +119,7 @@ def scale_table(scales: Results) -> str:
 
 
 def scenes_table(scenes: Results) -> str:
-    """Tabulate correct images by skill and split: for README.md."""
+    """Tabulate correct images by skill and split: for the model card."""
     header = ["skill", "seen", "unseen", "paraphrase", "held-out artist x concept", "chance level", "judge"]
     rows = []
     for skill, name in NAMES.items():
@@ -160,10 +160,8 @@ def spoilt_table(scenes: Results, spoilt: Results) -> str:
 
 def pages(results: Results) -> dict[Path, list[str]]:
     """List every page with its tables."""
-    scales, scenes = scale_table(results["scales"]), scenes_table(results["scenes"])
     return {
-        ROOT / "README.md": [scales, scenes],
-        CARD: [scales],
+        CARD: [scale_table(results["scales"]), scenes_table(results["scenes"])],
         ROOT / "docs" / "evaluation.md": [spoilt_table(results["scenes"], results["spoilt"])],
     }
 

@@ -6,7 +6,8 @@ python scripts/icons/publish.py --run runs/icons --data data/icons64 \
 
 Afterwards `python scripts/icons/vocabulary.py --model OUT` adds the model's vocabulary. With `--figures
 docs/figures.json` the per-scale results are kept there too, and `python scripts/icons/figures.py` writes the tables of
-the README and the docs from them.
+the card and the docs from them. The card repeats the newest table of scenes in `docs/figures.json`; evaluate the new
+model and run that script to replace it.
 
 Everything on the card is measured here or read from the run's own files, except for the machine of an earlier run.
 """
@@ -111,6 +112,7 @@ def write_card(pipeline: InfinityPipeline, measured: dict[str, Any], options: ar
     template = (Path(__file__).parent / "card.md").read_text(encoding="utf-8")
     return template.format(
         table=FIGURES["scale_table"](FIGURES["keep_scales"](measured)),
+        scenes=FIGURES["scenes_table"](json.loads(FIGURES["FIGURES"].read_text(encoding="utf-8"))["scenes"]),
         transformer=pipeline.transformer.config,
         tokenizer=pipeline.tokenizer.config,
         millions={name: f"{sum(p.numel() for p in m.parameters()) / 1e6:.1f}" for name, m in models.items()},

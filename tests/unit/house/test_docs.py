@@ -1,18 +1,20 @@
-"""What the docs name exists: paths, functions, links, commands with their options, imports, JSON."""
+"""Everything that the docs name exists: paths, functions, links, settings, commands with options, imports, JSON."""
 
 import ast
+import functools
 import importlib
 import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 
 from bitvar.cli.main import app
+from bitvar.config import Config
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "src" / "bitvar"
@@ -22,6 +24,18 @@ FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 OPERATORS = {"&&", "||", "|", ";", ">"}
+
+SETTING = re.compile(r"([a-z]\w*(?:\.[a-z]\w*)*)(?:/scale_\w)?(?:=.*)?")
+SUFFIXES = "py|md|json|jsonl|npy|bin|txt|png|webp|jpg|jpeg|safetensors|pth|tar|html|csv|bits|svg|sh|toml|caption"
+FILE = re.compile(rf".*\.({SUFFIXES})")
+PROSE = ("model", "training", "tokenizer", "data", "recipes", "performance", "reliability", "python")
+FOREIGN = {
+    "align_corners": "an argument of PyTorch's interpolation",
+    "h_k": "mathematics: rows of a grid",
+    "infinity_vae_d32reg": "a file of the official code, without its suffix",
+    "torch.save": "PyTorch",
+}
+"""Names in the docs that belong to others, and to whom."""
 
 each_page = pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 
@@ -191,6 +205,105 @@ def test_pages_are_ascii_and_not_wider_than_a_screen(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text.isascii()
     assert [line for line in FENCE.sub("", text).splitlines() if len(line) > 140 and not line.startswith("|")] == []
+
+
+def settings_in(page: Path) -> list[str]:
+    """The inline code of a page that looks like a setting: a name in lower case with an underscore or a dot."""
+    found = [match[1] for code in inline(page) if not FILE.fullmatch(code) and (match := SETTING.fullmatch(code))]
+    return [name for name in found if ("_" in name or "." in name) and not name.startswith("bitvar.")]
+
+
+def tables_of(page: Path, header: str) -> Iterator[str]:
+    """The inline code of the first column of every table whose first column has this header."""
+    inside = False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        first = line.split("|")[1].strip() if line.startswith("|") else None
+        if first is None or inside:
+            inside = first is not None
+            yield from INLINE.findall(first or "")
+        else:
+            inside = first == header
+
+
+def nested(config: type[Config], dotted: str) -> bool:
+    """Whether a dotted name is a field of a configuration, or of one inside it."""
+    name, _, rest = dotted.partition(".")
+    if name not in config.model_fields or not rest:
+        return name in config.model_fields
+    annotation = config.model_fields[name].annotation
+    inside = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    return any(issubclass(kind, Config) and nested(kind, rest) for kind in inside)
+
+
+def is_setting(dotted: str) -> bool:
+    from bitvar.training.config import TokenizerTraining, TransformerTraining
+
+    return nested(TokenizerTraining, dotted) or nested(TransformerTraining, dotted)
+
+
+@functools.cache
+def names_in_code() -> frozenset[str]:
+    """Every name that package and recipes define or use as a key, and every test: the docs name these, too."""
+    found: set[str] = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        found |= {name for name in names_in(ast.parse(path.read_text(encoding="utf-8")).body) if name[:5] == "test_"}
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]:
+        found |= {path.stem, path.parent.name}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.arg):
+                found.add(node.arg)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.add(node.attr)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found.add(node.target.id)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # metrics, fields of JSON, choices
+                found.add(node.value.removesuffix("/scale_"))
+    return frozenset(found)
+
+
+def exists(name: str) -> bool:
+    """Whether a name of the docs is a setting, or else a name of the package or of somebody else."""
+    if name in FOREIGN:
+        return True
+    return is_setting(name) or ("." not in name and name in names_in_code())
+
+
+@pytest.mark.parametrize("page", PROSE)
+def test_settings_named_in_prose_exist(page: str) -> None:
+    assert [name for name in settings_in(ROOT / "docs" / f"{page}.md") if not exists(name)] == []
+
+
+@each_page
+def test_tables_of_settings_name_settings(page: Path) -> None:
+    named = [name if name.startswith("model.") or is_setting(name) else f"model.{name}"
+             for name in tables_of(page, "setting")]  # fmt: skip
+    assert [name for name in named if not is_setting(name)] == []
+
+
+def test_settings_are_found_in_prose_and_in_tables() -> None:
+    assert {"optimization.batch_size", "max_flip_strength", "requantize_after_flip"} <= {
+        name for page in PROSE for name in settings_in(ROOT / "docs" / f"{page}.md")
+    }
+    assert {"commitment", "truncation", "norm", "linear_skip"} <= set(
+        tables_of(ROOT / "docs" / "tokenizer.md", "setting")
+    )
+
+
+def test_foreign_names_are_named_and_foreign() -> None:
+    named = {name for page in PROSE for name in settings_in(ROOT / "docs" / f"{page}.md")}
+    assert FOREIGN.keys() - named == set()
+    assert [name for name in FOREIGN if is_setting(name)] == []
+
+
+@pytest.mark.parametrize("name", ["gamma_scale", "optimization.gamma_scale", "optimization.step", "steps.optimization"])
+def test_a_setting_that_does_not_exist_is_noticed(name: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"A recipe may set `{name}`, or `{name}=3`.\n\n| setting | why |\n|---|---|\n| `{name}` | x |\n")
+    assert settings_in(page) == [name, name, name]
+    assert list(tables_of(page, "setting")) == [name]
+    assert not exists(name)
 
 
 def test_a_wrong_command_is_noticed() -> None:

@@ -61,7 +61,7 @@ def test_the_card_says_the_same_in_words() -> None:
 
 def test_the_tokenizer_page_says_the_same_psnr_by_scale() -> None:
     *first, last = [f"{value:.1f}" for value in KEPT["scales"]["val"]["psnr_by_scale"]]
-    assert f"`images` has {', '.join(first)} and {last} dB" in text_of("docs/tokenizer.md")
+    assert f"`general` has {', '.join(first)} and {last} dB" in text_of("docs/tokenizer.md")
 
 
 def test_the_newest_entry_of_the_log_about_scenes_says_their_means() -> None:
@@ -127,4 +127,4 @@ def test_what_is_kept_of_reports() -> None:
 def test_images_in_the_gallery_are_as_many_as_are_said() -> None:
     sections = json.loads((ROOT / "docs" / "images" / "gallery.json").read_text(encoding="utf-8"))["sections"]
     count = sum(map(len, sections.values()))
-    assert re.search(rf"shown the {count} images above", text_of("README.md"))
+    assert re.search(rf"shown the {count} images of the gallery", text_of("src/bitvar/pretrained/icons/README.md"))

@@ -28,7 +28,7 @@ def marked(name: str) -> str:
     return found[0]
 
 
-@pytest.mark.parametrize("name", ["image", "test"])
+@pytest.mark.parametrize("name", ["picture", "test"])
 def test_a_marked_command_begins_with_a_fresh_environment(name: str) -> None:
     command = marked(name)
     assert command.startswith("python3 -m venv .venv && .venv/bin/pip install ")
@@ -37,7 +37,7 @@ def test_a_marked_command_begins_with_a_fresh_environment(name: str) -> None:
 
 
 def test_what_the_marked_commands_run() -> None:
-    assert ".venv/bin/bitvar generate " in marked("image")
+    assert ".venv/bin/bitvar generate " in marked("picture")
     assert marked("test").endswith("&& .venv/bin/pytest")
     assert len(re.findall(r"<!-- command: ", TEXT)) == 2
 
@@ -97,7 +97,8 @@ def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_options_are_those_of_a_call() -> None:
-    paragraph = re.search(r"^Options of a call: (.*?)\n\n", TEXT, re.MULTILINE | re.DOTALL)
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    paragraph = re.search(r"^Options of a call: (.*?)\n\n", page, re.MULTILINE | re.DOTALL)
     assert paragraph is not None
     assert re.findall(r"`(\w+)`", paragraph[1]) == [*GenerationKwargs.__annotations__, "output_type"]
 
