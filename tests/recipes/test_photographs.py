@@ -128,7 +128,7 @@ def test_only_open_photographs_with_a_source_are_taken() -> None:
     ]
     assert all(photograph.data == zoo()[f"{FOLDER}/{photograph.name.removeprefix('zoo-')}"] for photograph in taken)
     assert left_out == {
-        "zoo-absent.webp": "the README names it, and the package lacks it",
+        "zoo-absent.webp": "the README names it, but the package lacks it",
         "zoo-fox.webp": "licence: CC-BY-SA 4.0",
         "zoo-sun.webp": "its source is not Wikimedia Commons",
         "zoo-towers-small.webp": "the same photograph as zoo-tower.webp, smaller",

@@ -95,5 +95,5 @@ def test_images_are_training_icons_and_crops_of_photographs_the_same_each_time(
     for path in [*(tmp_path / "one" / "photographs").rglob("*.png"), *(tmp_path / "one" / "plain").iterdir()]:
         with Image.open(path) as crop:
             assert crop.size == (side, side)
-    with pytest.raises(UsageError, match="it is there already"):
+    with pytest.raises(UsageError, match="it exists already"):
         runpy.run_path(str(SCRIPTS / "general" / "build.py"), run_name="__main__")

@@ -55,7 +55,7 @@ def test_an_offset_past_the_end_is_a_sample_that_can_not_be_read(indexed: Path) 
 def test_paths_with_a_zero_byte(indexed: Path) -> None:
     data = (indexed / "paths.bin").read_bytes()
     (indexed / "paths.bin").write_bytes(data.replace(b".png", b"\0png"))
-    with pytest.raises(UsageError, match=r"path \d+ is none"):
+    with pytest.raises(UsageError, match=r"path \d+ is not a path"):
         list(SampleIndex.open(indexed).raw_samples())
 
 
@@ -74,8 +74,8 @@ def test_paths_with_a_zero_byte(indexed: Path) -> None:
         ({"paths": 10**30}, "path_ends"),
         ({"rejected": {"x": -5}}, "rejected"),
         ({"caption_words": {"3": -5}}, "caption_words"),
-        ({"source": "a\0b"}, "no path"),
-        ({"source_from_index": "a\0b"}, "no path"),
+        ({"source": "a\0b"}, "not a path"),
+        ({"source_from_index": "a\0b"}, "not a path"),
         ({"allow_duplicates": "perhaps"}, "allow_duplicates"),
         ({"version": 10**30}, "version"),
     ],

@@ -257,7 +257,7 @@ def test_one_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
 def test_where_it_can_not_be_written(indexed: Path, tmp_path: Path) -> None:
     source = tmp_path / "set"
     (tmp_path / "empty").mkdir()
-    for destination, words in ((indexed, "there already"), (source / "s.jsonl", "inside"), (source / "x", "inside")):
+    for destination, words in ((indexed, "exists already"), (source / "s.jsonl", "inside"), (source / "x", "inside")):
         with pytest.raises(UsageError, match=words):
             build_index(source, destination)
     with pytest.raises(UsageError, match="an index already"):
@@ -377,7 +377,7 @@ def test_paths_that_end_nowhere(indexed: Path) -> None:
     ("change", "words"),
     [
         ({"version": 2}, "version 2, this bitvar reads 1"),
-        ({"format": "parquet"}, "something else's"),
+        ({"format": "parquet"}, "belongs to something else"),
         ({"sample": 3}, "did you mean 'samples'"),
         ({"samples": 61}, "61 samples"),
         ({"samples": "many"}, "samples"),
@@ -398,7 +398,7 @@ def test_folders_that_are_no_index(tmp_path: Path, indexed: Path) -> None:
     assert is_index(indexed)
     for folder in (tmp_path / "set", tmp_path / "nowhere"):
         assert not is_index(folder)
-        with pytest.raises(UsageError, match=r"no index[\s\S]*no index\.json"):
+        with pytest.raises(UsageError, match=r"not an index[\s\S]*no index\.json"):
             SampleIndex.open(folder)
     (indexed / "index.json").write_text("{")
     assert is_index(indexed)  # a damaged one
