@@ -27,13 +27,13 @@ class MemoryPlan:
         model: sizes of the transformer.
         schedule: the largest schedule in use.
         batch_size: samples of one forward pass on one rank.
-        precision: of the activations; weights and optimiser are fp32.
+        precision: Precision of the activations; weights and optimizer state are fp32.
         optimizer: "adamw", or "muon".
         ema: whether averaged weights are kept.
-        text_tokens: of the longest prompt of a batch.
+        text_tokens: Length of the longest prompt of a batch.
         shards: ranks over which weights, gradients, optimiser and averaged weights are spread; 1 for none of that.
         activation_checkpointing: whether the backward pass makes each block's activations again.
-        lora_rank: of the adapters of every linear layer of the blocks, which alone are trained; None to train all.
+        lora_rank: Rank of the adapters of every linear layer in the blocks; None to train all weights.
         frozen: bytes of whatever else stays on the device, such as the frozen encoders when they do.
     """
 

@@ -184,7 +184,7 @@ def test_training_goes_on_while_a_checkpoint_s_digests_are_taken(
     train(config, tmp_path, report=report)
     for step in (3, 6):
         verify_folder(tmp_path / "checkpoints" / f"step-{step:08d}")
-    assert saved(tmp_path, 3)["model/start"].isfinite().all()
+    assert saved(tmp_path, 3)["model/start_token"].isfinite().all()
 
 
 def test_a_save_that_fails_in_the_background_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +392,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from bitvar.data.order import SampleOrder
-from bitvar.training import loop, state
+from bitvar.training.engine import checkpoint, loop
 from bitvar.training.engine.microbatch import micro_batches_of
 from bitvar.training.engine.update import Updater
 from tests.unit.training.test_reliability import long_config, save

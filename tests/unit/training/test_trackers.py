@@ -204,7 +204,7 @@ class Failing:
             raise OSError("connection reset")
         self.steps.append(step)
 
-    def image(self, step: int, path: Path) -> None:
+    def log_image(self, step: int, path: Path) -> None:
         self.log(step, "", {})
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Training checkpoints: safetensors, written atomically in a background thread, verified by digest before loading."""
+"""Training checkpoints: safetensors, written atomically in the background and verified by digest before loading."""
 
 import contextlib
 import json

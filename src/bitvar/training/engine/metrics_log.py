@@ -23,7 +23,7 @@ def read_json_lines(
     A crash can leave half a line or zero bytes, and somebody may add lines of their own: such lines are passed over.
 
     Args:
-        path: of the file; one that is missing has no lines.
+        path: File to read; a missing file has no lines.
         accept: whether an object is of the kind that the file holds.
         log: receives a line of text when something was passed over.
     """

@@ -68,8 +68,8 @@ class Muon(Optimizer):
         matrices: weights of hidden layers, by how many matrices are stacked in each: 3 for one that makes q, k and v,
             which are orthogonalised apart. A convolution's counts as a matrix of one row an output channel.
         others: embeddings, heads, biases, norms and scales.
-        lr: of both.
-        momentum: of the matrices' averaged gradient, Nesterov's way.
+        lr: Learning rate of both kinds.
+        momentum: Nesterov momentum of the matrices' gradient.
         betas, weight_decay: AdamW's; the decay is decoupled, on parameters of two or more axes, in both parts.
     """
 

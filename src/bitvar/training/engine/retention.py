@@ -76,7 +76,7 @@ def best_checkpoint(folder: Path, *, until: int | None = None) -> Path | None:
     """The checkpoint with the best validation figure, the later of equals; None if no checkpoint has one.
 
     Args:
-        folder: of the checkpoints.
+        folder: Folder of the checkpoints.
         until: the last step that counts; all of them if None.
     """
     best: tuple[Path, Validated] | None = None

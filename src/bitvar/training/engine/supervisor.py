@@ -39,10 +39,10 @@ class Plan:
     """What to keep alive.
 
     Attributes:
-        command: of every process alike.
+        command: Command that every process runs.
         processes: how many there are on this machine.
-        folder: of the run.
-        environment: of the processes, beside what says which one each is.
+        folder: Folder of the run.
+        environment: Environment of every process, to which its rank is added.
         hang_seconds: without any progress, once there was some, a run counts as hung.
         restart: whether to start again after a failure at all.
         max_failures: attempts in a row that may fail without a newer checkpoint.

@@ -82,7 +82,7 @@ def describe_set(images: int, config: TransformerTraining, *, is_new: bool) -> l
 
     Args:
         images: to train on.
-        config: of the run.
+        config: Configuration of the run.
         is_new: whether the model begins from nothing.
     """
     optimization = config.optimization

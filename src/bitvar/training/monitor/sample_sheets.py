@@ -53,7 +53,7 @@ def choose_samples(
 
     Args:
         data: a captioned set or an index.
-        seed: of the run.
+        seed: Seed of the run.
         count: how many at most.
         fit: cuts captions to what the model reads.
     """

@@ -105,7 +105,7 @@ def fit_channels(tensors: dict[str, Tensor], before: int, channels: int) -> dict
     Args:
         tensors: a tokenizer's, by name.
         before: channels of the images that they are for.
-        channels: of the images to come.
+        channels: Channels of the images to train on.
     """
     if before == channels:
         return tensors

@@ -68,7 +68,7 @@ def load_feature_set(
 
     Args:
         data: a captioned set.
-        split: of the set.
+        split: Split of the set.
         tokenizer, text_encoder: frozen.
         cache: a safetensors file.
         key: from `features_key`.

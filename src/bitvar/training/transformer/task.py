@@ -32,7 +32,7 @@ class Batch:
     Attributes:
         micro_batch: which samples these are.
         features: `(b, d, h, w)`, the tokenizer's.
-        condition: of one caption a sample.
+        condition: Text features of one caption per sample.
     """
 
     micro_batch: MicroBatch
@@ -120,8 +120,8 @@ class TransformerTask:
         train, validation: what it reads; stays on the CPU, a batch at a time goes to the device.
         device: where the model will be, once `parallel.distribute` has put it there. First weights and all draws come
             from the CPU, so they are the same.
-        attention_fns: how to compute attention on each of the model's schedules, if not the ordinary way.
-        flops: of one sample's step on each of the model's schedules, for reports of speed.
+        attention_fns: Attention function for each schedule, by its index; the model's own where there is none.
+        flops: Operations of one sample's step on each schedule, to report throughput.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ def measure_bits(
         data: every sample counts once.
         schedules: the model's.
         reweighted: weigh the loss as a training with that setting does.
-        dtype: of the activations.
+        dtype: Dtype of the activations.
         ranks: who share the work; one if None.
     """
     ranks = ranks or DistributedContext()
