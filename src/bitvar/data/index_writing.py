@@ -17,6 +17,7 @@ import numpy as np
 
 from bitvar.data.index import (
     DIGEST,
+    DIGESTS,
     FORMAT,
     MANIFEST,
     PATH_END,
@@ -40,7 +41,6 @@ from bitvar.errors import UsageError
 from bitvar.files import flush, new_folder, write_text
 from bitvar.imaging.open import ImageLimits, Location, RefusedError
 from bitvar.official_schedules import nearest_ratio
-from bitvar.training.transformer.feature_cache import DIGESTS
 
 MAX_SPLITS: Final = 64
 """Largest number of splits. A source with more must use that field for something else."""

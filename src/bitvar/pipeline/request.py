@@ -119,7 +119,7 @@ class GenerationRequest(Config):
         for name in rest:
             if name not in known:
                 raise UsageError(unknown(f"key {name!r} in {source}", name, sorted(known)))
-        params = SamplingParams.parse({name: options[name] for name in _SAMPLING if name in options})
+        params = SamplingParams.parse({name: options[name] for name in _SAMPLING if name in options}, source=source)
         return cls.parse({"prompts": texts, "params": params, **rest}, source=source)
 
     @field_validator("height", "width", "num_images_per_prompt", mode="before")

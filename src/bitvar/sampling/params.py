@@ -52,14 +52,18 @@ class SamplingParams:
                 object.__setattr__(self, name, _checked(name, getattr(self, name)))
 
     @staticmethod
-    def parse(values: Mapping[str, Any]) -> "SamplingParams":
+    def parse(values: Mapping[str, Any], *, source: str = "") -> "SamplingParams":
         """Make settings of values of any kind, such as NumPy's numbers, lists and arrays.
+
+        Args:
+            values: Values by the name of the setting; None leaves one open.
+            source: Where they come from, for errors, such as "the options of this call".
 
         Raises:
             UsageError: for a value that is no number, or out of range.
         """
         return SamplingParams(
-            **{name: None if value is None else _checked(name, value) for name, value in values.items()}
+            **{name: None if value is None else _checked(name, value, source) for name, value in values.items()}
         )
 
     @property
@@ -113,11 +117,15 @@ _RULES: Final[Mapping[str, tuple[Callable[[Any], Any], float]]] = {
 """What each setting takes, and its largest value."""
 
 
-def _checked(name: str, given: Any) -> Any:
+def _checked(name: str, given: Any, source: str = "") -> Any:
     rule, high = _RULES[name]
-    plain = arguments.checked(name, given, rule)
+    what = f"Bad value for {name!r}{f' in {source}' if source else ''}."
+    try:
+        plain = rule(given)
+    except ValueError as error:
+        raise UsageError(what, str(error), "give another value") from None
     for value in _values(plain):
         if not 0 <= value <= high:
             why = f"it must lie between 0 and {high:,g}, got {arguments.shown(value)}"
-            raise UsageError(f"Bad value for {name!r}.", why, "choose a value in that range")
+            raise UsageError(what, why, "choose a value in that range")
     return plain

@@ -77,7 +77,7 @@ def test_operations_agree_with_pytorchs_counter(config: TransformerConfig, sched
     """The counter sees a few pairs more than the mask lets through: coarse scales go together."""
     text_tokens = 11
     forward, both = measure(config, schedule, text_tokens=text_tokens)
-    computed = sum((end - start) * end for start, end, _ in BlockCausal(schedule.offsets).parts)
+    computed = sum((end - start) * end for start, end, _ in BlockCausal(schedule.offsets).pieces)
     masked = computed - attended_pairs(schedule)
     dense = 4 * config.width * config.depth * masked
     assert forward_flops(config, schedule, text_tokens=text_tokens).total + dense == forward

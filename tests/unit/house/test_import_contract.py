@@ -40,7 +40,7 @@ MAY: dict[str, set[str]] = {
     "codec": {"imaging", "nn", *MODELS, "weights", "runtime", "data"},
     "training": BASE | {"costs", "metrics", "data", "pipeline"},
     "evaluation": BASE | {"metrics", "data", "pipeline", "codec"},
-    "profiling": BASE | {"costs", "data", "pipeline", "codec", "training"},
+    "profiling": BASE | {"costs", "metrics", "data", "pipeline", "codec", "training"},
     "serving": BASE | {"costs", "pipeline", "editing", "codec"},
     "icons": BASE | {"metrics", "data", "pipeline", "codec", "training", "evaluation"},
     "pretrained": set(),

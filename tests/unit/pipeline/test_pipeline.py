@@ -187,10 +187,10 @@ def test_values_may_differ_per_scale(pipe: InfinityPipeline) -> None:
         ({"height": 16}, "Only one of height and width"),
         ({"width": 16}, "Only one of height and width"),
         ({"height": 0, "width": 16}, "'height'"),
-        ({"guidance_scale": -1}, "guidance_scale is -1"),
+        ({"guidance_scale": -1}, "'guidance_scale'"),
         ({"guidance_scale": (1.0, 2.0)}, "3 scales"),
         ({"guidance_scale": ()}, "3 scales"),
-        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("nan")}, "'temperature'"),
         ({"temperature": (1.0,) * 4}, "3 scales"),
         ({"temperature": "hot"}, "'temperature"),
         ({"top_k": -1}, "'top_k'"),
@@ -212,7 +212,7 @@ def test_values_may_differ_per_scale(pipe: InfinityPipeline) -> None:
 def test_bad_values_are_refused_before_any_work(
     pipe: InfinityPipeline, decoded_scales: list[int], options: dict[str, Any], words: str
 ) -> None:
-    with pytest.raises(UsageError, match=rf"{words}[\s\S]*why:[\s\S]*do:|why:[\s\S]*{words}[\s\S]*do:"):
+    with pytest.raises(UsageError, match=rf"{words}[\s\S]*do:"):
         pipe("a dog", **options)
     assert decoded_scales == []
 

@@ -113,10 +113,10 @@ def test_the_samplers_inputs_equal_the_teacher_forced_ones(
     model = rough_model(patch_size, code_norms=code_norms)
     grids = TALL.latent_grids(patch_size)
     features = torch.randn(2, 12 // patch_size**2, *grids[-1], generator=torch.Generator().manual_seed(3))
-    lengths = code_norms_of(code_norms, len(TALL))
-    steps = list(pyramid.encode(features, grids, lengths))
+    norms = code_norms_of(code_norms, len(TALL))
+    steps = list(pyramid.encode(features, grids, norms))
     given = PrefixBits([step.bits for step in steps])
-    expected = teacher_forcing(features, TALL, patch_size=patch_size, lengths=lengths)
+    expected = teacher_forcing(features, TALL, patch_size=patch_size, code_norms=norms)
     fed: list[Tensor] = []
     embed = model.embed
     monkeypatch.setattr(model, "embed", lambda resized, k: (fed.append(resized), embed(resized, k))[1])
