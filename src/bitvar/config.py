@@ -3,6 +3,7 @@
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -40,9 +41,9 @@ class Config(BaseModel):
             if count > _MAX_ERRORS:  # describing all of them would take seconds
                 why = f"{count:,} values are wrong"
                 raise UsageError(f"Can't use {source}.", why, "give the original file") from None
-            first = min(error.errors(include_url=False), key=lambda entry: entry["type"] != "extra_forbidden")
+            first = min(error.errors(include_url=False), key=lambda entry: entry["type"] not in _UNKNOWN)
             where = ".".join(str(part) for part in _locate(first["loc"], values, missing=first["type"] in _ABSENT))
-            if first["type"] == "extra_forbidden":
+            if first["type"] in _UNKNOWN:
                 raise UsageError(unknown(f"key {where!r} in {source}", where.split(".")[-1], _keys(cls))) from None
             cause = first.get("ctx", {}).get("error")
             if isinstance(cause, UsageError):  # one of ours, which explains itself
@@ -76,7 +77,8 @@ class Config(BaseModel):
 
 
 _MAX_ERRORS = 1000
-_ABSENT = ("missing", "extra_forbidden")
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_ABSENT = ("missing", *_UNKNOWN)
 
 
 def _locate(location: Sequence[str | int], values: Any, *, missing: bool) -> list[str | int]:
@@ -180,4 +182,6 @@ def _keys(cls: type[BaseModel]) -> list[str]:
         names.append(name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             names.extend(_keys(field.annotation))
+        elif isinstance(field.annotation, type) and is_dataclass(field.annotation):
+            names.extend(own.name for own in fields(field.annotation))
     return names

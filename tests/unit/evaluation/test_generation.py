@@ -194,7 +194,7 @@ def test_references_are_the_ceiling_and_the_chance_level(
     assert line["image"] == "images/tiny/seen-single-00-0.png" and (tmp_path / line["image"]).is_file()
     assert line["reasons"] == ["saw number -1"] and line["correct"] is False and line["score"] == 0
     with Image.open(tmp_path / "sheet.png") as image:
-        generated, real = 20 + 30 + 5, image.height - 20 - 20 - 7 * (30 + 192 + 90 + 14) + 20 + 30 + 5
+        generated, real = 20 + 30 + 5, image.height - 20 + 14 - 7 * (30 + 192 + 90 + 14) + 30 + 5
         assert image.convert("RGB").getpixel((25, real)) == image_of(0).getpixel((0, 0))  # real images come last
         assert image.convert("RGB").getpixel((25, generated)) != image_of(0).getpixel((0, 0))
 

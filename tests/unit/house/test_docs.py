@@ -4,8 +4,11 @@ import ast
 import functools
 import importlib
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -310,3 +313,21 @@ def test_a_wrong_command_is_noticed() -> None:
     for line in ("paint", "convert a", "generate x --colour red", "bench generate --n many"):
         with pytest.raises(Exception, match=r"verb|Missing|[Nn]o such option|valid"):
             parse(["bitvar", *line.split()])
+
+
+def test_the_script_from_python_runs(tmp_path: Path) -> None:
+    """At most 25 lines load a pipeline, generate, read a record, train a toy run and export it."""
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- script: from-python -->\n```python\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    script = block[1]
+    assert len(script.strip().splitlines()) <= 25
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, last = done.stdout.splitlines()[0], done.stdout.splitlines()[-1]
+    assert first == "a red apple, 3D emoji 1 64 64"
+    assert last.endswith("[(64, 64)]")

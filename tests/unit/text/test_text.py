@@ -251,7 +251,7 @@ def not_text(path: Path) -> None:
 )
 def test_an_unreadable_file(damage: Callable[[Path], None], name: str, saved: Path) -> None:
     damage(saved / name)
-    with pytest.raises(WeightsError, match=r"[\s\S]*why:[\s\S]*do:") as caught:
+    with pytest.raises(WeightsError, match=r"[\s\S]*do:") as caught:
         load_text_encoder(saved)
     assert str(saved) in str(caught.value)
 
