@@ -221,10 +221,10 @@ def print_report(report: dict[str, Any]) -> None:
             console.print(f"{entry['candidate']}: {line}", soft_wrap=True)
 
 
-def _accuracy(found: dict[str, float] | None) -> str:
-    if found is None:
+def _accuracy(accuracy: dict[str, float] | None) -> str:
+    if accuracy is None:
         return "-"
-    return f"{100 * found['true_positive_rate']:.1f}/{100 * found['true_negative_rate']:.1f}"
+    return f"{100 * accuracy['true_positive_rate']:.1f}/{100 * accuracy['true_negative_rate']:.1f}"
 
 
 def _score(row: dict[str, Any], unit: str) -> str:

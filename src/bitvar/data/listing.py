@@ -149,7 +149,7 @@ def _name_below(source: Path, path: Path) -> bytes:
 
 
 def _grouped(
-    found: Sequence[tuple[Path, str]],
+    files: Sequence[tuple[Path, str]],
     source: Path,
     limits: ImageLimits,
     max_bad_fraction: float,
@@ -157,7 +157,7 @@ def _grouped(
 ) -> ImageList:
     sorted_out: dict[tuple[str, str], list[Path]] = {}
     rejected: list[Rejected] = []
-    for path, split in found:
+    for path, split in files:
         try:
             width, height = image_size(path, limits)
         except RefusedError as error:
@@ -165,10 +165,10 @@ def _grouped(
             log(f"left out: {path}: {error}")
             continue
         sorted_out.setdefault((split, nearest_ratio(height / width)), []).append(path)
-    if len(rejected) > max_bad_fraction * len(found):
+    if len(rejected) > max_bad_fraction * len(files):
         worst = rejected[0]
         raise UsageError(
-            f"{len(rejected)} of {len(found)} images in {source} can't be used.",
+            f"{len(rejected)} of {len(files)} images in {source} can't be used.",
             f"more than --max-bad-fraction {max_bad_fraction:g}; {worst.name}: {worst.detail}",
             "repair or remove them, or allow more",
         )

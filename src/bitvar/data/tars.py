@@ -89,14 +89,14 @@ def _samples(
             yield Rejected(name, "unsorted-tar", f"its members are not adjacent; {_CURE}")
         return
     images = [suffix[1:] for suffix in SUFFIXES if suffix[1:] in members]
-    yield parse_record(name, lambda: _found(path, archive, name, members, images, options), options)
+    yield parse_record(name, lambda: _read_fields(path, archive, name, members, images, options), options)
     for extra in images[1:]:
         why = f"its key has a .{images[0]} already, and so the same captions"
         yield Rejected(f"{path.name}:{members[extra].name}", "duplicate", why)
     yield from problems
 
 
-def _found(
+def _read_fields(
     path: Path,
     archive: tarfile.TarFile,
     name: str,

@@ -78,7 +78,7 @@ def validate(
     """
     seen = SeenSet()
 
-    def work(record: Record) -> Accepted[T] | Rejected:
+    def open_record(record: Record) -> Accepted[T] | Rejected:
         if isinstance(record, Rejected):
             return record
         try:
@@ -95,7 +95,7 @@ def validate(
     waiting = iter(records)
     with ThreadPoolExecutor(_WORKERS) as pool:
         while chunk := list(itertools.islice(waiting, _CHUNK)):
-            yield from map(once, pool.map(work, chunk))
+            yield from map(once, pool.map(open_record, chunk))
 
 
 def without_duplicates(records: Iterable[Record], limits: ImageLimits) -> Iterator[Record]:

@@ -88,14 +88,14 @@ def _device_bytes(name: str) -> float:
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _describe_work(work: ExpectedWork) -> str:
+def _describe_work(expected: ExpectedWork) -> str:
     """Describe the operations of the run, the hours of a known card, and what these count."""
-    height, width = work.schedule[-1]
+    height, width = expected.schedule[-1]
     return (
-        f"{work.flops_per_sample / 1e12:.3g} teraflop a sample, {work.samples:,} samples: {_rounded(work.hours)} hours"
-        f" of one {CARD} at {UTILIZATION:.0%} of its peak\n"
+        f"{expected.flops_per_sample / 1e12:.3g} teraflop a sample, {expected.samples:,} samples:"
+        f" {_rounded(expected.hours)} hours of one {CARD} at {UTILIZATION:.0%} of its peak\n"
         f"  memory is counted with the longest schedule, work with the square of {height} x {width}"
-        f" ({work.schedule.num_tokens:,} tokens), both with {work.text_tokens} tokens of text;"
+        f" ({expected.schedule.num_tokens:,} tokens), both with {expected.text_tokens} tokens of text;"
         " recomputed activations (a third more) and frozen encoders are not in the hours"
     )
 

@@ -206,20 +206,20 @@ def _find_problem(folder: Path, name: str, expected: str) -> str | None:
     if is_note(name):
         return None
     try:
-        found = digest(path)
-        return None if found == expected else _difference(path, found, expected)
+        actual = digest(path)
+        return None if actual == expected else _difference(path, actual, expected)
     except FileNotFoundError:
         return "missing"
     except OSError as error:
         return (error.strerror or str(error)).lower()
 
 
-def _difference(path: Path, found: str, expected: str) -> str | None:
+def _difference(path: Path, actual: str, expected: str) -> str | None:
     if is_lfs_pointer(path):
         return "a Git LFS pointer, not the file itself"
     if _line_ends_changed(path, expected):
         return None if path.suffix == ".json" else "its line ends were changed to CRLF"
-    return f"sha256 {found}, expected {expected}"
+    return f"sha256 {actual}, expected {expected}"
 
 
 def _line_ends_changed(path: Path, expected: str) -> bool:

@@ -50,17 +50,17 @@ def identify(name: str, tensors: Mapping[str, Tensor], code_norms: Sequence[floa
     return TokenizerIdentity(name=name, sha256=sha256.hexdigest())
 
 
-def check_pair(expected: TokenizerIdentity, found: TokenizerIdentity) -> None:
+def check_pair(expected: TokenizerIdentity, given: TokenizerIdentity) -> None:
     """Refuse a tokenizer that the transformer was not trained with. The pair would load and generate bad images.
 
     Raises:
         WeightsError: naming both tokenizers, with their digests.
     """
-    if expected.bits_sha256 != found.bits_sha256:
+    if expected.bits_sha256 != given.bits_sha256:
         raise WeightsError(
-            f"The tokenizer {found.name!r} does not belong to this transformer.",
+            f"The tokenizer {given.name!r} does not belong to this transformer.",
             f"it was trained with {expected.name!r} (sha256 {expected.bits_sha256}), this one is sha256"
-            f" {found.bits_sha256}",
+            f" {given.bits_sha256}",
             f"put the tokenizer {expected.name!r} in image_tokenizer/",
         )
 

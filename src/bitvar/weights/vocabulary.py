@@ -96,7 +96,7 @@ class Vocabulary(Config):
         by_meaning = [concept.name for concept in self.concepts if any(form in concept.related for form in forms)]
         if by_meaning:
             return by_meaning[:3]
-        spelled = {part: concept.name for concept in reversed(self.concepts) for part in _parts(concept.name)}
+        spelled = {part: concept.name for concept in reversed(self.concepts) for part in _words_of(concept.name)}
         near = difflib.get_close_matches(word.lower(), spelled, n=3, cutoff=_NEAR)
         return list(dict.fromkeys(spelled[part] for part in near))
 
@@ -109,7 +109,7 @@ class Vocabulary(Config):
     def _known(self) -> frozenset[str]:
         phrases = [phrase for concept in self.concepts for phrase in (concept.name, concept.plural)]
         phrases += [*self.styles, *self.colours, *self.backgrounds, *self.counts, *self.words]
-        return _FUNCTION_WORDS | {part for phrase in phrases for part in _parts(phrase)}
+        return _FUNCTION_WORDS | {part for phrase in phrases for part in _words_of(phrase)}
 
 
 def load_vocabulary(model_folder: Path) -> Vocabulary | None:
@@ -132,7 +132,7 @@ def words_of(text: str) -> list[str]:
     return [match[0].lower() for match in _WORD.finditer(text)]
 
 
-def _parts(phrase: str) -> set[str]:
+def _words_of(phrase: str) -> set[str]:
     """Return the words of a phrase, and the parts of hyphenated words."""
     words = words_of(phrase)
     return {*words, *(part for word in words for part in word.split("-"))}

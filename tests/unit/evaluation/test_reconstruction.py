@@ -248,7 +248,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_figures(
     whole = tmp_path / "whole"
     evaluate_reconstruction(settings, codecs, whole, sheet=2, save_every=6)
 
-    real, calls = evaluate._measure, 0
+    real, calls = evaluate._measure_group, 0
 
     def killed(*arguments: Any) -> None:
         nonlocal calls
@@ -257,7 +257,7 @@ def test_a_killed_evaluation_goes_on_to_the_same_figures(
         if calls == stop:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "_measure", killed)
+    monkeypatch.setattr(evaluate, "_measure_group", killed)
     out, logged = tmp_path / "out", []
     with pytest.raises(KeyboardInterrupt):
         evaluate_reconstruction(settings, codecs, out, sheet=2, save_every=6)
@@ -277,7 +277,7 @@ def test_a_finished_evaluation_is_only_read(tmp_path: Path, images: Path, monkey
     codecs = {"a": tiny_codec()}
     settings, out = settings_for(codecs, images), tmp_path / "out"
     report = evaluate_reconstruction(settings, codecs, out)
-    monkeypatch.delattr(evaluate, "_measure")
+    monkeypatch.delattr(evaluate, "_measure_group")
     monkeypatch.delattr(evaluate, "_comparison")
     assert evaluate_reconstruction(settings, codecs, out) == json.loads(json.dumps(report))
 
@@ -288,7 +288,7 @@ def test_another_sheet_needs_no_measuring(tmp_path: Path, images: Path, monkeypa
     settings, out = settings_for(codecs, images), tmp_path / "out"
     report = evaluate_reconstruction(settings, codecs, out)
     before = (out / "sheet.png").read_bytes()
-    monkeypatch.delattr(evaluate, "_measure")
+    monkeypatch.delattr(evaluate, "_measure_group")
     again = evaluate_reconstruction(settings, codecs, out, sheet=2)
     assert again["results"] == json.loads(json.dumps(report))["results"]
     assert (out / "sheet.png").read_bytes() != before

@@ -213,7 +213,7 @@ def evaluate_generation(
             table = benchmark.summarise(scores)
             unit = table.unit
             results += [{"candidate": label, "kind": candidate.kind, **asdict(row)} for row in table.rows]
-            values, more = _measure(candidate, metrics, log)
+            values, more = _compute_metrics(candidate, metrics, log)
             if candidate.images:
                 rows[label] = [*example_rows(label, scores, out), *more]
             entries.append(_entry(candidate, scores, values))
@@ -278,7 +278,7 @@ def _score(candidate: Candidate, benchmark: Benchmark, out: Path, log: Callable[
     return read_scores(path)
 
 
-def _measure(
+def _compute_metrics(
     candidate: Candidate, metrics: Sequence[Metric], log: Callable[[str], None]
 ) -> tuple[dict[str, Mapping[str, Any]], list[SheetRow]]:
     values: dict[str, Mapping[str, Any]] = {}

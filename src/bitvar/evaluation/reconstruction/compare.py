@@ -68,7 +68,7 @@ class ReconstructionComparison:
         return to_signed(channels_first(images).to(self.device))
 
     @torch.inference_mode()
-    def measure(
+    def measure_batch(
         self, images: UInt8[np.ndarray, "b H W 3"], accumulator: Callable[[str], MetricAccumulator]
     ) -> Iterator[tuple[str, list[dict[str, float]]]]:
         """Accumulate the metrics of images of one size; yield each candidate's values, image by image.

@@ -174,7 +174,7 @@ def _measure_all(
 
         saved, saved_at = progress.read, time.monotonic()
         while group := list(islice(records, settings.batch_size)):
-            _measure(_open(group, progress, settings, comparison, reject), settings, comparison, progress, lines)
+            _measure_group(_open(group, progress, settings, comparison, reject), settings, comparison, progress, lines)
             if progress.read - saved >= save_every or time.monotonic() - saved_at > SAVE_SECONDS:
                 save()
                 saved, saved_at = progress.read, time.monotonic()
@@ -238,7 +238,7 @@ def _require_formats(image: Image.Image, settings: ReconstructionSettings) -> No
             raise RefusedError("too-long", f"{longest} pixels a side; {name} takes {FORMATS[name].max_side}")
 
 
-def _measure(
+def _measure_group(
     batch: Sequence[_Opened],
     settings: ReconstructionSettings,
     comparison: ReconstructionComparison,
@@ -249,8 +249,8 @@ def _measure(
     width = comparison.features.width
     for side in settings.sizes:
         size = _size_name(side)
-        for opened, pixels in _alike(batch, side):
-            for label, rows in comparison.measure(
+        for opened, pixels in _by_size(batch, side):
+            for label, rows in comparison.measure_batch(
                 pixels, lambda label, size=size: progress.accumulator(size, label, width)
             ):
                 for image, row in zip(opened, rows, strict=True):
@@ -258,7 +258,9 @@ def _measure(
                     lines.write(where | {name: float(f"{value:.6g}") for name, value in row.items()})
 
 
-def _alike(batch: Sequence[_Opened], side: int | None) -> Iterator[tuple[list[_Opened], UInt8[np.ndarray, "b H W 3"]]]:
+def _by_size(
+    batch: Sequence[_Opened], side: int | None
+) -> Iterator[tuple[list[_Opened], UInt8[np.ndarray, "b H W 3"]]]:
     """Group neighbours of one size into batches of limited memory."""
     sized = [(opened, _pixels(opened.image, side)) for opened in batch]
     for shape, group in groupby(sized, key=lambda pair: pair[1].shape):

@@ -85,13 +85,13 @@ def targets(boxes: Boxes) -> tuple[Float[Tensor, "16 16"], Float[Tensor, "4 16 1
 
 
 def detection_loss(
-    found: tuple[Float[Tensor, "b 16 16"], Float[Tensor, "b 4 16 16"]],
+    outputs: tuple[Float[Tensor, "b 16 16"], Float[Tensor, "b 4 16 16"]],
     middles: Float[Tensor, "b 16 16"],
     distances: Float[Tensor, "b 4 16 16"],
     weights: Float[Tensor, "b 16 16"],
 ) -> Float[Tensor, ""]:
     """Compute CornerNet's penalty-reduced focal loss (arXiv 1808.01244, eq. 1) for centres, plus L1 for sides."""
-    logits, sides = found
+    logits, sides = outputs
     peaks = (middles == 1.0).float()
     probability = torch.sigmoid(logits)
     hit = F.logsigmoid(logits) * (1 - probability) ** 2 * peaks
@@ -102,14 +102,14 @@ def detection_loss(
 
 
 def find_objects(
-    found: tuple[Float[Tensor, "b 16 16"], Float[Tensor, "b 4 16 16"]], *, threshold: float
+    outputs: tuple[Float[Tensor, "b 16 16"], Float[Tensor, "b 4 16 16"]], *, threshold: float
 ) -> list[list[tuple[float, tuple[float, float, float, float]]]]:
     """Find the objects of each image, as (confidence, box), by falling confidence, at `threshold` (0..1) or above.
 
     A cell is an object's centre if no neighbour's logit is higher; if two boxes share half of the smaller one, the more
     confident one stays.
     """
-    logits, sides = found
+    logits, sides = outputs
     confidence = torch.sigmoid(logits)
     highest = F.max_pool2d(confidence[:, None], 3, stride=1, padding=1)[:, 0]
     peaks = (confidence == highest) & (confidence >= threshold)

@@ -78,8 +78,8 @@ class SceneJudge(nn.Module):
             raise UsageError(f"Can't use the judge in {folder}.", why, "train it with scripts/icons/judge.py")
         judge = cls(config)
         tensors = {name: tensor.float() for name, tensor in load_tensors(folder / WEIGHTS).items()}
-        judge.detector.load_state_dict(_part(tensors, "detector."))
-        judge.classifier.load_state_dict(_part(tensors, "classifier."))
+        judge.detector.load_state_dict(_with_prefix(tensors, "detector."))
+        judge.classifier.load_state_dict(_with_prefix(tensors, "classifier."))
         return judge.to(device)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -179,5 +179,5 @@ def _common_style(objects: Sequence[Detection]) -> dict[str, float]:
     return {name: value / total for name, value in means.items()}
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
