@@ -1,15 +1,16 @@
-r"""A small model of your own images, from nothing, on the 2 to 4 cores of an ordinary processor.
+r"""A small model of your own images, trained from scratch on 2 to 4 CPU cores.
 
 bitvar data import my_images/ data/mine --size 64
 bitvar train recipes/cpu.py --data data/mine --out runs/mine --name mine \
     --tokenizer src/bitvar/pretrained/general --text-encoder src/bitvar/pretrained/icons/text_encoder
 
-3.4 M parameters over 85 tokens, for the frozen parts of the embedded model: 64 px, drawn in its tokenizer's manner. For
-images of one kind, such as icons, sprites or logos, a thousand or more. With fewer, or when yours look like the
-embedded model's, recipes/icons/finetune.py gets further in less time.
+The model has 3.4 M parameters and 85 tokens at 64 px, and uses the embedded model's frozen tokenizer and text encoder.
+Use a thousand or more images of one kind, such as icons, sprites or logos. With fewer images, or with images like the
+embedded model's, recipes/icons/finetune.py gives better results in less time.
 
-Cost: 39 GFLOP a step. 1.2 s a step was the median of ten on one thread of an EPYC core that had other work too, so an
-hour for the 3,000 steps. The first loss is 0.693. What a whole run reaches depends on the set; none has been made here.
+Cost: 39 GFLOP a step. A step took 1.2 s, the median of ten on one thread of an EPYC core shared with other processes,
+so the 3,000 steps take about an hour. The first loss is 0.693. The final loss depends on the data; no whole run of this
+recipe has been made here.
 """
 
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
@@ -19,7 +20,7 @@ GRIDS = ((1, 1), (2, 2), (4, 4), (8, 8))
 
 
 def recipe(steps: int = 3000) -> TransformerTraining:
-    """The run; `steps` is its length."""
+    """Configure a run of `steps` steps."""
     return TransformerTraining(
         model=TransformerConfig(
             depth=4,

@@ -1,4 +1,4 @@
-r"""The paper's text-to-image runs (arXiv 2412.04431): nine sizes, three stages of growing images.
+r"""The paper's text-to-image runs (arXiv 2412.04431): nine sizes, three stages of increasing resolution.
 
 torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --recipe-arg size=2B --recipe-arg pixels=256 \
     --data INDEX --tokenizer TOKENIZER --text-encoder ENCODER --activation-checkpointing --micro-batch 128 \
@@ -7,19 +7,20 @@ torchrun --nproc-per-node 8 -m bitvar.cli.main train recipes/paper.py --recipe-a
     --data INDEX --tokenizer TOKENIZER --text-encoder ENCODER --activation-checkpointing --micro-batch 64 \
     --init runs/2b-256/model --out runs/2b-512
 
-`--fit` says how large a part may be; launch scripts for several machines are in scripts/launch.
+`--fit` prints the largest micro-batch that fits; launch scripts for several machines are in scripts/launch.
 
-Each stage begins from the one before it. 1024 px begins from 512 px, on the best of the images.
+Each stage starts from the previous one. The 1024 px stage starts from 512 px and uses the best of the images.
 
-Given by the paper: steps of each stage, batch and learning rate at 256 and 1024 px, AdamW's betas, the clip, prompt
-dropout, self-correction. At 512 px, batch and rate are NOT the paper's but between its two: 3072, and 3.5e-5, the
-geometric mean. The rate is constant, as in the authors' script. The paper names no weight decay and no averaging; here
-there is none of the one, and the other is long enough to smooth some ten thousand steps.
+The paper specifies the steps of each stage, the batch size and learning rate at 256 and 1024 px, the betas of AdamW,
+gradient clipping, prompt dropout and self-correction. At 512 px, batch size and learning rate are NOT the paper's: the
+batch of 3072 lies between its two, and the rate of 3.5e-5 is the geometric mean of its two. The learning rate is
+constant, as in the authors' script. The paper mentions neither weight decay nor weight averaging. This recipe uses no
+weight decay, and averages the weights over about ten thousand steps.
 
-What to expect: a first loss of ln 2 = 0.693, about 80 % of the bits right in a healthy run, and at the end of the
-256 px stage the validation losses of `VALIDATION_LOSS`, read off the paper's plot. They depend on the data, so compare
-the order and the distances of sizes rather than the values. Cost: `expected_hours`, and the table of docs/recipes.md.
-No run of this recipe has been made here.
+Expect a first loss of ln 2 = 0.693, a bit accuracy of about 80 % in a healthy run, and the validation losses of
+`VALIDATION_LOSS` at the end of the 256 px stage, read off the paper's plot. They depend on the data, so compare the
+order of the sizes and their differences rather than absolute values. For the cost, see `expected_hours` and the table
+in docs/recipes.md. This recipe has not been run here.
 """
 
 from typing import Final
@@ -36,15 +37,15 @@ BATCH_SIZES: Final = {256: 4096, 512: 3072, 1024: 2048}
 LEARNING_RATES: Final = {256: 6e-5, 512: 3.5e-5, 1024: 2e-5}
 
 VALIDATION_LOSS: Final = {"125M": 0.471, "361M": 0.451, "940M": 0.437, "2.2B": 0.427, "4.7B": 0.419}
-"""Nats a bit at the end of the 256 px stage, from the paper's plot."""
+"""Validation loss in nats per bit at the end of the 256 px stage, from the paper's plot."""
 
 
 def recipe(size: str = "125M", pixels: int = 256) -> TransformerTraining:
-    """One stage of one size.
+    """Configure one stage for one size.
 
     Args:
-        size: one of `transformer/config.py:PRESETS`; "2B" and "8B" are the published models' sizes.
-        pixels: 256, 512 or 1024, the side of a square image; other ratios have as many pixels.
+        size: Name of a preset in `transformer/config.py:PRESETS`. "2B" and "8B" are those of the published models.
+        pixels: Side of a square image: 256, 512 or 1024. Other aspect ratios have equally many pixels.
     """
     if size not in PRESETS:
         raise UsageError(unknown(f"size {size!r}", size, list(PRESETS)))
@@ -72,5 +73,5 @@ def recipe(size: str = "125M", pixels: int = 256) -> TransformerTraining:
 
 
 def expected_hours(size: str, pixels: int) -> float:
-    """H100-hours of a stage, as `--fit` counts them."""
+    """Estimate the H100-hours of a stage, as `--fit` does."""
     return expected_work(recipe(size, pixels)).hours

@@ -1,4 +1,4 @@
-r"""A tokenizer of the published sizes, trained at every official aspect ratio in one run; or a published one, adapted.
+r"""A tokenizer of a published size, trained at all official aspect ratios in one run, or a published one adapted.
 
 bitvar data index images/ indexes/images
 bitvar train recipes/tokenizer.py --recipe-arg size=d32 --data indexes/images --out runs/d32 --name d32 --device cuda
@@ -8,9 +8,10 @@ bitvar train recipes/tokenizer.py --recipe-arg size=d32 --recipe-arg trained=dec
     --recipe-arg rate=2e-5 --init models/d32-tokenizer --data indexes/images --out runs/d32-decoder --name d32 \
     --device cuda
 
-`--data` may be a folder of images too. L1 + L2, a perceptual distance, a patch discriminator that joins late with an
-adaptive weight, commitment, entropy, and a tenth of the batches stopped at a coarse scale. Nobody has run it at full
-size here: weights of losses, rate and steps are starting points.
+`--data` may also be a folder of images. The loss sums L1 and L2, a perceptual distance, a patch discriminator that
+starts late with an adaptive weight, a commitment loss and an entropy penalty. A tenth of the batches are decoded from
+coarse scales only. This recipe has not been run at full size here: loss weights, learning rate and steps are starting
+points.
 """
 
 from typing import Any
@@ -29,14 +30,16 @@ def recipe(
     rate: float = 1e-4,
     perceptual: str = "mobilenet",
 ) -> TokenizerTraining:
-    """A run.
+    """Configure a tokenizer run.
 
     Args:
-        size: d16, d24, d32 or d64, or d56_f8, whose 2 x 2 patches the 8B models read.
-        pixels: 256, 512 or 1024: a square's side; other ratios have as many.
-        trained: all, decoder or encoder.
-        steps, batch, rate: of the optimisation.
-        perceptual: the network of the perceptual distance: mobilenet or lpips.
+        size: Published size: d16, d24, d32 or d64, or d56_f8, which the 8B models read in patches of 2 x 2 cells.
+        pixels: Side of a square image: 256, 512 or 1024. Other aspect ratios have equally many pixels.
+        trained: Part of the tokenizer to train: all, decoder or encoder.
+        steps: Number of steps.
+        batch: Number of samples per step.
+        rate: Learning rate.
+        perceptual: Network of the perceptual distance: mobilenet or lpips.
     """
     model = TOKENIZER_PRESETS[size]
     patch = 16 // model.stride
@@ -60,7 +63,7 @@ def recipe(
         mirrored=True,
         commitment=0.25,
         entropy=0.03,
-        perceptual=1.0 if perceptual == "lpips" else 0.1,  # the MobileNetV2 distance has ten times LPIPS's range
+        perceptual=1.0 if perceptual == "lpips" else 0.1,  # the MobileNetV2 distance has ten times the range of LPIPS
         adversarial=0.2,
         adversarial_start=steps // 4,
         discriminator_width=64,

@@ -1,13 +1,12 @@
-r"""One transformer of the experiments: the embedded model's set, scales and optimiser, at a size and length of choice.
+r"""A transformer of the experiments: the embedded model's data, scales and optimizer, with a given size and length.
 
 bitvar data icons data/icons64 --still
 bitvar train recipes/experiments/transformer.py --recipe-arg depth=4 --recipe-arg width=96 \
     --data data/icons64 --out runs/on --name on \
     --tokenizer src/bitvar/pretrained/general --text-encoder src/bitvar/pretrained/icons/text_encoder
 
-Two runs differ in what `--with` says and in nothing else. The sizes of docs/experiments.md, with their parameters at
-64 bits, and its commands with their cost: docs/experiments.md. All of them see 24,000 samples, about one pass over the
-set.
+Runs differ only in their `--recipe-arg` values. docs/experiments.md lists the sizes with their parameters at 64 bits,
+the commands and their cost. Every run there sees 24,000 samples, about one epoch.
 """
 
 from typing import Final
@@ -19,7 +18,7 @@ from bitvar.transformer import ScheduleConfig, TransformerConfig
 GRIDS: Final = ((1, 1), (2, 2), (4, 4), (8, 8))
 HEAD_WIDTH: Final = 32
 FLIPS: Final = {"on": (0.2, True), "off": (0.0, True), "plain": (0.2, False)}
-"""The largest strength of flips, and whether finer targets are quantised again after them."""
+"""Maximum flip strength, and whether finer targets are quantised after the flips, by name."""
 
 
 def recipe(
@@ -31,19 +30,19 @@ def recipe(
     steps: int = 1500,
     seed: int = 0,
 ) -> TransformerTraining:
-    """Of `depth` blocks of `width` channels, a multiple of 32.
+    """Configure a transformer run of the experiments.
 
     Args:
-        depth: blocks.
-        width: channels of a token and of the text.
-        bits: of a token: the tokenizer's, times 4 for a patch of 2.
-        patch: tokenizer cells per token side, 1 or 2.
-        flips: "on", self-correction; "off", nothing flips; "plain", bits flip and nothing is quantised again.
-        steps: of 16 samples.
-        seed: of first weights, order and every draw.
+        depth: Number of blocks.
+        width: Channels of a token and of the adapted text, a multiple of 32.
+        bits: Bits per token: the tokenizer's bits per cell, times 4 if `patch` is 2.
+        patch: Tokenizer cells per token side, 1 or 2.
+        flips: "on" for self-correction, "off" for no flips, "plain" for flips without requantised targets.
+        steps: Number of steps, with 16 samples each.
+        seed: Seed of the initial weights, the sample order and all random draws.
     """
     if flips not in FLIPS:
-        raise UsageError(f"There are no flips {flips!r}.", f"known are {', '.join(FLIPS)}", "name one of them")
+        raise UsageError(f"There are no flips {flips!r}.", f"known are {', '.join(FLIPS)}", "use one of them")
     strength, requantize_after_flip = FLIPS[flips]
     return TransformerTraining(
         model=TransformerConfig(

@@ -1,20 +1,20 @@
-r"""The tokenizers in the package. `general`: 64 x 64 pixels, stride 4, 16 bits a cell, scales 2, 4, 8, 16.
+r"""Tokenizers that ship with the package. `general`: 64 x 64 pixels, stride 4, 16 bits a cell, scales 2, 4, 8, 16.
 
-A transformer that reads its cells in 2 x 2 patches sees scales 1, 2, 4, 8 of 64 bits a token. Icons and crops of
-photographs, as `scripts/general/build.py` lays them out:
+A transformer that reads its cells in 2 x 2 patches sees scales 1, 2, 4, 8 with 64 bits per token. The training data are
+icons and crops of photographs, prepared by `scripts/general/build.py`:
 
 python scripts/general/build.py data/general --icons data/icons64 --icons data/icons64-jittered \
     --photographs data/photographs/train
 bitvar train recipes/general/tokenizer.py --data data/general --out runs/general --name general
 
-`recipes/general/finish.py` is its second stage. `fine`, also in the package, has stride 2, four times the bits of a
+`recipes/general/finish.py` is its second stage. `fine`, also in the package, has stride 2, four times as many bits per
 pixel and less than half the parameters:
 
 python scripts/general/build.py data/fine --icons data/icons64-jittered --photographs data/photographs/train \
     --crops 200 --plain 8000
 bitvar train recipes/general/tokenizer.py --recipe-arg size=fine --data data/fine --out runs/fine --name fine
 
-`general32`, stride 4 with 32 bits a cell, wants a GPU:
+`general32` has stride 4 and 32 bits per cell, and is meant for a GPU:
 
 bitvar data icons data/icons64-60k --still --scenes 60000
 python scripts/general/build.py data/general32 --icons data/icons64-60k --icons data/icons64-jittered \
@@ -48,11 +48,11 @@ SIZES = {
         "intervals.log=200", "intervals.validation=4000", "intervals.save=500",
     ],
 }  # fmt: skip
-"""What each has in place of `general`' own, as for `--set`."""
+"""Settings of each size that override those of `general`, in the form of `--set`."""
 
 
 def recipe(size: str = "general") -> TokenizerTraining:
-    """`size` is one of `SIZES`."""
+    """Configure a run of one of `SIZES`."""
     if size not in SIZES:
         raise UsageError(unknown(f"size {size!r}", size, list(SIZES)))
     general = TokenizerTraining(

@@ -1,11 +1,11 @@
-r"""Your own images: the embedded model, trained on for a while on a small set.
+r"""Fine-tuning of the embedded model on a small set of your own images.
 
 bitvar data import my_images/ data/mine --size 64
 bitvar train recipes/icons/finetune.py --data data/mine --init icons --out runs/mine --name mine
 
-A few hundred images and minutes on two processor cores. A tenth of the first training's rate, so that what the model
-knows is bent rather than lost. Watch the validation loss: the checkpoint of its lowest is kept, and
-`bitvar export runs/mine models/mine --best --init icons` makes a model of it.
+Use a few hundred images; training takes minutes on two CPU cores. The learning rate is a tenth of the first training's,
+so that the model forgets little. Watch the validation loss: the checkpoint with the lowest one is kept, and
+`bitvar export runs/mine models/mine --best --init icons` turns it into a model.
 """
 
 from pathlib import Path

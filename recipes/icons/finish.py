@@ -1,4 +1,4 @@
-r"""The embedded model's transformer, second stage: down to a small rate, on a CPU.
+r"""The second stage of the embedded model's transformer: decay to a small learning rate, on a CPU.
 
 bitvar data icons data/icons64 --still
 bitvar train recipes/icons/finish.py --data data/icons64 --init runs/icons-gpu/model --out runs/icons --name icons

@@ -1,11 +1,11 @@
-r"""A new style for the embedded model, as an adapter of some megabytes that is loaded beside it.
+r"""A new style for the embedded model, trained as a LoRA adapter of a few megabytes.
 
 bitvar data import my_style/ data/style --size 64
 bitvar train recipes/icons/lora.py --data data/style --init icons --out runs/style
 bitvar generate "a prompt of yours" --lora runs/style/lora
 
-A few hundred images in one style, whose captions all name it; a quarter of an hour on one processor core. What it did
-for one style: docs/lora.md.
+Use a few hundred images in one style, whose captions all name the style. Training takes a quarter of an hour on one
+CPU core. docs/lora.md shows the result for one style.
 """
 
 from pathlib import Path

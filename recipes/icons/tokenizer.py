@@ -1,4 +1,4 @@
-"""A tokenizer of icons alone, in half an hour: 64 x 64 pixels, stride 8, 32 bits a cell, scales 1, 2, 4, 8.
+"""A tokenizer for icons only, trained in half an hour: 64 x 64 pixels, stride 8, 32 bits a cell, scales 1, 2, 4, 8.
 
 bitvar data icons data/icons64 --still
 bitvar train recipes/icons/tokenizer.py --data data/icons64 --out runs/icons-tokenizer --name icons-alone

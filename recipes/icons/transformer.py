@@ -1,9 +1,9 @@
-r"""A transformer like the embedded model's, of a CPU's size: 4.8 M parameters over 85 tokens of 64 bits.
+r"""A smaller version of the embedded model's transformer, for a CPU: 4.8 M parameters, 85 tokens of 64 bits.
 
 bitvar train recipes/icons/transformer.py --data data/icons64 --out runs/icons \
     --tokenizer src/bitvar/pretrained/general --text-encoder MINILM_FOLDER --name icons
 
-A token is a square of 2 x 2 of the tokenizer's cells.
+A token covers 2 x 2 cells of the tokenizer.
 
 Cost and results: docs/log.md.
 """

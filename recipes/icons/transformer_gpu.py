@@ -1,11 +1,11 @@
-r"""The embedded model's transformer, first stage, for a GPU: 10.6 M parameters over 85 tokens of 64 bits.
+r"""The first stage of the embedded model's transformer, for a GPU: 10.6 M parameters, 85 tokens of 64 bits.
 
 bitvar data icons data/icons64-60k --still --scenes 60000
 bitvar train recipes/icons/transformer_gpu.py --data data/icons64-60k --out runs/icons-gpu --name icons --device cuda \
     --tokenizer src/bitvar/pretrained/general --text-encoder src/bitvar/pretrained/icons/text_encoder
 
-The model in the package is its step 1,124, three and a half minutes of one H200 that two other runs shared, finished
-by `finish.py`. On a CPU, `transformer.py` is a smaller one. Cost and results: docs/log.md.
+The model in the package is the checkpoint at step 1,124, after three and a half minutes on an H200 shared with two
+other runs, finished by `finish.py`. For a CPU, `transformer.py` is a smaller model. Cost and results: docs/log.md.
 """
 
 from pathlib import Path

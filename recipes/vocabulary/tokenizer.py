@@ -1,4 +1,4 @@
-r"""One tokenizer of the vocabulary experiment: recipes/icons/tokenizer.py with so many bits a cell.
+r"""A tokenizer of the vocabulary experiment: recipes/icons/tokenizer.py with a given number of bits per cell.
 
 bitvar data icons data/icons64 --still
 for bits in 8 16 24 32 64; do
@@ -6,8 +6,8 @@ for bits in 8 16 24 32 64; do
         --out runs/d$bits --name d$bits
 done
 
-Nothing but the bits differs between two runs, so that what they reconstruct compares. A run has 1,000 steps, less
-than a fifth of that recipe's. `experiments/vocabulary/compare.py` draws the result.
+Runs differ only in the number of bits, so that their reconstructions are comparable. A run has 1,000 steps, less than
+a fifth of the icon recipe's. `experiments/vocabulary/compare.py` plots the results.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from bitvar.training.config import IntervalConfig, TokenizerTraining
 
 
 def recipe(bits: int = 32) -> TokenizerTraining:
-    """`bits` of a cell; the codebook has 2 to that power of codes."""
+    """Configure a run with `bits` bits per cell, a codebook of 2 ** `bits` codes."""
     icons = run_path(str(Path(__file__).parents[1] / "icons" / "tokenizer.py"))["recipe"]()
     return icons.model_copy(
         update={

@@ -1,6 +1,6 @@
-"""Text conditions: what a text encoder hands to the transformer. Padding is masked, so it changes nothing.
+"""Text conditions: the features that a text encoder passes to the transformer. Padding is masked and has no effect.
 
-Knows nothing of any encoder or transformer.
+This module knows nothing about encoders or transformers.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 @dataclass(frozen=True)
 class TextCondition:
-    """Features of a batch of prompts.
+    """Text features of a batch of prompts.
 
     Attributes:
-        features: `(b, t, text width)`; rows past a prompt's own length are zero.
-        mask: `(b, t)`, true where a token is real.
-        dropped: `(b,)`, true where the transformer shall put its learned "no text" features in their place.
+        features: Tensor of shape `(b, t, text width)`, zero past each prompt's length.
+        mask: Tensor of shape `(b, t)`, True for real tokens and False for padding.
+        dropped: Tensor of shape `(b,)`, True where the transformer uses its learned "no text" features instead.
     """
 
     features: Float[Tensor, "b t w"]
@@ -28,7 +28,7 @@ class TextCondition:
 
     @staticmethod
     def from_list(features: Sequence[Float[Tensor, "_ w"]]) -> "TextCondition":
-        """Pad prompts of different lengths to the longest."""
+        """Pad prompts of different lengths to the longest one."""
         lengths = torch.tensor([len(f) for f in features])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         padded = pad_sequence(list(features), batch_first=True)
@@ -43,15 +43,15 @@ class TextCondition:
         return TextCondition(self.features.to(device), self.mask.to(device), self.dropped.to(device))
 
     def clone(self) -> "TextCondition":
-        """A copy."""
+        """Copy all tensors."""
         return TextCondition(self.features.clone(), self.mask.clone(), self.dropped.clone())
 
     def drop(self, dropped: Bool[Tensor, " b"]) -> "TextCondition":
-        """Mark prompts as dropped. Their lengths stay, so "no text" is as long as the prompt was."""
+        """Mark prompts as dropped. Each "no text" condition keeps the length of its prompt."""
         return TextCondition(self.features, self.mask, dropped.to(self.features.device))
 
     def rows(self) -> list["TextCondition"]:
-        """Each prompt by itself, unpadded: copies, as they would be without the others."""
+        """Split the batch into one unpadded copy per prompt, equal to encoding each prompt by itself."""
         lengths = self.mask.sum(dim=1).tolist()
         return [
             TextCondition(
@@ -64,11 +64,11 @@ class TextCondition:
 
     @staticmethod
     def join(parts: Sequence["TextCondition"]) -> "TextCondition":
-        """Several batches in one, padded to the longest."""
+        """Join several batches into one, padded to the longest prompt."""
         rows = [row.features[0] for part in parts for row in part.rows()]
         both = TextCondition.from_list(rows)
         return TextCondition(both.features, both.mask, torch.cat([part.dropped for part in parts]))
 
     def concatenate(self, other: "TextCondition") -> "TextCondition":
-        """Both batches in one, padded to the longer: the two halves of classifier-free guidance."""
+        """Append another batch, padded to the longer one: the two halves of classifier-free guidance."""
         return TextCondition.join([self, other])

@@ -1,11 +1,11 @@
-"""The residual pyramid: the only code that walks scales. Everything here is fp32.
+"""The residual pyramid: the only code that iterates over scales. Everything here is fp32.
 
-`latent_0 = 0`; at each scale the residual `features - latent` is averaged down to the scale's grid, its signs are the
+`latent_0 = 0`. At each scale, the residual `features - latent` is averaged down to the scale's grid. Its signs are the
 scale's bits, and their codes, resized up, are added to the latent (Han et al., arXiv 2412.04431, section 3.2).
 
-There, the codes of every scale are of length 1. So where an image is flat, and all cells of all scales say the same,
-what is left over is as large after the last scale as after the first: a tint. A tokenizer may have shorter codes at
-finer scales (`TokenizerConfig.code_norms`), which come closer step by step.
+In the paper, the codes of every scale have norm 1. In a flat area, where all cells of a scale have equal bits, the
+error after the last scale is therefore as large as after the first: a constant colour offset. A tokenizer may have
+shorter codes at finer scales (`TokenizerConfig.code_norms`), which shrink the error from scale to scale.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,16 +20,16 @@ from bitvar.bits import bits_to_codes, quantize, straight_through
 from bitvar.scales import Grid
 
 Flip = Callable[[int, Bool[Tensor, "b d h w"]], Bool[Tensor, "b d h w"]]
-"""(scale, true bits) -> the bits that enter the latent: bitwise self-correction."""
+"""Map (scale, true bits) to the bits that enter the latent: bitwise self-correction."""
 
 
 class ScaleStep(NamedTuple):
     """One scale of an encoding.
 
     Attributes:
-        residual: `(b, d, h_k, w_k)`, what was left to say at this scale.
-        bits: `(b, d, h_k, w_k)`, its signs: the truth, before any flip.
-        latent: `(b, d, h, w)`, the sum up to and including this scale, flips included.
+        residual: Residual of shape `(b, d, h_k, w_k)` that this scale quantises.
+        bits: Signs of the residual, of shape `(b, d, h_k, w_k)`: the true bits, before any flip.
+        latent: Sum of shape `(b, d, h, w)` up to and including this scale, flips included.
     """
 
     residual: Tensor
@@ -38,27 +38,27 @@ class ScaleStep(NamedTuple):
 
 
 def empty_latent(batch: int, bits: int, grid: Grid, device: torch.device) -> Float[Tensor, "b d h w"]:
-    """`latent_0`: nothing said yet. `grid` is the last scale's, in tokenizer cells."""
+    """Return `latent_0`, all zeros. `grid` is the last scale's, in tokenizer cells."""
     return torch.zeros(batch, bits, *grid, device=device)
 
 
 def residual_at(
     features: Float[Tensor, "b d h w"], latent: Float[Tensor, "b d h w"], grid: Grid
 ) -> Float[Tensor, "b d hk wk"]:
-    """What the latent still lacks, averaged by area to `grid`."""
+    """Compute the residual that the latent leaves, averaged by area to `grid`."""
     residual = features - latent
     return residual if residual.shape[-2:] == grid else F.interpolate(residual, size=grid, mode="area")
 
 
 def add_scale(latent: Float[Tensor, "b d h w"], codes: Float[Tensor, "b d hk wk"]) -> Float[Tensor, "b d h w"]:
-    """Add one scale's codes, resized bilinearly to the latent's grid. Returns a new tensor."""
+    """Add one scale's codes, resized bilinearly to the latent's grid, and return a new tensor."""
     return latent + _resize(codes, (latent.shape[-2], latent.shape[-1]))
 
 
 def decode_latent(
     bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid, code_norms: Sequence[float] | None = None
 ) -> Float[Tensor, "b d h w"]:
-    """The latent that bits add up to: those of every scale, or of the first ones only. `grid` is the last scale's."""
+    """Sum the codes of all scales, or of the first ones only, into a latent. `grid` is the last scale's."""
     *_, latent = cumulative_latents(bits, grid, code_norms)
     return latent
 
@@ -66,11 +66,11 @@ def decode_latent(
 def cumulative_latents(
     bits: Sequence[Bool[Tensor, "b d _ _"]], grid: Grid, code_norms: Sequence[float] | None = None
 ) -> Iterator[Float[Tensor, "b d h w"]]:
-    """The latent after each scale of bits, coarse to fine.
+    """Yield the latent after each scale, coarse to fine.
 
     Args:
-        bits: of every scale, or of the first ones only.
-        grid: of the last of all scales.
+        bits: Bits of every scale, or of the first ones only.
+        grid: Grid of the last of all scales, in tokenizer cells.
         code_norms: Norm of each scale's codes, as for `encode`.
     """
     first = bits[0]
@@ -81,9 +81,9 @@ def cumulative_latents(
 
 
 def next_input(latent: Float[Tensor, "b d h w"], grid: Grid) -> Float[Tensor, "b d hk wk"]:
-    """What the transformer is fed at a scale of `grid` (in tokenizer cells): the latent so far, resized bilinearly.
+    """Compute the transformer's input at a scale: the latent so far, resized bilinearly to `grid` (tokenizer cells).
 
-    Not by area: the official tokenizer's own next-scale inputs are averaged, but no model was trained on those.
+    The official tokenizer averages its own next-scale inputs by area, but no model was trained on those.
     """
     return _resize(latent, grid)
 
@@ -95,15 +95,17 @@ def encode(
     *,
     flip: Flip | None = None,
 ) -> Iterator[ScaleStep]:
-    """Walk the scales from coarse to fine, yielding each one's residual, true bits and the latent after it.
+    """Encode scale by scale, coarse to fine, yielding each scale's residual, true bits and latent.
 
     Args:
-        features: the encoder's output, whose grid is the last of `grids`; kept in fp32.
-        grids: every scale's `(h_k, w_k)`, in tokenizer cells.
-        code_norms: Norm of each scale's codes (`scales.code_norms_of`), at least one a grid; None for 1, as published.
-        flip: changes bits before they enter the latent, so that finer scales see (and must repair) the mistake.
+        features: Output of the encoder, on the last of `grids`; computed with in fp32.
+        grids: Grid `(h_k, w_k)` of every scale, in tokenizer cells.
+        code_norms: Norm of each scale's codes (`scales.code_norms_of`), at least one per grid; None for 1, as
+            published.
+        flip: Function that changes bits before they enter the latent, so that finer scales see the error and can
+            correct it.
 
-    The latent carries the straight-through gradient of every scale; the residual's own path is cut.
+    The latent carries the straight-through gradient of every scale. No gradient flows through the residual.
     """
     features = features.float()
     latent = torch.zeros_like(features)

@@ -1,4 +1,4 @@
-"""Scale schedules: which grids an image is generated on, and where each token lies. Knows no bits and no models."""
+"""Scale schedules: the grids that an image is generated on and the position of each token. Knows no bits or models."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ Grid = tuple[int, int]
 """Rows and columns of cells."""
 
 MAX_SIDE: Final = 1 << 12
-"""Most rows or columns of a grid: a side of 65,536 pixels in official models."""
+"""Maximum rows or columns of a grid: a side of 65,536 pixels in official models."""
 
 MAX_SCALES: Final = 64
-"""Most scales of a schedule."""
+"""Maximum number of scales in a schedule."""
 
 MAX_TOKENS: Final = 1 << 22
-"""Most tokens of a schedule; the largest official ones have 10,521."""
+"""Maximum number of tokens in a schedule. The largest official schedules have 10,521."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class ScheduleStep:
     """One step of generation.
 
     Attributes:
-        index: Place in the schedule, from 0.
+        index: Index in the schedule, from 0.
         grid: Rows and columns of its tokens.
-        bits: Number of bits of a token.
+        bits: Number of bits per token.
         sees: Indices of the steps whose tokens it attends to, its own included.
     """
 
@@ -45,12 +45,12 @@ class ScheduleStep:
 
 @dataclass(frozen=True)
 class ScaleSchedule:
-    """The ordered grids of one image, coarse to fine, counted in transformer tokens.
+    """Grids of one image, coarse to fine, in transformer tokens.
 
     Attributes:
-        grids: `(h_k, w_k)` of every scale; the first is `(1, 1)`, and neither side ever shrinks.
-        reference: the grid that RoPE positions refer to. For the official schedules it is the last grid of the 1M
-            budget of the same ratio, whatever budget is in use.
+        grids: Grid `(h_k, w_k)` of every scale. The first is `(1, 1)`, and neither side ever shrinks.
+        reference: Grid that RoPE positions refer to. For every official schedule it is the last grid of the 1M budget
+            at the same aspect ratio.
     """
 
     grids: tuple[Grid, ...]
@@ -61,7 +61,7 @@ class ScaleSchedule:
         if not self.grids or self.grids[0] != (1, 1):
             raise UsageError(
                 f"A schedule must begin with the grid (1, 1), got {list(self.grids)}.",
-                "the first token is the text itself, and there is one of it",
+                "the first scale is the single token made from the text",
                 "begin the list of grids with [1, 1]",
             )
         for before, after in zip(self.grids, self.grids[1:], strict=False):
@@ -78,14 +78,14 @@ class ScaleSchedule:
                 raise UsageError(
                     f"The {what} of a schedule is {grid}.",
                     f"a grid has two sides, rows and columns, of 1 to {MAX_SIDE:,} tokens",
-                    "correct it",
+                    f"use two sides from 1 to {MAX_SIDE:,}",
                 )
         tokens = sum(h * w for h, w in self.grids)
         if len(self.grids) > MAX_SCALES or tokens > MAX_TOKENS:
             raise UsageError(
                 f"A schedule has {len(self.grids):,} scales and {tokens:,} tokens.",
-                f"it may have {MAX_SCALES} scales and {MAX_TOKENS:,} tokens",
-                "leave grids out",
+                f"at most {MAX_SCALES} scales and {MAX_TOKENS:,} tokens are allowed",
+                "use fewer or smaller grids",
             )
 
     def __len__(self) -> int:
@@ -99,12 +99,12 @@ class ScaleSchedule:
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of each scale."""
+        """Number of tokens of each scale."""
         return tuple(h * w for h, w in self.grids)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Index of each scale's first token, and after them the number of all tokens."""
+        """Index of each scale's first token, followed by the total number of tokens."""
         return (0, *accumulate(self.lengths))
 
     @property
@@ -112,36 +112,36 @@ class ScaleSchedule:
         return self.offsets[-1]
 
     def steps(self, bits: int) -> tuple["ScheduleStep", ...]:
-        """The steps of generation, coarse to fine: each scale sees itself and every coarser one.
+        """List the steps of generation, coarse to fine. Each scale attends to itself and every coarser one.
 
         Args:
-            bits: Number of bits of a token.
+            bits: Number of bits per token.
         """
         return tuple(ScheduleStep(k, grid, bits, tuple(range(k + 1))) for k, grid in enumerate(self.grids))
 
     @property
     def cached_tokens(self) -> int:
-        """Tokens that a later scale reads: all but the last scale's."""
+        """Number of tokens that a later scale attends to: all but the last scale's."""
         return self.offsets[-2]
 
     def tokens(self, k: int) -> slice:
-        """Where scale `k` lies among all tokens."""
+        """Slice of scale `k` in the sequence of all tokens."""
         return slice(self.offsets[k], self.offsets[k + 1])
 
     def first(self, num_scales: int | None) -> "ScaleSchedule":
-        """Its first scales only, at the same positions; all of them for None."""
+        """Keep the first scales only, at the same positions. None keeps all."""
         return self if num_scales is None else ScaleSchedule(self.grids[:num_scales], self.reference)
 
     def latent_grids(self, patch_size: int) -> tuple[Grid, ...]:
-        """The grids in tokenizer cells, of which a token covers `patch_size` x `patch_size`."""
+        """List the grids in tokenizer cells. Each token covers `patch_size` x `patch_size` cells."""
         return tuple((h * patch_size, w * patch_size) for h, w in self.grids)
 
     def scale_index(self) -> Int[Tensor, " l"]:
-        """The scale of every token."""
+        """Return the index of every token's scale."""
         return torch.repeat_interleave(torch.arange(len(self)), torch.tensor(self.lengths))
 
     def positions(self) -> Int[Tensor, "l 2"]:
-        """Row and column of every token on the reference grid: `round(i * h_ref / h_k)`, half to even."""
+        """Compute every token's row and column on the reference grid: `round(i * h_ref / h_k)`, half to even."""
         return torch.cat([_cell_positions(grid, self.reference) for grid in self.grids])
 
 
@@ -156,20 +156,20 @@ def _cell_positions(grid: Grid, reference: Grid) -> Int[Tensor, "cells 2"]:
 def nearest_schedule(
     schedules: Sequence[ScaleSchedule], *, height: int, width: int, stride: int, tolerance: float = 2.0
 ) -> ScaleSchedule:
-    """The schedule whose last grid is nearest to the wanted pixels: first in aspect ratio, then in area.
+    """Find the schedule whose image size is nearest to the requested one: first in aspect ratio, then in area.
 
     Args:
-        schedules: the schedules a model was trained on.
-        height, width: the wanted size in pixels.
-        stride: pixels per token side.
-        tolerance: how many times smaller or larger either side may be than the schedule found. Infinity gives the
-            nearest one however far it is, for an image that is resized afterwards.
+        schedules: Schedules that a model was trained on.
+        height, width: Requested size in pixels.
+        stride: Pixels per token side.
+        tolerance: Largest factor by which either side may differ from the schedule's. Infinity accepts any difference,
+            for an image that is resized afterwards.
 
     Raises:
-        UsageError: for sides that are no positive numbers, or when the nearest one is further away than `tolerance`.
+        UsageError: If a side is not a positive number, or the nearest schedule differs by more than `tolerance`.
     """
     if not (0 < height < math.inf and 0 < width < math.inf):
-        why = "each side takes a positive number of pixels"
+        why = "each side must be a positive number of pixels"
         raise UsageError(f"The size {width}x{height} can't be drawn.", why, "give a size like 512x512")
     sizes = [(schedule, schedule[-1][0] * stride, schedule[-1][1] * stride) for schedule in schedules]
     schedule, h, w = min(sizes, key=lambda entry: _distance(entry[1:], (height, width)))
@@ -177,53 +177,54 @@ def nearest_schedule(
         known = ", ".join(f"{w}x{h}" for _, h, w in sizes[:8]) + (", ..." if len(sizes) > 8 else "")
         raise UsageError(
             f"The size {width}x{height} is out of this model's range.",
-            f"the nearest it was trained on is {w}x{h}",
-            f"choose one near its sizes (width x height): {known}",
+            f"the nearest size it was trained on is {w}x{h}",
+            f"choose a size near one of these (width x height): {known}",
         )
     return schedule
 
 
 def schedule_of_ratio(schedules: Sequence[ScaleSchedule], ratio: float) -> int:
-    """Which schedule has the last grid nearest to a height / width; of equal ones the largest."""
+    """Index of the schedule whose last grid is nearest in height / width. The largest wins a tie."""
     lasts = [schedule[-1] for schedule in schedules]
     return max(nearest_in_ratio(lasts, ratio), key=lambda which: (math.prod(lasts[which]), -which))
 
 
 def code_norms_of(code_norms: Sequence[float], num_scales: int) -> tuple[float, ...]:
-    """The norm of the codes at each scale of a schedule.
+    """List the norm of the codes at each scale of a schedule.
 
-    Norms are aligned at the finest scale; scales coarser than the first norm use that one.
+    Norms are aligned at the finest scale. Scales without one of their own use the first norm.
 
     Args:
         code_norms: Norms of a tokenizer's codes, coarse to fine.
-        num_scales: Number of scales of the whole schedule, even where encoding or generation stops earlier.
+        num_scales: Number of scales in the whole schedule, even if encoding or generation stops earlier.
     """
     behind = len(code_norms) - num_scales
     return tuple(code_norms[max(0, behind + k)] for k in range(num_scales))
 
 
 def nearest_in_ratio(lasts: Sequence[Grid], ratio: float) -> list[int]:
-    """Which of some grids are nearest to a height / width: one, or several of different sizes."""
+    """Indices of the grids nearest in height / width: one, or several of different sizes."""
     distances = [round(abs(math.log(h / w / ratio)), 2) for h, w in lasts]
     return [which for which, distance in enumerate(distances) if distance == min(distances)]
 
 
 def _distance(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float]:
-    """How far (height, width) is from what is wanted: first in aspect ratio, then in area."""
+    """Distance between two sizes (height, width): first in aspect ratio, then in area."""
     (h, w), (height, width) = size, wanted
     ratio = abs(math.log2(h / w) - math.log2(height / width))
     return round(ratio, 3), abs(math.log2(h * w / (height * width)))
 
 
 def fitted_grids(last: Grid, known: Sequence[Sequence[Grid]] = ()) -> tuple[Grid, ...]:
-    """Grids for an image of any size: the known list nearest in ratio, then in area, stretched to end at `last`.
+    """Choose grids for an image of any size: the known list nearest in ratio, then in area, stretched to end at `last`.
 
-    A list that ends at `last` is returned as it is. Else each grid is scaled by what the last one is, rounded up, equal
-    neighbours are merged, and halves are put before the first until it is (1, 1). With no list, halves all the way.
+    A list that ends at `last` is returned unchanged. Otherwise every grid is scaled by the same factors as the last
+    one and rounded up, equal neighbours are merged, and halved grids are prepended until the first is (1, 1). Without a
+    known list, `last` is halved down to (1, 1).
 
     Args:
-        last: rows and columns of the image's finest grid.
-        known: grids of schedules, coarse to fine, in the same unit as `last`.
+        last: Rows and columns of the image's finest grid.
+        known: Grids of known schedules, coarse to fine, in the same unit as `last`.
     """
     nearest = min(known, key=lambda grids: _distance(grids[-1], last), default=(last,))
     h, w = nearest[-1]

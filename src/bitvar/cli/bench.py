@@ -31,23 +31,23 @@ def _callback() -> None:
 def generate(
     model: Annotated[str | None, typer.Option(help="Model folder or hub id. Default: the embedded model.")] = None,
     preset: Annotated[
-        str | None, typer.Option(help="Time a preset with random weights and text instead, such as 125M.")
+        str | None, typer.Option(help="Time a preset with random weights and text instead, for example 125M.")
     ] = None,
-    tokenizer: Annotated[str, typer.Option(help="Tokenizer preset to go with --preset.")] = "d32",
+    tokenizer: Annotated[str, typer.Option(help="Tokenizer preset used with --preset.")] = "d32",
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images per call.")] = 1,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Guidance scale; 1 halves the work. Default: the model's own, or 4 with --preset."),
+        typer.Option(help="Guidance scale; 1 halves the compute. Default: the model's own, or 4 with --preset."),
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Number of timed calls, after one to warm up.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed calls, after one warm-up call.")] = 5,
     dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     batch_invariant: Annotated[
-        bool, typer.Option(help="Compute each image by itself, as calls do, or the batch at once.")
+        bool, typer.Option(help="Compute each image separately, as generation does, or the whole batch at once.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Time loading, text encoding, every scale and decoding. Prints median seconds and peak memory."""
+    """Time loading, text encoding, every scale and decoding. Print median seconds and peak memory."""
     with exit_codes():
         began = time.perf_counter()
         import torch

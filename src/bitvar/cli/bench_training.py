@@ -1,4 +1,4 @@
-"""`bitvar bench train | attention | loader | index | save`: measure the speed of training and its parts."""
+"""`bitvar bench train | attention | loader | index | save`: measure the speed of training and its components."""
 
 import json
 import statistics
@@ -20,9 +20,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 def train(
     recipe: Annotated[Path | None, typer.Option(help="Recipe of the transformer or tokenizer to train.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Time a preset with AdamW instead, such as 125M.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Time a preset with AdamW instead, for example 125M.")] = None,
     pixels: Annotated[int, typer.Option(help="Side of the square images of --preset: 256, 512 or 1024.")] = 256,
-    batch: Annotated[int | None, typer.Option(min=1, help="Samples in a step. Default: the recipe's, or 8.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Samples per step. Default: the recipe's, or 8.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Precision of activations: fp32 or bf16. Default: the recipe's, or bf16.")
     ] = None,
@@ -31,11 +31,11 @@ def train(
     ] = False,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile each block with torch.compile.")] = False,
     attention: Annotated[str, typer.Option(help="sdpa, or flex for FlexAttention on CUDA.")] = "sdpa",
-    runs: Annotated[int, typer.Option(min=1, help="Number of timed steps, after two to warm up.")] = 10,
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed steps, after two warm-up steps.")] = 10,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Time whole training steps on random data: loss, gradients, optimizer and weight averaging. Prints the median."""
+    """Time whole training steps on random data: loss, gradients, optimizer and weight averaging. Print the median."""
     with exit_codes():
         from bitvar.profiling.training import measure_training, read_config
         from bitvar.runtime.placement import resolve_device
@@ -74,11 +74,11 @@ def attention(
     pixels: Annotated[int, typer.Option(help="Side of the square image in pixels: 256, 512 or 1024.")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 2,
     dtype: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    runs: Annotated[int, typer.Option(min=1, help="Number of timed runs, after one to warm up.")] = 8,
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed runs, after one warm-up run.")] = 8,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Time the forward and backward pass of block-causal attention, scale by scale and under one dense mask."""
+    """Time the forward and backward pass of block-causal attention, by scale and with one dense mask."""
     with exit_codes():
         import torch
 
@@ -107,13 +107,13 @@ def attention(
 
 def loader(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="Index written by `bitvar data index`.")],
-    size: Annotated[int, typer.Option(min=8, help="Side in pixels of the square that images are cropped to.")] = 64,
-    batch: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, help="Number of reading processes; 0 to read in this one.")] = 2,
-    runs: Annotated[int, typer.Option(min=1, help="Number of timed batches, after four to warm up.")] = 50,
+    size: Annotated[int, typer.Option(min=8, help="Side in pixels of the square crops.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per batch.")] = 32,
+    workers: Annotated[int, typer.Option(min=0, help="Number of loader processes; 0 to load in the main process.")] = 2,
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed batches, after four warm-up batches.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Time reading, decoding and cropping the images of an index, without any training."""
+    """Time reading, decoding and cropping the images of an index, without training."""
     with exit_codes():
         from bitvar.data.captions import CaptionChoice
         from bitvar.data.index import SampleIndex
@@ -136,10 +136,12 @@ def loader(
 
 def index(
     samples: Annotated[int, typer.Option(min=1000, help="Number of samples in the index.")] = 10_000_000,
-    folder: Annotated[Path, typer.Option(help="Folder for the temporary index, of 130 bytes a sample.")] = Path(),
+    folder: Annotated[
+        Path, typer.Option(help="Folder for the temporary index, which takes 130 bytes per sample.")
+    ] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Write an index of made-up samples, then open it in a new process and resume in the middle of a run."""
+    """Time writing an index of synthetic samples, then resuming a run from it in a new process."""
     with exit_codes():
         import subprocess
         import sys
@@ -184,16 +186,16 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 times = {"import_s": round(imported - began, 3), "resume_s": round(ready - imported, 4)}
 print(json.dumps(times | {"peak_memory_mb": round(peak, 1)}))
 """
-"""Resumes at step 123,456 and reads the records of the first batch. The times exclude only `import torch`."""
+"""Script that resumes at step 123,456 and reads the records of one batch. Its times exclude `import torch`."""
 
 
 def save(
     megabytes: Annotated[int, typer.Option(min=1, help="Size of the checkpoint in MB.")] = 500,
     folder: Annotated[Path, typer.Option(help="Folder on the disk to measure.")] = Path(),
-    runs: Annotated[int, typer.Option(min=1, help="Number of timed saves, after one to warm up.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="Number of timed saves, after one warm-up save.")] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Time the parts of saving a checkpoint: copying the state, writing, flushing and hashing it."""
+    """Time each stage of saving a checkpoint: copying the state, writing, flushing and hashing."""
     with exit_codes():
         import torch
 

@@ -1,4 +1,4 @@
-"""`bitvar doctor`: installed packages, devices and embedded models. Works without torch."""
+"""`bitvar doctor`: report on installed packages, devices and embedded models. Works without torch."""
 
 import importlib.metadata
 import importlib.util
@@ -17,7 +17,7 @@ from bitvar.cli.exit_codes import RUNTIME, WEIGHTS, exit_codes
 
 PACKAGES = ("bitvar", "torch", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow")
 PRETRAINED = ("icons", "general", "fine", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
-"""Folders of `pretrained`, all of which come with the package."""
+"""Folders of `pretrained` that ship with the package."""
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False) -> None:

@@ -1,4 +1,4 @@
-"""The command `bitvar`. Each verb imports its modules when it runs, so that `--help` is instant."""
+"""The `bitvar` command. Each subcommand imports its modules when it runs, so that `--help` is fast."""
 
 import sys
 import warnings
@@ -50,7 +50,7 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(bench.app, name="bench")
 
 
-_UsageError = typer.BadParameter.__mro__[1]  # typer's own click, wherever this version of typer keeps it
+_UsageError = typer.BadParameter.__mro__[1]  # typer's bundled click, which moves between versions of typer
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def _run() -> object:
         typer.echo("Cancelled.", err=True)
         return CANCELLED
     except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # typer turns it into exit code 1, and replaces stdout
+        if isinstance(stop.__context__, BrokenPipeError):  # typer turns it into exit code 1 and replaces stdout
             sys.stdout = stdout
             raise stop.__context__ from None
         return stop.code
@@ -87,7 +87,7 @@ def _run() -> object:
 
 
 def _plain_warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> str:
-    """Format a warning without its place in the code; warnings for programmers keep their class."""
+    """Format a warning without its source location. Warnings other than `UserWarning` keep their class name."""
     return f"{message}\n" if category is UserWarning else f"{category.__name__}: {message}\n"
 
 

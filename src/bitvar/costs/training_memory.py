@@ -1,7 +1,8 @@
-"""How much memory a transformer run needs on each rank, by arithmetic, and what to change when that is too much.
+"""Estimated memory of a transformer run on each rank, and changes that make the run fit.
 
-Sizes are bytes. Counted are the tensors that the run itself makes; what a device's driver and its allocator take on top
-(about a gigabyte on a GPU, and some per cent) is not. Knows the model's layers, but neither devices nor the loop.
+Sizes are in bytes. The estimate counts the tensors that the run allocates. It excludes the device's driver (about a
+gigabyte on a GPU) and the allocator's overhead (a few per cent). This module knows the model's layers, but neither
+devices nor the training loop.
 """
 
 from collections.abc import Iterator
@@ -16,25 +17,26 @@ FP32: Final = 4
 GIB: Final = 2**30
 
 LONG_TEXT: Final = 128
-"""Tokens of a long prompt, as memory and work are counted with."""
+"""Number of tokens of a long prompt, which estimates of memory and compute assume."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """A run, as far as its memory goes.
+    """Settings of a run that determine its memory.
 
     Attributes:
-        model: sizes of the transformer.
-        schedule: the largest schedule in use.
-        batch_size: samples of one forward pass on one rank.
-        precision: Precision of the activations; weights and optimizer state are fp32.
-        optimizer: "adamw", or "muon".
-        ema: whether averaged weights are kept.
-        text_tokens: Length of the longest prompt of a batch.
-        shards: ranks over which weights, gradients, optimiser and averaged weights are spread; 1 for none of that.
-        activation_checkpointing: whether the backward pass makes each block's activations again.
+        model: Configuration of the transformer.
+        schedule: Largest schedule in use.
+        batch_size: Number of samples in one forward pass on one rank.
+        precision: Precision of the activations. Weights and optimizer state are fp32.
+        optimizer: Name of the optimizer, "adamw" or "muon".
+        ema: Whether averaged weights are kept.
+        text_tokens: Number of tokens of the longest prompt in a batch.
+        shards: Number of ranks that weights, gradients, optimizer state and averaged weights are sharded over; 1 for
+            no sharding.
+        activation_checkpointing: Whether the backward pass recomputes each block's activations.
         lora_rank: Rank of the adapters of every linear layer in the blocks; None to train all weights.
-        frozen: bytes of whatever else stays on the device, such as the frozen encoders when they do.
+        frozen: Bytes of everything else on the device, such as the frozen encoders.
     """
 
     model: TransformerConfig
@@ -51,30 +53,30 @@ class MemoryPlan:
 
     @property
     def item(self) -> int:
-        """Bytes of one number of the activations."""
+        """Number of bytes of one activation."""
         return FP32 if self.precision == "fp32" else 2
 
     @property
     def rows(self) -> int:
-        """Image tokens of the batch."""
+        """Number of image tokens in the batch."""
         return self.batch_size * self.schedule.num_tokens
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one rank at the peak of a step, which is early in the backward pass.
+    """Bytes on one rank at the peak of a step, early in the backward pass.
 
     Attributes:
-        parameters: fp32 weights, adapters included; this rank's share of them.
-        gradients: fp32, of what is trained.
-        optimizer: its moments.
-        ema: averaged weights, fp32.
-        compute_weights: weights in the activations' precision: copies that the backward pass needs, or, with shards,
-            what is gathered while a block computes, and its gradients before they are spread.
-        activations: what autograd keeps for the backward pass.
-        loss: logits, their gradient, and the batch itself.
-        workspace: what the backward pass holds for a moment.
-        frozen: as planned.
+        parameters: This rank's fp32 weights, adapters included.
+        gradients: This rank's fp32 gradients of the trained weights.
+        optimizer: Moments of the optimizer.
+        ema: Averaged weights in fp32.
+        compute_weights: Weights in the activations' precision: copies that the backward pass needs, or, if sharded,
+            the gathered weights of a block and its gradients before they are reduced.
+        activations: Tensors that autograd keeps for the backward pass.
+        loss: Logits, their gradient and the batch itself.
+        workspace: Temporary tensors of the backward pass.
+        frozen: Bytes of `MemoryPlan.frozen`.
     """
 
     parameters: int
@@ -93,17 +95,17 @@ class MemoryEstimate:
 
 
 def estimate_memory(plan: MemoryPlan) -> MemoryEstimate:
-    """The memory of one rank, within some per cent on a CPU (`tests/unit/costs/test_training_memory.py`).
+    """Estimate the memory of one rank, within a few per cent on a CPU (`tests/unit/costs/test_training_memory.py`).
 
-    Kernels of other devices differ a little. With LoRA, averaged weights and moments are those of the adapters. With
-    shards, everything kept in fp32 is spread evenly, and blocks are gathered one by one, the next while one computes.
+    Kernels of other devices differ slightly. With LoRA, only adapters have averaged weights and moments. With sharding,
+    all fp32 state is split evenly, and blocks are gathered one at a time while the previous one computes.
     """
     config, every = plan.model, num_parameters(plan.model)
     adapters = 0 if plan.lora_rank is None else config.depth * sum(sum(s) for s in _linears(config)) * plan.lora_rank
     trained = every if plan.lora_rank is None else adapters
     moments = 2 * trained
     if plan.optimizer == "muon" and plan.lora_rank is None:
-        moments -= _hidden(config)  # these have one
+        moments -= _hidden(config)  # Muon keeps one moment for these
     return MemoryEstimate(
         parameters=_share((every + adapters) * FP32, plan.shards),
         gradients=_share(trained * FP32, plan.shards),
@@ -122,13 +124,13 @@ def _share(size: int, shards: int) -> int:
 
 
 def _linears(config: TransformerConfig) -> list[tuple[int, int]]:
-    """Inputs and outputs of a block's linear layers."""
+    """List the input and output widths of a block's linear layers."""
     c, f = config.width, config.ffn_width
     return [(c, 3 * c), (c, c), (c, c), (c, 2 * c), (c, c), (c, f), (f, c)]
 
 
 def _hidden(config: TransformerConfig) -> int:
-    """Numbers in the matrices that Muon moves by their momentum alone (`optim.hidden_matrices`)."""
+    """Count the parameters that Muon updates from momentum alone (`optim.hidden_matrices`)."""
     c, w = config.width, config.condition_width
     adapter = config.text_width * w + config.text_adapter_depth * 8 * w * w if config.text_adapter_depth else 0
     blocks = config.depth * sum(inputs * outputs for inputs, outputs in _linears(config))
@@ -155,21 +157,21 @@ def _activations(plan: MemoryPlan) -> int:
     text = plan.batch_size * plan.text_tokens
     embedding = text * (w * (2 * FP32 + item) + 6 * c * item) + _adapter(plan)
     inputs = rows * config.bits * item + l * config.head_dim * FP32
-    head = rows * (3 * c + 2 * config.bits) * FP32  # normalised, modulated, and the loss's margins and targets
+    head = rows * (3 * c + 2 * config.bits) * FP32  # normalised, modulated; the loss's margins, targets
     blocks = depth * rows * c * item + _block(plan) if plan.activation_checkpointing else depth * _block(plan)
     return embedding + inputs + head + blocks
 
 
 def _block(plan: MemoryPlan) -> int:
-    """What autograd keeps of one block, in the order of `transformer/block.py`."""
+    """Bytes that autograd keeps for one block, in the order of `transformer/block.py`."""
     config, item, rows = plan.model, plan.item, plan.rows
     c, n = config.width, config.num_heads
     norms = 5 * c  # three inputs, and two outputs before modulation
-    unit_vectors = 3 * c if plan.precision == "bf16" else 5 * c  # q, k, q / |q|; in fp32, k is a view of q, k and v
-    attention = 7 * c  # qkv's input; q, k, v, the result as the kernel and as the projection has it; the projection
-    cross_attention = 3 * c  # its input, q, result
+    unit_vectors = 3 * c if plan.precision == "bf16" else 5 * c  # q, k, q / |q|; in fp32, k is a view of qkv
+    attention = 7 * c  # input of qkv; q, k, v; result of the kernel and its rearranged copy; projection
+    cross_attention = 3 * c  # input, q, result
     feed_forward = 2 * c + 2 * config.ffn_width
-    statistics = 6 + 6 * n  # of norms, lengths and softmaxes
+    statistics = 6 + 6 * n  # statistics of norms, vector lengths and softmaxes
     adapters = 0 if plan.lora_rank is None else len(_linears(config)) * plan.lora_rank
     per_token = (norms + unit_vectors + statistics) * FP32
     per_token += (attention + cross_attention + feed_forward + adapters) * item
@@ -179,7 +181,7 @@ def _block(plan: MemoryPlan) -> int:
 
 
 def _adapter(plan: MemoryPlan) -> int:
-    """What autograd keeps of the text adapter."""
+    """Bytes that autograd keeps for the text adapter."""
     config, item = plan.model, plan.item
     if not config.text_adapter_depth:
         return 0
@@ -189,66 +191,66 @@ def _adapter(plan: MemoryPlan) -> int:
 
 
 def largest_batch(plan: MemoryPlan, available_bytes: int) -> int:
-    """The most samples of one forward pass that fit, whatever the plan's own; 0 when not even one does."""
+    """Compute the largest batch of one forward pass that fits; 0 if not even one sample does."""
     empty, one = (estimate_memory(replace(plan, batch_size=b)).total for b in (0, 1))
     return max(0, (available_bytes - empty) // (one - empty))
 
 
 def advice(plan: MemoryPlan, available_bytes: int) -> list[str]:
-    """What to change so that a run fits.
+    """Suggest changes that make a run fit into memory.
 
     Args:
-        plan: the run.
-        available_bytes: memory of the device that tensors may take.
+        plan: Settings of the run.
+        available_bytes: Memory of the device that is available for tensors.
 
     Returns:
-        One line a change, with the total that it leaves and whether that fits: none if the plan fits as it is. First
-        come changes that leave what is learnt as it is, each on top of those before, up to the one that fits. When they
-        don't do, others follow, each by itself on top of them.
+        One line per change, with the resulting total and whether it fits; no lines if the plan fits unchanged. The
+        first changes don't affect the result of training; they accumulate until the plan fits. If they aren't enough,
+        alternatives follow, each applied on top of all of these.
     """
     lines: list[str] = []
     if estimate_memory(plan).total <= available_bytes:
         return lines
     reduced = plan
     for change, reduced in _same_training(plan, available_bytes):
-        lines.append(_verdict(change, reduced, available_bytes))
+        lines.append(_describe_change(change, reduced, available_bytes))
         if estimate_memory(reduced).total <= available_bytes:
             return lines
-    return lines + [_verdict(change, other, available_bytes) for change, other in _ways_out(reduced, available_bytes)]
+    ways_out = _ways_out(reduced, available_bytes)
+    return lines + [_describe_change(change, other, available_bytes) for change, other in ways_out]
 
 
-def _verdict(change: str, plan: MemoryPlan, available_bytes: int) -> str:
+def _describe_change(change: str, plan: MemoryPlan, available_bytes: int) -> str:
     total = estimate_memory(plan).total
-    verdict = "fits" if total <= available_bytes else "still too much"
-    return f"{change}: {total / GIB:.1f} of {available_bytes / GIB:.1f} GiB, {verdict}"
+    outcome = "fits" if total <= available_bytes else "still too much"
+    return f"{change}: {total / GIB:.1f} of {available_bytes / GIB:.1f} GiB, {outcome}"
 
 
 def _same_training(plan: MemoryPlan, available_bytes: int) -> Iterator[tuple[str, MemoryPlan]]:
     if not plan.activation_checkpointing:
         plan = replace(plan, activation_checkpointing=True)
-        yield "--activation-checkpointing, a third more work", plan
+        yield "--activation-checkpointing, a third more compute", plan
     if plan.batch_size > 1:
-        most = max(1, largest_batch(plan, available_bytes))
-        parts = next(
-            d for d in range(2, plan.batch_size + 1) if plan.batch_size % d == 0 and plan.batch_size // d <= most
-        )
-        plan = replace(plan, batch_size=plan.batch_size // parts)
-        yield f"--micro-batch {plan.batch_size}, {parts} parts a step", plan
+        max_samples = max(1, largest_batch(plan, available_bytes))
+        divisors = (d for d in range(2, plan.batch_size + 1) if plan.batch_size % d == 0)
+        num_micro_batches = next(d for d in divisors if plan.batch_size // d <= max_samples)
+        plan = replace(plan, batch_size=plan.batch_size // num_micro_batches)
+        yield f"--micro-batch {plan.batch_size}, {num_micro_batches} micro-batches per step", plan
 
 
 def _ways_out(plan: MemoryPlan, available_bytes: int) -> Iterator[tuple[str, MemoryPlan]]:
     sharded = [replace(plan, shards=plan.shards * 2**i) for i in range(1, 11)]
     enough = [p for p in sharded if estimate_memory(p).total <= available_bytes]
     spread = enough[0] if enough else sharded[-1]
-    yield f"or weights and optimiser over {spread.shards} ranks (--nproc, --shards)", spread
+    yield f"or shard weights and optimizer over {spread.shards} ranks (--nproc, --shards)", spread
     if plan.precision == "fp32":
         yield "or --set optimization.precision=bf16", replace(plan, precision="bf16")
     if plan.lora_rank is None:
-        yield "or adapters of rank 16 (LoRA) in place of all weights", replace(plan, lora_rank=16)
+        yield "or train LoRA adapters of rank 16 instead of all weights", replace(plan, lora_rank=16)
 
 
 def describe(estimate: MemoryEstimate) -> str:
-    """A table of the parts that take memory, in GiB, and their sum."""
+    """Format the estimate as a table in GiB, with the total."""
     sizes = {field.name.replace("_", " "): getattr(estimate, field.name) for field in fields(estimate)}
     rows = [*((name, size) for name, size in sizes.items() if size), ("total", estimate.total)]
     return "\n".join(f"{name:16} {size / GIB:8.2f} GiB" for name, size in rows)

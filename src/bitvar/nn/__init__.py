@@ -1,1 +1,1 @@
-"""Layers that the models share."""
+"""Layers shared by the models."""

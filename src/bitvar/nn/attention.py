@@ -1,4 +1,4 @@
-"""The one place where attention is computed: `attend`, in plain PyTorch."""
+"""Attention in plain PyTorch. Every model calls `attend`, unless it is given another `AttentionFn`."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,7 +15,7 @@ _MIN_QUERIES = 64
 
 @runtime_checkable
 class AttentionFn(Protocol):
-    """Attention of every token of an image to those it may see: its own scale and the coarser ones."""
+    """Attention over all tokens of an image, where each token attends to its own scale and the coarser ones."""
 
     def __call__(
         self, q: Float[Tensor, "b n l e"], k: Float[Tensor, "b n l e"], v: Float[Tensor, "b n l e"], *, scale: float
@@ -33,21 +33,21 @@ def attend(
     scale: float,
     mask: Mask | None = None,
 ) -> Float[Tensor, "b n q e"]:
-    """Compute softmax attention. `mask` is True where a query may attend; None lets each attend to all."""
+    """Compute softmax attention. `mask` is True where a query may attend; None lets every query attend to all keys."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 
 class BlockCausal:
-    """Attention in which each token sees its own scale and the coarser ones, in plain PyTorch.
+    """Block-causal attention in plain PyTorch: each token attends to its own scale and the coarser ones.
 
-    A fine scale's queries attend to a prefix of the keys without a mask, so that fast kernels apply and no masked
-    product is computed. The few tokens of the coarse scales go together, under a small mask.
+    The queries of a fine scale attend to a prefix of the keys without a mask, so that fast kernels apply and no masked
+    product is computed. The few tokens of the coarse scales are computed together, under a small mask.
 
     Args:
-        offsets: Index of each scale's first token, followed by the number of all tokens.
+        offsets: Index of each scale's first token, followed by the total number of tokens.
 
     Attributes:
-        pieces: First query and end of each piece, whose keys are all tokens before the end; and the offsets inside it.
+        pieces: First query, end, and scale offsets of each group of scales. Its keys are all tokens before the end.
     """
 
     def __init__(self, offsets: Sequence[int]) -> None:
@@ -72,8 +72,8 @@ class BlockCausal:
 
 @lru_cache(maxsize=256)
 def _staircase(offsets: tuple[int, ...], device: torch.device) -> Bool[Tensor, "q k"]:
-    """The mask of the queries of consecutive scales over all keys before their end."""
+    """Build the mask for the queries of consecutive scales over all keys before their end."""
     lengths = [end - start for start, end in pairwise(offsets)]
-    with torch.inference_mode(False):  # cached, and perhaps used in training next
+    with torch.inference_mode(False):  # cached, and may be used in training later
         last_seen = torch.repeat_interleave(torch.tensor(offsets[1:]), torch.tensor(lengths))
         return (torch.arange(offsets[-1]) < last_seen[:, None]).to(device)

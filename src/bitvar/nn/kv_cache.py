@@ -1,7 +1,7 @@
-"""Keys and values of the scales already decoded, in buffers that are sized once and never rebound.
+"""Keys and values of the scales already decoded, in buffers that are allocated once and never replaced.
 
-Where a scale's tokens go is said by the caller, so nothing here changes but the buffers' contents: a scale may be
-decoded again into the same memory, as a captured graph does.
+The caller says where a scale's tokens go, so that only the contents of the buffers change. A scale may be decoded again
+into the same memory, as a captured graph does.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LayerCache:
-    """What one block reads and writes while it decodes one scale.
+    """Keys and values that one block reads and writes while it decodes one scale.
 
     Attributes:
         keys, values: Buffers of shape `(b, n, capacity, e)`.
@@ -29,7 +29,7 @@ class LayerCache:
     ) -> tuple[Float[Tensor, "b n m e"], Float[Tensor, "b n m e"]]:
         """Store this scale's keys and values, and return those of every scale up to and including it.
 
-        A scale beyond the capacity is the last one, which no other reads: it is joined for this block and not kept.
+        The last scale lies beyond the capacity, since no later scale reads it: it is concatenated and not stored.
         """
         end = self.start + k.shape[2]
         if end > self.keys.shape[2]:
@@ -42,7 +42,7 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class KVCache:
-    """Preallocated keys and values of every block.
+    """Preallocated buffer for the keys and values of every block.
 
     Attributes:
         buffer: Tensor of shape `(blocks, 2, b, n, capacity, e)`; index 0 of the second axis holds keys, 1 values.
@@ -58,7 +58,7 @@ class KVCache:
 
         Args:
             shape: Sizes `(blocks, b, n, e)`: blocks, rows, heads and head width.
-            capacity: Number of tokens that later scales will read, i.e. all but the last scale's.
+            capacity: Number of tokens that later scales attend to: all but the last scale's.
             dtype: Data type of keys and values.
             device: Device of the buffer.
         """
@@ -78,11 +78,11 @@ class KVCache:
         return self.buffer.numel() * self.buffer.element_size()
 
     def layer(self, block: int, start: int) -> LayerCache:
-        """One block's part, for a scale before which `start` tokens were decoded."""
+        """Return the cache of one block, for a scale that follows `start` decoded tokens."""
         keys, values = self.buffer[block]
         return LayerCache(keys, values, start)
 
     def narrow(self, *, rows: int, capacity: int) -> "KVCache":
-        """A view of the first `rows` rows and `capacity` tokens, on the same memory."""
+        """Return a view of the first `rows` rows and `capacity` tokens, on the same memory."""
         assert rows <= self.rows and capacity <= self.capacity, "a cache does not grow"
         return KVCache(self.buffer[:, :, :rows, :, :capacity])

@@ -1,7 +1,7 @@
-"""Layers that compute in the dtype of what they are given.
+"""Layers that compute in the dtype of their input.
 
-Precision is decided once, by whoever makes the first tensor: weights are cast to the activations' dtype, so fp32 master
-weights train in bf16, and the head stays fp32 in a bf16 model, with no context manager deciding behind our backs.
+The first tensor of a model decides the precision: weights are cast to the dtype of the activations. Thus fp32 master
+weights train in bf16, and the head stays fp32 in a bf16 model, without an autocast context.
 """
 
 from typing import TypeVar
@@ -17,10 +17,11 @@ MIN_TOKENS_FOR_CONVOLUTION = 16
 def project(
     x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None
 ) -> Float[Tensor, "*n o"]:
-    """`x W^T + b`. The reference is `F.linear`; fp32 inference on a CPU takes a 1x1 convolution instead.
+    """Compute `x W^T + b` by `F.linear`, or by a 1x1 convolution for fp32 inference on a CPU.
 
-    The two differ by re-association only. PyTorch's fp32 matrix product reaches half the speed of its convolution on
-    processors that its BLAS has no kernels for (docs/performance.md), and the layouts agree, so nothing is copied.
+    The two differ only in the order of summation. PyTorch's fp32 matrix product reaches half the speed of its
+    convolution on processors that its BLAS has no kernels for (docs/performance.md). The layouts agree, so nothing is
+    copied.
     """
     plain = x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled()
     if plain or x.ndim != 3 or x.shape[1] < MIN_TOKENS_FOR_CONVOLUTION:
@@ -29,7 +30,7 @@ def project(
 
 
 class Linear(nn.Linear):
-    """`x W^T + b` in the dtype of `x`. PyTorch's own layer by type, so that adapters know it for one."""
+    """A linear layer that computes in the dtype of its input. Subclasses `nn.Linear`, so that adapters recognise it."""
 
     weight: nn.Parameter  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -37,7 +38,7 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=bias)
 
     def reset_parameters(self) -> None:
-        """Weights of variance 1 / inputs, no bias."""
+        """Draw weights of variance 1 / inputs and zero the bias."""
         nn.init.trunc_normal_(self.weight, std=self.in_features**-0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -50,7 +51,7 @@ class Linear(nn.Linear):
 
 
 class Conv2d(nn.Module):
-    """A convolution with "same" padding unless told otherwise, in the dtype of its input."""
+    """A convolution that computes in the dtype of its input, with "same" padding by default."""
 
     def __init__(
         self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1, padding: int | None = None
@@ -76,5 +77,5 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def channels_last(module: M) -> M:
-    """Lay out a module's convolutions channels-last, in place: the same values, 1.1 to 1.2 times faster on CPUs."""
+    """Lay out a module's convolutions channels-last, in place: same values, 1.1 to 1.2 times faster on CPUs."""
     return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -1,4 +1,4 @@
-"""Norms, computed in fp32 whatever the activations' dtype."""
+"""Norms, computed in fp32 for activations of any dtype."""
 
 import torch
 import torch.nn.functional as F
@@ -9,19 +9,19 @@ EPSILON = 1e-6
 
 
 def layer_norm(x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
-    """LayerNorm without affine. Returns fp32."""
+    """Apply LayerNorm without affine parameters, and return fp32."""
     return F.layer_norm(x.float(), x.shape[-1:], eps=EPSILON)
 
 
 def modulated_norm(
     x: Float[Tensor, "b l c"], scale: Float[Tensor, "b 1 c"], shift: Float[Tensor, "b 1 c"]
 ) -> Float[Tensor, "b l c"]:
-    """`LN(x) * (1 + scale) + shift` in fp32, returned in the dtype of `x`."""
+    """Compute `LN(x) * (1 + scale) + shift` in fp32, and return it in the dtype of `x`."""
     return torch.addcmul(shift.float(), layer_norm(x), 1 + scale.float()).to(x.dtype)
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm with affine, in fp32, returned in the dtype of its input."""
+    """LayerNorm with affine parameters, computed in fp32 and returned in the dtype of its input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class LayerNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm in fp32, returned in the dtype of its input."""
+    """RMSNorm, computed in fp32 and returned in the dtype of its input."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -44,9 +44,9 @@ class RMSNorm(nn.Module):
 
 
 class PixelNorm(nn.Module):
-    """RMSNorm over the channels of each place (Karras et al., arXiv 1710.10196); squares in fp32, the rest as given.
+    """RMSNorm over the channels of each position (Karras et al., arXiv 1710.10196), with its mean square in fp32.
 
-    No place knows of another, so an image's size changes nothing.
+    Positions are independent of one another, so that the result doesn't depend on the image's size.
     """
 
     def __init__(self, width: int) -> None:
@@ -61,7 +61,7 @@ class PixelNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """GroupNorm (statistics accumulated in fp32 by PyTorch), in the dtype of its input."""
+    """GroupNorm in the dtype of its input. PyTorch accumulates its statistics in fp32."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()

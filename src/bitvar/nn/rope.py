@@ -1,4 +1,4 @@
-"""Two-dimensional rotary positions: half the frequencies turn with the row, half with the column."""
+"""Two-dimensional rotary position embedding: half the frequencies encode the row, half the column."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,11 +8,11 @@ BASE = 10000.0
 
 
 def rope_table(positions: Int[Tensor, "l 2"], head_dim: int) -> Float[Tensor, "l pairs 2"]:
-    """Cosine and sine of the angle by which each pair of a head turns at each position, in fp32.
+    """Compute the cosine and sine of the rotation angle of each pair of channels at each position, in fp32.
 
     Args:
-        positions: row and column of every token.
-        head_dim: a multiple of 4; its `head_dim / 2` pairs are `(x0, x1), (x2, x3), ...`.
+        positions: Row and column of every token.
+        head_dim: Channels of a head, a multiple of 4. The `head_dim / 2` pairs are `(x0, x1), (x2, x3), ...`.
     """
     quarter = head_dim // 4
     frequencies = BASE ** (-torch.arange(quarter, dtype=torch.float32, device=positions.device) / quarter)
@@ -21,7 +21,7 @@ def rope_table(positions: Int[Tensor, "l 2"], head_dim: int) -> Float[Tensor, "l
 
 
 def apply_rope(x: Float[Tensor, "b n l e"], table: Float[Tensor, "l pairs 2"]) -> Float[Tensor, "b n l e"]:
-    """Turn every pair of every head by its token's angle, in fp32."""
+    """Rotate every pair of channels in every head by its token's angle, in fp32."""
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = table.unbind(-1)
     return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)

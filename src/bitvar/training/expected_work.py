@@ -1,7 +1,7 @@
-"""What a transformer run will cost: its operations, and the hours of a known card that they take.
+"""Expected cost of a transformer run: floating-point operations, and hours on a known GPU.
 
-Memory and work follow two conventions. Memory goes by the schedule with the most tokens, since every batch must fit.
-Work goes by the square, since images of all ratios have about as many pixels.
+Memory is estimated for the schedule with the most tokens, since every batch must fit. Compute is estimated for the
+square schedule, since images of all aspect ratios have about equally many pixels.
 """
 
 import math
@@ -17,23 +17,23 @@ from bitvar.training.config import TransformerTraining
 CARD: Final = "H100"
 
 UTILIZATION: Final = 0.4
-"""The share of the card's peak that a good run reaches. An assumption, not a measurement."""
+"""Fraction of the GPU's peak that an efficient run reaches. An assumption, not a measurement."""
 
 SECONDS_AN_HOUR: Final = 3600
 
 TYPICAL_TEXT: Final = 64
-"""Tokens of a prompt of typical length."""
+"""Number of tokens of a typical prompt."""
 
 
 @dataclass(frozen=True)
 class ExpectedWork:
-    """The work of a whole run. Neither recomputed activations nor the frozen encoders are counted.
+    """Compute of a whole run. Recomputed activations and the frozen encoders are not counted.
 
     Attributes:
-        schedule: the one whose operations count for every sample.
-        text_tokens: length of a prompt.
-        flops_per_sample: operations of one sample's forward and backward pass.
-        samples: number of samples over all steps, repeated ones included.
+        schedule: Schedule assumed for every sample.
+        text_tokens: Number of tokens assumed for every prompt.
+        flops_per_sample: Floating-point operations of one sample's forward and backward pass.
+        samples: Number of samples over all steps, counting repeated ones each time.
     """
 
     schedule: ScaleSchedule
@@ -43,13 +43,13 @@ class ExpectedWork:
 
     @property
     def hours(self) -> float:
-        """Hours of one `CARD` at `UTILIZATION` of its peak."""
+        """Hours on one `CARD` at `UTILIZATION` of its peak."""
         flops_per_second = UTILIZATION * PEAK_TFLOPS[CARD] * 1e12
         return self.flops_per_sample * self.samples / flops_per_second / SECONDS_AN_HOUR
 
 
 def expected_work(config: TransformerTraining) -> ExpectedWork:
-    """Count the operations of a run, each sample as a square with a long prompt."""
+    """Count the operations of a run, assuming square images and long prompts."""
     schedule = square_schedule(config)
     text_tokens = min(LONG_TEXT, config.model.max_text_tokens)
     samples = config.optimization.steps * config.optimization.batch_size
@@ -67,17 +67,17 @@ def sample_flops(config: TransformerTraining, schedule: ScaleSchedule) -> float:
 
 
 def typical_text_tokens(config: TransformerTraining) -> int:
-    """Return the prompt length, in tokens, that reports of speed assume."""
+    """Return the prompt length, in tokens, that throughput reports assume."""
     return min(TYPICAL_TEXT, config.model.max_text_tokens)
 
 
 def square_schedule(config: TransformerTraining) -> ScaleSchedule:
-    """The schedule nearest to a square; of several, the one with the most tokens."""
+    """Return the schedule nearest to a square. The one with the most tokens wins a tie."""
     return min(config.schedules, key=lambda schedule: (_stretch(schedule), -schedule.num_tokens))
 
 
 def longest_schedule(config: TransformerTraining) -> ScaleSchedule:
-    """The schedule with the most tokens, which decides what fits into memory."""
+    """Return the schedule with the most tokens, which determines the peak memory."""
     return max(config.schedules, key=lambda schedule: schedule.num_tokens)
 
 

@@ -20,11 +20,11 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 class TextKV(NamedTuple):
-    """One block's keys and values of the text, projected once a prompt. What sampling passes.
+    """One block's keys and values of the text, projected once per prompt. Sampling passes these.
 
     Attributes:
         k, v: Tensors of shape `(b, n, t, e)`.
-        mask: Tensor of shape `(b, t)`, True where a token is real.
+        mask: Tensor of shape `(b, t)`, True for real tokens and False for padding.
     """
 
     k: Tensor
@@ -32,7 +32,7 @@ class TextKV(NamedTuple):
     mask: Tensor
 
     def project(self, attention: "CrossAttention") -> "TextKV":
-        """Return itself: it is projected already."""
+        """Return this object, which is projected already."""
         return self
 
     def first_rows(self, rows: int) -> "TextKV":
@@ -40,11 +40,11 @@ class TextKV(NamedTuple):
 
 
 class TextMemory(NamedTuple):
-    """The text before a block's own projection. What training passes: a block's weights are needed only as it runs.
+    """Text features before a block's projection. Training passes these, since sharded weights are gathered per block.
 
     Attributes:
         features: Tensor of shape `(b, t, c)`.
-        mask: Tensor of shape `(b, t)`, True where a token is real.
+        mask: Tensor of shape `(b, t)`, True for real tokens and False for padding.
     """
 
     features: Tensor
@@ -56,7 +56,7 @@ class TextMemory(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """Cosine attention: q and k are unit vectors, scaled by a learned factor a head, then rotated by RoPE."""
+    """Cosine attention: q and k are unit vectors, scaled by a learned factor per head, then rotated by RoPE."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class SelfAttention(nn.Module):
         attention: AttentionFn | None,
         cache: LayerCache | None,
     ) -> Float[Tensor, "b l c"]:
-        """Attend within `x` by `attention`, or, with a cache, from one scale to the cached ones and itself."""
+        """Attend within `x` by `attention`; with a cache, attend from one scale to itself and the cached scales."""
         q, k, v = rearrange(self.qkv(x), "b l (s n e) -> s b n l e", s=3, n=self.num_heads)
         q_bias, v_bias = (
             rearrange(b.to(x.dtype), "(n e) -> n 1 e", n=self.num_heads) for b in (self.q_bias, self.v_bias)
@@ -102,7 +102,7 @@ class CrossAttention(nn.Module):
         self.proj = Linear(config.width, config.width)
 
     def keys_values(self, memory: Float[Tensor, "b t c"], mask: Bool[Tensor, "b t"]) -> TextKV:
-        """Project the text to what `forward` reads at every scale."""
+        """Project the text to the keys and values that `forward` reads at every scale."""
         k, v = self.kv(memory).chunk(2, dim=-1)
         v = v + self.v_bias.to(v.dtype)
         k, v = (rearrange(part, "b t (n e) -> b n t e", n=self.num_heads) for part in (k, v))
@@ -115,7 +115,7 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """`x += gamma1 SA(mod(x)); x += CA(LN(x), text); x += gamma2 FFN(mod(x))`."""
+    """A transformer block: `x += gamma1 SA(mod(x)); x += CA(LN(x), text); x += gamma2 FFN(mod(x))`."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class Block(nn.Module):
         attention: AttentionFn | None = None,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "b l c"]:
-        """Run over all scales (with `attention`), or over one scale with the earlier ones in `cache`."""
+        """Run on all scales with `attention`, or on one scale with the earlier ones in `cache`."""
         modulation = (shared_modulation + self.modulation.to(x.dtype))[:, :, None]
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unbind(1)
         x = x + gamma1 * self.self_attention(modulated_norm(x, scale1, shift1), rope, attention, cache)

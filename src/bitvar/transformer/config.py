@@ -1,4 +1,4 @@
-"""What a transformer is made of, and the presets of the paper."""
+"""The transformer's configuration and the presets of the paper."""
 
 from typing import Annotated, Final
 
@@ -14,29 +14,29 @@ Budget = Annotated[str, Field(max_length=16)]
 
 
 class ScheduleConfig(Config):
-    """A schedule of a model's own: see `ScaleSchedule`."""
+    """A schedule that is specific to one model: see `ScaleSchedule`."""
 
     grids: tuple[tuple[Side, Side], ...] = Field(min_length=1, max_length=MAX_SCALES)
     reference: tuple[Side, Side]
 
 
 class TransformerConfig(Config):
-    """Sizes of the transformer.
+    """Configuration of the transformer.
 
     Attributes:
-        depth: blocks.
-        width: channels `c` of a token.
-        num_heads: heads of self- and cross-attention; `width / num_heads` must be a multiple of 4.
-        bits: bits a token, `d`: the tokenizer's, times 4 when `patch_size` is 2.
-        patch_size: tokenizer cells per token side, 1 or 2.
-        code_norms: Those of the tokenizer.
-        text_width: channels of the text encoder's features.
-        max_text_tokens: rows of the learned "no text" features: the longest prompt.
-        max_scales: rows of the scale embedding.
-        text_adapter_depth: layers of the trainable text adapter; 0, as in every official model, for none.
-        text_adapter_width: channels that the adapter hands on in place of `text_width`.
-        budgets: official pixel budgets the model was trained on.
-        schedules: the model's own schedules, when it uses no official one.
+        depth: Number of blocks.
+        width: Channels `c` of a token.
+        num_heads: Heads of self- and cross-attention. `width / num_heads` must be a multiple of 4.
+        bits: Bits `d` per token: the tokenizer's bits per cell, times 4 if `patch_size` is 2.
+        patch_size: Tokenizer cells per token side, 1 or 2.
+        code_norms: Norms of the tokenizer's codes.
+        text_width: Channels of the text encoder's features.
+        max_text_tokens: Maximum length of a prompt, and number of rows of the learned "no text" features.
+        max_scales: Number of rows of the scale embedding.
+        text_adapter_depth: Layers of the trainable text adapter; 0 for none, as in every official model.
+        text_adapter_width: Channels of the adapter's output, which replaces `text_width`.
+        budgets: Official pixel budgets that the model was trained on.
+        schedules: Schedules of the model's own, beside those of `budgets`.
     """
 
     depth: int = Field(gt=0, le=256)
@@ -69,7 +69,7 @@ class TransformerConfig(Config):
         if longest > self.max_scales:
             raise UsageError(
                 "The scale embedding is too small.",
-                f"it (lvl_embed) has {self.max_scales} rows, and a schedule has {longest} scales",
+                f"the embedding (lvl_embed) has {self.max_scales} rows, but a schedule has {longest} scales",
                 f"set model.max_scales={longest}",
             )
         return self
@@ -80,31 +80,31 @@ class TransformerConfig(Config):
 
     @property
     def ffn_width(self) -> int:
-        """Channels of the feed-forward: 4 c, to the nearest multiple of 256 as released (2080 and 3360 differ)."""
+        """Channels of the feed-forward: 4 c, rounded to a multiple of 256 as released (differs for 2080 and 3360)."""
         return max(1, round(4 * self.width / 256)) * 256
 
     @property
     def condition_width(self) -> int:
-        """Channels of the text features that the transformer itself sees: after the adapter, if there is one."""
+        """Channels of the text features that the transformer reads: the adapter's output, if there is an adapter."""
         return self.text_adapter_width or self.text_width
 
     @property
     def pool_heads(self) -> int:
-        """Heads of the attention that pools the text: of 128 text channels each, of 64 in models wider than 4096."""
+        """Heads of the attention that pools the text: 128 text channels per head, or 64 in models wider than 4096."""
         return max(1, self.condition_width // (64 if self.width > 4096 else 128))
 
     @property
     def least_parameters(self) -> int:
-        """Parameters of the blocks' projections alone: fewer than a model has, and counted without building one."""
+        """Lower bound on the number of parameters: the blocks' projections, counted without building a model."""
         attention, feed_forward = 8 * self.width**2, 2 * self.width * self.ffn_width
         return self.depth * (attention + feed_forward) + self.max_text_tokens * self.text_width
 
     def all_code_norms(self) -> list[tuple[float, ...]]:
-        """Lengths of the codes of every scale, for each of `all_schedules`."""
+        """List the norms of every scale's codes, for each schedule of `all_schedules`."""
         return [code_norms_of(self.code_norms, len(schedule)) for schedule in self.all_schedules()]
 
     def all_schedules(self) -> list[ScaleSchedule]:
-        """Every schedule the model was trained on."""
+        """List every schedule that the model was trained on."""
         own = [ScaleSchedule(schedule.grids, schedule.reference) for schedule in self.schedules]
         return own + official_schedules(self.budgets)
 
@@ -124,4 +124,4 @@ PRESETS: Final[dict[str, TransformerConfig]] = {
     "8.8B": _preset(48, 3360, 28),
     "20B": _preset(58, 4608, 36),
 }
-"""The paper's sizes; "2B" and "8B" are the published ones."""
+"""Sizes of the paper. "2B" and "8B" are those of the published models."""

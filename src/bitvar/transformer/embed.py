@@ -34,10 +34,11 @@ class AdapterLayer(nn.Module):
 
 
 class TextAdapter(nn.Module):
-    """Trainable layers over a small frozen encoder's early and last hidden states.
+    """Trainable layers over the early and last hidden states of a small frozen encoder.
 
-    A small sentence encoder's last layer barely tells "a red cube and a blue sphere" from its swap; its first layer
-    still holds every word in its place. The adapter sees both and learns to bind them. No official model has one.
+    The last layer of a small sentence encoder hardly separates "a red cube and a blue sphere" from the same prompt with
+    the colours swapped, while its first layer still holds every word in order. The adapter reads both and learns which
+    attribute belongs to which object. No official model has an adapter.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -55,7 +56,7 @@ class TextAdapter(nn.Module):
 
 
 class TextPool(nn.Module):
-    """Attention with one learned query: the whole prompt in one vector."""
+    """Attention pooling with one learned query, which reduces a prompt to one vector."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class TextPool(nn.Module):
 
 
 class TextEmbedding(nn.Module):
-    """A `TextCondition` to the pooled vector and the cross-attention memory."""
+    """Map a `TextCondition` to the pooled vector and the cross-attention memory."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The training loss: cross-entropy of every bit."""
+"""The training loss: binary cross-entropy of every bit."""
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +9,13 @@ from bitvar.scales import ScaleSchedule
 
 
 def bit_losses(logits: Float[Tensor, "b l d 2"], bits: Bool[Tensor, "b l d"]) -> Float[Tensor, "b l"]:
-    """Cross-entropy of every token, the mean over its bits, in fp32 nats. About ln 2 at initialisation."""
+    """Compute every token's cross-entropy, averaged over its bits, in fp32 nats: about ln 2 at initialisation."""
     margin = (logits[..., 1] - logits[..., 0]).float()
     return F.binary_cross_entropy_with_logits(margin, bits.float(), reduction="none").mean(-1)
 
 
 def token_weights(schedule: ScaleSchedule, *, reweighted: bool) -> Float[Tensor, " l"]:
-    """Weights that sum to 1: uniform, or proportional to `sqrt(h_K w_K / (h_k w_k))`, which lifts the coarse scales."""
+    """Weight every token, summing to 1: equally, or by `sqrt(h_K w_K / (h_k w_k))`, which favours coarse scales."""
     lengths = torch.tensor(schedule.lengths, dtype=torch.float32)
     weights = (lengths[-1] / lengths).sqrt() if reweighted else torch.ones_like(lengths)
     per_token = weights[schedule.scale_index()]
@@ -29,6 +29,6 @@ def bitwise_loss(
     *,
     reweighted: bool = False,
 ) -> Float[Tensor, ""]:
-    """The mean over the batch of the weighted token losses."""
+    """Average the weighted token losses over the batch."""
     weights = token_weights(schedule, reweighted=reweighted).to(logits.device)
     return (bit_losses(logits, bits) @ weights).mean()

@@ -1,7 +1,8 @@
-"""The transformer: text and coarser scales in, logits of every bit of the next scale out.
+"""The transformer: predicts the logits of every bit of the next scale from the text and the coarser scales.
 
-`forward` sees all scales at once (training, likelihood); `start_decoding` and `decode_scale` see one at a time, with a
-cache (sampling). Both are the same blocks. Knows nothing of tokenizers, sampling parameters, devices or precision.
+`forward` computes all scales at once, for training and likelihood. `start_decoding` and `decode_scale` compute one
+scale at a time with a cache, for sampling. Both run the same blocks. This module knows nothing about tokenizers,
+sampling parameters, devices or precision.
 """
 
 import math
@@ -30,10 +31,10 @@ from bitvar.transformer.embed import TextEmbedding
 
 @dataclass(frozen=True)
 class EncodedCondition:
-    """All that the text contributes, computed once a prompt.
+    """Everything the blocks and the head read from the text, computed once per prompt.
 
     Attributes:
-        pooled: Tensor of shape `(b, c)`, `cond` in the paper: start token and source of every modulation.
+        pooled: Tensor of shape `(b, c)`, `cond` in the paper, from which the start token and modulation are made.
         modulation: Tensor of shape `(b, 6, c)`, shared by the blocks.
         head_scale, head_shift: Tensors of shape `(b, 1, c)`, the head's own modulation.
         memory: Text features that every block projects to keys and values.
@@ -46,7 +47,7 @@ class EncodedCondition:
     memory: TextMemory
 
     def first_rows(self, rows: int) -> "EncodedCondition":
-        """The first `rows` of the batch."""
+        """Return the first `rows` rows of the batch."""
         return EncodedCondition(
             self.pooled[:rows],
             self.modulation[:rows],
@@ -58,15 +59,15 @@ class EncodedCondition:
 
 @dataclass(frozen=True)
 class DecodeState:
-    """What one segment of sampling reads: consecutive scales that are decoded with the same rows.
+    """State of one segment of sampling: consecutive scales that are decoded with the same rows.
 
-    Only the contents of the cache change from scale to scale, so that each (schedule, scale, rows) is one static shape.
+    Only the contents of the cache change from scale to scale, so each (schedule, scale, rows) has static shapes.
 
     Attributes:
-        condition: The text, of shape `(b, ...)`.
-        text: Every block's keys and values of the text.
+        condition: Encoded text of `b` rows.
+        text: Keys and values of the text for every block.
         start: Input of scale 0, of shape `(b, 1, c)`.
-        schedule: Grids being decoded.
+        schedule: Schedule being decoded.
         rope: Rotary positions of every token of the schedule.
         cache: Keys and values of the scales decoded so far.
     """
@@ -119,14 +120,14 @@ class InfinityTransformer(nn.Module):
         return self.start_token.device
 
     def encode_condition(self, condition: TextCondition, *, dtype: torch.dtype | None = None) -> EncodedCondition:
-        """Compute the text's side, once a prompt.
+        """Encode the text, once per prompt.
 
         Args:
             condition: Features of shape `(b, t, text_width)`.
-            dtype: Data type of everything computed after; None is the parameters' own. Mixed precision sets it.
+            dtype: Data type of all later activations; None for the parameters'. Mixed precision sets it.
 
         Raises:
-            UsageError: for a prompt longer than `max_text_tokens`.
+            UsageError: If a prompt is longer than `max_text_tokens`.
         """
         tokens, limit = condition.features.shape[1], self.config.max_text_tokens
         if tokens > limit:
@@ -145,14 +146,14 @@ class InfinityTransformer(nn.Module):
         )
 
     def start_tokens(self, condition: EncodedCondition) -> Float[Tensor, "b 1 c"]:
-        """Embed scale 0: the pooled text and a learned start token."""
+        """Embed scale 0 as the sum of the pooled text and a learned start token."""
         x = condition.pooled + self.start_token.to(condition.pooled.dtype)
         return (x + self.scale_embedding[0].to(x.dtype))[:, None]
 
     def embed(
         self, resized: Float[Tensor, "b _ h w"], k: int, dtype: torch.dtype | None = None
     ) -> Float[Tensor, "b l c"]:
-        """Embed scale `k` >= 1: the latent so far, at this scale's grid (`pyramid.next_input`)."""
+        """Embed scale `k` >= 1 from the latent so far, resized to its grid (`pyramid.next_input`)."""
         x = self.input_proj(to_tokens(resized, self.config.patch_size).to(dtype or self.dtype))
         return x + self.scale_embedding[k].to(x.dtype)
 
@@ -169,14 +170,14 @@ class InfinityTransformer(nn.Module):
         dtype: torch.dtype | None = None,
         attention: AttentionFn | None = None,
     ) -> Float[Tensor, "b l d 2"]:
-        """Compute the logits of every bit of every scale, each scale seeing itself and the coarser ones.
+        """Compute the logits of every bit of every scale. Each scale attends to itself and the coarser ones.
 
         Args:
-            condition: The text.
-            inputs: For scales 1 and up, the latent so far at that scale's grid (`pyramid.next_input`).
-            schedule: As many scales as inputs, and one more.
-            dtype: Data type of the blocks; None is the parameters' own. Mixed precision training sets it.
-            attention: Implementation of attention over this schedule; None is `BlockCausal`, in plain PyTorch.
+            condition: Text features of `b` prompts.
+            inputs: Latent so far at the grid of each scale from 1 on (`pyramid.next_input`).
+            schedule: Schedule with one more scale than there are inputs.
+            dtype: Data type of the blocks; None for the parameters'. Mixed precision training sets it.
+            attention: Implementation of attention over this schedule; None for `BlockCausal`, in plain PyTorch.
         """
         encoded = self.encode_condition(condition, dtype=dtype)
         embedded = [self.embed(resized, k, dtype) for k, resized in enumerate(inputs, start=1)]
@@ -190,12 +191,12 @@ class InfinityTransformer(nn.Module):
     def start_decoding(
         self, condition: TextCondition, schedule: ScaleSchedule, *, cache: KVCache | None = None
     ) -> DecodeState:
-        """Prepare sampling: the text's side, the rotary positions and the cache.
+        """Prepare sampling: encode the text, compute the rotary positions and set up the cache.
 
         Args:
-            condition: The text, `b` prompts.
-            schedule: Grids to decode.
-            cache: Memory to decode into, with room for `b` rows and `schedule.cached_tokens` tokens. None allocates it.
+            condition: Text features of `b` prompts.
+            schedule: Schedule to decode.
+            cache: Cache with room for `b` rows and `schedule.cached_tokens` tokens. None allocates a new one.
         """
         encoded = self.encode_condition(condition.to(self.device))
         if cache is None:
@@ -210,21 +211,21 @@ class InfinityTransformer(nn.Module):
         )
 
     def next_segment(self, state: DecodeState, rows: int) -> DecodeState:
-        """Go on with the first `rows` rows only, keeping what they have decoded."""
+        """Continue with the first `rows` rows only, keeping the scales they have decoded."""
         return state.first_rows(rows)
 
     def allocate_cache(self, rows: int, schedule: ScaleSchedule) -> KVCache:
-        """Allocate a cache of the exact size that `rows` rows of a schedule need."""
+        """Allocate a cache of exactly the size that `rows` rows of a schedule need."""
         shape = (self.config.depth, rows, self.config.num_heads, self.config.head_dim)
         return KVCache.allocate(shape, capacity=schedule.cached_tokens, dtype=self.dtype, device=self.device)
 
     def decode_scale(self, tokens: Float[Tensor, "b l c"], k: int, state: DecodeState) -> Float[Tensor, "b l d 2"]:
-        """Compute the logits of scale `k`. Every coarser scale must have been decoded before, into the same cache.
+        """Compute the logits of scale `k`. All coarser scales must have been decoded into the same cache before.
 
         Args:
             tokens: Embedded input of the scale: `state.start` for scale 0, else `embed`.
             k: Index of the scale.
-            state: The segment's state, of as many rows.
+            state: State of the segment, with the same number of rows.
         """
         where = state.schedule.tokens(k)
         rope = state.rope[where]
@@ -244,10 +245,11 @@ class InfinityTransformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
-        """Initialise every weight by the released recipe, in one place.
+        """Initialise every weight by the released recipe.
 
-        Linear and embeddings: truncated normal, std sqrt(1 / 3c), biases 0. Then the head x 0.02; output projections
-        x 1 / sqrt(2 depth); modulation: gammas x 5e-6, scales and shifts x 1e-3; head modulation x 1e-3.
+        Linear layers and embeddings are drawn from a truncated normal with std sqrt(1 / 3c); biases are 0. The head is
+        then multiplied by 0.02, output projections by 1 / sqrt(2 depth), gammas of the modulation by 5e-6, its scales
+        and shifts by 1e-3, and the head modulation by 1e-3.
         """
         std = math.sqrt(1 / (3 * self.config.width))
         for name, parameter in self.named_parameters():

@@ -203,10 +203,10 @@ def test_advice_offers_more_ranks_bf16_and_adapters_when_one_sample_is_too_much(
     lines = advice(replace(BIG, precision="fp32"), 24 * GIB)
     beginnings = (
         "--activation-checkpointing",
-        "--micro-batch 1, 8 parts",
-        "or weights and optimiser over",
+        "--micro-batch 1, 8 micro-batches",
+        "or shard weights and optimizer over",
         "or --set optimization.precision=bf16",
-        "or adapters",
+        "or train LoRA adapters",
     )
     assert [line.startswith(start) for line, start in zip(lines, beginnings, strict=True)] == [True] * 5
     assert "fits" in lines[2]

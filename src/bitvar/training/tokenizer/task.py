@@ -1,4 +1,4 @@
-"""Training the tokenizer: reconstruction, and what keeps its bits alive."""
+"""The tokenizer's training task: reconstruction, adversarial and perceptual losses, and the use of the bits."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -24,7 +24,7 @@ from bitvar.training.tokenizer.validation import measure_reconstruction
 
 
 class TokenizerModels(nn.Module):
-    """The tokenizer and, if it has an adversary, the discriminator: one module, so one optimiser and one checkpoint."""
+    """The tokenizer and its discriminator, if any, in one module for one optimizer and one checkpoint."""
 
     def __init__(self, config: TokenizerTraining) -> None:
         super().__init__()
@@ -41,13 +41,13 @@ class TokenizerModels(nn.Module):
 
 
 class TokenizerTask:
-    """The step of a tokenizer run. Implements `loop.Task`.
+    """Training task of a tokenizer run. Implements `loop.Task`.
 
     Args:
-        config: losses and sizes.
-        train, validation: what it reads; stays on the CPU, a batch at a time goes to the device.
-        perceptual: required when its weight is not 0.
-        device: where the model is and computes.
+        config: Configuration of the run.
+        train, validation: Data of the run. It stays on the CPU, and one batch at a time is moved to the device.
+        perceptual: Perceptual distance; required if its weight is not 0.
+        device: Device of the model.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class TokenizerTask:
         torch.manual_seed(config.optimization.seed)
         self.config, self.device = config, device
         self.model = TokenizerModels(config).to(device)
-        self.layout = torch.contiguous_format  # on a CPU, group norm's backward is slow for channels-last planes
+        self.layout = torch.contiguous_format  # group norm's backward is slow for channels-last tensors on a CPU
         if device.type != "cpu":
             channels_last(self.model)
             self.layout = torch.channels_last
         self.train, self.validation = train, validation
-        self.fsdp_units: Sequence[nn.Module] = ()  # small enough to be whole on every rank, and called in pieces
+        self.fsdp_units: Sequence[nn.Module] = ()  # small enough to replicate, and its submodules are called directly
         self.perceptual = perceptual
         self.dtype = DTYPES[config.optimization.precision]
 
@@ -113,7 +113,7 @@ class TokenizerTask:
         return total, {name: term.detach() for name, term in terms.items()} | logged
 
     def _stop(self, num_scales: int, micro_batch: MicroBatch) -> int:
-        """The last scale that the batch is decoded from."""
+        """Draw the last scale that the batch is decoded from."""
         generator = micro_batch.shared_generator()
         if torch.rand((), generator=generator) < self.config.truncation:
             return int(torch.randint(max(1, num_scales - 1), (), generator=generator))
@@ -125,15 +125,17 @@ class TokenizerTask:
         images: Float[Tensor, "b c H W"],
         seen: Float[Tensor, ""],
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Both players' losses in one backward: the decoder sees a frozen judge, the judge a detached image.
+        """Compute the generator's and the discriminator's losses for a single backward pass.
+
+        The generator's loss sees the discriminator's weights detached; the discriminator's sees a detached image.
 
         Args:
-            reconstruction: gets the gradient.
-            images: as they are.
-            seen: the loss of the reconstruction itself, which an adaptive weight is measured by.
+            reconstruction: Decoded images, which receive the generator's gradient.
+            images: Original images.
+            seen: Reconstruction loss, whose gradient scales an adaptive weight.
 
         Returns:
-            The two losses, and the weight that is in the generator's.
+            The two losses and the weight of the generator's.
         """
         judge = self.model.discriminator
         assert judge is not None
@@ -149,13 +151,13 @@ class TokenizerTask:
         return players, weight
 
     def _last_layer(self) -> nn.Parameter:
-        """The weight nearest to the image that learns."""
+        """Return the trained weight that is nearest to the image."""
         tokenizer = self.model.tokenizer
         return (tokenizer.encoder if self.config.trained == "encoder" else tokenizer.decoder).conv_out.weight
 
     @torch.no_grad()
     def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
-        """PSNR in dB when decoded from the first k scales, and how each scale uses its bits."""
+        """Measure the PSNR in dB when decoding the first k scales, and the bit entropy of each scale."""
         tokenizer = model.tokenizer
         assert isinstance(tokenizer, InfinityTokenizer)
         return measure_reconstruction(
@@ -165,7 +167,7 @@ class TokenizerTask:
 
 @torch.no_grad()
 def bit_entropies(steps: Sequence[ScaleStep]) -> dict[str, Tensor]:
-    """How evenly each scale uses its bits over a batch: 1 evenly, 0 always the same. Small batches read a bit low."""
+    """Compute each scale's bit entropy over a batch: 1 if balanced, 0 if constant. Small batches underestimate it."""
     return {
         f"bit_entropy/scale_{k}": binary_entropy(step.bits.float().mean(dim=(0, 2, 3))).mean()
         for k, step in enumerate(steps)

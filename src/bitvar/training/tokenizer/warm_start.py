@@ -1,4 +1,4 @@
-"""What a tokenizer run begins from: another tokenizer's weights, fitted to other channels if need be."""
+"""Initial weights of a tokenizer run: another tokenizer's, adapted to a new number of channels if necessary."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,12 @@ _PREFIX = "tokenizer."
 
 @dataclass(frozen=True)
 class TokenizerOrigin:
-    """A tokenizer as it is stored.
+    """A stored tokenizer to start from.
 
     Attributes:
-        config: its sizes.
-        tensors: its weights, in the dtypes of their file.
-        identity: which one it is; none for a checkpoint of a run.
+        config: Configuration of the tokenizer.
+        tensors: Weights by name, in the dtypes of their file.
+        identity: Identity of the tokenizer; None for a training checkpoint.
     """
 
     config: TokenizerConfig
@@ -35,10 +35,10 @@ class TokenizerOrigin:
 
     @classmethod
     def read(cls, source: Path) -> "TokenizerOrigin":
-        """From a tokenizer folder, a model folder, or a checkpoint of a tokenizer run (its averages), all verified.
+        """Read and verify a tokenizer folder, a model folder, or the averaged weights of a tokenizer checkpoint.
 
         Raises:
-            WeightsError: if files are missing or altered, or the checkpoint holds no whole tokenizer.
+            WeightsError: If files are missing or altered, or the checkpoint holds no whole tokenizer.
         """
         verify_folder(source)
         try:
@@ -56,15 +56,15 @@ class TokenizerOrigin:
         tensors = averaged_tensors(source)
         own = {name.removeprefix(_PREFIX): t for name, t in tensors.items() if name.startswith(_PREFIX)}
         if values.get("kind") != "tokenizer" or values.get("trained") != "all":
-            why = "it belongs to a transformer, or to a run that trained one half only"
+            why = "it is a checkpoint of a transformer, or of a run that trains only one half of a tokenizer"
             raise WeightsError(f"{source} holds no whole tokenizer.", why, "export it first: bitvar export")
         return cls(TokenizerConfig.parse(values["model"], source=str(source)), own, None)
 
     def load_into(self, tokenizer: InfinityTokenizer) -> None:
-        """Give its weights to a tokenizer of the same sizes, which may have other channels.
+        """Load the weights into a tokenizer of the same sizes. The number of image channels may differ.
 
         Raises:
-            UsageError: if the sizes differ, naming which.
+            UsageError: If other sizes differ. The message names them.
         """
         ours, theirs = tokenizer.config.model_dump(), self.config.model_dump()
         differing = [name for name in ours if name != "image_channels" and ours[name] != theirs[name]]
@@ -77,35 +77,35 @@ class TokenizerOrigin:
 
 
 def check_origin(config: TokenizerTraining, origin: TokenizerOrigin | None) -> None:
-    """Refuse a run that lacks the half it doesn't train.
+    """Check that a run that trains one half of a tokenizer has the other half.
 
     Raises:
-        UsageError: if it has no finished tokenizer to take that from, or one of other channels.
+        UsageError: If there is no finished tokenizer to start from, or its number of channels differs.
     """
     if config.trained == "all":
         return
-    what = f"A run that trains the {config.trained} alone needs a tokenizer to --init from."
+    what = f"A run that trains only the {config.trained} needs a tokenizer to --init from."
     if origin is None:
-        raise UsageError(what, "its other half stays as it is", "add --init, such as --init icons")
+        raise UsageError(what, "the other half is not trained", "add --init, such as --init icons")
     if origin.identity is None:
-        why = "a checkpoint has no identity that its bits could be known by"
+        why = "a checkpoint has no identity to tell which tokenizer its bits belong to"
         raise UsageError(what, why, "export the checkpoint first: bitvar export")
     if origin.config.image_channels != config.model.image_channels:
         why = f"it has {origin.config.image_channels} channels, the recipe {config.model.image_channels}"
-        raise UsageError(what, why, "train all of it for other channels")
+        raise UsageError(what, why, "train all of it to change the channels: --set trained=all")
 
 
 def fit_channels(tensors: dict[str, Tensor], before: int, channels: int) -> dict[str, Tensor]:
-    """Weights for images of other channels, whose first steps are as good as the old ones allow.
+    """Adapt a tokenizer's weights to images with another number of channels.
 
-    From RGB to grey or to two channels, what enters is spread evenly over red, green and blue, and what leaves is their
-    mean: a grey image passes as it did. With more than three, the first three are red, green and blue; the others are
-    ignored at first, and leave as grey.
+    From RGB to one or two channels, the input weights are averaged over red, green and blue, and so are the output
+    weights, so that a grey image is reconstructed as before. To more than three channels, the first three keep the
+    weights of red, green and blue; the others are ignored in the input and start as grey in the output.
 
     Args:
-        tensors: a tokenizer's, by name.
-        before: channels of the images that they are for.
-        channels: Channels of the images to train on.
+        tensors: Weights of the tokenizer, by name.
+        before: Number of channels that the weights were trained for.
+        channels: Number of channels of the images to train on.
     """
     if before == channels:
         return tensors
@@ -118,11 +118,11 @@ def fit_channels(tensors: dict[str, Tensor], before: int, channels: int) -> dict
     return fitted
 
 
-# every channel comes once for each pixel of a square (`TokenizerConfig.pixel_patch`), or of a cell
+# each channel occurs once per pixel of a patch (`TokenizerConfig.pixel_patch`) or of a cell
 
 
 def _entering(weight: Tensor, before: int, channels: int) -> Tensor:
-    """Weights that see pixels: `(outputs, channels of the image x pixels, kernel, kernel)`."""
+    """Adapt weights that read pixels, of shape `(outputs, image channels x pixels, kernel, kernel)`."""
     weight = weight.unflatten(1, (before, -1))
     if channels < 3 or before < 3:
         fitted = weight.mean(dim=1, keepdim=True).expand(-1, channels, *weight.shape[2:]) * (before / channels)
@@ -133,7 +133,7 @@ def _entering(weight: Tensor, before: int, channels: int) -> Tensor:
 
 
 def _leaving(rows: Tensor, before: int, channels: int) -> Tensor:
-    """Weights or biases that give pixels: `(channels of the image x pixels, ...)`."""
+    """Adapt weights or biases that output pixels, of shape `(image channels x pixels, ...)`."""
     rows = rows.unflatten(0, (before, -1))
     if channels < 3 or before < 3:
         fitted = rows.mean(dim=0, keepdim=True).expand(channels, *rows.shape[1:])

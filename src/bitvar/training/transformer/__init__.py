@@ -1,1 +1,1 @@
-"""Training of the transformer."""
+"""Training the transformer."""

@@ -1,4 +1,4 @@
-"""Assembling a transformer run: data, frozen tokenizer and text encoder, initial weights, task and loop."""
+"""Assembly of a transformer run: data, frozen tokenizer and text encoder, initial weights, task and loop."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,21 +44,22 @@ from bitvar.weights.model_folder import (
 )
 
 VALIDATION_SAMPLES: Final = 1000
-"""Validation samples of each ratio of an index; a captioned set's validation split is used whole."""
+"""Number of validation samples per aspect ratio of an index. A captioned set's validation split is used whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenComponents:
-    """The tokenizer and text encoder of a transformer run, loaded, with what the run knows them by.
+    """Loaded tokenizer and text encoder of a transformer run, with the digests that identify them.
 
     Attributes:
         tokenizer: Tokenizer, on the device.
         text_encoder: Text encoder, on the device.
         identity: Identity of the tokenizer.
-        defaults: Sampling defaults of the initial model, which the new one inherits.
-        key: Key of the features that the two compute.
+        defaults: Sampling defaults of the initial model, which the trained model inherits.
+        key: Cache key of the features that the two encoders compute.
         initial: Model folder or checkpoint to start from, if any.
-        digests: Digests of the three, by the option that named them; fields of the run's identity.
+        digests: Digests of tokenizer, text encoder and initial model, keyed by their options; part of the run's
+            identity.
     """
 
     tokenizer: InfinityTokenizer
@@ -70,7 +71,7 @@ class FrozenComponents:
     digests: dict[str, str]
 
     def index(self, name: str) -> ModelIndex:
-        """The index of a model that is trained with them."""
+        """Build the index of a model trained with these components."""
         index = ModelIndex(name=name, tokenizer=self.identity)
         return index if self.defaults is None else index.model_copy(update={"defaults": self.defaults})
 
@@ -85,7 +86,7 @@ def train_transformer(
     loading: Loading,
     device: torch.device,
 ) -> None:
-    """Train a transformer to the end; the main rank writes the model, or the adapter, to `result_folder`."""
+    """Train a transformer to the end. The main rank writes the model or the adapter to `result_folder`."""
     check_data(config, paths.data, models)
     frozen = load_frozen(config, models, device)
     initial = None if frozen.initial is None else _read_initial(config, frozen.initial)  # before hours of encoding
@@ -125,12 +126,12 @@ def train_transformer(
     sheet = choose_samples(paths.data, seed=config.optimization.seed, fit=limit.fit)
 
     def sample(model: torch.nn.Module, path: Path) -> None:
-        if model is not task.model:  # gathered on the CPU
+        if model is not task.model:  # gathered from shards onto the CPU
             model.to(device, task.dtype)
         sample_grid(as_pipeline(model), path, sheet)
 
     if not sheet.captions:
-        run.log("WARNING: no sample sheets: none of the images that they would show can be read")
+        run.log("WARNING: no sample sheets will be drawn: none of their images can be read")
     base_sha256 = base.transformer if base else None
     model = loop.train(task, replace(run, base_sha256=base_sha256, sample=sample if sheet.captions else None))
     if model is None:
@@ -143,7 +144,7 @@ def train_transformer(
 
 
 def dry_run(config: TransformerTraining, *, data: Path | None, models: FrozenModels, device: torch.device) -> None:
-    """Refuse what a run would refuse of its data and models. Writes nothing."""
+    """Check the data and models as a run would, and write nothing."""
     if data is not None:
         check_data(config, data, models, decoded=True)
     if models.initial is not None or (models.tokenizer is not None and models.text_encoder is not None):
@@ -157,18 +158,18 @@ def dry_run(config: TransformerTraining, *, data: Path | None, models: FrozenMod
 
 
 def load_frozen(config: TransformerTraining, models: FrozenModels, device: torch.device) -> FrozenComponents:
-    """Find, verify and load the frozen components, and refuse those that don't fit the configuration.
+    """Find, verify and load the frozen components, and reject those that don't fit the configuration.
 
     Raises:
-        UsageError: If one is missing, or its sizes don't fit.
-        WeightsError: If files of one are missing or altered, or tokenizer and initial model don't belong together.
+        UsageError: If a component is missing or its sizes don't fit.
+        WeightsError: If a file is missing or altered, or the initial model was trained with another tokenizer.
     """
     initial = None if models.initial is None else find_initial(models.initial)
     from_model = initial is not None and not is_checkpoint(initial)
     tokenizer_folder, encoder_folder = find_frozen(models, initial)
     if config.lora is not None and not from_model:
-        fix = "add --init with the model to adapt: its folder, name in the package or hub id"
-        raise UsageError("Adapters need a model to --init from.", "they change one that is finished", fix)
+        fix = "add --init with the model to adapt: a folder, a name in the package or a hub id"
+        raise UsageError("Adapters need a model to --init from.", "they adapt a finished model", fix)
     verify_part(tokenizer_folder)
     verify_part(encoder_folder)
     identity = TokenizerIdentity.load(tokenizer_folder / "identity.json")
@@ -180,7 +181,7 @@ def load_frozen(config: TransformerTraining, models: FrozenModels, device: torch
     tokenizer = load_component(InfinityTokenizer, tokenizer_folder).to(device)
     check_bits(config.model, tokenizer.config)
     encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)
-    if not from_model or models.text_encoder is not None:  # or `Initial.load_into` compares the sizes
+    if not from_model or models.text_encoder is not None:  # otherwise `Initial.load_into` compares the sizes
         _check_text_encoder(config, encoder)
     key = features_key(identity.bits_sha256, encoder, encoder_folder)
     digests = {
@@ -195,19 +196,19 @@ def load_frozen(config: TransformerTraining, models: FrozenModels, device: torch
 
 
 def _check_text_encoder(config: TransformerTraining, encoder: TextEncoder) -> None:
-    """Refuse a text encoder of another width than the model's, or that reads fewer tokens."""
+    """Reject a text encoder whose width differs from the model's, or that reads fewer tokens."""
     what, model = "The text encoder does not fit this model.", config.model
     width = encoder.encode(["a"]).features.shape[-1]
     if width != model.text_width:
-        why = f"it gives {width} features a token, and model.text_width is {model.text_width}"
+        why = f"it gives {width} features per token, but model.text_width is {model.text_width}"
         raise UsageError(what, why, f"set model.text_width={width}")
     if encoder.max_tokens is not None and encoder.max_tokens < model.max_text_tokens:
-        why = f"it reads {encoder.max_tokens} tokens, and model.max_text_tokens is {model.max_text_tokens}"
+        why = f"it reads {encoder.max_tokens} tokens, but model.max_text_tokens is {model.max_text_tokens}"
         raise UsageError(what, why, f"set model.max_text_tokens={encoder.max_tokens}")
 
 
 def _read_initial(config: TransformerTraining, source: Path) -> Initial:
-    """Read the weights to start from, and refuse them if they don't fit the configuration."""
+    """Read the initial weights, and reject them if they don't fit the configuration."""
     initial = Initial.read(source)
     with torch.device("meta"):
         initial.load_into(InfinityTransformer(config.model))
@@ -224,7 +225,7 @@ def _open_data(
     bad: BadSamples,
     workers: int,
 ) -> TransformerData:
-    """Open a split: an index, encoded while it is read, or a captioned set, encoded once into a file."""
+    """Open a split of an index, encoded as it is read, or of a captioned set, encoded once into a file."""
     tokenizer, max_text_tokens = frozen.tokenizer, config.model.max_text_tokens
     if is_index(data):
         return IndexData(

@@ -1,4 +1,4 @@
-"""What a transformer run reads, made once by the frozen tokenizer and text encoder, and kept beside the run."""
+"""Cached features of a captioned set, computed once by the frozen tokenizer and text encoder."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ from bitvar.weights.tensors import load_tensors, write_tensors
 Log = Callable[[str], None]
 
 DIGESTS: Final = "digests.json"
-"""Beside the features: digests of the files they were made from, so that these are read again only when touched."""
+"""File beside the features with digests of the image files, which are read again only if they were modified."""
 
 _FORMAT: Final = 2
 _PARTS: Final = {"images": ("features",), "captions": ("tokens", "offsets")}
@@ -37,14 +37,20 @@ _PARTS: Final = {"images": ("features",), "captions": ("tokens", "offsets")}
 
 @dataclass(frozen=True)
 class FeaturesKey:
-    """What the features of a set depend on beside the set: the two encoders, by digest."""
+    """Digests of the two encoders, which the features depend on beside the data set."""
 
     tokenizer: str
     text_encoder: str
 
 
 def features_key(tokenizer_sha256: str, text_encoder: TextEncoder, folder: Path) -> FeaturesKey:
-    """The key of two encoders; `folder` is the text one's. Its vocabulary and configuration count like its weights."""
+    """Compute the key of a tokenizer and a text encoder.
+
+    Args:
+        tokenizer_sha256: Digest of the tokenizer's bits.
+        text_encoder: Loaded text encoder.
+        folder: Folder of the text encoder. Weights, vocabulary and configuration all enter the key.
+    """
     named = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".txt", ".model"))
     files = merged_digest({path.name: digest(path) for path in named if path.name != MANIFEST})
     return FeaturesKey(tokenizer_sha256, f"{files} {text_encoder.hidden_states}")
@@ -62,23 +68,24 @@ def load_feature_set(
     size: Size | None = None,
     max_text_tokens: int | None = None,
 ) -> FeatureSet:
-    """The feature set of one split, from `cache` as far as that was made of the same images, captions and encoders.
+    """Load the features of one split from `cache`, and encode what the cache lacks.
 
-    A cache of another tokenizer still has the captions, which take the longest. A damaged one is made again.
+    Cached features are reused if images, captions and encoders are the same. If only the tokenizer differs, the
+    captions, which take the longest to encode, are still reused. A damaged cache is rebuilt.
 
     Args:
-        data: a captioned set.
+        data: Folder of the captioned set.
         split: Split of the set.
-        tokenizer, text_encoder: frozen.
-        cache: a safetensors file.
-        key: from `features_key`.
-        log: receives progress.
-        size: width and height that every image must have; the same for all, if None.
-        max_text_tokens: the longest caption; longer ones are cut. No limit if None.
+        tokenizer, text_encoder: Frozen encoders of images and captions.
+        cache: Safetensors file to read and write.
+        key: Key of the two encoders, from `features_key`.
+        log: Function that receives progress messages.
+        size: Width and height that every image must have. None requires only that all are equal.
+        max_text_tokens: Maximum length of a caption; longer captions are cut. None sets no limit.
 
     Raises:
-        UsageError: if an image is missing, broken, or of another size.
-        ComputationError: if an encoder gives numbers that are not finite.
+        UsageError: If an image is missing, broken, or of the wrong size.
+        ComputationError: If an encoder's output is not finite.
     """
     samples = read_samples(data, split=split, log=log)
     captions = sorted({caption for sample in samples for caption in sample.captions})
@@ -124,7 +131,7 @@ def _dtype(module: nn.Module) -> str:
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 of tensors: names, shapes, dtypes and bytes."""
+    """Compute the sha256 of tensors: names, shapes, dtypes and bytes."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -138,7 +145,7 @@ def _part_digest(tensors: Mapping[str, Tensor], part: str) -> str:
 
 
 def _cached(cache: Path, keys: Mapping[str, str], log: Log) -> dict[str, Tensor]:
-    """The tensors of the parts of the cache that are those of the keys, and are as they were written."""
+    """Load the parts of the cache whose key matches and whose digest shows no damage."""
     if not cache.is_file():
         return {}
     try:
@@ -147,7 +154,7 @@ def _cached(cache: Path, keys: Mapping[str, str], log: Log) -> dict[str, Tensor]
         found = [part for part, key in keys.items() if metadata.get(part) == key]
         tensors = load_tensors(cache) if found else {}
     except (OSError, SafetensorError, WeightsError) as error:
-        log(f"{cache} is damaged ({str(error).splitlines()[0]}): it is made again")
+        log(f"{cache} is damaged ({str(error).splitlines()[0]}); encoding again")
         return {}
     kept: dict[str, Tensor] = {}
     for part in found:
@@ -155,7 +162,7 @@ def _cached(cache: Path, keys: Mapping[str, str], log: Log) -> dict[str, Tensor]
         if whole and _part_digest(tensors, part) == metadata.get(f"{part}_sha256"):
             kept |= {name: tensors[name] for name in _PARTS[part]}
         else:
-            log(f"{cache} is damaged ({part} are not as they were written): they are made again")
+            log(f"{cache} is damaged (the {part} differ from their digest); encoding them again")
     return kept
 
 
@@ -167,7 +174,7 @@ def _encode_images(samples: Sequence[Sample], tokenizer: ImageTokenizer) -> Tens
         row = tokenizer.features(to_signed(images.to(tokenizer.device))).half().cpu()
         require_finite(row, f"the frozen tokenizer's features of images {start + 1} to {start + len(row)}")
         rows.append(row)
-    return torch.cat(rows).contiguous()  # a tokenizer laid out channels-last gives features laid out so
+    return torch.cat(rows).contiguous()  # features of a channels-last tokenizer are channels-last
 
 
 def _encode_captions(captions: Sequence[str], text_encoder: TextEncoder) -> dict[str, Tensor]:

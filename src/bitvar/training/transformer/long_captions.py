@@ -1,4 +1,4 @@
-"""Captions that are longer than the model reads: cut at the end of a sentence where there is one, and counted."""
+"""Captions longer than the model reads: cut, at the end of a sentence where possible, and counted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from bitvar.data.captions import cut_to
 
 @dataclass
 class CaptionLimit:
-    """The longest caption that a model reads, in tokens of its text encoder.
+    """Maximum caption length of a model, in tokens of its text encoder.
 
     Attributes:
-        limit: number of tokens; None for no limit.
-        num_tokens: tokens of a text.
-        log: receives a line when captions are cut: the first, and then at every power of ten.
-        cut: captions cut so far.
+        limit: Maximum number of tokens; None for no limit.
+        num_tokens: Function that counts the tokens of a text.
+        log: Function that receives a line at the first cut caption and at every power of ten after it.
+        cut: Number of captions cut so far.
     """
 
     limit: int | None
@@ -23,7 +23,7 @@ class CaptionLimit:
     cut: int = 0
 
     def fit(self, captions: Sequence[str]) -> list[str]:
-        """The captions, none longer than the limit."""
+        """Cut every caption that is longer than the limit."""
         return [self._fit(caption) for caption in captions]
 
     def _fit(self, caption: str) -> str:

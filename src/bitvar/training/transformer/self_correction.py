@@ -1,4 +1,4 @@
-"""Bitwise self-correction: training data that holds the model's own kind of mistakes (arXiv 2412.04431)."""
+"""Bitwise self-correction: training on inputs with random bit errors (Han et al., arXiv 2412.04431)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from bitvar.training.engine.microbatch import draw_uniform
 
 
 class TeacherForcing(NamedTuple):
-    """What a transformer step needs of an image.
+    """Inputs and targets of a transformer step.
 
     Attributes:
-        inputs: for scales 1 and up, the latent so far at that scale's grid, flips included.
-        target_bits: `(b, l, d)`, the true bits of every token.
+        inputs: Latent so far at the grid of each scale from 1 on, flips included.
+        target_bits: True bits of every token, of shape `(b, l, d)`.
     """
 
     inputs: list[Tensor]
@@ -28,8 +28,11 @@ class TeacherForcing(NamedTuple):
 def random_flip(
     *, max_strength: float, num_corrected_scales: int, generators: Sequence[torch.Generator]
 ) -> pyramid.Flip:
-    """Flip bits at random: at each scale below `num_corrected_scales`, for each image, draw a strength from
-    {0, 0.01, ..., max_strength} and flip each bit with that probability. Every image has its own generator."""
+    """Return a function that flips bits at random.
+
+    At each scale below `num_corrected_scales`, it draws a strength from {0, 0.01, ..., max_strength} for each image and
+    flips each of its bits with that probability. Every image has its own generator.
+    """
     levels = round(max_strength * 100)
 
     def flip(k: int, bits: Bool[Tensor, "b d h w"]) -> Bool[Tensor, "b d h w"]:
@@ -51,11 +54,19 @@ def teacher_forcing(
     flip: pyramid.Flip | None = None,
     requantize_after_flip: bool = True,
 ) -> TeacherForcing:
-    """Inputs and targets of every scale; `code_norms` has the norms of the whole schedule, which may have more scales.
+    """Compute the inputs and targets of every scale.
 
-    Finer targets are quantised from the corrected residual; each scale's own target stays unflipped, so the model
-    learns to repair what came before. Without `requantize_after_flip`, every target is that of the unflipped image,
-    and the inputs add up its flipped bits: the model meets mistakes, and is not asked to repair them.
+    Finer targets are quantised from the residual after the flips, while a scale's own target stays unflipped, so that
+    the model learns to correct earlier errors. Without `requantize_after_flip`, all targets are those of the unflipped
+    image and only the inputs contain the flipped bits: the model sees errors, but isn't trained to correct them.
+
+    Args:
+        features: Features of the frozen tokenizer's encoder.
+        schedule: Schedule of the images.
+        patch_size: Tokenizer cells per token side.
+        code_norms: Norms of the codes of the model's whole schedule, which may have more scales than `schedule`.
+        flip: Function that flips bits, from `random_flip`; None flips nothing.
+        requantize_after_flip: Whether finer targets are quantised after the flips.
     """
     grids = schedule.latent_grids(patch_size)
     steps = list(pyramid.encode(features, grids, code_norms, flip=flip if requantize_after_flip else None))

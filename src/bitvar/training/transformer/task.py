@@ -1,4 +1,4 @@
-"""Training the transformer: frozen features and texts in, bitwise self-correction, cross-entropy of every bit."""
+"""The transformer's training task: bitwise self-correction and cross-entropy of every bit, on frozen features."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step reads of a micro_batch.
+    """Features and captions of one micro-batch.
 
     Attributes:
-        micro_batch: which samples these are.
-        features: `(b, d, h, w)`, the tokenizer's.
+        micro_batch: Indices of the samples and the step they belong to.
+        features: Features of the tokenizer's encoder, of shape `(b, d, h, w)`.
         condition: Text features of one caption per sample.
     """
 
@@ -42,48 +42,48 @@ class Batch:
 
 @runtime_checkable
 class TransformerData(Protocol):
-    """Where batches come from. Images of a bucket are all of one schedule."""
+    """Source of batches. All images of a bucket have the same schedule."""
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Samples of each bucket."""
+        """Number of samples in each bucket."""
         ...
 
     @property
     def schedules(self) -> tuple[int, ...]:
-        """Which of the model's schedules each bucket's images are on."""
+        """Index of each bucket's schedule among the model's."""
         ...
 
     def batches(self, micro_batches: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
-        """A batch for each micro_batch, in order; without a choice, each sample's first caption."""
+        """Yield a batch for each micro-batch, in order. If `captions` is None, use each sample's first caption."""
         ...
 
 
 @dataclass(frozen=True)
 class CaptionFeatures:
-    """Frozen text features of many captions, end to end.
+    """Frozen text features of many captions, concatenated.
 
     Attributes:
-        tokens: `(all tokens, text width)`.
-        offsets: `(captions + 1,)`, where each caption begins.
+        tokens: Features of shape `(all tokens, text width)`.
+        offsets: Index of each caption's first token, followed by the total number of tokens.
     """
 
     tokens: Float[Tensor, "tokens w"]
     offsets: Int[Tensor, " captions1"]
 
     def condition(self, captions: Sequence[int]) -> TextCondition:
-        """The condition of some captions."""
+        """Build the condition of the captions with these indices."""
         return TextCondition.from_list([self.tokens[self.offsets[c] : self.offsets[c + 1]] for c in captions])
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Images and captions of one size, already through the frozen encoders. Implements `TransformerData`.
+    """Encoded images of one size and their captions. Implements `TransformerData`.
 
     Attributes:
-        features: `(n, d, h, w)`, the tokenizer's.
-        captions: all distinct captions.
-        choices: for each sample, the indices of its captions.
+        features: Features of the tokenizer's encoder, of shape `(n, d, h, w)`.
+        captions: Features of all distinct captions.
+        choices: Indices of each sample's captions.
     """
 
     features: Float[Tensor, "n d h w"]
@@ -100,7 +100,7 @@ class FeatureSet:
 
     def batches(self, micro_batches: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[Batch]:
         if captions is not None and captions.cut > 0:
-            why = "their features are stored whole"
+            why = "the features of whole captions are cached"
             raise UsageError("These captions can't be cut.", why, "set cut_caption=0, or train from an index")
         for micro_batch in micro_batches:
             choices = [self.choices[i] for i in micro_batch.samples.tolist()]
@@ -113,15 +113,15 @@ class FeatureSet:
 
 
 class TransformerTask:
-    """The step of a transformer run. Implements `loop.Task`.
+    """Training task of a transformer run. Implements `loop.Task`.
 
     Args:
-        config: sizes and settings.
-        train, validation: what it reads; stays on the CPU, a batch at a time goes to the device.
-        device: where the model will be, once `parallel.distribute` has put it there. First weights and all draws come
-            from the CPU, so they are the same.
-        attention_fns: Attention function for each schedule, by its index; the model's own where there is none.
-        flops: Operations of one sample's step on each schedule, to report throughput.
+        config: Configuration of the run.
+        train, validation: Data of the run. It stays on the CPU, and one batch at a time is moved to the device.
+        device: Device that the loop moves the model to. Initial weights and all random draws are made on the CPU, so
+            that they don't depend on the device.
+        attention_fns: Attention function of each schedule, by index. Schedules without one use the model's default.
+        flops: Floating-point operations of one sample's step on each schedule, to report throughput.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class TransformerTask:
         return list(self.model.blocks)
 
     def adapt(self) -> None:
-        """Add the adapters that the configuration asks for, and freeze the rest; after the weights are loaded."""
+        """Add the configured adapters and freeze all other weights. Call this after the weights are loaded."""
         if self.config.lora is not None:
             generator = make_generator(self.config.optimization.seed, 0, Purpose.ADAPTER)
             add_adapter(self.model, self.config.lora, generator=generator)
@@ -174,7 +174,7 @@ class TransformerTask:
         return SampleCost(self.schedules[which].num_tokens, self._flops[which] if self._flops else 0.0)
 
     def corrupted(self, batch: Batch) -> tuple[TextCondition, TeacherForcing]:
-        """What a step reads of a batch on the device: its texts, some dropped, and its images, with flips."""
+        """Move a batch to the device, drop some of its texts and flip some of its bits."""
         config, micro_batch = self.config, batch.micro_batch
         which = self.train.schedules[micro_batch.bucket]
         schedule = self.schedules[which]
@@ -206,7 +206,7 @@ class TransformerTask:
 
     @torch.no_grad()
     def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
-        """Loss and bit accuracy on held-out samples, nothing flipped, nothing dropped."""
+        """Measure loss and bit accuracy on held-out samples, without flips or dropped texts."""
         assert isinstance(model, InfinityTransformer)
         return measure_bits(
             model, self.validation, self.schedules, dtype=self.dtype, reweighted=self.config.reweighted, ranks=ranks
@@ -223,15 +223,15 @@ def measure_bits(
     dtype: torch.dtype = torch.float32,
     ranks: DistributedContext | None = None,
 ) -> Metrics:
-    """Mean loss and bit accuracy over all samples, teacher-forced by each one's first caption.
+    """Measure the mean teacher-forced loss and bit accuracy over all samples, with their first captions.
 
     Args:
-        model: called by all ranks alike, so it may be in shards.
-        data: every sample counts once.
-        schedules: the model's.
-        reweighted: weigh the loss as a training with that setting does.
-        dtype: Dtype of the activations.
-        ranks: who share the work; one if None.
+        model: Model to evaluate. All ranks call it equally often, so that it may be sharded.
+        data: Data to evaluate on. Every sample counts once.
+        schedules: Schedules of the model.
+        reweighted: Whether the loss is reweighted by scale, as in training with that setting.
+        dtype: Data type of the activations.
+        ranks: Ranks that share the samples; None for a single process.
     """
     ranks = ranks or DistributedContext()
     micro_batches, counted = micro_batches_in_order(
@@ -260,7 +260,7 @@ def per_scale_metrics(
     bits: Bool[Tensor, "b l d"],
     schedule: ScaleSchedule,
 ) -> dict[str, Tensor]:
-    """Loss and bit accuracy of every scale and overall."""
+    """Compute the loss and bit accuracy of every scale, and the overall accuracy."""
     right = ((logits[..., 1] > logits[..., 0]) == bits).float().mean(-1)
     metrics = {"accuracy": right.mean()}
     for k in range(len(schedule)):
