@@ -1,6 +1,6 @@
 """Atomic writing of files and folders, and safe opening of files, whatever their content.
 
-A new file or folder is written under a hidden name beside its own, `.NAME.XXXXXXXX.partial`, and renamed once it is
+A new file or folder is written in the same place under a hidden name, `.NAME.XXXXXXXX.partial`, and renamed once it is
 complete. A replaced folder is kept as `.NAME.XXXXXXXX.old` until the new one has its name. If the process is killed in
 between, the next write to that folder, or `recover_folder`, restores its name. Only names of these two forms are ever
 removed.
@@ -27,10 +27,10 @@ LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/v1"
 REPLACING: Final = threading.RLock()
 """Lock held while a folder is inspected and replaced, so that no thread inspects one that another is replacing."""
 
-_LONGEST_LABEL: Final = 120  # bytes of a name that its hidden name repeats; file systems allow 255
+_LONGEST_LABEL: Final = 120  # bytes of a name that are repeated in its hidden name; file systems allow 255
 _LITTLE_SPACE: Final = 4 << 20
 _VAGUE: Final = ("encoder error", "PytorchStreamWriter failed writing", "inline_container.cc", "iostream error")
-"""Messages of Pillow and PyTorch for any failure of the disk."""
+"""Parts of the vague messages that Pillow and PyTorch give for any disk failure."""
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -42,7 +42,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     replaces. A pipe or a device is never replaced; the content is copied into it.
 
     Raises:
-        OSError: if the disk fails, whatever error the writer raised, with the errno and with `path` as its filename.
+        OSError: if the disk fails, whatever error the writer raised. It has the errno, and `path` as its filename.
     """
     with named_disk_errors(path) as temporaries, contextlib.ExitStack() as cleaning:
         target = None if _opens_as_stream(path) else _follow(path)
@@ -77,12 +77,12 @@ def replaced_folder(folder: Path, *, check: Callable[[Path], None], seal: Callab
 
     Args:
         folder: Folder to write; its parents are created.
-        check: Function that raises for a folder that must not be replaced. Called with an existing folder, before and
+        check: Function that raises for a folder that must not be replaced. Called with the existing folder before and
             after the work.
         seal: Function called with the filled folder before it is renamed.
 
     Raises:
-        OSError: as `atomic_path`.
+        OSError: as for `atomic_path`.
     """
     target = _follow(folder)
     with named_disk_errors(folder) as temporaries:
@@ -111,10 +111,10 @@ def replaced_folder(folder: Path, *, check: Callable[[Path], None], seal: Callab
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder as `replaced_folder`, for a name that is free or that of an empty folder.
+    """Yield a temporary folder as `replaced_folder` does, for a name that is free or belongs to an empty folder.
 
     Raises:
-        OSError: as `atomic_path`, or if the name is taken.
+        OSError: as for `atomic_path`, or if the name is taken.
     """
 
     def require_empty(found: Path) -> None:
@@ -126,7 +126,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def recover_folder(folder: Path) -> None:
-    """Restore the name of a folder if a process was killed while replacing it, and remove other remains."""
+    """Restore the name of a folder if a process was killed while replacing it, and remove other leftovers."""
     target = _follow(folder)
     form = re.compile(rf"\.{re.escape(_label(target.name))}\.[0-9a-f]{{8}}\.old")
     if not target.parent.is_dir():
@@ -148,7 +148,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def flush(path: Path) -> None:
-    """Force the content of a file or folder onto the disk."""
+    """Flush the content of a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -166,13 +166,13 @@ def open_plain(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def read_plain(path: Path) -> bytes:
-    """Read a file as `open_plain` opens it."""
+    """Read a whole file that `open_plain` opens."""
     with open_plain(path) as file:
         return file.read()
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a text can be a path: it is not empty, has no NUL, and can be encoded."""
+    """Whether a string can be a path: it is not empty, has no NUL, and can be encoded."""
     try:
         return text != "" and b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -187,7 +187,7 @@ def is_lfs_pointer(path: Path) -> bool:
 
 @contextlib.contextmanager
 def named_disk_errors(path: Path) -> Iterator[list[Path]]:
-    """Convert errors of libraries about a failing disk to an OSError, with `path` as its filename.
+    """Convert the errors that libraries raise for a failing disk to an OSError with `path` as its filename.
 
     Yields:
         A list to append temporary names to. Errors name `path` in place of any of them.
@@ -225,7 +225,7 @@ def _disk_errno(error: Exception, path: Path) -> int | None:
 
 
 def _swap(new: Path, target: Path) -> None:
-    """Rename a folder to the name of another, which is removed afterwards, or restored if renaming fails."""
+    """Rename `new` to `target`. The old target is removed afterwards, or restored if renaming fails."""
     while True:
         old = _beside(target, "old")
         with contextlib.ExitStack() as undo:

@@ -1,7 +1,7 @@
 """Encoding and decoding many files: which file goes where, and which ones are up to date.
 
-A target is up to date if writing it again would give the same content. That is decided by what it was made from, never
-by dates. An interrupted run therefore continues where it stopped, and one broken file does not keep the others from
+A target is up to date if writing it again would give the same content. That depends on what it was made from, never on
+dates. An interrupted run therefore continues where it stopped, and one broken file does not keep the others from
 being written.
 """
 
@@ -105,15 +105,15 @@ def encode_folder(
     Args:
         codec: Codec to encode with.
         folder: Folder of images. Files of other kinds are left out and counted.
-        output: Folder to write to; it is created if missing. Bits that this tokenizer made of these very images with
-            these settings are kept.
+        output: Folder to write to; it is created if missing. Bits that this tokenizer made from the same images with
+            the same settings are kept.
         scales, refine_steps, batch_size: Settings of `ImageCodec.encode_many`.
-        overwrite: Whether to replace files that are not bit files too.
+        overwrite: Whether to replace even files that are not bit files.
         log: Function called with the result of every file.
 
     Raises:
-        UsageError: if there is no image, or two images have one name; also for images that can't be used, once all
-            others are written.
+        UsageError: if there is no image, or two images would get the same name; also for images that can't be used,
+            once all others are written.
     """
     source, target = require_path(folder, "folder"), require_path(output, "output")
     pairs, skipped = pair_folder(source, target, ".bits", image_files)
@@ -135,10 +135,10 @@ def decode_folder(
     Args:
         codec: Codec to decode with.
         folder: Folder of bit files. Other files are left out and counted.
-        output: Folder to write to; it is created if missing. Images that this tokenizer made of these very bits are
+        output: Folder to write to; it is created if missing. Images that this tokenizer made from the same bits are
             kept.
         scales: Number of scales to use, as for `ImageCodec.decode`.
-        overwrite: Whether to replace images that were not decoded from bits too.
+        overwrite: Whether to replace even images that were not decoded from bits.
         log: Function called with the result of every file.
 
     Raises:
@@ -162,7 +162,7 @@ def bit_files(folder: Path) -> tuple[list[Path], Skipped]:
 def pair_files(
     sources: Sequence[Path], output: Path, suffix: str, list_folder: Callable[[Path], list[Path]]
 ) -> list[Pair]:
-    """Pair every file to read with the file to write. Nothing is read yet.
+    """Pair every file to read with the file to write, without reading any.
 
     Args:
         sources: Files, and folders whose structure is repeated in `output`.
@@ -171,7 +171,7 @@ def pair_files(
         list_folder: Function that lists the files to read in a folder.
 
     Raises:
-        UsageError: if there is no file, if the output is of the wrong kind, or if two files have one target.
+        UsageError: if there is no file, if the output is of the wrong kind, or if two files have the same target.
     """
     found = [
         (path, path.relative_to(source) if source.is_dir() else Path(path.name))
@@ -179,22 +179,22 @@ def pair_files(
         for path in (list_folder(source) if source.is_dir() else [source])
     ]
     if not found:
-        raise UsageError("There is nothing to do.", f"no file is in {sources[0]}", "check the folder")
+        raise UsageError("There is nothing to do.", f"{sources[0]} has no files to read", "check the folder")
     if len(found) == 1 and not sources[0].is_dir() and not output.is_dir():
         if output.suffix.lower() != suffix:
             why, fix = f"the name does not end in {suffix}", "name a file that does, or an existing folder"
             raise UsageError(f"Can't write {output}.", why, fix)
         if output.exists() and found[0][0].exists() and output.samefile(found[0][0]):
-            raise UsageError(f"Can't write {output}.", "it is the file to read", "name another file with -o")
+            raise UsageError(f"Can't write {output}.", "it is the input file", "name another file with -o")
         return [(found[0][0], output)]
     if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is no folder.", f"{len(found)} files need one", "name a folder")
+        raise UsageError(f"{output} is not a folder.", f"{len(found)} files need one", "name a folder")
     targets: dict[Path, Path] = {}
     for path, name in found:
         target = output / name.with_suffix(suffix)
         if target in targets:
             why = f"{targets[target]} would be written there too"
-            raise UsageError(f"Can't write {path} to {target}.", why, "write them to two folders")
+            raise UsageError(f"Can't write {path} to {target}.", why, "write them to separate folders")
         targets[target] = path
     return [(path, target) for target, path in targets.items()]
 
@@ -202,13 +202,13 @@ def pair_files(
 def pair_folder(
     folder: Path, output: Path, suffix: str, list_folder: Callable[[Path], tuple[list[Path], Skipped]]
 ) -> tuple[list[Pair], Skipped]:
-    """Pair the files of one folder as `pair_files`, and say what else it contains.
+    """Pair the files of one folder as `pair_files` does, and say what else it contains.
 
     Raises:
-        UsageError: as `pair_files`, or if the folder is none.
+        UsageError: as for `pair_files`, or if there is no such folder.
     """
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}.", "its files were to be read", "check the path")
+        raise UsageError(f"There is no folder {folder}.", fix="check the path")
     found, skipped = list_folder(folder)
     return pair_files([folder], output, suffix, lambda _: found), skipped
 
@@ -235,7 +235,7 @@ def encode_files(
         codec: Codec to encode with.
         pairs: Images, and the bit files to write.
         scales, refine_steps, batch_size: Settings of `ImageCodec.encode_many`.
-        overwrite: Whether to replace a target that is not a bit file too.
+        overwrite: Whether to replace even a target that is not a bit file.
     """
     remaining = iter(pairs)
     while group := list(islice(remaining, max(1, batch_size))):
@@ -251,7 +251,7 @@ def encode_files(
             if kept is not None:
                 yield Done(source, target, kept, kept=True)
                 continue
-            file = _not_replaced(target, "no bit file") if is_foreign else next(encoded)
+            file = _not_replaced(target, "not a bit file") if is_foreign else next(encoded)
             if isinstance(file, UsageError):
                 yield Failed(source, target, file)
                 continue
@@ -271,7 +271,7 @@ def decode_files(
         codec: Codec of the tokenizer that made the bits.
         pairs: Bit files, and the images to write.
         scales: Number of scales to use, from the coarsest.
-        overwrite: Whether to replace a target that was not decoded from bits too.
+        overwrite: Whether to replace even a target that was not decoded from bits.
     """
     for source, target in pairs:
         try:
@@ -295,7 +295,7 @@ def decode_files(
 
 
 def _count_results(results: Iterable[Done | Failed], skipped: Skipped, log: Log | None) -> FolderCounts:
-    """Run through all results.
+    """Count the results while logging each.
 
     Raises:
         UsageError: at the end, if any file failed.
@@ -313,7 +313,7 @@ def _count_results(results: Iterable[Done | Failed], skipped: Skipped, log: Log 
         why = f"{failed[0].source}: {summary(failed[0].error)}"
         total = written + kept + len(failed)
         raise UsageError(
-            f"{len(failed)} of {total} files failed; the others are written.",
+            f"{len(failed)} of {total} files failed; the others were written.",
             why + (f" And {len(failed) - 1} more." if failed[1:] else ""),
             "repair or remove them and repeat the call; finished files are kept",
         )
@@ -321,7 +321,7 @@ def _count_results(results: Iterable[Done | Failed], skipped: Skipped, log: Log 
 
 
 def _decoding_digest(codec: ImageCodec, file: BitFile) -> str:
-    """Digest all that decides an image's pixels: the bits, the tokenizer and its precision."""
+    """Compute a digest of everything that determines an image's pixels: the bits, the tokenizer and its precision."""
     decoder = f"{codec.identity.sha256} {codec.tokenizer.dtype} "
     return hashlib.sha256(decoder.encode() + replace(file, origin=None).to_bytes()).hexdigest()
 
@@ -340,7 +340,7 @@ def _recorded_digest(target: Path) -> str | None:
 def _current_bits(
     codec: ImageCodec, image: Path, target: Path, scales: int | None, refine_steps: int
 ) -> BitFile | None:
-    """Read the bits of a target, if encoding the image would give them again."""
+    """Read the bits of a target if encoding the image would give the same ones."""
     try:
         file = read_bitfile(target)
         header = file.header

@@ -1,4 +1,4 @@
-"""The tokenizer as an image codec: images of any size to bit files, and bit files to images."""
+"""The tokenizer as an image codec, which converts images of any size to bit files and back."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
@@ -70,7 +70,7 @@ class ImageCodec:
     """An encoder and decoder of images with one tokenizer. Calls leave no state behind.
 
     Args:
-        tokenizer: Tokenizer of three channels.
+        tokenizer: Tokenizer for images with three channels.
         identity: Identity of the tokenizer. Bit files name it, and files of another tokenizer are refused.
         known: Grids of the schedules that the tokenizer was trained with, in cells. Images of other sizes get grids
             stretched from these (`scales.fitted_grids`).
@@ -92,9 +92,9 @@ class ImageCodec:
         require_tile(tile)
         if tokenizer.config.image_channels != 3:
             why = f"it takes {tokenizer.config.image_channels} channels"
-            raise UsageError("This tokenizer can't take RGB images.", why, "choose one of 3 channels")
+            raise UsageError("This tokenizer can't take RGB images.", why, "choose one with 3 channels")
         self.tokenizer, self.identity, self.known, self.tile = tokenizer, identity, tuple(known), tile
-        # a group norm over a single cell would erase its content: at least two cells a side
+        # at least two cells a side: a group norm over a single cell would erase its content
         self.limits = ImageLimits(max_pixels=MAX_PIXELS, min_side=tokenizer.config.stride + 1, max_ratio=MAX_RATIO)
 
     @classmethod
@@ -163,7 +163,7 @@ class ImageCodec:
         """Encode images to bits, in order, reading `batch_size` at a time. Neighbours of equal size share a batch.
 
         Raises:
-            UsageError: as `encode`, when it reaches such an image, or for a `batch_size` below 1.
+            UsageError: as for `encode`, when it reaches such an image, or for a `batch_size` below 1.
         """
         require_series(images, "images")
         return self._encode_many(images, scales, refine_steps, batch_size)
@@ -180,7 +180,7 @@ class ImageCodec:
     def attempt_many(
         self, images: Iterable[ImageInput], *, scales: int | None = None, refine_steps: int = 0, batch_size: int = 1
     ) -> Iterator[BitFile | UsageError]:
-        """Encode images as `encode_many`, but yield the error of an image that can't be used and continue.
+        """Encode images as `encode_many` does, but yield the error of an image that can't be used and continue.
 
         Raises:
             UsageError: for `scales`, `refine_steps` or a `batch_size` out of range.
@@ -244,7 +244,7 @@ class ImageCodec:
 
         Raises:
             UsageError: for a file that is missing, damaged, of another format or of a newer version; for one that
-                declares far more pixels than it has bits for (`reading.MAX_PIXELS_PER_BIT`); or as `BitFile.first`.
+                declares far more pixels than it has bits for (`reading.MAX_PIXELS_PER_BIT`); or as for `BitFile.first`.
             WeightsError: if the bits were made by another tokenizer.
             ComputationError: if the tokenizer computes NaN or infinity.
         """
@@ -334,12 +334,12 @@ class ImageCodec:
             error = originals - _planes(self.latent_to_pixels(new.steps[last].latent, best.header))
             reached = multiscale_error(error)
             best = best.updated((reached < lowest).to(new.features.device), new)
-            del new  # of large images, only one encoding beside the best fits in memory
+            del new  # for large images, only one encoding besides the best fits in memory
             lowest = torch.minimum(reached, lowest)
         return best
 
     def latent_to_pixels(self, latent: Float[Tensor, "b d h w"], header: BitHeader) -> UInt8[np.ndarray, "b H W c"]:
-        """Decode a latent, of all scales or of the first scales only, to images of 0..255 of the header's size."""
+        """Decode a latent, of all scales or only the first, to images of the header's size, with values 0..255."""
         rows, columns = (side * header.stride for side in header.grids[-1])
         with torch.inference_mode():
             if rows * columns <= self.tile**2:

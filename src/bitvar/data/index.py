@@ -34,7 +34,7 @@ RECORD: Final = np.dtype(
         ("width", "<u4"),
         ("height", "<u4"),
         ("text_size", "<u4"),  # bytes of the text
-        ("offset", "<u8"),  # of the image in its file, in bytes
+        ("offset", "<u8"),  # offset of the image in its file, in bytes
         ("size", "<u8"),  # bytes of the image; 0: the whole file
         ("text", "<u8"),  # offset among the texts: captions by line, a zero byte, a tar member's name
     ]
@@ -49,7 +49,7 @@ _LARGEST_OFFSET = (1 << 63) - 1
 
 
 class Group(Config):
-    """A range of the index, from `start` to `start + count`, of the samples of one split and nearest official ratio."""
+    """A range of the index, from `start` to `start + count`, holding the samples of one split and ratio."""
 
     split: str
     ratio: str
@@ -68,7 +68,7 @@ class IndexManifest(Config):
     """The content of `index.json`.
 
     Attributes:
-        format, version: Identify the file format. Other versions are not read.
+        format, version: File format and its version. Other versions are not read.
         samples, paths: Number of samples and of paths.
         content_hash: Whether the index holds the sha256 of every image's bytes.
         source: Absolute path of the folder that relative paths start from.
@@ -167,7 +167,7 @@ class SampleIndex:
         path, width, height, text_size, offset, size, text = self._records[i].item()
         out_of_files = offset + size > _LARGEST_OFFSET
         if path >= len(self._ends) or text + text_size > len(self._texts) or out_of_files or not width * height:
-            raise _damaged(self.folder, f"record {i:,} points out of it")
+            raise _damaged(self.folder, f"record {i:,} points outside of it")
         where = self._path(path)
         captions, _, member = _decode(self._texts[text : text + text_size]).partition("\0")
         return IndexedSample(
@@ -229,7 +229,7 @@ class SampleIndex:
     def _path(self, number: int) -> str:
         start, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
         if not start < end <= len(self._paths):
-            raise _damaged(self.folder, f"path {number:,} points out of it")
+            raise _damaged(self.folder, f"path {number:,} points outside of it")
         path = _decode(self._paths[start:end])
         if "\0" in path:
             raise _damaged(self.folder, f"path {number:,} is not a path")
@@ -238,7 +238,7 @@ class SampleIndex:
     def _array(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
         try:
             array = np.lib.format.open_memmap(self.folder / name, mode="r")
-        # A false header can make numpy raise many errors, none of them documented.
+        # An invalid header can make numpy raise many errors, none of them documented.
         except Exception as error:
             raise _damaged(self.folder, f"{name}: {str(error) or repr(error)}") from None
         if array.dtype != dtype or array.shape != (length,):
@@ -265,10 +265,10 @@ def read_source(
     Args:
         source: An index, or a folder or file.
         options: Options for reading the source. They don't apply to an index.
-        other_files: Counts the files of a folder that belong to no sample, by ending.
+        other_files: Counter of a folder's files that belong to no sample, by ending.
 
     Raises:
-        UsageError: If `layouts.read_records` raises it, or options are given for an index.
+        UsageError: As for `layouts.read_records`, or if options are given for an index.
     """
     if not is_index(source):
         return read_records(source, options, other_files=other_files)

@@ -43,7 +43,7 @@ from bitvar.imaging.open import ImageLimits, Location, RefusedError
 from bitvar.official_schedules import nearest_ratio
 
 MAX_SPLITS: Final = 64
-"""Largest number of splits. A source with more must use that field for something else."""
+"""Largest number of splits. A source with more probably uses that field for something else."""
 
 NO_VALIDATION: Final = (
     "WARNING: no sample has the split 'val', which training needs: give it to some samples, or name no splits at all"
@@ -73,20 +73,20 @@ def build_index(
     """Write an index of a source of any layout that `layouts.read_records` reads. The images stay where they are.
 
     Every image is decoded once to check it. Samples keep the split their source gives. The share `validation` of the
-    others, drawn by `RawSample.key` alone, goes to "val", and at least one sample if there would be none.
+    others, chosen by `RawSample.key` alone, goes to "val"; if "val" would be empty, one sample goes there.
     `rejected.jsonl` names every sample left out, with its reason. The folder is written completely or not at all; if
     too many samples are rejected, the list of them is left beside it as `<destination>.rejected.jsonl`.
 
     Args:
         source: A folder or file.
         destination: A new folder, not inside `source`.
-        content_hash: Keep the sha256 of every image's bytes, 32 bytes per sample.
+        content_hash: Whether to keep the sha256 of every image's bytes, 32 bytes per sample.
         options: Options for reading the source.
-        allow_duplicates: Keep samples whose image an earlier accepted sample has.
-        validation: Share of the samples without a split, 0 to 1.
+        allow_duplicates: Whether to keep samples whose image an earlier accepted sample has.
+        validation: Share of the samples without a split that goes to "val", 0 to 1.
         max_bad_fraction: Largest share of rejected samples, 0 to 1.
         limits: Bounds on an image's size and shape.
-        log: Receives lines of text on progress.
+        log: Function called with each line of progress.
 
     Raises:
         UsageError: If too many samples are rejected, none is accepted, or `destination` is in use.
@@ -152,7 +152,7 @@ def assign_splits(samples: Iterable[Accepted[T] | Rejected], validation: float) 
     """Give every sample a split.
 
     A sample without one goes to "val" if its rank is below `validation`. To make sure that "val" isn't empty, the
-    sample of the lowest rank is held back until the end. It goes to "val" if no other did and it isn't the only sample.
+    sample with the lowest rank is held back until the end. It goes to "val" if no other did, unless it is the only one.
     """
     held: Accepted[T] | None = None
     settled, num_settled = validation == 0, 0

@@ -1,7 +1,7 @@
-"""Readers for the layouts of captioned images: folders with sidecar files, tables, JSON lines and tars.
+"""Readers for all layouts of captioned images: folders with sidecar files, tables, JSON lines and tars.
 
-Each reader yields samples and rejections one at a time, in a fixed order. None stops at a bad one, and none opens an
-image: `records` checks captions, and `validation` images.
+Each reader yields samples and rejections one at a time, in a fixed order. None stops at a bad sample, and none opens
+an image: `records` checks captions, and `validation` checks images.
 """
 
 import os
@@ -57,9 +57,9 @@ _METADATA: Final = ("metadata.jsonl", "metadata.csv")
 """Tables of an image folder as the package `datasets` reads it."""
 
 _TEXT_SUFFIXES: Final = (".json", ".txt", ".caption")
-"""Endings of sidecar files. If several hold captions, the last one in this order counts."""
+"""Endings of sidecar files. If several hold captions, the last one in this order takes precedence."""
 UNNAMED: Final = "unlisted image(s)"
-"""The kind under which images beside a table are counted that no valid line names."""
+"""The kind of the images beside a table that none of its valid lines names, for counting."""
 
 _OTHER_IMAGES: Final = frozenset((
     ".svg", ".jxl", ".jp2", ".psd", ".xcf", ".tga", ".ico", ".eps", ".pdf", ".exr", ".hdr", ".ai", ".dng", ".cr2",
@@ -81,7 +81,7 @@ def read_records(
             images with a `.txt`, `.caption` or `.json` file of the same name beside each, or with a `metadata.jsonl` or
             `metadata.csv`.
         options: Options for reading the source.
-        other_files: Counts the files of a folder that belong to no sample, by ending; "hidden" for hidden ones.
+        other_files: Counter of a folder's files that belong to no sample, by ending; "hidden" for hidden files.
 
     Raises:
         UsageError: If there is no such source, a folder holds files of several kinds, or an option doesn't apply to
@@ -95,7 +95,7 @@ def read_records(
             raise UsageError(f"Can't read {source} as a captioned set.", why, "name one of those")
         return _listing(kind, source, options, other_files)
     if not source.is_dir():
-        raise UsageError(f"There is no {source}.", "no such file or folder", "check the path")
+        raise UsageError(f"There is no {source}.", fix="check the path")
     with os.scandir(source) as found:
         listings = sorted(
             Path(item.path)
@@ -172,7 +172,7 @@ def kinds_text(other_files: Mapping[str, int]) -> str:
 def _read_folder(folder: Path, options: ReadOptions, other_files: Counter[str]) -> Iterator[Record]:
     """Read images with a text file beside each (`cat.jpg` with `cat.txt`, `cat.caption` or `cat.json`), or a table.
 
-    The names of only one folder at a time are held in memory.
+    The names in only one folder at a time are held in memory.
     """
     _require_useful(options, folder, root=False, lines=True)
     problems: list[OSError] = []
@@ -204,7 +204,7 @@ def _read_folder(folder: Path, options: ReadOptions, other_files: Counter[str]) 
 
 
 def _described(folder: Path, here: Path, table: str, options: ReadOptions) -> Iterator[Record]:
-    """Read the samples of a `metadata` table. The name of the topmost folder above it is their split."""
+    """Read the samples of a `metadata` table. The topmost folder above the table names their split."""
     parts = here.relative_to(folder).parts
     split = None
     if parts:

@@ -23,8 +23,8 @@ class StepSamples:
     Attributes:
         bucket: Index of the bucket that all of them come from.
         samples: Indices of the samples in the bucket.
-        first_index: Number of samples that the run has drawn before. Counting on from it, every draw has an index of
-            its own.
+        first_index: Number of samples that the run has drawn before. Counting on from it gives every draw of the run
+            a unique index.
     """
 
     bucket: int
@@ -98,7 +98,7 @@ class SampleOrder:
 
 
 def share(samples: Sequence[int] | Int64[ndarray, " n"], rank: int, ranks: int) -> slice:
-    """Return the slice of a batch that a rank takes: equal parts in rank order, so that any number makes the batch."""
+    """Return a rank's slice of a batch. Slices are equal and in rank order, so any number gives the same batch."""
     size, rest = divmod(len(samples), ranks)
     if rest:
         raise ValueError(f"{len(samples)} samples can't be divided equally among {ranks} ranks")

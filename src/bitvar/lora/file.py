@@ -1,6 +1,6 @@
-"""The file of a low-rank adapter, in the format of diffusers: located, read and checked against a model.
+"""The file of a low-rank adapter in the format of diffusers: finding it, reading it, checking it against a model.
 
-A file has two tensors a layer, `transformer.LAYER.lora_A.weight` of shape (rank, inputs) and
+A file has two tensors per layer, `transformer.LAYER.lora_A.weight` of shape (rank, inputs) and
 `transformer.LAYER.lora_B.weight` of shape (outputs, rank), and PEFT's settings as JSON in its header. Files written by
 PEFT and kohya are read too. This module does not import PEFT.
 """
@@ -51,7 +51,7 @@ class LoraBase(Config):
 
     Attributes:
         name: Name of the model, as in its index.
-        transformer: Merged digest of all files in `transformer/`; empty if the model never was in a folder.
+        transformer: Merged digest of all files in `transformer/`; empty if the model was never in a folder.
     """
 
     name: Annotated[str, Field(max_length=255)]
@@ -73,7 +73,7 @@ class LoraBase(Config):
         return cls(name=name, transformer=merged_digest(sums or verify_folder(folder), "transformer/"))
 
     def __str__(self) -> str:
-        return f"{self.name} (transformer {self.transformer[:12] or 'of no folder'})"
+        return f"{self.name} (transformer {self.transformer[:12] or 'not from a folder'})"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class _Settings(Config):
 def write_adapter(
     tensors: Mapping[str, Tensor], folder: Path, *, rank: int, alpha: float, base: LoraBase | None
 ) -> None:
-    """Write an adapter atomically, as a folder of its file and a manifest.
+    """Write an adapter atomically, as a folder with its file and a manifest.
 
     Args:
         tensors: Tensors by their names in the file.
@@ -145,10 +145,10 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path:
     path = Path(source)
     if path.suffix in PICKLES:
         why = "only .safetensors is read; pickles could run code"
-        raise WeightsError(f"{path} is refused.", why, "get the adapter as safetensors")
+        raise WeightsError(f"Can't load the adapter {path}.", why, "get the adapter as safetensors")
     if path.suffix == ".safetensors" and not path.is_dir():
         if not path.is_file():
-            raise UsageError(f"There is no adapter {str(path)!r}.", "the file is missing", "check the path")
+            raise UsageError(f"There is no adapter {str(path)!r}.", fix="check the path")
         refuse_revision(revision, path, "adapter")
         return path
     folder = resolve_model(source, revision, what="adapter")
@@ -164,7 +164,7 @@ def find_adapter(source: str | Path, revision: str | None = None) -> Path:
 
 
 def adapter_digest(path: Path) -> str:
-    """Compute the digest of an adapter: the sha256 of its file, combined with PEFT's settings file where it has one.
+    """Compute the digest of an adapter: the sha256 of its file, combined with that of PEFT's settings if any.
 
     Raises:
         WeightsError: for an unreadable file.
@@ -183,7 +183,7 @@ def read_adapter(path: Path, layers: Mapping[str, Linear]) -> AdapterFile:
     """Read an adapter's file for a model with these linear layers.
 
     Raises:
-        WeightsError: for a damaged file, tensors that don't fit, which are named, or settings beyond plain LoRA.
+        WeightsError: for a damaged file, tensors that don't fit (all are named), or settings beyond plain LoRA.
     """
     tensors = load_tensors(path)
     settings, base = _read_header(path)
@@ -192,9 +192,9 @@ def read_adapter(path: Path, layers: Mapping[str, Linear]) -> AdapterFile:
     pairs, own_alphas, problems = _match(tensors, layers)
     if problems or not pairs:
         listed = "\n    ".join(problems[:40] or ["it holds no tensors"])
-        why = f"{len(problems)} entries are wrong; it was made for {base or 'a model that it does not name'}"
+        why = f"{len(problems)} entries are wrong; it was made for {base or 'a model it does not name'}"
         raise WeightsError(
-            f"The adapter {path} doesn't fit this model:\n    {listed}", why, "use it with its own model"
+            f"The adapter {path} doesn't fit this model:\n    {listed}", why, "use it with the model it was made for"
         )
     alphas = _alphas({layer: len(a) for layer, (a, _) in pairs.items()}, settings, path)
     if settings is not None and own_alphas:
@@ -229,12 +229,12 @@ def _require_bounded(pairs: Mapping[str, tuple[Tensor, Tensor]], alphas: Mapping
     for layer, (a, b) in pairs.items():
         change = float(a.abs().max()) * float(b.abs().max()) * abs(alphas[layer])
         if not math.isfinite(alphas[layer]) or change > MAX_CHANGE:
-            why = f"it could add up to {change:.3g} to a weight of {layer}; a model's own are mostly below 1"
-            raise WeightsError(f"The adapter {path} is out of bounds.", why, "get or train it again")
+            why = f"it could add up to {change:.3g} to a weight of {layer}; a model's own weights are mostly below 1"
+            raise WeightsError(f"The adapter {path} is out of bounds.", why, "get it again, or retrain it")
 
 
 def _read_header(path: Path) -> tuple[_Settings | None, LoraBase | None]:
-    """Read from a file's header its settings and the model it was trained for; None for what it does not contain."""
+    """Read the settings and the base model from a file's header; None for either that it does not contain."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -246,7 +246,7 @@ def _read_header(path: Path) -> tuple[_Settings | None, LoraBase | None]:
     except UsageError as error:
         raise WeightsError(str(error)) from None
     except (SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        why = f"its header holds no JSON object: {error}"
+        why = f"its header doesn't hold a JSON object: {error}"
         raise WeightsError(f"Can't read the settings of {path}.", why, "get the adapter again") from None
 
 
@@ -288,7 +288,7 @@ def _value_problem(tensor: Tensor, part: str) -> str | None:
     if part == "alpha" and tensor.numel() != 1:
         return f"alpha is one number, not {tensor.numel()}"
     if tensor.dtype not in FLOATS and not (part == "alpha" and tensor.dtype in (torch.int64, torch.int32)):
-        return f"its dtype is {tensor.dtype}; adapters are floating point"
+        return f"its dtype is {tensor.dtype}; adapters must be floating-point"
     if not bool(tensor.isfinite().all()):
         return "it contains NaN or infinity"
     return None
@@ -305,11 +305,13 @@ def _alphas(ranks: Mapping[str, int], settings: _Settings | None, path: Path) ->
     unsupported += [f"the pattern {pattern!r}" for pattern in unmatched]
     if unsupported:
         why = f"its settings are not supported: {', '.join(sorted(unsupported))}"
-        raise WeightsError(f"The adapter {path} is no plain LoRA.", why, "get or train it as one")
+        raise WeightsError(
+            f"The adapter {path} is not a plain LoRA.", why, "get it without these settings, or retrain it"
+        )
     for layer, rank in ranks.items():
         stated = _layer_value(layer, settings.rank_pattern, settings.r)
         if stated != rank:
-            why = f"{layer} has rank {rank}, its settings say {stated}"
+            why = f"{layer} has rank {rank}, but its settings say {stated}"
             raise WeightsError(f"The adapter {path} contradicts itself.", why, "get the adapter again")
     return {layer: _layer_value(layer, settings.alpha_pattern, settings.lora_alpha) for layer in ranks}
 

@@ -1,1 +1,1 @@
-"""Metrics of images, one by one (`distances`) and as sets (`frechet`), with feature networks (`networks`)."""
+"""Image metrics: of single images (`distances`), of sets (`frechet`), and their feature networks (`networks`)."""

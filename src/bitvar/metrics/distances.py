@@ -1,4 +1,4 @@
-"""Distances of an image to its original, each image by itself: PSNR, SSIM, block-mean error, perceptual distances.
+"""Distances between each image and its original: PSNR, SSIM, block-mean error and perceptual distances.
 
 Images are in [-1, 1]. The PSNR of 8-bit images mapped there (`v / 127.5 - 1`) equals that of the 8-bit values.
 """
@@ -19,7 +19,7 @@ BLOCK_SIDE: Final = 16
 """Side, in pixels, of the blocks of `block_mean_error`; a smaller image is a single block."""
 
 MAX_PSNR: Final = 100.0
-"""Upper bound in dB, also of equal images, so that means stay finite."""
+"""Upper bound in dB, reached by equal images, so that means stay finite."""
 
 
 @runtime_checkable
@@ -33,7 +33,7 @@ class Distance(Protocol):
     """Its name among the metrics of a run."""
 
     min_side: ClassVar[int]
-    """Smallest side, in pixels, of the images that it takes."""
+    """Smallest side, in pixels, of the images that it accepts."""
 
     def __call__(
         self, reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]
@@ -47,7 +47,9 @@ def psnr(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H 
 
 
 def ssim(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H W"]) -> Float[Tensor, " b"]:
-    """Compute the structural similarity of each image (Wang et al. 2004): 11 x 11 Gaussian of sigma 1.5, channel mean.
+    """Compute the structural similarity of each image (Wang et al. 2004), averaged over its channels.
+
+    The window is an 11 x 11 Gaussian with sigma 1.5.
 
     Args:
         reconstruction: Reconstructed images, at least 6 pixels a side.
@@ -62,7 +64,8 @@ def ssim(reconstruction: Float[Tensor, "b c H W"], images: Float[Tensor, "b c H 
         raise UsageError(_missing("SSIM needs torchmetrics.", "it is not installed")) from None
     unit, original = ((batch.float() + 1) / 2 for batch in (reconstruction, images))
     values = []
-    for one, other in zip(unit.split(1, dim=1), original.split(1, dim=1), strict=True):  # a third of the memory
+    # one channel at a time takes a third of the memory
+    for one, other in zip(unit.split(1, dim=1), original.split(1, dim=1), strict=True):
         value = structural_similarity_index_measure(one, other, data_range=1.0, reduction="none")
         assert isinstance(value, Tensor)
         values.append(value.reshape(len(images)))
@@ -79,7 +82,7 @@ def block_mean_error(reconstruction: Float[Tensor, "b c H W"], images: Float[Ten
 
 
 class PerceptualDistance(nn.Module):
-    """The MobileNetV2 feature distance. It is built like LPIPS but has no learnt weights, so the values don't compare.
+    """The MobileNetV2 feature distance: LPIPS without learnt weights, so the two can't be compared.
 
     At each of the five stages (`MobileNet.stages`), a cell's channels are scaled to length 1; the squared distance of
     two such vectors, between 0 and 4, is averaged over the cells. The distance is the sum over the stages.
@@ -106,7 +109,7 @@ class PerceptualDistance(nn.Module):
 
 
 class Lpips(nn.Module):
-    """LPIPS (Zhang et al., arXiv 1801.03924) with AlexNet, from torchmetrics and torchvision, which downloads it.
+    """LPIPS (Zhang et al., arXiv 1801.03924), from torchmetrics, with torchvision's AlexNet, which is downloaded.
 
     Raises:
         UsageError: without these packages, or if AlexNet can't be downloaded.

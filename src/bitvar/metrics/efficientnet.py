@@ -1,6 +1,6 @@
 """EfficientNet-lite0 as a frozen feature network, with its weights in the package.
 
-No generator of bitvar is trained on its features, which leaves them to evaluation; training uses MobileNetV2's.
+No generator in bitvar is trained on its features, so they stay independent for evaluation; training uses MobileNetV2.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ FOLDER: Final = Path(__file__).parents[1] / "pretrained" / "efficientnet_lite0"
 SIDE: Final = 224
 """Side, in pixels, of the images that it was trained on."""
 
-# (repeats, kernel, stride of the first, expansion, channels out): table 1 of arXiv 1905.11946, as lite0 has it.
+# (repeats, kernel, stride of the first block, expansion, output channels): table 1 of arXiv 1905.11946, for lite0
 _STAGES: Final = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -51,23 +51,23 @@ class EfficientNet(nn.Module):
         self.requires_grad_(False)
 
     def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Compute the maps after each of the seven stages, of images in [-1, 1] at their own size.
+        """Compute the feature maps after each of the seven stages for images in [-1, 1] at their own size.
 
         Cells are `STAGE_STRIDES` pixels wide; the maps have `STAGE_CHANNELS` channels.
         """
         return self.network.stages(_normalized(images))
 
     def head(self, last: Float[Tensor, "b 320 h w"]) -> Float[Tensor, "b 1280 h w"]:
-        """Compute the map that the classifier would average, from that of the last stage."""
+        """Turn the last stage's feature map into the one that the classifier would average."""
         return F.relu6(self.network.head(last))
 
     def features(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280"]:
-        """Compute the features that the classifier would take, of images in [-1, 1] at their own size."""
+        """Compute the features that the classifier would take, for images in [-1, 1] at their own size."""
         return self.head(self.stages(images)[-1]).mean(dim=(2, 3))
 
 
 class SameConv(nn.Conv2d):
-    """Convolution with TensorFlow's padding: ceil(side / stride) cells a side, the odd pixel last."""
+    """Convolution padded as in TensorFlow: the output has ceil(side / stride) cells a side; an odd pixel goes last."""
 
     def forward(self, input: Float[Tensor, "b c H W"]) -> Float[Tensor, "b d h w"]:  # noqa: A002 (torch's name)
         pads: list[int] = []
@@ -95,7 +95,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """The convolutions alone, for images as the publisher normalises them."""
+    """The convolutions alone, for images normalised as the publisher does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Network(nn.Module):
         self.head = nn.Conv2d(channels, HEAD_CHANNELS, 1)
 
     def stages(self, x: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Compute the maps after each stage."""
+        """Compute the feature maps after each stage."""
         x = F.relu6(self.stem(x))
         maps = []
         for stage in self.blocks:
@@ -123,7 +123,7 @@ class Network(nn.Module):
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    """Lay a kernel out with channels last, which takes two thirds of the time on a CPU."""
+    """Store a kernel channels last, which takes two thirds of the time on a CPU."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 

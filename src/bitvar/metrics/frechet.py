@@ -1,7 +1,7 @@
-"""The Frechet distance between two sets of images in the features of a network, from moments that add up in a stream.
+"""The Frechet distance between two sets of images in a network's feature space, from moments summed in a stream.
 
-It is biased upwards for fewer than some 2,000 images a set; a value means nothing without the name of the network and
-the number of images.
+It is biased upwards for fewer than about 2,000 images per set. A value means nothing without the name of the network
+and the number of images.
 """
 
 from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ class Moments:
         return self.sum / self.count
 
     def covariance(self) -> Float[Tensor, "f f"]:
-        """Compute the unbiased covariance of the vectors, of which there must be two."""
+        """Compute the unbiased covariance of two vectors or more."""
         assert self.count > 1
         mean = self.mean()
         return (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
@@ -82,7 +82,7 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     """
     if min(first.count, second.count) < 2:
         why = f"the sets have {first.count} and {second.count} images"
-        raise UsageError("There is no Frechet distance.", why, "give at least two images")
+        raise UsageError("Can't compute the Frechet distance.", why, "give at least two images per set")
     covariances = first.covariance(), second.covariance()
     overlap = torch.linalg.svdvals(_factor(covariances[0]).T @ _factor(covariances[1])).sum()
     spread = covariances[0].trace() + covariances[1].trace() - 2 * overlap
@@ -98,7 +98,7 @@ def _factor(covariance: Float[Tensor, "f f"]) -> Float[Tensor, "f r"]:
 
 @runtime_checkable
 class FeatureNetwork(Protocol):
-    """A network from images to feature vectors."""
+    """A network that maps images to feature vectors."""
 
     title: ClassVar[str]
     """Its name in reports."""
@@ -125,7 +125,7 @@ class MobileNetFeatures:
 
 
 class InceptionFeatures:
-    """The 2048 features of Inception v3 that published FIDs use, from torchmetrics and torch-fidelity, downloaded.
+    """The 2048 features of Inception v3 that published FIDs use. torchmetrics and torch-fidelity download the network.
 
     Raises:
         UsageError: without these packages, or if the network can't be downloaded.

@@ -1,4 +1,4 @@
-"""MobileNetV2 as a frozen feature network, with its weights in the package. Knows no distances."""
+"""MobileNetV2 as a frozen feature network, with its weights in the package."""
 
 import hashlib
 from pathlib import Path
@@ -49,7 +49,7 @@ class MobileNet(nn.Module):
         self.requires_grad_(False)
 
     def features(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b 1280"]:
-        """Compute the features that the classifier would take, of images resized to 224 x 224 whatever their ratio.
+        """Compute the features that the classifier would take, after resizing images to 224 x 224 whatever their ratio.
 
         Args:
             images: Images in [-1, 1], converted by `three_channels`.
@@ -60,7 +60,7 @@ class MobileNet(nn.Module):
         return self.network(self._normalized(images)).pooler_output
 
     def stages(self, images: Float[Tensor, "b c H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """Compute the maps after blocks 1, 3, 6, 13 and 17, of images in [-1, 1] at their own size.
+        """Compute the feature maps after blocks 1, 3, 6, 13 and 17 for images in [-1, 1] at their own size.
 
         Cells are 2, 4, 8, 16 and 32 pixels wide; the maps have 16, 24, 32, 96 and 320 channels.
         """

@@ -42,7 +42,7 @@ def bit_entropy(usage: Float[Tensor, " d"]) -> float:
 
 
 def dead_share(usage: Float[Tensor, " d"], *, min_usage: float = 0.01) -> float:
-    """Return the share of bits that carry next to nothing.
+    """Return the share of bits that carry almost no information.
 
     Args:
         usage: Share of the cells in which each bit is set.

@@ -1,6 +1,6 @@
-"""Names of image files: made from prompts or patterns, and never those of existing files that nobody named.
+"""Names of image files, made from prompts or patterns. An existing file is replaced only if the user named it.
 
-This file doesn't know images or models.
+This module knows nothing about images or models.
 """
 
 import errno
@@ -18,10 +18,10 @@ from bitvar.errors import UsageError
 from bitvar.files import flush
 
 MAX_NAME_BYTES: Final = 150
-"""Longest name made from a prompt, in UTF-8, with seed, number and suffix. File systems allow 255."""
+"""Maximum length of a name made from a prompt, in bytes, with seed, number and suffix. File systems allow 255."""
 
 MAX_FILE_BYTES: Final = 255
-"""Longest name of a file that the user chose, as file systems allow."""
+"""Maximum length of a name that the user chose, in bytes: the limit of file systems."""
 
 FIELDS: Final = ("{seed}", "{prompt}", "{index}")
 """Fields of a pattern: the image's seed, the words of its prompt, and its number from 1."""
@@ -45,11 +45,11 @@ class Target:
 
 
 def words_of(prompt: str, *, max_bytes: int = 100) -> str:
-    """Turn a prompt into part of a file name: letters and digits of any script, joined by dashes; "image" without any.
+    """Turn a prompt into part of a file name: letters and digits of any script, joined by dashes; "image" for none.
 
     Args:
         prompt: Any text.
-        max_bytes: Longest result in UTF-8. It is cut between characters, never inside one or before an accent.
+        max_bytes: Maximum length in UTF-8. The result is cut between characters, never before an accent.
     """
     text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", prompt).lower())
     spelled = (_in_file_name(character) for character in text)
@@ -61,7 +61,7 @@ def words_of(prompt: str, *, max_bytes: int = 100) -> str:
 
 
 def default_name(prompt: str, seed: int, suffix: str = ".png") -> str:
-    """Name an image whose file the user didn't name, by the prompt's words and the seed."""
+    """Make a file name from the prompt's words and the seed, for an image that the user didn't name."""
     end = f"-{seed}{suffix}"
     return words_of(prompt, max_bytes=MAX_NAME_BYTES - len(end) - 10) + end  # 10: room for an appended number
 
@@ -104,7 +104,7 @@ def is_folder(where: str | Path) -> bool:
 def write_new(path: Path, data: bytes) -> Path:
     """Write a file atomically under the first free name of `x.png`, `x-2.png`, `x-3.png`, ...
 
-    Several processes may do so at once: each gets its own name, and no existing file is touched.
+    Several processes may call this at once: each gets its own name, and no existing file is touched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
@@ -147,7 +147,7 @@ def _candidates(path: Path) -> Iterator[Path]:
 
 
 def _in_file_name(character: str) -> str:
-    """The character itself if it is part of a word, nothing if it is invisible, and a dash otherwise."""
+    """Return the character if it is part of a word, nothing if it is invisible, and a dash otherwise."""
     category = unicodedata.category(character)
     if category[0] in "LM" or category in ("Nd", "Nl", "No"):
         return "" if "\ufe00" <= character <= "\ufe0f" else character  # variation selectors only choose a glyph

@@ -1,6 +1,6 @@
-"""Image files with their record inside: formats, final sizes, and whole files written atomically.
+"""Image files with the record of their settings inside: formats, final sizes and atomic writing.
 
-PNG keeps the record as a text chunk, WebP and JPEG as an EXIF comment. This file doesn't know models or pipelines.
+PNG keeps the record as a text chunk, WebP and JPEG as an EXIF comment. This module knows nothing about models.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _MAX_SIDE: Final = {"JPEG": 65_500, "WEBP": 16_383}
 
 
 def format_of(path: Path) -> str:
-    """The image format for a path: by its suffix, or PNG for a pipe or device with another suffix.
+    """Return the image format for a path: by its suffix, or PNG for a pipe or device with another suffix.
 
     Raises:
         UsageError: The suffix is not one of `FORMATS`.
@@ -53,12 +53,12 @@ def check_size(size: tuple[int, int], image_format: str) -> None:
     """
     limit = _MAX_SIDE.get(image_format)
     if limit is not None and max(size) > limit:
-        why = f"{image_format} has at most {limit} pixels a side, and this image has {max(size)}"
-        raise UsageError(f"Can't write it as {image_format}.", why, "write a PNG, or a smaller image")
+        why = f"{image_format} allows at most {limit} pixels a side, and this image has {max(size)}"
+        raise UsageError(f"Can't write the image as {image_format}.", why, "write a PNG, or a smaller image")
 
 
 def resize_as_recorded(image: Image.Image, record: ImageRecord) -> Image.Image:
-    """Bring a generated image to the size that its record names.
+    """Resize a generated image to the size that its record names.
 
     The image is cropped to the requested aspect ratio if the record asks for an exact size, and enlarged otherwise.
     """

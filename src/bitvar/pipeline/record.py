@@ -1,7 +1,7 @@
-"""The record inside an image file: the settings that make the image again, as a checked value.
+"""The record inside an image file: validated settings from which the image can be generated again.
 
-A record is read from a file's header without decoding a pixel, and every value is checked against its bounds. This file
-doesn't know models or pipelines; `image_files` writes records, and `reproduce` finds the model that one names.
+A record is read from a file's header without decoding a pixel, and every value is checked against its bounds. This
+module knows nothing about models; `image_files` writes records, and `reproduce` finds the model that a record names.
 """
 
 import json
@@ -43,10 +43,10 @@ Prompt: TypeAlias = Annotated[str, Field(min_length=1, max_length=20_000)]
 
 
 class ImageRecord(Config):
-    """The settings of one image, or of a sheet of several, complete enough to make it again.
+    """The settings of one image, or of a sheet of several, complete enough to generate it again.
 
     Attributes:
-        prompt: Text that was drawn.
+        prompt: Text that the image was generated from.
         negative_prompt: Text that guidance steered away from.
         seed: Seed of the image; on a sheet, of its first image.
         seeds: Seeds of a sheet, in order; empty for a single image.
@@ -60,9 +60,9 @@ class ImageRecord(Config):
         model_source: Hub id of the model; None for the embedded model and for a folder.
         dtype, device: Precision and kind of device of the computation.
         version: Version of bitvar.
-        batch_invariant: Whether the image was computed by itself, so that no batch changes it.
+        batch_invariant: Whether the image was computed by itself, so that its batch had no influence.
         lora: Active adapters, in order.
-        format: Format number. Records of version 0.1.0 have 1, and their images came from other random numbers.
+        format: Format number. Records of version 0.1.0 have 1; its images used other random numbers.
     """
 
     prompt: Prompt
@@ -165,7 +165,7 @@ class ImageRecord(Config):
         return sheet_size(self.image_size, len(self.seeds)) if self.grid else self.image_size
 
     def json_text(self) -> str:
-        """The record as files hold it: ASCII, with sorted keys and without default values."""
+        """The record as stored in files: ASCII, with sorted keys and without default values."""
         return json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
 
 
@@ -175,7 +175,7 @@ def sheet_size(size: tuple[int, int], count: int) -> tuple[int, int]:
 
 
 def montage(images: list[Image.Image]) -> Image.Image:
-    """Images of one size in a near-square grid on white."""
+    """Draw images of one size in a near-square grid on white."""
     columns = near_square_columns(len(images))
     return draw_grid([Tile(image) for image in images], columns=columns, cell=images[0].size, style=_GRID)
 

@@ -1,7 +1,7 @@
-"""Making an image again from its record: the model and adapters that it names, and a check that they are the same.
+"""Reproduction of an image from its record: finding its model and adapters, and checking that they are the same.
 
-A record comes from a file that anyone may have edited, so nothing is downloaded because it says so: models and adapters
-of the hub come from this machine's cache, or from the caller.
+A record comes from a file that anyone may have edited, so it never causes a download: models and adapters from the hub
+are taken from this machine's cache, or given by the caller.
 """
 
 from collections.abc import Sequence
@@ -107,7 +107,7 @@ def load_recorded_adapters(
 
 
 def cached_snapshot(hub_id: str) -> Path | None:
-    """The folder of a hub repository in this machine's cache, if it is there. The hub isn't asked."""
+    """The folder of a hub repository in this machine's cache, if it is there. The hub isn't contacted."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -118,7 +118,7 @@ def cached_snapshot(hub_id: str) -> Path | None:
 
 
 def _cached_adapter(adapter: UsedAdapter) -> Path | None:
-    """The cached folder of a hub adapter; None for one that was a file, which only the user can name."""
+    """The cached folder of a hub adapter; None for an adapter from a file, which only the user can name."""
     if adapter.source is None:
         return None
     return _require_cached(adapter.source, f"The adapter {adapter.name!r}", option="--lora")

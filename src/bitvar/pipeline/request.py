@@ -1,6 +1,6 @@
-"""A request for images as one frozen value without tensors: it has a JSON schema, and travels between processes.
+"""A request for images as a frozen value without tensors, which has a JSON schema and can cross processes.
 
-Knows no model: a setting that is None is the model's to fill in. Needs no torch.
+It depends on no model: a setting of None stands for the model's default. Importing this module doesn't load torch.
 """
 
 import base64
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bitvar.sampling.constraint import BitConstraint, PrefixBits
 
 MAX_SIDE: Final = 1_000_000
-"""Pixels; only to keep absurd numbers out of the search for the nearest size."""
+"""Upper bound in pixels, only to keep absurd numbers out of the search for the nearest size."""
 
 MAX_SCALES: Final = 64
 _SAMPLING: Final = tuple(field.name for field in fields(SamplingParams))
@@ -45,10 +45,10 @@ class GenerationKwargs(TypedDict, total=False):
 
 
 class PackedBits(Config):
-    """The bits of one scale, of all images alike.
+    """The bits of one scale, the same for all images.
 
     Attributes:
-        bits: Number of bits of a cell.
+        bits: Number of bits per cell.
         rows, columns: Grid of the scale, in tokenizer cells.
         data: Base64 of the packed bits (`bits.pack`).
     """
@@ -69,21 +69,21 @@ class PackedBits(Config):
 
 
 class GenerationRequest(Config):
-    """Prompts and the settings to draw them with. None leaves a setting to the model.
+    """Prompts, and the settings to generate their images with. None stands for the model's default.
 
     Attributes:
-        prompts: One or several.
+        prompts: One prompt or several.
         params: Settings of the sampler.
-        height, width: Wanted pixels, both or neither; the nearest size that the model knows is used.
-        negative_prompt: Text that guidance steers away from: one, or one a prompt. None and blank ones stand for the
-            learned "no text". Refused where guidance is off.
-        num_images_per_prompt: Images of each prompt; a request makes at most 1,024 in all.
-        seed: Seed of the first image, from which the next ones count up; or one an image. From 0 to 2^63 - 1; every bit
-            of it counts. None draws one.
-        batch_invariant: Whether to compute each image by itself, so that it is the same, byte for byte, in any batch
-            and any precision. False takes the batch in one pass, which is faster on GPUs: then the rounding of matrix
-            products may depend on the batch, and a bit whose probability is close to its random number may flip.
-        prefix: Bits of the first scales, coarse to fine, that are kept instead of drawn.
+        height, width: Requested size in pixels, both or neither; the nearest size that the model supports is used.
+        negative_prompt: Text that guidance steers away from: one for all prompts, or one per prompt. None or blank
+            text stands for the learned "no text". Refused if guidance is off.
+        num_images_per_prompt: Number of images per prompt; a request makes at most 1,024 in total.
+        seed: Seed of the first image, counting up for the next ones; or one seed per image. From 0 to 2^63 - 1;
+            every bit matters. None draws a random one.
+        batch_invariant: Whether to compute each image by itself, so that it is byte for byte the same in any batch, in
+            any precision. False computes the batch in one pass, which is faster on GPUs; but the rounding of matrix
+            products may then depend on the batch, and flip a bit whose probability is close to its random number.
+        prefix: Bits of the first scales, coarse to fine, which are used as given instead of sampled.
     """
 
     prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_IMAGES)]
@@ -103,7 +103,7 @@ class GenerationRequest(Config):
         """Build a request from prompts and flat options, as a call takes them.
 
         Args:
-            prompts: One or several.
+            prompts: One prompt or several.
             options: Fields of a request and of `SamplingParams`, by name.
             source: Where the options come from, for errors.
 
@@ -113,7 +113,7 @@ class GenerationRequest(Config):
         given = arguments.checked("prompt", prompts, arguments.entries)
         texts = tuple(arguments.checked("prompt", entry, arguments.text) for entry in given)
         if not texts:
-            raise UsageError("There is no prompt.", "the list is empty", "give at least one")
+            raise UsageError("There is no prompt.", fix="give at least one")
         rest = {name: value for name, value in options.items() if name not in _SAMPLING}
         known = {*cls.model_fields, *_SAMPLING} - {"prompts", "params"}
         for name in rest:
@@ -176,13 +176,12 @@ class GenerationRequest(Config):
         if len(seed) != count:
             raise UsageError(
                 f"The list of seeds has {len(seed)}, and {count} are needed.",
-                "each image takes one",
-                f"give a list of {count}, or one number that the images count up from",
+                fix=f"give {count} seeds, or one number to count up from",
             )
         return list(seed)
 
     def negatives(self) -> list[str | None]:
-        """The negative prompt of each image; None where there is none, or a blank one.
+        """The negative prompt of each image; None where it is missing or blank.
 
         Raises:
             UsageError: when there are more or fewer negative prompts than prompts.
@@ -192,7 +191,7 @@ class GenerationRequest(Config):
         if len(negatives) != len(self.prompts):
             raise UsageError(
                 f"{len(negatives)} negative prompts for {len(self.prompts)} prompts.",
-                fix="give one for all, or one a prompt",
+                fix="give one for all, or one per prompt",
             )
         present = [text if text and text.strip() else None for text in negatives]
         return [text for text in present for _ in range(self.num_images_per_prompt)]
@@ -204,8 +203,8 @@ class GenerationRequest(Config):
         packed = []
         for scale in prefix.bits:
             if len(scale) != 1:
-                why = "a request keeps bits that all images share"
-                raise UsageError("The prefix has bits for each image.", why, "make one request an image")
+                why = "a request holds only bits that all images share"
+                raise UsageError("The prefix has different bits for each image.", why, "make one request per image")
             bits, rows, columns = scale.shape[1:]
             data = base64.b64encode(pack(scale[0])).decode("ascii")
             packed.append(PackedBits(bits=bits, rows=rows, columns=columns, data=data))
@@ -227,7 +226,7 @@ class GenerationRequest(Config):
             data, grid = base64.b64decode(scale.data), (scale.rows, scale.columns)
             expected = packed_length(scale.bits, grid)
             if len(data) != expected:
-                why = f"its grid holds {expected} bytes, and its data has {len(data)}"
+                why = f"its grid takes {expected} bytes, and its data has {len(data)}"
                 raise UsageError(f"The bits of scale {k} of the prefix are damaged.", why, "make the request again")
             scales.append(unpack(data, scale.bits, grid))
         return PrefixBits(scales)

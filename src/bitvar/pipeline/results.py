@@ -1,4 +1,4 @@
-"""What a pipeline's call returns: the images at the end, and the state after each scale."""
+"""The results of a pipeline's call: the images at the end, and the state after each scale."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,12 +27,12 @@ class GenerationOutput:
     """The images of a call.
 
     Attributes:
-        images: Images in the form asked for: PIL images, uint8 arrays `(b, H, W, 3)`, floats in [-1, 1] `(b, 3, H, W)`,
+        images: Images in the requested form: PIL images, uint8 arrays `(b, H, W, 3)`, floats in [-1, 1] `(b, 3, H, W)`,
             or the bits of every scale.
         seeds: Seed of each image.
-        metadata: One dictionary an image, enough to make it again: its prompt, its own seed, every setting, the model,
-            `dtype`, `device` and `batch_invariant`; `width` and `height` as drawn; `requested_width` and
-            `requested_height` as asked for, None where no size was given.
+        metadata: One dictionary per image, enough to generate it again: its prompt, its seed, every setting, the model,
+            `dtype`, `device` and `batch_invariant`; `width` and `height` as generated; `requested_width` and
+            `requested_height`, None if no size was requested.
     """
 
     images: Any
@@ -40,7 +40,7 @@ class GenerationOutput:
     metadata: list[dict[str, Any]]
 
     def save(self, where: str | Path) -> list[Path]:
-        """Write the images with their settings inside, so that `bitvar generate --from FILE` makes them again.
+        """Write the images with their settings inside, so that `bitvar generate --from FILE` reproduces them.
 
         Args:
             where: A file (`x.png`, `x.webp`, `x.jpg`), numbered if there are several images; a pattern with `{seed}`,
@@ -48,7 +48,7 @@ class GenerationOutput:
                 overwritten.
 
         Raises:
-            UsageError: for another suffix, two images of one name, or an output of bits.
+            UsageError: for another suffix, two images with the same name, or an output of bits.
         """
         where = arguments.checked("where", where, arguments.path)
         records = [ImageRecord.of(metadata, version=__version__) for metadata in self.metadata]
@@ -63,7 +63,7 @@ class ScaleEvent:
         index: Index of the scale, from 0.
         total: Number of scales.
         grid: Rows and columns of the scale, in tokens.
-        tokens_done, tokens_total: Tokens generated so far, and in all.
+        tokens_done, tokens_total: Number of tokens generated so far, and in total.
         seeds: Seed of each image.
         metadata: As in `GenerationOutput`.
         bits: Bits of the scales so far, each `(b, d, h_k, w_k)` in tokenizer cells.
@@ -114,12 +114,12 @@ def as_pil(images: Any) -> list[Image.Image]:
         return [Image.fromarray(array) for array in images]
     if not all(isinstance(image, Image.Image) for image in images):
         why = "it was made with output_type='bits', which decodes nothing"
-        raise UsageError("The output holds no images.", why, "leave output_type out, and save that")
+        raise UsageError("The output holds no images.", why, "leave output_type out, and save the result")
     return list(images)
 
 
 def as_form(event: ScaleEvent, form: str) -> Any:
-    """The images of the last scale, as `output_type` names them."""
+    """Return the images of the last scale in the form that `output_type` names."""
     if form == "bits":
         return event.bits
     if form == "pt":
@@ -133,7 +133,7 @@ def _fit(size: tuple[int, int], longer: int) -> tuple[int, int]:
 
 
 def side_in_range(value: Any) -> int:
-    """A side in pixels, as a plain number. Raises ValueError for one out of range."""
+    """Convert a side in pixels to a plain number. Raises ValueError if it is out of range."""
     number = arguments.whole_number(value)
     if not 1 <= number <= MAX_SIDE:
         raise ValueError(f"it must lie between 1 and {MAX_SIDE:,}, got {arguments.shown(number)}")

@@ -1,4 +1,4 @@
-"""Who uses a pipeline's weights: any number of calls that read them, or one that changes them."""
+"""Shared access to a pipeline's weights: any number of calls that read them, or one that changes them."""
 
 import threading
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from bitvar.errors import UsageError
 
 
 class Sharing:
-    """Lets calls that read run side by side, and refuses a change while any of them runs.
+    """A lock that lets any number of calls read the weights, and refuses a change while any of them runs.
 
-    A change is refused rather than made to wait: the call that it would wait for may be paused in the same thread,
-    between two scales of a stream. A call that begins during a change waits for it.
+    A change doesn't wait for calls to finish, since the same thread may have paused one between two scales of a stream.
+    A call that begins during a change waits for it.
     """
 
     def __init__(self) -> None:
@@ -31,13 +31,13 @@ class Sharing:
 
     @contextmanager
     def changing(self, change: str) -> Iterator[None]:
-        """Be alone with the weights until the end of the block.
+        """Hold the weights exclusively until the end of the block.
 
         Args:
-            change: What is done, as in "change the adapters", for the error.
+            change: Name of the change in the error, such as "change the adapters".
 
         Raises:
-            UsageError: while calls run that read them. Nothing is changed.
+            UsageError: if calls that read the weights are running. Nothing is changed.
         """
         with self._lock:
             if self._readers:
@@ -47,5 +47,5 @@ class Sharing:
             yield
 
     def __reduce__(self) -> tuple[type["Sharing"], tuple[()]]:
-        """A copy of a pipeline is used by nobody yet."""
+        """Give a copied pipeline a lock of its own, which nobody holds."""
         return Sharing, ()

@@ -85,7 +85,7 @@ def nearest_size(
     Args:
         pipeline: Pipeline of the model.
         requested: Width and height in pixels.
-        any_distance: Accept a size however different, for an image that is resized afterwards.
+        any_distance: Whether to accept a size however different, for an image that is resized afterwards.
 
     Raises:
         UsageError: The nearest size differs by more than a factor of two, and `any_distance` is False.

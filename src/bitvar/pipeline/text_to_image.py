@@ -1,4 +1,4 @@
-"""Text to image: text encoder, sampler, tokenizer."""
+"""The text-to-image pipeline: text encoder, sampler and image tokenizer."""
 
 import collections
 import warnings
@@ -29,10 +29,10 @@ from bitvar.weights.model_folder import Components, load_folder, save_folder
 
 
 class InfinityPipeline:
-    """Text to image.
+    """A model that generates images from text.
 
-    A pipeline holds no state of a call, so calls may run side by side, in threads or as streams that are read in turn.
-    What changes the model (adapters, `to`) is refused while a call runs.
+    A pipeline keeps no state of a call, so calls may run concurrently, in threads or as streams that are read in turn.
+    Operations that change the model (adapters, `to`) are refused while a call runs.
 
     Args:
         components: Transformer, tokenizer, text encoder and index, on one device.
@@ -41,7 +41,7 @@ class InfinityPipeline:
     def __init__(self, components: Components) -> None:
         if not isinstance(components, Components):
             why = f"got {arguments.shown(components)}"
-            raise UsageError("A pipeline is made of Components.", why, "use InfinityPipeline.from_pretrained")
+            raise UsageError("A pipeline takes Components.", why, "use InfinityPipeline.from_pretrained")
         self.components = components
         self.transformer = components.transformer
         self.tokenizer = components.tokenizer
@@ -66,15 +66,15 @@ class InfinityPipeline:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
     ) -> "InfinityPipeline":
-        """Load a model folder, every digest verified.
+        """Load a model folder and verify every digest.
 
         Args:
             model: A folder, or a hub id `owner/name`; None is the small model that comes with the package.
             revision: Branch, tag or commit of a hub id.
-            tokenizer: A folder or hub id of a tokenizer to use in place of the model's own. It must make the same bits:
-                only its decoder was trained further.
+            tokenizer: A folder or hub id of a tokenizer to use in place of the model's own. It must produce the same
+                bits, so only its decoder may have been trained further.
             dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
-            device: "cpu", "cuda", "mps", or "auto": the best there is.
+            device: "cpu", "cuda", "mps", or "auto": the best one available.
 
         Raises:
             UsageError: for an unknown device or dtype, or a model that can't be found.
@@ -93,13 +93,13 @@ class InfinityPipeline:
     def to(
         self, device: str | torch.device | torch.dtype | None = None, dtype: str | torch.dtype | None = None
     ) -> "InfinityPipeline":
-        """Move every part to a device and compute in another precision, in place, as if loaded so.
+        """Move the model to another device or precision, in place, as if it had been loaded there.
 
-        Rounding can't be undone: a model taken to bf16 and back to fp32 has the weights of bf16.
+        Rounding can't be undone: a model moved to bf16 and back to fp32 keeps the weights rounded to bf16.
 
         Args:
-            device: A device as for `from_pretrained`; None leaves the model where it is. A dtype alone may stand here.
-            dtype: A precision as for `from_pretrained`; None leaves it. Adapters follow.
+            device: A device as for `from_pretrained`; None leaves the model where it is. A dtype is accepted here too.
+            dtype: A precision as for `from_pretrained`; None keeps the present one. Adapters are converted too.
 
         Raises:
             UsageError: for an unknown device or dtype, or while adapters are fused. Nothing is changed.
@@ -108,7 +108,7 @@ class InfinityPipeline:
         if isinstance(device, torch.dtype):
             if dtype is not None:
                 why = f"got {device} and {arguments.shown(dtype)}"
-                raise UsageError("A model has one precision.", why, "give a device and a dtype")
+                raise UsageError("The precision is given twice.", why, "give a device and a dtype")
             device, dtype = None, device
         place = self.transformer.device if device is None else resolve_device(device)
         precision = None if dtype is None else resolve_dtype(dtype, place)
@@ -121,7 +121,7 @@ class InfinityPipeline:
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a model folder, whole or not at all: without adapters, but with those that are fused."""
+        """Write a model folder atomically. It contains fused adapters, but no others."""
         with self._sharing.reading():
             save_folder(self.components, Path(arguments.checked("folder", folder, arguments.path)))
 
@@ -136,7 +136,7 @@ class InfinityPipeline:
             revision: Branch, tag or commit of a hub id.
 
         Raises:
-            UsageError: for a source that is not there, a name in use or unfit, or if PEFT is missing.
+            UsageError: for a missing source, a name that is in use or invalid, or if PEFT is missing.
             WeightsError: for a damaged file, another format, or tensors that don't fit the model.
 
         Warns:
@@ -150,12 +150,16 @@ class InfinityPipeline:
             made_for = self._adapters.load(source, name=adapter_name, revision=revision).base
         here = LoraBase(name=self.index.name, transformer=self.components.transformer_digest)
         if made_for and made_for.transformer and here.transformer not in ("", made_for.transformer):
-            why = f"it fits, but was made for {made_for}, and this is {here}"
-            text = explain(f"The adapter {adapter_name!r} was made for another model.", why, "expect less of it")
+            why = f"its layers fit, but it was made for {made_for}, and this is {here}"
+            text = explain(
+                f"The adapter {adapter_name!r} was made for another model.",
+                why,
+                "expect weaker results, or use it with that model",
+            )
             warnings.warn(text, UserWarning, stacklevel=2)
 
     def set_adapters(self, adapter_names: str | Sequence[str], weights: float | Sequence[float] | None = None) -> None:
-        """Make these adapters the active ones, together. Each is applied with its weight, 1 if none is given."""
+        """Make exactly these adapters active. Each is applied with its weight, 1 if none is given."""
         names = arguments.checked("adapter_names", adapter_names, _names)
         strength = 1.0 if weights is None else arguments.checked("weights", weights, arguments.per_scale)
         given = list(strength) if isinstance(strength, tuple) else [strength] * len(names)
@@ -167,7 +171,7 @@ class InfinityPipeline:
         return self._adapters.active
 
     def get_list_adapters(self) -> dict[str, list[str]]:
-        """List the loaded adapters by the part of the model they change; empty without any."""
+        """List the loaded adapters by the part of the model they change; empty if there are none."""
         return {"transformer": self._adapters.names} if self._adapters.names else {}
 
     def disable_lora(self) -> None:
@@ -181,12 +185,12 @@ class InfinityPipeline:
             self._adapters.enable(True)
 
     def fuse_lora(self, *, lora_scale: float = 1.0) -> None:
-        """Add the active adapters, times `lora_scale`, to the model's weights: then they cost no time."""
+        """Add the active adapters, times `lora_scale`, to the model's weights, where they cost no time."""
         with self._sharing.changing("fuse the adapters"):
             self._adapters.fuse(arguments.checked("lora_scale", lora_scale, arguments.real_number))
 
     def unfuse_lora(self) -> None:
-        """Undo `fuse_lora`, to the bit."""
+        """Undo `fuse_lora`, restoring the weights bit for bit."""
         with self._sharing.changing("unfuse the adapters"):
             self._adapters.unfuse()
 
@@ -196,7 +200,7 @@ class InfinityPipeline:
             self._adapters.delete(arguments.checked("adapter_names", adapter_names, _names))
 
     def unload_lora_weights(self) -> None:
-        """Remove all adapters: the model is as it was before, to the bit."""
+        """Remove all adapters, leaving the model bit for bit as it was before."""
         with self._sharing.changing("unload the adapters"):
             self._adapters.unload()
 
@@ -206,12 +210,12 @@ class InfinityPipeline:
 
     @property
     def model_name(self) -> str:
-        """The name, and which one exactly: the first digits of the folder's digest."""
+        """Name of the model, with the first digits of its folder's digest."""
         return f"{self.index.name}@{self.components.digest[:12]}" if self.components.digest else self.index.name
 
     @property
     def device(self) -> torch.device:
-        """The device it computes on."""
+        """The device that the model computes on."""
         return self.transformer.device
 
     @property
@@ -221,7 +225,7 @@ class InfinityPipeline:
 
     @property
     def stride(self) -> int:
-        """Pixels per token side."""
+        """Side of a token in pixels."""
         return self.tokenizer.config.stride * self.transformer.config.patch_size
 
     @property
@@ -257,12 +261,12 @@ class InfinityPipeline:
         return GenerationOutput(as_form(last, output_type), last.seeds, last.metadata)
 
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerationKwargs]) -> Iterator[ScaleEvent]:
-        """Generate images, yielding after each scale. Leaving the loop cancels the rest. Arguments as for a call."""
+        """Generate images as a call does, yielding after each scale. Leaving the loop cancels the rest."""
         given = dict(options)
         constraint = given.pop("constraint", None)
         if constraint is not None and not isinstance(constraint, BitConstraint):
             why = f"got {arguments.shown(constraint)}"
-            raise UsageError("constraint takes a BitConstraint.", why, "give PrefixBits(bits), say")
+            raise UsageError("constraint takes a BitConstraint.", why, "give one, such as PrefixBits(bits)")
         request = GenerationRequest.from_options(prompt, given, source="the options of this call")
         return self.stream_request(request, constraint=constraint)
 
@@ -281,11 +285,11 @@ class InfinityPipeline:
     def _stream(self, request: GenerationRequest, constraint: BitConstraint | None) -> Iterator[ScaleEvent]:
         schedule = self.schedule_for(request.height, request.width)
         params = self.params_for(request.params)
-        params.scales(len(schedule))  # speak up before any work
+        params.scales(len(schedule))  # raises before any work
         negatives, seeds = request.negatives(), request.seeds()
         if any(negatives) and not params.guided:
-            why = "it is what guidance steers away from, and guidance is off: its scale is 1"
-            raise UsageError("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
+            why = "guidance steers away from it, but guidance is off: its scale is 1"
+            raise UsageError("The negative prompt would do nothing.", why, "give a guidance scale as well, such as 3")
         prompts, apart = request.repeated_prompts(), request.batch_invariant
         constraint = constraint or request.constraint()
         if isinstance(constraint, PrefixBits):
@@ -313,7 +317,7 @@ class InfinityPipeline:
     def _against(
         self, condition: TextCondition, negatives: Sequence[str | None], *, batch_invariant: bool
     ) -> TextCondition | None:
-        """What guidance steers away from: "no text", of the prompt's length, for images without a negative prompt."""
+        """Encode what guidance steers away from: the negative prompt, or "no text" of the prompt's length."""
         present = [text for text in negatives if text is not None]
         if not present:
             return None
@@ -347,39 +351,39 @@ class InfinityPipeline:
         )
 
     def schedule_for(self, height: int | None, width: int | None) -> ScaleSchedule:
-        """The schedule nearest to a size in pixels; the model's own when none is asked for."""
+        """Find the schedule nearest to a size in pixels; the model's default if no size is given."""
         schedules = self.transformer.config.all_schedules()
         if height is None and width is None:
             return schedules[0]
         if height is None or width is None:
-            raise UsageError("Only one of height and width was given.", "a size needs both", "give both, or neither")
+            raise UsageError("Only one of height and width was given.", fix="give both, or neither")
         height, width = (arguments.checked(*side, side_in_range) for side in (("height", height), ("width", width)))
         return nearest_schedule(schedules, height=height, width=width, stride=self.stride)
 
     def params_for(self, params: SamplingParams) -> SamplingParams:
-        """The settings given, and the model's defaults for the rest."""
+        """Complete the given settings with the model's defaults."""
         if not isinstance(params, SamplingParams):
             why = f"got {arguments.shown(params)}"
-            raise UsageError("params_for takes SamplingParams.", why, "make one and give it")
+            raise UsageError("params_for takes SamplingParams.", why, "give SamplingParams(...)")
         return params.over(self.index.defaults).complete()
 
     def check_prompt(self, text: str, *, what: str = "prompt") -> None:
-        """Refuse a prompt that can't be drawn.
+        """Refuse a prompt that the model can't read.
 
         Args:
-            text: The prompt.
+            text: Prompt to check.
             what: Name of the prompt in the error.
 
         Raises:
-            UsageError: for one without words, or with more tokens than the model reads.
+            UsageError: for a prompt without words, or with more tokens than the model reads.
         """
         if not text.strip():
             todo = "say what to draw, such as 'a red apple'"
-            raise UsageError(f"The {what} is empty.", "it has no words", todo)
+            raise UsageError(f"The {what} is empty.", fix=todo)
         limit = self.transformer.config.max_text_tokens
         length = 0 if self.text_encoder is None else self.text_encoder.num_tokens(text)
         if length > limit:
-            why = f"this model reads at most {limit}; nothing is cut off in silence"
+            why = f"this model reads at most {limit}, and prompts are never truncated silently"
             raise UsageError(f"The {what} is too long: {length} tokens.", why, f"shorten the {what}")
 
     def encode_prompts(
@@ -394,7 +398,7 @@ class InfinityPipeline:
                 features.
 
         Raises:
-            UsageError: for no prompt, an empty one, one that is no text, or one that is too long.
+            UsageError: if there is no prompt, or one is empty, too long or not a string.
             ComputationError: when the features are NaN or infinite.
         """
         if self.text_encoder is None:
@@ -405,7 +409,7 @@ class InfinityPipeline:
             for entry in arguments.checked(what, prompts, arguments.entries)
         ]
         if not texts:
-            raise UsageError(f"There is no {what}.", "the list is empty", "give at least one")
+            raise UsageError(f"There is no {what}.", fix="give at least one")
         distinct = list(dict.fromkeys(texts))
         for text in distinct:
             self.check_prompt(text, what=what)
@@ -432,7 +436,7 @@ class InfinityPipeline:
 
     def _refuse_if_fused(self) -> None:
         if any(adapter.fused for adapter in self._adapters.used()):
-            why = "the weights that unfuse_lora() brings back would stay as they are"
+            why = "the original weights that unfuse_lora() restores would not be moved"
             raise UsageError("Can't move a model with fused adapters.", why, "call unfuse_lora() first")
 
     def _describe(

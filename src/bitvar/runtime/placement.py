@@ -14,7 +14,7 @@ DTYPES: Final = {name: dtype for dtype, name in DTYPE_NAMES.items() if dtype != 
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """Choose a device that exists; "auto" is CUDA, else MPS, else the CPU."""
+    """Convert a name to a device that exists; "auto" is CUDA, else MPS, else the CPU."""
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if isinstance(device, str) and device == "auto":
         return torch.device(next(name for name in ("cuda", "mps", "cpu") if available[name]))
@@ -38,7 +38,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if not isinstance(dtype, str) or dtype not in DTYPES:
         given = repr(dtype)[:40] if isinstance(dtype, str | torch.dtype) else f"of type {type(dtype).__name__}"
-        raise UsageError(f"Unknown dtype {given}.", "it names no precision", f"choose from {['auto', *DTYPES]}")
+        raise UsageError(f"Unknown dtype {given}.", fix=f"choose from {['auto', *DTYPES]}")
     return DTYPES[dtype]
 
 

@@ -1,6 +1,6 @@
-"""Frozen text encoders, from prompts to a `TextCondition`. No other model file imports transformers.
+"""Frozen text encoders, which turn prompts into a `TextCondition`. No other model file imports transformers.
 
-The registry is closed: the class that reads a folder is fixed here and never named by the folder.
+The registry of encoders is closed: a folder names one of the kinds listed here, never a class to import.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ class TextEncoder(ABC):
         self.hidden_states = hidden_states
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the hooks that transformers keeps in a model it has run, which can't be pickled or copied."""
+        """Leave out the hooks that transformers installs when a model first runs: they can't be pickled or copied."""
         return {**self.__dict__, "model": _without_capturing_hooks(self.model)}
 
     @abstractmethod
@@ -77,7 +77,7 @@ class TextEncoder(ABC):
         """Tokenise a prompt, including special tokens.
 
         Raises:
-            WeightsError: if the vocabulary fails, gives no token, or gives one that the model has no embedding for.
+            WeightsError: if the vocabulary fails, gives no tokens, or gives one that the model has no embedding for.
         """
         try:
             ids = list(self.tokenizer(prompt, verbose=False)["input_ids"])
@@ -89,14 +89,14 @@ class TextEncoder(ABC):
         if not ids:
             raise _bad_tokens(prompt, "it gives no token at all")
         if not 0 <= min(ids) <= max(ids) < rows:
-            raise _bad_tokens(prompt, f"it gives tokens {min(ids)} to {max(ids)}, and the model has {rows}")
+            raise _bad_tokens(prompt, f"it gives tokens {min(ids)} to {max(ids)}, but the model has only {rows}")
         return ids
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> TextCondition:
-        """Encode prompts to the features of their tokens, including special tokens. Padding is masked.
+        """Encode prompts into features of their tokens, special tokens included. Padding is masked.
 
-        The tokenizer is never configured to pad, so calls may run concurrently and saving writes what was loaded.
+        The tokenizer is never configured to pad, so calls may run concurrently, and `save` writes it unchanged.
         """
         device = next(self.model.parameters()).device
         rows = [torch.tensor(self.ids(prompt)) for prompt in prompts]
@@ -111,23 +111,23 @@ class TextEncoder(ABC):
 
     @property
     def width(self) -> int:
-        """Channels of the features."""
+        """Number of channels of the features."""
         config: Any = self.model.config
         return int(config.hidden_size) * max(1, len(self.hidden_states))
 
     @property
     def max_tokens(self) -> int | None:
-        """Length of the longest prompt in tokens, including special tokens; None without a limit."""
+        """Maximum length of a prompt in tokens, including special tokens; None if there is no limit."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def save(self, folder: Path) -> None:
-        """Write configuration, vocabulary and weights to a folder."""
+        """Write the configuration, the vocabulary and the weights to a folder."""
         with _quiet():
             self.model.save_pretrained(folder)  # type: ignore[operator]
             self.tokenizer.save_pretrained(folder)
         settings = TextEncoderConfig(kind=self.kind, hidden_states=self.hidden_states)
         (folder / "bitvar.json").write_text(settings.dump(), encoding="utf-8")
-        for path in folder.glob("*.safetensors"):  # the library would make them unreadable for others
+        for path in folder.glob("*.safetensors"):  # transformers leaves them unreadable to other users
             path.chmod(stat.S_IMODE((folder / "bitvar.json").stat().st_mode))
 
 
@@ -142,7 +142,10 @@ class MiniLMEncoder(TextEncoder):
 
 
 class T5Encoder(TextEncoder):
-    """A T5 encoder, as in the official models (flan-t5-xl): the last hidden state, with the end token."""
+    """A T5 encoder, as in the official models (flan-t5-xl).
+
+    Its features are the last hidden state of every token, including the end token.
+    """
 
     kind = "t5"
 
@@ -174,7 +177,9 @@ def load_text_encoder(
         raise WeightsError(str(error)) from None
     if settings.kind not in _REGISTRY:
         raise WeightsError(
-            f"Unknown text encoder {settings.kind!r} in {folder}.", f"known are {list(_REGISTRY)}", "upgrade bitvar"
+            f"Unknown text encoder {settings.kind!r} in {folder}.",
+            f"the known ones are {list(_REGISTRY)}",
+            "upgrade bitvar",
         )
     refuse_foreign_files(folder)
     sizes = read_sizes(folder, settings.kind)
@@ -192,7 +197,7 @@ def load_text_encoder(
     if problems:
         raise WeightsError(_unreadable(folder, problems))
     encoder = _REGISTRY[settings.kind](model, tokenizer, settings.hidden_states)
-    with _silenced():  # a broken vocabulary fails here; a library in Rust would print its traceback
+    with _silenced():  # a broken vocabulary fails here, and the Rust library prints a traceback of its own
         encoder.ids("a")
     return encoder
 
@@ -216,7 +221,7 @@ def _require_plain_files(folder: Path) -> None:
 
 
 def published_settings(folder: Path) -> TextEncoderConfig | None:
-    """Choose the settings for a folder published by its authors, by its `model_type`; None if that is unknown."""
+    """Choose the settings for a folder published by its authors by its `model_type`; None if it is unknown."""
     try:
         kind = read_json(folder / "config.json").get("model_type")
     except UsageError:
@@ -231,9 +236,9 @@ def _unreadable(folder: Path, why: str) -> str:
 def _load_model(
     settings: TextEncoderConfig, sizes: EncoderSizes, folder: Path, dtype: torch.dtype
 ) -> tuple[nn.Module, str]:
-    """Build the model. Returns it with a description of wrong weights: a missing tensor would be random.
+    """Build the model. Returns it with a description of any wrong weights: a missing tensor would be left random.
 
-    The library gets the configuration and the tensors as objects, so it has no path and no name to look up.
+    transformers receives the configuration and the tensors as objects, so it has no path or name to look up.
     """
     tensors = read_weights(folder, leave_out=("decoder.", "lm_head.") if settings.kind == "t5" else ())
     require_sound_weights(tensors, str(folder))
@@ -260,7 +265,7 @@ def _load_model(
     wrong = [f"{what}: {name}" for what in ("missing", "mismatched") for name in sorted(map(str, info[f"{what}_keys"]))]
     layers = getattr(model.config, "num_hidden_layers", 0)
     if settings.kind == "minilm" and not all(0 <= k <= layers for k in settings.hidden_states or (-1,)):
-        wrong.append(f"hidden_states {list(settings.hidden_states)}, of 0 to {layers}")
+        wrong.append(f"hidden_states {list(settings.hidden_states)} outside 0 to {layers}")
     return model, ", ".join(wrong)
 
 
@@ -309,7 +314,7 @@ def _load_vocabulary(folder: Path) -> "PreTrainedTokenizerFast":
 
 
 def _without_capturing_hooks(module: nn.Module) -> nn.Module:
-    """Rebuild modules around the same tensors, without capturing hooks: these are closures, which pickle refuses."""
+    """Rebuild a module around the same tensors without its capturing hooks: closures, which can't be pickled."""
     twin = module.__class__.__new__(module.__class__)
     twin.__dict__ = {key: value for key, value in module.__dict__.items() if key != "_output_capturing_hooks_installed"}
     twin.__dict__["_forward_hooks"] = type(module._forward_hooks)(

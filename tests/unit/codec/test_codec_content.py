@@ -163,7 +163,7 @@ def test_a_file_is_not_replaced_by_what_is_made_of_it(bitvar: Any, place: Path) 
     (place / "x.bits").rename(place / "x.png")
     code, _, err = bitvar("decode", "x.png", "-o", "x.png")
     assert code == 2
-    assert "it is the file to read" in err
+    assert "it is the input file" in err
 
 
 # One broken file

@@ -451,7 +451,7 @@ def test_folders_that_cannot_be_used_are_refused(tiny: ImageCodec, nested: Path)
         decode_folder(tiny, nested / "in" / "a.png", nested / "out")
     with pytest.raises(UsageError, match="nothing to do"):
         decode_folder(tiny, nested / "in", nested / "out")
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         encode_folder(tiny, nested / "in", nested / "in" / "notes.txt")
     assert sorted(nested.rglob("*")) == before
     smooth(20, 16).save(nested / "in" / "a.webp")
@@ -571,7 +571,7 @@ def test_a_cut_file_is_decoded_and_spoken_of(bitvar: Any, folder: Path) -> None:
     ("arguments", "code", "words"),
     [
         (("encode", "in/a.png", "-o", "a.png"), 2, "does not end in .bits"),
-        (("encode", "in", "-o", "in/a.png"), 2, "is no folder"),
+        (("encode", "in", "-o", "in/a.png"), 2, "is not a folder"),
         (("encode", "in/a.png", "twin/a.jpg", "-o", "out"), 2, "would be written there too"),
         (("encode", "empty", "-o", "out"), 2, "nothing to do"),
         (("encode", "nowhere.png", "-o", "a.bits"), 2, "there is no nowhere.png"),

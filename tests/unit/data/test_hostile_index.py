@@ -39,7 +39,7 @@ def test_records_that_no_file_could_hold(indexed: Path, field: str, value: int) 
     np.save(indexed / "records.npy", records)
     index = SampleIndex.open(indexed)
     for use in (lambda: index[3], lambda: list(index.raw_samples())):
-        with pytest.raises(UsageError, match="points out of it"):
+        with pytest.raises(UsageError, match="points outside of it"):
             use()
 
 

@@ -341,7 +341,7 @@ def test_missing_and_unfit_images_are_refused(icon_set: Path, tmp_path: Path) ->
     folder = folder_of(tmp_path / "theirs", prompts)
     with pytest.raises(UsageError, match="7 of 14 are missing: seen-single-01, seen-two-01, seen-count-01 \\.\\.\\."):
         find_images(folder, chosen_prompts(("seen",), 2))
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="There is no folder"):
         find_images(tmp_path / "none", prompts)
     Image.new("RGB", (16, 20)).save(folder / "seen-single-00.png")
     with pytest.raises(UsageError, match="16 x 20"):

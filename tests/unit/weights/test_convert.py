@@ -267,7 +267,7 @@ def wrong_tensors() -> dict[str, tuple[dict[str, Tensor], str]]:
         "misshapen buffer": (long_mask, "misshapen: quantizer.lfq.mask"),
         "buffer dtype": (tokenizer | {"quantizer.lfq.mask": MASK.to(torch.uint8)}, "quantizer.lfq.mask"),
         "another model": ({"weight": torch.zeros(2)}, "neither an Infinity transformer nor its tokenizer"),
-        "one axis": (transformer | {"word_embed.weight": torch.zeros(3)}, "not of 2 axes"),
+        "one axis": (transformer | {"word_embed.weight": torch.zeros(3)}, "expected 2 dimensions"),
         "no blocks": ({n: t for n, t in transformer.items() if "block" not in n}, "lacks blocks.0"),
         "bad sizes": (transformer | {"word_embed.weight": torch.zeros(31, 4)}, "must be num_heads"),
         "no tokenizer levels": ({n: t for n, t in tokenizer.items() if ".down." not in n}, "channel_multipliers"),
@@ -369,10 +369,10 @@ def move_a_tensor(folder: Path) -> None:
     ("damage", "message"),
     [
         (lose_a_shard, "lacks the shard part-2.bin"),
-        (lose_the_index, "no sharded checkpoint"),
+        (lose_the_index, "not a sharded checkpoint"),
         (break_the_index, "not JSON"),
         (leave_the_folder, "no index of shards"),
-        (move_a_tensor, "not the one its index describes"),
+        (move_a_tensor, "doesn't match its index"),
     ],
 )
 def test_damaged_shards_are_weights_errors(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ def test_a_bad_pair_of_equal_bits_is_refused_and_nothing_written(tmp_path: Path)
 def test_bits_must_agree(tmp_path: Path) -> None:
     transformer, tokenizer = write_pair(tmp_path)
     write_official(official_tokenizer(bits=3, buffers=False), tmp_path / "three.pth")
-    with pytest.raises(WeightsError, match="predicts 4 bits a token, the tokenizer has 3"):
+    with pytest.raises(WeightsError, match="predicts 4 bits per token, but the tokenizer has 3"):
         convert_to_folder(transformer, tmp_path / "three.pth", tmp_path / "model")
     write_official(official_transformer(bits=56), tmp_path / "patched.pth")
     with pytest.raises(WeightsError, match="16 in a patch of 2x2"):

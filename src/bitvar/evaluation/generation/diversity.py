@@ -39,7 +39,7 @@ class Diversity:
 
 
 def measure_diversity(images: Mapping[str, Sequence[Float[Tensor, "3 H W"]]], distance: Distance) -> Diversity | None:
-    """Measure the diversity of images in [-1, 1] of one size; None without two prompts of two images.
+    """Measure the diversity of images in [-1, 1] of one size; None unless two prompts have two images.
 
     Args:
         images: Images of each prompt, one for each seed.
@@ -86,6 +86,6 @@ class DiversityMetric:
                 by_prompt.setdefault(image.prompt.id, []).append(as_tensor([image.open()])[0].to(self.device))
         found = measure_diversity(by_prompt, self.distance)
         if found is None:
-            return MetricResult({"ratio": None, "why": "it takes two images of a prompt (--seeds 2)"})
+            return MetricResult({"ratio": None, "why": "it takes two images per prompt (--seeds 2)"})
         values = {"ratio": found.ratio, **asdict(found)}
         return MetricResult({key: short(value) for key, value in values.items()} | {"distance": self.distance.title})

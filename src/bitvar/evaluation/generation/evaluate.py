@@ -1,7 +1,7 @@
 """Evaluation of text-to-image models on a benchmark: images of every candidate, scores, metrics, sheet and report.
 
-It works for any `Benchmark`. Interrupted, the same call resumes: images are kept batch by batch, scores candidate by
-candidate.
+It works for any `Benchmark`. If a call is interrupted, the same call resumes it: images are kept batch by batch, and
+scores candidate by candidate.
 """
 
 import json
@@ -68,22 +68,22 @@ class NamedImages(Config):
 
 
 class EvaluationSettings(Config):
-    """Everything that decides the results.
+    """Everything that determines the results.
 
     Attributes:
         benchmark, prompts_sha256: Name of the benchmark, and the digest of all its prompts.
         judge, judge_sha256: Name and digest of its judge.
         data, data_sha256: Data set of the metrics and reference images, and the digest of its `samples.jsonl`; None
             if there is none.
-        splits, limit: Restrict the prompts to these splits, and to the first ones of each skill in each; () is all.
-        models, images: Candidates, one or more in all.
+        splits, limit: Splits to use, () for all; and maximum number of prompts per split and skill, None for all.
+        models, images: Candidates; at least one in total.
         references: Whether real images, shuffled prompts and blank prompts are scored too.
         seeds: Number of images of each prompt.
-        guidance, temperature: Sampling parameters of the models; None is a model's own.
+        guidance, temperature: Sampling parameters of the models; None is each model's default.
         metrics: Names of the metrics.
         feature_network: Name of the network of the Frechet distance; None if it isn't measured.
         batch_size: Number of images generated at once.
-        dtype, device: Those of the models.
+        dtype, device: Precision and device of the models.
     """
 
     format: Literal[2] = 2
@@ -109,7 +109,7 @@ class EvaluationSettings(Config):
 
     @classmethod
     def of(cls, benchmark: Benchmark, **values: Any) -> "EvaluationSettings":
-        """Make the settings of a benchmark: its name, prompts and judge are filled in."""
+        """Make the settings of a benchmark, filling in its name, prompts and judge."""
         return cls(
             benchmark=benchmark.name,
             prompts_sha256=prompts_digest(benchmark.prompts()),
@@ -164,13 +164,13 @@ def require_label(label: str, others: Sequence[str]) -> None:
     """Refuse a label that is taken, or can't be the name of a folder.
 
     Raises:
-        UsageError: says why.
+        UsageError: if the label is refused.
     """
     fix = "name it: label=..."
     if not _LABEL.fullmatch(label):
         raise UsageError(f"Can't call a candidate {label!r}.", "use letters, digits and . _ + - only", fix)
     if label in (REAL, *others) or label.endswith(_SUFFIXES):
-        why = "every candidate needs a name of its own, which the references don't have"
+        why = "candidates need names that differ from each other's and from those of the references"
         raise UsageError(f"Can't call a candidate {label!r}.", why, fix)
 
 
@@ -240,13 +240,13 @@ def _candidates(
     out: Path,
     log: Callable[[str], None],
 ) -> Iterator[Candidate]:
-    """Yield every candidate with its images generated; those that cost no time and may be missing come first."""
+    """Yield every candidate with its images generated. Those that are read from files come first, to fail early."""
     prompts = select_prompts(benchmark.prompts(), splits=settings.splits, limit=settings.limit)
     folders = {named.label: find_images(find_source(named.folder), prompts) for named in settings.images}
     for named in settings.images:
         if images_digest(folders[named.label]) != named.sha256:
-            why = "they are not those that the evaluation began with"
-            raise UsageError(f"The images of {named.folder} have changed.", why, "begin anew with another -o")
+            fix = "restore them, or start a new evaluation with another -o"
+            raise UsageError(f"The images of {named.folder} have changed.", fix=fix)
     if settings.references and isinstance(benchmark, HasReferences):
         yield Candidate(REAL, "real", matched(benchmark.reference_images(prompts)))
     for label, images in folders.items():

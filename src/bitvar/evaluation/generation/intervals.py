@@ -1,4 +1,4 @@
-"""Means of scores with 95 % intervals, by split and skill. Knows no images."""
+"""Means of scores with 95 % intervals, by split and skill."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -8,7 +8,7 @@ import numpy as np
 from bitvar.evaluation.benchmarks.base import Row, Score, Table
 
 MEAN: Final = "mean"
-"""Stands for a skill in the row with the mean over the skills of a split."""
+"""Name that stands for a skill in the row with the mean over the skills of a split."""
 
 _Z: Final = 1.959964  # 95 % quantile of the normal distribution, two-sided
 _RESAMPLES: Final = 2000
@@ -18,7 +18,7 @@ Interval = tuple[float | None, float | None]
 
 
 def wilson(correct: float, count: int) -> tuple[float, float]:
-    """Compute Wilson's 95 % interval of a share, of `correct` among `count` independent trials (Wilson, 1927)."""
+    """Compute Wilson's 95 % interval of the share of `correct` among `count` independent trials (Wilson, 1927)."""
     share, spread = correct / count, _Z**2 / count
     middle = (share + spread / 2) / (1 + spread)
     reach = _Z / (1 + spread) * (share * (1 - share) / count + spread / (4 * count)) ** 0.5
@@ -51,7 +51,7 @@ def interval_of_mean(means: Sequence[float], intervals: Sequence[tuple[float, fl
 
 
 def by_skill(scores: Sequence[Score]) -> Table:
-    """Sum up scores by split and skill, with the mean over the skills of each split that has several.
+    """Summarise scores by split and skill, with the mean over the skills of each split that has several.
 
     Splits and skills come in the order of their first appearance. Scores with a decision count as shares of correct
     images, all others as plain numbers.

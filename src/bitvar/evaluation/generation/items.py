@@ -1,4 +1,4 @@
-"""The items that a benchmark scores: images by their own prompts, and the shuffled-prompt baseline."""
+"""The items that a benchmark scores: images with their own prompts, and the shuffled-prompt baseline."""
 
 from collections.abc import Sequence
 from typing import Final

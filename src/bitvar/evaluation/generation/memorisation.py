@@ -1,6 +1,6 @@
-"""Memorisation: the training image nearest to a generated one, in pixels, tells new images from copies.
+"""Memorisation: the pixel distance to the nearest training image tells new images from copies.
 
-Where the data leave little choice, even a new image is near a training image, so compare distances with those of real
+If the training data vary little, even a new image is near a training image, so compare the distances with those of real
 images of the same prompts.
 """
 
@@ -93,7 +93,7 @@ def find_neighbours(images: Float[Tensor, "n f"], training: Float[Tensor, "m f"]
 
 
 def closeness(neighbours: Sequence[Neighbour]) -> Closeness:
-    """Sum up the distances of one or more neighbours."""
+    """Summarise the distances of one or more neighbours."""
     distances = [neighbour.distance for neighbour in neighbours]
     copies = sum(distance < COPY for distance in distances) / len(distances)
     return Closeness(len(distances), median(distances), copies)

@@ -1,6 +1,6 @@
-"""The protocol of a metric of a candidate's images beside its scores: Frechet distance, diversity, memorisation.
+"""The protocol of the metrics beside a benchmark's scores: Frechet distance, diversity, memorisation.
 
-A metric is one object in a file of its own. This file knows no benchmark.
+Each metric is in a module of its own, and works for any benchmark.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ class MetricResult:
 
 @runtime_checkable
 class Metric(Protocol):
-    """A metric of every candidate whose images are its own, which the baselines' aren't."""
+    """A metric of every candidate except the baselines, whose images weren't made for their prompts."""
 
     name: str
     """Its key in the report."""
@@ -37,5 +37,5 @@ class Metric(Protocol):
 
 
 def short(value: float | int) -> float | int:
-    """Round a float to six significant digits, as reports hold it."""
+    """Round a float to six significant digits for reports."""
     return float(f"{value:.6g}") if isinstance(value, float) else value

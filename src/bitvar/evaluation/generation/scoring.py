@@ -1,4 +1,4 @@
-"""Scoring of a candidate's images by a benchmark, kept in a file of JSON lines. Knows no model."""
+"""Scoring of a candidate's images by a benchmark, kept in a file of JSON lines."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from bitvar.files import write_text
 
 
 def score_items(benchmark: Benchmark, items: Sequence[EvalItem], path: Path, *, root: Path) -> None:
-    """Score items and write a line for each, all at once.
+    """Score items and write a line for each, atomically.
 
     Args:
         benchmark: Benchmark that scores them.

@@ -12,7 +12,7 @@ from bitvar.imaging.open import ImageLimits, require_image
 from bitvar.imaging.sheet import Caption, GridStyle, Tile, draw_grid
 
 EACH: Final = 4
-"""Number of best images in a row, and of worst ones."""
+"""Maximum number of best images in a row, and of worst ones."""
 
 _SIDE: Final = 192
 _STYLE: Final = GridStyle(

@@ -1,6 +1,7 @@
-"""Building the icon set: fetch, render, draw every split, and write it so that a partial folder can't pass for a whole.
+"""Construction of the icon set: fetching, rendering, drawing every split, and writing the folder.
 
-This file knows the layout of the folder; `scene_sampler` decides which scenes are drawn, and `render` draws them.
+`samples.jsonl` is written last, so that a partial folder can't pass for a complete one. `scene_sampler` decides which
+scenes are drawn, and `render` draws them.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ _LARGEST_SPRITE = 1024
 
 @dataclass(frozen=True)
 class IconSetSummary:
-    """Summary of a built set: its number of samples by split and kind, and whether it was complete already."""
+    """Summary of a built set: its numbers of samples by split and kind, and whether it was complete already."""
 
     destination: Path
     num_samples: int
@@ -74,10 +75,10 @@ def build_icon_set(
 
     The folder gets `images/NNN/NNNNNN.png` (RGB, `size` x `size`, 32 to 512 pixels), `samples.jsonl` (one sample a
     line, written last), `manifest.json` and `ATTRIBUTION.md`; packages stay in `.downloads`. `num_scenes` sets the
-    length of the training split, up to rounding and the single objects, whose number is fixed. The files depend only
-    on the arguments and the installed versions of Pillow and resvg-py. A complete folder of the same arguments is left
-    as it is; an interrupted build starts over, without fetching again. Without `jitter` every object has one size and
-    sits in the middle of its cell, which a small model learns to draw far sooner.
+    size of the training split, apart from rounding and from the single objects, whose number is fixed. The files depend
+    only on the arguments and the installed versions of Pillow and resvg-py. A complete folder with the same arguments
+    is left as it is; an interrupted build starts over, without fetching again. Without `jitter` every object has one
+    size and sits in the middle of its cell, which a small model learns to draw far sooner.
 
     Raises:
         UsageError: for arguments out of range, or a folder that holds something else.
@@ -85,10 +86,10 @@ def build_icon_set(
     """
     if not _SIZES[0] <= size <= _SIZES[1]:
         why = f"expected {_SIZES[0]} to {_SIZES[1]} pixels, got {size}"
-        raise UsageError("can't build the icon set", why, "choose a size in that range")
+        raise UsageError("Can't build the icon set.", why, "choose a size in that range")
     if num_scenes < 1 or seed < 0:
         why = f"expected num_scenes of at least 1 and seed of at least 0, got {num_scenes} and {seed}"
-        raise UsageError("can't build the icon set", why, "choose larger numbers")
+        raise UsageError("Can't build the icon set.", why, "choose larger numbers")
     arguments = {
         "format_version": FORMAT_VERSION,
         "size": size,
@@ -130,7 +131,7 @@ def read_finished(destination: Path, arguments: dict[str, int]) -> IconSetSummar
     if {key: found.get(key) for key in arguments} != arguments:
         known = {key: found.get(key) for key in arguments}
         why = f"{destination} holds a set built with {known}, asked for {arguments}"
-        raise UsageError("can't build the icon set", why, "choose another folder, or delete this one")
+        raise UsageError("Can't build the icon set.", why, "choose another folder, or delete this one")
     counts = found["counts"]
     return IconSetSummary(destination, sum(sum(kinds.values()) for kinds in counts.values()), counts, True)
 
@@ -180,7 +181,7 @@ def plan_scenes(
 ) -> Iterator[tuple[str, SceneSpec]]:
     """Yield every scene of the set with its split, except for the split "scenes", which `prompts` fixes.
 
-    Each split draws from its own generator, so no split shifts another.
+    Each split draws from its own generator, so that no split affects another.
     """
     held_out = held_out_combinations([concept.name for concept in concepts], artists)
     drawable = {

@@ -1,6 +1,6 @@
-"""Templates of more training captions for a scene; each is as true as those of `scene_spec.write_captions`.
+"""Templates for further training captions of a scene, all as true of it as those of `scene_spec.write_captions`.
 
-None is a template of the paraphrased prompts in `prompts`, which test whether a model understands unfamiliar wording.
+None is used by the paraphrased prompts in `prompts`, which test whether a model understands unfamiliar wording.
 """
 
 from collections.abc import Mapping
@@ -100,7 +100,7 @@ def draw_captions(
 ) -> tuple[str, ...]:
     """Draw five training captions of a scene: the first two of `write_captions`, another of them, and two templates.
 
-    The first of the two templates names the style, the second doesn't.
+    The first of these templates names the style, the second doesn't.
     """
     usual = write_captions(spec, concepts, style=style)
     words, templates = name_words(spec, concepts), TEMPLATES[template_kind(spec)]
@@ -122,7 +122,7 @@ def template_kind(spec: SceneSpec) -> str:
 
 
 def name_words(spec: SceneSpec, concepts: Mapping[str, Concept]) -> dict[str, str]:
-    """Fill-ins for a template's fields; in a relation, `a` is the left or the upper object."""
+    """Return the values of a template's fields; in a relation, `a` is the left or the upper object."""
     first, second = spec.objects[0], spec.objects[-1]
     if spec.relation in ("right", "below"):
         first, second = second, first

@@ -1,7 +1,7 @@
 """The concepts that the icon set shows: names as captions say them, code points, plurals and colours.
 
 The table holds no people (hence no skin tones) and no flags. Every artist of `sources.ARTISTS` has a drawing of every
-concept. This file knows nothing of images.
+concept. This module knows nothing about images.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
 
 NUMBER_WORDS = {2: "two", 3: "three", 4: "four"}
 
-# (name, code point) or (name, code point, plural); a plural left out is the name with "s".
+# (name, code point) or (name, code point, plural); the default plural is the name with "s".
 _ROWS: dict[str, tuple[tuple[str, ...], ...]] = {
     "animal": (
         ("dog", "1f436"),

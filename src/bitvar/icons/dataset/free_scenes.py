@@ -1,6 +1,6 @@
-"""Training scenes for the judge: freer than a generator's, with ground truth for every object.
+"""Training scenes for the judge: more varied than a generator's, with ground truth for every object.
 
-A scene has zero to six objects, anywhere without overlap, in any mixture of colours. This file knows no judge.
+A scene has zero to six objects, placed anywhere without overlap, in any mixture of colours.
 """
 
 import io
@@ -14,11 +14,11 @@ from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, Concept
 from bitvar.icons.dataset.render import Box, SpriteAtlas
 from bitvar.icons.dataset.scene_spec import ObjectSpec
 
-_NUMBER_SHARES = (0.02, 0.30, 0.24, 0.16, 0.18, 0.06, 0.04)  # of scenes with 0, 1, ... 6 objects
-_REPEATED_SHARE = 0.4  # of scenes with several objects, of which all are alike
-_COLOURED_SHARES = {True: 0.45, False: 0.12}  # of objects painted over, by whether the concept is recolourable
+_NUMBER_SHARES = (0.02, 0.30, 0.24, 0.16, 0.18, 0.06, 0.04)  # shares of scenes with 0, 1, ... 6 objects
+_REPEATED_SHARE = 0.4  # share of scenes with several objects in which all are alike
+_COLOURED_SHARES = {True: 0.45, False: 0.12}  # share of objects recoloured, by whether the concept is recolourable
 _WHITE_SHARE = 0.6
-_SPOILT_SHARE = 0.6  # of scenes that are blurred, noisy or compressed
+_SPOILT_SHARE = 0.6  # share of scenes that are blurred, noisy or compressed
 _SPRITE_TRIES = 6
 
 
@@ -36,7 +36,7 @@ class FreeScene:
 def draw_free_scene(
     atlas: SpriteAtlas, drawable: Mapping[str, Sequence[Concept]], *, size: int, rng: np.random.Generator
 ) -> FreeScene:
-    """Draw one scene of `size` x `size` pixels by one of the artists in `drawable`, of the concepts listed there."""
+    """Draw one scene of `size` x `size` pixels by one of the artists in `drawable`, with concepts listed there."""
     artist = list(drawable)[rng.integers(len(drawable))]
     background = "white" if rng.random() < _WHITE_SHARE else list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
     number = int(rng.choice(len(_NUMBER_SHARES), p=_NUMBER_SHARES))
@@ -104,7 +104,7 @@ def _place(sprite: Image.Image, cell: tuple[float, float, float, float], scale: 
 
 
 def spoil(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Blur, add noise to or compress most images a little, as generated and stored images are."""
+    """Degrade most images a little, with blur, noise or compression, to resemble generated and stored images."""
     if rng.random() > _SPOILT_SHARE:
         return image
     if rng.random() < 0.5:

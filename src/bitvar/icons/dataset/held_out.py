@@ -1,7 +1,7 @@
 """The scenes that training never sees: artist x concept combinations, and composed prompts.
 
-Both are fixed and don't depend on the seed of a build, so that results on different builds compare. This file knows
-nothing of images.
+Both are fixed and don't depend on the seed of a build, so that results on different builds can be compared. This
+module knows nothing about images.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from bitvar.icons.dataset.scene_spec import ObjectSpec, SceneSpec
 _COMBINATION_SEED = 20240917
 _SHARE_OF_COMBINATIONS = 0.1
 
-# Forty of each kind. A concept loses one count of three, one colour of eight and one background of ten at most, and no
-# colour or background that is its own. Backgrounds, relations and colours are held out equally often;
+# Forty of each kind. A concept loses at most one of three counts, one of eight colours and one of ten backgrounds, and
+# never a colour or background that is its own. Backgrounds, relations and colours are held out equally often;
 # every artist's drawing stands out against its held-out background.
 _TWO = (
     ("cat", "dog"), ("apple", "banana"), ("car", "house"), ("fox", "mushroom"), ("panda", "umbrella"),

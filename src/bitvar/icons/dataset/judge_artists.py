@@ -1,7 +1,7 @@
-"""The artists whose drawings only the scene judge is trained on; no generator of bitvar has seen them.
+"""The artists whose drawings only the scene judge is trained on; no generator in bitvar has seen them.
 
-These packages list no code points, so their drawings are found by name. A package may lack concepts. This file knows
-nothing of scenes; `sources` fetches and renders.
+These packages list no code points, so their drawings are found by name. A package may lack concepts. This module
+knows nothing about scenes; `sources` fetches and renders.
 """
 
 import tarfile
@@ -57,7 +57,7 @@ JUDGE_ARTISTS: tuple[Artist, ...] = (
     ),
 )
 
-# What the packages call a concept, where that isn't our name with hyphens.
+# The packages' names of concepts, where they aren't simply ours with hyphens.
 _NAMES: dict[str, str] = {
     "dog": "dog-face",
     "cat": "cat-face",
@@ -192,7 +192,7 @@ def render_known_sprites(
 ) -> dict[str, Image.Image]:
     """Render an artist's drawings of the concepts that its package has, on a canvas of `side` x `side` pixels.
 
-    They come by the concept's name, RGBA, trimmed to their opaque part.
+    They are returned by concept name, as RGBA images trimmed to their opaque part.
     """
     with tarfile.open(tarball) as archive:
         icon_set = read_icon_set(archive)
@@ -206,7 +206,7 @@ def render_known_sprites(
 
 
 def _icon_name(artist: str, concept: str) -> str:
-    """Find the package's name of a concept."""
+    """Find the package's name for a concept."""
     own = _OWN_NAMES.get(artist, {})
     if concept in own:
         return own[concept]

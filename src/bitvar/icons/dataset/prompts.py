@@ -1,6 +1,6 @@
 """The fixed prompts of the scenes benchmark, each with the scene that a correct image shows.
 
-`scripts/icons/prompts.py` wrote `prompts.jsonl`. This file knows nothing of images or judges.
+`scripts/icons/prompts.py` wrote `prompts.jsonl`. This module knows nothing about images or judges.
 """
 
 import json
@@ -23,8 +23,8 @@ class ScenePrompt:
     Attributes:
         id: Unique name, usable as a file name without its suffix.
         split: One of `SPLITS`. "seen": a composition that training may show, worded like its captions; "unseen": a
-            composition that training never shows; "paraphrase": a composition that training may show, worded as no
-            caption is; "held_out_style": an object drawn by an artist whose drawing of it training never shows.
+            composition that training never shows; "paraphrase": a composition that training may show, worded unlike
+            any caption; "held_out_style": an object drawn by an artist whose drawing of it training never shows.
         skill: One of `SKILLS`; decides which rules judge the image.
         prompt: Text given to the model.
         spec: Scene that the text asks for. Its artist counts only where the text names the style; the image in the set

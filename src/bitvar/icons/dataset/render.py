@@ -1,6 +1,6 @@
-"""Drawing a scene: the layout of its objects, and the image with their boxes.
+"""Drawing of scenes: the layout of the objects, and the image with their boxes.
 
-Objects sit in disjoint cells, so they never overlap. This file knows nothing of captions or splits.
+Objects sit in disjoint cells, so they never overlap. This module knows nothing about captions or splits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ _CENTRED_SCALE = 0.85
 _SINGLE_SCALES = (0.75, 0.95)
 _BACKGROUND_SCALES = (0.65, 0.85)
 _COMPOSED_SCALES = (0.9, 1.0)
-_LONGEST_SIDE_IN_CELL = 0.75  # of the image: a candle beside an apple must not tower over it
-_JITTER_ALONG_CELL = 0.1  # of the image, each way
+_LONGEST_SIDE_IN_CELL = 0.75  # share of the image: a candle beside an apple must not tower over it
+_JITTER_ALONG_CELL = 0.1  # share of the image, each way
 _VISIBLE_SHARE = 0.65
 
 
@@ -99,7 +99,7 @@ def _near_middle(room: int, spread: float, rng: np.random.Generator) -> int:
 def _cells(spec: SceneSpec, size: int, rng: np.random.Generator, *, jitter: bool) -> list[Box]:
     """Lay out disjoint cells for the objects of a composed scene, in the order of the objects.
 
-    With three objects, one sits above or below the pair, by chance; without jitter always above.
+    With three objects, one sits above or below the other two, at random; without jitter, always above.
     """
     margin, gap = max(1, size // 64), max(2, size // 32)
     middle_low, middle_high = (size - gap) // 2, (size - gap) // 2 + gap

@@ -1,7 +1,7 @@
 """Sampling of the scenes of a split: shares of the kinds, balanced over artists, concepts, colours and counts.
 
 Scenes come from shuffled cycles rather than independent draws, so that every artist and concept appears about equally
-often. This file knows nothing of files.
+often. This module knows nothing about files.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,11 +29,11 @@ SHARES = {
 
 NUM_SINGLE_VARIANTS = 8
 NUM_HELD_OUT_VARIANTS = 2
-_COLOURED_BACKGROUND_SHARE = 0.25  # of the scenes of kind "colour"
+_COLOURED_BACKGROUND_SHARE = 0.25  # share of the scenes of kind "colour"
 
 
 class ShuffledCycle(Generic[Item]):
-    """Items in random order without end: each comes once before any comes again, as far as `accept` lets it."""
+    """An endless stream of items in random order: each comes once before any repeats, as far as `accept` allows."""
 
     def __init__(self, items: Iterable[Item], rng: np.random.Generator) -> None:
         self._items = list(items)
@@ -142,7 +142,7 @@ def held_out_combination_specs(combinations: Sequence[tuple[str, str]]) -> Itera
 
 
 def held_out_prompt_specs(drawable: dict[str, tuple[Concept, ...]]) -> Iterator[SceneSpec]:
-    """Yield each held-out prompt by every artist whose drawings of all its concepts training shows."""
+    """Yield each held-out prompt for every artist whose drawings of all its concepts appear in training."""
     for prompt in held_out_prompts():
         for artist, concepts in drawable.items():
             if {item.concept for item in prompt.objects} <= {concept.name for concept in concepts}:

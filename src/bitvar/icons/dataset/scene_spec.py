@@ -1,6 +1,6 @@
 """Specifications of scenes, and the captions that are exactly true of them.
 
-This file knows nothing of pixels: `render` draws a specification, `scene_sampler` decides which ones a split holds.
+This module knows nothing about pixels: `render` draws a specification, `scene_sampler` chooses those of a split.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Where the icons come from: pinned packages, their licences, and the artwork of each concept.
 
 Packages are fetched by name with `npm pack` and read inside their tarballs, without installing or running anything. A
-tarball whose SHA-256 differs from the pinned one is refused. This file knows nothing of scenes.
+tarball whose SHA-256 differs from the pinned one is refused. This module knows nothing about scenes.
 """
 
 import hashlib
@@ -110,9 +110,9 @@ def fetch_package(artist: Artist, downloads: Path, *, log: Callable[[str], None]
     if digest != artist.sha256:
         raise RuntimeError(
             explain(
-                f"{tarball} is not {artist.package}@{artist.version} as pinned",
+                f"{tarball} is not {artist.package}@{artist.version} as pinned.",
                 f"its SHA-256 is {digest}, expected {artist.sha256}",
-                "delete the file and run again; if it comes back the same, do not use it and report it",
+                "delete the file and run again; if the digest is the same again, do not use the file, and report it",
             )
         )
     return tarball
@@ -123,16 +123,16 @@ def _npm_pack(artist: Artist, folder: Path) -> None:
     name = f"{artist.package}@{artist.version}"
     if npm is None:
         todo = f"install Node.js with npm, or put {artist.tarball_name} into {folder.parent}"
-        raise RuntimeError(explain(f"can't fetch {name}", "the program npm is not on the PATH", todo))
+        raise RuntimeError(explain(f"Can't fetch {name}.", "the program npm is not on the PATH", todo))
     command = [npm, "pack", name, "--pack-destination", str(folder), "--ignore-scripts"]
     todo = f"check the network and run again, or put {artist.tarball_name} into {folder.parent}"
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_FETCH_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(explain(f"can't fetch {name}", f"npm took over {_FETCH_SECONDS} s", todo)) from error
+        raise RuntimeError(explain(f"Can't fetch {name}.", f"npm took over {_FETCH_SECONDS} s", todo)) from error
     if done.returncode != 0 or not (folder / artist.tarball_name).exists():
         said = done.stderr.strip()[-500:] or "it wrote no tarball"
-        raise RuntimeError(explain(f"can't fetch {name}", f"npm pack ended with {done.returncode}: {said}", todo))
+        raise RuntimeError(explain(f"Can't fetch {name}.", f"npm pack ended with {done.returncode}: {said}", todo))
 
 
 def read_licence(artist: Artist, tarball: Path) -> Licence:
@@ -147,12 +147,12 @@ def read_licence(artist: Artist, tarball: Path) -> Licence:
         else:
             package = json.loads(_read_member(archive, "package/package.json"))
             spdx, homepage = package["license"], package["homepage"]
-            # The package names its packager; its description says whose the drawings are.
+            # The package names only its packager; its description names the author of the drawings.
             authors = f"Microsoft (packaged by {package['author'].split(' <')[0]})"
             found = Licence("Fluent Emoji 3D", authors, homepage, spdx, f"{homepage}/blob/master/LICENSE")
     if spdx not in _PERMISSIVE:
         why = f"its metadata says {spdx}; expected one of {', '.join(sorted(_PERMISSIVE))}"
-        raise RuntimeError(explain(f"{artist.package} is not openly licensed", why, "do not use it; report it"))
+        raise RuntimeError(explain(f"{artist.package} is not openly licensed.", why, "do not use it; report it"))
     return found
 
 
@@ -162,14 +162,14 @@ def render_sprites(artist: Artist, tarball: Path, concepts: Sequence[Concept], *
     Vector art is rendered on a `side` x `side` pixel canvas; raster art keeps its own size (256 x 256 before trimming).
 
     Raises:
-        RuntimeError: names every concept that the artist lacks.
+        RuntimeError: if the artist lacks any concept; it names them all.
     """
     with tarfile.open(tarball) as archive:
         drawings = _render_vectors(archive, concepts, side) if artist.vector else _read_rasters(archive, concepts)
     missing = [concept.name for concept in concepts if concept.name not in drawings]
     if missing:
         why = f"no drawing for: {', '.join(missing)}"
-        raise RuntimeError(explain(f"{artist.package}@{artist.version} is incomplete", why, "report it"))
+        raise RuntimeError(explain(f"{artist.package}@{artist.version} is incomplete.", why, "report it"))
     return {name: trim_to_alpha(drawing) for name, drawing in drawings.items()}
 
 
@@ -195,7 +195,7 @@ def render_icon(icon_set: Mapping[str, Any], name: str, *, side: int) -> Image.I
         import resvg_py
     except ImportError as error:
         raise RuntimeError(
-            explain("can't render the icons", "the package resvg-py is not installed", install_hint("data"))
+            explain("Can't render the icons.", "the package resvg-py is not installed", install_hint("data"))
         ) from error
     icon = icon_set["icons"][name]
     width, height = (icon.get(axis, icon_set.get(axis, 16)) for axis in ("width", "height"))

@@ -1,6 +1,6 @@
 """Cut-out drawings: trimming, recolouring, and whether they stand out from a background.
 
-A sprite is an RGBA image with straight (not premultiplied) alpha. This file knows nothing of concepts or captions.
+A sprite is an RGBA image with straight (not premultiplied) alpha. This module knows nothing about concepts or captions.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def trim_to_alpha(sprite: Image.Image) -> Image.Image:
 
 
 def recolour(sprite: Image.Image, target: tuple[int, int, int]) -> Image.Image:
-    """Copy a sprite with its main paint in the colour `target` (RGB 0..255), keeping its shading and alpha.
+    """Copy a sprite with its main paint changed to the colour `target` (RGB 0..255), keeping its shading and alpha.
 
     The main paint is the most common saturated hue with its neighbours; where it covers too little, everything but near
     black and near white is repainted. The paint's mean luminance maps to `target`, darker pixels to a shade of it and
@@ -52,7 +52,7 @@ def camouflaged_share(sprite: Image.Image, background: tuple[int, int, int]) -> 
 
 
 def _paint_weight(rgb: np.ndarray, alpha: np.ndarray, luminance: np.ndarray) -> np.ndarray:
-    """How far each pixel is repainted, 0..1, shape (height, width)."""
+    """Compute how strongly each pixel is repainted, 0..1, shape (height, width)."""
     hue, saturation = _hue_and_saturation(rgb)
     chroma = _ramp(saturation, _SATURATION_FLOOR, _SATURATION_FULL) * _ramp(rgb.max(axis=-1), 0.08, 0.2)
     votes = np.histogram(hue, bins=_NUM_HUE_BINS, range=(0.0, 360.0), weights=chroma * alpha)[0]
@@ -66,7 +66,7 @@ def _paint_weight(rgb: np.ndarray, alpha: np.ndarray, luminance: np.ndarray) -> 
 
 
 def _hue_and_saturation(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hue in degrees 0..360 and HSV saturation 0..1, each of shape (height, width)."""
+    """Compute the hue in degrees 0..360 and the HSV saturation 0..1, each of shape (height, width)."""
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     highest, lowest = rgb.max(axis=-1), rgb.min(axis=-1)
     spread = np.maximum(highest - lowest, 1e-9)

@@ -28,7 +28,7 @@ PAIRS: Final = {
     "infinity_8b_weights": "infinity_vae_d56_f8_14_patchify",
     "infinity_8b_512x512_weights": "infinity_vae_d56_f8_14_patchify",
 }
-"""Published transformer -> the tokenizer it was trained with. Another one with equal bits would give bad images."""
+"""The tokenizer that each published transformer was trained with. Another with as many bits would give bad images."""
 
 TOKENIZERS: Final = {
     *(f"infinity_vae_{name}" for name in ("d16", "d24", "d32", "d32reg", "d64")),
@@ -65,9 +65,9 @@ def convert_to_folder(
             model without one, unable to read prompts.
         budget: Pixel budget that the transformer was trained on; None for 1M with the published sizes (0.25M if the
             file name contains 512x512), else 0.06M.
-        dtype: Precision of the weights. None keeps that of each tensor, so that `convert_to_official` can give equal
-            bytes.
-        log: Function called with a line about each thing that is left out or chosen over another.
+        dtype: Precision of the weights. None keeps each tensor's own, so that `convert_to_official` can restore the
+            same bytes.
+        log: Function called with a line about everything that is left out, or chosen over an alternative.
 
     Raises:
         UsageError: for a destination in use or an unknown budget.
@@ -130,7 +130,7 @@ def convert_to_official(folder: Path, destination: Path) -> list[Path]:
     """
     _refuse_occupied(destination)
     if not (folder / "model_index.json").is_file():
-        raise UsageError(f"{folder} is no model folder.", "it has no model_index.json", "give one made by bitvar")
+        raise UsageError(f"{folder} is not a model folder.", "it has no model_index.json", "give one made by bitvar")
     verify_folder(folder)
     try:
         spelling = ModelIndex.load(folder / "model_index.json").official
@@ -140,8 +140,8 @@ def convert_to_official(folder: Path, destination: Path) -> list[Path]:
         raise WeightsError(str(error)) from None
     if spelling is None:
         raise UsageError(
-            f"{folder} can't become official files.",
-            "it was not converted from any, and its index doesn't say how to spell their names",
+            f"{folder} can't be converted to official files.",
+            "it was not converted from official files, so its index doesn't record their names",
             "give a folder that `bitvar convert` made",
         )
     destination.mkdir(parents=True, exist_ok=True)
@@ -168,8 +168,8 @@ def convert_tokenizer(
     Args:
         path: File or folder that `read_official` can read; it is only read.
         destination: Folder to create; it must be missing or empty.
-        dtype: Precision of the weights; None keeps that of each tensor.
-        log: Function called with a line about each thing that is left out or chosen over another.
+        dtype: Precision of the weights; None keeps each tensor's own.
+        log: Function called with a line about everything that is left out, or chosen over an alternative.
 
     Raises:
         UsageError: for a destination in use.
@@ -180,7 +180,7 @@ def convert_tokenizer(
     identity = identify(_stem(path), converted.tensors)
     tensors = cast_weights(converted.tensors, str(path), dtype=dtype)
     model = _assemble(InfinityTokenizer, converted.config, tensors)
-    patch = OFFICIAL_STRIDE // model.config.stride  # cells a side that the transformers read as one token
+    patch = OFFICIAL_STRIDE // model.config.stride  # side, in cells, of a transformer's token
     grids = [schedule.latent_grids(patch) for schedule in official_schedules(tuple(BUDGETS))]
     save_tokenizer_folder(model.state_dict(), model.config, destination, identity=identity, grids=grids)
     return destination
@@ -204,13 +204,13 @@ def check_names(transformer: Path, tokenizer: Path) -> None:
     Files with other names are accepted here; `convert_to_folder` still compares their bits.
 
     Raises:
-        WeightsError: naming the right tokenizer.
+        WeightsError: if the two don't match; it names the right tokenizer.
     """
     right, given = PAIRS.get(_stem(transformer).lower()), _stem(tokenizer).lower()
     if right is not None and given in TOKENIZERS and given != right:
         raise WeightsError(
             f"The tokenizer {_stem(tokenizer)} does not belong to {_stem(transformer)}.",
-            f"it was trained with {right}; another tokenizer's bits mean something else, and make bad images",
+            f"it was trained with {right}; another tokenizer's bits mean something else, and would give bad images",
             f"give --tokenizer {right}.pth",
         )
 
@@ -222,7 +222,7 @@ def _check_bits(config: TransformerConfig, tokenizer: TokenizerConfig, model_pat
         right = PAIRS.get(_stem(model_path).lower(), f"infinity_vae_d{config.bits // config.patch_size**2}")
         raise WeightsError(
             f"The tokenizer {tokenizer_path.name} does not belong to {model_path.name}.",
-            f"the transformer predicts {config.bits} bits a token, the tokenizer has {tokenizer.bits}{patches}",
+            f"the transformer predicts {config.bits} bits per token, but the tokenizer has {tokenizer.bits}{patches}",
             f"give the tokenizer it was trained with, such as {right}",
         )
 
@@ -255,7 +255,7 @@ def _assemble(
 
 def _read_text_encoder(folder: Path, config: TransformerConfig, dtype: torch.dtype | None) -> TextEncoder:
     if not folder.is_dir():
-        raise UsageError(f"There is no text encoder {folder}.", "it is no folder", "check the path")
+        raise UsageError(f"There is no text encoder folder {folder}.", fix="check the path")
     settings = published_settings(folder) or T5
     encoder = load_text_encoder(folder, dtype=dtype or torch.float32, settings=settings)
     check_encoder(config, encoder, str(folder))

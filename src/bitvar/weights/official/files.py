@@ -1,7 +1,7 @@
-"""Official checkpoint files of every format, read into a flat state dict and written from one.
+"""Official checkpoint files of every format: reading them into a flat state dict, and writing one.
 
-The meaning of the names is the subject of `official.names`. Files that are read are never modified, moved or deleted,
-and no pickle can run code.
+`official.names` translates the names of the tensors. Files that are read are never modified, moved or deleted, and no
+pickle can run code.
 """
 
 import pickle
@@ -24,7 +24,7 @@ _PICKLES: Final = (".pth", ".pt", ".bin")
 _NESTINGS: Final[tuple[tuple[str, ...], ...]] = (("vae",), ("trainer", "gpt_fsdp"))
 _MAX_NESTING: Final = 4
 _MAX_TUPLES: Final = 50_000
-"""A pickle has four or five tuples a tensor; the largest official file has 6,200."""
+"""A pickle has four or five tuples per tensor; the largest official file has 6,200."""
 
 _COMPANIONS: Final = {
     "vae": {"args", "epoch", "iter", "optimizer"},
@@ -38,14 +38,14 @@ and the average in `gpt_ema_fsdp` are left out too: the official code samples wi
 """
 
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "module", "ema", "model_ema", "ema_state_dict")
-"""Keys that other trainers put a state dict under. The first one present is read, so an average only if it is alone."""
+"""Keys under which other trainers store a state dict. The first one present is read, so averages come last."""
 
 _IGNORED: Final = frozenset(
     {"args", "callbacks", "config", "epoch", "global_step", "hparams", "hparams_name", "hyper_parameters", "iter"}
     | {"iteration", "loops", "lr_scheduler", "lr_scheduler_state_dict", "lr_schedulers", "optimizer"}
     | {"optimizer_state_dict", "optimizer_states", "pytorch-lightning_version", "scaler", "scheduler", "step", "steps"}
 )
-"""Keys that they put beside it."""
+"""Keys that other trainers store beside the state dict, which are left out."""
 
 _INNER: Final = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _LEADING: Final = ("module.", "model.")
@@ -64,7 +64,7 @@ def read_official(path: Path, *, log: Callable[[str], None] = _ignore) -> dict[s
         path: A `.pth`, `.pt` or `.bin` pickle, flat or nested under `vae`, `trainer` / `gpt_fsdp`, `state_dict`,
             `model` or `ema`; a `.safetensors` file; or a folder of shards with one `*.index.json`. Prefixes added by
             wrappers of PyTorch (`module.`, `_orig_mod.`, `_fsdp_wrapped_module.`) are removed.
-        log: Function called with a line about each thing that is left out or chosen over another.
+        log: Function called with a line about everything that is left out, or chosen over an alternative.
 
     Raises:
         WeightsError: for a file that is missing, unreadable, truncated, or contains anything but tensors.
@@ -72,7 +72,7 @@ def read_official(path: Path, *, log: Callable[[str], None] = _ignore) -> dict[s
     if path.is_dir():
         return without_prefixes(_read_shards(path, log), str(path), log)
     if not path.is_file():
-        raise WeightsError(f"There is no checkpoint {path}.", "the file is missing", "check the path")
+        raise WeightsError(f"There is no checkpoint {path}.", fix="check the path")
     return without_prefixes(_read_file(path, log), str(path), log)
 
 
@@ -85,15 +85,15 @@ def without_prefixes(
         WeightsError: if two tensors would get the same name.
     """
     if _AVERAGED in tensors and all(name == _AVERAGED or name.startswith("module.") for name in tensors):
-        log(f"{source}: left out {_AVERAGED}, how often the average was taken")
+        log(f"{source}: left out {_AVERAGED}, the number of models averaged")
         tensors = {name: tensor for name, tensor in tensors.items() if name != _AVERAGED}
     renamed = {name: _INNER.sub("", name) for name in tensors}
     while prefix := next((p for p in _LEADING if renamed and all(n.startswith(p) for n in renamed.values())), None):
         renamed = {name: inner.removeprefix(prefix) for name, inner in renamed.items()}
     if len(set(renamed.values())) < len(renamed):
         raise WeightsError(
-            f"{source} holds tensors twice.",
-            "without the prefixes of wrappers, such as `module.` and `_orig_mod.`, two have one name",
+            f"{source} holds two tensors with the same name.",
+            "they differ only in the prefixes that wrappers add, such as `module.` and `_orig_mod.`",
             "save the state dict of the model itself",
         )
     return {renamed[name]: tensor for name, tensor in tensors.items()}
@@ -132,7 +132,7 @@ def _read_file(path: Path, log: Callable[[str], None]) -> dict[str, Tensor]:
         return load_tensors(path)
     if path.suffix not in _PICKLES:
         raise WeightsError(
-            f"{path} is no checkpoint.",
+            f"{path} is not a checkpoint.",
             f"its name ends in {path.suffix or 'nothing'}",
             f"give a {', '.join(_PICKLES)} or .safetensors file, or a folder with an index",
         )
@@ -143,7 +143,7 @@ def _read_file(path: Path, log: Callable[[str], None]) -> dict[str, Tensor]:
 
 def _load_pickle(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
-        raise _unreadable(path, "it is no zip archive, as torch.save makes them: truncated, or no checkpoint")
+        raise _unreadable(path, "it is not a zip archive as torch.save writes: truncated, or not a checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
@@ -156,7 +156,7 @@ def _load_pickle(path: Path) -> Any:
         raise WeightsError(
             f"{path} was not loaded.",
             "it holds Python objects other than tensors, which could run code when read",
-            "if you trust it, save its state dict alone with torch.save where it was made",
+            "if you trust it, load it where it was made, and save its state dict alone with torch.save",
         ) from None
     # a damaged archive raises errors of many types, none of them documented
     except Exception as error:
@@ -194,7 +194,9 @@ def _official_part(value: Any, path: Path) -> Any:
         for key in nesting:
             if not (isinstance(value, Mapping) and key in value):
                 raise WeightsError(
-                    f"{path} holds no model.", f"there is no {key!r} in it", f"expected it under {' / '.join(nesting)}"
+                    f"{path} holds no model.",
+                    f"there is no {key!r} in it",
+                    f"give one with weights under {' / '.join(nesting)}",
                 )
             _refuse_unknown(value, key, _COMPANIONS[key], path)
             value = value[key]
@@ -202,7 +204,7 @@ def _official_part(value: Any, path: Path) -> Any:
 
 
 def _unwrap(value: Any, path: Path, log: Callable[[str], None]) -> Any:
-    """Return the value under a key of another trainer; the value itself if it has none or contains tensors."""
+    """Return the state dict under a key of another trainer; `value` itself without such a key or with tensors."""
     if not isinstance(value, Mapping) or any(isinstance(item, Tensor) for item in value.values()):
         return value
     present = [key for key in _WRAPPERS if isinstance(value.get(key), Mapping)]
@@ -220,27 +222,27 @@ def _refuse_unknown(value: Mapping[Any, Any], key: str, known: set[str] | frozen
     if unknown:
         raise WeightsError(
             f"{path} holds more than a model.",
-            f"beside {key!r} there is {', '.join(unknown)}; nothing is dropped in silence",
-            f"save what lies under {key!r} alone with torch.save",
+            f"beside {key!r} there is {', '.join(unknown)}, and nothing is dropped silently",
+            f"save only the content of {key!r} with torch.save",
         )
 
 
 def _plain(value: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(value, Mapping) or not value:
         raise WeightsError(
-            f"{path} is no checkpoint.", f"it holds a {type(value).__name__}, not named tensors", "check the file"
+            f"{path} is not a checkpoint.", f"it holds a {type(value).__name__}, not named tensors", "check the file"
         )
     wrong = [str(name) for name, item in value.items() if not _is_plain(name, item)]
     if wrong:
         raise WeightsError(
-            f"{path} is no checkpoint.",
-            f"{len(wrong)} entries are no plain tensors: {', '.join(wrong[:10])}",
+            f"{path} is not a checkpoint.",
+            f"{len(wrong)} entries are not plain tensors: {', '.join(wrong[:10])}",
             "give a state dict, or a file nested under 'vae' or 'trainer' / 'gpt_fsdp'",
         )
     size, held = sum(tensor.nbytes for tensor in value.values()), path.stat().st_size
     if size > held:
-        why = f"its tensors take {size:,} bytes, and the file has {held:,}: they are views of one another"
-        raise WeightsError(f"{path} is no checkpoint.", why, "save a clone of each tensor")
+        why = f"its tensors take {size:,} bytes, but the file has only {held:,}: they share storage"
+        raise WeightsError(f"{path} is not a checkpoint.", why, "save a clone of each tensor")
     return {name: tensor.detach() for name, tensor in value.items()}
 
 
@@ -256,13 +258,13 @@ def _read_shards(folder: Path, log: Callable[[str], None]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
-            raise WeightsError(f"{folder} lacks the shard {shard}.", "its index names it", "download the missing file")
+            raise WeightsError(f"{folder} lacks the shard {shard}.", fix="download the missing file")
         found = _read_file(folder / shard, log)
         expected = {name for name, file in weight_map.items() if file == shard}
         if expected != found.keys():
             wrong = sorted(expected ^ found.keys())
             raise WeightsError(
-                f"The shard {folder / shard} is not the one its index describes.",
+                f"The shard {folder / shard} doesn't match its index.",
                 f"{len(wrong)} tensors are in only one of the two: {', '.join(wrong[:10])}",
                 "download the folder again",
             )
@@ -274,14 +276,14 @@ def _weight_map(folder: Path) -> dict[str, str]:
     indexes = sorted(folder.glob("*.index.json"))
     if len(indexes) != 1:
         raise WeightsError(
-            f"{folder} is no sharded checkpoint.",
-            f"it has {len(indexes)} files *.index.json, where one says which shard holds which tensor",
-            "give the file of a checkpoint, or a folder with its index",
+            f"{folder} is not a sharded checkpoint.",
+            f"it has {len(indexes)} *.index.json files, and must have exactly one",
+            "give a checkpoint file, or a folder with an index",
         )
     return read_weight_map(indexes[0])
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """Make a tensor contiguous and the only one in its storage: `torch.save` would write all of a view's storage."""
+    """Give a tensor contiguous storage of its own, since `torch.save` would write the whole storage of a view."""
     tensor = tensor.detach().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

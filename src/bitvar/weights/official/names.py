@@ -110,7 +110,7 @@ def from_official(tensors: Mapping[str, Tensor], *, source: str) -> Converted:
 
     Args:
         tensors: Flat state dict, without any nesting.
-        source: Name of the file in errors.
+        source: Name of the file, for errors.
 
     Raises:
         WeightsError: for another model, or for missing, unexpected or misshapen tensors, which are all named.
@@ -160,12 +160,12 @@ def _rename(
         if name in tensors and tuple(tensors[name].shape) != shape
     ]
     problems += [
-        f"no floating-point tensor: {name} is {tensors[name].dtype}"
+        f"not floating-point: {name} is {tensors[name].dtype}"
         for name in shapes
         if name in tensors and not tensors[name].is_floating_point()
     ]
     problems += [
-        f"not zero: {name}, a bias of keys, which these models don't have"
+        f"not zero: {name}, a key bias, which these models don't have"
         for name in buffers
         if name not in _MASKS and not tensors[name].is_meta and tensors[name].any()
     ]
@@ -283,7 +283,7 @@ def _tokenizer_config(weights: Mapping[str, Tensor], source: str) -> TokenizerCo
 def _shape_of(weights: Mapping[str, Tensor], name: str, dims: int, source: str) -> torch.Size:
     if name not in weights or weights[name].ndim != dims:
         found = (
-            f"has {name} of shape {list(weights[name].shape)}, not of {dims} axes"
+            f"has {name} of shape {list(weights[name].shape)}, expected {dims} dimensions"
             if name in weights
             else f"lacks {name}"
         )
