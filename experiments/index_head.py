@@ -134,9 +134,9 @@ class IndexTask:
         return losses.mean(), {"accuracy": bit_accuracy(logits.detach(), data.target_bits)}
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
+    def validate(self, model: nn.Module, context: DistributedContext) -> Metrics:
         """Measure nats a token and bit accuracy on validation samples, without flips and dropout."""
-        assert isinstance(model, InfinityTransformer) and ranks.world == 1
+        assert isinstance(model, InfinityTransformer) and context.world == 1
         data, schedule = self.inner.validation, self.inner.schedules[0]
         micro_batches, counted = micro_batches_in_order(data.counts, rank=0, num_ranks=1, size=VALIDATION_BATCH)
         sums, code_norms = torch.zeros(2, dtype=torch.float64), model.config.all_code_norms()[0]

@@ -71,29 +71,29 @@ def train_alone(rank: int, world: int, folder: str, micro_batch_size: str = "0",
 
 def train_muon(rank: int, world: int, folder: str) -> None:
     """Train it in shards with Muon."""
-    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world)
-    train(config(optimizer="muon"), Path(folder), ranks)
+    context = distributed.connect(torch.device("cpu"), rank=rank, world=world)
+    train(config(optimizer="muon"), Path(folder), context)
 
 
 def train_shards(
     rank: int, world: int, folder: str, shards: str = "0", until: str = "20", micro_batch_size: str = "0"
 ) -> None:
     """Train the toy transformer; stop after step `until`, as a cluster that takes its machines back does."""
-    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world, shards=int(shards) or None)
-    train(config(), Path(folder), ranks, until=int(until), micro_batch_size=int(micro_batch_size) or None)
+    context = distributed.connect(torch.device("cpu"), rank=rank, world=world, shards=int(shards) or None)
+    train(config(), Path(folder), context, until=int(until), micro_batch_size=int(micro_batch_size) or None)
 
 
 def train_adapters(rank: int, world: int, folder: str) -> None:
     """Train adapters of a toy transformer, in shards if there are several ranks."""
-    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else DistributedContext()
+    context = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else DistributedContext()
     made = config().model_copy(update={"lora": LoraSettings(rank=2)})
     task = task_for(made)
     task.adapt()
     run = loop.TrainerConfig(
-        Path(folder), made.dump(), made.optimization, made.intervals, base_sha256="base", ranks=ranks
+        Path(folder), made.dump(), made.optimization, made.intervals, base_sha256="base", context=context
     )
     model = loop.train(task, run)
-    assert (model is not None) == ranks.is_main
+    assert (model is not None) == context.is_main
     if model is not None:
         assert set(adapter_tensors(model))
 
@@ -106,7 +106,12 @@ def train_copies(rank: int, world: int, folder: str) -> None:
 
 
 def train(
-    made: Any, folder: Path, ranks: DistributedContext, *, until: int | None = None, micro_batch_size: int | None = None
+    made: Any,
+    folder: Path,
+    context: DistributedContext,
+    *,
+    until: int | None = None,
+    micro_batch_size: int | None = None,
 ) -> None:
     seen: list[str] = []
 
@@ -115,7 +120,7 @@ def train(
         path.write_text(str(sum(p.double().sum().item() for p in model.parameters())))
 
     run = loop.TrainerConfig(
-        folder, made.dump(), made.optimization, made.intervals, ranks=ranks, micro_batch_size=micro_batch_size,
+        folder, made.dump(), made.optimization, made.intervals, context=context, micro_batch_size=micro_batch_size,
         sample=sample,
         stop=lambda: until is not None and any(line.startswith(f"step {until}/") for line in seen),
         log=seen.append,
@@ -124,16 +129,16 @@ def train(
         model = loop.train(task_for(made), run)
     except loop.TrainingStoppedError:
         return
-    assert (model is not None) == ranks.is_main
+    assert (model is not None) == context.is_main
 
 
 def flip_a_bit(rank: int, world: int, folder: str) -> None:
     """Ten times: one bit of one copy flips, and the next comparison says so on every rank."""
-    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world, shards=1)
+    context = distributed.connect(torch.device("cpu"), rank=rank, world=world, shards=1)
     task = task_for(config())
-    distributed.distribute(task.model, task.fsdp_units, ranks, precision=torch.float32, device=torch.device("cpu"))
+    distributed.distribute(task.model, task.fsdp_units, context, precision=torch.float32, device=torch.device("cpu"))
     parameters = list(task.model.parameters())
-    distributed.require_equal_replicas(parameters, ranks)
+    distributed.require_equal_replicas(parameters, context)
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         which, bit, victim = (int(torch.randint(n, (), generator=generator)) for n in (len(parameters), 32, world))
@@ -143,12 +148,12 @@ def flip_a_bit(rank: int, world: int, folder: str) -> None:
         if rank == victim:
             local[place] ^= mask
         try:
-            distributed.require_equal_replicas(parameters, ranks)
+            distributed.require_equal_replicas(parameters, context)
         except ReplicasDifferError as error:
             print("found", str(error).splitlines()[0])  # noqa: T201  (the test reads it)
         if rank == victim:
             local[place] ^= mask
-    distributed.require_equal_replicas(parameters, ranks)
+    distributed.require_equal_replicas(parameters, context)
 
 
 def supervised(folder: str) -> None:
@@ -156,16 +161,16 @@ def supervised(folder: str) -> None:
     torch.set_num_threads(1)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
-    ranks = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else DistributedContext()
+    context = distributed.connect(torch.device("cpu"), rank=rank, world=world) if world > 1 else DistributedContext()
     slowly = time.sleep  # a step takes milliseconds; whoever disturbs the run needs some
-    train_forty_steps(Path(folder), ranks, heartbeat=lambda: (Path(os.environ[HEARTBEAT]).touch(), slowly(0.05))[0])
+    train_forty_steps(Path(folder), context, heartbeat=lambda: (Path(os.environ[HEARTBEAT]).touch(), slowly(0.05))[0])
     distributed.disconnect()
     os._exit(0)  # as the command does
 
 
-def train_forty_steps(folder: Path, ranks: DistributedContext, **options: Any) -> None:
+def train_forty_steps(folder: Path, context: DistributedContext, **options: Any) -> None:
     """The run of `supervised`, without a supervisor."""
     intervals = IntervalConfig(log=1, validation=20, sample=100, save=5, keep=2)
     made = transformer_training(optimization=optimization(steps=40, batch_size=4), intervals=intervals)
-    run = loop.TrainerConfig(folder, made.dump(), made.optimization, made.intervals, ranks=ranks, **options)
+    run = loop.TrainerConfig(folder, made.dump(), made.optimization, made.intervals, context=context, **options)
     loop.train(task_for(made), run)

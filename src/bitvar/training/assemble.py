@@ -131,11 +131,11 @@ def run_training(
     """
     check_options(config, placement=placement, tracker=reporting.tracker, world=launch.world)
     check_folders(config, data=paths.data, out=paths.out, extend=paths.extend)
-    device, ranks = _join(placement, launch)
-    reporting.log(_describe_batch(config.optimization, placement, ranks))
+    device, context = _join(placement, launch)
+    reporting.log(_describe_batch(config.optimization, placement, context))
     if config.optimization.steps < config.optimization.warmup_steps:
         reporting.log(_describe_short_run(config.optimization))
-    tracker = _start_tracker(config, paths, reporting) if ranks.is_main else None
+    tracker = _start_tracker(config, paths, reporting) if context.is_main else None
     trainer = TrainerConfig(
         paths.out,
         config.dump(),
@@ -143,7 +143,7 @@ def run_training(
         config.intervals,
         extend=paths.extend,
         micro_batch_size=placement.micro_batch_size,
-        ranks=ranks,
+        context=context,
         peak_flops=peak_flops(device),
         stop=stop,
         heartbeat=launch.heartbeat.touch if launch.heartbeat else lambda: None,
@@ -218,13 +218,13 @@ def _join(placement: Placement, launch: Launch) -> tuple[torch.device, Distribut
     return device, distributed.connect(device, rank=launch.rank, world=launch.world, shards=placement.shards)
 
 
-def _describe_batch(optimization: OptimizationConfig, placement: Placement, ranks: DistributedContext) -> str:
+def _describe_batch(optimization: OptimizationConfig, placement: Placement, context: DistributedContext) -> str:
     """Say how a batch is divided, and that the learning rate is used as it is."""
-    share = optimization.batch_size // ranks.world
+    share = optimization.batch_size // context.world
     size = min(placement.micro_batch_size or share, share)
     count = max(1, share // size)
     return (
-        f"batch {optimization.batch_size} = {ranks.world} rank{'s' * (ranks.world > 1)} x {count}"
+        f"batch {optimization.batch_size} = {context.world} rank{'s' * (context.world > 1)} x {count}"
         f" micro-batch{'es' * (count > 1)} of {size}; peak learning rate {optimization.learning_rate:g} (not scaled by"
         f" batch size); {optimization.optimizer}, activations in {optimization.precision}"
     )

@@ -29,9 +29,9 @@ def identify_run(
         UsageError: If the newest checkpoint belongs to a run of another identity, or a file of the data can't be read.
     """
     text = ""
-    if run.ranks.is_main:
+    if run.context.is_main:
         run.folder.mkdir(parents=True, exist_ok=True)
         described = describe_data(data, FileDigests(run.folder / DIGESTS), images=images)
         text = json.dumps({**digests, **described})
         require_resumable(run.folder / "checkpoints", run.config_json, identity=json.loads(text), extend=run.extend)
-    return json.loads(run.ranks.broadcast_from_main(text))
+    return json.loads(run.context.broadcast_from_main(text))

@@ -136,7 +136,7 @@ def test_ranks_that_can_t_share_a_batch_are_refused(tmp_path: Path) -> None:
             made.dump(),
             made.optimization,
             made.intervals,
-            ranks=DistributedContext(world=world),
+            context=DistributedContext(world=world),
             micro_batch_size=micro_batch_size,
         )
         with pytest.raises(UsageError, match="can't share a batch of 8"):

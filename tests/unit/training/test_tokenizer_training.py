@@ -403,8 +403,8 @@ def test_held_out_figures_are_those_counted_by_hand() -> None:
         tokenizer.encoder.conv_out.bias[0] = 50.0
         expected = by_hand(tokenizer, images)
     assert expected["dead_bits/scale_0"] >= 0.25
-    for ranks in (DistributedContext(), None):
-        found = measure_reconstruction(tokenizer, ImageSet(images), [GRIDS], perceptual=Blurry(), ranks=ranks)
+    for context in (DistributedContext(), None):
+        found = measure_reconstruction(tokenizer, ImageSet(images), [GRIDS], perceptual=Blurry(), context=context)
         distance = found.pop("blurry")
         assert distance > 0
         assert found == pytest.approx(expected, abs=1e-4)

@@ -78,7 +78,7 @@ class Saver:
         identity: Other parts of the run's identity, by name.
         base_sha256: Digest of the frozen weights that an adapter is trained on; None without an adapter.
         counts: Number of samples in each bucket, to detect a changed data set.
-        ranks: Distributed context; each rank writes its shards, and the main one completes the folder.
+        context: Distributed context; each rank writes its shards, and the main one completes the folder.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class Saver:
         identity: Mapping[str, str] | None = None,
         base_sha256: str | None = None,
         counts: Sequence[int] = (),
-        ranks: DistributedContext | None = None,
+        context: DistributedContext | None = None,
     ) -> None:
         self.folder, self.config, self.keep, self.base_sha256 = folder, config, keep, base_sha256
         self.identity = dict(identity or {})
         self.counts = list(counts)
-        self.ranks = ranks or DistributedContext()
+        self.context = context or DistributedContext()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._pending: Future[None] | None = None
 
@@ -106,7 +106,7 @@ class Saver:
             OSError: of the save before this one.
         """
         self.wait()
-        taken, values = take_snapshot(state, self.ranks), self._values(state)
+        taken, values = take_snapshot(state, self.context), self._values(state)
         self._pending = self._pool.submit(self._write, taken, state.step, values)
 
     def _values(self, state: TrainState) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Saver:
             self._together(lambda: self._write_own(temporary, taken))
             self._together(lambda: self._finish(temporary, target, values))
         finally:
-            if self.ranks.is_main:
+            if self.context.is_main:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def _together(self, act: Callable[[], None]) -> None:
@@ -148,14 +148,14 @@ class Saver:
             act()
         except Exception as error:  # it is raised below, once the others know
             failure = error
-        failed_anywhere = self.ranks.any(failure is not None, background=True)
+        failed_anywhere = self.context.any(failure is not None, background=True)
         if failure is not None:
             raise failure
         if failed_anywhere:
             raise OSError("another rank could not write its part of the checkpoint")
 
     def _prepare(self, temporary: Path) -> None:
-        if self.ranks.is_main:
+        if self.context.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
 
@@ -164,15 +164,15 @@ class Saver:
         for group, tensors in taken.items():
             if not tensors:
                 continue
-            path = temporary / shard_name(group, _shard_of(self.ranks), _num_shards(tensors, self.ranks))
+            path = temporary / shard_name(group, _shard_of(self.context), _num_shards(tensors, self.context))
             write_rows(path, tensors)
             flush(path)
             sums[path.name] = digest(path)
         if sums:
-            (temporary / f".{self.ranks.rank}.sums").write_text(json.dumps(sums), encoding="utf-8")
+            (temporary / f".{self.context.rank}.sums").write_text(json.dumps(sums), encoding="utf-8")
 
     def _finish(self, temporary: Path, target: Path, values: Mapping[str, Any]) -> None:
-        if not self.ranks.is_main:
+        if not self.context.is_main:
             return
         sums: dict[str, str] = {}
         for path in temporary.glob(".*.sums"):
@@ -192,7 +192,7 @@ class Saver:
         prune(self.folder, keep=self.keep)
 
 
-def take_snapshot(state: TrainState, ranks: DistributedContext) -> Snapshot:
+def take_snapshot(state: TrainState, context: DistributedContext) -> Snapshot:
     """Copies of what this rank writes: its shards if it is of the first copy; whole tensors on the main rank only."""
     taken: dict[str, dict[str, Rows]] = {}
     for group, tensors in state.tensors().items():
@@ -200,24 +200,24 @@ def take_snapshot(state: TrainState, ranks: DistributedContext) -> Snapshot:
         for name, tensor in tensors.items():
             rows = local_rows(tensor)
             partial = rows.values.shape != tensor.shape
-            if ranks.is_main or (partial and _is_first_copy(ranks)):
+            if context.is_main or (partial and _is_first_copy(context)):
                 kept[name] = Rows(rows.values.to("cpu", copy=True), rows.start, rows.total)
         taken[group] = kept
     return taken
 
 
-def _is_first_copy(ranks: DistributedContext) -> bool:
-    return ranks.mesh is None or ranks.mesh.get_local_rank(0) == 0
+def _is_first_copy(context: DistributedContext) -> bool:
+    return context.mesh is None or context.mesh.get_local_rank(0) == 0
 
 
-def _shard_of(ranks: DistributedContext) -> int:
-    return 0 if ranks.mesh is None else ranks.mesh.get_local_rank(1)
+def _shard_of(context: DistributedContext) -> int:
+    return 0 if context.mesh is None else context.mesh.get_local_rank(1)
 
 
-def _num_shards(tensors: Mapping[str, Rows], ranks: DistributedContext) -> int:
+def _num_shards(tensors: Mapping[str, Rows], context: DistributedContext) -> int:
     """As many files as shards; one if the tensors are whole."""
     partial = any(rows.values.ndim and rows.values.shape[0] != rows.total for rows in tensors.values())
-    return ranks.mesh.size(1) if partial and ranks.mesh is not None else 1
+    return context.mesh.size(1) if partial and context.mesh is not None else 1
 
 
 def latest(folder: Path, *, log: Callable[[str], None] = lambda line: None) -> Path | None:

@@ -117,7 +117,7 @@ def disconnect() -> None:
 def distribute(
     model: nn.Module,
     units: Sequence[nn.Module],
-    ranks: DistributedContext,
+    context: DistributedContext,
     *,
     precision: torch.dtype,
     device: torch.device,
@@ -129,12 +129,12 @@ def distribute(
     A model without units stays whole on every rank, and `average_gradients` keeps the copies alike. Units travel in
     `precision`; what lies outside them, the head among it, in fp32. Gradients are summed in fp32, weights stay fp32.
     """
-    if ranks.mesh is None or not units:
+    if context.mesh is None or not units:
         model.to(device)
         return
     # Logits are a view of what the head gives; nobody changes them in place, which is what PyTorch warns of.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    mesh = ranks.mesh if ranks.num_replicas > 1 else ranks.mesh["shard"]
+    mesh = context.mesh if context.num_replicas > 1 else context.mesh["shard"]
     low = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     full = MixedPrecisionPolicy(cast_forward_inputs=False)
     for unit in units:
@@ -142,16 +142,16 @@ def distribute(
     fully_shard(model, mesh=mesh, reshard_after_forward=True, mp_policy=full)
 
 
-def average_gradients(parameters: Sequence[nn.Parameter], ranks: DistributedContext) -> None:
+def average_gradients(parameters: Sequence[nn.Parameter], context: DistributedContext) -> None:
     """The mean of the gradients over ranks, where the model is whole on each; shards have theirs already."""
-    if ranks.world == 1:
+    if context.world == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p, DTensor)]
     if not gradients:
         return
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    flat /= ranks.world
+    flat /= context.world
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
 
@@ -162,17 +162,17 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def gather(model: nn.Module, build_model: Callable[[], nn.Module], ranks: DistributedContext) -> nn.Module | None:
+def gather(model: nn.Module, build_model: Callable[[], nn.Module], context: DistributedContext) -> nn.Module | None:
     """The model as an ordinary one, on the main rank; None on others. All ranks must ask.
 
     Args:
         model: Model to gather; an unsharded one is returned as it is.
         build_model: Builds an unsharded model of the same sizes.
-        ranks: Distributed context.
+        context: Distributed context.
     """
     if not any(isinstance(p, DTensor) for p in model.parameters()):
-        return model if ranks.is_main else None
-    target = build_model() if ranks.is_main else None
+        return model if context.is_main else None
+    target = build_model() if context.is_main else None
     into = dict(target.named_parameters()) if target is not None else {}
     for name, parameter in model.named_parameters():
         full = full_tensor(parameter)
@@ -182,23 +182,23 @@ def gather(model: nn.Module, build_model: Callable[[], nn.Module], ranks: Distri
 
 
 @torch.no_grad()
-def require_equal_replicas(tensors: Sequence[Tensor], ranks: DistributedContext) -> None:
+def require_equal_replicas(tensors: Sequence[Tensor], context: DistributedContext) -> None:
     """Compare all bits of tensors of which several ranks hold the same part.
 
     Raises:
         ReplicasDifferError: naming the ranks; the run can go on from its last checkpoint.
     """
-    if ranks.mesh is None or ranks.world == 1:
+    if context.mesh is None or context.world == 1:
         return
     sharded = any(isinstance(tensor, DTensor) for tensor in tensors)
-    if sharded and ranks.num_replicas == 1:
+    if sharded and context.num_replicas == 1:
         return
     sums = torch.stack([_checksum(t.to_local() if isinstance(t, DTensor) else t) for t in tensors])
-    everyone = [torch.empty_like(sums) for _ in range(ranks.num_replicas if sharded else ranks.world)]
-    dist.all_gather(everyone, sums, group=ranks.mesh.get_group(0) if sharded else None)
+    everyone = [torch.empty_like(sums) for _ in range(context.num_replicas if sharded else context.world)]
+    dist.all_gather(everyone, sums, group=context.mesh.get_group(0) if sharded else None)
     counts = [sum(torch.equal(one, other) for other in everyone) for one in everyone]
     # Groups see different parts, so one may be sound where another is not: all stop together.
-    if ranks.any(min(counts) < len(everyone)):
+    if context.any(min(counts) < len(everyone)):
         odd = [str(i) for i, count in enumerate(counts) if count < max(counts) or max(counts) == 1]
         found = f"copies {', '.join(odd)} of {len(everyone)} are the odd ones" if odd else "in another group of ranks"
         raise ReplicasDifferError(

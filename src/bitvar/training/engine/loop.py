@@ -99,7 +99,7 @@ class Task(Protocol):
         """Return the mean loss of a micro-batch, and metrics to log."""
         ...
 
-    def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
+    def validate(self, model: nn.Module, context: DistributedContext) -> Metrics:
         """Measure metrics on held-out samples, which the ranks share. `model` has the averaged weights."""
         ...
 
@@ -122,7 +122,7 @@ class TrainerConfig:
         extend: Whether to resume from a checkpoint of a run with fewer `optimization.steps`.
         base_sha256: Digest of the frozen weights that an adapter is trained on; None without an adapter.
         micro_batch_size: Samples that a rank passes through the model at once; None for its whole share of a step.
-        ranks: Distributed context. The number of ranks may change between restarts.
+        context: Distributed context. The number of ranks may change between restarts.
         peak_flops: Operations per second that one device can do, to report utilization; None if unknown.
         sample: Writes images sampled from the averaged model to a PNG; None for no samples.
         stop: Called after every step. Once it returns true, the run saves and stops.
@@ -141,7 +141,7 @@ class TrainerConfig:
     extend: bool = False
     base_sha256: str | None = None
     micro_batch_size: int | None = None
-    ranks: DistributedContext = field(default_factory=DistributedContext)
+    context: DistributedContext = field(default_factory=DistributedContext)
     peak_flops: float | None = None
     sample: Callable[[nn.Module, Path], None] | None = None
     stop: Callable[[], bool] = lambda: False
@@ -168,10 +168,10 @@ def train(task: Task, config: TrainerConfig) -> nn.Module | None:
             checkpoint belongs to a run of another identity.
         WeightsError: If every checkpoint is altered.
     """
-    require_shares(config.optimization.batch_size, config.ranks.world, config.micro_batch_size)
+    require_shares(config.optimization.batch_size, config.context.world, config.micro_batch_size)
     config.folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(config.folder / ".lock", timeout=0) if config.ranks.is_main else nullcontext():
+        with FileLock(config.folder / ".lock", timeout=0) if config.context.is_main else nullcontext():
             return _run(task, config)
     except Timeout:
         raise UsageError(
@@ -213,7 +213,7 @@ def _run(task: Task, config: TrainerConfig) -> nn.Module | None:
         loop.close()
     loop.log_best()
     state.ema.swap(task.model)
-    model = distributed.gather(task.model, task.build_model, config.ranks)
+    model = distributed.gather(task.model, task.build_model, config.context)
     return None if model is None else model.requires_grad_(False).eval()
 
 
@@ -221,11 +221,11 @@ def _prepare(task: Task, config: TrainerConfig) -> checkpoints.TrainState:
     """Distribute the model, build the optimizer and the averaged weights, and load the newest checkpoint."""
     folder, log = config.folder / "checkpoints", config.log
     newest = ""
-    if config.ranks.is_main:
+    if config.context.is_main:
         newest = str(checkpoints.latest(folder, log=log) or "")
         checkpoints.clear_partial(folder)
-    newest = config.ranks.broadcast_from_main(newest)
-    distributed.distribute(task.model, task.fsdp_units, config.ranks, precision=task.dtype, device=task.device)
+    newest = config.context.broadcast_from_main(newest)
+    distributed.distribute(task.model, task.fsdp_units, config.context, precision=task.dtype, device=task.device)
     optimizer = build_optimizer(task.model, config.optimization)
     state = checkpoints.TrainState(task.model, Ema(task.model, config.optimization.ema_decay), optimizer)
     if newest:
@@ -254,15 +254,15 @@ class _Loop:
 
     def __init__(self, task: Task, config: TrainerConfig, state: checkpoints.TrainState) -> None:
         self.task, self.config, self.state = task, config, state
-        optimization, ranks = config.optimization, config.ranks
+        optimization, context = config.optimization, config.context
         self.saver = checkpoints.Saver(
             config.folder / "checkpoints",
             config=config.config_json, keep=config.intervals.keep, identity=config.identity,
-            base_sha256=config.base_sha256, counts=task.counts, ranks=ranks,
+            base_sha256=config.base_sha256, counts=task.counts, context=context,
         )  # fmt: skip
         self.saved_step = state.step
         self.metrics: MetricsFile | None = None
-        if ranks.is_main:
+        if context.is_main:
             self.metrics = MetricsFile(config.folder / "metrics.jsonl", state.step, log=config.log)
         self.best = self._best_so_far()
         self.shown: Metrics = {}
@@ -270,15 +270,15 @@ class _Loop:
         self.warned: set[str] = set()
         self.recent: dict[str, deque[tuple[int, float]]] = {}
         order = SampleOrder(task.counts, optimization.batch_size, optimization.seed)
-        micro_batch_size = config.micro_batch_size or optimization.batch_size // ranks.world
-        num_micro_batches = optimization.batch_size // ranks.world // micro_batch_size
+        micro_batch_size = config.micro_batch_size or optimization.batch_size // context.world
+        num_micro_batches = optimization.batch_size // context.world // micro_batch_size
         steps = range(state.step, optimization.steps)
         micro_batches = micro_batches_of(
-            order, steps, rank=ranks.rank, num_ranks=ranks.world, micro_batch_size=micro_batch_size
+            order, steps, rank=context.rank, num_ranks=context.world, micro_batch_size=micro_batch_size
         )
         self.batches = self._counted(task.batches(micro_batches))
         self.updater = Updater(
-            state, task.loss, optimization, num_micro_batches=num_micro_batches, ranks=ranks, log=config.log
+            state, task.loss, optimization, num_micro_batches=num_micro_batches, context=context, log=config.log
         )
 
     def train(self) -> None:
@@ -294,8 +294,8 @@ class _Loop:
             last = state.step == optimization.steps
             if last or state.step % intervals.log == 0:
                 self._check_replicas()
-                values = config.ranks.mean(logged)
-                self._log("train", values | self.throughput.read(config.ranks.world, config.peak_flops))
+                values = config.context.mean(logged)
+                self._log("train", values | self.throughput.read(config.context.world, config.peak_flops))
                 self._watch(values)
             config.on_step(state.step, self.shown)
             if last or state.step % intervals.validation == 0:
@@ -304,7 +304,7 @@ class _Loop:
             if config.sample is not None and (last or state.step % intervals.sample == 0):
                 self._sample(config.sample)
                 config.heartbeat()
-            stopping = config.ranks.any(config.stop())  # asked once: the answer may change while we save
+            stopping = config.context.any(config.stop())  # asked once: the answer may change while we save
             if last or stopping or state.step % intervals.save == 0 or self._is_best():
                 self._save()
             if stopping and not last:
@@ -314,7 +314,7 @@ class _Loop:
 
     def _validate(self) -> None:
         with self.state.averaged() as model:
-            values = self.task.validate(model, self.config.ranks)
+            values = self.task.validate(model, self.config.context)
         self.state.validated = Validated.of(values)
         self._log("validation", values)
         if self.metrics is not None:
@@ -323,10 +323,10 @@ class _Loop:
     def _best_so_far(self) -> Validated | None:
         """Return the best validation metric of any checkpoint, on every rank."""
         metric: Validated | None = None
-        if self.config.ranks.is_main:
+        if self.config.context.is_main:
             best = best_checkpoint(self.saver.folder, until=self.state.step)
             metric = None if best is None else validated_at(best)
-        text = self.config.ranks.broadcast_from_main("" if metric is None else json.dumps(metric))
+        text = self.config.context.broadcast_from_main("" if metric is None else json.dumps(metric))
         return Validated(*json.loads(text)) if text else None
 
     def _is_best(self) -> bool:
@@ -376,7 +376,7 @@ class _Loop:
 
     def save_if_whole(self) -> None:
         """Save the state after an interrupt, unless an update was half done."""
-        if self.saved_step < self.state.step and self.state.whole and self.config.ranks.world == 1:
+        if self.saved_step < self.state.step and self.state.whole and self.config.context.world == 1:
             self._save()
 
     def _save(self) -> None:
@@ -389,11 +389,11 @@ class _Loop:
 
     def _check_replicas(self) -> None:
         tensors = [*trained_parameters(self.task.model).values(), *self.state.ema.tensors.values()]
-        distributed.require_equal_replicas(tensors, self.config.ranks)
+        distributed.require_equal_replicas(tensors, self.config.context)
 
     def _sample(self, sample: Callable[[nn.Module, Path], None]) -> None:
         with self.state.averaged():
-            model = distributed.gather(self.task.model, self.task.build_model, self.config.ranks)
+            model = distributed.gather(self.task.model, self.task.build_model, self.config.context)
             if model is not None:
                 path = self.config.folder / "samples" / f"{checkpoint_name(self.state.step)}.png"
                 try:

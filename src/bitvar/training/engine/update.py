@@ -31,7 +31,7 @@ class Updater:
         loss: Returns the mean loss of a micro-batch, and metrics to log.
         config: Optimization settings.
         num_micro_batches: Micro-batches in a step on this rank.
-        ranks: Distributed context.
+        context: Distributed context.
         log: Receives a line of text.
     """
 
@@ -42,11 +42,11 @@ class Updater:
         config: OptimizationConfig,
         *,
         num_micro_batches: int = 1,
-        ranks: DistributedContext | None = None,
+        context: DistributedContext | None = None,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.state, self.loss, self.config = state, loss, config
-        self.num_micro_batches, self.ranks, self.log = num_micro_batches, ranks or DistributedContext(), log
+        self.num_micro_batches, self.context, self.log = num_micro_batches, context or DistributedContext(), log
         self.skipped = 0  # in a row
         self.left_out = 0  # in all
 
@@ -68,7 +68,7 @@ class Updater:
             for name, value in {"loss": loss.detach(), **logged}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / self.num_micro_batches
         parameters = list(trained_parameters(state.model).values())
-        distributed.average_gradients(parameters, self.ranks)
+        distributed.average_gradients(parameters, self.context)
         norm = distributed.full_tensor(nn.utils.clip_grad_norm_(parameters, config.clip))
         rate = learning_rate(state.step, config)
         for group in state.optimizer.param_groups:
@@ -88,7 +88,7 @@ class Updater:
         """Whether every rank may make the update; if not, the run stops or leaves it out, as it was told."""
         config, step = self.config, self.state.step
         finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
-        if not self.ranks.any(not finite):
+        if not self.context.any(not finite):
             self.skipped = 0
             return True
         self.skipped += 1

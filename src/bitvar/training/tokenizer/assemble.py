@@ -140,7 +140,7 @@ def _open_split(
         schedules=config.schedules,
         stride=config.model.stride,
         view=view,
-        bad=BadSamples(run.folder / f"bad_samples-{run.ranks.rank}.jsonl", loading.max_bad_fraction, run.log),
+        bad=BadSamples(run.folder / f"bad_samples-{run.context.rank}.jsonl", loading.max_bad_fraction, run.log),
         limits=_limits(config),
         workers=loading.workers if is_training else 0,
         pinned=device.type == "cuda",

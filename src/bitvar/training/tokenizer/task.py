@@ -156,12 +156,12 @@ class TokenizerTask:
         return (tokenizer.encoder if self.config.trained == "encoder" else tokenizer.decoder).conv_out.weight
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
+    def validate(self, model: nn.Module, context: DistributedContext) -> Metrics:
         """Measure the PSNR in dB when decoding the first k scales, and the bit entropy of each scale."""
         tokenizer = model.tokenizer
         assert isinstance(tokenizer, InfinityTokenizer)
         return measure_reconstruction(
-            tokenizer, self.validation, self.config.schedules, perceptual=self.perceptual, ranks=ranks
+            tokenizer, self.validation, self.config.schedules, perceptual=self.perceptual, context=context
         )
 
 

@@ -27,7 +27,7 @@ def measure_reconstruction(
     schedules: Sequence[Sequence[Grid]],
     *,
     perceptual: Distance | None = None,
-    ranks: DistributedContext | None = None,
+    context: DistributedContext | None = None,
 ) -> Metrics:
     """Measure a tokenizer on all images. The mean of a scale is over the images whose schedule has that scale.
 
@@ -36,7 +36,7 @@ def measure_reconstruction(
         data: Images to measure on; every image counts once.
         schedules: Grids of each scale, one list per image size.
         perceptual: Perceptual distance to measure too.
-        ranks: Ranks that share the work; None for a single process.
+        context: Ranks that share the work; None for a single process.
 
     Returns:
         `psnr` and `psnr/scale_k`: PSNR in dB when decoded from all scales, and from the scales up to k.
@@ -45,9 +45,9 @@ def measure_reconstruction(
         `residual/scale_k`: Norm of the residual after scale k, as a share of the features' norm.
         The perceptual distance, under its own name.
     """
-    ranks = ranks or DistributedContext()
+    context = context or DistributedContext()
     micro_batches, counted = micro_batches_in_order(
-        data.counts, rank=ranks.rank, num_ranks=ranks.world, size=VALIDATION_BATCH
+        data.counts, rank=context.rank, num_ranks=context.world, size=VALIDATION_BATCH
     )
     num_scales = max(len(schedules[index]) for index in data.schedules)
     sums = _zeros(num_scales, tokenizer.config.bits)
@@ -55,7 +55,7 @@ def measure_reconstruction(
         images = to_signed(batch.images[:count].to(tokenizer.device))
         if count:
             _add(sums, tokenizer, images, schedules[data.schedules[batch.micro_batch.bucket]], perceptual)
-    return _metrics(ranks.sum(sums), num_scales, tokenizer.config.bits, perceptual)
+    return _metrics(context.sum(sums), num_scales, tokenizer.config.bits, perceptual)
 
 
 def _zeros(num_scales: int, bits: int) -> Sums:

@@ -93,7 +93,7 @@ def train_transformer(
     functions = attention_fns(config.schedules, placement.attention, device)
     run.folder.mkdir(parents=True, exist_ok=True)
     run = replace(run, identity=identify_run(run, paths.data, frozen.digests))
-    bad = BadSamples(run.folder / f"bad_samples-{run.ranks.rank}.jsonl", loading.max_bad_fraction, run.log)
+    bad = BadSamples(run.folder / f"bad_samples-{run.context.rank}.jsonl", loading.max_bad_fraction, run.log)
     train_data, validation = (
         _open_data(config, run, paths.data, split, frozen=frozen, bad=bad, workers=workers)
         for split, workers in (("train", loading.workers), ("val", 0))
@@ -248,7 +248,7 @@ def _open_data(
             size=image_size(config, tokenizer.config.stride), max_text_tokens=max_text_tokens,
         )  # fmt: skip
 
-    if run.ranks.is_main:
+    if run.context.is_main:
         encode()
-    run.ranks.broadcast_from_main("encoded")  # the others wait for the file
+    run.context.broadcast_from_main("encoded")  # the others wait for the file
     return encode()

@@ -205,11 +205,11 @@ class TransformerTask:
         return loss, per_scale_metrics(logits.detach(), token_losses.detach(), data.target_bits, schedule)
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, ranks: DistributedContext) -> Metrics:
+    def validate(self, model: nn.Module, context: DistributedContext) -> Metrics:
         """Measure loss and bit accuracy on held-out samples, without flips or dropped texts."""
         assert isinstance(model, InfinityTransformer)
         return measure_bits(
-            model, self.validation, self.schedules, dtype=self.dtype, reweighted=self.config.reweighted, ranks=ranks
+            model, self.validation, self.schedules, dtype=self.dtype, reweighted=self.config.reweighted, context=context
         )
 
 
@@ -221,7 +221,7 @@ def measure_bits(
     *,
     reweighted: bool = False,
     dtype: torch.dtype = torch.float32,
-    ranks: DistributedContext | None = None,
+    context: DistributedContext | None = None,
 ) -> Metrics:
     """Measure the mean teacher-forced loss and bit accuracy over all samples, with their first captions.
 
@@ -231,11 +231,11 @@ def measure_bits(
         schedules: Schedules of the model.
         reweighted: Whether the loss is reweighted by scale, as in training with that setting.
         dtype: Data type of the activations.
-        ranks: Ranks that share the samples; None for a single process.
+        context: Ranks that share the samples; None for a single process.
     """
-    ranks = ranks or DistributedContext()
+    context = context or DistributedContext()
     micro_batches, counted = micro_batches_in_order(
-        data.counts, rank=ranks.rank, num_ranks=ranks.world, size=VALIDATION_BATCH
+        data.counts, rank=context.rank, num_ranks=context.world, size=VALIDATION_BATCH
     )
     sums: dict[str, Tensor] = {}
     code_norms = model.config.all_code_norms()
@@ -251,7 +251,7 @@ def measure_bits(
         values["loss"] = (token_losses @ weights).mean()
         for name, value in values.items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.cpu().double() * weight
-    return {name: value / sum(data.counts) for name, value in ranks.sum(sums).items()}
+    return {name: value / sum(data.counts) for name, value in context.sum(sums).items()}
 
 
 def per_scale_metrics(
