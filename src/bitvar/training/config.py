@@ -1,4 +1,4 @@
-"""What a training run is: optimisation, intervals, and each model's own settings."""
+"""Training configuration: optimization, intervals, and the settings of tokenizer and transformer runs."""
 
 from itertools import pairwise
 from typing import Final, Literal
@@ -12,15 +12,16 @@ from bitvar.tokenizer import TokenizerConfig
 from bitvar.transformer import TransformerConfig
 
 MAX_STEPS: Final = 10**10
-"""More than any run will have."""
+"""Upper limit of every setting that counts steps."""
 
 
 class OptimizationConfig(Config):
-    """How the weights move.
+    """Settings of the optimizer and the training schedule.
 
     Attributes:
-        optimizer: "adamw", or "muon", which learns more from each step of a small model, at the same rates.
-        steps: optimiser steps of the whole run.
+        optimizer: Optimizer, "adamw" or "muon". Muon makes more progress per step on small models, at the same learning
+            rates.
+        steps: Number of optimizer steps in the whole run.
         batch_size: Samples in a step.
         learning_rate: Peak learning rate, used as given.
         warmup_steps: Steps of linear warm-up from 0.
@@ -32,8 +33,8 @@ class OptimizationConfig(Config):
         ema_decay: Decay of the averaged weights, which are the exported ones.
         precision: Dtype of the activations; weights and optimizer state stay fp32.
         seed: Seed of the sample order and every random draw.
-        not_finite: what a loss or gradient that is no finite number does: "stop" the run, or "skip" that update, and
-            stop after several in a row.
+        not_finite: Response to a loss or gradient that is not finite: "stop" the run, or "skip" the update, which still
+            stops the run after several in a row.
     """
 
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -53,7 +54,15 @@ class OptimizationConfig(Config):
 
 
 class IntervalConfig(Config):
-    """Every how many steps things happen; the last step always saves."""
+    """Number of steps between logs, validations, sample sheets and checkpoints. The last step does all of them.
+
+    Attributes:
+        log: Steps between lines of the log.
+        validation: Steps between validations.
+        sample: Steps between sample sheets.
+        save: Steps between checkpoints.
+        keep: Number of the newest checkpoints to keep, beside the best one.
+    """
 
     log: int = Field(default=20, gt=0, le=MAX_STEPS)
     validation: int = Field(default=500, gt=0, le=MAX_STEPS)
@@ -66,25 +75,35 @@ Grids = tuple[tuple[int, int], ...]
 
 
 class TokenizerTraining(Config):
-    """A tokenizer run.
+    """Configuration of a tokenizer run.
 
     Attributes:
-        schedules: cells of each scale, coarse to fine; one list for each size of images, whose pixels are the last
-            grid's cells times the stride. Images go to the nearest in ratio, to all of them where sizes share it.
-        trained: "all", "decoder" (the bits stay what they were, so a transformer that knows them does too), or
-            "encoder" (the decoder stays).
-        smallest_crop: side of the smallest random crop, as a share of the largest; 1: always the largest, around the
-            middle.
-        mirrored: show half of the images mirrored, left to right.
-        commitment, entropy, multiscale, perceptual, adversarial: weights of the losses beside L1 + L2; 0 leaves one
-            out.
-        entropy_sharpness: inverse temperature of the entropy term's soft bits.
-        perceptual_network: "mobilenet", which comes with the package, or "lpips", which torchmetrics downloads.
-        adversarial_start: step at which the discriminator joins.
-        adversarial_adaptive: scale the generator's loss so that, at the last trained layer, its gradient is as long as
-            that of the reconstruction.
-        discriminator_width, discriminator_levels: channels of its first layer, and halvings after that.
-        truncation: probability that a batch is decoded from its first scales only, so that these carry the image.
+        kind: Kind of the run.
+        model: Architecture of the tokenizer.
+        schedules: Grids of all scales, coarse to fine, one list per image size; the last grid times the stride is the
+            size in pixels. An image is used at the size nearest to it in aspect ratio, or at all sizes that share that
+            ratio.
+        optimization: Settings of the optimizer.
+        intervals: Number of steps between logs, validations, sample sheets and checkpoints.
+        trained: Part of the tokenizer to train: "all"; "decoder", which leaves the bits unchanged, so that existing
+            transformers still fit; or "encoder", which leaves the decoder unchanged.
+        smallest_crop: Side of the smallest random crop, as a fraction of the largest one; 1 always takes the largest
+            crop, at the center.
+        mirrored: Whether to flip half of the images horizontally.
+        commitment: Weight of the commitment loss. For this and the other weights, 0 leaves the loss out.
+        entropy: Weight of the entropy loss.
+        entropy_sharpness: Inverse temperature of the soft bits in the entropy loss.
+        multiscale: Weight of the multiscale reconstruction loss, in addition to L1 + L2.
+        perceptual: Weight of the perceptual loss.
+        perceptual_network: Network of the perceptual loss: "mobilenet", which comes with the package, or "lpips", which
+            torchmetrics downloads.
+        adversarial: Weight of the adversarial loss.
+        adversarial_start: Step at which adversarial training starts.
+        adversarial_adaptive: Whether to scale the generator loss so that its gradient at the last trained layer has the
+            same norm as the gradient of the reconstruction losses.
+        discriminator_width: Number of channels of the discriminator's first layer.
+        discriminator_levels: Number of times that the discriminator halves the resolution after its first layer.
+        truncation: Probability of decoding a batch from its first scales only, which makes these carry the image.
     """
 
     kind: Literal["tokenizer"] = "tokenizer"
@@ -113,26 +132,31 @@ class TokenizerTraining(Config):
         for grids in self.schedules:
             growing = all(h1 <= h2 and w1 <= w2 for (h1, w1), (h2, w2) in pairwise(grids))
             if not grids or min(min(grid) for grid in grids) < 1 or not growing:
-                raise ValueError(f"the grids of a size go from coarse to fine, which {list(grids)} does not")
+                raise ValueError(f"the grids of a size must go from coarse to fine, but these do not: {list(grids)}")
         return self
 
 
 class TransformerTraining(Config):
-    """A transformer run.
+    """Configuration of a transformer run.
 
     Attributes:
-        max_flip_strength: largest strength of bitwise self-correction, `p`.
-        num_corrected_scales: scales whose bits may flip; the last one's are read by nobody.
-        requantize_after_flip: Quantise finer targets again after flips, which is self-correction. Without it,
-            flips corrupt the inputs alone: the paper's ablation.
-        condition_dropout: probability that a prompt is dropped, for guidance.
-        reweighted: lift the coarse scales' loss.
-        num_scales: train on the first scales only; all of them if None. Their inputs and targets stay the same.
-        first_caption: probability of a sample's first caption, the longest kind; each is as likely if None.
-        cut_caption: probability that a caption ends after one of its sentences, drawn at random.
-        lora: train adapters of a finished model in place of all weights.
-        initial_gamma: what every gamma starts at. None is the released recipe's, near 0, which deep models need; small
-            ones learn a little faster from 1.
+        kind: Kind of the run.
+        model: Architecture of the transformer.
+        optimization: Settings of the optimizer.
+        intervals: Number of steps between logs, validations, sample sheets and checkpoints.
+        max_flip_strength: Maximum flip probability in bitwise self-correction, `p` in the paper.
+        num_corrected_scales: Number of coarsest scales whose bits may flip. The last scale never flips, because no
+            later scale reads its bits.
+        requantize_after_flip: Whether to requantize the finer targets after flips, which is self-correction. Without
+            it, flips corrupt only the inputs: the paper's ablation.
+        condition_dropout: Probability of dropping a prompt, for classifier-free guidance.
+        reweighted: Whether to weight the loss of the coarse scales more.
+        num_scales: Number of first scales to train on; None for all. Their inputs and targets do not change.
+        first_caption: Probability of choosing a sample's first caption, the longest kind; None to choose uniformly.
+        cut_caption: Probability of cutting a caption after one of its sentences, chosen at random.
+        lora: Settings of the adapters to train on a frozen model; None to train all weights.
+        initial_gamma: Initial value of every gamma. None takes the value of the released recipe, near 0, which deep
+            models need. Small models learn slightly faster from 1.
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -152,5 +176,5 @@ class TransformerTraining(Config):
 
     @property
     def schedules(self) -> list[ScaleSchedule]:
-        """The model's schedules, as far as this run trains on them."""
+        """The model's schedules, cut to the scales that this run trains on."""
         return [schedule.first(self.num_scales) for schedule in self.model.all_schedules()]

@@ -77,7 +77,7 @@ def test_an_optimiser_step_in_parts_is_the_same(alone: Path, tmp_path: Path) -> 
 def test_a_flipped_bit_in_a_copy_is_found(tmp_path: Path) -> None:
     """D6: 10 of 10, by every rank, at the first comparison."""
     for out in together(2, "flip_a_bit", tmp_path):
-        assert out.count("found Copies of the same weights differ.") == 10
+        assert out.count("found Replicas of the same weights differ.") == 10
 
 
 @pytest.mark.slow

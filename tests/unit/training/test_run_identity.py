@@ -145,7 +145,7 @@ def test_a_checkpoint_from_before_identities_is_taken_with_a_warning(tmp_path: P
     config, lines = transformer_training(), list[str]()
     train(config, tmp_path)
     train(config, tmp_path, identity=PARTS, report=lines.append)
-    assert any(line.startswith("WARNING") and "is from before" in line for line in lines)
+    assert any(line.startswith("WARNING") and "was saved before checkpoints recorded" in line for line in lines)
 
 
 @pytest.mark.parametrize(

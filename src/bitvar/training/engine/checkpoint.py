@@ -25,17 +25,21 @@ from bitvar.weights.tensors import read_tensors
 GROUPS = ("model", "ema", "optimizer")
 
 Snapshot: TypeAlias = Mapping[str, Mapping[str, Rows]]
-"""Copies, in memory, of what this rank has to write: group, tensor, rows."""
+"""Copies, in memory, of the rows that this rank writes, by group and tensor name."""
 
 
 @dataclass
 class TrainState:
-    """All that a run must not lose. Data order and draws are functions of (seed, step), so they need no saving.
+    """Training state that a checkpoint saves. The sample order and random draws follow from (seed, step).
 
     Attributes:
-        whole: false while an update is half done: such a state must not be saved.
-        extensions: at which step, from how many steps to how many the run was extended; kept with every checkpoint.
-        validated: the validation figure of this very step, if there is one.
+        model: Model that is trained, with its current weights.
+        ema: Averaged weights.
+        optimizer: Optimizer and its state.
+        step: Number of steps that are done.
+        whole: False while an update is half done. Such a state must not be saved.
+        extensions: Extensions of the run: the step (`at`), and the total steps before (`from`) and after (`to`).
+        validated: Validation metric of the current step, if it was validated.
     """
 
     model: nn.Module
@@ -48,7 +52,7 @@ class TrainState:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[nn.Module]:
-        """The model with its averaged weights, for as long as the block lasts."""
+        """Context in which the model has its averaged weights."""
         self.whole = False
         self.ema.swap(self.model)
         try:
@@ -58,7 +62,7 @@ class TrainState:
             self.whole = True
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Everything to save, by group and name."""
+        """Return every tensor to save, by group and name."""
         parameters = trained_parameters(self.model)
         moments = {
             f"{name}:{key}": value
@@ -69,14 +73,15 @@ class TrainState:
 
 
 class Saver:
-    """Writes checkpoints while training goes on; a second one waits for the first.
+    """Background writer of checkpoints. Each save waits for the one before it.
 
     Args:
-        folder: Folder that gets `step-N`.
+        folder: Folder in which `step-N` is created.
         config: Whole configuration of the run as JSON.
         keep: Number of checkpoints to keep, beside the one with the best validation metric.
         identity: Other parts of the run's identity, by name.
-        base_sha256: Digest of the frozen weights that an adapter is trained on; None without an adapter.
+        base_sha256: Digest of the frozen weights that the trained ones belong to, such as an adapter's base model; None
+            if all weights are trained.
         counts: Number of samples in each bucket, to detect a changed data set.
         context: Distributed context; each rank writes its shards, and the main one completes the folder.
     """
@@ -100,17 +105,17 @@ class Saver:
         self._pending: Future[None] | None = None
 
     def save(self, state: TrainState) -> None:
-        """Copy the state and begin to write it as `step-N`.
+        """Copy the state and start writing it as `step-N` in the background.
 
         Raises:
-            OSError: of the save before this one.
+            OSError: If the previous save failed.
         """
         self.wait()
         taken, values = take_snapshot(state, self.context), self._values(state)
         self._pending = self._pool.submit(self._write, taken, state.step, values)
 
     def _values(self, state: TrainState) -> dict[str, Any]:
-        """What `state.json` holds."""
+        """Return the content of `state.json`."""
         values = {"step": state.step, "base_sha256": self.base_sha256, "counts": self.counts, "identity": self.identity}
         if state.extensions:
             values["extensions"] = [dict(extension) for extension in state.extensions]
@@ -119,13 +124,13 @@ class Saver:
         return values
 
     def wait(self) -> None:
-        """Until the last checkpoint is whole, or its error."""
+        """Wait until the last checkpoint is complete, or raise its error."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def close(self) -> None:
-        """Wait, and end the thread."""
+        """Wait for the last checkpoint and end the thread."""
         try:
             self.wait()
         finally:
@@ -142,11 +147,11 @@ class Saver:
                 shutil.rmtree(temporary, ignore_errors=True)
 
     def _together(self, act: Callable[[], None]) -> None:
-        """Do something on every rank, and wait for all; if one fails, all do."""
+        """Call `act` on every rank and wait for all of them. If it fails on one rank, raise on all."""
         failure: Exception | None = None
         try:
             act()
-        except Exception as error:  # it is raised below, once the others know
+        except Exception as error:  # raised below, once the other ranks know
             failure = error
         failed_anywhere = self.context.any(failure is not None, background=True)
         if failure is not None:
@@ -187,13 +192,13 @@ class Saver:
         flush(temporary)
         if is_ours(target):
             shutil.rmtree(target)
-        temporary.replace(target)  # fails, and says so, when something of somebody else's has the name
+        temporary.replace(target)  # raises if something that no run wrote has the name
         flush(self.folder)
         prune(self.folder, keep=self.keep)
 
 
 def take_snapshot(state: TrainState, context: DistributedContext) -> Snapshot:
-    """Copies of what this rank writes: its shards if it is of the first copy; whole tensors on the main rank only."""
+    """Copy the rows that this rank writes: its shards, in the first replica; unsharded tensors, on the main rank."""
     taken: dict[str, dict[str, Rows]] = {}
     for group, tensors in state.tensors().items():
         kept = {}
@@ -215,18 +220,22 @@ def _shard_of(context: DistributedContext) -> int:
 
 
 def _num_shards(tensors: Mapping[str, Rows], context: DistributedContext) -> int:
-    """As many files as shards; one if the tensors are whole."""
+    """Return the number of files of a group: one per shard, or a single one if no tensor is sharded."""
     partial = any(rows.values.ndim and rows.values.shape[0] != rows.total for rows in tensors.values())
     return context.mesh.size(1) if partial and context.mesh is not None else 1
 
 
 def latest(folder: Path, *, log: Callable[[str], None] = lambda line: None) -> Path | None:
-    """The newest checkpoint whose every digest is right, or None when there is none at all.
+    """Find the newest checkpoint that passes verification; None if the folder has no checkpoints.
 
-    A damaged one is passed over aloud: the steps since the one before are made again, and it is written anew.
+    A damaged checkpoint is skipped and logged. The run then repeats the steps since the one before, and overwrites it.
+
+    Args:
+        folder: Folder of the checkpoints.
+        log: Receives a line of text for every damaged checkpoint.
 
     Raises:
-        WeightsError: if there are checkpoints and all are damaged; a run never starts over in silence.
+        WeightsError: If there are checkpoints but all are damaged; a run never starts over silently.
     """
     damaged = []
     for checkpoint in reversed(list_checkpoints(folder)):
@@ -234,7 +243,7 @@ def latest(folder: Path, *, log: Callable[[str], None] = lambda line: None) -> P
             verify_folder(checkpoint)
         except WeightsError as error:
             damaged.append(str(error))
-            log(f"{error}\n  so:  looking for the checkpoint before it")
+            log(f"{error}\n  so:  trying the checkpoint before it")
             continue
         return checkpoint
     if damaged:
@@ -247,7 +256,7 @@ def latest(folder: Path, *, log: Callable[[str], None] = lambda line: None) -> P
 
 
 def clear_partial(folder: Path) -> None:
-    """Remove what a killed process left half-written; only while no other one writes there."""
+    """Delete partial checkpoints that a killed process left behind. No other process may be writing in the folder."""
     for left in folder.glob(".step-*.partial"):
         if left.is_symlink() or not left.is_dir():
             left.unlink()
@@ -258,12 +267,18 @@ def clear_partial(folder: Path) -> None:
 def require_resumable(
     folder: Path, config: str, *, identity: Mapping[str, str] | None = None, extend: bool = False
 ) -> None:
-    """Refuse early what `restore` would refuse of the newest checkpoint in a folder, before anything is read for it.
+    """Check early, before any model or data is loaded, that `restore` will accept a folder's newest checkpoint.
 
-    A damaged checkpoint is left to `latest`, which knows what to do.
+    A checkpoint that can't be read passes; `latest` handles it.
+
+    Args:
+        folder: Folder of the checkpoints.
+        config: Whole configuration of the run, as JSON.
+        identity: Other parts of the run's identity, by name.
+        extend: Whether `optimization.steps` may be larger than before.
 
     Raises:
-        UsageError: if it was made by a run of another identity.
+        UsageError: If a run with another identity saved the checkpoint.
     """
     known = list_checkpoints(folder)
     try:
@@ -284,26 +299,27 @@ def restore(
     base: str | None = None,
     extend: bool = False,
 ) -> tuple[int, int] | None:
-    """Load a checkpoint that `latest` found into `state`, whatever number of ranks it was saved by.
+    """Load a verified checkpoint into `state`. Any number of ranks may have saved it.
 
     Args:
-        state: to fill.
-        checkpoint: to read.
-        config: JSON of the whole configuration of the run that goes on.
-        identity: the other parts of its identity.
-        base: digest of the frozen weights that the trained ones belong to, if there are any.
-        extend: allow more `optimization.steps`.
+        state: State to fill.
+        checkpoint: Checkpoint to load.
+        config: Whole configuration of the run that resumes, as JSON.
+        identity: Other parts of the run's identity, by name.
+        base: Digest of the frozen weights that the trained ones belong to, such as an adapter's base model; None if all
+            weights are trained.
+        extend: Whether `optimization.steps` may be larger than before.
 
     Returns:
-        The steps before and now, if the run is extended.
+        Number of steps before and after the extension; None if the run is not extended.
 
     Raises:
-        UsageError: if it was made by a run of another identity.
-        WeightsError: if it was made on other frozen weights, or holds another model.
+        UsageError: If a run with another identity saved the checkpoint.
+        WeightsError: If the checkpoint belongs to other frozen weights, or holds another model.
     """
     if read_state(checkpoint).get("base_sha256") != base:
-        why = "its weights belong to another model than the one of --init"
-        raise WeightsError(f"{checkpoint} can't go on from here.", why, "give the --init that it began from")
+        why = "its weights belong to a model other than the one given by --init"
+        raise WeightsError(f"{checkpoint} can't be resumed.", why, "give the --init that the run started from")
     saved, now = RunIdentity(read_object(checkpoint / "config.json"), identity_of(checkpoint)), json.loads(config)
     extended = require_same(saved, RunIdentity(now, identity or {}), checkpoint=checkpoint, extend=extend)
     parameters = trained_parameters(state.model)
@@ -322,11 +338,14 @@ def restore(
 def _restore_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], stored: ShardedTensors
 ) -> None:
-    """Moments take their parameter's memory layout: the fused AdamW walks both by address, not by index."""
+    """Load the optimizer state.
+
+    Moments get the memory layout of their parameter, because fused AdamW pairs their elements by address, not by index.
+    """
     for entry in stored.names:
         name, _, key = entry.rpartition(":")
         if name not in parameters:
-            why = f"its optimizer knows {entry!r}, which the model has not"
+            why = f"its optimizer has {entry!r}, which the model lacks"
             raise WeightsError(f"{stored.folder} holds another model.", why, "use the same sizes")
         parameter = parameters[name]
         moment = torch.zeros((), device=parameter.device) if key == "step" else torch.zeros_like(parameter)
@@ -335,7 +354,7 @@ def _restore_optimizer(
 
 
 def identity_of(checkpoint: Path) -> dict[str, str]:
-    """The parts of the run's identity, beside its configuration; empty for a checkpoint from before they were kept."""
+    """Read the run's identity, apart from its configuration; empty for an old checkpoint that does not record it."""
     found = read_state(checkpoint).get("identity")
     return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 
@@ -346,7 +365,7 @@ def _extensions_of(checkpoint: Path) -> list[dict[str, int]]:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step at which a checkpoint was saved."""
+    """Read the step at which a checkpoint was saved."""
     step = read_state(checkpoint).get("step")
     if type(step) is not int or step < 0:
         raise WeightsError(f"{checkpoint} is damaged.", f"its step is {step!r}", "restore the files")
@@ -354,36 +373,40 @@ def step_of(checkpoint: Path) -> int:
 
 
 def counts_of(checkpoint: Path) -> list[object]:
-    """Samples of each bucket that the run had; empty if it isn't known."""
+    """Read the number of samples in each bucket of the run's data; empty if the checkpoint does not record it."""
     counts = read_state(checkpoint).get("counts")
     return counts if isinstance(counts, list) else []
 
 
 def base_sha256(checkpoint: Path) -> str | None:
-    """The digest of the frozen weights that a checkpoint's own belong to."""
+    """Read the digest of the frozen weights that a checkpoint's own belong to; None if all weights were trained."""
     digest = read_state(checkpoint).get("base_sha256")
     return digest if isinstance(digest, str) else None
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is a checkpoint of a run, rather than a model folder."""
+    """Whether a folder is a training checkpoint rather than a model folder."""
     return (folder / "state.json").is_file()
 
 
 def averaged_tensors(checkpoint: Path) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint, in one piece."""
+    """Read the averaged weights of a checkpoint, unsharded."""
     stored = ShardedTensors(checkpoint, "ema")
     return {name: stored.full_tensor(name) for name in stored.names}
 
 
 def load_pretrained(model: nn.Module, source: Path) -> dict[str, str]:
-    """Begin a new run from the averaged weights of a checkpoint, or a model folder's transformer, of the same sizes.
+    """Load a checkpoint's averaged weights, or a model folder's transformer, into a new run's model.
+
+    Args:
+        model: Model to fill.
+        source: Checkpoint or model folder with a model of the same sizes.
 
     Returns:
-        The manifest of `source`, which has been verified.
+        Verified manifest of `source`.
 
     Raises:
-        WeightsError: if the files are altered, or the model in them has other sizes.
+        WeightsError: If the files are altered, or the model in them has other sizes.
     """
     initial = Initial.read(source)
     initial.load_into(model)
@@ -392,12 +415,12 @@ def load_pretrained(model: nn.Module, source: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Initial:
-    """What a new run begins from: a checkpoint's averaged weights, or those of a model folder's transformer.
+    """Initial weights of a new run: a checkpoint's averaged weights, or those of a model folder's transformer.
 
     Attributes:
-        source: the folder.
-        tensors: the weights.
-        sums: the folder's manifest, which has been verified.
+        source: Checkpoint or model folder.
+        tensors: Weights by parameter name.
+        sums: Verified manifest of the folder.
     """
 
     source: Path
@@ -406,20 +429,26 @@ class Initial:
 
     @classmethod
     def read(cls, source: Path) -> "Initial":
-        """Raises WeightsError if the files are altered, or their weights unsound."""
+        """Read and verify the weights in a folder.
+
+        Raises:
+            WeightsError: If the files are altered or can't be read.
+        """
         sums = verify_folder(source)
         tensors = averaged_tensors(source) if is_checkpoint(source) else read_tensors(source / "transformer")
         return cls(source, tensors, sums)
 
     def load_into(self, model: nn.Module) -> None:
-        """Give a model the weights; one on the device "meta" is only compared, and takes no room.
+        """Load the weights into a model.
+
+        For a model on the device "meta", this is a cheap check of names and shapes: no tensor is copied.
 
         Raises:
-            WeightsError: if it has other sizes.
+            WeightsError: If the model has other sizes.
         """
         try:
             model.load_state_dict(self.tensors, assign=any(tensor.is_meta for tensor in model.parameters()))
         except RuntimeError as error:
             why = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
-            todo = "give one of the same sizes, or set the recipe's to its own"
+            todo = "give a model of the recipe's sizes, or set the recipe's sizes to those of this model"
             raise WeightsError(f"{self.source} holds another model.", why, todo) from None

@@ -1,6 +1,6 @@
-"""Distributed training: a model sharded (FSDP2), replicated, or both. Only this file knows about process groups.
+"""Distributed training with a sharded model (FSDP2), a replicated one, or both. Only this file knows process groups.
 
-`DistributedContext()` is a single rank without a process group, for which every function here does nothing.
+`DistributedContext()` is a single rank without a process group, for which no function here communicates.
 """
 
 import warnings
@@ -22,12 +22,12 @@ _TIMEOUT = timedelta(minutes=30)
 
 
 class ReplicasDifferError(RuntimeError):
-    """Two replicas of the same weights differ: a memory or computing fault."""
+    """Two replicas of the same weights differ, because of a memory or computing fault."""
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among those that train together.
+    """The place of this process among the processes that train together.
 
     Attributes:
         rank: Rank of this process.
@@ -50,11 +50,11 @@ class DistributedContext:
         return 1 if self.mesh is None else self.mesh.size(0)
 
     def mean(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """The mean over ranks of named numbers."""
+        """Average named scalars over the ranks. Every rank must pass the same names in the same order."""
         return {name: value / self.world for name, value in self.sum(values).items()}
 
     def sum(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """The sum over ranks of named numbers; every rank must have the same names in the same order."""
+        """Sum named scalars over the ranks. Every rank must pass the same names in the same order."""
         if not values:
             return {}
         stacked = torch.stack([value.detach().cpu().double() for value in values.values()])
@@ -63,11 +63,11 @@ class DistributedContext:
         return dict(zip(values, stacked.tolist(), strict=True))
 
     def any(self, answer: bool, *, background: bool = False) -> bool:
-        """Whether any rank says yes. All must ask, and none goes on before all have.
+        """Whether the answer is true on any rank. All ranks must call this, and each waits for the others.
 
         Args:
             answer: Answer of this rank.
-            background: Whether to ask from another thread, beside training.
+            background: Whether to use the background process group, for a call from another thread.
         """
         if self.world == 1:
             return answer
@@ -85,7 +85,7 @@ class DistributedContext:
 
 
 def connect(device: torch.device, *, rank: int, world: int, shards: int | None = None) -> DistributedContext:
-    """Join the processes that a launcher started; MASTER_ADDR and MASTER_PORT say where they meet.
+    """Join the process group of a launcher, at the address in MASTER_ADDR and MASTER_PORT.
 
     Args:
         device: Device of this process.
@@ -94,12 +94,12 @@ def connect(device: torch.device, *, rank: int, world: int, shards: int | None =
         shards: Number of ranks that share one replica of the model; None for all, 1 for a full replica on each.
 
     Raises:
-        UsageError: if the ranks can't be divided so.
+        UsageError: If the number of ranks is not a multiple of `shards`.
     """
     wanted = shards or world
     if world % wanted:
-        why = f"each copy would be spread over {wanted} ranks, and {world} is no multiple of that"
-        raise UsageError(f"{world} ranks can't hold whole copies.", why, "choose a divisor for --shards")
+        why = f"each replica is spread over {wanted} ranks, and {world} is not a multiple of that"
+        raise UsageError(f"{world} ranks can't hold whole replicas.", why, f"choose a divisor of {world} for --shards")
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=_TIMEOUT)
@@ -108,7 +108,7 @@ def connect(device: torch.device, *, rank: int, world: int, shards: int | None =
 
 
 def disconnect() -> None:
-    """Leave together, if joined; not after a failure, when others may be gone."""
+    """Wait for all ranks and leave the process group, if any. Don't call this after a failure: ranks may be gone."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
@@ -122,17 +122,23 @@ def distribute(
     precision: torch.dtype,
     device: torch.device,
 ) -> None:
-    """Put a model on the device or spread it over the ranks' devices, in place, one unit after the other.
+    """Move a model to the device, or shard it over the ranks' devices, in place and one unit at a time.
 
-    In shards, each unit is gathered when it computes, and let go after.
+    Each sharded unit is gathered before it computes and freed afterwards. A model without units stays unsharded on
+    every rank, and `average_gradients` keeps its replicas equal. Units are gathered in `precision`; modules outside the
+    units, such as the head, in fp32. Weights and gradient reduction stay in fp32.
 
-    A model without units stays whole on every rank, and `average_gradients` keeps the copies alike. Units travel in
-    `precision`; what lies outside them, the head among it, in fp32. Gradients are summed in fp32, weights stay fp32.
+    Args:
+        model: Model to distribute.
+        units: Modules to shard and gather one by one; none to keep the model unsharded.
+        context: Distributed context.
+        precision: Dtype in which units are gathered.
+        device: Device of this process.
     """
     if context.mesh is None or not units:
         model.to(device)
         return
-    # Logits are a view of what the head gives; nobody changes them in place, which is what PyTorch warns of.
+    # PyTorch warns about in-place changes to a view: the logits are a view of the head's output, but never changed.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = context.mesh if context.num_replicas > 1 else context.mesh["shard"]
     low = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -143,7 +149,7 @@ def distribute(
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], context: DistributedContext) -> None:
-    """The mean of the gradients over ranks, where the model is whole on each; shards have theirs already."""
+    """Average the gradients of unsharded parameters over the context, in place; FSDP has averaged the sharded ones."""
     if context.world == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p, DTensor)]
@@ -157,13 +163,13 @@ def average_gradients(parameters: Sequence[nn.Parameter], context: DistributedCo
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor of which other ranks may hold parts, in one piece. All ranks must ask."""
+    """Return the full tensor of a possibly sharded one. All ranks must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def gather(model: nn.Module, build_model: Callable[[], nn.Module], context: DistributedContext) -> nn.Module | None:
-    """The model as an ordinary one, on the main rank; None on others. All ranks must ask.
+    """Return the unsharded model on the main rank, and None on the others. All ranks must call this.
 
     Args:
         model: Model to gather; an unsharded one is returned as it is.
@@ -183,10 +189,14 @@ def gather(model: nn.Module, build_model: Callable[[], nn.Module], context: Dist
 
 @torch.no_grad()
 def require_equal_replicas(tensors: Sequence[Tensor], context: DistributedContext) -> None:
-    """Compare all bits of tensors of which several ranks hold the same part.
+    """Raise an error if replicas of the same tensors differ in any bit. All ranks must call this.
+
+    Args:
+        tensors: Tensors to compare, sharded or not.
+        context: Distributed context.
 
     Raises:
-        ReplicasDifferError: naming the ranks; the run can go on from its last checkpoint.
+        ReplicasDifferError: If replicas differ. It names them; the run can resume from its last checkpoint.
     """
     if context.mesh is None or context.world == 1:
         return
@@ -197,19 +207,19 @@ def require_equal_replicas(tensors: Sequence[Tensor], context: DistributedContex
     everyone = [torch.empty_like(sums) for _ in range(context.num_replicas if sharded else context.world)]
     dist.all_gather(everyone, sums, group=context.mesh.get_group(0) if sharded else None)
     counts = [sum(torch.equal(one, other) for other in everyone) for one in everyone]
-    # Groups see different parts, so one may be sound where another is not: all stop together.
+    # Each group compares different shards, so only some groups may see the fault: all ranks stop together.
     if context.any(min(counts) < len(everyone)):
         odd = [str(i) for i, count in enumerate(counts) if count < max(counts) or max(counts) == 1]
-        found = f"copies {', '.join(odd)} of {len(everyone)} are the odd ones" if odd else "in another group of ranks"
+        found = f"odd ones out: {', '.join(odd)} of {len(everyone)}" if odd else "in another group of ranks"
         raise ReplicasDifferError(
             explain(
-                "Copies of the same weights differ.",
-                f"{found}: a memory or computing fault, or a kernel that is not deterministic",
-                "start again: the last checkpoint was compared before it was written; if it returns, test that machine",
+                "Replicas of the same weights differ.",
+                f"{found}; a memory or computing fault, or a nondeterministic kernel",
+                "restart: the last checkpoint was compared before it was written; if this recurs, test that machine",
             )
         )
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """A number that changes when any single bit of an fp32 tensor does: the sum of its words."""
+    """Sum the 32-bit words of an fp32 tensor, so that flipping any single bit changes the result."""
     return tensor.contiguous().view(torch.int32).sum(dtype=torch.int64)

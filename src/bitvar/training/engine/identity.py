@@ -1,8 +1,8 @@
-"""The identity of a run: what it must find unchanged to go on from a checkpoint as if it had never stopped.
+"""Run identity: everything that must be unchanged for a run to resume from a checkpoint and compute the same weights.
 
-That is its whole configuration, the frozen parts it reads through, the model it began from, and its data, all by
-content. Every checkpoint keeps it. A resumed run is compared field by field, by name, so a field that a later version
-adds is passed over in a checkpoint from before it. Knows nothing of models or of the loop.
+The identity holds the whole configuration, and content digests of the frozen models, the initial weights and the data.
+Every checkpoint stores it. On resume, fields are compared by name, and a field that an older checkpoint lacks is
+ignored. This module knows nothing of models or of the training loop.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from bitvar.errors import UsageError, explain
 from bitvar.files import open_plain, write_text
 
 NONE: Final = "none"
-"""The value of a field for something that a run does without."""
+"""Value of an identity field for something that the run does not use."""
 
 FREE: Final = ("intervals",)
-"""Parts of a configuration that decide when things happen, not what is learnt: these may change."""
+"""Configuration sections that decide when things happen but do not affect the weights; they may change on resume."""
 
 STEPS: Final = "optimization.steps"
 
@@ -35,20 +35,20 @@ _SHOWN: Final = 8
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """Everything that decides what a run computes.
+    """Everything that determines the weights that a run computes.
 
     Attributes:
-        configuration: the whole of it, as JSON values.
-        parts: by name, the digest of each thing that is read: frozen parts, the model begun from, and the data.
+        configuration: Whole configuration, as JSON values.
+        parts: Digests of the inputs by name: the frozen models, the initial weights and the data.
     """
 
     configuration: Mapping[str, Any]
     parts: Mapping[str, str] = field(default_factory=dict)
 
     def changes_from(self, saved: "RunIdentity") -> list["Change"]:
-        """What differs from a checkpoint's identity. Intervals may differ; what it does not name is unknown."""
+        """List the differences from a checkpoint's identity, ignoring intervals and fields that it does not name."""
         before, now = _flat(saved.configuration), _flat(self.configuration)
-        names = [name for name in before if name.split(".")[0] not in FREE]  # a setting of a later version is unknown
+        names = [name for name in before if name.split(".")[0] not in FREE]  # newer settings aren't in it
         settings = [Change(name, _plain(before, name), _plain(now, name)) for name in names]
         parts = [
             Change(name, _short(value), _short(self.parts[name]))
@@ -60,7 +60,7 @@ class RunIdentity:
 
 @dataclass(frozen=True)
 class Change:
-    """A field of two identities that differs, as people read it."""
+    """A field in which two identities differ, formatted for the user."""
 
     name: str
     before: str
@@ -73,19 +73,19 @@ class Change:
 def require_same(
     saved: RunIdentity, now: RunIdentity, *, checkpoint: Path, extend: bool = False
 ) -> tuple[int, int] | None:
-    """Refuse to go on from a checkpoint of another run.
+    """Raise an error if a checkpoint belongs to a run with another identity.
 
     Args:
-        saved: the checkpoint's.
-        now: this run's.
-        checkpoint: to name in the error.
-        extend: whether a larger `optimization.steps` is asked for.
+        saved: Identity stored in the checkpoint.
+        now: Identity of the current run.
+        checkpoint: Path of the checkpoint, for the error message.
+        extend: Whether `optimization.steps` may be larger than before.
 
     Returns:
-        The steps before and now, if the run is extended.
+        Number of steps before and after the extension; None if the run is not extended.
 
     Raises:
-        UsageError: naming every change with its old and new value, and the way out.
+        UsageError: If the identities differ. The message gives the old and new values and says how to proceed.
     """
     changes = now.changes_from(saved)
     longer = [change for change in changes if change.name == STEPS]
@@ -102,29 +102,29 @@ def require_same(
     shown = "; ".join(map(str, changes[:_SHOWN])) + (f"; and {len(changes) - _SHOWN} more" * (len(changes) > _SHOWN))
     raise UsageError(
         f"{checkpoint} was made {what}.",
-        f"a run resumes only as it began: {shown}",
-        "restore what it had, or choose another --out" + _from_weights(checkpoint, now, " (and begin there with {})"),
+        f"a run resumes only with the settings, data and models it started with: {shown}",
+        "restore them, or choose another --out" + _from_weights(checkpoint, now, " (and start there with {})"),
     )
 
 
 def _from_weights(checkpoint: Path, now: RunIdentity, text: str) -> str:
-    """The other way out, for a run of whole models: adapters alone are nothing to begin from."""
+    """Format the advice to start a new run from the checkpoint; empty for adapters, which no run can start from."""
     return "" if now.configuration.get("lora") else text.format(f"--init {checkpoint}")
 
 
 def _about_steps(checkpoint: Path, before: int, after: int, now: RunIdentity, *, extend: bool) -> str:
     asked = f"{STEPS} was {before}, now {after}"
     if after > before:
-        todo = f"add --extend to go on along the learning-rate schedule of {after} steps"
-        todo += _from_weights(checkpoint, now, ", or begin a new run from its weights: another --out and {}")
+        todo = f"add --extend to continue on the learning-rate schedule of {after} steps"
+        todo += _from_weights(checkpoint, now, ", or start a new run from its weights: another --out and {}")
         return explain(f"{checkpoint} belongs to a run of {before} steps.", asked, todo)
-    why = f"{asked}: {'--extend adds steps, it takes none away' if extend else 'the learning rate depends on it'}"
+    why = f"{asked}: {'--extend adds steps and takes none away' if extend else 'the learning rate depends on it'}"
     todo = f"restore {STEPS}={before}, or export an earlier step: bitvar export RUN DEST --step N"
     return explain(f"{checkpoint} belongs to a run of {before} steps.", why, todo)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Every setting by its dotted name, as JSON text."""
+    """Return every setting by its dotted name, as JSON text."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -151,12 +151,12 @@ def _short(value: str) -> str:
 
 
 class FileDigests:
-    """sha256 of files, in parallel, kept beside the run: a file is read again only when its size or a time changed.
+    """SHA-256 digests of files, computed in parallel and cached in the run's folder.
 
-    The key holds the time of the last change of the inode too, which copying and `touch` can't set back.
+    A file is read again only if its size, mtime or ctime has changed. Copying and `touch` can't set the ctime back.
 
     Args:
-        cache: JSON file. A damaged one is made again.
+        cache: JSON file that stores the digests. A damaged one is rebuilt.
     """
 
     def __init__(self, cache: Path) -> None:
@@ -164,10 +164,10 @@ class FileDigests:
         self._known = _read_cache(cache)
 
     def of(self, paths: Sequence[Path]) -> list[str]:
-        """The digest of each file.
+        """Return the digest of each file.
 
         Raises:
-            UsageError: for a file that can't be read, by its path.
+            UsageError: If a file can't be read. The message names its path.
         """
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="digest") as pool:
             found = list(pool.map(self._look, paths))
@@ -188,7 +188,7 @@ class FileDigests:
                 return stamp, hashlib.file_digest(cast("io.BufferedReader", file), "sha256").hexdigest()
         except OSError as error:
             why = f"{path}: {error.strerror or error}"
-            raise UsageError("A file of the data can't be read.", why, "restore it, or make the set again") from None
+            raise UsageError("A file of the data can't be read.", why, "restore it, or rebuild the set") from None
 
 
 def _read_cache(cache: Path) -> dict[str, tuple[str, str]]:
@@ -200,7 +200,7 @@ def _read_cache(cache: Path) -> dict[str, tuple[str, str]]:
 
 
 def digest_of(lines: Iterable[str]) -> str:
-    """One sha256 of several texts, in order."""
+    """Return one SHA-256 digest of several texts, in order."""
     total = hashlib.sha256()
     for line in lines:
         total.update(line.encode("utf-8", "surrogateescape") + b"\n")
@@ -208,15 +208,15 @@ def digest_of(lines: Iterable[str]) -> str:
 
 
 def describe_data(data: Path, digests: FileDigests, *, images: Callable[[], Sequence[Path]]) -> dict[str, str]:
-    """The data of a run by content: fields of its identity.
+    """Return the identity fields that describe a run's data by content.
 
     Args:
-        data: an index, a captioned set, or a folder of images.
-        digests: to take them with.
-        images: the files of a folder of images; asked only for one.
+        data: Index, captioned set, or folder of images.
+        digests: Digest cache of the run.
+        images: Lists the files of a folder of images; called only for such a folder.
 
     Raises:
-        UsageError: if a file is missing, or a file of an index is not the one that was indexed.
+        UsageError: If a file is missing, or a file of an index differs from the indexed one.
     """
     if is_index(data):
         return {"data (index)": _describe_index(data, digests)}
@@ -241,7 +241,7 @@ def _describe_index(data: Path, digests: FileDigests) -> str:
     for name, digest in zip(names, digests.of([data / name for name in names]), strict=True):
         if digest != manifest.files[name].sha256:
             listed = manifest.files[name].sha256[:_SHORT]
-            why = f"{name} is sha256 {digest[:_SHORT]}, not {listed} as {INDEX_MANIFEST} says"
-            raise UsageError(f"The index {data} is damaged.", why, "make it again: bitvar data index")
+            why = f"{name} is sha256 {digest[:_SHORT]}, not {listed} as listed in {INDEX_MANIFEST}"
+            raise UsageError(f"The index {data} is damaged.", why, "rebuild it: bitvar data index")
     groups = [group.model_dump_json() for group in manifest.groups]
     return digest_of([*(f"{name} {manifest.files[name].sha256}" for name in names), *groups])

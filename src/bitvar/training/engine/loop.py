@@ -62,7 +62,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 @runtime_checkable
 class Task(Protocol):
-    """A model and its training step, as the loop needs them."""
+    """A model and its training step: the interface that the loop needs."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -110,7 +110,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """Settings of a training run, beside what the task defines.
+    """Settings of a training run that the task does not define.
 
     Attributes:
         folder: Folder of the run, which gets `checkpoints/`, `metrics.jsonl` and `samples/`.
@@ -120,7 +120,8 @@ class TrainerConfig:
         identity: Digests of everything else that the run depends on, by name, stored with every checkpoint
             (`identity.py`).
         extend: Whether to resume from a checkpoint of a run with fewer `optimization.steps`.
-        base_sha256: Digest of the frozen weights that an adapter is trained on; None without an adapter.
+        base_sha256: Digest of the frozen weights that the trained ones belong to, such as an adapter's base model; None
+            if all weights are trained.
         micro_batch_size: Samples that a rank passes through the model at once; None for its whole share of a step.
         context: Distributed context. The number of ranks may change between restarts.
         peak_flops: Operations per second that one device can do, to report utilization; None if unknown.
@@ -239,7 +240,7 @@ def _prepare(task: Task, config: TrainerConfig) -> checkpoints.TrainState:
             log(describe_extension(state.step, *extended, config.optimization))
         if config.identity and not checkpoints.identity_of(Path(newest)):
             log(f"WARNING: {newest} was saved before checkpoints recorded the data and frozen models of a run:"
-                   " whether they are still the same can't be told")  # fmt: skip
+                   " whether they have changed is unknown")  # fmt: skip
         had = checkpoints.counts_of(Path(newest))
         if had and had != list(task.counts):
             log(
@@ -250,7 +251,7 @@ def _prepare(task: Task, config: TrainerConfig) -> checkpoints.TrainState:
 
 
 class _Loop:
-    """One stretch of a run, from where it begins or resumes."""
+    """The training loop of one process, from the first or resumed step to the last."""
 
     def __init__(self, task: Task, config: TrainerConfig, state: checkpoints.TrainState) -> None:
         self.task, self.config, self.state = task, config, state
@@ -353,13 +354,13 @@ class _Loop:
         return f"Stopped at step {step}; the same command resumes from {where}."
 
     def close(self) -> None:
-        """Wait for the last checkpoint to be written, and end its thread."""
+        """Wait until the last checkpoint is written, and end the writer thread."""
         with self._logging_failed_save():
             self.saver.close()
 
     @contextmanager
     def _logging_failed_save(self) -> Iterator[None]:
-        """When a checkpoint can't be written, log which one is left."""
+        """Context that logs which checkpoint is left if one can't be written."""
         try:
             yield
         except OSError:

@@ -1,4 +1,4 @@
-"""The figures of a run: JSON lines, written as it goes and read by whoever looks at it."""
+"""Metrics of a run, stored as JSON lines in `metrics.jsonl`: the writer and the readers."""
 
 import json
 import math
@@ -18,14 +18,17 @@ _MOST = 10.0**300
 def read_json_lines(
     path: Path, *, accept: Callable[[dict[str, Any]], bool], log: Log = lambda line: None
 ) -> list[dict[str, Any]]:
-    """The JSON objects of a file, a line each. The one reader of what a run writes line by line.
+    """Read the JSON objects of a file that holds one per line.
 
-    A crash can leave half a line or zero bytes, and somebody may add lines of their own: such lines are passed over.
+    Foreign lines are skipped, and so are the partial lines and zero bytes that a crash can leave.
 
     Args:
         path: File to read; a missing file has no lines.
-        accept: whether an object is of the kind that the file holds.
-        log: receives a line of text when something was passed over.
+        accept: Returns whether an object belongs in the file.
+        log: Receives a line of text if lines were skipped.
+
+    Returns:
+        Accepted objects, in the order of the lines.
     """
     rows: list[dict[str, Any]] = []
     strange: list[str] = []
@@ -33,7 +36,7 @@ def read_json_lines(
     for number, line in enumerate(lines, start=1):
         if number == len(lines) and not line:
             break
-        row = _object_of(line) if number < len(lines) else None  # the last line is not whole without its end
+        row = _object_of(line) if number < len(lines) else None  # a last line without a newline is incomplete
         if row is not None and accept(row):
             rows.append(row)
         else:
@@ -59,7 +62,7 @@ def _describe(line: bytes, *, is_cut: bool) -> str:
 
 
 def is_metrics_row(row: Mapping[str, Any]) -> bool:
-    """Whether an object is a line of `metrics.jsonl`: a step, a phase, and figures."""
+    """Whether an object is a valid line of `metrics.jsonl`: a step, a phase, and metrics."""
     step, phase = row.get("step"), row.get("phase")
     figures = [value for name, value in row.items() if name not in ("step", "phase")]
     return (
@@ -68,14 +71,19 @@ def is_metrics_row(row: Mapping[str, Any]) -> bool:
 
 
 def _is_figure(value: object) -> bool:
-    """A finite number, or None for one that was not."""
+    """Whether a value is a finite number, or None, which stands for a number that was not finite."""
     return value is None or (type(value) in (int, float) and abs(value) < _MOST)  # pyright: ignore[reportArgumentType]
 
 
 class MetricsFile:
-    """JSON lines, one a log interval. Lines past the resumed step are dropped: those steps will be made again.
+    """Writer of `metrics.jsonl`, which appends one JSON line per call.
 
-    So are lines that are not the run's own, which is told.
+    Opening the file drops the lines after the resumed step, because the run repeats those steps, and invalid lines.
+
+    Args:
+        path: File to write.
+        step: Step that the run resumes from.
+        log: Receives a line of text if invalid lines were dropped.
     """
 
     def __init__(self, path: Path, step: int, *, log: Log = lambda line: None) -> None:
@@ -91,24 +99,24 @@ class MetricsFile:
 
 
 def read_metrics(run: Path, *, log: Log = lambda line: None) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """The series of a run's `metrics.jsonl`, by phase and name, in the order of the steps.
+    """Read the series of a run's `metrics.jsonl`, by phase and name, in the order of the steps.
 
     Args:
-        run: folder of the run.
-        log: receives a line of text when lines were passed over.
+        run: Folder of the run.
+        log: Receives a line of text if lines were skipped.
 
     Raises:
-        UsageError: when the folder holds no metrics.
+        UsageError: If the folder has no metrics.
     """
     path = run / "metrics.jsonl"
     if not path.is_file():
-        todo = "give the --out of `bitvar train`"
-        raise UsageError(f"{run} is no run.", "it has no metrics.jsonl", todo)
+        todo = "give the --out folder of `bitvar train`"
+        raise UsageError(f"{run} is not a run.", "it has no metrics.jsonl", todo)
     metrics: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in read_json_lines(path, accept=is_metrics_row, log=log):
         step, phase = row.pop("step"), metrics.setdefault(row.pop("phase"), {})
         for name, value in row.items():
-            if value is not None:  # was no finite number
+            if value is not None:  # None stands for a number that was not finite
                 phase.setdefault(name, []).append((step, value))
     if not metrics:
         raise UsageError(f"{run} has no figures yet.", "metrics.jsonl is empty", "wait for the first steps")
@@ -116,6 +124,6 @@ def read_metrics(run: Path, *, log: Log = lambda line: None) -> dict[str, dict[s
 
 
 def from_one(name: str) -> str:
-    """The name of a figure as people read it: `loss/scale_0` in the file is that of scale 1."""
+    """Return a metric's name with its scale counted from 1: `loss/scale_0` in the file becomes `loss/scale 1`."""
     head, separator, number = name.rpartition("scale_")
     return f"{head}scale {int(number) + 1}" if separator and number.isdecimal() else name

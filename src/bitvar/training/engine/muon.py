@@ -1,7 +1,7 @@
-"""Muon (Jordan et al., 2024), with AdamW for what is no hidden matrix.
+"""Muon (Jordan et al., 2024) for hidden matrices, with AdamW for all other parameters.
 
-It knows parameters and their groups, not models: who is hidden is decided in `optim`. `torch.optim.Muon` takes no
-convolution and computes in bf16, which processors without bf16 instructions emulate slowly.
+This module knows parameters and groups, not models: `optim` decides which matrices are hidden. We don't use
+`torch.optim.Muon`, which rejects convolutions and computes in bf16, slow on processors without bf16 instructions.
 """
 
 import math
@@ -16,18 +16,24 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw as adamw_update
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration: they lift small singular values fast, and leave every one between 0.7 and 1.2 or so."""
+"""Coefficients of the quintic Newton-Schulz iteration, which maps singular values to between about 0.7 and 1.2.
+
+They raise small singular values fast.
+"""
 
 NUM_ITERATIONS = 5
 MAX_STACKED = 1 << 22
-"""Numbers in the matrices that are orthogonalised at once, at most, unless one has more."""
+"""Maximum number of elements in matrices orthogonalized together; a larger matrix is processed alone."""
 
 ADAMW_RMS = 0.2
-"""Root mean square of AdamW's updates; ours are scaled to it, so learning rates carry over (arXiv 2502.16982)."""
+"""Typical RMS of AdamW's updates. Muon's are scaled to match it, so learning rates carry over (arXiv 2502.16982)."""
 
 
 def orthogonalize(matrices: Float[Tensor, "*n o i"]) -> Float[Tensor, "*n o i"]:
-    """Nearly `U V^T` of each matrix's `U S V^T`, in fp32: every direction counts alike. Zero stays zero."""
+    """Return approximately `U V^T` for each matrix `U S V^T`, in fp32, so that every direction counts equally.
+
+    A zero matrix stays zero.
+    """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.float()
     x = x.mT if tall else x
@@ -40,9 +46,14 @@ def orthogonalize(matrices: Float[Tensor, "*n o i"]) -> Float[Tensor, "*n o i"]:
 
 
 def batches_of_one_shape(parameters: Sequence[Tensor], *, most: int = MAX_STACKED) -> Iterator[list[Tensor]]:
-    """Parameters of one shape together, so many that they have at most `most` numbers, or one.
+    """Yield batches of parameters of the same shape, with at most `most` elements, or one parameter if it is larger.
 
-    Small matrices are orthogonalised together: on a GPU, launching the work takes longer than doing it.
+    Small matrices are orthogonalized together because, on a GPU, launching their kernels takes longer than running
+    them.
+
+    Args:
+        parameters: Parameters to batch.
+        most: Maximum number of elements in a batch of more than one parameter.
     """
     alike: dict[torch.Size, list[Tensor]] = {}
     for parameter in parameters:
@@ -53,24 +64,26 @@ def batches_of_one_shape(parameters: Sequence[Tensor], *, most: int = MAX_STACKE
 
 
 def decay_groups(parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters by whether weight decay touches them: those of two or more axes, and the others; no empty group."""
+    """Split parameters into those with weight decay (two or more axes) and those without; empty groups are omitted."""
     matrices, vectors = ([p for p in parameters if (p.ndim >= 2) == decayed] for decayed in (True, False))
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
 class Muon(Optimizer):
-    """Hidden matrices step along their orthogonalised momentum, everything else along AdamW's.
+    """Optimizer that moves hidden matrices along their orthogonalized momentum, and other parameters as AdamW does.
 
-    A matrix that ranks hold in shards is gathered and orthogonalised by each of them.
+    A sharded matrix is gathered and orthogonalized on every rank.
 
     Args:
-        matrices: weights of hidden layers, by how many matrices are stacked in each: 3 for one that makes q, k and v,
-            which are orthogonalised apart. A convolution's counts as a matrix of one row an output channel.
-        others: embeddings, heads, biases, norms and scales.
-        lr: Learning rate of both kinds.
-        momentum: Nesterov momentum of the matrices' gradient.
-        betas, weight_decay: AdamW's; the decay is decoupled, on parameters of two or more axes, in both parts.
+        matrices: Weights of hidden layers, keyed by the number of matrices that each stacks: 3 for one that produces
+            q, k and v, which are orthogonalized separately. A convolution counts as a matrix with one row per output
+            channel.
+        others: Embeddings, heads, biases, norms and scales.
+        lr: Learning rate of both kinds of parameters.
+        momentum: Nesterov momentum of the matrices' gradients.
+        betas: Betas of AdamW.
+        weight_decay: Decoupled weight decay of both kinds of parameters, if they have two or more axes.
     """
 
     def __init__(
@@ -91,8 +104,8 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every parameter that has a gradient."""
-        assert closure is None, "closures are for optimisers that evaluate the loss themselves"
+        """Update every parameter that has a gradient."""
+        assert closure is None, "closures are for optimizers that evaluate the loss themselves"
         for group in self.param_groups:
             present = [p for p in group["params"] if p.grad is not None]
             if group["parts"]:
@@ -102,7 +115,7 @@ class Muon(Optimizer):
                 self._step_adamw(present, group)
 
     def _step_matrices(self, parameters: list[Tensor], group: dict) -> None:
-        """One update of matrices of one shape."""
+        """Update matrices of the same shape together."""
         directions = [self._direction(parameter, group["momentum"]) for parameter in parameters]
         wholes = [d.full_tensor() if isinstance(d, DTensor) else d for d in directions]
         parts = torch.stack([part for whole in wholes for part in whole.flatten(1).chunk(group["parts"])])
@@ -110,13 +123,13 @@ class Muon(Optimizer):
         updates = orthogonalize(parts).reshape(len(parameters), *parameters[0].shape)
         for parameter, direction, update in zip(parameters, directions, updates, strict=True):
             own = update
-            if isinstance(direction, DTensor):  # every rank has made all of it, and keeps its rows
+            if isinstance(direction, DTensor):  # every rank computes all of it and keeps its rows
                 own = distribute_tensor(update, direction.device_mesh, direction.placements, src_data_rank=None)
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.add_(own, alpha=-rate)
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
-        """The averaged gradient, one step ahead of itself (Nesterov)."""
+        """Update the momentum of a parameter and return its Nesterov gradient."""
         gradient = parameter.grad
         assert gradient is not None
         state = self.state[parameter]

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate, and the averaged weights."""
+"""The optimizer, its learning-rate schedule, and the averaged weights."""
 
 import math
 
@@ -10,18 +10,18 @@ from bitvar.training.config import OptimizationConfig
 from bitvar.training.engine.muon import Muon, decay_groups
 
 EDGES = frozenset({"conv_in", "conv_out", "input_proj", "head", "shared_modulation", "head_modulation"})
-"""Layers at the models' ends, by name: what they map from or to is no hidden space, so Muon leaves them to AdamW.
+"""Names of the models' input and output layers, which Muon leaves to AdamW because one side is not a hidden space.
 
-Not so `skip`, between pixels and bits: `fine` was trained with it under Muon, and it is as linear as a hidden layer.
+`skip`, between pixels and bits, is not among them: it is as linear as a hidden layer, and the tokenizer `fine` was
+trained with `skip` under Muon.
 """
 
-
 STACKED = {"qkv": 3, "kv": 2}
-"""Layers whose weight is several matrices, one above the other."""
+"""Number of matrices in the weight of layers that stack several along the output axis, by layer name."""
 
 
 def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim.Optimizer:
-    """The optimiser that the configuration names; weight decay touches matrices only, not norms, biases or scales."""
+    """Build the configured optimizer. Weight decay applies to matrices only, not to norms, biases or scales."""
     trained = list(trained_parameters(model).values())
     if config.optimizer == "muon":
         matrices = hidden_matrices(model)
@@ -39,7 +39,7 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
 
 
 def hidden_matrices(model: nn.Module) -> dict[int, list[nn.Parameter]]:
-    """Weights of the linear layers and convolutions between hidden spaces, by how many matrices each stacks."""
+    """Collect the weights of hidden linear layers and convolutions, keyed by the number of matrices each one stacks."""
     found: dict[int, list[nn.Parameter]] = {}
     for path, module in model.named_modules():
         name = path.rsplit(".", 1)[-1]
@@ -49,7 +49,7 @@ def hidden_matrices(model: nn.Module) -> dict[int, list[nn.Parameter]]:
 
 
 def learning_rate(step: int, config: OptimizationConfig) -> float:
-    """Linear warm-up, then a cosine down to `final_learning_rate` of the peak at the last step."""
+    """Return the learning rate of a step: linear warm-up, then cosine decay to `final_learning_rate` of the peak."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
@@ -58,9 +58,13 @@ def learning_rate(step: int, config: OptimizationConfig) -> float:
 
 
 class Ema:
-    """Exponential moving averages, in fp32, of a model's trained parameters, in whatever shards these are.
+    """Exponential moving averages of a model's trained parameters, in fp32 and sharded like the parameters.
 
-    Young averages forget faster.
+    The decay is lower in the first steps, so that the averages forget the initial weights faster.
+
+    Args:
+        model: Model whose weights are averaged.
+        decay: Decay per step, once the first steps are over.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -69,7 +73,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move towards `model` after optimiser step `step`, counted from 0."""
+        """Move the averages towards the weights of `model` after optimizer step `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             list(self.tensors.values()), list(trained_parameters(model).values()), 1 - decay
@@ -77,7 +81,7 @@ class Ema:
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
-        """Exchange the averages with the model's own weights; a second time puts both back."""
+        """Swap the averages with the model's weights. A second call restores both."""
         for name, parameter in trained_parameters(model).items():
             own = parameter.detach().clone()
             parameter.copy_(self.tensors[name])
@@ -85,5 +89,5 @@ class Ema:
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name."""
+    """Return the trainable parameters by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,6 +1,6 @@
-"""Which checkpoints of a run there are, which is the best, and which are kept.
+"""Checkpoint retention: list a run's checkpoints, find the best one, and delete the rest.
 
-Only what a run wrote counts, by its name; only what has a manifest too is ever deleted.
+Checkpoints are recognized by their names. Only a folder that also has a manifest is ever deleted.
 """
 
 import json
@@ -15,25 +15,25 @@ from bitvar.files import write_text
 from bitvar.weights.digests import MANIFEST, read_object
 
 BEST: Final = "best.json"
-"""In the run's folder: which of them has the best validation figure. For people; it is made from the checkpoints."""
+"""File in the run's folder that names the best checkpoint. For users only: it is derived from the checkpoints."""
 
 
 class Validated(NamedTuple):
-    """A validation figure to choose a checkpoint by: the loss, lower is better, or a PSNR, higher is better."""
+    """The validation metric that ranks checkpoints: a loss (lower is better) or a PSNR (higher is better)."""
 
     name: str
     value: float
 
     @classmethod
     def of(cls, values: Mapping[str, float]) -> "Validated | None":
-        """The figure among those of a validation; None if there is none, or it is not finite."""
+        """Pick the ranking metric from the metrics of a validation; None if there is none, or it is not finite."""
         for name in ("loss", "psnr"):
             if name in values:
                 return cls(name, values[name]) if math.isfinite(values[name]) else None
         return None
 
     def better_than(self, other: "Validated | None") -> bool:
-        """Whether it is; any figure is better than none, and one of another name can't be compared."""
+        """Whether this metric beats `other`. Any metric beats None; metrics with different names can't be compared."""
         if other is None:
             return True
         lower, higher = (self, other) if self.name == "loss" else (other, self)
@@ -41,12 +41,12 @@ class Validated(NamedTuple):
 
 
 def checkpoint_name(step: int) -> str:
-    """The name of the checkpoint of a step."""
+    """Return the folder name of the checkpoint of a step."""
     return f"step-{step:08d}"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, whole or not, by step. What else lies there, such as `step-4.backup`, is none."""
+    """List a folder's checkpoints by step, complete or not. Other folders, such as `step-4.backup`, are ignored."""
     numbered = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
     found = [path for path in numbered if path.name == checkpoint_name(_step_in_name(path)) and path.is_dir()]
     return sorted(found, key=_step_in_name)
@@ -57,12 +57,12 @@ def _step_in_name(checkpoint: Path) -> int:
 
 
 def is_ours(checkpoint: Path) -> bool:
-    """Whether it may be deleted: a run wrote it, or the manifest says so at least."""
+    """Whether a checkpoint may be deleted: it has a manifest, so a run wrote it, and it is no symbolic link."""
     return (checkpoint / MANIFEST).is_file() and not checkpoint.is_symlink()
 
 
 def prune(folder: Path, *, keep: int) -> None:
-    """Delete all checkpoints but the newest ones and the one of the best validation figure, which `best.json` names."""
+    """Delete all but the newest `keep` checkpoints and the best one, and write the name of that one to `best.json`."""
     known = [checkpoint for checkpoint in list_checkpoints(folder) if is_ours(checkpoint)]
     best = best_checkpoint(folder)
     for old in known[:-keep]:
@@ -73,11 +73,11 @@ def prune(folder: Path, *, keep: int) -> None:
 
 
 def best_checkpoint(folder: Path, *, until: int | None = None) -> Path | None:
-    """The checkpoint with the best validation figure, the later of equals; None if no checkpoint has one.
+    """Find the checkpoint with the best validation metric, the latest if tied; None if no checkpoint has a metric.
 
     Args:
         folder: Folder of the checkpoints.
-        until: the last step that counts; all of them if None.
+        until: Last step to consider; None for all steps.
     """
     best: tuple[Path, Validated] | None = None
     for checkpoint in list_checkpoints(folder):
@@ -88,7 +88,7 @@ def best_checkpoint(folder: Path, *, until: int | None = None) -> Path | None:
 
 
 def validated_at(checkpoint: Path) -> Validated | None:
-    """The validation figure that a checkpoint was saved with; None if it has none, or can't be read."""
+    """Read the validation metric of a checkpoint; None if it has none, or can't be read."""
     try:
         found = read_state(checkpoint).get("validation")
     except WeightsError:
@@ -99,11 +99,11 @@ def validated_at(checkpoint: Path) -> Validated | None:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint's `state.json` holds."""
+    """Read a checkpoint's `state.json`."""
     return read_object(checkpoint / "state.json")
 
 
 def step_reached(run: Path) -> int:
-    """The step of a run's newest checkpoint, whole or not; 0 for none."""
+    """Return the step of a run's newest checkpoint, complete or not; 0 if there is none."""
     known = list_checkpoints(run / "checkpoints")
     return _step_in_name(known[-1]) if known else 0

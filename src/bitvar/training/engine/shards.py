@@ -1,7 +1,7 @@
-"""Tensors of which every rank holds some rows, in safetensors files that any number of ranks can read again.
+"""Sharded tensors in safetensors files, which any number of ranks can read back.
 
-`model.safetensors` holds whole tensors; `model-00002-of-00004.safetensors` the rows of one of four shards, with where
-they begin in its header. No pickle anywhere, which PyTorch's own distributed checkpoints have as their index.
+`model.safetensors` holds full tensors; `model-00002-of-00004.safetensors` holds the rows of one of four shards, and its
+header says where they start. Nothing is pickled, unlike the index of PyTorch's own distributed checkpoints.
 """
 
 import json
@@ -22,7 +22,10 @@ _NUMBERED = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 
 
 class Rows(NamedTuple):
-    """Consecutive rows of a tensor of `total` rows, from `start` on; all of it, and 0 of 0, for one without rows."""
+    """Consecutive rows of a tensor with `total` rows, from row `start` on.
+
+    A scalar has no rows: `values` is the scalar itself, and `start` and `total` are 0.
+    """
 
     values: Tensor
     start: int
@@ -30,34 +33,38 @@ class Rows(NamedTuple):
 
 
 def local_rows(tensor: Tensor) -> Rows:
-    """What this rank holds of a tensor: not a copy."""
+    """Return this rank's rows of a tensor, without copying them."""
     if not isinstance(tensor, DTensor):
         return Rows(tensor.detach(), 0, tensor.shape[0] if tensor.ndim else 0)
     local = tensor.to_local().detach()
     mesh, placement = tensor.device_mesh, tensor.placements[-1]
     if not (isinstance(placement, Shard) and placement.dim == 0):
         return Rows(local, 0, tensor.shape[0] if tensor.ndim else 0)
-    per_rank = -(-tensor.shape[0] // mesh.size(-1))  # as torch.chunk parts them
+    per_rank = -(-tensor.shape[0] // mesh.size(-1))  # as torch.chunk splits them
     return Rows(local, min(per_rank * mesh.get_local_rank(mesh.ndim - 1), tensor.shape[0]), tensor.shape[0])
 
 
 def shard_name(group: str, shard: int, shards: int) -> str:
-    """The file of one shard of a group of tensors, `shard` counted from 0."""
+    """Return the file name of one shard of a group of tensors, where `shard` counts from 0."""
     return f"{group}.safetensors" if shards == 1 else f"{group}-{shard + 1:05d}-of-{shards:05d}.safetensors"
 
 
 def write_rows(path: Path, tensors: Mapping[str, Rows]) -> None:
-    """Write one shard's file; empty pieces are left out."""
+    """Write the file of one shard, leaving out tensors of which the shard has no rows."""
     kept = {name: rows for name, rows in tensors.items() if rows.values.numel() or rows.total == 0}
     places = {name: [rows.start, rows.total] for name, rows in kept.items()}
     write_tensors({name: rows.values.contiguous() for name, rows in kept.items()}, path, {"rows": json.dumps(places)})
 
 
 class ShardedTensors:
-    """A group of tensors of a folder, read by rows.
+    """Reader of a group of tensors in a folder, which reads only the rows that are asked for.
+
+    Args:
+        folder: Folder of the files.
+        group: Name of the group, such as "model".
 
     Raises:
-        WeightsError: if there is no such group, a shard of it is missing, or a file can't be read.
+        WeightsError: If the group or one of its shards is missing, or a file can't be read.
     """
 
     def __init__(self, folder: Path, group: str) -> None:
@@ -65,8 +72,8 @@ class ShardedTensors:
         paths = [single] if single.is_file() else sorted(folder.glob(f"{group}-*-of-*.safetensors"))
         numbers = [_NUMBERED.search(path.name) for path in paths]
         if not paths or any(n is not None and int(n[2]) != len(paths) for n in numbers):
-            why = f"it has {', '.join(path.name for path in paths) or 'no file of them'}"
-            raise WeightsError(f"{folder} has no whole set of {group!r} tensors.", why, "restore the files")
+            why = f"it has {', '.join(path.name for path in paths) or 'none of the files'}"
+            raise WeightsError(f"{folder} has no complete set of {group!r} tensors.", why, "restore the files")
         self.folder, self.group = folder, group
         self._pieces: dict[str, list[tuple[Any, int, int]]] = {}
         self._totals: dict[str, int] = {}
@@ -92,11 +99,15 @@ class ShardedTensors:
         return list(self._pieces)
 
     def full_tensor(self, name: str) -> Tensor:
-        """A tensor in one piece."""
+        """Read a full tensor."""
         return self._rows(name, 0, self._totals[name])
 
     def read_into(self, name: str, tensor: Tensor) -> None:
-        """Fill what this rank holds of a tensor."""
+        """Read this rank's rows of a tensor into `tensor`.
+
+        Raises:
+            WeightsError: If the stored tensor is missing, incomplete, or of another shape.
+        """
         target = local_rows(tensor)
         length = target.values.shape[0] if target.values.ndim else 0
         if name not in self._pieces or self._totals[name] != target.total:
@@ -107,7 +118,7 @@ class ShardedTensors:
         if length or not target.total:
             rows = self._rows(name, target.start, target.start + length)
             if rows.shape != target.values.shape:
-                why = f"{name} is of shape {list(rows.shape)} there, not {list(target.values.shape)}"
+                why = f"{name} has shape {list(rows.shape)} there, not {list(target.values.shape)}"
                 raise WeightsError(f"{self.folder} holds another model.", why, "use the same sizes")
             target.values.copy_(rows)
 

@@ -1,7 +1,8 @@
-"""Keeping a run alive: its processes are started, watched, and started again from the last checkpoint when one fails.
+"""Supervision of a training run: start its processes, watch them, and restart all of them when one fails or hangs.
 
-Every attempt meets anew, at a port of its own: processes that join a meeting some have left are known to hang. Knows
-nothing of models; a process is a command, and progress is a newer checkpoint.
+A restarted run resumes from its last checkpoint. Every attempt uses a new rendezvous port, because processes that join
+a rendezvous that others have left are known to hang. This module knows nothing of models: a process is a command, and
+progress is a newer checkpoint.
 """
 
 import os
@@ -18,35 +19,35 @@ from bitvar.errors import explain
 from bitvar.training.engine.retention import step_reached
 
 FINAL: Final = frozenset({0, 2, 3, 130, 143})
-"""Exit codes that another attempt would not change: done, wrong usage, damaged weights, interrupted, asked to stop."""
+"""Exit codes after which a restart is pointless: done, wrong usage, damaged weights, SIGINT, SIGTERM."""
 
 HEARTBEAT: Final = "BITVAR_BEAT"
-"""Environment variable that tells a process which file to touch while it makes progress."""
+"""Environment variable with the path of the file that a process touches whenever it makes progress."""
 
 _POLL_SECONDS = 0.1
 
 
 class RunFailedError(RuntimeError):
-    """A process of a run failed, and nobody asked for another attempt."""
+    """A process failed, and restarts are disabled."""
 
 
 class NoProgressError(RuntimeError):
-    """Attempt after attempt failed without a newer checkpoint."""
+    """Several attempts in a row failed without writing a newer checkpoint."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to keep alive.
+    """The processes to supervise, and when to restart them.
 
     Attributes:
         command: Command that every process runs.
-        processes: how many there are on this machine.
+        processes: Number of processes on this machine.
         folder: Folder of the run.
         environment: Environment of every process, to which its rank is added.
-        hang_seconds: without any progress, once there was some, a run counts as hung.
-        restart: whether to start again after a failure at all.
-        max_failures: attempts in a row that may fail without a newer checkpoint.
-        grace_seconds: to save in, when asked to stop.
+        hang_seconds: Seconds since the last progress after which a run counts as hung; not counted before the first.
+        restart: Whether to restart the run after a failure.
+        max_failures: Number of attempts in a row that may fail without writing a newer checkpoint.
+        grace_seconds: Seconds that the processes get to save when they are asked to stop.
     """
 
     command: Sequence[str]
@@ -61,7 +62,7 @@ class Plan:
 
 @dataclass
 class _Attempt:
-    """Processes that run together, and the file they touch."""
+    """The processes of one attempt, and the heartbeat file that they touch."""
 
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     heartbeat: Path = Path()
@@ -79,26 +80,26 @@ class _Attempt:
 
 
 def supervise(plan: Plan, *, stop: Callable[[], bool], log: Callable[[str], None]) -> int:
-    """Run the processes to their end, restarting all of them when one dies or none makes progress.
+    """Run the processes to completion, restarting all of them when one dies or none makes progress.
 
     Args:
-        plan: what to run.
-        stop: asked all the time; once true, the processes are asked to save and stop.
-        log: receives a line of text for people.
+        plan: Processes to run.
+        stop: Polled continually. Once it returns true, the processes are asked to save and stop.
+        log: Receives a line of text.
 
     Returns:
-        The exit code of the run: 0, or what a process ended with that no restart would change.
+        Exit code of the run: 0, or another code after which a restart is pointless.
 
     Raises:
-        NoProgressError: after too many attempts that brought nothing; it names the last cause.
-        RunFailedError: at the first failure, if the plan is not to restart.
+        NoProgressError: If too many attempts in a row failed without a newer checkpoint. It names the last cause.
+        RunFailedError: At the first failure, if the plan disables restarts.
     """
     failures, reached = 0, step_reached(plan.folder)
     while True:
         attempt = _start(plan)
         try:
             code, cause = _watch(attempt, plan, stop)
-        except KeyboardInterrupt:  # the processes got it too, and save what they have
+        except KeyboardInterrupt:  # the processes got SIGINT too, and are saving
             attempt.wait(plan.grace_seconds)
             raise
         finally:
@@ -108,12 +109,12 @@ def supervise(plan: Plan, *, stop: Callable[[], bool], log: Callable[[str], None
             return code
         step = step_reached(plan.folder)
         if not plan.restart:
-            todo = "give the same command again; --supervise would have done so"
+            todo = "repeat the command; --supervise does so automatically"
             raise RunFailedError(explain("The run failed.", cause, todo))
         failures = 0 if step > reached else failures + 1
         if failures >= plan.max_failures:
             where = f"step {step}" if step else "the first checkpoint"
-            todo = "mend the cause, and give the same command again: the last checkpoint is sound"
+            todo = "fix the cause and repeat the command: the last checkpoint is intact"
             raise NoProgressError(explain(f"{failures} attempts in a row did not get past {where}.", cause, todo))
         reached = max(step, reached)
         log(f"{cause}; starting again from {f'step {step}' if step else 'the beginning'}")
@@ -133,7 +134,7 @@ def _start(plan: Plan) -> _Attempt:
 
 
 def _watch(attempt: _Attempt, plan: Plan, stop: Callable[[], bool]) -> tuple[int, str]:
-    """Wait for the attempt's end. Returns its exit code and, if it failed, why."""
+    """Wait for an attempt to end. Return its exit code and, if it failed, the cause."""
     asked_at: float | None = None
     while True:
         codes = [process.poll() for process in attempt.processes]
@@ -158,7 +159,7 @@ def _watch(attempt: _Attempt, plan: Plan, stop: Callable[[], bool]) -> tuple[int
 
 
 def _age(heartbeat: Path) -> float:
-    """Seconds since the last progress; 0 before the first."""
+    """Return the seconds since the last heartbeat; 0 before the first."""
     try:
         return time.time() - heartbeat.stat().st_mtime
     except FileNotFoundError:
@@ -172,7 +173,7 @@ def _describe(code: int) -> str:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody uses now."""
+    """Find a port of this machine that is free now."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         return held.getsockname()[1]

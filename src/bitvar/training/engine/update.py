@@ -1,4 +1,4 @@
-"""One update of the weights: the micro-batches of a step, gradient clipping, optimizer and averaged weights."""
+"""One training step: the micro-batches, gradient clipping, the optimizer update and the averaged weights."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,17 +14,17 @@ from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.optim import learning_rate, trained_parameters
 
 MAX_SKIPPED = 10
-"""Updates left out one after another before a run that skips them stops all the same."""
+"""Maximum number of updates in a row that a run with `not_finite="skip"` leaves out before it stops."""
 
 Loss = Callable[[Any], tuple[Tensor, dict[str, Tensor]]]
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss or a gradient is no finite number; the update was not made."""
+    """The loss or a gradient is not finite; the update was not made."""
 
 
 class Updater:
-    """Makes the steps of a run, one after another.
+    """Runner of training steps.
 
     Args:
         state: State to update.
@@ -51,13 +51,13 @@ class Updater:
         self.left_out = 0  # in all
 
     def step(self, batches: Iterator[Any]) -> dict[str, Tensor]:
-        """Take this rank's batches of one step and move the weights.
+        """Make one step: take this rank's micro-batches from `batches` and update the weights.
 
         Returns:
-            What to log, as means over the batches.
+            Metrics to log, averaged over the micro-batches.
 
         Raises:
-            TrainingDivergedError: when loss or gradient is not finite on any rank; no rank has moved.
+            TrainingDivergedError: If the loss or the gradient is not finite on any rank. No rank has updated.
         """
         state, config = self.state, self.config
         state.optimizer.zero_grad(set_to_none=True)
@@ -85,7 +85,11 @@ class Updater:
         return sums
 
     def _may_move(self, loss: Tensor, norm: Tensor) -> bool:
-        """Whether every rank may make the update; if not, the run stops or leaves it out, as it was told."""
+        """Whether every rank may update its weights, which requires a finite loss and gradient on all ranks.
+
+        Raises:
+            TrainingDivergedError: If they may not, and the configuration does not allow skipping this update.
+        """
         config, step = self.config, self.state.step
         finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
         if not self.context.any(not finite):

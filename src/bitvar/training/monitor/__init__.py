@@ -1,1 +1,1 @@
-"""What a run shows of itself: progress, health, reports, sample sheets and trackers."""
+"""Monitoring of training runs: progress, health, reports, sample sheets and trackers."""

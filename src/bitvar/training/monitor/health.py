@@ -1,6 +1,7 @@
-"""What is wrong with a run, read off its metrics: known ways in which training fails while the loss looks fine.
+"""Diagnosis of a run from its metrics: known training failures that a falling loss can hide.
 
-And what a small set can teach, said before a run. Knows metrics by name (docs/training.md), not models or tasks.
+Also warns about small training sets before a run starts. This module knows metrics by name (docs/training.md), not
+models or tasks.
 """
 
 import statistics
@@ -13,61 +14,75 @@ from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.metrics_log import from_one
 
 Series: TypeAlias = Sequence[tuple[int, float]]
-"""(step, value), in the order of the steps."""
+"""Pairs (step, value), in the order of the steps."""
 
 Metrics: TypeAlias = Mapping[str, Mapping[str, Series]]
-"""By phase (`train`, `validation`), then by name."""
+"""Series by phase (`train`, `validation`) and metric name."""
 
 COIN_TOSS: Final = 0.53
-"""Bit accuracy up to which nothing has been learnt."""
+"""Maximum bit accuracy of a model that has learned nothing."""
 
 PATIENCE: Final = 500
-"""Steps before accuracy near a coin toss is a sign of trouble rather than of youth."""
+"""Number of steps after which accuracy near a coin toss is a sign of trouble."""
 
 SPIKE: Final = 10.0
-"""How many times its median a gradient norm must be to count as a spike."""
+"""Ratio to the median above which a gradient norm counts as a spike."""
 
 DEAD: Final = 0.3
-"""Entropy of the mean bit, of 1, under which a tokenizer's scale says little."""
+"""Entropy of the mean bit, in bits, below which a tokenizer's scale carries little information."""
 
 YOUTH: Final = 40
-"""Steps in which an untrained encoder may give all images the same coarse bits."""
+"""Number of first steps in which an encoder may still give all images the same coarse bits."""
 
 BATCHES: Final = 2
-"""Logged batches, one after the other, in which a scale's bits hardly vary before that counts as a collapse."""
+"""Minimum number of consecutive logged batches in which a scale's bits hardly vary that count as a collapse."""
 
 IMAGES: Final = 16
-"""Images that those batches must hold together: three plain ones may well have the same coarse bits."""
+"""Minimum number of images in those batches together; a few plain images can have the same coarse bits by chance."""
 
 FEW: Final = 500
-"""Images under which a model that begins from nothing learns them by heart rather than what they have in common."""
+"""Number of training images below which a model trained from scratch memorizes them instead of generalizing."""
 
 MIN_POINTS: Final = 6
 
 GAP: Final = 1.25
-"""How many times the training loss, which flips bits and drops prompts, validation's must be to tell memorising."""
+"""Ratio of validation to training loss above which a model is memorizing.
+
+Only the training loss includes flipped bits and dropped prompts, which raise it.
+"""
 
 _ENTROPY: Final = "bit_entropy/scale_"
 _TODO_OVERFIT: Final = (
-    "take the checkpoint of the best validation (bitvar export --best), or use more images, a lower rate or a smaller"
-    " model"
+    "take the checkpoint with the best validation metric (bitvar export --best), or use more images, a lower learning"
+    " rate or a smaller model"
 )
 _TODO_START: Final = (
-    "begin from a finished model (--init icons) or train an adapter; use more images, a lower rate or a smaller model"
+    "start from a trained model (--init icons) or train an adapter; use more images, a lower learning rate or a smaller"
+    " model"
 )
-_TODO_DEAD: Final = "raise entropy, or truncation so that early scales count; lower the learning rate"
+_TODO_DEAD: Final = "raise entropy, or truncation so that the early scales carry more; lower the learning rate"
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A sign of trouble: what was seen, and what to try."""
+    """A sign of trouble.
+
+    Attributes:
+        what: Observation, as a sentence.
+        todo: Remedy to try.
+    """
 
     what: str
     todo: str
 
 
 def find_trouble(metrics: Metrics, *, batch_size: int = IMAGES) -> list[Trouble]:
-    """Every sign of trouble in a run's metrics, the gravest first; none for a healthy or very young run."""
+    """Find every sign of trouble in a run's metrics, the most serious first. A very young run shows none.
+
+    Args:
+        metrics: Metrics of the run.
+        batch_size: Number of images in a step.
+    """
     train, validation = metrics.get("train", {}), metrics.get("validation", {})
     found = [
         *_stuck(train),
@@ -78,12 +93,15 @@ def find_trouble(metrics: Metrics, *, batch_size: int = IMAGES) -> list[Trouble]
 
 
 def describe_set(images: int, config: TransformerTraining, *, is_new: bool) -> list[str]:
-    """What a set of so many training images can teach, for people, before a run begins; nothing for an ample one.
+    """Describe for the user, before a run starts, the limits of a small training set. A large set has none.
 
     Args:
-        images: to train on.
+        images: Number of training images.
         config: Configuration of the run.
-        is_new: whether the model begins from nothing.
+        is_new: Whether the model is trained from scratch.
+
+    Returns:
+        One warning or note, or an empty list.
     """
     optimization = config.optimization
     if images >= FEW or (not is_new and config.lora is not None):
@@ -95,23 +113,29 @@ def describe_set(images: int, config: TransformerTraining, *, is_new: bool) -> l
             "watch the validation loss and export the best checkpoint (bitvar export RUN DEST --best --init MODEL);"
             " an adapter forgets less (docs/lora.md)"
         )
-        return [f"NOTE: {shown}. A trained model soon memorises so small a set: {todo}"]
+        return [f"NOTE: {shown}. A trained model soon memorises such a small set: {todo}"]
     parameters = num_parameters(config.model)
     return [
-        f"WARNING: {shown}, and the model has {parameters:,} parameters, {parameters // images:,} an image, and begins"
-        f" from nothing. From fewer than {FEW} images it learns these by heart: new prompts give blobs or copies.\n"
-        "  do:  begin from a model that can draw (recipes/icons/finetune.py with --init icons), train an adapter"
+        f"WARNING: {shown}, and the model, which starts from scratch, has {parameters:,} parameters,"
+        f" {parameters // images:,} per image. Fewer than {FEW} images are learnt by heart: new prompts give blobs or"
+        " copies.\n"
+        "  do:  start from a trained model (recipes/icons/finetune.py with --init icons), train an adapter"
         " (docs/lora.md), or add images"
     ]
 
 
 def batches_for_collapse(batch_size: int) -> int:
-    """Logged batches that a collapse must show in."""
+    """Return the number of consecutive logged batches that must show a collapse."""
     return max(BATCHES, -(-IMAGES // batch_size))
 
 
 def find_collapse(train: Mapping[str, Series], *, batch_size: int = IMAGES) -> list[Trouble]:
-    """A tokenizer's scales whose bits hardly varied in the last batches, for a run old enough to have some that do."""
+    """Find the scales of a tokenizer whose bits hardly varied in the last logged batches. The first steps don't count.
+
+    Args:
+        train: Training metrics.
+        batch_size: Number of images in a step.
+    """
     collapsed, wanted = {}, batches_for_collapse(batch_size)
     for name, series in train.items():
         last = series[-wanted:]
@@ -132,7 +156,7 @@ def _stuck(train: Mapping[str, Series]) -> list[Trouble]:
     return [
         Trouble(
             f"Bit accuracy is {accuracy[-1][1]:.1%} at step {accuracy[-1][0]:,}: a coin toss.",
-            "check that the tokenizer is the run's own and captions fit the images; try another learning rate",
+            "check that the tokenizer is the right one and the captions fit the images; try another learning rate",
         )
     ]
 
@@ -144,13 +168,13 @@ def _left_out(train: Mapping[str, Series]) -> list[Trouble]:
     return [
         Trouble(
             f"{skipped[-1][1]:.0f} updates were left out by step {skipped[-1][0]:,}: loss or gradient was not finite.",
-            "lower the learning rate, or lengthen warmup_steps; a few in a long run are no harm",
+            "lower the learning rate, or raise warmup_steps; a few in a long run do no harm",
         )
     ]
 
 
 def _overfit(train: Mapping[str, Series], validation: Mapping[str, Series]) -> list[Trouble]:
-    """Validation loss that rises, from the start or after a while, or stays far above the training loss."""
+    """Find a validation loss that rises, from the start or later, or stays far above the training loss."""
     losses, trained = validation.get("loss", ()), train.get("loss", ())
     if len(losses) < 2 or len(trained) < 2 or trained[-1][1] > statistics.median(value for _, value in trained):
         return []
@@ -161,7 +185,7 @@ def _overfit(train: Mapping[str, Series], validation: Mapping[str, Series]) -> l
         what = (
             f"Validation loss rises from the start: {best:.4g} at step {best_step:,}, {last:.4g} at step {last_step:,}."
         )
-        return [Trouble(f"{what} What is learnt does not carry over to other images.", _TODO_START)]
+        return [Trouble(f"{what} The model does not generalize to other images.", _TODO_START)]
     if len(losses) >= 4 and len(trained) >= MIN_POINTS and last > 1.02 * best and after >= 2:
         what = f"Validation loss rose from {best:.4g} at step {best_step:,} to {last:.4g} at step {last_step:,}."
         return [Trouble(what, _TODO_OVERFIT)]
@@ -182,7 +206,7 @@ def _dead_bits(validation: Mapping[str, Series]) -> list[Trouble]:
 
 
 def _scale(name: str) -> str:
-    """The scale that a figure is of, as people count: from 1."""
+    """Return the number of a metric's scale, counted from 1."""
     return from_one(name).rpartition(" ")[2]
 
 
@@ -191,7 +215,7 @@ def _listed(entropies: Mapping[str, float]) -> str:
 
 
 def _stalled_scales(validation: Mapping[str, Series]) -> list[Trouble]:
-    """Scales whose loss stayed where it was over the second half of the run, while another's fell by 2 % or more."""
+    """Find scales whose loss did not fall in the second half of the run, while another scale's fell by 2 % or more."""
     change = {}
     for name, series in validation.items():
         if name.startswith("loss/scale_") and len(series) >= MIN_POINTS:

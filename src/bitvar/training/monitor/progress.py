@@ -25,19 +25,19 @@ class SampleCost(NamedTuple):
 
 @runtime_checkable
 class SampleCosts(Protocol):
-    """The part of a task that knows the cost of a sample."""
+    """Interface of a task that knows the cost of a sample."""
 
     def sample_cost(self, bucket: int) -> SampleCost: ...
 
 
 class Throughput:
-    """Count samples, tokens and operations of one rank, and report rates since the last reading."""
+    """Counter of the samples, tokens and operations of one rank, which reports rates since the last reading."""
 
     def __init__(self) -> None:
         self.time, self.samples, self.tokens, self.flops = time.perf_counter(), 0, 0, 0.0
 
     def add(self, batch: Any, costs: SampleCosts) -> None:
-        """Count a batch, which carries its `MicroBatch` as the attribute `micro_batch`."""
+        """Count a batch, whose attribute `micro_batch` is its `MicroBatch`."""
         micro_batch: MicroBatch = batch.micro_batch
         self.samples += len(micro_batch)
         tokens, flops = costs.sample_cost(micro_batch.bucket)
@@ -49,7 +49,7 @@ class Throughput:
 
         Args:
             num_ranks: Number of ranks; each is assumed to be as fast as this one.
-            peak_flops: Operations per second that one device can do, for the utilization; None leaves that out.
+            peak_flops: Peak operations per second of one device, for the utilization; None to leave it out.
         """
         now = time.perf_counter()
         seconds = now - self.time

@@ -1,6 +1,7 @@
-"""A run as one HTML page that needs nothing else: curves, sample sheets over time, and signs of trouble.
+"""Self-contained HTML report of a run: curves, sample sheets over time, and signs of trouble.
 
-Reads only what every run writes (`metrics.jsonl`, `samples/`), so it works on a run that is going on, or was killed.
+The report reads only files that every run writes (`metrics.jsonl`, `samples/`, `checkpoints/`), so it works while a run
+is in progress and after it was killed.
 """
 
 import base64
@@ -19,18 +20,18 @@ from bitvar.training.monitor.health import IMAGES, Metrics, Series, find_trouble
 CURVES: Final = (
     ("Loss", ("loss",), False),
     ("Reconstruction, PSNR in dB from the first k scales", ("psnr/",), False),
-    ("Loss of each scale, nats a bit (validation)", ("loss/",), False),
+    ("Loss of each scale, in nats per bit (validation)", ("loss/",), False),
     ("Bit accuracy of each scale (validation)", ("accuracy/",), False),
-    ("Entropy of the mean bit, of 1 (validation)", ("bit_entropy/",), False),
-    ("Share of dead bits (validation)", ("dead_bits/",), False),
-    ("Left to say after each scale, of the features' length (validation)", ("residual/",), False),
-    ("Distance, as a network sees it", ("mobilenet_distance", "lpips"), False),
+    ("Entropy of the mean bit, at most 1 (validation)", ("bit_entropy/",), False),
+    ("Fraction of dead bits (validation)", ("dead_bits/",), False),
+    ("Residual after each scale, relative to the norm of the features (validation)", ("residual/",), False),
+    ("Perceptual distance", ("mobilenet_distance", "lpips"), False),
     ("Gradient norm, before clipping", ("gradient_norm",), True),
     ("Learning rate", ("learning_rate",), False),
-    ("Samples a second", ("samples_per_second",), False),
-    ("Share of the card's peak", ("utilization",), False),
+    ("Samples per second", ("samples_per_second",), False),
+    ("Utilization of the device's peak FLOPS", ("utilization",), False),
 )
-"""Title, metric name or prefix, and whether the axis is logarithmic."""
+"""Curves of the report: title, metric names or prefixes, and whether the axis is logarithmic."""
 
 NUM_SHEETS: Final = 4
 
@@ -50,11 +51,14 @@ pre { overflow: auto; border: 1px solid var(--line); border-radius: 8px; padding
 
 
 def build_report(run: Path, *, log: Callable[[str], None] = lambda line: None) -> str:
-    """The page, as text.
+    """Build the HTML page of a run.
 
     Args:
-        run: folder of the run.
-        log: receives a line of text when lines of `metrics.jsonl` were passed over; the page says so too.
+        run: Folder of the run.
+        log: Receives a line of text if lines of `metrics.jsonl` were skipped. The page says so too.
+
+    Raises:
+        UsageError: If the folder has no metrics, or matplotlib is missing.
     """
     told: list[str] = []
     metrics, configuration = read_metrics(run, log=told.append), _newest_configuration(run)
@@ -82,7 +86,7 @@ def build_report(run: Path, *, log: Callable[[str], None] = lambda line: None) -
 
 
 def best_line(run: Path) -> list[str]:
-    """Which checkpoint has the best validation figure, for people; nothing if none has one."""
+    """Format a line that names the checkpoint with the best validation metric; empty if no checkpoint has one."""
     best = best_checkpoint(run / "checkpoints")
     figure = None if best is None else validated_at(best)
     return [] if best is None or figure is None else [f"best validation: {figure.name} {figure.value:.4g}, {best.name}"]
@@ -95,7 +99,7 @@ def _summary(metrics: Metrics, told: Sequence[str], best: Sequence[str]) -> str:
             name = "loss" if series.get("loss") else "PSNR"
             rows.append(f"{phase}: step {loss[-1][0]:,}, {name} {loss[-1][1]:.4g}")
     times = [value for series in metrics.values() for _, value in series.get("time", ())]
-    rows.append(f"{(max(times) - min(times)) / 60:.0f} minutes from the first figure to the last")
+    rows.append(f"{(max(times) - min(times)) / 60:.0f} minutes from the first log line to the last")
     rows += [*best, *told]
     return f"<p class=dim>{'<br>'.join(map(html.escape, rows))}</p>"
 
@@ -111,7 +115,7 @@ def _health(metrics: Metrics, batch_size: int) -> str:
 
 
 def _pick(metrics: Metrics, names: Sequence[str]) -> dict[str, Series]:
-    """Series to draw together: a name from both phases, or every scale of a prefix from validation."""
+    """Pick the series of one chart: a metric in both phases, or every scale of a prefix in validation."""
     picked: dict[str, Series] = {}
     for wanted in names:
         if wanted.endswith("/"):
@@ -123,7 +127,7 @@ def _pick(metrics: Metrics, names: Sequence[str]) -> dict[str, Series]:
 
 
 def _chart(series: dict[str, Series], logarithmic: bool) -> str:
-    """Lines over steps, as SVG."""
+    """Draw series over the steps as SVG."""
     try:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
@@ -150,13 +154,13 @@ def _chart(series: dict[str, Series], logarithmic: bool) -> str:
 
 
 def _sheet_paths(run: Path) -> list[Path]:
-    """Sheets that the run wrote, by step."""
+    """List the sample sheets of a run by step."""
     found = (run / "samples").glob("step-*.png")
     return sorted(path for path in found if path.stem.removeprefix("step-").isdecimal() and path.is_file())
 
 
 def _sheets(paths: Sequence[Path]) -> str:
-    """Sample sheets from early to late, the last one always."""
+    """Format a few sample sheets, spread evenly over the run and including the last one."""
     if not paths:
         return ""
     count = min(NUM_SHEETS, len(paths))
@@ -172,7 +176,7 @@ def _sheets(paths: Sequence[Path]) -> str:
 
 
 def _newest_configuration(run: Path) -> str | None:
-    """The text of what the newest checkpoint was made with."""
+    """Read the configuration in the newest checkpoint that has one, as text."""
     known = [checkpoint / "config.json" for checkpoint in list_checkpoints(run / "checkpoints")]
     configs = [path for path in known if path.is_file()]
     return configs[-1].read_text(encoding="utf-8", errors="replace") if configs else None
@@ -183,9 +187,9 @@ def _configuration(text: str | None) -> str:
 
 
 def _batch_size(text: str | None) -> int:
-    """What a configuration says; without one, that of any run whose batches are large enough."""
+    """Read the batch size in a configuration; `IMAGES`, which is large enough for every check, if it has none."""
     try:
         size = IMAGES if text is None else json.loads(text)["optimization"]["batch_size"]
-    except (ValueError, KeyError, TypeError, RecursionError):  # whatever a damaged checkpoint's file holds
+    except (ValueError, KeyError, TypeError, RecursionError):  # the file of a damaged checkpoint
         return IMAGES
     return size if type(size) is int and size > 0 else IMAGES

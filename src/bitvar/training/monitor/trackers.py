@@ -1,7 +1,7 @@
-"""Other places that a run's figures and images go to: TensorBoard, Weights & Biases, Trackio.
+"""Experiment trackers that receive a run's metrics and images: TensorBoard, Weights & Biases and Trackio.
 
-The loop always writes `metrics.jsonl` itself; these come on top, each from a package of its own that is imported only
-when it is asked for. Whatever goes wrong in one while a run goes on is reported, and never stops the run.
+They are optional, as the loop always writes `metrics.jsonl` itself. Each tracker's package is imported only if that
+tracker is requested. Errors of a tracker during a run are reported and never stop the run.
 """
 
 import importlib
@@ -19,26 +19,26 @@ from bitvar.errors import UsageError, install_hint
 from bitvar.files import write_text
 
 PROJECT: Final = "bitvar"
-"""Where runs are gathered, unless the service's own settings name another project."""
+"""Project that runs are logged to, unless the service's own settings name another one."""
 
 IDENTITIES: Final = "trackers.json"
-"""In the run's folder: the name by which each service knows the run, so that a resumed run goes on in the same one."""
+"""File in the run's folder with the run's name at each service, so that a resumed run continues under the same name."""
 
 
 @runtime_checkable
 class Tracker(Protocol):
-    """What the loop tells of a run. Called by one process of a run only."""
+    """Receiver of a run's metrics and images. Only the main process of a run calls it."""
 
     def log(self, step: int, phase: str, values: Mapping[str, float]) -> None:
-        """Figures after `step` steps; `phase` is "train" or "validation"."""
+        """Log the metrics after `step` steps, where `phase` is "train" or "validation"."""
         ...
 
     def log_image(self, step: int, path: Path) -> None:
-        """A sample sheet, as an image file."""
+        """Log the image file of a sample sheet."""
         ...
 
     def close(self) -> None:
-        """Write what is left. Nothing may follow."""
+        """Write everything that is still buffered and end the tracker. No other call may follow."""
         ...
 
 
@@ -51,18 +51,18 @@ def make_tracker(
     step: int = 0,
     log: Callable[[str], None],
 ) -> Tracker:
-    """A tracker that can't stop the run.
+    """Start a tracker whose failures can't stop the run.
 
     Args:
-        name: one of `TRACKERS`.
-        folder: the run's own; `trackers.json` in it keeps the run's name at each service.
-        run_name: what people see.
-        config: the configuration, shown beside the curves.
-        step: the step that the run goes on from; what was told of later ones is dropped where the service can do that.
-        log: receives a line when the tracker fails, and at the end how often it did.
+        name: Name of the tracker, one of `TRACKERS`.
+        folder: Folder of the run, where `trackers.json` keeps the run's name at each service.
+        run_name: Display name of the run.
+        config: Configuration of the run, shown beside the curves.
+        step: Step that the run resumes from. Metrics of later steps are dropped where the service supports it.
+        log: Receives a line of text at the first failure, and the number of failures at the end.
 
     Raises:
-        UsageError: for a name that isn't one, a package that isn't there, or a service that isn't set up.
+        UsageError: If the name is unknown, the package is missing, or the service is not set up.
     """
     if name not in TRACKERS:
         raise UsageError(unknown(f"tracker {name!r}", name, list(TRACKERS)))
@@ -70,14 +70,20 @@ def make_tracker(
         made = TRACKERS[name](folder, run_name, config, step)
     except UsageError:
         raise
-    except Exception as error:  # the service can't be reached, say: whatever it is, the run goes on
-        log(f"WARNING: {name} can't begin ({type(error).__name__}: {error}); the run goes on without it")
+    except Exception as error:  # no error of a service, such as a network failure, may stop the run
+        log(f"WARNING: {name} can't start ({type(error).__name__}: {error}); the run continues without it")
         made = NoTracker()
     return GuardedTracker(made, name=name, log=log)
 
 
 class GuardedTracker:
-    """A tracker whose failures are counted and told, once and at the end, and stop nothing. Implements `Tracker`."""
+    """Wrapper of a tracker that catches its failures, and reports the first one and the total. Implements `Tracker`.
+
+    Args:
+        tracker: Tracker to wrap.
+        name: Name of the tracker, for the reports.
+        log: Receives a line of text.
+    """
 
     def __init__(self, tracker: Tracker, *, name: str, log: Callable[[str], None]) -> None:
         self._tracker, self._name, self._log_line = tracker, name, log
@@ -100,14 +106,14 @@ class GuardedTracker:
         self._calls += 1
         try:
             call()
-        except Exception as error:  # whatever a service does, the run goes on
+        except Exception as error:  # no error of a service may stop the run
             if not self._failures:
-                self._log_line(f"WARNING: {self._name} failed ({type(error).__name__}: {error}); the run goes on")
+                self._log_line(f"WARNING: {self._name} failed ({type(error).__name__}: {error}); the run continues")
             self._failures += 1
 
 
 class NoTracker:
-    """Tells nobody. Implements `Tracker`."""
+    """Tracker that discards everything. Implements `Tracker`."""
 
     def log(self, step: int, phase: str, values: Mapping[str, float]) -> None:
         pass
@@ -120,11 +126,11 @@ class NoTracker:
 
 
 class TensorBoardTracker:
-    """Event files in `FOLDER/tensorboard`. Implements `Tracker`."""
+    """Tracker that writes event files in `FOLDER/tensorboard`. Implements `Tracker`."""
 
     def __init__(self, folder: Path, run_name: str, config: dict[str, Any], step: int) -> None:
         module = _import("torch.utils.tensorboard", "tensorboard")
-        # Events after the step that the run goes on from are hidden: those steps are made again.
+        # Hide events after the resumed step: the run repeats those steps.
         self._writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
         lines = "\n".join(f"    {key}: {value}" for key, value in sorted(_flatten(config).items()))
         self._writer.add_text(run_name, lines, global_step=step)
@@ -145,9 +151,10 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """A run at Weights & Biases, or, with its offline mode, in `FOLDER/wandb`. Implements `Tracker`.
+    """Tracker that logs to Weights & Biases or, in its offline mode, to `FOLDER/wandb`. Implements `Tracker`.
 
-    The step is a figure of its own, and the axis of all others: W&B's own step can't go back, a resumed run's does.
+    The step is logged as a metric and used as the axis of all others, because a resumed run may go back some steps, and
+    W&B's own step can't.
     """
 
     def __init__(self, folder: Path, run_name: str, config: dict[str, Any], step: int) -> None:
@@ -180,7 +187,7 @@ class WandbTracker:
 
 
 class TrackioTracker:
-    """A run of Trackio, on this machine or wherever its own settings say. Implements `Tracker`."""
+    """Tracker that logs to Trackio, on this machine unless its own settings say otherwise. Implements `Tracker`."""
 
     def __init__(self, folder: Path, run_name: str, config: dict[str, Any], step: int) -> None:
         self._trackio = _import("trackio", "trackio")
@@ -218,7 +225,7 @@ def _import(module: str, package: str) -> Any:
 
 
 def _identity(folder: Path, service: str, proposed: str) -> str:
-    """The run's name at a service: the one kept in the folder, or, the first time, `proposed`, which is kept."""
+    """Return the run's name at a service, stored in the run's folder; the first call stores `proposed`."""
     path = folder / IDENTITIES
     known = read_json(path) if path.exists() else {}
     if service not in known:
@@ -228,7 +235,7 @@ def _identity(folder: Path, service: str, proposed: str) -> str:
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
+    """Flatten nested settings to their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
