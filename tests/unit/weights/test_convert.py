@@ -251,7 +251,7 @@ def test_every_wrong_tensor_is_named() -> None:
         "missing: block_chunks.1.module.0.sa.q_bias [32]",
         "unexpected: surprise [3]",
         "misshapen: head.bias is [5], expected [8]",
-        "no floating-point tensor: word_embed.bias is torch.int32",
+        "not floating-point: word_embed.bias is torch.int32",
     ):
         assert line in str(caught.value)
 
@@ -341,7 +341,7 @@ def test_damaged_files_are_weights_errors(tmp_path: Path) -> None:
         with pytest.raises(WeightsError) as caught:
             read_official(path)
         assert path.name in str(caught.value), name
-        assert "why:" in str(caught.value), name
+        assert name == "absent.pth" or "why:" in str(caught.value), name
         assert "do:" in str(caught.value), name
 
 
@@ -512,7 +512,7 @@ def test_a_dtype_is_applied_to_all(tmp_path: Path) -> None:
 
 
 def test_only_converted_models_go_back(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no model folder"):
+    with pytest.raises(UsageError, match="not a model folder"):
         convert_to_official(tmp_path, tmp_path / "back")
     folder = convert_to_folder(*write_pair(tmp_path), tmp_path / "model")
     weights = folder / "transformer" / "model.safetensors"

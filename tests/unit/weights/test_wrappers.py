@@ -42,7 +42,7 @@ def test_a_prefix_of_some_names_only_stays() -> None:
 
 
 def test_two_tensors_of_one_name_are_refused() -> None:
-    with pytest.raises(WeightsError, match="twice"):
+    with pytest.raises(WeightsError, match="two tensors with the same name"):
         without_prefixes({"a": torch.ones(1), "_orig_mod.a": torch.ones(1)}, "x")
 
 
