@@ -117,8 +117,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
         OSError: as for `atomic_path`, or if the name is taken.
     """
 
-    def require_empty(found: Path) -> None:
-        if not found.is_dir() or any(found.iterdir()):
+    def require_empty(target: Path) -> None:
+        if not target.is_dir() or any(target.iterdir()):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
 
     with replaced_folder(folder, check=require_empty, seal=lambda _: None) as temporary:

@@ -97,11 +97,11 @@ class SampleOrder:
         return int(np.random.SeedSequence([self.seed, stream, epoch]).generate_state(1, np.uint64)[0])
 
 
-def share(samples: Sequence[int] | Int64[ndarray, " n"], rank: int, ranks: int) -> slice:
+def share(samples: Sequence[int] | Int64[ndarray, " n"], rank: int, num_ranks: int) -> slice:
     """Return a rank's slice of a batch. Slices are equal and in rank order, so any number gives the same batch."""
-    size, rest = divmod(len(samples), ranks)
+    size, rest = divmod(len(samples), num_ranks)
     if rest:
-        raise ValueError(f"{len(samples)} samples can't be divided equally among {ranks} ranks")
+        raise ValueError(f"{len(samples)} samples can't be divided equally among {num_ranks} ranks")
     return slice(rank * size, (rank + 1) * size)
 
 

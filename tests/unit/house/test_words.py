@@ -92,16 +92,26 @@ BANNED_CALLABLES = {
 """Names that no class, function or method may have; a number of `steps` or a `first` index is fine."""
 
 TEXT_EXCEPTIONS: dict[str, tuple[str, str]] = {
-    "icons/dataset/captions.py": (r"pictures?", "captions of the icon set are quotations: users write 'a picture of'"),
-    "icons/dataset/scene_spec.py": (
-        r"pictures?",
-        "captions of the icon set are quotations: users write 'a picture of'",
-    ),
+    "icons/dataset/caption_templates.py": (r"pictures?", "captions are quotations: users write 'a picture of'"),
+    "icons/dataset/scene_spec.py": (r"pictures?", "captions are quotations: users write 'a picture of'"),
+    "icons/dataset/sprites.py": (r"tints?", "the word of graphics for giving a sprite another colour"),
+    "data/records.py": (r"pictures?", "cameras and people name files so"),
 }
-"""A pattern of `BANNED_TEXT` that one file may hold, and the reason."""
-
 NAME_EXCEPTIONS: dict[tuple[str, str], str] = {
     ("scales.py", "first"): "ScaleSchedule.first gives the schedule of the first scales",
+    ("scales.py", "steps"): "ScaleSchedule.steps gives the steps of generation",
+    ("codec/bitfile.py", "first"): "BitFile.first gives the file of the first scales",
+    ("condition.py", "parts"): "TextCondition.join joins conditions, no micro-batches",
+    ("icons/benchmark/alignment.py", "found"): "a key of reports: the share of images that were found by their prompt",
+    ("lora/file.py", "part"): "A, B or alpha of an adapter's layer",
+    ("lora/names.py", "part"): "A, B or alpha of an adapter's layer",
+    ("lora/file.py", "ranks"): "ranks of LoRA matrices, no processes",
+    ("runtime/placement.py", "part"): "a module of a pipeline",
+    ("runtime/placement.py", "parts"): "the modules of a pipeline",
+    ("tokenizer/tiling.py", "part"): "a slice of an image",
+    ("training/engine/identity.py", "parts"): "what a run is made of, in checkpoints by that name",
+    ("training/transformer/feature_cache.py", "part"): "images or captions of a feature file",
+    ("weights/digests.py", "part"): "a subfolder of a model folder",
 }
 """A file and a banned name that it may have, and the reason."""
 

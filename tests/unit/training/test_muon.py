@@ -108,8 +108,8 @@ def test_several_of_one_shape_step_as_each_would_alone(parts: int, shape: tuple[
 
 def test_matrices_of_one_shape_go_together_up_to_a_limit() -> None:
     mixed = [parameter(4, 6), parameter(6, 4), parameter(4, 6)]
-    assert [len(same) for same in batches_of_one_shape(mixed, most=48)] == [2, 1]
-    assert [len(same) for same in batches_of_one_shape(mixed, most=47)] == [1, 1, 1]
+    assert [len(same) for same in batches_of_one_shape(mixed, max_elements=48)] == [2, 1]
+    assert [len(same) for same in batches_of_one_shape(mixed, max_elements=47)] == [1, 1, 1]
     assert_each_steps_as_alone(mixed, parts=1)
 
 

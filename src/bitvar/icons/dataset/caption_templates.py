@@ -1,6 +1,6 @@
 """Templates for further training captions of a scene, all as true of it as those of `scene_spec.write_captions`.
 
-None is used by the paraphrased prompts in `prompts`, which test whether a model understands unfamiliar wording.
+None is used by the paraphrased prompts in `prompts`, which test whether a model understands unfamiliar phrases.
 """
 
 from collections.abc import Mapping

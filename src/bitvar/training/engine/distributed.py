@@ -116,7 +116,7 @@ def disconnect() -> None:
 
 def distribute(
     model: nn.Module,
-    units: Sequence[nn.Module],
+    fsdp_units: Sequence[nn.Module],
     context: DistributedContext,
     *,
     precision: torch.dtype,
@@ -130,12 +130,12 @@ def distribute(
 
     Args:
         model: Model to distribute.
-        units: Modules to shard and gather one by one; none to keep the model unsharded.
+        fsdp_units: Modules to shard and gather one by one; none to keep the model unsharded.
         context: Distributed context.
         precision: Dtype in which units are gathered.
         device: Device of this process.
     """
-    if context.mesh is None or not units:
+    if context.mesh is None or not fsdp_units:
         model.to(device)
         return
     # PyTorch warns about in-place changes to a view: the logits are a view of the head's output, but never changed.
@@ -143,13 +143,13 @@ def distribute(
     mesh = context.mesh if context.num_replicas > 1 else context.mesh["shard"]
     low = MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     full = MixedPrecisionPolicy(cast_forward_inputs=False)
-    for unit in units:
+    for unit in fsdp_units:
         fully_shard(unit, mesh=mesh, mp_policy=full if precision == torch.float32 else low)
     fully_shard(model, mesh=mesh, reshard_after_forward=True, mp_policy=full)
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], context: DistributedContext) -> None:
-    """Average the gradients of unsharded parameters over the context, in place; FSDP has averaged the sharded ones."""
+    """Average the gradients of unsharded parameters over the ranks, in place; FSDP has averaged the sharded ones."""
     if context.world == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p, DTensor)]

@@ -170,14 +170,14 @@ class FileDigests:
             UsageError: If a file can't be read. The message names its path.
         """
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="digest") as pool:
-            found = list(pool.map(self._look, paths))
+            found = list(pool.map(self._read_digest, paths))
         known = {os.fsencode(path).hex(): entry for path, entry in zip(paths, found, strict=True)}
         if known.items() - self._known.items():
             self._known |= known
             write_text(self._cache, json.dumps(self._known))
         return [entry[1] for entry in found]
 
-    def _look(self, path: Path) -> tuple[str, str]:
+    def _read_digest(self, path: Path) -> tuple[str, str]:
         try:
             status = path.stat()
             stamp = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

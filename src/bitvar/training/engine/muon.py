@@ -45,21 +45,21 @@ def orthogonalize(matrices: Float[Tensor, "*n o i"]) -> Float[Tensor, "*n o i"]:
     return x.mT if tall else x
 
 
-def batches_of_one_shape(parameters: Sequence[Tensor], *, most: int = MAX_STACKED) -> Iterator[list[Tensor]]:
-    """Yield batches of parameters of the same shape, with at most `most` elements, or one parameter if it is larger.
+def batches_of_one_shape(parameters: Sequence[Tensor], *, max_elements: int = MAX_STACKED) -> Iterator[list[Tensor]]:
+    """Yield batches of parameters of one shape, of at most `max_elements` elements or a single larger parameter.
 
     Small matrices are orthogonalized together because, on a GPU, launching their kernels takes longer than running
     them.
 
     Args:
         parameters: Parameters to batch.
-        most: Maximum number of elements in a batch of more than one parameter.
+        max_elements: Maximum number of elements in a batch of more than one parameter.
     """
     alike: dict[torch.Size, list[Tensor]] = {}
     for parameter in parameters:
         alike.setdefault(parameter.shape, []).append(parameter)
     for same in alike.values():
-        count = max(1, most // same[0].numel())
+        count = max(1, max_elements // same[0].numel())
         yield from (same[start : start + count] for start in range(0, len(same), count))
 
 
