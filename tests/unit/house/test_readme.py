@@ -98,9 +98,10 @@ def test_the_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_options_are_those_of_a_call() -> None:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    paragraph = re.search(r"^Options of a call: (.*?)\n\n", page, re.MULTILINE | re.DOTALL)
-    assert paragraph is not None
-    assert re.findall(r"`(\w+)`", paragraph[1]) == [*GenerationKwargs.__annotations__, "output_type"]
+    table = re.search(r"^\| option \| meaning \|\n\|[-|]*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert table is not None
+    named = [name for row in table[1].splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert named == [*GenerationKwargs.__annotations__, "output_type"]
 
 
 def links() -> list[str]:
