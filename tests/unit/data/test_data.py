@@ -118,7 +118,7 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(b"")
     (tmp_path / "bad.csv").write_text("name,colour\n")
     (tmp_path / "nothing.csv").write_text("")
-    for source, words in (("nowhere", "no such"), ("a.xlsx", "as a captioned set"), ("bad.csv", "no image column")):
+    for source, words in (("nowhere", "There is no"), ("a.xlsx", "as a captioned set"), ("bad.csv", "no image column")):
         with pytest.raises(UsageError, match=words):
             list(read_records(tmp_path / source))
     with pytest.raises(UsageError, match="empty"):

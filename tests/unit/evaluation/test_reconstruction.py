@@ -539,7 +539,7 @@ def test_what_the_command_refuses(
     code, out, err = bitvar(images, "-o", tmp_path / "out", "--device", "cpu", *arguments)
     assert (code, out) == (2, "")
     assert words in err
-    assert "why:" in err
+    assert "do:" in err
 
 
 def test_the_output_may_not_lie_among_the_images(bitvar: Any, images: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_run_whose_images_are_gone_says_so_plainly(
     for path in (work / "set" / "images").iterdir():
         path.unlink()
     _, err = run(monkeypatch, capsys, words(work, "--data", str(work / "index")), 2)
-    assert "no sample sheets: none of the images" in err
+    assert "no sample sheets will be drawn: none of their images" in err
     assert "There is no prompt" not in err
     assert "can't be read, the last one" in err
 

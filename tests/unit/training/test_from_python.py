@@ -140,7 +140,7 @@ def test_adapters_come_out_of_a_model(work: Path) -> None:
         ({"recipe_args": {"steps": "many"}}, "steps is of type int"),
         ({"settings": {"optimization.step": 1}}, "did you mean 'steps'"),
         ({"settings": {"optimization.steps": {1}}}, "Bad value for 'optimization.steps' in the settings"),
-        ({"settings": ["optimization.steps"]}, "it has no '='"),
+        ({"settings": ["optimization.steps"]}, "has no '='"),
     ],
 )
 def test_what_is_wrong_is_a_usage_error(work: Path, more: dict[str, Any], message: str) -> None:
