@@ -45,7 +45,7 @@ MAY: dict[str, set[str]] = {
     "icons": BASE | {"metrics", "data", "pipeline", "codec", "training", "evaluation"},
     "pretrained": set(),
 }
-RESERVED = {"editing", "serving"}
+RESERVED = {"editing"}
 """Rooms that have a place in the table before they have a file."""
 OPTIONAL = {
     "fastapi",
