@@ -182,7 +182,7 @@ def test_an_unknown_field_is_refused_with_the_nearest(name: str, near: str) -> N
     assert f"did you mean {near}?" in error.message
 
 
-@pytest.mark.parametrize("name", ["", "zzz", "x" * 100_000, "\ud800", "__proto__", "\x00"], ids=lambda name: ascii(name[:9]))
+@pytest.mark.parametrize("name", ["", "zzz", "x" * 100_000, "\ud800", "\x00"], ids=lambda name: ascii(name[:9]))
 def test_any_other_field_is_refused_with_the_known_ones(name: str) -> None:
     error = refused(**{name: 1})
     assert error.code == "unknown_parameter"

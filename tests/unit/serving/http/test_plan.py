@@ -115,7 +115,12 @@ def test_seeds_are_fixed_by_the_plan() -> None:
 
 def test_quality_is_echoed_as_what_was_drawn() -> None:
     assert [planned(quality=name).size for name in ("low", "medium", "high")] == ["256x256", "512x512", "1024x1024"]
-    assert [planned(quality=name).quality for name in ("standard", "hd", "auto", "low")] == ["medium", "high", "high", "low"]
+    assert [planned(quality=name).quality for name in ("standard", "hd", "auto", "low")] == [
+        "medium",
+        "high",
+        "high",
+        "low",
+    ]
     assert planned(quality="low", size="1024x1024").quality == "high"
     assert planned(quality="low", size="auto").size == "256x256"
 
@@ -134,7 +139,10 @@ def test_width_and_height_are_another_spelling_of_size() -> None:
 
 def test_previews_need_a_stream_of_one_image() -> None:
     assert planned(stream=True).job.previews.count == 0
-    assert planned(stream=True, partial_images=12, preview_size=128).job.previews.model_dump() == {"count": 12, "size": 128}
+    assert planned(stream=True, partial_images=12, preview_size=128).job.previews.model_dump() == {
+        "count": 12,
+        "size": 128,
+    }
     assert planned(SMALL, stream=True, partial_images=3).job.previews.count == 3
     assert "13 scales" in refused("partial_images", stream=True, partial_images=13)
     assert "4 scales" in refused("partial_images", SMALL, stream=True, partial_images=4)
