@@ -69,31 +69,7 @@ Loras: TypeAlias = Annotated[tuple[Lora, ...], Field(max_length=MAX_ADAPTERS), B
 class ImagesRequest(Config):
     """A request for images. None stands for a field that was not given; null in a body means the same.
 
-    Attributes:
-        prompt: Text to draw.
-        model: Name of the model.
-        n: Number of images.
-        size: Size of the file, such as "1024x1024", or "auto".
-        quality: How large the model draws where `size` leaves it open.
-        output_format: Format of the file.
-        output_compression: Quality of WebP and JPEG.
-        background: Whether the background is transparent.
-        moderation: How strictly the server's safety check judges.
-        stream: Whether to answer with a stream of events.
-        partial_images: Number of previews in the stream.
-        response_format: Whether the answer carries images or URLs of images.
-        style: Accepted for old clients; without effect.
-        user, safety_identifier: Id of the person that the request is made for; the second one counts.
-        seed: Seed of the first image, or one for each image.
-        negative_prompt: Text that guidance steers away from.
-        guidance_scale: Strength of guidance; a list has one value for each scale.
-        guidance_schedule: A list as `guidance_scale` takes it.
-        width, height: Size of the file; both or neither, in place of `size`.
-        lora: Adapters to apply, in order.
-        temperature: Divisor of the logits; a list has one value for each scale.
-        top_k, top_p: Limits on the values drawn.
-        preview_size: Longer side of a preview in pixels.
-        exact_native: Whether to refuse a size that the model doesn't draw itself.
+    `DESCRIPTIONS` explains each field.
     """
 
     prompt: Annotated[Text, Field(min_length=1, max_length=MAX_PROMPT, json_schema_extra={"pattern": r"\S"})]
@@ -131,6 +107,37 @@ _TEXT_ID: Final = f"text of at most {MAX_NAME} characters"
 _PER_SCALE: Final = "a number from 0 to 100, or a list with one for each scale"
 _SIDE: Final = "a whole number of pixels from 1 to 3840"
 _BOOLEAN: Final = "true or false"
+
+DESCRIPTIONS: Final[Mapping[str, str]] = {
+    "prompt": "Text to draw.",
+    "model": "Name of the model; empty for the served one.",
+    "n": "Number of images.",
+    "size": "Size of the file: both sides multiples of 16, ratio from 1:3 to 3:1, at most 3840x2160 pixels.",
+    "quality": "How large the model draws where size leaves it open.",
+    "output_format": "Format of the file.",
+    "output_compression": "Quality of WebP and JPEG; PNG takes 100 alone.",
+    "background": "Whether the background is transparent; not every model can draw that.",
+    "moderation": "How strictly the server's safety check judges.",
+    "stream": "Whether to answer with a stream of events, for a single image.",
+    "partial_images": "Number of previews in the stream: 0 to 3, or up to the number of scales less one.",
+    "response_format": "Whether the answer carries images or their URLs.",
+    "style": "Accepted for old clients; without effect.",
+    "user": "Id of the person that the request is made for; safety_identifier replaces it.",
+    "safety_identifier": "Id of the person that the request is made for.",
+    "seed": "Seed of the first image, counting up, or a list with one for each image.",
+    "negative_prompt": "Text that guidance steers away from; needs guidance.",
+    "guidance_scale": "Strength of guidance; 1 turns it off. A list has one value for each scale.",
+    "guidance_schedule": "Strength of guidance at each scale, in place of guidance_scale.",
+    "width": "Width of the file; with height, in place of size.",
+    "height": "Height of the file; with width, in place of size.",
+    "lora": "Adapters of the server to apply, in order.",
+    "temperature": "Divisor of the logits; 0 always takes the likelier value. A list has one value for each scale.",
+    "top_k": "Number of values kept of a bit's two: 1 is greedy; 0, and more than 1, keep both.",
+    "top_p": "Probability from which the likelier value of a bit is certain; 0 turns it off.",
+    "preview_size": "Longer side of a preview in pixels.",
+    "exact_native": "Whether to refuse a size that the model doesn't draw itself.",
+}
+"""What each field means, for the schema."""
 
 _EXPECTED: Final[Mapping[str, str]] = {
     "prompt": f"text of 1 to {MAX_PROMPT:,} characters that isn't blank",
