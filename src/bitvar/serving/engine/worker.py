@@ -49,6 +49,8 @@ def load_pipeline(settings: WorkerSettings) -> InfinityPipeline:
         UsageError: A name, device, dtype or adapter can't be used.
         WeightsError: Files are missing or altered.
     """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     loaded = InfinityPipeline.from_pretrained(
         settings.model,
         revision=settings.revision,
