@@ -30,7 +30,7 @@ from bitvar.serving.engine.events import (
 )
 from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.model_card import ModelCard
-from bitvar.serving.engine.scheduler import Begin, ImageWork, JobWork, Limits, Scheduler
+from bitvar.serving.engine.scheduler import ImageWork, JobWork, Limits, Scheduler, StartPass
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -153,10 +153,10 @@ class ModelRunner:
                 choice = self._scheduler.choose(time.monotonic())
                 if choice is None:
                     continue
-                image = choice.images[0] if isinstance(choice, Begin) else choice.image
+                image = choice.images[0] if isinstance(choice, StartPass) else choice.image
                 try:
-                    if isinstance(choice, Begin):
-                        self._begin(choice.images)
+                    if isinstance(choice, StartPass):
+                        self._start_pass(choice.images)
                     self._advance(self._passes[image])
                 except Exception as error:  # whatever it is, the next job must be drawn
                     self._fail(image, error)
@@ -275,7 +275,7 @@ class ModelRunner:
             if not any(other in self._passes for other in drawn.images):
                 _close(drawn)
 
-    def _begin(self, images: tuple[ImageWork, ...]) -> None:
+    def _start_pass(self, images: tuple[ImageWork, ...]) -> None:
         """Begin a pass of these images, whose jobs ask for the same size, settings and adapters."""
         self._apply_adapters(images[0])
         jobs = [self._jobs[image.job] for image in images]
