@@ -1,5 +1,6 @@
 """`bitvar serve` and `bitvar demo`."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,12 @@ from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
+    import logging
+
     from bitvar.serving.engine.settings import NamedAdapter, WorkerSettings
+
+MIN_KEY = 16
+MIN_DIFFERENT = 8
 
 MODEL = Annotated[str | None, typer.Argument(help="Name, folder or hub id. Default: icons, the model in the package.")]
 HOST = Annotated[str, typer.Option(help="Address to listen on. Others than this machine's own need --api-key-file.")]
@@ -35,6 +41,10 @@ def serve(
     ] = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Origin of web pages that may use the API; repeatable.")
+    ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(help="URL under which clients reach the server through a proxy; URLs of images begin with it."),
     ] = None,
     revision: REVISION = None,
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer with a fine-tuned decoder.")] = None,
@@ -90,6 +100,7 @@ def serve(
             "any_model": any_model,
             "allowed_hosts": tuple(allowed_host or ()),
             "allowed_origins": tuple(allow_origin or ()),
+            "public_url": None if public_url is None else public_url.rstrip("/"),
         }
         limits = {"max_queue": max_queue, "request_timeout": request_timeout, "drain_timeout": drain_timeout}
         _run(worker, http, limits, open_page=False)
@@ -186,16 +197,29 @@ def _read_keys(path: Path | None) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not text"
         raise UsageError(f"Can't read the keys in {path}.", why.lower(), "give a file with one key a line") from None
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    short = [key for key in keys if len(key) < 16]
-    if not keys or short:
-        why = "a key has fewer than 16 characters, which can be guessed" if short else "the file has no key"
-        raise UsageError(
-            f"Can't use the keys in {path}.",
-            why,
-            'make one with `python -c "import secrets; print(secrets.token_urlsafe(32))"`',
-        )
+    keys = tuple(line for line in map(str.strip, lines) if line and not line.startswith("#"))
+    if (weakness := _weakness(keys)) is not None:
+        make = 'make one with `python -c "import secrets; print(secrets.token_urlsafe(32))"`'
+        raise UsageError(f"Can't use the keys in {path}.", weakness, make)
     return keys
+
+
+def _weakness(keys: tuple[str, ...]) -> str | None:
+    """Why keys don't protect a server; None if they do. It never repeats a key."""
+    if not keys:
+        return "the file has no key"
+    if any(not re.fullmatch("[!-~]+", key) for key in keys):
+        return "a key has spaces or characters outside ASCII, which no request can carry"
+    if any(len(key) < MIN_KEY for key in keys):
+        return f"a key has fewer than {MIN_KEY} characters, which can be guessed"
+    if any(len(set(key)) < MIN_DIFFERENT for key in keys):
+        return f"a key has fewer than {MIN_DIFFERENT} different characters, which can be guessed"
+    return None
+
+
+def _is_worth_a_line(record: "logging.LogRecord") -> bool:
+    """Whether a record is not uvicorn's advice to install WebSockets, which it gives whenever a client offers any."""
+    return not (record.name.startswith("uvicorn") and ("WebSocket" in record.msg or "upgrade" in record.msg))
 
 
 def _set_up_logs() -> None:
@@ -203,11 +227,13 @@ def _set_up_logs() -> None:
     import logging
     import sys
 
-    from bitvar.serving.http.guard import JsonLines
+    from bitvar.serving.logs import JsonLines
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    logger = logging.getLogger("bitvar")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    handler.addFilter(_is_worth_a_line)
+    for name, level in (("bitvar", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
