@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitvar.serving.engine.scheduler import Begin, Continue, ImageWork, JobWork, Limits, Scheduler
+from bitvar.serving.engine.scheduler import AdvancePass, ImageWork, JobWork, Limits, Scheduler, StartPass
 
 ROOM = Limits(memory=1 << 30, active=8, batch=1)
 
@@ -68,15 +68,15 @@ class Simulation:
         images = [ImageWork(one.id, index, one.group, one.adapters, one.memory) for index in range(one.images)]
         self.scheduler.add(JobWork(one.id, one.at, images))
 
-    def _draw(self, choice: Begin | Continue, now: float) -> float:
-        if isinstance(choice, Begin):
+    def _draw(self, choice: StartPass | AdvancePass, now: float) -> float:
+        if isinstance(choice, StartPass):
             self.passes.append(choice.images)
             for image in choice.images:
                 assert image not in self._running
                 self._running[image] = choice.images
                 self.started.setdefault(image.job, now)
             self._check_limits()
-        first = choice.images[0] if isinstance(choice, Begin) else choice.image
+        first = choice.images[0] if isinstance(choice, StartPass) else choice.image
         together = self._running[first]
         now += self.jobs[first.job].scale_seconds
         self.order.append(first.job)
@@ -149,7 +149,7 @@ def test_a_batch_is_drawn_while_the_queue_is_always_full() -> None:
             scheduler.add(JobWork(f"{number}", now, [ImageWork(f"{number}", 0, "g", (), 1)]))
         choice = scheduler.choose(now)
         assert choice is not None
-        image = choice.images[0] if isinstance(choice, Begin) else choice.image
+        image = choice.images[0] if isinstance(choice, StartPass) else choice.image
         now += 1.0
         if image.job == "batch":
             batch_scales += 1
@@ -230,7 +230,7 @@ def test_a_removed_job_is_forgotten() -> None:
     scheduler = Scheduler(ROOM, lambda image: 1.0)
     image = ImageWork("job", 0, "g", (), 1)
     scheduler.add(JobWork("job", 0.0, [image]))
-    assert scheduler.choose(0.0) == Begin((image,))
+    assert scheduler.choose(0.0) == StartPass((image,))
     scheduler.remove("job")
     assert scheduler.choose(1.0) is None
     assert not scheduler.finish(image)
