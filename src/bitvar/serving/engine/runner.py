@@ -355,12 +355,9 @@ class ModelRunner:
         self._files.emit(running.outbox, done)
 
     def _predict(self, image: ImageWork) -> float:
-        """Predict the seconds until an image is done, its share of a pass."""
-        drawn = self._passes.get(image)
+        """Predict the seconds that an image takes by itself."""
         running = self._jobs[image.job]
-        if drawn is None:
-            return self._costs.remaining((running.size, 1), running.lengths, 0)
-        return self._costs.remaining(drawn.size, drawn.lengths, drawn.done) / len(drawn.images)
+        return self._costs.image((running.size, 1), running.lengths)
 
     def _fail(self, image: ImageWork, error: Exception) -> None:
         """End every job of a pass that failed."""
