@@ -23,6 +23,7 @@ DEPLOYMENT: Final = "model"
 _NAMESPACE: Final = "serve"
 """Namespace in which Ray Serve names its actors."""
 
+_ONGOING: Final = 4
 _LOAD_TRIES: Final = 2
 _HEALTH_SECONDS: Final = 5.0
 
@@ -39,7 +40,7 @@ def model_application(worker: WorkerSettings, replicas: ReplicaSettings, *, has_
     gpus = replicas.gpus if replicas.gpus is not None else float(uses_cuda)
     decorate: Any = serve.deployment(
         name=DEPLOYMENT,
-        max_ongoing_requests=replicas.max_ongoing,
+        max_ongoing_requests=most_ongoing(worker, replicas),
         ray_actor_options={"num_cpus": reserved_cpus(worker, replicas), "num_gpus": gpus},
         health_check_period_s=_HEALTH_SECONDS,
         graceful_shutdown_timeout_s=replicas.drain_seconds,
@@ -54,6 +55,13 @@ def model_application(worker: WorkerSettings, replicas: ReplicaSettings, *, has_
 def reserved_cpus(worker: WorkerSettings, replicas: ReplicaSettings) -> float:
     """Number of CPUs that a replica reserves."""
     return replicas.cpus if replicas.cpus is not None else float(worker.threads or 1)
+
+
+def most_ongoing(worker: WorkerSettings, replicas: ReplicaSettings) -> int:
+    """Most jobs that a replica draws at a time."""
+    if replicas.max_ongoing is not None:
+        return replicas.max_ongoing
+    return _ONGOING if worker.batch_invariant else max(_ONGOING, worker.max_batch)
 
 
 def _scale(replicas: ReplicaSettings) -> dict[str, Any]:

@@ -15,7 +15,8 @@ class ReplicaSettings(Config):
         max_replicas: Most replicas. Ray Serve adds and removes some with the number of open jobs. None fixes it.
         target_ongoing: Open jobs a replica that autoscaling aims at.
         upscale_seconds, downscale_seconds: How long the load must ask for more or fewer replicas until it gets them.
-        max_ongoing: Most jobs that a replica draws at a time; further ones wait in front of the replicas.
+        max_ongoing: Most jobs that a replica draws at a time; further ones wait in front of the replicas. None is four,
+            or the worker's `max_batch` where images share passes.
         cpus: CPUs that each replica reserves; None reserves as many as the worker has threads, or one.
         gpus: GPUs that each replica reserves, fractions included; None reserves one where the model computes on CUDA.
         address: Address of a running cluster, or "auto" for the one on this machine; None starts one that ends with
@@ -32,7 +33,7 @@ class ReplicaSettings(Config):
     target_ongoing: float = Field(default=2.0, gt=0)
     upscale_seconds: float = Field(default=10.0, ge=0)
     downscale_seconds: float = Field(default=300.0, ge=0)
-    max_ongoing: Annotated[int, Field(ge=1, le=256)] = 4
+    max_ongoing: Annotated[int, Field(ge=1, le=256)] | None = None
     cpus: float | None = Field(default=None, ge=0)
     gpus: float | None = Field(default=None, ge=0)
     address: str | None = None
