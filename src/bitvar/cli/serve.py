@@ -82,6 +82,7 @@ def serve(
     with exit_codes():
         from bitvar.cli.sizes import read_size
         from bitvar.serving.engine.settings import WorkerSettings
+        from bitvar.serving.http.keys import read_keys
 
         sizes = [read_size(text, None) for text in warm_size or []]
         worker = WorkerSettings.parse(
@@ -104,7 +105,7 @@ def serve(
         http = {
             "host": host,
             "port": port,
-            "api_keys": _read_keys(api_key_file),
+            "api_keys": () if api_key_file is None else read_keys(api_key_file),
             "aliases": tuple(alias or ()),
             "any_model": any_model,
             "allowed_hosts": tuple(allowed_host or ()),
@@ -220,29 +221,6 @@ def _read_adapters(texts: list[str]) -> "tuple[NamedAdapter, ...]":
             raise UsageError(f"Can't read --lora {text}.", "it has no name", "write NAME=PATH_OR_ID")
         adapters.append(NamedAdapter.parse({"name": name, "source": source}, source=f"--lora {text}"))
     return tuple(adapters)
-
-
-def _read_keys(path: Path | None) -> tuple[str, ...]:
-    from bitvar.errors import UsageError
-    from bitvar.files import read_plain
-
-    if path is None:
-        return ()
-    try:
-        lines = read_plain(path).decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not text"
-        raise UsageError(f"Can't read the keys in {path}.", why.lower(), "give a file with one key a line") from None
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    short = [key for key in keys if len(key) < 16]
-    if not keys or short:
-        why = "a key has fewer than 16 characters, which can be guessed" if short else "the file has no key"
-        raise UsageError(
-            f"Can't use the keys in {path}.",
-            why,
-            'make one with `python -c "import secrets; print(secrets.token_urlsafe(32))"`',
-        )
-    return keys
 
 
 def _set_up_logs() -> None:

@@ -124,7 +124,8 @@ class RayBackend:
             tasks.append(self._supervision)
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._connecting is not None:
-            (found,) = await asyncio.gather(self._connecting, return_exceptions=True)  # a thread can't be cancelled
+            opening, self._connecting = self._connecting, None
+            (found,) = await asyncio.gather(opening, return_exceptions=True)  # a thread can't be cancelled
             if not isinstance(found, BaseException):
                 await asyncio.to_thread(found.close)
 

@@ -5,7 +5,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class ReplicaLostError(Exception):
@@ -35,6 +35,7 @@ class DeploymentStatus:
     message: str = ""
 
 
+@runtime_checkable
 class Draw(Protocol):
     """A job that is being drawn somewhere."""
 
@@ -52,6 +53,7 @@ class Draw(Protocol):
         ...
 
 
+@runtime_checkable
 class Cluster(Protocol):
     """Where replicas of one deployment run."""
 

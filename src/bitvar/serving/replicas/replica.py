@@ -47,6 +47,7 @@ class Replica:
         self._stall_seconds = stall_seconds
         self._open: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[Event]]] = {}
         self._progressed = time.monotonic()
+        self._cancelled_scales = 0
         self._runner = ModelRunner(
             pipeline,
             self._card,
@@ -63,6 +64,10 @@ class Replica:
     async def describe(self) -> str:
         """Return the model card as JSON."""
         return self._card.model_dump_json()
+
+    async def measure(self) -> dict[str, int]:
+        """Return the process id, the number of open jobs, and that of scales drawn for jobs that were cancelled."""
+        return {"pid": os.getpid(), "open_jobs": len(self._open), "cancelled_scales": self._cancelled_scales}
 
     async def draw(self, text: str) -> AsyncIterator[bytes]:
         """Draw a job. Whoever stops reading cancels it at the next scale boundary.
@@ -107,6 +112,8 @@ class Replica:
     def _emit(self, name: str, event: Event) -> None:
         """Pass an event from the encoding thread to the loop that its job is read in."""
         self._progressed = time.monotonic()
+        if isinstance(event, Cancelled):
+            self._cancelled_scales += event.scales
         found = self._open.get(name)
         if found is not None:
             loop, events = found
