@@ -57,6 +57,7 @@ OPTIONAL = {
     "datasets",
     "torchvision",
     "scipy",
+    "ray",
     "trackio",
     "torchmetrics",
 }
