@@ -67,14 +67,14 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Continue:
+class AdvancePass:
     """Take the next scale of an image that is active, and of those that share its pass."""
 
     image: ImageWork
 
 
 @dataclass(frozen=True)
-class Begin:
+class StartPass:
     """Begin these images in one pass."""
 
     images: tuple[ImageWork, ...]
@@ -116,7 +116,7 @@ class Scheduler:
         """Ids of the jobs of which no image has begun, in order of arrival."""
         return [job.id for job in self._jobs.values() if not any(image.active for image in job.images)]
 
-    def choose(self, now: float) -> Continue | Begin | None:
+    def choose(self, now: float) -> AdvancePass | StartPass | None:
         """Decide what to compute next; None when there is nothing.
 
         Args:
@@ -127,12 +127,12 @@ class Scheduler:
         for job in jobs:
             image = next((image for image in job.images if image.active), job.images[0])
             if image.active:
-                return Continue(image)
+                return AdvancePass(image)
             if self._fits(image, active):
                 image.active = True
-                return Begin((image, *self._companions(image, jobs, active)))
+                return StartPass((image, *self._companions(image, jobs, active)))
             if active:  # it waits for room, and nothing that came later may take the room from it
-                return Continue(active[0])
+                return AdvancePass(active[0])
         return None
 
     def _ratio(self, job: JobWork, now: float) -> float:

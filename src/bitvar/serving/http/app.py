@@ -13,7 +13,7 @@ from bitvar.serving.http import a1111, images
 from bitvar.serving.http.errors import ApiError
 from bitvar.serving.http.guard import Guard, error_answer
 from bitvar.serving.http.images import Service
-from bitvar.serving.http.measures import HttpMeasures, write_metrics
+from bitvar.serving.http.metrics import HttpMetrics, write_metrics
 from bitvar.serving.http.names import model_list, model_object, resolve_name
 from bitvar.serving.http.results import ResultStore
 from bitvar.serving.http.schema import json_schema
@@ -52,9 +52,9 @@ def create_app(engine: Engine, settings: ServerSettings) -> Guard:
         engine: Where jobs are drawn. Whoever calls starts and stops it.
         settings: Names, keys and limits.
     """
-    measures = HttpMeasures()
+    metrics = HttpMetrics()
     results = ResultStore(seconds=settings.result_seconds, max_bytes=settings.result_bytes)
-    service = Service(engine, settings, results, measures)
+    service = Service(engine, settings, results, metrics)
     app = FastAPI(title="bitvar", version=__version__, docs_url=None, redoc_url=None)
     _add_images(app, service)
     _add_models(app, service)
@@ -63,7 +63,7 @@ def create_app(engine: Engine, settings: ServerSettings) -> Guard:
     _add_page(app)
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
-    return Guard(app, settings, measures)
+    return Guard(app, settings, metrics)
 
 
 def _add_images(app: FastAPI, service: Service) -> None:
@@ -120,8 +120,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
         return json_answer({"status": state}, status=200 if state == "ready" else 503)
 
     @app.get("/metrics", responses=_responses(401))
-    async def metrics() -> Any:
-        text, media_type = write_metrics(service.measures, engine, service.results)
+    async def prometheus() -> Any:
+        text, media_type = write_metrics(service.metrics, engine, service.results)
         return BytesAnswer(text, media_type)
 
     @app.get("/version", responses=_responses(401))

@@ -18,6 +18,9 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 MAX_DEPTH: Final = 32
 """Deepest nesting of lists and objects, the body's own object included."""
 
+MAX_VALUES: Final = 10_000
+"""Most entries of lists and objects together: parsing them blocks the event loop."""
+
 MAX_DIGITS: Final = 100
 """Most characters of a number. Longer ones are no setting, and take Python long to read."""
 
@@ -73,8 +76,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise _refused(f"it isn't UTF-8 at byte {error.start:,}") from None
     if not text.strip():
         raise _refused('it is empty; send an object such as {"prompt": "a red apple"}')
-    if _depth(text) > MAX_DEPTH:
-        raise _refused(f"it nests lists and objects more than {MAX_DEPTH} deep")
+    _check_shape(text)
     try:
         value = json.loads(
             text,
@@ -126,10 +128,14 @@ async def _read(receive: Receive, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-def _depth(text: str) -> int:
-    """The deepest nesting of a text, brackets within strings apart, whether or not it is JSON."""
-    brackets = _NOT_A_BRACKET.sub("", _STRING.sub("", text))
-    return max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+def _check_shape(text: str) -> None:
+    """Refuse deep nesting and endless lists from the punctuation outside of strings, whether or not it is JSON."""
+    outside = _STRING.sub("", text)
+    if outside.count(",") >= MAX_VALUES:
+        raise _refused(f"it contains more than {MAX_VALUES:,} values")
+    brackets = _NOT_A_BRACKET.sub("", outside)
+    if max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
+        raise _refused(f"it nests lists and objects more than {MAX_DEPTH} deep")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from bitvar.serving.http.errors import A1111_PREFIX, ApiError, a1111_envelope, envelope
-from bitvar.serving.http.measures import HttpMeasures
+from bitvar.serving.http.metrics import HttpMetrics
 from bitvar.serving.http.sending import Message, Receive, Send, json_answer
 from bitvar.serving.http.settings import LOCAL_NAMES, ServerSettings
 
@@ -47,16 +47,16 @@ class Guard:
     Args:
         app: Application with the routes.
         settings: Keys, hosts and origins.
-        measures: Counts of requests.
+        metrics: Counts of requests.
     """
 
-    def __init__(self, app: App, settings: ServerSettings, measures: HttpMeasures) -> None:
+    def __init__(self, app: App, settings: ServerSettings, metrics: HttpMetrics) -> None:
         self._app = app
         self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
         self._hosts = _host_names((*LOCAL_NAMES, settings.host, *settings.allowed_hosts))
         self._any_host = not settings.is_local and not settings.allowed_hosts
         self._origins = frozenset(settings.allowed_origins)
-        self._measures = measures
+        self._metrics = metrics
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,7 +75,7 @@ class Guard:
             await send(message)
 
         try:
-            error = self._refusal(scope, headers)
+            error = self._check_access(scope, headers)
             if error is not None:
                 await error_answer(error, scope["path"])(scope, receive, answer)
             elif scope["method"] == "OPTIONS" and headers.get("origin") in self._origins:
@@ -90,7 +90,7 @@ class Guard:
         finally:
             self._record(scope, headers, request_id, status, time.perf_counter() - began)
 
-    def _refusal(self, scope: MutableMapping[str, Any], headers: dict[str, str]) -> ApiError | None:
+    def _check_access(self, scope: MutableMapping[str, Any], headers: dict[str, str]) -> ApiError | None:
         host = _without_port(headers.get("host", ""))
         if not self._any_host and host not in self._hosts:
             message = "This server isn't served under that Host; start it with --allowed-host NAME if it should be."
@@ -145,7 +145,7 @@ class Guard:
     ) -> None:
         """Count and log a request: never its query, its body or its key."""
         route = getattr(scope.get("route"), "path", None) or _UNKNOWN_ROUTE
-        self._measures.count(scope["method"], route, status, seconds)
+        self._metrics.count(scope["method"], route, status, seconds)
         entry = {
             "id": request_id,
             "method": scope["method"],

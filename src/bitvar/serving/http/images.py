@@ -14,7 +14,7 @@ from bitvar.serving.http.answers import comment, completed_event, error_event, i
 from bitvar.serving.http.body import ClientLeft, read_json
 from bitvar.serving.http.errors import ApiError, from_failure
 from bitvar.serving.http.fields import parse_images_request
-from bitvar.serving.http.measures import HttpMeasures
+from bitvar.serving.http.metrics import HttpMetrics
 from bitvar.serving.http.names import resolve_name
 from bitvar.serving.http.plan import Plan, plan_images
 from bitvar.serving.http.results import ResultStore
@@ -42,13 +42,13 @@ class Service:
         engine: Where jobs are drawn.
         settings: Names and limits.
         results: Images behind URLs.
-        measures: Counts.
+        metrics: Counts.
     """
 
     engine: Engine
     settings: ServerSettings
     results: ResultStore
-    measures: HttpMeasures
+    metrics: HttpMetrics
 
     @property
     def card(self) -> ModelCard:
@@ -134,7 +134,7 @@ async def stream(service: Service, plan: Plan, ticket: Ticket) -> AsyncIterator[
                 yield comment(f"queue={event.position}")
             elif isinstance(event, Preview):
                 if event.index == 0:
-                    service.measures.first_preview_seconds.add(time.perf_counter() - began)
+                    service.metrics.first_preview_seconds.add(time.perf_counter() - began)
                 yield partial_event(plan, event, created=int(time.time()))
             elif isinstance(event, ImageDone):
                 images.append(event)
@@ -226,9 +226,9 @@ async def collect_while_there(
 
 def count_finished(service: Service, finished: Finished, images: list[ImageDone]) -> None:
     """Count a finished job."""
-    service.measures.images += len(images)
-    service.measures.queued_seconds.add(finished.queued_seconds)
-    service.measures.drawing_seconds.add(finished.drawing_seconds)
+    service.metrics.images += len(images)
+    service.metrics.queued_seconds.add(finished.queued_seconds)
+    service.metrics.drawing_seconds.add(finished.drawing_seconds)
 
 
 async def _whole(service: Service, plan: Plan, ticket: Ticket, receive: Receive, *, base: str) -> Any:

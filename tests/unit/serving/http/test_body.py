@@ -203,6 +203,11 @@ def test_nesting_is_counted_outside_of_strings() -> None:
     assert parse_object(f'{{"a": "{text}"}}'.encode()) == {"a": text.replace('\\"', '"')}
 
 
+def test_values_are_counted_outside_of_strings() -> None:
+    assert parse_object(b'{"a": [' + b"1," * 9_000 + b'1], "b": "' + b"," * 20_000 + b'"}')
+    assert "10,000 values" in refused(b'{"a": [' + b"1," * 10_000 + b"1]}").message
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_object_or_refused(data: bytes) -> None:
