@@ -14,6 +14,7 @@ from bitvar.cli.exit_codes import CANCELLED, OK, USAGE, exit_codes, finish_outpu
 from bitvar.cli.export import export
 from bitvar.cli.generate import generate
 from bitvar.cli.report import report
+from bitvar.cli.serve import demo, serve
 from bitvar.cli.train import train
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ def options(
     """Bitwise visual autoregressive image generation: Infinity, from prompt to image."""
 
 
-for verb in (generate, train, report, export, convert, doctor):
+for verb in (generate, demo, serve, train, report, export, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")

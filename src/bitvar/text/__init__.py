@@ -1,5 +1,6 @@
 """Frozen text encoders."""
 
+from bitvar.text.cached import CachedTextEncoder
 from bitvar.text.encoders import (
     MINILM,
     T5,
@@ -15,6 +16,7 @@ from bitvar.text.files import is_position_index, refuse_foreign_files
 __all__ = [
     "MINILM",
     "T5",
+    "CachedTextEncoder",
     "MiniLMEncoder",
     "T5Encoder",
     "TextEncoder",

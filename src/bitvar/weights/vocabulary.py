@@ -19,6 +19,7 @@ VOCABULARY: Final = "vocabulary.json"
 
 _MAX_WORDS: Final = 100_000
 _WORD: Final = re.compile(r"\d+|[^\W\d_]+(?:[-'\u2019][^\W\d_]+)*")
+_TAKES_AN: Final = re.compile(r"(?!uni|one|eu)[aeiou]", re.IGNORECASE)
 _NEAR: Final = 0.8
 """Similarity of two spellings, from 0 to 1, above which one is suggested for the other."""
 
@@ -89,6 +90,21 @@ class Vocabulary(Config):
         found = {match[0].lower(): match[0] for match in reversed(list(_WORD.finditer(prompt)))}
         order = sorted(found, key=lambda word: prompt.find(found[word]))
         return [found[word] for word in order if not self._knows(word)]
+
+    def example_prompts(self, limit: int) -> tuple[str, ...]:
+        """List prompts that the model was made for: one for each arrangement, then concepts in turn with the styles.
+
+        Args:
+            limit: Most prompts to list.
+        """
+        prompts = [layout.example for layout in self.layouts]
+        styles = self.styles or ("",)
+        step = max(1, len(self.concepts) // max(1, limit - len(prompts)))
+        for turn, concept in enumerate(self.concepts[::step]):
+            article = "an" if _TAKES_AN.match(concept.name) else "a"
+            style = styles[turn % len(styles)]
+            prompts.append(f"{article} {concept.name}, {style}" if style else f"{article} {concept.name}")
+        return tuple(dict.fromkeys(prompts))[:limit]
 
     def nearest(self, word: str) -> list[str]:
         """List up to three known concepts that are closest to a word, by meaning or else by spelling."""

@@ -133,7 +133,13 @@ class Failed:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """The job was cancelled, by its id or because its client left."""
+    """The job was cancelled, by its id or because its client left.
+
+    Attributes:
+        scales: Number of scales that were drawn for it.
+    """
+
+    scales: int = 0
 
 
 Event: TypeAlias = Queued | Started | ScaleDone | Preview | ImageDone | Finished | Failed | Cancelled

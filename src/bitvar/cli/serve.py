@@ -1,0 +1,208 @@
+"""`bitvar serve` and `bitvar demo`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitvar.cli.echo import say
+from bitvar.cli.exit_codes import exit_codes
+
+if TYPE_CHECKING:
+    from bitvar.serving.engine.settings import NamedAdapter, WorkerSettings
+
+MODEL = Annotated[str | None, typer.Argument(help="Name, folder or hub id. Default: icons, the model in the package.")]
+HOST = Annotated[str, typer.Option(help="Address to listen on. Others than this machine's own need --api-key-file.")]
+REVISION = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model's hub id.")]
+DTYPE = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 on CUDA and fp32 elsewhere.")]
+DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+LORA = Annotated[list[str] | None, typer.Option(help="Adapter for requests to choose, as NAME=PATH_OR_ID; repeatable.")]
+
+
+def serve(
+    model: MODEL = None,
+    host: HOST = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File of keys, one a line; requests must carry one of them.")
+    ] = None,
+    served_name: Annotated[str | None, typer.Option(help="Name that clients send. Default: the model's own.")] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="Further name that the model answers to; repeatable.")] = None,
+    any_model: Annotated[bool, typer.Option("--any-model", help="Answer to every model name.")] = False,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Host name under which the server is reached; repeatable.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Origin of web pages that may use the API; repeatable.")
+    ] = None,
+    revision: REVISION = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer with a fine-tuned decoder.")] = None,
+    dtype: DTYPE = "auto",
+    device: DEVICE = "auto",
+    lora: LORA = None,
+    max_queue: Annotated[int, typer.Option(min=1, max=10_000, help="Most requests that wait.")] = 16,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=64, help="Most images of a pass, with --no-batch-invariant.")
+    ] = 8,
+    batch_invariant: Annotated[
+        bool,
+        typer.Option(help="Compute each image by itself, so that it is the same bytes whatever else is being drawn."),
+    ] = True,
+    warm_size: Annotated[
+        list[str] | None, typer.Option(help="WIDTHxHEIGHT to draw once before serving; repeatable.")
+    ] = None,
+    memory_gib: Annotated[
+        float | None, typer.Option(min=0.01, help="Memory for images being drawn. Default: most of what is free.")
+    ] = None,
+    request_timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request fails.")] = 120.0,
+    drain_timeout: Annotated[float, typer.Option(min=0, help="Seconds to finish requests when stopped.")] = 30.0,
+) -> None:
+    """Serve a model over HTTP: OpenAI's image API with streamed previews, and a page at /."""
+    with exit_codes():
+        from bitvar.cli.sizes import read_size
+        from bitvar.serving.engine.settings import WorkerSettings
+
+        sizes = [read_size(text, None) for text in warm_size or []]
+        worker = WorkerSettings.parse(
+            {
+                "model": model,
+                "revision": revision,
+                "tokenizer": tokenizer,
+                "dtype": dtype,
+                "device": device,
+                "served_name": served_name,
+                "adapters": _read_adapters(lora or []),
+                "batch_invariant": batch_invariant,
+                "max_batch": max_batch,
+                "memory_budget": None if memory_gib is None else int(memory_gib * 2**30),
+                "warm_sizes": tuple((int(size.width), int(size.height)) for size in sizes if size is not None),
+            },
+            source="the options of this command",
+        )
+        http = {
+            "host": host,
+            "port": port,
+            "api_keys": _read_keys(api_key_file),
+            "aliases": tuple(alias or ()),
+            "any_model": any_model,
+            "allowed_hosts": tuple(allowed_host or ()),
+            "allowed_origins": tuple(allow_origin or ()),
+        }
+        limits = {"max_queue": max_queue, "request_timeout": request_timeout, "drain_timeout": drain_timeout}
+        _run(worker, http, limits, open_page=False)
+
+
+def demo(
+    model: MODEL = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7861,
+    revision: REVISION = None,
+    dtype: DTYPE = "auto",
+    device: DEVICE = "auto",
+    lora: LORA = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Open a page to draw with: type a prompt and watch the image sharpen, scale by scale."""
+    with exit_codes():
+        from bitvar.serving.engine.settings import WorkerSettings
+
+        worker = WorkerSettings.parse(
+            {
+                "model": model,
+                "revision": revision,
+                "dtype": dtype,
+                "device": device,
+                "adapters": _read_adapters(lora or []),
+            },
+            source="the options of this command",
+        )
+        _run(worker, {"host": "127.0.0.1", "port": port}, {"max_queue": 64}, open_page=browser)
+
+
+def _run(worker: "WorkerSettings", http: dict[str, object], limits: dict[str, object], *, open_page: bool) -> None:
+    """Start the worker and the server, and tell where it is."""
+    _require_packages()
+    import webbrowser
+
+    from bitvar.serving.engine.backend import WorkerBackend
+    from bitvar.serving.engine.engine import Engine, EngineLimits
+    from bitvar.serving.http.server import open_socket, serve, url_of
+    from bitvar.serving.http.settings import ServerSettings
+    from bitvar.weights.hub import resolve_model
+
+    settings = ServerSettings.parse(http, source="the options of this command")
+    settings.check()
+    resolve_model(worker.model, worker.revision)
+    _set_up_logs()
+    listening = open_socket(settings.host, settings.port)
+    url = url_of(listening)
+    say(f"{url}  loading the model; press Ctrl-C to stop", err=True)
+
+    def on_ready(engine: Engine) -> None:
+        assert engine.card is not None
+        say(f"{url}  {engine.card.digest} is ready; the page is at {url}/, the API at {url}/v1", err=True)
+
+    if open_page:
+        webbrowser.open(url)
+    bounds = EngineLimits.parse(limits, source="the options of this command")
+    serve(WorkerBackend(worker), settings, bounds, listening=listening, on_ready=on_ready)
+
+
+def _require_packages() -> None:
+    import importlib.util
+
+    from bitvar.errors import UsageError, install_hint
+
+    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError("Can't serve.", f"{' and '.join(missing)} is not installed", install_hint("serve"))
+
+
+def _read_adapters(texts: list[str]) -> "tuple[NamedAdapter, ...]":
+    from bitvar.errors import UsageError
+    from bitvar.serving.engine.settings import NamedAdapter
+
+    adapters = []
+    for text in texts:
+        name, separator, source = text.partition("=")
+        if not separator or not source:
+            raise UsageError(f"Can't read --lora {text}.", "it has no name", "write NAME=PATH_OR_ID")
+        adapters.append(NamedAdapter.parse({"name": name, "source": source}, source=f"--lora {text}"))
+    return tuple(adapters)
+
+
+def _read_keys(path: Path | None) -> tuple[str, ...]:
+    from bitvar.errors import UsageError
+    from bitvar.files import read_plain
+
+    if path is None:
+        return ()
+    try:
+        lines = read_plain(path).decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not text"
+        raise UsageError(f"Can't read the keys in {path}.", why.lower(), "give a file with one key a line") from None
+    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    short = [key for key in keys if len(key) < 16]
+    if not keys or short:
+        why = "a key has fewer than 16 characters, which can be guessed" if short else "the file has no key"
+        raise UsageError(
+            f"Can't use the keys in {path}.",
+            why,
+            'make one with `python -c "import secrets; print(secrets.token_urlsafe(32))"`',
+        )
+    return keys
+
+
+def _set_up_logs() -> None:
+    """Write the logs as one JSON object a line on standard error."""
+    import logging
+    import sys
+
+    from bitvar.serving.http.guard import JsonLines
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logger = logging.getLogger("bitvar")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

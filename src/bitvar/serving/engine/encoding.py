@@ -1,0 +1,177 @@
+"""Finished images and previews become files here, in a thread of their own, and leave in order with other events."""
+
+import io
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from PIL import Image, ImageOps
+
+from bitvar import __version__
+from bitvar.pipeline.image_files import encode_image, resize_as_recorded
+from bitvar.pipeline.record import ImageRecord
+from bitvar.serving.engine.events import Cancelled, Event, Failed, Finished, ImageDone, Preview, ScaleDone
+from bitvar.serving.engine.job import Job, OutputSettings
+
+_LOG: Final = logging.getLogger(__name__)
+
+PREVIEW_SIDE: Final = 512
+"""Longer side of a preview in pixels where a request names none."""
+
+_PENDING: Final = 32
+"""Most events that wait for encoding; the model then waits."""
+
+_PIL_NAMES: Final = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
+_FAULT: Final = Failed("server_error", "The image could not be encoded, because of a fault in the server.")
+
+
+class ImageEncoder:
+    """Writes images as files, with their settings inside."""
+
+    def image(self, image: Image.Image, metadata: dict[str, Any], output: OutputSettings) -> tuple[bytes, ImageRecord]:
+        """Write a finished image.
+
+        Args:
+            image: Image as the model generated it.
+            metadata: Its settings, as the pipeline gives them.
+            output: Form of the file.
+        """
+        size = {}
+        if output.size is not None:
+            size = {"requested_width": output.size[0], "requested_height": output.size[1], "exact_size": True}
+        record = ImageRecord.of({**metadata, **size}, version=__version__)
+        resized = resize_as_recorded(image, record)
+        data = encode_image(resized, record, _PIL_NAMES[output.format], quality=output.quality, fast=True)
+        return data, record
+
+    def preview(self, image: Image.Image, output: OutputSettings, side: int | None) -> bytes:
+        """Write a preview in the shape of the finished image.
+
+        Args:
+            image: Image so far.
+            output: Form of the finished file.
+            side: Longer side in pixels; None for the finished image's, but at most `PREVIEW_SIDE`.
+        """
+        width, height = output.size or image.size
+        longer = side or min(max(width, height), PREVIEW_SIDE)
+        factor = longer / max(width, height)
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        if image.size != size:
+            image = ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        options: dict[str, Any] = {"compress_level": 1} if output.format == "png" else {"quality": 80}
+        image.save(file, format=_PIL_NAMES[output.format], **options)
+        return file.getvalue()
+
+
+@dataclass(eq=False)
+class Outbox:
+    """Where the events of one job go.
+
+    Attributes:
+        job: Job that the events belong to.
+        dropped: Whether to leave out all but the last event, since nobody wants the images any more.
+        ended: Whether the last event has been emitted; only the encoding thread sets it.
+        last: What makes the last event of a dropped job.
+    """
+
+    job: Job
+    dropped: bool = False
+    ended: bool = False
+    last: Callable[[], Event] | None = None
+
+
+class EncodingThread:
+    """Emits events in the order given, encoding images on the way. After the last event of a job it emits none.
+
+    Args:
+        encoder: How images become files.
+        emit: Receiver of events; called from the thread only.
+        fail: Told the id of a job of which an image couldn't be encoded, so that no more is drawn for it.
+    """
+
+    def __init__(self, encoder: ImageEncoder, emit: Callable[[str, Event], None], fail: Callable[[str], None]) -> None:
+        self._encoder = encoder
+        self._emit = emit
+        self._fail = fail
+        self._work: queue.Queue[tuple[Outbox, Callable[[], Event]] | None] = queue.Queue(_PENDING)
+        self._thread = threading.Thread(target=self._run, name="encoding", daemon=True)
+        self._thread.start()
+
+    def emit(self, outbox: Outbox, event: Event) -> None:
+        """Emit an event after those before it."""
+        self._work.put((outbox, lambda: event))
+
+    def preview(self, outbox: Outbox, done: ScaleDone, index: int, image: Image.Image) -> None:
+        """Encode and emit a preview.
+
+        Args:
+            outbox: Where it goes.
+            done: Scale that it shows.
+            index: Number of the preview of this image, from 0.
+            image: Image so far.
+        """
+        job = outbox.job
+
+        def encode() -> Preview:
+            return Preview(index, done, self._encoder.preview(image, job.output, job.previews.size), job.output.format)
+
+        self._work.put((outbox, encode))
+
+    def image(self, outbox: Outbox, index: int, image: Image.Image, metadata: dict[str, Any]) -> None:
+        """Encode and emit a finished image.
+
+        Args:
+            outbox: Where it goes.
+            index: Index of the image in the job.
+            image: Image as the model generated it.
+            metadata: Its settings, as the pipeline gives them.
+        """
+        output = outbox.job.output
+
+        def encode() -> ImageDone:
+            data, record = self._encoder.image(image, metadata, output)
+            return ImageDone(
+                image=index,
+                data=data,
+                format=output.format,
+                width=record.file_size[0],
+                height=record.file_size[1],
+                native_width=record.width,
+                native_height=record.height,
+                seed=record.seed,
+                record=record.model_dump(mode="json", exclude_defaults=True),
+            )
+
+        self._work.put((outbox, encode))
+
+    def drop(self, outbox: Outbox, last: Event) -> None:
+        """Leave out what waits of a job, and emit its last event."""
+
+        def make() -> Event:
+            return last
+
+        outbox.last, outbox.dropped = make, True
+        self._work.put((outbox, make))
+
+    def close(self) -> None:
+        """Encode and emit what waits, and end the thread."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (entry := self._work.get()) is not None:
+            outbox, make = entry
+            if outbox.ended or (outbox.dropped and make is not outbox.last):
+                continue
+            try:
+                event = make()
+            except Exception as error:
+                _LOG.error("an image could not be encoded", exc_info=error)
+                event = _FAULT
+                self._fail(outbox.job.id)
+            outbox.ended = isinstance(event, Finished | Failed | Cancelled)
+            self._emit(outbox.job.id, event)

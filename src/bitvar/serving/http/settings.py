@@ -1,0 +1,75 @@
+"""Settings of the HTTP server: where it listens, who may ask, and the limits of a connection."""
+
+import ipaddress
+from typing import Annotated, Final
+
+from pydantic import Field, SecretStr
+
+from bitvar.config import Config
+from bitvar.errors import UsageError
+
+LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
+"""Names under which this machine reaches itself."""
+
+
+class ServerSettings(Config):
+    """Everything the HTTP side of a server is told.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        api_keys: Keys of which requests must carry one; empty lets everybody in who reaches the address.
+        aliases: Further names that the model answers to.
+        any_model: Whether it answers to every name.
+        allowed_hosts: Values of the Host header that are served besides this machine's own; empty means any, where the
+            server listens to others than this machine.
+        allowed_origins: Origins of web pages that may use the API from a browser.
+        max_body_bytes: Longest body of a JSON request.
+        body_timeout: Seconds that a request may take to arrive, headers and body each.
+        send_timeout: Seconds that a client may leave an answer unread.
+        max_connections: Most connections at a time.
+        result_seconds: Seconds that the URL of an image is valid.
+        result_bytes: Memory in bytes for images that have a URL.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    api_keys: Annotated[tuple[SecretStr, ...], Field(max_length=1000)] = ()
+    aliases: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    any_model: bool = False
+    allowed_hosts: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    allowed_origins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    max_body_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 30)
+    body_timeout: float = Field(default=20.0, gt=0, le=3600)
+    send_timeout: float = Field(default=30.0, gt=0, le=3600)
+    max_connections: int = Field(default=900, ge=1, le=100_000)
+    result_seconds: float = Field(default=600.0, gt=0, le=86_400)
+    result_bytes: int = Field(default=1 << 28, ge=0)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback(self.host)
+
+    def check(self) -> None:
+        """Refuse to serve other machines without a key.
+
+        Raises:
+            UsageError: The address is public and there is no key.
+        """
+        if not self.is_local and not self.api_keys:
+            raise UsageError(
+                f"Can't listen on {self.host} without a key.",
+                "everybody who reaches that address could use the model",
+                "give --api-key-file FILE, or listen on 127.0.0.1",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name reaches only this machine."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
