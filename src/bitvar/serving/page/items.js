@@ -10,8 +10,8 @@
  * @property {number} position  place in the run
  * @property {Status} status
  * @property {string} note  how the drawing goes, or why it failed
- * @property {import("../core/settings.js").Settings} settings
- * @property {import("../core/sizes.js").Size} native  size that the model draws
+ * @property {import("./settings.js").Settings} settings
+ * @property {import("./sizes.js").Size} native  size that the model draws
  * @property {Blob | null} image  the file, with its settings inside
  * @property {Scale[]} scales  coarse to fine; empty for a file that was opened
  * @property {number} reached  number of scales that are done

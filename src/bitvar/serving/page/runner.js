@@ -1,8 +1,8 @@
 /** Draws the images of a run, two at a time, and reports how each of them goes. */
 
-import { stringifyWithSeed } from "../core/exact_json.js";
-import { mediaTypeOf } from "../core/metadata.js";
-import { requestFields } from "../core/settings.js";
+import { stringifyWithSeed } from "./exact_json.js";
+import { mediaTypeOf } from "./metadata.js";
+import { requestFields } from "./settings.js";
 import { ApiError, Unreachable } from "./api.js";
 
 /** @typedef {import("./items.js").Item} Item */
@@ -149,7 +149,7 @@ function blobOf(base64) {
   return new Blob([bytes], { type: mediaTypeOf(bytes) ?? "application/octet-stream" });
 }
 
-/** @param {unknown} value @param {import("../core/sizes.js").Size} otherwise @returns {import("../core/sizes.js").Size} */
+/** @param {unknown} value @param {import("./sizes.js").Size} otherwise @returns {import("./sizes.js").Size} */
 function nativeOf(value, otherwise) {
   const sides = Array.isArray(value) ? value : String(value).split("x").map(Number);
   return sides.length === 2 && sides.every(Number.isInteger) ? [sides[0], sides[1]] : otherwise;

@@ -1,10 +1,10 @@
 /** All images of a run; with several guidance values, a table with a row for each seed. */
 
-import { altText, finestOf, isOpen, urlOf } from "../browser/items.js";
-import { perScaleText } from "../core/settings.js";
+import { altText, finestOf, isOpen, urlOf } from "./items.js";
+import { perScaleText } from "./settings.js";
 import { make, setText } from "./dom.js";
 
-/** @typedef {import("../browser/items.js").Item} Item */
+/** @typedef {import("./items.js").Item} Item */
 
 /** @param {(id: string) => void} onChoose */
 export function sheetView(onChoose) {
@@ -27,7 +27,12 @@ export function sheetView(onChoose) {
 
 /** @param {Item[]} items @param {Map<string, {element: HTMLElement}>} tiles */
 function listOf(items, tiles) {
-  const list = make("div", { class: "sheet-list" }, ...items.map((item) => /** @type {any} */ (tiles.get(item.id)).element));
+  const severalPrompts = unique(items.map((item) => item.settings.prompt)).length > 1;
+  const figures = items.map(({ id, settings }) => {
+    const caption = severalPrompts ? settings.prompt : `seed ${settings.seed}`;
+    return make("figure", { class: "tile-item" }, tiles.get(id)?.element ?? null, make("figcaption", { title: caption }, caption));
+  });
+  const list = make("div", { class: "sheet-list" }, ...figures);
   list.style.setProperty("--columns", String(Math.ceil(Math.sqrt(items.length))));
   return [list];
 }
@@ -47,7 +52,7 @@ function tableOf(items, tiles) {
     const rows = unique(own.map((item) => item.settings.seed)).map((seed) => {
       const cells = guidances.map((value) => {
         const item = own.find((one) => one.settings.seed === seed && perScaleText(one.settings.guidance_scale) === value);
-        return make("td", {}, item ? /** @type {any} */ (tiles.get(item.id)).element : null);
+        return make("td", {}, (item && tiles.get(item.id)?.element) ?? null);
       });
       return make("tr", {}, make("th", { scope: "row" }, `seed ${seed}`), ...cells);
     });

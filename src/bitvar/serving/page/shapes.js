@@ -4,8 +4,8 @@ import { make } from "./dom.js";
 
 /**
  * Make a radio button for each shape.
- * @param {import("../core/sizes.js").Shape[]} shapes
- * @param {(shape: import("../core/sizes.js").Shape) => void} onChoose
+ * @param {import("./sizes.js").Shape[]} shapes
+ * @param {(shape: import("./sizes.js").Shape) => void} onChoose
  */
 export function shapeChoices(shapes, onChoose) {
   return shapes.map((shape) => {

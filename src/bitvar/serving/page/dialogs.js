@@ -1,7 +1,7 @@
 /** Dialogs: prompt history, code, help, the API key, and a question before deleting. */
 
-import { asCommand, asCurl, asPython } from "../core/code.js";
-import { apiKey, forgetPrompt, promptHistory, rememberApiKey, remember, remembered } from "../browser/saved.js";
+import { asCommand, asCurl, asPython } from "./code.js";
+import { apiKey, forgetPrompt, promptHistory, rememberApiKey, remember, remembered } from "./saved.js";
 import { button, byId, icon, make, setText } from "./dom.js";
 
 /** Let every dialog close by its buttons and by a press beside it. */
@@ -51,18 +51,18 @@ export function prepareHistory(onChoose) {
   });
 }
 
-/** @returns {(item: import("../browser/items.js").Item) => void}  shows the code of an image */
+/** @returns {(item: import("./items.js").Item) => void}  shows the code of an image */
 export function prepareCode() {
   const dialog = byId("code", HTMLDialogElement);
   const text = byId("code-text");
   const withKey = () => apiKey() !== null;
-  /** @type {{name: string, hint: string, code: (item: import("../browser/items.js").Item) => string}[]} */
+  /** @type {{name: string, hint: string, code: (item: import("./items.js").Item) => string}[]} */
   const languages = [
     { name: "curl", hint: "Needs curl and jq.", code: ({ settings }) => asCurl(settings, location.origin, withKey()) },
     { name: "Python", hint: "pip install openai", code: ({ settings }) => asPython(settings, location.origin, withKey()) },
     { name: "Command line", hint: "Draws without a server.", code: ({ settings, native }) => asCommand(settings, native) },
   ];
-  /** @type {import("../browser/items.js").Item | null} */
+  /** @type {import("./items.js").Item | null} */
   let item = null;
   const inputs = languages.map(({ name }) => make("input", { type: "radio", name: "language", value: name, onchange: () => show() }));
   byId("code-tabs").append(...languages.map(({ name }, index) => make("label", { class: "tab" }, inputs[index], name)));

@@ -1,29 +1,29 @@
 /**
  * What the page knows and can do, without a view: the server, the images, and which of them is shown.
  *
- * @typedef {import("./browser/items.js").Item} Item
+ * @typedef {import("./items.js").Item} Item
  * @typedef {object} State
- * @property {import("./browser/connection.js").ServerStatus} server
+ * @property {import("./connection.js").ServerStatus} server
  * @property {Record<string, any> | null} card  the model's card
  * @property {Item[]} items  newest first
  * @property {string | null} selected  id of the image on the stage
  * @property {"single" | "sheet" | "compare"} view
  * @property {string | null} other  id of the second image of a comparison
  * @property {number | null} held  scale that the strip holds
- * @property {boolean} smooth  whether small images are enlarged smoothly
+ * @property {boolean} pixels  whether small images are enlarged to plain squares
  */
 
-import { Api, ApiError, Unreachable } from "./browser/api.js";
-import { Connection } from "./browser/connection.js";
-import { openImage } from "./browser/files.js";
-import { GalleryDb } from "./browser/gallery_db.js";
-import { isOpen, newId, newestFirst, releaseUrls } from "./browser/items.js";
-import { Runner } from "./browser/runner.js";
-import { apiKey, remember, rememberPrompt, remembered } from "./browser/saved.js";
-import { MetadataError } from "./core/metadata.js";
-import { expandRun } from "./core/plan.js";
-import { tokensOf } from "./core/sizes.js";
-import { Store } from "./core/store.js";
+import { Api, ApiError, Unreachable } from "./api.js";
+import { Connection } from "./connection.js";
+import { openImage } from "./files.js";
+import { GalleryDb } from "./gallery_db.js";
+import { isOpen, newId, newestFirst, releaseUrls } from "./items.js";
+import { Runner } from "./runner.js";
+import { apiKey, remember, rememberPrompt, remembered } from "./saved.js";
+import { MetadataError } from "./metadata.js";
+import { expandRun } from "./plan.js";
+import { tokensOf } from "./sizes.js";
+import { Store } from "./store.js";
 
 /** The page's state and actions. */
 export class App {
@@ -41,7 +41,7 @@ export class App {
     /** @type {State} */
     const state = {
       server: "connecting", card: null, items: [], selected: null, view: "single", other: null, held: null,
-      smooth: remembered("smooth", false),
+      pixels: remembered("pixels", false),
     };
     this.store = new Store(state);
     this.api = new Api(apiKey);
@@ -76,8 +76,8 @@ export class App {
 
   /**
    * Draw a run.
-   * @param {import("./core/settings.js").Settings} settings  with a pattern as prompt
-   * @param {{images: number, guidances: import("./core/settings.js").PerScale[], native: import("./core/sizes.js").NativeSize}} more
+   * @param {import("./settings.js").Settings} settings  with a pattern as prompt
+   * @param {{images: number, guidances: import("./settings.js").PerScale[], native: import("./sizes.js").NativeSize}} more
    */
   async generate(settings, { images, guidances, native }) {
     rememberPrompt(settings.prompt);
@@ -145,10 +145,10 @@ export class App {
     this.store.set({ held: scale });
   }
 
-  /** @param {boolean} smooth */
-  setSmooth(smooth) {
-    remember("smooth", smooth);
-    this.store.set({ smooth });
+  /** @param {boolean} pixels */
+  setPixels(pixels) {
+    remember("pixels", pixels);
+    this.store.set({ pixels });
   }
 
   /** Read the settings of image files and show them. @param {Iterable<File>} files */
@@ -221,7 +221,7 @@ export class App {
     this.store.set({ items: [...this.state.items, ...restored], selected: this.state.selected ?? restored[0]?.id ?? null });
   }
 
-  /** @param {import("./browser/connection.js").ServerStatus} status */
+  /** @param {import("./connection.js").ServerStatus} status */
   async #serverBecame(status) {
     this.store.set({ server: status });
     if (status === "ready") await this.#loadCard();

@@ -1,13 +1,13 @@
 /** The settings of the selected image, and what can be done with it. */
 
-import { downloadImage } from "../browser/files.js";
-import { perScaleText } from "../core/settings.js";
+import { downloadImage } from "./files.js";
+import { perScaleText } from "./settings.js";
 import { button, byId, make } from "./dom.js";
 
-/** @typedef {import("../browser/items.js").Item} Item */
+/** @typedef {import("./items.js").Item} Item */
 
 /**
- * @param {import("../app.js").App} app
+ * @param {import("./app.js").App} app
  * @param {object} actions
  * @param {(item: Item, extent: "all" | "all but the seed" | "only the prompt") => void} actions.onUse
  * @param {(item: Item) => void} actions.onCode
@@ -24,7 +24,7 @@ export function showFacts(app, { onUse, onCode }) {
       if (key === shown) return;
       shown = key;
       if (!item || facts.hidden) facts.replaceChildren();
-      else facts.replaceChildren(...factsOf(item), usesOf(item, onUse), toolsOf(item, app, onCode));
+      else facts.replaceChildren(...factsOf(item), make("div", { class: "facts-actions" }, usesOf(item, onUse), toolsOf(item, app, onCode)));
     },
   );
 }
@@ -62,7 +62,7 @@ function usesOf(item, onUse) {
   );
 }
 
-/** @param {Item} item @param {import("../app.js").App} app @param {(item: Item) => void} onCode */
+/** @param {Item} item @param {import("./app.js").App} app @param {(item: Item) => void} onCode */
 function toolsOf(item, app, onCode) {
   const done = item.status === "done";
   return make(

@@ -1,17 +1,17 @@
 /** Puts the page together: the app, its views, and the keys. */
 
 import { App } from "./app.js";
-import { isOpen } from "./browser/items.js";
-import { remember, remembered } from "./browser/saved.js";
-import { Composer } from "./views/composer.js";
-import { prepareCode, prepareConfirm, prepareDialogs, prepareHelp, prepareHistory, prepareKey } from "./views/dialogs.js";
-import { byId } from "./views/dom.js";
-import { acceptFiles } from "./views/drop.js";
-import { showFacts } from "./views/facts.js";
-import { showGallery, walk } from "./views/gallery.js";
-import { announce, prepareToast, showServer } from "./views/messages.js";
-import { showStage } from "./views/stage.js";
-import { showStrip } from "./views/strip.js";
+import { isOpen } from "./items.js";
+import { remember, remembered } from "./saved.js";
+import { Composer } from "./composer.js";
+import { prepareCode, prepareConfirm, prepareDialogs, prepareHelp, prepareHistory, prepareKey } from "./dialogs.js";
+import { byId } from "./dom.js";
+import { acceptFiles } from "./drop.js";
+import { showFacts } from "./facts.js";
+import { showGallery, walk } from "./gallery.js";
+import { announce, prepareToast, showServer } from "./messages.js";
+import { showStage } from "./stage.js";
+import { showStrip } from "./strip.js";
 
 const notify = prepareToast();
 const app = new App({

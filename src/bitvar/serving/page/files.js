@@ -1,9 +1,9 @@
 /** Files that come in and go out: reading the settings of an image, saving an image, exporting the gallery. */
 
-import { fileName } from "../core/code.js";
-import { MetadataError, mediaTypeOf, readRecord } from "../core/metadata.js";
-import { settingsOfRecord } from "../core/settings.js";
-import { zip } from "../core/zip.js";
+import { fileName } from "./code.js";
+import { MetadataError, mediaTypeOf, readRecord } from "./metadata.js";
+import { settingsOfRecord } from "./settings.js";
+import { zip } from "./zip.js";
 import { newId, suffixOf } from "./items.js";
 
 /** @typedef {import("./items.js").Item} Item */

@@ -1,15 +1,15 @@
 /** The gallery: every image, newest first, walked through with the arrow keys. */
 
-import { exportImages } from "../browser/files.js";
-import { altText, finestOf, isOpen, urlOf } from "../browser/items.js";
+import { exportImages } from "./files.js";
+import { altText, finestOf, isOpen, urlOf } from "./items.js";
 import { byId, make, setText } from "./dom.js";
 
-/** @typedef {import("../browser/items.js").Item} Item */
+/** @typedef {import("./items.js").Item} Item */
 
 const PAGE = 60;
 
 /**
- * @param {import("../app.js").App} app
+ * @param {import("./app.js").App} app
  * @param {(question: {title: string, text: string}) => Promise<boolean>} confirm
  */
 export function showGallery(app, confirm) {
@@ -28,7 +28,7 @@ export function showGallery(app, confirm) {
       const own = thumbs.get(item.id) ?? thumb(item.id, app);
       thumbs.set(item.id, own);
       if (list.children[index] !== own.element) list.insertBefore(own.element, list.children[index] ?? null);
-      const isSelected = item.id === (view === "compare" ? other : selected);
+      const isSelected = view !== "sheet" && item.id === (view === "compare" ? other : selected);
       own.update(item, { isSelected, isFirst: view === "compare" && item.id === selected, canFocus: ids.has(selected ?? "") ? item.id === selected : index === 0 });
     });
     setText(byId("gallery-count"), done ? String(done) : "");
@@ -75,7 +75,7 @@ export function walk(list, key) {
   return true;
 }
 
-/** @param {string} id @param {import("../app.js").App} app */
+/** @param {string} id @param {import("./app.js").App} app */
 function thumb(id, app) {
   const image = make("img", { alt: "", loading: "lazy", draggable: "false" });
   const choose = make("button", { type: "button", class: "thumb", onclick: () => app.select(id) }, image);
@@ -94,7 +94,6 @@ function thumb(id, app) {
     if (isSelected) choose.setAttribute("aria-current", "true");
     choose.classList.toggle("first", isFirst);
     choose.classList.toggle("drawing", isOpen(item));
-    choose.classList.toggle("small-image", Math.max(...item.settings.size) <= 256);
   };
   return { element, update };
 }

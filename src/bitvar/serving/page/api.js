@@ -4,8 +4,8 @@
  * @typedef {{type: string, b64_json: string, bitvar?: Record<string, any>, output_format?: string, size?: string}} ImageEvent
  */
 
-import { EventStreamParser, queuePosition } from "../core/event_stream.js";
-import { parseExact } from "../core/exact_json.js";
+import { EventStreamParser, queuePosition } from "./event_stream.js";
+import { parseExact } from "./exact_json.js";
 
 /** An answer that says what is wrong. */
 export class ApiError extends Error {

@@ -1,13 +1,13 @@
 /** The form: prompt, settings, and what they make together. */
 
-import { planOf } from "../core/plan.js";
-import { isGuided, parsePerScale, parseSeed, perScaleText, randomSeed } from "../core/settings.js";
-import { nativeFor, outputsOf, parseSize, shapesOf, sizeText } from "../core/sizes.js";
-import { remember, remembered } from "../browser/saved.js";
+import { planOf } from "./plan.js";
+import { isGuided, parsePerScale, parseSeed, perScaleText, randomSeed } from "./settings.js";
+import { nativeFor, outputsOf, parseSize, shapesOf, sizeText } from "./sizes.js";
+import { remember, remembered } from "./saved.js";
 import { byId, make, setText } from "./dom.js";
 import { shapeChoices } from "./shapes.js";
 
-/** @typedef {import("../core/settings.js").Settings} Settings */
+/** @typedef {import("./settings.js").Settings} Settings */
 
 const KEPT = ["images", "seed", "guidance", "temperature", "negative", "guidances", "top-p", "adapter-scale"];
 const FIELD_OF_PARAM = /** @type {Record<string, string>} */ ({
@@ -19,7 +19,7 @@ const FIELD_OF_PARAM = /** @type {Record<string, string>} */ ({
 export class Composer {
   /** @type {Record<string, any> | null} */
   #card = null;
-  /** @type {import("../core/sizes.js").Shape[]} */
+  /** @type {import("./sizes.js").Shape[]} */
   #shapes = [];
   #locked = false;
   #running = false;
@@ -27,7 +27,7 @@ export class Composer {
 
   /**
    * @param {object} actions
-   * @param {(settings: Settings, more: {images: number, guidances: import("../core/settings.js").PerScale[], native: import("../core/sizes.js").NativeSize}) => void} actions.onGenerate
+   * @param {(settings: Settings, more: {images: number, guidances: import("./settings.js").PerScale[], native: import("./sizes.js").NativeSize}) => void} actions.onGenerate
    * @param {() => void} actions.onStop
    */
   constructor(actions) {
@@ -136,7 +136,7 @@ export class Composer {
 
   #submit() {
     this.form.querySelectorAll("[aria-invalid]").forEach((field) => this.#valid(field));
-    if (!this.#card) return;
+    if (!this.#card) return this.#invalid("prompt", "The server has not loaded its model yet. Try again in a moment.");
     if (!this.prompt.value.trim()) return this.#invalid("prompt", "Write a prompt first.", true);
     if (!this.#locked || !this.#value("seed").trim()) this.#set("seed", randomSeed());
     const guidance = this.#read("guidance", (text) => parsePerScale(text), "Give a number from 0 to 100, or one for each scale.");
@@ -195,7 +195,7 @@ export class Composer {
     this.#changed(this.size);
   }
 
-  /** @param {import("../core/sizes.js").Size} size @returns {boolean}  whether the model has it */
+  /** @param {import("./sizes.js").Size} size @returns {boolean}  whether the model has it */
   #choose(size) {
     const shape = this.#shapes.find((one) => outputsOf(one).some((output) => sizeText(output.size) === sizeText(size)));
     if (!shape) return false;
@@ -206,7 +206,7 @@ export class Composer {
     return true;
   }
 
-  /** @param {import("../core/sizes.js").Shape} shape */
+  /** @param {import("./sizes.js").Shape} shape */
   #showSizes(shape) {
     const area = (/** @type {string} */ value) => (parseSize(value) ?? [0, 0]).reduce((product, side) => product * side, 1);
     const before = area(this.size.value);
@@ -219,7 +219,7 @@ export class Composer {
     if (before) this.size.value = options.reduce((best, option) => (distance(option) < distance(best) ? option : best)).value;
   }
 
-  /** @param {import("../core/settings.js").Adapter | null} adapter @returns {string[]} */
+  /** @param {import("./settings.js").Adapter | null} adapter @returns {string[]} */
   #useAdapter(adapter) {
     this.adapter.value = adapter?.name ?? "";
     this.#set("adapter-scale", String(adapter?.scale ?? 1));

@@ -1,16 +1,16 @@
 /** The large image: one, a sheet of a run, or a comparison of two. */
 
-import { altText, finestOf, imageAfter, isOpen, urlOf } from "../browser/items.js";
+import { altText, finestOf, imageAfter, isOpen, urlOf } from "./items.js";
 import { compareView } from "./compare.js";
 import { button, byId, make, setText } from "./dom.js";
 import { sheetView } from "./sheet.js";
 import { welcomeView } from "./welcome.js";
 
-/** @typedef {import("../browser/items.js").Item} Item */
+/** @typedef {import("./items.js").Item} Item */
 
 /**
  * Show the stage.
- * @param {import("../app.js").App} app
+ * @param {import("./app.js").App} app
  * @param {(prompt: string) => void} onExample
  */
 export function showStage(app, onExample) {
@@ -28,8 +28,8 @@ export function showStage(app, onExample) {
   };
 
   app.store.watch(
-    (state) => [state.items, state.selected, state.view, state.other, state.held, state.smooth, state.card],
-    (items, selected, view, other, held, smooth, card) => {
+    (state) => [state.items, state.selected, state.view, state.other, state.held, state.pixels, state.card],
+    (items, selected, view, other, held, pixels, card) => {
       const item = app.find(selected);
       const second = app.find(other);
       const siblings = item ? app.siblings(item) : [];
@@ -39,13 +39,13 @@ export function showStage(app, onExample) {
       else if (view === "sheet" && siblings.length > 1) become(`sheet ${item.run}`, () => sheetView((id) => app.select(id))).update(siblings);
       else become(`single ${item.id}`, () => singleView((id) => app.retry(id))).update(item, held);
       showTools(app, item, siblings);
-      frame.classList.toggle("smooth", smooth || !isSmall(item));
+      frame.classList.toggle("pixels", pixels && isSmall(item));
     },
   );
   byId("to-sheet").addEventListener("click", () => app.showSheet());
   byId("swap").addEventListener("click", () => app.swap());
   byId("close-compare").addEventListener("click", () => app.closeCompare());
-  byId("smooth").addEventListener("click", () => app.setSmooth(!app.state.smooth));
+  byId("pixels").addEventListener("click", () => app.setPixels(!app.state.pixels));
 }
 
 /** Whether the file is so small that its pixels show. @param {Item | undefined} item */
@@ -53,19 +53,19 @@ function isSmall(item) {
   return item !== undefined && Math.max(...item.settings.size) <= 256;
 }
 
-/** @param {import("../app.js").App} app @param {Item | undefined} item @param {Item[]} siblings */
+/** @param {import("./app.js").App} app @param {Item | undefined} item @param {Item[]} siblings */
 function showTools(app, item, siblings) {
-  const { view, smooth } = app.state;
+  const { view, pixels } = app.state;
   const comparing = view === "compare";
   byId("to-sheet").hidden = comparing || view === "sheet" || siblings.length < 2;
   setText(byId("to-sheet"), `All ${siblings.length}`);
   byId("swap").hidden = byId("close-compare").hidden = !comparing;
-  byId("smooth").hidden = !isSmall(item);
-  byId("smooth").setAttribute("aria-pressed", String(smooth));
+  byId("pixels").hidden = !isSmall(item);
+  byId("pixels").setAttribute("aria-pressed", String(pixels));
   setText(byId("stage-status"), statusText(app.state, item, siblings));
 }
 
-/** @param {import("../app.js").State} state @param {Item | undefined} item @param {Item[]} siblings */
+/** @param {import("./app.js").State} state @param {Item | undefined} item @param {Item[]} siblings */
 function statusText({ view, held }, item, siblings) {
   if (!item) return "";
   if (view === "compare") return "Choose the second image in the gallery.";

@@ -1,13 +1,13 @@
 /** The scales of an image: grid, share of the tokens, and the image after each of them. */
 
-import { imageAfter, urlOf } from "../browser/items.js";
+import { imageAfter, urlOf } from "./items.js";
 import { byId, make } from "./dom.js";
 
-/** @typedef {import("../browser/items.js").Item} Item */
+/** @typedef {import("./items.js").Item} Item */
 
-const LESSON = "Every scale is a finer grid of tokens that adds what the coarser ones left out. Point at one to hold it.";
+const LESSON = "Coarse to fine: each grid of tokens adds what the ones before left out. The bar is its share of all tokens.";
 
-/** @param {import("../app.js").App} app */
+/** @param {import("./app.js").App} app */
 export function showStrip(app) {
   const strip = byId("strip");
   /** @type {{key: string, cells: ReturnType<typeof cell>[]}} */
@@ -26,7 +26,7 @@ export function showStrip(app) {
   );
 }
 
-/** @param {HTMLElement} strip @param {Item} item @param {import("../app.js").App} app */
+/** @param {HTMLElement} strip @param {Item} item @param {import("./app.js").App} app */
 function build(strip, item, app) {
   const total = item.scales.reduce((sum, scale) => sum + scale.tokens, 0);
   const cells = item.scales.map((scale, index) => cell(scale, { index, total, item, app }));
@@ -40,8 +40,8 @@ function build(strip, item, app) {
 }
 
 /**
- * @param {import("../browser/items.js").Scale} scale
- * @param {{index: number, total: number, item: Item, app: import("../app.js").App}} place
+ * @param {import("./items.js").Scale} scale
+ * @param {{index: number, total: number, item: Item, app: import("./app.js").App}} place
  */
 function cell({ grid: [rows, columns], tokens }, { index, total, item: { native }, app }) {
   const share = (100 * tokens) / total;
@@ -53,14 +53,13 @@ function cell({ grid: [rows, columns], tokens }, { index, total, item: { native 
   picture.style.setProperty("--ratio", String(native[0] / native[1]));
   const bar = make("span", { class: "scale-bar" }, make("i"));
   bar.style.setProperty("--share", `${share}%`);
-  const tokenWord = tokens === 1 ? "token" : "tokens";
   const element = make(
     "button",
     { type: "button", class: "scale", "aria-label": `Scale ${index + 1}: ${rows} by ${columns} tokens, ${percent} of all` },
     picture,
     make("span", { class: "scale-size" }, `${rows} × ${columns}`),
     bar,
-    make("span", { class: "scale-share" }, `${tokens.toLocaleString("en")} ${tokenWord}, ${percent}`),
+    make("span", { class: "scale-share" }, percent),
   );
   for (const event of ["pointerenter", "focus", "click"]) element.addEventListener(event, () => app.hold(index));
 

@@ -1,10 +1,10 @@
 /** Two images on top of each other, with a slider between them. */
 
-import { altText, finestOf, urlOf } from "../browser/items.js";
-import { perScaleText } from "../core/settings.js";
+import { altText, finestOf, urlOf } from "./items.js";
+import { perScaleText } from "./settings.js";
 import { make, setText } from "./dom.js";
 
-/** @typedef {import("../browser/items.js").Item} Item */
+/** @typedef {import("./items.js").Item} Item */
 
 /** Make the comparison. */
 export function compareView() {

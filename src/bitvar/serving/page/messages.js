@@ -43,7 +43,7 @@ export function announce(text) {
   requestAnimationFrame(() => setText(live, text));
 }
 
-/** @type {Record<import("../browser/connection.js").ServerStatus, string>} */
+/** @type {Record<import("./connection.js").ServerStatus, string>} */
 const SERVER_TEXTS = {
   connecting: "",
   ready: "",
@@ -52,13 +52,13 @@ const SERVER_TEXTS = {
   gone: "The server does not answer. Your prompt and your images are kept here; this page tries again every two seconds.",
 };
 
-/** @param {import("../app.js").App} app */
+/** @param {import("./app.js").App} app */
 export function showServer(app) {
   const banner = byId("banner");
   app.store.watch(
     (state) => [state.server, state.card],
     (server, card) => {
-      const text = SERVER_TEXTS[/** @type {import("../browser/connection.js").ServerStatus} */ (server)];
+      const text = SERVER_TEXTS[/** @type {import("./connection.js").ServerStatus} */ (server)];
       banner.hidden = !text;
       banner.dataset.server = server;
       setText(byId("banner-text"), text);
