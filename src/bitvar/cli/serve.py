@@ -16,6 +16,7 @@ HOST = Annotated[str, typer.Option(help="Address to listen on. Others than this 
 REVISION = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model's hub id.")]
 DTYPE = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 on CUDA and fp32 elsewhere.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+THREADS = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads on the CPU. Default: PyTorch's choice.")]
 LORA = Annotated[list[str] | None, typer.Option(help="Adapter for requests to choose, as NAME=PATH_OR_ID; repeatable.")]
 
 
@@ -39,6 +40,7 @@ def serve(
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer with a fine-tuned decoder.")] = None,
     dtype: DTYPE = "auto",
     device: DEVICE = "auto",
+    threads: THREADS = None,
     lora: LORA = None,
     max_queue: Annotated[int, typer.Option(min=1, max=10_000, help="Most requests that wait.")] = 16,
     max_batch: Annotated[
@@ -70,6 +72,7 @@ def serve(
                 "tokenizer": tokenizer,
                 "dtype": dtype,
                 "device": device,
+                "threads": threads,
                 "served_name": served_name,
                 "adapters": _read_adapters(lora or []),
                 "batch_invariant": batch_invariant,
@@ -98,6 +101,7 @@ def demo(
     revision: REVISION = None,
     dtype: DTYPE = "auto",
     device: DEVICE = "auto",
+    threads: THREADS = None,
     lora: LORA = None,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
@@ -111,6 +115,7 @@ def demo(
                 "revision": revision,
                 "dtype": dtype,
                 "device": device,
+                "threads": threads,
                 "adapters": _read_adapters(lora or []),
             },
             source="the options of this command",

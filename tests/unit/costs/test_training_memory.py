@@ -1,15 +1,11 @@
 """The estimate of memory against what tensors take: kept by autograd, at the peak of a step, and between steps."""
 
-import weakref
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from bitvar.condition import TextCondition
@@ -19,6 +15,7 @@ from bitvar.scales import ScaleSchedule
 from bitvar.training.config import OptimizationConfig
 from bitvar.training.engine.optim import Ema, build_optimizer
 from bitvar.transformer import PRESETS, InfinityTransformer, TransformerConfig, bitwise_loss
+from tests.support.live_tensors import LiveTensors
 
 SCHEDULE = ScaleSchedule(((1, 1), (2, 2), (4, 4), (8, 8), (12, 12)), (12, 12))
 PLAIN = TransformerConfig(depth=3, width=128, num_heads=4, bits=16, text_width=96, max_text_tokens=40)
@@ -38,29 +35,6 @@ def build(plan: MemoryPlan) -> InfinityTransformer:
     model = InfinityTransformer(plan.model)
     model.init_weights(torch.Generator().manual_seed(0))
     return model
-
-
-class LiveTensors(TorchDispatchMode):
-    """Bytes of the storages that operations make, now and at most."""
-
-    def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.sizes:
-                storage = tensor.untyped_storage()
-                self.sizes[storage._cdata] = storage.nbytes()
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self.forget, storage._cdata)
-        self.peak = max(self.peak, self.now)
-        return out
-
-    def forget(self, key: int) -> None:
-        self.now -= self.sizes.pop(key)
 
 
 def loss_of(model: InfinityTransformer, plan: MemoryPlan) -> Tensor:

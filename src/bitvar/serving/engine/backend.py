@@ -6,7 +6,7 @@ import logging
 import socket
 import sys
 import time
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from bitvar.errors import UsageError, WeightsError
 from bitvar.serving.engine.events import Event
@@ -26,6 +26,7 @@ _LONGEST_DELAY: Final = 30.0
 _STOP_SECONDS: Final = 5.0
 
 
+@runtime_checkable
 class BackendListener(Protocol):
     """Who is told what a backend does. All methods are called in the event loop's thread."""
 
@@ -46,6 +47,7 @@ class BackendListener(Protocol):
         ...
 
 
+@runtime_checkable
 class Backend(Protocol):
     """Draws jobs. It may die and come back; a job that is submitted while it is away is lost."""
 

@@ -27,6 +27,8 @@ class WorkerSettings(Config):
         revision: Revision of a hub id.
         tokenizer: Tokenizer with a fine-tuned decoder, in place of the model's own.
         dtype, device: As for `InfinityPipeline.from_pretrained`.
+        threads: Threads that compute on the CPU; None leaves it to PyTorch. Fewer than there are cores pay off where
+            other programs are busy.
         served_name: Name that clients send; None for the model's own.
         adapters: Adapters to load.
         batch_invariant: Whether to compute each image by itself, so that an image is byte for byte the same whatever
@@ -42,6 +44,7 @@ class WorkerSettings(Config):
     tokenizer: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    threads: int | None = Field(default=None, ge=1, le=1024)
     served_name: str | None = Field(default=None, max_length=200)
     adapters: tuple[NamedAdapter, ...] = ()
     batch_invariant: bool = True

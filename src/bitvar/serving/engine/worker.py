@@ -17,6 +17,7 @@ from typing import Final
 
 import torch
 
+from bitvar.costs.inference_memory import InferencePlan, estimate_inference_memory
 from bitvar.errors import UsageError, WeightsError
 from bitvar.pipeline.request import GenerationRequest
 from bitvar.pipeline.text_to_image import InfinityPipeline
@@ -49,6 +50,8 @@ def load_pipeline(settings: WorkerSettings) -> InfinityPipeline:
         UsageError: A name, device, dtype or adapter can't be used.
         WeightsError: Files are missing or altered.
     """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     loaded = InfinityPipeline.from_pretrained(
         settings.model,
         revision=settings.revision,
@@ -95,7 +98,15 @@ def describe_model(pipeline: InfinityPipeline, settings: WorkerSettings) -> Mode
 def _image_bytes(pipeline: InfinityPipeline, schedule: ScaleSchedule) -> int:
     """Predict the memory in bytes of drawing one image with guidance."""
     config = pipeline.transformer.config
-    return 4 * config.depth * config.width * schedule.cached_tokens * pipeline.dtype.itemsize
+    plan = InferencePlan(
+        config,
+        schedule,
+        pipeline.tokenizer.config,
+        itemsize=pipeline.dtype.itemsize,
+        text_tokens=config.max_text_tokens,
+    )
+    memory = estimate_inference_memory(plan)
+    return memory.total - memory.libraries
 
 
 def free_memory(device: torch.device) -> int:

@@ -9,13 +9,14 @@ from starlette.exceptions import HTTPException
 
 from bitvar import __version__
 from bitvar.serving.engine.engine import Engine
-from bitvar.serving.http import fields, images
+from bitvar.serving.http import images
 from bitvar.serving.http.errors import ApiError, envelope
 from bitvar.serving.http.guard import Guard, error_answer
 from bitvar.serving.http.images import Service
 from bitvar.serving.http.measures import HttpMeasures, write_metrics
 from bitvar.serving.http.names import model_list, model_object, resolve_name
 from bitvar.serving.http.results import ResultStore
+from bitvar.serving.http.schema import json_schema
 from bitvar.serving.http.sending import BytesAnswer, json_answer
 from bitvar.serving.http.settings import ServerSettings
 
@@ -65,7 +66,7 @@ def create_app(engine: Engine, settings: ServerSettings) -> Guard:
 
 
 def _add_images(app: FastAPI, service: Service) -> None:
-    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": fields.json_schema()}}}}
+    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": json_schema()}}}}
 
     @app.post(
         "/v1/images/generations", openapi_extra=body, responses=_responses(400, 401, 404, 408, 413, 429, 503, 504)

@@ -111,9 +111,8 @@ async def generate(service: Service, scope: Mapping[str, Any], receive: Receive,
     ticket = service.submit(plan)
     if plan.stream:
         return EventStream(stream(service, plan, ticket))
-    return await _whole(
-        service, plan, ticket, receive, host=headers.get("host", ""), scheme=scope.get("scheme", "http")
-    )
+    base = f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
+    return await _whole(service, plan, ticket, receive, base=base)
 
 
 def _log_fields(plan: Plan) -> dict[str, Any]:

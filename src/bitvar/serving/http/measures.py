@@ -104,14 +104,14 @@ class _Collector:
         yield GaugeMetricFamily("bitvar_result_bytes", "Memory of images behind URLs.", self._results.num_bytes)
         for name, text, histogram in (
             (
-                "bitvar_http_request_seconds",
+                "http_request",
                 "Seconds from a request to the end of its answer.",
                 measures.request_seconds,
             ),
-            ("bitvar_job_queued_seconds", "Seconds that finished jobs waited.", measures.queued_seconds),
-            ("bitvar_job_drawing_seconds", "Seconds that finished jobs were drawn.", measures.drawing_seconds),
+            ("job_queued", "Seconds that finished jobs waited.", measures.queued_seconds),
+            ("job_drawing", "Seconds that finished jobs were drawn.", measures.drawing_seconds),
             (
-                "bitvar_first_preview_seconds",
+                "first_preview",
                 "Seconds from a request to its first preview.",
                 measures.first_preview_seconds,
             ),

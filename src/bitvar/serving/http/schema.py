@@ -1,16 +1,18 @@
 """The JSON schema of a request: what it admits, the parser and the planner admit too, as far as a schema can say it.
 
-A schema can't say that a side is a multiple of 16, that two sides make a ratio, which size has how many scales, or that
-no adapter is named twice; for these, a valid body may still be refused with status 400.
+A schema can't say that two sides make a ratio, how many scales a size has, or that no adapter is named twice; and it
+would be long if it said that a list of seeds has n entries. For these, a body that it admits may get status 400.
 """
 
 from typing import Any, Final
 
 from bitvar.serving.engine.model_card import ModelCard
-from bitvar.serving.http.fields import DESCRIPTIONS, MAX_N, ImagesRequest
+from bitvar.serving.http.fields import DESCRIPTIONS, ImagesRequest
 from bitvar.serving.http.plan import USUAL_PREVIEWS
+from bitvar.serving.http.sizes import MULTIPLE
 
 _NOT_GIVEN: Final[dict[str, Any]] = {"type": "null"}
+_GUIDANCE: Final = ("guidance_scale", "guidance_schedule")
 
 
 def json_schema(card: ModelCard | None = None) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def json_schema(card: ModelCard | None = None) -> dict[str, Any]:
         values["description"] = DESCRIPTIONS[name]
     if card is not None:
         _narrow(schema["properties"], card)
-    schema["allOf"] = [*_rules(), *(() if card is None else [_negative_prompt_rule(card)])]
+    schema["allOf"] = _rules(card)
     return schema
 
 
@@ -45,63 +47,65 @@ def _either(*schemas: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": list(schemas)}
 
 
-def _rules() -> list[dict[str, Any]]:
-    """Which fields go together, whatever the model."""
+def _rules(card: ModelCard | None) -> list[dict[str, Any]]:
+    """Which fields go together. The rules have few branches, since tools that generate bodies multiply them out."""
     present = {"not": _NOT_GIVEN}
+    stream = {
+        "required": ["stream"],
+        "properties": {
+            "stream": {"const": True},
+            "n": {"enum": [1, None]},
+            "response_format": {"enum": ["b64_json", None]},
+        },
+    }
+    no_stream = {"properties": {"stream": {"enum": [False, None]}, "partial_images": _NOT_GIVEN}}
+    sides = {
+        "required": ["width", "height"],
+        "properties": {"width": present, "height": present, "size": {"enum": ["auto", None]}},
+    }
     return [
-        _either(
-            {
-                "required": ["stream"],
-                "properties": {
-                    "stream": {"const": True},
-                    "n": {"enum": [1, None]},
-                    "response_format": {"enum": ["b64_json", None]},
-                },
-            },
-            {"properties": {"stream": {"enum": [False, None]}, "partial_images": _NOT_GIVEN}},
-        ),
-        _either(
-            _absent("width", "height"),
-            {
-                "required": ["width", "height"],
-                "properties": {"width": present, "height": present, "size": {"enum": ["auto", None]}},
-            },
-        ),
-        _either(_absent("guidance_scale"), _absent("guidance_schedule")),
-        _either(
-            {"properties": {"output_compression": {"enum": [100, None]}}},
-            _given("output_format", {"enum": ["webp", "jpeg"]}),
-        ),
-        _either(
-            {"properties": {"background": {"enum": ["opaque", "auto", None]}}},
-            {"properties": {"output_format": {"enum": ["png", "webp", None]}}},
-        ),
-        _either({"properties": {"seed": {"type": ["integer", "null"]}}}, *map(_seeds_rule, range(1, MAX_N + 1))),
+        _either(stream, no_stream),
+        _either(_absent("width", "height"), sides),
+        _either(*_guidance_branches(card)),
+        _either(*_format_branches(has_alpha=card is None or card.alpha)),
     ]
 
 
-def _seeds_rule(n: int) -> dict[str, Any]:
-    """Bodies with a list of n seeds and n images."""
-    seeds = {"type": "array", "minItems": n, "maxItems": n}
-    if n == 1:
-        return {"properties": {"seed": seeds, "n": {"enum": [1, None]}}}
-    return {"required": ["n"], "properties": {"seed": seeds, "n": {"const": n}}}
+def _guidance_branches(card: ModelCard | None) -> list[dict[str, Any]]:
+    """Guidance is given once, and a negative prompt needs guidance."""
+    scale, schedule = _absent("guidance_scale"), _absent("guidance_schedule")
+    if card is None:  # whether guidance is on by default isn't known
+        return [scale, schedule]
+    blank = {"negative_prompt": {"anyOf": [_NOT_GIVEN, {"type": "string", "not": {"pattern": r"\S"}}]}}
+    number = {"type": "number", "not": {"const": 1}}
+    numbers = {"type": "array", "not": {"items": {"const": 1}}}
+    by_default = [_NOT_GIVEN] if card.defaults.guided else []
+    guided: list[dict[str, Any]] = [
+        {"properties": {"guidance_scale": {"anyOf": [*by_default, number, numbers]}, **schedule["properties"]}},
+        {"properties": {"guidance_schedule": {"anyOf": [*by_default, numbers]}, **scale["properties"]}},
+    ]
+    if not by_default:
+        guided = [{**branch, "required": [name]} for branch, name in zip(guided, _GUIDANCE, strict=True)]
+    return [*({"properties": {**blank, **absent["properties"]}} for absent in (scale, schedule)), *guided]
 
 
-def _negative_prompt_rule(card: ModelCard) -> dict[str, Any]:
-    """Bodies without a negative prompt, or with guidance."""
-    blank = {"properties": {"negative_prompt": {"anyOf": [_NOT_GIVEN, {"type": "string", "not": {"pattern": r"\S"}}]}}}
-    guided = {"anyOf": [{"type": "number", "not": {"const": 1}}, {"type": "array", "not": {"items": {"const": 1}}}]}
-    if card.defaults.guided:
-        either = {"anyOf": [_NOT_GIVEN, *guided["anyOf"]]}
-        return _either(blank, {"properties": {"guidance_scale": either, "guidance_schedule": either}})
-    return _either(blank, _given("guidance_scale", guided), _given("guidance_schedule", guided))
+def _format_branches(*, has_alpha: bool) -> list[dict[str, Any]]:
+    """PNG takes no compression, and JPEG no transparency."""
+    png = {"properties": {"output_format": {"enum": ["png", None]}, "output_compression": {"enum": [100, None]}}}
+    opaque = {"enum": ["opaque", "auto", None]}
+    if not has_alpha:
+        return [png, _given("output_format", {"enum": ["webp", "jpeg"]})]
+    jpeg = {"required": ["output_format"], "properties": {"output_format": {"const": "jpeg"}, "background": opaque}}
+    return [png, _given("output_format", {"const": "webp"}), jpeg]
 
 
 def _narrow(properties: dict[str, Any], card: ModelCard) -> None:
     """Restrict fields to what the model has."""
     scales = [len(size.grids) for size in card.sizes]
-    for name in ("guidance_scale", "guidance_schedule", "temperature"):
+    if not any(side % MULTIPLE for size in card.sizes for side in (size.width, size.height)):
+        for name in ("width", "height"):
+            properties[name]["anyOf"][0].update(minimum=MULTIPLE, multipleOf=MULTIPLE)
+    for name in (*_GUIDANCE, "temperature"):
         for option in properties[name]["anyOf"]:
             if option.get("type") == "array":
                 option.update(minItems=min(scales), maxItems=max(scales))

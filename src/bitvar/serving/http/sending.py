@@ -8,6 +8,8 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
 
+from starlette.responses import Response
+
 Message: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -16,7 +18,7 @@ PIECE: Final = 1 << 16
 """Longest piece in bytes."""
 
 
-class BytesAnswer:
+class BytesAnswer(Response):
     """An answer that is known as a whole.
 
     Args:
@@ -34,7 +36,7 @@ class BytesAnswer:
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.status_code = status
+        super().__init__(status_code=status)
         self._data = data
         self._headers = {"content-type": media_type, "content-length": str(len(data)), **(headers or {})}
 
@@ -45,7 +47,7 @@ class BytesAnswer:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class EventStream:
+class EventStream(Response):
     """A stream of events. It ends when its source does, when the client leaves, or when the client stops reading.
 
     Args:
@@ -53,9 +55,8 @@ class EventStream:
         headers: Further headers.
     """
 
-    status_code = 200
-
     def __init__(self, events: AsyncIterator[bytes], *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__()
         self._events = events
         self._headers = {
             "content-type": "text/event-stream; charset=utf-8",

@@ -203,6 +203,7 @@ def test_nesting_is_counted_outside_of_strings() -> None:
     assert parse_object(f'{{"a": "{text}"}}'.encode()) == {"a": text.replace('\\"', '"')}
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_object_or_refused(data: bytes) -> None:
     try:
@@ -211,6 +212,7 @@ def test_any_bytes_are_an_object_or_refused(data: bytes) -> None:
         assert error.status == 400
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='{}[]":,\\u0d8e1.-tfn \n', max_size=60))
 def test_any_text_of_jsons_own_characters_is_an_object_or_refused(text: str) -> None:
     try:
@@ -228,7 +230,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(TEXTS, VALUES, max_size=5), st.booleans())
 def test_sound_json_comes_back(values: dict[str, Any], ascii_only: bool) -> None:
     assert parse_object(json.dumps(values, ensure_ascii=ascii_only).encode()) == values

@@ -55,7 +55,7 @@ def test_a_usage_error_becomes_sentences(error: UsageError, message: str) -> Non
     assert (api.status, api.message, api.param, api.code) == (400, message, "seed", "invalid_value")
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.text(max_size=800), st.text(max_size=100))
 def test_a_body_stays_under_4_kib_and_can_be_encoded(message: str, param: str) -> None:
     error = ApiError(400, message * 3, param=param * 3)

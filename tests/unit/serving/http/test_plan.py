@@ -256,7 +256,7 @@ def test_likely_values_name_the_fields_that_plans_depend_on() -> None:
     assert set(LIKELY) | free == set(ImagesRequest.model_fields)
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(st.fixed_dictionaries({}, optional=LIKELY), st.sampled_from([SMALL, large_card(alpha=True, adapters=("ink",))]))
 def test_any_request_that_is_read_is_planned_or_refused(values: dict[str, Any], card: ModelCard) -> None:
     try:
