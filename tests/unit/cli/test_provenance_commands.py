@@ -67,7 +67,7 @@ def test_an_image_is_marked_detected_and_made_again(run: Any, tmp_path: Path, mo
 
 def test_a_marked_image_is_not_made_again_without_its_key(run: Any, model: Path) -> None:
     for name in ("a.key", "b.key"):
-        assert run("watermark", "new-key", name).code == 0
+        assert run("watermark", "new-key", name, "--first-scale", 1).code == 0
     key, other = read_key(Path("a.key")).key_id, read_key(Path("b.key")).key_id
     assert run("generate", "a dog", "--model", model, "--watermark", "a.key", "-o", "a.png").code == 0
     again = ("generate", "--from", "a.png", "--model", model, "-o", "b.png")
@@ -80,7 +80,7 @@ def test_a_marked_image_is_not_made_again_without_its_key(run: Any, model: Path)
 
 
 def test_adding_a_watermark_to_a_recorded_image_is_said(run: Any, model: Path) -> None:
-    assert run("watermark", "new-key", "a.key").code == 0
+    assert run("watermark", "new-key", "a.key", "--first-scale", 1).code == 0
     assert run("generate", "a dog", "--model", model, "-o", "a.png").code == 0
     result = run("generate", "--from", "a.png", "--model", model, "-o", "b.png", "--watermark", "a.key")
     assert result.code == 0
