@@ -159,6 +159,10 @@ class WorkerBackend:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "bitvar.serving.engine.worker", stdin=theirs.fileno()
             )
+        except OSError as error:  # such as too little memory for a process
+            ours.close()
+            _LOG.error("the worker could not be started: %s", error)
+            return False
         finally:
             theirs.close()
         reader, self._writer = await asyncio.open_connection(sock=ours)

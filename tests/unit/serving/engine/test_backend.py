@@ -18,7 +18,7 @@ from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.settings import WorkerSettings
 from tests.support.serving import CARD
 
-PROGRAM = '''
+PROGRAM = """
 import json, os, socket, sys, time
 from bitvar.serving.engine.events import Cancelled, Finished, Started, Usage
 from bitvar.serving.engine.wire import Frame, event_frame, pack, read_frame
@@ -55,7 +55,7 @@ while (frame := read_frame(file.read)) is not None:
         continue  # it dies with this one waiting
     send(event_frame(job, Started()))
     send(event_frame(job, Finished(Usage(1, 2), (), 0.0, 0.1)))
-'''
+"""
 
 Test = Callable[[Engine, WorkerBackend], Awaitable[None]]
 
@@ -69,8 +69,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.setattr(backend_module, "_FIRST_DELAY", 0.01)
 
     def run(test: Test, kind: str = "", **limits: Any) -> None:
+        attempts: list[int] = []
+
         async def start(*command: str, stdin: int) -> Any:
             assert command[1:] == ("-m", "bitvar.serving.engine.worker")
+            if kind == "no-memory" and not attempts:
+                attempts.append(1)
+                raise BlockingIOError("no more processes")
             arguments = (str(tmp_path / "worker.py"), str(tmp_path / "starts"), CARD.model_dump_json(), kind)
             return await create(sys.executable, *arguments, stdin=stdin)
 
@@ -136,13 +141,14 @@ def test_bytes_that_are_no_frames_do_not_take_memory_but_the_worker(run: Callabl
     run(test)
 
 
-def test_a_worker_that_dies_before_it_is_ready_is_started_again(run: Callable[..., None]) -> None:
+@pytest.mark.parametrize("kind", ["die-early", "no-memory"])
+def test_a_worker_that_does_not_become_ready_is_started_again(run: Callable[..., None], kind: str) -> None:
     async def test(engine: Engine, backend: WorkerBackend) -> None:
         await ready(engine)
         assert backend.starts == 2
         assert isinstance(await last(engine, "plain"), Finished)
 
-    run(test, "die-early")
+    run(test, kind)
 
 
 def test_a_worker_that_hangs_is_killed_and_replaced(run: Callable[..., None]) -> None:
