@@ -130,7 +130,7 @@ def small_buffer_socket(url: str) -> socket.socket:
 
 
 def counts(url: str) -> Counter[str]:
-    """What `/metrics` says: samples by name, with their labels' values after it, such as `bitvar_jobs_total.finished`."""
+    """What `/metrics` says: samples by name and the values of labels, such as `bitvar_jobs_total.finished`."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     found: Counter[str] = Counter()

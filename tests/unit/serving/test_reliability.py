@@ -69,7 +69,9 @@ def test_clients_that_leave_cost_no_more_than_they_must(server: ServerProcess, s
         await asyncio.gather(*(leave(server.url, events=events, seconds=0.1, **fields) for _ in range(QUEUE)))
         change = await settled(server.url)
         change.subtract(before)
-        outcomes = {name: change[f"bitvar_jobs_total.{name}"] for name in ("accepted", "cancelled", "finished", "failed")}
+        outcomes = {
+            name: change[f"bitvar_jobs_total.{name}"] for name in ("accepted", "cancelled", "finished", "failed")
+        }
         assert outcomes["accepted"] == outcomes["cancelled"] + outcomes["finished"] and not outcomes["failed"]
         assert change["bitvar_scales_after_cancel_total"] <= 2 * outcomes["cancelled"]
         async with client(server.url) as asking:
