@@ -1,6 +1,7 @@
 """What the real server survives, at length: the figures of docs/reliability.md.
 
-`pytest -m slow tests/unit/serving/test_reliability_at_length.py --junitxml FILE` writes what was measured into FILE.
+`pytest -m slow tests/unit/serving/test_reliability_at_length.py -o junit_family=xunit1 --junitxml FILE` writes
+what was measured into FILE.
 """
 
 import asyncio
