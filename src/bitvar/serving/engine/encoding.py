@@ -73,15 +73,13 @@ class Outbox:
 
     Attributes:
         job: Job that the events belong to.
-        dropped: Whether to leave out all but the last event, since nobody wants the images any more.
+        dropped: Whether to leave out images and previews, since nobody wants them any more.
         ended: Whether the last event has been emitted; only the encoding thread sets it.
-        last: What makes the last event of a dropped job.
     """
 
     job: Job
     dropped: bool = False
     ended: bool = False
-    last: Callable[[], Event] | None = None
 
 
 class EncodingThread:
@@ -97,13 +95,13 @@ class EncodingThread:
         self._encoder = encoder
         self._emit = emit
         self._fail = fail
-        self._work: queue.Queue[tuple[Outbox, Callable[[], Event]] | None] = queue.Queue(_PENDING)
+        self._work: queue.Queue[tuple[Outbox, Event | Callable[[], Event]] | None] = queue.Queue(_PENDING)
         self._thread = threading.Thread(target=self._run, name="encoding", daemon=True)
         self._thread.start()
 
     def emit(self, outbox: Outbox, event: Event) -> None:
         """Emit an event after those before it."""
-        self._work.put((outbox, lambda: event))
+        self._work.put((outbox, event))
 
     def preview(self, outbox: Outbox, done: ScaleDone, index: int, image: Image.Image) -> None:
         """Encode and emit a preview.
@@ -149,13 +147,9 @@ class EncodingThread:
         self._work.put((outbox, encode))
 
     def drop(self, outbox: Outbox, last: Event) -> None:
-        """Leave out what waits of a job, and emit its last event."""
-
-        def make() -> Event:
-            return last
-
-        outbox.last, outbox.dropped = make, True
-        self._work.put((outbox, make))
+        """Leave out what has yet to be encoded of a job, and emit its last event."""
+        outbox.dropped = True
+        self._work.put((outbox, last))
 
     def close(self) -> None:
         """Encode and emit what waits, and end the thread."""
@@ -164,11 +158,11 @@ class EncodingThread:
 
     def _run(self) -> None:
         while (entry := self._work.get()) is not None:
-            outbox, make = entry
-            if outbox.ended or (outbox.dropped and make is not outbox.last):
+            outbox, entered = entry
+            if outbox.ended or (outbox.dropped and callable(entered)):
                 continue
             try:
-                event = make()
+                event = entered() if callable(entered) else entered
             except Exception as error:
                 _LOG.error("an image could not be encoded", exc_info=error)
                 event = _FAULT

@@ -158,13 +158,13 @@ class ModelRunner:
                 choice = self._scheduler.choose(time.monotonic())
                 if choice is None:
                     continue
-                image = choice.images[0] if isinstance(choice, StartPass) else choice.image
+                images = choice.images if isinstance(choice, StartPass) else (choice.image,)
                 try:
                     if isinstance(choice, StartPass):
-                        self._start_pass(choice.images)
-                    self._advance(self._passes[image])
+                        self._start_pass(images)
+                    self._advance(self._passes[images[0]])
                 except Exception as error:  # whatever it is, the next job must be drawn
-                    self._fail(image, error)
+                    self._fail(images, error)
         finally:
             for drawn in {id(one): one for one in self._passes.values()}.values():
                 _close(drawn)
@@ -188,12 +188,14 @@ class ModelRunner:
         outbox = Outbox(job)
         try:
             running = self._prepare(outbox, arrived)
+            memory = self._card.size_of(*running.size).image_bytes
         except (UsageError, WeightsError) as error:
             self._files.emit(outbox, Failed("invalid_value", sentence(error), "prompt"))
             return
-        size = running.size
-        group = (size, running.request.params, job.adapters)
-        memory = self._card.size_of(*size).image_bytes
+        except Exception as error:  # whatever it is, the next job must be drawn
+            self._files.emit(outbox, describe(error))
+            return
+        group = (running.size, running.request.params, job.adapters)
         images = [ImageWork(job.id, index, group, job.adapters, memory) for index in range(running.request.num_images)]
         self._jobs[job.id] = running
         self._scheduler.add(JobWork(job.id, arrived, images))
@@ -359,13 +361,13 @@ class ModelRunner:
         running = self._jobs[image.job]
         return self._costs.image((running.size, 1), running.lengths)
 
-    def _fail(self, image: ImageWork, error: Exception) -> None:
-        """End every job of a pass that failed."""
-        drawn = self._passes.get(image)
+    def _fail(self, images: tuple[ImageWork, ...], error: Exception) -> None:
+        """End every job of a pass that failed, or that could not be started."""
+        drawn = self._passes.get(images[0])
         if drawn is not None:
             _close(drawn)
         failure = describe(error)
-        for job_id in {one.job for one in (drawn.images if drawn else (image,))}:
+        for job_id in {image.job for image in (drawn.images if drawn else images)}:
             self._end(job_id, failure)
         if failure.code == "out_of_memory" and torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -32,7 +32,7 @@ SETTINGS = {
 }
 PROMPTS = [
     "a cat",
-    "it's \"quoted\" $HOME `id` $(id) \\ !x",
+    'it\'s "quoted" $HOME `id` $(id) \\ !x',
     "--help",
     "two\nlines\tand a tab",
     "caf\u00e9 \u2028 \U0001f431 \u0000".rstrip("\u0000"),
@@ -55,7 +55,13 @@ def test_the_modules_pass_their_own_tests() -> None:
 
 
 def a_record(**changes: Any) -> ImageRecord:
-    values = {"prompt": "caf\u00e9 \U0001f431", "seed": 2**63 - 1, "width": 8, "height": 8, "guidance_scale": (1.0, 2.5)}
+    values = {
+        "prompt": "caf\u00e9 \U0001f431",
+        "seed": 2**63 - 1,
+        "width": 8,
+        "height": 8,
+        "guidance_scale": (1.0, 2.5),
+    }
     return ImageRecord.of({**values, "temperature": 0.25, "top_k": 0, "top_p": 0.0, **changes})
 
 
