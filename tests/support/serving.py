@@ -233,6 +233,7 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
     command = [sys.executable, "-m", "bitvar", *verb, "--port", "0", *threads, *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     log: list[str] = []
+    reading = None
     assert process.stderr is not None
     try:
         url = None
@@ -255,3 +256,6 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if reading is not None:
+            reading.join(30)  # it ends with the last process that writes there
+        process.stderr.close()
