@@ -157,8 +157,8 @@ class RayBackend:
         if status.num_running != self.num_running:
             _LOG.info("%d replicas run", status.num_running)
         self.num_running = status.num_running
-        if status.message and status.message != self._message:
-            _LOG.warning("Ray says about the replicas: %s", status.message)
+        if status.message and status.message != self._message and status.failure is None:
+            _LOG.info("Ray says about the replicas: %s", status.message)
         self._message = status.message
         if status.failure is not None:
             if self._card is None:
