@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 
-
 def draw(page: "Page", prompt: str, *, seed: int, images: int = 1) -> None:
     """Draw a prompt, and wait until all its images are in the gallery."""
     from playwright.sync_api import expect
@@ -91,9 +90,7 @@ def test_patterns_tables_and_export(open_page: Callable[..., "Page"], server_url
     expect(page.locator("#prompt-hint")).to_have_text("4 prompts, 4 images.")
     expect(page.locator("#go-label")).to_have_text("Generate 4 images")
     draw(page, "a {red|green} {car|bus}", seed=1, images=4)
-    expect(page.locator(".tile-item figcaption")).to_have_text(
-        ["a red car", "a red bus", "a green car", "a green bus"]
-    )
+    expect(page.locator(".tile-item figcaption")).to_have_text(["a red car", "a red bus", "a green car", "a green bus"])
     assert len(set(pixels(page, ".tile img"))) == 4
 
     page.locator("#more > summary").click()
