@@ -16,6 +16,9 @@ from bitvar.transformer.config import TransformerConfig
 KERNEL_LIBRARIES: Final = 24 << 20
 """Bytes that a process takes once, when it draws for the first time: compiled kernels, threads, scratch buffers."""
 
+MAX_FRAGMENTS: Final = 160 << 20
+"""Bytes of gaps that a heap may have: glibc keeps tensors up to 32 MiB on it, of which a layer has at most five."""
+
 
 @runtime_checkable
 class DecoderSizes(Protocol):
@@ -97,9 +100,9 @@ class InferenceMemory:
         latents: Latents, and the bits of all scales.
         draws: Logits, noise and embedded tokens of a scale.
         activations: Tensors of a block at the largest scale.
-        allocator: Freed memory that the allocator can't reuse yet, since tensors grow from scale to scale.
         decoding: Activations of the decoder.
         pixels: Decoded pixels, and their conversion to images.
+        fragments: Freed memory that the allocator can't use for larger tensors, at most `MAX_FRAGMENTS`.
         libraries: `KERNEL_LIBRARIES`, once a process.
     """
 
@@ -109,9 +112,9 @@ class InferenceMemory:
     latents: int
     draws: int
     activations: int
-    allocator: int
     decoding: int
     pixels: int
+    fragments: int
     libraries: int
 
     @property
@@ -122,11 +125,11 @@ class InferenceMemory:
     @property
     def transient(self) -> int:
         """Bytes of the larger one of two phases that never coincide: a scale and decoding."""
-        return max(self.activations + self.allocator, self.decoding + self.pixels)
+        return max(self.activations, self.decoding + self.pixels)
 
     @property
     def total(self) -> int:
-        return self.held + self.transient + self.libraries
+        return self.held + self.transient + self.fragments + self.libraries
 
     def named(self) -> dict[str, int]:
         """Return the parts by name, in order."""
@@ -144,7 +147,8 @@ def estimate_inference_memory(plan: InferencePlan) -> InferenceMemory:
     text_rows = plan.rows * plan.text_tokens
     cells = schedule[-1][0] * schedule[-1][1] * config.patch_size**2
     cell_bits = config.bits // config.patch_size**2
-    activations = _activations(plan)
+    activations, decoding = _activations(plan), plan.images_together * _decoding(plan)
+    pixels = plan.images * plan.num_pixels * plan.decoder.image_channels * 5 * FP32
     return InferenceMemory(
         cache=2 * config.depth * plan.rows * c * schedule.cached_tokens * item,
         text_keys=3 * config.depth * text_rows * c * item,  # values, and the projection that the keys are a view of
@@ -152,9 +156,9 @@ def estimate_inference_memory(plan: InferencePlan) -> InferenceMemory:
         latents=plan.images * (4 * cells * cell_bits * FP32 + schedule.num_tokens * config.bits),
         draws=_draws(plan),
         activations=activations,
-        allocator=activations,
-        decoding=plan.images_together * _decoding(plan),
-        pixels=plan.images * plan.num_pixels * plan.decoder.image_channels * 5 * FP32,
+        decoding=decoding,
+        pixels=pixels,
+        fragments=min(max(activations, decoding + pixels), MAX_FRAGMENTS),
         libraries=KERNEL_LIBRARIES,
     )
 

@@ -3,6 +3,7 @@
 It runs the loop in the thread that calls `run`, and encodes files in another, so that the model doesn't wait for them.
 """
 
+import json
 import logging
 import queue
 import time
@@ -13,6 +14,7 @@ from typing import Final
 import torch
 
 from bitvar.errors import ComputationError, UsageError, WeightsError
+from bitvar.pipeline.record import MAX_RECORD_BYTES
 from bitvar.pipeline.request import GenerationRequest
 from bitvar.pipeline.results import ScaleEvent
 from bitvar.pipeline.text_to_image import InfinityPipeline
@@ -30,9 +32,12 @@ from bitvar.serving.engine.events import (
 )
 from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.model_card import ModelCard
-from bitvar.serving.engine.scheduler import Begin, ImageWork, JobWork, Limits, Scheduler
+from bitvar.serving.engine.scheduler import ImageWork, JobWork, Limits, Scheduler, StartPass
 
 _LOG: Final = logging.getLogger(__name__)
+
+_MAX_TEXT_BYTES: Final = MAX_RECORD_BYTES // 3
+"""Longest prompt, and longest negative prompt, as JSON: the rest of a record fits beside them."""
 
 Emit = Callable[[str, Event], None]
 """Takes a job's id and what happened to it. Called from one thread at a time, in order."""
@@ -153,10 +158,10 @@ class ModelRunner:
                 choice = self._scheduler.choose(time.monotonic())
                 if choice is None:
                     continue
-                image = choice.images[0] if isinstance(choice, Begin) else choice.image
+                image = choice.images[0] if isinstance(choice, StartPass) else choice.image
                 try:
-                    if isinstance(choice, Begin):
-                        self._begin(choice.images)
+                    if isinstance(choice, StartPass):
+                        self._start_pass(choice.images)
                     self._advance(self._passes[image])
                 except Exception as error:  # whatever it is, the next job must be drawn
                     self._fail(image, error)
@@ -204,7 +209,7 @@ class ModelRunner:
             cut = self._cut(text, what)
             if cut != text:
                 limit = self._card.max_text_tokens
-                warnings.append(f"The {what} was cut to the {limit} tokens that this model reads.")
+                warnings.append(f"The {what} was cut, since this model reads {limit} tokens at most.")
             texts.append(cut)
         prompt, negative = texts
         assert prompt is not None
@@ -220,22 +225,23 @@ class ModelRunner:
         return _RunningJob(outbox, request, self._size_of(request), lengths, shown, tokens, tuple(warnings), arrived)
 
     def _cut(self, text: str, what: str) -> str:
-        """Shorten a text to the tokens that the model reads, at a space."""
-        encoder, limit = self._pipeline.text_encoder, self._card.max_text_tokens
-        if encoder is None or encoder.num_tokens(text) <= limit:
-            self._pipeline.check_prompt(text, what=what)
-            return text
-        words = text.split()
-        low, high = 0, min(len(words), limit)  # the number of words that are kept
-        while low < high:
-            middle = (low + high + 1) // 2
-            if encoder.num_tokens(" ".join(words[:middle])) <= limit:
-                low = middle
-            else:
-                high = middle - 1
-        cut = " ".join(words[:low])
+        """Shorten a text to what the model reads and a file's record holds, at a space if there is one nearby."""
+        cut = text
+        if not self._fits(text):
+            low, high = 0, len(text) - 1
+            while low < high:
+                middle = (low + high + 1) // 2
+                low, high = (middle, high) if self._fits(text[:middle]) else (low, middle - 1)
+            space = text.rfind(" ", 0, low)
+            cut = text[: space if space > low // 2 else low]
         self._pipeline.check_prompt(cut, what=what)
         return cut
+
+    def _fits(self, text: str) -> bool:
+        encoder = self._pipeline.text_encoder
+        if len(json.dumps(text)) > _MAX_TEXT_BYTES:
+            return False
+        return encoder is None or encoder.num_tokens(text) <= self._card.max_text_tokens
 
     def _unknown_words(self, prompt: str) -> list[str]:
         vocabulary = self._pipeline.components.vocabulary
@@ -275,7 +281,7 @@ class ModelRunner:
             if not any(other in self._passes for other in drawn.images):
                 _close(drawn)
 
-    def _begin(self, images: tuple[ImageWork, ...]) -> None:
+    def _start_pass(self, images: tuple[ImageWork, ...]) -> None:
         """Begin a pass of these images, whose jobs ask for the same size, settings and adapters."""
         self._apply_adapters(images[0])
         jobs = [self._jobs[image.job] for image in images]
@@ -349,12 +355,9 @@ class ModelRunner:
         self._files.emit(running.outbox, done)
 
     def _predict(self, image: ImageWork) -> float:
-        """Predict the seconds until an image is done, its share of a pass."""
-        drawn = self._passes.get(image)
+        """Predict the seconds that an image takes by itself."""
         running = self._jobs[image.job]
-        if drawn is None:
-            return self._costs.remaining((running.size, 1), running.lengths, 0)
-        return self._costs.remaining(drawn.size, drawn.lengths, drawn.done) / len(drawn.images)
+        return self._costs.image((running.size, 1), running.lengths)
 
     def _fail(self, image: ImageWork, error: Exception) -> None:
         """End every job of a pass that failed."""

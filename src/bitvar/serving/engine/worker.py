@@ -30,6 +30,7 @@ from bitvar.serving.engine.model_card import ModelCard, NativeSize
 from bitvar.serving.engine.runner import ModelRunner
 from bitvar.serving.engine.settings import WorkerSettings
 from bitvar.serving.engine.wire import Frame, event_frame, pack, read_frame
+from bitvar.serving.logs import JsonLines
 from bitvar.text import CachedTextEncoder
 
 _LOG: Final = logging.getLogger(__name__)
@@ -233,7 +234,9 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front process decides when to stop
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     serve(_Link(end))
 
 

@@ -9,14 +9,14 @@ from starlette.exceptions import HTTPException
 
 from bitvar import __version__
 from bitvar.serving.engine.engine import Engine
-from bitvar.serving.http import images
-from bitvar.serving.http.errors import ApiError, envelope
+from bitvar.serving.http import a1111, images
+from bitvar.serving.http.errors import ApiError
 from bitvar.serving.http.guard import Guard, error_answer
 from bitvar.serving.http.images import Service
-from bitvar.serving.http.measures import HttpMeasures, write_metrics
+from bitvar.serving.http.metrics import HttpMetrics, write_metrics
 from bitvar.serving.http.names import model_list, model_object, resolve_name
+from bitvar.serving.http.openapi import openapi_document
 from bitvar.serving.http.results import ResultStore
-from bitvar.serving.http.schema import json_schema
 from bitvar.serving.http.sending import BytesAnswer, json_answer
 from bitvar.serving.http.settings import ServerSettings
 
@@ -27,22 +27,6 @@ _HTTP_ERRORS: Final = {
     404: ("There is no such route.", "not_found"),
     405: ("This route has no such method.", "method_not_allowed"),
 }
-_ERROR_SCHEMA: Final = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
 
 
 def create_app(engine: Engine, settings: ServerSettings) -> Guard:
@@ -52,41 +36,38 @@ def create_app(engine: Engine, settings: ServerSettings) -> Guard:
         engine: Where jobs are drawn. Whoever calls starts and stops it.
         settings: Names, keys and limits.
     """
-    measures = HttpMeasures()
+    metrics = HttpMetrics()
     results = ResultStore(seconds=settings.result_seconds, max_bytes=settings.result_bytes)
-    service = Service(engine, settings, results, measures)
-    app = FastAPI(title="bitvar", version=__version__, docs_url=None, redoc_url=None)
+    service = Service(engine, settings, results, metrics)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)  # a redirect would be built from the Host header
     _add_images(app, service)
     _add_models(app, service)
+    a1111.add_routes(app, service)
     _add_health(app, service)
     _add_page(app)
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
-    return Guard(app, settings, measures)
+    return Guard(app, settings, metrics)
 
 
 def _add_images(app: FastAPI, service: Service) -> None:
-    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": json_schema()}}}}
-
-    @app.post(
-        "/v1/images/generations", openapi_extra=body, responses=_responses(400, 401, 404, 408, 413, 429, 503, 504)
-    )
+    @app.post("/v1/images/generations")
     async def generations(request: Request) -> Any:
         return await images.generate(service, request.scope, request.receive, request.headers)
 
-    @app.post("/v1/images/edits", responses=_responses(501))
+    @app.post("/v1/images/edits")
     async def edits() -> Any:
         return images.unbuilt("Edits")
 
-    @app.post("/v1/images/variations", responses=_responses(501))
+    @app.post("/v1/images/variations")
     async def variations() -> Any:
         return images.unbuilt("Variations")
 
-    @app.get("/v1/images/{image_id}/content", responses=_responses(404))
+    @app.get("/v1/images/{image_id}/content")
     async def content(image_id: str) -> Any:
         return images.content(service, image_id)
 
-    @app.delete("/v1/requests/{request_id}", responses=_responses(401, 404))
+    @app.delete("/v1/requests/{request_id}")
     async def cancel(request_id: str) -> Any:
         return images.cancel(service, request_id)
 
@@ -94,12 +75,12 @@ def _add_images(app: FastAPI, service: Service) -> None:
 def _add_models(app: FastAPI, service: Service) -> None:
     settings = service.settings
 
-    @app.get("/v1/models", responses=_responses(401, 503))
+    @app.get("/v1/models")
     async def models() -> Any:
         card = service.card
         return json_answer(model_list(card, served=card.name, aliases=settings.aliases))
 
-    @app.get("/v1/models/{name:path}", responses=_responses(401, 404, 503))
+    @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Any:
         card = service.card
         resolve_name(name, served=card.name, aliases=settings.aliases, any_model=settings.any_model)
@@ -113,20 +94,24 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def livez() -> Any:
         return json_answer({"status": "alive"})
 
-    @app.get("/readyz", responses={503: {"description": "The server can't draw now."}})
+    @app.get("/readyz")
     async def readyz() -> Any:
         state = engine.state
         return json_answer({"status": state}, status=200 if state == "ready" else 503)
 
-    @app.get("/metrics", responses=_responses(401))
-    async def metrics() -> Any:
-        text, media_type = write_metrics(service.measures, engine, service.results)
+    @app.get("/metrics")
+    async def prometheus() -> Any:
+        text, media_type = write_metrics(service.metrics, engine, service.results)
         return BytesAnswer(text, media_type)
 
-    @app.get("/version", responses=_responses(401))
+    @app.get("/version")
     async def version() -> Any:
         card = engine.card
         return json_answer({"bitvar": __version__, "model": None if card is None else card.digest})
+
+    @app.get("/openapi.json")
+    async def document() -> Any:
+        return json_answer(openapi_document(engine.card))
 
 
 def _add_page(app: FastAPI) -> None:
@@ -136,11 +121,11 @@ def _add_page(app: FastAPI) -> None:
         if entry.is_file() and not entry.name.endswith(".py")
     }
 
-    @app.get("/", include_in_schema=False)
+    @app.get("/")
     async def index() -> Any:
         return _asset("index.html")
 
-    @app.get("/page/{name}", include_in_schema=False)
+    @app.get("/page/{name}")
     async def asset(name: str) -> Any:
         return _asset(name)
 
@@ -156,22 +141,13 @@ def _media_type(name: str) -> str:
     return _MEDIA_TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
-def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {"application/json": {"schema": _ERROR_SCHEMA}}
-    return {status: {"description": "Error", "content": content} for status in statuses}
-
-
 async def _answer_api_error(request: Request, error: Exception) -> Any:
     assert isinstance(error, ApiError)
-    return error_answer(error)
+    return error_answer(error, request.scope["path"])
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Any:
     assert isinstance(error, HTTPException)
-    texts = {
-        404: ("There is no such route.", "not_found"),
-        405: ("This route has no such method.", "method_not_allowed"),
-    }
-    message, code = texts.get(error.status_code, ("The request can't be served.", "invalid_request"))
+    message, code = _HTTP_ERRORS.get(error.status_code, ("The request can't be served.", "invalid_request"))
     known = ApiError(error.status_code, message, code=code, headers=error.headers)
-    return json_answer(envelope(known), status=known.status, headers=known.headers)
+    return error_answer(known, request.scope["path"])

@@ -18,6 +18,9 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 MAX_DEPTH: Final = 32
 """Deepest nesting of lists and objects, the body's own object included."""
 
+MAX_VALUES: Final = 10_000
+"""Most entries of lists and objects together: parsing them blocks the event loop."""
+
 MAX_DIGITS: Final = 100
 """Most characters of a number. Longer ones are no setting, and take Python long to read."""
 
@@ -26,8 +29,6 @@ _STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 _NOT_A_BRACKET: Final = re.compile(r"[^\[\]{}]+")
 _STEPS: Final[Mapping[str, int]] = {"[": 1, "{": 1, "]": -1, "}": -1}
-_CLOSE: Final[Mapping[str, str]] = {"Connection": "close"}
-"""Header of an error that leaves a body unread: nothing sensible can follow on that connection."""
 
 
 class ClientLeft(Exception):  # noqa: N818 - it is no error: the client may leave
@@ -55,7 +56,7 @@ async def read_json(
             data = await _read(receive, max_bytes)
     except TimeoutError:
         message = f"The body took longer than {timeout_seconds:g} seconds to arrive."
-        raise ApiError(408, message, code="timeout", headers=_CLOSE) from None
+        raise ApiError(408, message, code="timeout") from None
     return parse_object(data)
 
 
@@ -73,8 +74,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise _refused(f"it isn't UTF-8 at byte {error.start:,}") from None
     if not text.strip():
         raise _refused('it is empty; send an object such as {"prompt": "a red apple"}')
-    if _depth(text) > MAX_DEPTH:
-        raise _refused(f"it nests lists and objects more than {MAX_DEPTH} deep")
+    _check_shape(text)
     try:
         value = json.loads(
             text,
@@ -126,10 +126,14 @@ async def _read(receive: Receive, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-def _depth(text: str) -> int:
-    """The deepest nesting of a text, brackets within strings apart, whether or not it is JSON."""
-    brackets = _NOT_A_BRACKET.sub("", _STRING.sub("", text))
-    return max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+def _check_shape(text: str) -> None:
+    """Refuse deep nesting and endless lists from the punctuation outside of strings, whether or not it is JSON."""
+    outside = _STRING.sub("", text)
+    if outside.count(",") >= MAX_VALUES:
+        raise _refused(f"it contains more than {MAX_VALUES:,} values")
+    brackets = _NOT_A_BRACKET.sub("", outside)
+    if max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0) > MAX_DEPTH:
+        raise _refused(f"it nests lists and objects more than {MAX_DEPTH} deep")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -162,7 +166,7 @@ def _finite(digits: str) -> float:
 
 def _too_large(max_bytes: int) -> ApiError:
     message = f"The body is longer than {max_bytes:,} bytes, the most this server reads."
-    return ApiError(413, message, code="too_large", headers=_CLOSE)
+    return ApiError(413, message, code="too_large")
 
 
 def _refused(why: str) -> ApiError:

@@ -1,7 +1,8 @@
 """The JSON schema of a request: what it admits, the parser and the planner admit too, as far as a schema can say it.
 
 A schema can't say that two sides make a ratio, how many scales a size has, or that no adapter is named twice; and it
-would be long if it said that a list of seeds has n entries. For these, a body that it admits may get status 400.
+would be too large for tools if it said that a list of seeds has n entries, that a negative prompt needs a schedule
+other than ones, or that JPEG has no transparency. For these, a body that it admits may get status 400.
 """
 
 from typing import Any, Final
@@ -63,40 +64,28 @@ def _rules(card: ModelCard | None) -> list[dict[str, Any]]:
         "required": ["width", "height"],
         "properties": {"width": present, "height": present, "size": {"enum": ["auto", None]}},
     }
+    png = {"properties": {"output_format": {"enum": ["png", None]}, "output_compression": {"enum": [100, None]}}}
     return [
         _either(stream, no_stream),
         _either(_absent("width", "height"), sides),
         _either(*_guidance_branches(card)),
-        _either(*_format_branches(has_alpha=card is None or card.alpha)),
+        _either(png, _given("output_format", {"enum": ["webp", "jpeg"]})),
     ]
 
 
 def _guidance_branches(card: ModelCard | None) -> list[dict[str, Any]]:
     """Guidance is given once, and a negative prompt needs guidance."""
-    scale, schedule = _absent("guidance_scale"), _absent("guidance_schedule")
+    no_scale, no_schedule = ({name: _NOT_GIVEN} for name in _GUIDANCE)
     if card is None:  # whether guidance is on by default isn't known
-        return [scale, schedule]
-    blank = {"negative_prompt": {"anyOf": [_NOT_GIVEN, {"type": "string", "not": {"pattern": r"\S"}}]}}
-    number = {"type": "number", "not": {"const": 1}}
-    numbers = {"type": "array", "not": {"items": {"const": 1}}}
-    by_default = [_NOT_GIVEN] if card.defaults.guided else []
-    guided: list[dict[str, Any]] = [
-        {"properties": {"guidance_scale": {"anyOf": [*by_default, number, numbers]}, **schedule["properties"]}},
-        {"properties": {"guidance_schedule": {"anyOf": [*by_default, numbers]}, **scale["properties"]}},
-    ]
-    if not by_default:
-        guided = [{**branch, "required": [name]} for branch, name in zip(guided, _GUIDANCE, strict=True)]
-    return [*({"properties": {**blank, **absent["properties"]}} for absent in (scale, schedule)), *guided]
-
-
-def _format_branches(*, has_alpha: bool) -> list[dict[str, Any]]:
-    """PNG takes no compression, and JPEG no transparency."""
-    png = {"properties": {"output_format": {"enum": ["png", None]}, "output_compression": {"enum": [100, None]}}}
-    opaque = {"enum": ["opaque", "auto", None]}
-    if not has_alpha:
-        return [png, _given("output_format", {"enum": ["webp", "jpeg"]})]
-    jpeg = {"required": ["output_format"], "properties": {"output_format": {"const": "jpeg"}, "background": opaque}}
-    return [png, _given("output_format", {"const": "webp"}), jpeg]
+        return [{"properties": no_scale}, {"properties": no_schedule}]
+    blank = {"anyOf": [_NOT_GIVEN, {"type": "string", "not": {"pattern": r"\S"}}]}
+    guided = [{"type": "number", "not": {"const": 1}}, {"type": "array", "not": {"items": {"const": 1}}}]
+    if card.defaults.guided:
+        scale = {"properties": {**no_schedule, "guidance_scale": {"anyOf": [_NOT_GIVEN, *guided]}}}
+    else:
+        scale = {"required": ["guidance_scale"], "properties": {**no_schedule, "guidance_scale": {"anyOf": guided}}}
+    schedule = {"required": ["guidance_schedule"], "properties": {**no_scale, "guidance_schedule": {"type": "array"}}}
+    return [{"properties": {**no_schedule, "negative_prompt": blank}}, scale, schedule]
 
 
 def _narrow(properties: dict[str, Any], card: ModelCard) -> None:

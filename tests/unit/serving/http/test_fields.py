@@ -210,7 +210,7 @@ VALUES = st.recursive(
 NAMES = st.sampled_from([*ImagesRequest.model_fields, *sorted(REFUSED)]) | st.text(max_size=20)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(NAMES, VALUES, max_size=6))
 @example({"prompt": "a", "seed": HUGE})
 @example({"prompt": "\ud800"})

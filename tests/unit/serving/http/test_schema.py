@@ -82,6 +82,7 @@ _KEYWORDS: dict[str, Any] = {
     "maximum": lambda rule, value, _: not is_of_type("number", value) or value <= rule,
 }
 
+GENERAL = json_schema()
 SCHEMAS = {"small": (SMALL, json_schema(SMALL)), "alpha": (ALPHA, json_schema(ALPHA))}
 INEXPRESSIBLE = {"size", "width", "height", "exact_native"}
 """Parameters about which a schema can't say everything."""
@@ -139,16 +140,17 @@ BODIES = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(BODIES, st.sampled_from(list(SCHEMAS)))
 def test_the_schema_and_the_planner_agree(values: dict[str, Any], name: str) -> None:
     card, schema = SCHEMAS[name]
     error = planned(values, card)
     if error is None:
         assert admits(schema, values)
-        assert admits(json_schema(), values)
+        assert admits(GENERAL, values)
     elif admits(schema, values):
-        beyond = any(words in error.message for words in ("scales", "twice", "seed lists"))
+        beyond = any(words in error.message for words in ("scales", "twice", "seed lists", "JPEG"))
+        beyond |= error.param == "negative_prompt" and "guidance_schedule" in values
         assert beyond or error.param in INEXPRESSIBLE, (error.param, error.message)
 
 
@@ -168,7 +170,8 @@ def test_the_schema_and_the_planner_agree(values: dict[str, Any], name: str) -> 
         ({"width": 520, "height": 520}, False),
         ({"negative_prompt": "blue"}, False),
         ({"negative_prompt": "blue", "guidance_scale": 2}, True),
-        ({"negative_prompt": "blue", "guidance_schedule": [1, 1, 1, 1]}, False),
+        ({"negative_prompt": "blue", "guidance_schedule": [1, 1, 1, 2]}, True),
+        ({"negative_prompt": "blue", "guidance_scale": [1, 1, 1, 1]}, False),
         ({"negative_prompt": " "}, True),
         ({"background": "transparent"}, False),
         ({"lora": {"name": "ink"}}, False),

@@ -36,7 +36,7 @@ class Histogram:
         return pairs, self._sum
 
 
-class HttpMeasures:
+class HttpMetrics:
     """What the HTTP side counts."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class HttpMeasures:
         self.request_seconds.add(seconds)
 
 
-def write_metrics(measures: HttpMeasures, engine: "Engine", results: "ResultStore") -> tuple[bytes, str]:
+def write_metrics(metrics: HttpMetrics, engine: "Engine", results: "ResultStore") -> tuple[bytes, str]:
     """Write everything in Prometheus' text format.
 
     Returns:
@@ -64,26 +64,26 @@ def write_metrics(measures: HttpMeasures, engine: "Engine", results: "ResultStor
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
     registry = CollectorRegistry()
-    registry.register(_Collector(measures, engine, results))
+    registry.register(_Collector(metrics, engine, results))
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
 class _Collector:
     """Present counts as Prometheus' client library wants them."""
 
-    def __init__(self, measures: HttpMeasures, engine: "Engine", results: "ResultStore") -> None:
-        self._measures = measures
+    def __init__(self, metrics: HttpMetrics, engine: "Engine", results: "ResultStore") -> None:
+        self._metrics = metrics
         self._engine = engine
         self._results = results
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        measures, engine = self._measures, self._engine
+        metrics, engine = self._metrics, self._engine
         requests = CounterMetricFamily(
             "bitvar_http_requests", "Requests that are over.", labels=["method", "route", "status"]
         )
-        for (method, route, status), count in measures.requests.items():
+        for (method, route, status), count in metrics.requests.items():
             requests.add_metric([method, route, str(status)], count)
         yield requests
         jobs = CounterMetricFamily("bitvar_jobs", "Jobs by what became of them.", labels=["outcome"])
@@ -95,7 +95,7 @@ class _Collector:
             if name.startswith("refused_"):
                 refused.add_metric([name.removeprefix("refused_")], count)
         yield refused
-        yield CounterMetricFamily("bitvar_images", "Images that were finished.", value=measures.images)
+        yield CounterMetricFamily("bitvar_images", "Images that were finished.", value=metrics.images)
         yield CounterMetricFamily("bitvar_scales", "Scales that were drawn.", value=engine.counts["scales"])
         yield CounterMetricFamily("bitvar_worker_losses", "Times the worker died.", value=engine.counts["lost"])
         yield GaugeMetricFamily("bitvar_jobs_waiting", "Jobs whose first scale has not begun.", engine.num_waiting)
@@ -106,14 +106,14 @@ class _Collector:
             (
                 "http_request",
                 "Seconds from a request to the end of its answer.",
-                measures.request_seconds,
+                metrics.request_seconds,
             ),
-            ("job_queued", "Seconds that finished jobs waited.", measures.queued_seconds),
-            ("job_drawing", "Seconds that finished jobs were drawn.", measures.drawing_seconds),
+            ("job_queued", "Seconds that finished jobs waited.", metrics.queued_seconds),
+            ("job_drawing", "Seconds that finished jobs were drawn.", metrics.drawing_seconds),
             (
                 "first_preview",
                 "Seconds from a request to its first preview.",
-                measures.first_preview_seconds,
+                metrics.first_preview_seconds,
             ),
         ):
             buckets, total = histogram.cumulative()
