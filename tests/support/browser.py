@@ -34,12 +34,19 @@ def require_node() -> str:
     return node
 
 
-@contextmanager
-def chromium() -> Iterator["Browser"]:
-    """Start a headless Chromium: the system's own, since Playwright's can't be fetched everywhere."""
+def chromium_path() -> str:
+    """Return the path of Chromium."""
     path = next(filter(None, map(shutil.which, _CHROMIUM)), None)
     if path is None:
         missing("Chromium, such as Debian's package chromium")
+    assert path is not None
+    return path
+
+
+@contextmanager
+def chromium() -> Iterator["Browser"]:
+    """Start a headless Chromium: the system's own, since Playwright's can't be fetched everywhere."""
+    path = chromium_path()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

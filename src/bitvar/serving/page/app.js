@@ -69,6 +69,12 @@ export class App {
     return this.state.items.find((item) => item.id === id);
   }
 
+  /** Ask the server for its model once more. */
+  async askForModel() {
+    if (this.state.server === "ready") await this.#loadCard();
+    else await this.connection.check();
+  }
+
   /** The images of the same run, in order. @param {Item} item */
   siblings(item) {
     return item.run ? this.state.items.filter((other) => other.run === item.run) : [item];

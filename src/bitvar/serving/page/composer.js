@@ -23,12 +23,12 @@ export class Composer {
   #shapes = [];
   #locked = false;
   #running = false;
-  #startedAt = 0;
 
   /**
    * @param {object} actions
    * @param {(settings: Settings, more: {images: number, guidances: import("./settings.js").PerScale[], native: import("./sizes.js").NativeSize}) => void} actions.onGenerate
    * @param {() => void} actions.onStop
+   * @param {() => void} actions.onNoModel  called when there is nothing to draw with yet
    */
   constructor(actions) {
     this.actions = actions;
@@ -39,7 +39,13 @@ export class Composer {
     this.prompt.value = remembered("draft", "");
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#pressed();
+      this.submit();
+    });
+    byId("go").addEventListener("click", (event) => {
+      if (!this.#running) return;
+      event.preventDefault();
+      // The second click of a double click is no wish to stop.
+      if (event.detail < 2) this.actions.onStop();
     });
     this.form.addEventListener("keydown", (event) => {
       // Enter in a field presses the form's button, which now says "Stop".
@@ -66,13 +72,13 @@ export class Composer {
     byId("shapes").replaceChildren(...shapeChoices(this.#shapes, (shape) => this.#showSizes(shape)));
     byId("adapter-field").hidden = card.adapters.length === 0;
     this.adapter.replaceChildren(make("option", { value: "" }, "none"), ...card.adapters.map((/** @type {string} */ name) => make("option", { value: name }, name)));
+    const kept = remembered(`form.${card.name}`, /** @type {Record<string, any> | null} */ (null));
     this.#reset();
-    this.#restore();
+    if (kept) this.#restore(kept);
   }
 
   /** @param {boolean} running */
   setRunning(running) {
-    if (running && !this.#running) this.#startedAt = performance.now();
     this.#running = running;
     this.form.classList.toggle("running", running);
     this.#showPlan();
@@ -128,15 +134,12 @@ export class Composer {
     if (field) this.#invalid(field, message);
   }
 
-  #pressed() {
-    if (!this.#running) this.#submit();
-    // A double click on the button is no wish to stop.
-    else if (performance.now() - this.#startedAt > 300) this.actions.onStop();
-  }
-
   #submit() {
     this.form.querySelectorAll("[aria-invalid]").forEach((field) => this.#valid(field));
-    if (!this.#card) return this.#invalid("prompt", "The server has not loaded its model yet. Try again in a moment.");
+    if (!this.#card) {
+      this.actions.onNoModel();
+      return this.#invalid("prompt", "The server has not named its model yet. Try again in a moment.");
+    }
     if (!this.prompt.value.trim()) return this.#invalid("prompt", "Write a prompt first.", true);
     if (!this.#locked || !this.#value("seed").trim()) this.#set("seed", randomSeed());
     const guidance = this.#read("guidance", (text) => parsePerScale(text), "Give a number from 0 to 100, or one for each scale.");
@@ -172,14 +175,13 @@ export class Composer {
     this.#showPlan();
   }
 
-  #restore() {
-    const kept = remembered(`form.${this.#card?.name}`, /** @type {Record<string, any> | null} */ (null));
-    if (!kept) return;
+  /** @param {Record<string, any>} kept */
+  #restore(kept) {
     for (const id of KEPT) if (typeof kept[id] === "string") this.#set(id, kept[id]);
     const size = parseSize(String(kept.size));
     if (size) this.#choose(size);
     this.#lock(kept.locked === true);
-    this.#showPlan();
+    this.#changed(this.size);
   }
 
   #reset() {

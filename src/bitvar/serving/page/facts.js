@@ -71,6 +71,12 @@ function toolsOf(item, app, onCode) {
     done ? button("Download", () => downloadImage(item), { class: "quiet small", icon: "download" }) : null,
     done ? button("Compare", () => app.compare(), { class: "quiet small", icon: "compare" }) : null,
     button("Code", () => onCode(item), { class: "quiet small", icon: "code" }),
-    done ? button("Delete", () => app.remove([item.id]), { class: "quiet small", icon: "delete" }) : null,
+    done ? button("Delete", () => remove(item, app), { class: "quiet small", icon: "delete" }) : null,
   );
+}
+
+/** Delete an image; the focus moves to the one that is shown next. @param {Item} item @param {import("./app.js").App} app */
+async function remove(item, app) {
+  await app.remove([item.id]);
+  /** @type {HTMLElement | null} */ (document.querySelector(".thumb[tabindex='0']"))?.focus({ preventScroll: true });
 }

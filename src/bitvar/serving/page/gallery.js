@@ -10,9 +10,11 @@ const PAGE = 60;
 
 /**
  * @param {import("./app.js").App} app
- * @param {(question: {title: string, text: string}) => Promise<boolean>} confirm
+ * @param {object} actions
+ * @param {(question: {title: string, text: string}) => Promise<boolean>} actions.confirm
+ * @param {() => void} actions.onChoose  called when an image is chosen by pointer
  */
-export function showGallery(app, confirm) {
+export function showGallery(app, { confirm, onChoose }) {
   const list = byId("thumbs");
   /** @type {Map<string, ReturnType<typeof thumb>>} */
   const thumbs = new Map();
@@ -33,6 +35,7 @@ export function showGallery(app, confirm) {
     });
     setText(byId("gallery-count"), done ? String(done) : "");
     byId("gallery-empty").hidden = visible.length > 0;
+    list.hidden = visible.length === 0;
     byId("export").hidden = byId("delete-all").hidden = done === 0;
     byId("more-thumbs").hidden = items.length <= limit;
   };
@@ -47,6 +50,10 @@ export function showGallery(app, confirm) {
     const count = app.state.items.filter((item) => item.status === "done").length;
     const title = count === 1 ? "Delete the image?" : `Delete all ${count} images?`;
     if (await confirm({ title, text: "They can't be brought back. Export them first if you want to keep them." })) await app.removeAll();
+  });
+  list.addEventListener("click", (event) => {
+    // Keys and screen readers click with a count of 0; for them the focus stays in view.
+    if (event.detail > 0 && event.target !== list) onChoose();
   });
   list.addEventListener("keydown", (event) => {
     const focused = /** @type {HTMLElement} */ (event.target).closest("li");

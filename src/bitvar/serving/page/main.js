@@ -21,8 +21,12 @@ const app = new App({
   onRefused: (param, message) => composer.refuse(param, message),
 });
 const composer = new Composer({
-  onGenerate: (settings, more) => app.generate(settings, more),
+  onGenerate: (settings, more) => {
+    app.generate(settings, more);
+    showFrame();
+  },
   onStop: () => app.stop(),
+  onNoModel: () => app.askForModel(),
 });
 const openHelp = prepareHelp();
 
@@ -42,7 +46,7 @@ showFacts(app, {
   },
   onCode: prepareCode(),
 });
-showGallery(app, prepareConfirm());
+showGallery(app, { confirm: prepareConfirm(), onChoose: showFrame });
 acceptFiles((files) => app.open(files));
 prepareTheme();
 app.store.watch((state) => [state.card], (card) => card && composer.setCard(card));
@@ -64,6 +68,11 @@ function pressed(event) {
   else if (event.key === "/" && remembered("single-keys", true)) composer.prompt.focus();
   else if (target !== document.body || !walk(byId("thumbs"), event.key)) return;
   event.preventDefault();
+}
+
+/** Bring the image into view where it is above or below the screen. */
+function showFrame() {
+  byId("frame").scrollIntoView({ block: "nearest" });
 }
 
 /** The button that goes through the themes: the system's, light, dark. */

@@ -65,6 +65,7 @@ function tile(first, onChoose) {
   const image = make("img", { alt: "", draggable: "false" });
   const note = make("span", { class: "tile-note" });
   const element = make("button", { type: "button", class: "tile", onclick: () => onChoose(first.id) }, image, note);
+  element.style.setProperty("--ratio", String(first.settings.size[0] / first.settings.size[1]));
 
   /** @param {Item} item */
   const update = (item) => {

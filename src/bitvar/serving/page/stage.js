@@ -105,9 +105,10 @@ function showImage(figure, url, alt) {
   const before = [...figure.querySelectorAll("img")];
   const top = before.at(-1);
   if (top?.getAttribute("src") === url) return;
-  for (const image of before) image.alt = "";
+  for (const image of before.slice(0, -1)) image.remove();
+  if (top) top.alt = "";
   const image = make("img", { src: url, alt, draggable: "false" });
-  const uncover = () => before.forEach((old) => old.remove());
+  const uncover = () => top?.remove();
   image.addEventListener("animationend", uncover);
   image.addEventListener("error", uncover);
   if (top) top.after(image);
@@ -121,9 +122,14 @@ function showNote(note, item, onRetry) {
   if (note.dataset.key === key) return;
   note.dataset.key = key;
   note.classList.toggle("failed", item.status === "failed");
+  // The button disappears, so the focus moves to the one that stops.
+  const retry = (/** @type {string} */ id) => {
+    byId("go").focus();
+    onRetry(id);
+  };
   const again = item.status === "failed" || item.status === "stopped";
   note.replaceChildren(
     make("p", {}, item.note),
-    ...(again ? [button(item.status === "failed" ? "Try again" : "Draw it again", () => onRetry(item.id), { class: "small" })] : []),
+    ...(again ? [button(item.status === "failed" ? "Try again" : "Draw it again", () => retry(item.id), { class: "small" })] : []),
   );
 }

@@ -113,20 +113,24 @@ class StubServer:
         self.key: str | None = None
         self.card = CARD
         self.broken: int | None = None
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
+        self._open(port)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
-    @property
-    def port(self) -> int:
-        return int(self._http.server_address[1])
+    def _open(self, port: int) -> None:
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+
+    def reopen(self) -> None:
+        """Listen again at the same port after `close`."""
+        self._open(int(self._http.server_address[1]))
 
     def close(self) -> None:
+        """Stop listening."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -154,7 +158,7 @@ class StubServer:
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 """Say nothing."""
 
             def _send(self, status: int, data: bytes, kind: str, headers: Mapping[str, str] | None = None) -> None:
