@@ -35,15 +35,11 @@ class Replica:
     def __init__(
         self, settings: Mapping[str, Any], version: str, *, name: str | None = None, stall_seconds: float = 60.0
     ) -> None:
-        from bitvar.serving.engine.encoding import ImageEncoder
-        from bitvar.serving.engine.runner import ModelRunner
-        from bitvar.serving.engine.worker import describe_model, load_pipeline, warm_up
+        from bitvar.serving.engine.loading import build_runner
 
         worker = WorkerSettings.model_validate(settings)
         try:
-            pipeline = load_pipeline(worker)
-            self._card = describe_model(pipeline, worker)
-            costs = warm_up(pipeline, worker.warm_sizes)
+            self._runner, self._card = build_runner(worker, self._emit)
         except (UsageError, WeightsError) as error:
             raise RuntimeError(load_failure(error)) from None
         self._version = version
@@ -52,16 +48,6 @@ class Replica:
         self._open: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[Event]]] = {}
         self._progressed = time.monotonic()
         self._cancelled_scales = 0
-        self._runner = ModelRunner(
-            pipeline,
-            self._card,
-            self._emit,
-            encoder=ImageEncoder(),
-            costs=costs,
-            batch_invariant=worker.batch_invariant,
-            max_batch=worker.max_batch,
-            max_active=worker.max_active,
-        )
         self._thread = threading.Thread(target=self._runner.run, name="model", daemon=True)
         self._thread.start()
 

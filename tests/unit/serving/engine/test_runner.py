@@ -24,9 +24,9 @@ from bitvar.serving.engine.events import (
     Started,
 )
 from bitvar.serving.engine.job import Job, PreviewSettings
+from bitvar.serving.engine.loading import describe_model
 from bitvar.serving.engine.runner import ModelRunner
 from bitvar.serving.engine.settings import WorkerSettings
-from bitvar.serving.engine.worker import describe_model
 from tests.support.tiny import tiny_pipeline
 
 SCALES = 3

@@ -11,9 +11,9 @@ from bitvar.pipeline.image_files import encode_image
 from bitvar.pipeline.record import ImageRecord
 from bitvar.serving.engine.events import Event, Finished, ImageDone
 from bitvar.serving.engine.job import Job, PreviewSettings
+from bitvar.serving.engine.loading import describe_model, load_pipeline
 from bitvar.serving.engine.runner import ModelRunner
 from bitvar.serving.engine.settings import WorkerSettings
-from bitvar.serving.engine.worker import describe_model, load_pipeline
 
 PROMPT, SEED = "a red apple", 7
 
