@@ -234,6 +234,7 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     log: list[str] = []
     assert process.stderr is not None
+    reading = threading.Thread(target=log.extend, args=(process.stderr,), daemon=True)
     try:
         url = None
         while url is None and (line := process.stderr.readline()):
@@ -241,7 +242,6 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
             found = re.match(r"(http://\S+)", line)
             url = found[1] if found else None
         assert url is not None, f"the server ended at once: {''.join(log)}"
-        reading = threading.Thread(target=log.extend, args=(process.stderr,), daemon=True)
         reading.start()
         server = ServerProcess(url, process, log)
         if wait:
@@ -255,3 +255,7 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if reading.ident is not None:
+            reading.join(30)  # it ends with the last process that writes there
+        if not reading.is_alive():
+            process.stderr.close()

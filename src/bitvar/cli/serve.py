@@ -21,6 +21,9 @@ REVISION = Annotated[str | None, typer.Option(help="Branch, tag or commit of the
 DTYPE = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 on CUDA and fp32 elsewhere.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 THREADS = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads on the CPU. Default: PyTorch's choice.")]
+WATERMARK = Annotated[
+    str | None, typer.Option(help="Key file of `bitvar watermark new-key`; every image carries the watermark.")
+]
 LORA = Annotated[list[str] | None, typer.Option(help="Adapter for requests to choose, as NAME=PATH_OR_ID; repeatable.")]
 
 
@@ -50,6 +53,21 @@ def serve(
     device: DEVICE = "auto",
     threads: THREADS = None,
     lora: LORA = None,
+    watermark: WATERMARK = None,
+    c2pa_certificate: Annotated[
+        str | None, typer.Option(help="PEM file of certificates; every file is signed. Needs --c2pa-key.")
+    ] = None,
+    c2pa_key: Annotated[str | None, typer.Option(help="PEM file of the certificate's private key.")] = None,
+    blocklist: Annotated[
+        list[str] | None, typer.Option(help="File of phrases that prompts may not contain; repeatable.")
+    ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Folder of an image classifier that may block images. Needs --block-label.")
+    ] = None,
+    block_label: Annotated[
+        list[str] | None,
+        typer.Option(help="LABEL=PROBABILITY of the classifier from which an image is blocked; repeatable."),
+    ] = None,
     max_queue: Annotated[int, typer.Option(min=1, max=10_000, help="Most requests that wait.")] = 16,
     max_batch: Annotated[
         int, typer.Option(min=1, max=64, help="Most images of a pass, with --no-batch-invariant.")
@@ -104,6 +122,11 @@ def serve(
                 "batch_invariant": batch_invariant,
                 "max_batch": max_batch,
                 "memory_budget": None if memory_gib is None else int(memory_gib * 2**30),
+                "watermark": watermark,
+                "certificate": c2pa_certificate,
+                "signing_key": c2pa_key,
+                "blocklists": tuple(blocklist or ()),
+                "classifier": _read_classifier(classifier, block_label or []),
                 "warm_sizes": tuple((int(size.width), int(size.height)) for size in sizes if size is not None),
             },
             source="the options of this command",
@@ -228,6 +251,26 @@ def _read_adapters(texts: list[str]) -> "tuple[NamedAdapter, ...]":
             raise UsageError(f"Can't read --lora {text}.", "it has no name", "write NAME=PATH_OR_ID")
         adapters.append(NamedAdapter.parse({"name": name, "source": source}, source=f"--lora {text}"))
     return tuple(adapters)
+
+
+def _read_classifier(folder: str | None, labels: list[str]) -> dict[str, object] | None:
+    from bitvar.errors import UsageError
+
+    if folder is None and not labels:
+        return None
+    if folder is None or not labels:
+        missing = "--classifier FOLDER" if folder is None else "--block-label LABEL=PROBABILITY"
+        raise UsageError("The image classifier would block nothing.", f"{missing} is missing", "give both")
+    blocked = {}
+    for text in labels:
+        label, separator, number = text.rpartition("=")
+        try:
+            blocked[label] = float(number)
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise UsageError(f"Can't read --block-label {text}.", "it has no probability", "write LABEL=0.5")
+    return {"folder": folder, "blocked": blocked}
 
 
 def _is_worth_a_line(record: "logging.LogRecord") -> bool:

@@ -27,13 +27,14 @@ def new_key(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Key file to write. An existing file is refused.")],
     delta: Annotated[
         float | None,
-        typer.Option(min=0, max=20, help="Strength: shift of a bit's log-odds, before the temperature. Default: 2."),
+        typer.Option(min=0.1, max=20, help="Strength: shift of a bit's log-odds, before the temperature. Default: 3."),
     ] = None,
     context: Annotated[
-        int | None, typer.Option(min=0, max=8, help="Number of preceding bits that a green list depends on.")
+        int | None,
+        typer.Option(min=0, max=8, help="Number of preceding bits that a green list depends on. Default: 0."),
     ] = None,
     first_scale: Annotated[
-        int | None, typer.Option(min=0, max=63, help="Index of the first scale to mark, from 0. Default: 2.")
+        int | None, typer.Option(min=0, max=63, help="Index of the first scale to mark, from 0. Default: 3.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:

@@ -298,6 +298,11 @@ class InfinityPipeline:
         schedule = self.schedule_for(request.height, request.width)
         params = self.params_for(request.params)
         params.scales(len(schedule))  # raises before any work
+        if watermark is not None and watermark.first_scale >= len(schedule):
+            why = (
+                f"it starts at scale {watermark.first_scale + 1}, and this size is generated in {len(schedule)} scales"
+            )
+            raise UsageError("The watermark would mark nothing.", why, "make a key with a smaller --first-scale")
         negatives, seeds = request.negatives(), request.seeds()
         if any(negatives) and not params.guided:
             why = "guidance steers away from it, but guidance is off: its scale is 1"

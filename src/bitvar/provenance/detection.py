@@ -32,7 +32,7 @@ from bitvar.weights.identity import TokenizerIdentity, check_pair
 from bitvar.weights.index import ModelIndex
 from bitvar.weights.model_folder import find_tokenizer, load_tokenizer, verify_part
 
-REFINE_STEPS: Final = 8
+REFINE_STEPS: Final = 16
 FALSE_POSITIVE_RATE: Final = 0.001
 _LIMITS: Final = ImageLimits(max_ratio=64.0)
 

@@ -50,14 +50,15 @@ class Watermark:
     Attributes:
         secret: Secret of 32 bytes.
         delta: Shift of the guided logits' log-odds towards green; temperature, top-k and top-p act on the result.
-        context: Number of preceding bits of the same token that a green list depends on.
+        context: Number of preceding bits of the same token that a green list depends on. Each of them that re-encoding
+            gets wrong hides a green bit.
         first_scale: Index of the first scale that is marked. Coarser scales have few bits, and each of them shows.
     """
 
     secret: bytes = field(repr=False)
-    delta: float = 2.0
-    context: int = 2
-    first_scale: int = 2
+    delta: float = 3.0
+    context: int = 0
+    first_scale: int = 3
 
     def __post_init__(self) -> None:
         if not isinstance(self.secret, bytes) or len(self.secret) != SECRET_BYTES:

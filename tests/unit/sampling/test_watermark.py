@@ -72,9 +72,7 @@ def test_off_is_bit_identical_in_every_way_to_say_so(tmp_path: Path) -> None:
     pipe = rough_pipeline(tmp_path)
     plain = pipe("a red dog", seed=3, output_type="bits")
     off = pipe("a red dog", seed=3, output_type="bits", watermark=None)
-    late = pipe("a red dog", seed=3, output_type="bits", watermark=Watermark(SECRET, first_scale=3))  # marks no scale
-    for other in (off, late):
-        assert all(torch.equal(a, b) for a, b in zip(plain.images, other.images, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.images, off.images, strict=True))
     assert plain.metadata == off.metadata
     assert "watermark" not in plain.metadata[0]
 
@@ -82,6 +80,14 @@ def test_off_is_bit_identical_in_every_way_to_say_so(tmp_path: Path) -> None:
 def test_a_delta_of_zero_changes_no_bit() -> None:
     plain = [result.bits for result in sample(texts(3), [1])]
     assert same_bits(sample(texts(3), [1], watermark=Watermark(SECRET, delta=0.0, first_scale=0)), plain)
+
+
+def test_a_key_that_marks_no_scale_is_refused(tmp_path: Path) -> None:
+    pipe = tiny_pipeline(tmp_path)
+    with pytest.raises(UsageError, match="would mark nothing"):
+        pipe("a red dog", watermark=Watermark(SECRET, first_scale=3))
+    plain = [result.bits for result in sample(texts(3), [1])]
+    assert same_bits(sample(texts(3), [1], watermark=Watermark(SECRET, first_scale=len(TALL))), plain)
 
 
 # on, it is drawn as specified
@@ -189,7 +195,8 @@ KEY_ID = "4e8c8288906f740f"
 
 
 def test_lists_are_balanced_and_unlike_each_other() -> None:
-    lists = [Watermark(bytes([i]) * 32, first_scale=0).green_lists(k, 64, 32) for i in range(4) for k in range(4)]
+    marks = [Watermark(bytes([i]) * 32, context=2, first_scale=0) for i in range(4)]
+    lists = [mark.green_lists(k, 64, 32) for mark in marks for k in range(4)]
     values = np.stack([one.values.ravel() for one in lists if one is not None]) * 2.0 - 1
     overlaps = values @ values.T / values.shape[1]
     assert np.abs(values.mean(axis=1)).max() < 0.05

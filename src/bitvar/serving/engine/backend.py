@@ -195,9 +195,11 @@ class WorkerBackend:
             return False
         if frame.kind == "fatal":
             self._state = "failed"
-            kind = UsageError if frame.values["kind"] == "UsageError" else WeightsError
-            self._listener.on_failed(_plain_error(kind, frame.values["message"]))
+            kind = UsageError if frame.values.get("kind") == "UsageError" else WeightsError
+            self._listener.on_failed(_plain_error(kind, str(frame.values.get("message", ""))))
             return False
+        if frame.kind != "card":
+            raise ValueError(f"there is no kind of frame {frame.kind!r}")
         self._card = ModelCard.model_validate(frame.values)
         self._state = "ready"
         self._listener.on_ready()

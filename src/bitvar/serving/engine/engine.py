@@ -118,7 +118,8 @@ class Engine:
         self._seconds_per_token = 1e-3
         self._restarts: set[asyncio.Future[None]] = set()
         self.counts: Counter[str] = Counter()
-        """Numbers of jobs: accepted, refused_REASON, finished, failed, cancelled; and of scales that were drawn."""
+        """Numbers of jobs: accepted, refused_REASON, finished, failed, cancelled; of
+        lost workers; and of scales, all and those that came in after their job was cancelled."""
 
     @property
     def card(self) -> ModelCard | None:
@@ -222,11 +223,10 @@ class Engine:
         ticket = self._tickets.get(job_id)
         if isinstance(event, ScaleDone):
             self.counts["scales"] += 1
+            self.counts["scales_after_cancel"] += job_id in self._stopping
         is_last = isinstance(event, Finished | Failed | Cancelled)
         if is_last and (timer := self._stopping.pop(job_id, None)) is not None:
             timer.cancel()
-        if isinstance(event, Cancelled):
-            self.counts["scales_of_cancelled"] += event.scales
         if ticket is None:
             return
         if isinstance(event, Finished | Failed | Cancelled):

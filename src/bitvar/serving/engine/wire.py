@@ -53,7 +53,7 @@ class Frame:
 
 def pack(frame: Frame) -> bytes:
     """Write a frame with its lengths."""
-    header = json.dumps({"kind": frame.kind, **frame.values}, separators=(",", ":")).encode("ascii")
+    header = json.dumps({"kind": frame.kind, "values": frame.values}, separators=(",", ":")).encode("ascii")
     if len(header) > MAX_HEADER or len(frame.data) > MAX_DATA:
         raise ValueError(f"a frame of {len(header):,} and {len(frame.data):,} bytes is too long")
     return LENGTHS.pack(len(header), len(frame.data)) + header + frame.data
@@ -78,11 +78,12 @@ def parse(header: bytes, data: bytes) -> Frame:
         ValueError: The header is damaged.
     """
     try:
-        values = json.loads(header)
+        read = json.loads(header)
     except RecursionError:
         raise ValueError("a frame's header is nested too deeply") from None
-    if not isinstance(values, dict) or not isinstance(kind := values.pop("kind", None), str):
-        raise ValueError("a frame's header has no kind")
+    kind, values = (read.get(key) for key in ("kind", "values")) if isinstance(read, dict) else (None, None)
+    if not isinstance(kind, str) or not isinstance(values, dict):
+        raise ValueError("a frame's header has no kind or no values")
     return Frame(kind, values, data)
 
 

@@ -2,7 +2,7 @@
 
 Uvicorn waits for the headers of a request, and for a client to read its answer, as long as the client likes; enough
 such clients would take every connection. Of uvicorn's two protocols this is the one on h11, also where httptools is
-installed: it bounds the headers of a request to 64 KiB, keeps trailers apart from headers, and reads the body of a
+installed: it bounds the headers of a request to some 64 KiB, keeps trailers apart from headers, and reads the body of a
 request that offers an upgrade.
 """
 

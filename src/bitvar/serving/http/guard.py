@@ -46,6 +46,7 @@ _SINGLE: Final = (
 )  # fmt: skip
 """Headers that decide something here. If one is given twice, a proxy before this server may have read the other."""
 
+_HOST: Final = re.compile(r"(\[[0-9a-f:.]*\]|[^:\[\]]*)(?::[0-9]*)?")
 _HEADER_NAMES: Final = re.compile("[A-Za-z0-9, _-]{1,2000}")
 
 
@@ -249,8 +250,7 @@ def _host_names(values: Iterable[str]) -> frozenset[str]:
 
 
 def _without_port(host: str) -> str:
-    """The name in a Host header, in lower case."""
+    """The name in a Host header, in lower case; the whole of it where it isn't a name and a port."""
     host = host.strip().lower()
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
+    match = _HOST.fullmatch(host)
+    return host if match is None else match[1]

@@ -6,21 +6,18 @@ They are apart so that a change of the model leaves the front, its queue and its
 
 import asyncio
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import ray
-from pydantic import Field, SecretStr
+from pydantic import SecretStr
 from ray import serve
 
-from bitvar.config import Config
-from bitvar.serving.engine.engine import Engine, EngineLimits
-from bitvar.serving.engine.settings import WorkerSettings
+from bitvar.serving.engine.engine import Engine
 from bitvar.serving.http.app import create_app
 from bitvar.serving.http.guard import App
 from bitvar.serving.http.keys import read_keys
 from bitvar.serving.http.sending import Receive, Send
-from bitvar.serving.http.settings import ServerSettings
+from bitvar.serving.replicas.arguments import FrontArguments, ModelArguments
 from bitvar.serving.replicas.cluster import model_application
 from bitvar.serving.replicas.settings import ReplicaSettings
 from bitvar.serving.replicas.start import ray_backend
@@ -29,38 +26,6 @@ _MANY: Final = 10_000
 """Requests that Ray Serve may send to the front at a time. The front answers at once those it refuses."""
 
 _LOOK_SECONDS: Final = 0.1
-
-
-class ModelArguments(Config):
-    """Arguments of the application of the model.
-
-    Attributes:
-        worker: What each replica loads.
-        replicas: How many there are, and what each reserves. Its `address` and `application` have no effect here.
-    """
-
-    worker: WorkerSettings = WorkerSettings()
-    replicas: ReplicaSettings = ReplicaSettings()
-
-
-class FrontArguments(Config):
-    """Arguments of the application of the front.
-
-    Attributes:
-        application: Name of the application of the model.
-        api_key_file: File of keys on the node of the front, one a line; requests must carry one of them.
-        http: Settings of the HTTP side. `host` and `port` are Ray Serve's.
-        limits: Bounds of the queue and of time.
-        drain_seconds: Seconds that the front has to finish its requests when it is replaced.
-        cpus: CPUs that the front reserves.
-    """
-
-    application: str = "model"
-    api_key_file: Path | None = None
-    http: ServerSettings = ServerSettings(host="0.0.0.0")
-    limits: EngineLimits = EngineLimits()
-    drain_seconds: float = Field(default=150.0, gt=0)
-    cpus: Annotated[float, Field(ge=0)] = 0.5
 
 
 @serve.ingress()

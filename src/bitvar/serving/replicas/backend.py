@@ -18,12 +18,22 @@ from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.model_card import ModelCard
 from bitvar.serving.engine.wire import Frame, parse_event, read_frame
 from bitvar.serving.replicas.delivery import MODEL_CHANGED, Delivery
-from bitvar.serving.replicas.interface import Cluster, DeploymentStatus, Draw, ReplicaFaultError, ReplicaLostError
+from bitvar.serving.replicas.interface import (
+    Cluster,
+    DeploymentStatus,
+    Description,
+    Draw,
+    ReplicaFaultError,
+    ReplicaLostError,
+)
 
 _LOG: Final = logging.getLogger(__name__)
 
 _MAX_DEATHS: Final = 3
 """Replicas that a job may see dying. A job that kills every replica must not get the next one."""
+
+_DESCRIBE_SECONDS: Final = 30.0
+"""Seconds that a replica has to describe itself. It is asked again later."""
 
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 2.0
@@ -71,7 +81,8 @@ class RayBackend:
         self._supervision: asyncio.Task[None] | None = None
         self._connecting: asyncio.Future[Cluster] | None = None
         self._calls: dict[str, _Call] = {}
-        self._version: float | None = None
+        self._version: str | None = None
+        self._is_stale = True  # whether the replicas may have another model than the card's
         self._message = ""
         self.num_running = 0
         """Number of replicas that ran at the last look."""
@@ -147,7 +158,7 @@ class RayBackend:
         while self._state != "failed":
             try:
                 await self._look(cluster, await asyncio.to_thread(cluster.status))
-            except ReplicaLostError as error:
+            except (ReplicaLostError, TimeoutError) as error:
                 _LOG.warning("the state of the replicas is unknown: %s", error)
             await asyncio.sleep(self._poll_seconds)
 
@@ -157,25 +168,27 @@ class RayBackend:
         if status.num_running != self.num_running:
             _LOG.info("%d replicas run", status.num_running)
         self.num_running = status.num_running
-        if status.message and status.message != self._message:
-            _LOG.warning("Ray says about the replicas: %s", status.message)
+        if status.message != self._message and status.failure is None and status.message:
+            _LOG.info("Ray says about the replicas: %s", status.message)
+        if status.failure is not None and self._card is None:
+            self._fail(status.failure)
+        elif status.failure is not None and status.message != self._message:
+            _LOG.error("a new model can't be loaded, and replicas of the old one go on: %s", status.failure)
         self._message = status.message
-        if status.failure is not None:
-            if self._card is None:
-                self._fail(status.failure)
-            elif status.version != self._version:  # the replicas of the version before go on
-                _LOG.error("the new model can't be loaded: %s", status.failure)
-                self._version = status.version
-            return
+        self._is_stale = self._is_stale or not status.is_settled
         is_first = self._card is None and status.num_running > 0  # the others may still load
-        if not is_first and (not status.is_settled or status.version == self._version):
-            return
-        card = ModelCard.model_validate_json(await cluster.describe())
-        if self._card is not None and self._card.digest != card.digest:
-            _LOG.info("the replicas changed from %s to %s", self._card.digest, card.digest)
-        self._card = card
-        if status.is_settled:
-            self._version = status.version
+        if status.failure is None and (is_first or (status.is_settled and self._is_stale)):
+            found = await asyncio.wait_for(cluster.describe(), _DESCRIBE_SECONDS)
+            self._adopt(found, cluster, is_settled=status.is_settled)
+
+    def _adopt(self, found: Description, cluster: Cluster, *, is_settled: bool) -> None:
+        """Take over the model that a replica has."""
+        assert self._listener is not None
+        if not is_settled and cluster.version not in (None, found.version):
+            return  # one of the replicas that are about to be replaced by ours
+        if self._card is not None and self._card.digest != found.card.digest:
+            _LOG.info("the replicas changed from %s to %s", self._card.digest, found.card.digest)
+        self._card, self._version, self._is_stale = found.card, found.version, not is_settled
         if self._state == "loading":
             self._state = "ready"
             self._listener.on_ready()
@@ -237,6 +250,7 @@ class RayBackend:
                 frame = _read(data)
                 if frame.kind == "hello":
                     call.replica = frame.values["replica"]
+                    self._is_stale = self._is_stale or frame.values["version"] != self._version
                     if not call.delivery.begin(frame.values["digest"]):
                         return MODEL_CHANGED
                     continue

@@ -1,8 +1,10 @@
 """Ray: connects to a cluster or starts one, deploys the model with Ray Serve, and streams jobs through its handle."""
 
+import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
+from uuid import uuid4
 
 import ray
 from ray import serve
@@ -10,8 +12,9 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from bitvar.errors import UsageError
+from bitvar.serving.engine.model_card import ModelCard
 from bitvar.serving.engine.settings import WorkerSettings
-from bitvar.serving.replicas.interface import DeploymentStatus, ReplicaFaultError, ReplicaLostError
+from bitvar.serving.replicas.interface import DeploymentStatus, Description, ReplicaFaultError, ReplicaLostError
 from bitvar.serving.replicas.replica import Replica, read_load_failure
 from bitvar.serving.replicas.settings import ReplicaSettings
 
@@ -26,15 +29,19 @@ _NAMESPACE: Final = "serve"
 _ONGOING: Final = 4
 _LOAD_TRIES: Final = 2
 _HEALTH_SECONDS: Final = 5.0
+_DESCRIBE_SECONDS: Final = 10.0
 
 
-def model_application(worker: WorkerSettings, replicas: ReplicaSettings, *, has_cuda: bool) -> serve.Application:
+def model_application(
+    worker: WorkerSettings, replicas: ReplicaSettings, *, has_cuda: bool, version: str | None = None
+) -> serve.Application:
     """Describe the deployment of a model.
 
     Args:
         worker: What each replica loads.
         replicas: How many there are, and what each reserves.
         has_cuda: Whether the cluster has GPUs, which matters where the settings leave the device open.
+        version: Name of this deploying; None makes one up.
     """
     uses_cuda = worker.device.startswith("cuda") or (worker.device == "auto" and has_cuda)
     gpus = replicas.gpus if replicas.gpus is not None else float(uses_cuda)
@@ -49,7 +56,8 @@ def model_application(worker: WorkerSettings, replicas: ReplicaSettings, *, has_
         logging_config={"log_level": "WARNING", "enable_access_log": False},
         **_scale(replicas),
     )
-    return decorate(Replica).bind(worker.model_dump(mode="json"), stall_seconds=replicas.stall_seconds)
+    version = version or uuid4().hex
+    return decorate(Replica).bind(worker.model_dump(mode="json"), version, stall_seconds=replicas.stall_seconds)
 
 
 def reserved_cpus(worker: WorkerSettings, replicas: ReplicaSettings) -> float:
@@ -124,7 +132,8 @@ class RayCluster:
     def __init__(self, replicas: ReplicaSettings, worker: WorkerSettings | None) -> None:
         self._replicas = replicas
         self._handle: Any = None
-        self._deployed: float | None = None
+        self._version: str | None = None
+        self._was_settled = False
         for name in ("ray", "ray.serve"):
             logging.getLogger(name).setLevel(logging.ERROR)  # they write lines of their own among ours
         self._is_connected = not ray.is_initialized()
@@ -137,19 +146,26 @@ class RayCluster:
             self.close()
             raise
 
+    @property
+    def version(self) -> str | None:
+        """What this deploying is called; None if it deployed nothing."""
+        return self._version
+
     def _deploy(self, worker: WorkerSettings) -> None:
         resources = ray.cluster_resources()
         if self._replicas.address is None:
             self._check_room(worker, resources)
         serve.start(proxy_location="Disabled")  # the front process has the only port
-        target = model_application(worker, self._replicas, has_cuda=resources.get("GPU", 0) > 0)
+        version = uuid4().hex
+        has_cuda = resources.get("GPU", 0) > 0
+        target = model_application(worker, self._replicas, has_cuda=has_cuda, version=version)
         name = self._replicas.application
         serve.run_many(
             [serve.RunTarget(target, name=name, route_prefix=None)],
             wait_for_ingress_deployment_creation=True,
             wait_for_applications_running=False,
         )
-        self._deployed = serve.status().applications[name].last_deployed_time_s
+        self._version = version
 
     def status(self) -> DeploymentStatus:
         """Ask Ray Serve how the deployment stands.
@@ -163,7 +179,7 @@ class RayCluster:
             raise ReplicaLostError(_first_line(error)) from error
         model = None if found is None else found.deployments.get(DEPLOYMENT)
         if found is None or model is None:
-            return DeploymentStatus(0.0, is_settled=False)
+            return DeploymentStatus(is_settled=False)
         failure = read_load_failure(model.message)
         if failure is None and found.status == "DEPLOY_FAILED":
             why = _last_line(model.message or found.message)
@@ -171,16 +187,17 @@ class RayCluster:
         states = {str(getattr(state, "value", state)): count for state, count in model.replica_states.items()}
         running = states.get("RUNNING", 0)
         settled = found.status == "RUNNING" and running > 0
-        return DeploymentStatus(found.last_deployed_time_s, settled, failure, running, _last_line(model.message))
+        self._was_settled = self._was_settled or settled
+        return DeploymentStatus(settled, failure, running, _last_line(model.message))
 
-    async def describe(self) -> str:
-        """Ask a replica for the model card as JSON.
+    async def describe(self) -> Description:
+        """Ask a replica, whichever, what it draws with.
 
         Raises:
             ReplicaLostError: No replica answers.
         """
         try:
-            return await self._open_handle().describe.remote()
+            return _read_description(await self._open_handle().describe.remote())
         except (RayError, RayServeException) as error:
             raise ReplicaLostError(_first_line(error)) from error
 
@@ -197,17 +214,27 @@ class RayCluster:
 
     def close(self) -> None:
         """Disconnect. It takes down what it deployed unless someone else has deployed over it since."""
-        if self._deployed is not None and self._is_latest():
+        if self._version is not None and (self._owns_cluster or self._is_latest()):
             serve.delete(self._replicas.application)
+            self._version = None
         if self._is_connected:
             ray.shutdown()  # ends a cluster that was started here
 
+    @property
+    def _owns_cluster(self) -> bool:
+        """Whether the cluster was started here, so that it ends with this process."""
+        return self._is_connected and self._replicas.address is None
+
     def _is_latest(self) -> bool:
+        """Whether nobody has deployed, or is deploying, over what was deployed here."""
         try:
-            found = serve.status().applications.get(self._replicas.application)
-        except (RayError, RayServeException):
+            if not self.status().is_settled:
+                return not self._was_settled  # ours is still loading; else another model is
+            text = self._open_handle().describe.remote().result(timeout_s=_DESCRIBE_SECONDS)
+        except (RayError, RayServeException, ReplicaLostError, TimeoutError) as error:
+            _LOG.warning("the application %s is left on the cluster: %s", self._replicas.application, error)
             return False
-        return found is not None and found.last_deployed_time_s == self._deployed
+        return _read_description(text).version == self._version
 
     def _open_handle(self) -> Any:
         if self._handle is None:
@@ -235,6 +262,11 @@ class RayCluster:
         if wanted * cpus > there:
             why = f"each reserves {cpus:g} CPUs, and this machine has {there:g}"
             raise UsageError(f"Can't place {wanted} replicas.", why, "ask for fewer, or give --replica-cpus 0.5")
+
+
+def _read_description(text: str) -> Description:
+    values = json.loads(text)
+    return Description(values["version"], ModelCard.model_validate(values["card"]))
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from bitvar.serving.engine.model_card import ModelCard
+
 
 class ReplicaLostError(Exception):
     """A replica died, can't be reached, or there is none."""
@@ -21,18 +23,29 @@ class DeploymentStatus:
     """How a deployment stands.
 
     Attributes:
-        version: Changes when the model is deployed again.
-        is_settled: Whether every replica has the version's model, and at least one runs.
-        failure: Why the version can't run; None while it may.
+        is_settled: Whether every replica has the model that was deployed last, and at least one runs.
+        failure: Why that model can't run; None while it may.
         num_running: Number of replicas that run.
         message: What Ray says about it; empty if nothing.
     """
 
-    version: float
     is_settled: bool
     failure: Exception | None = None
     num_running: int = 0
     message: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a replica draws with.
+
+    Attributes:
+        version: Which deploying it comes from.
+        card: The model.
+    """
+
+    version: str
+    card: ModelCard
 
 
 @runtime_checkable
@@ -57,12 +70,17 @@ class Draw(Protocol):
 class Cluster(Protocol):
     """Where replicas of one deployment run."""
 
+    @property
+    def version(self) -> str | None:
+        """What this cluster's deploying is called; None if it deployed nothing."""
+        ...
+
     def status(self) -> DeploymentStatus:
         """Ask how the deployment stands. It blocks."""
         ...
 
-    async def describe(self) -> str:
-        """Ask a replica for the model card as JSON."""
+    async def describe(self) -> Description:
+        """Ask a replica, whichever, what it draws with."""
         ...
 
     def draw(self, text: str) -> Draw:

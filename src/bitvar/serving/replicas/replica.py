@@ -24,6 +24,7 @@ class Replica:
 
     Args:
         settings: `WorkerSettings` as JSON values.
+        version: Which deploying this replica comes from.
         name: Name of this replica for logs; None asks Ray.
         stall_seconds: Seconds without progress after which the replica calls itself unhealthy.
 
@@ -31,39 +32,28 @@ class Replica:
         RuntimeError: The model can't be loaded. The message is `load_failure`'s.
     """
 
-    def __init__(self, settings: Mapping[str, Any], *, name: str | None = None, stall_seconds: float = 60.0) -> None:
-        from bitvar.serving.engine.encoding import ImageEncoder
-        from bitvar.serving.engine.runner import ModelRunner
-        from bitvar.serving.engine.worker import describe_model, load_pipeline, warm_up
+    def __init__(
+        self, settings: Mapping[str, Any], version: str, *, name: str | None = None, stall_seconds: float = 60.0
+    ) -> None:
+        from bitvar.serving.engine.loading import build_runner
 
         worker = WorkerSettings.model_validate(settings)
         try:
-            pipeline = load_pipeline(worker)
-            self._card = describe_model(pipeline, worker)
-            costs = warm_up(pipeline, worker.warm_sizes)
+            self._runner, self._card = build_runner(worker, self._emit)
         except (UsageError, WeightsError) as error:
             raise RuntimeError(load_failure(error)) from None
+        self._version = version
         self._name = name or _replica_name()
         self._stall_seconds = stall_seconds
         self._open: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Queue[Event]]] = {}
         self._progressed = time.monotonic()
         self._cancelled_scales = 0
-        self._runner = ModelRunner(
-            pipeline,
-            self._card,
-            self._emit,
-            encoder=ImageEncoder(),
-            costs=costs,
-            batch_invariant=worker.batch_invariant,
-            max_batch=worker.max_batch,
-            max_active=worker.max_active,
-        )
         self._thread = threading.Thread(target=self._runner.run, name="model", daemon=True)
         self._thread.start()
 
     async def describe(self) -> str:
-        """Return the model card as JSON."""
-        return self._card.model_dump_json()
+        """Return version and model card as JSON."""
+        return json.dumps({"version": self._version, "card": self._card.model_dump(mode="json")})
 
     async def measure(self) -> dict[str, int]:
         """Return the process id, the number of open jobs, and that of scales drawn for jobs that were cancelled."""
@@ -87,7 +77,8 @@ class Replica:
             self._progressed = time.monotonic()
         self._runner.submit(job.model_copy(update={"id": name}))
         try:
-            yield pack(Frame("hello", {"replica": self._name, "pid": os.getpid(), "digest": self._card.digest}))
+            hello = {"replica": self._name, "version": self._version, "digest": self._card.digest}
+            yield pack(Frame("hello", hello))
             while True:
                 event = await events.get()
                 yield pack(event_frame(job.id, event))

@@ -1,6 +1,6 @@
 """Settings of the replicas: how many, what each may use, and where they run."""
 
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -43,7 +43,7 @@ class ReplicaSettings(Config):
     drain_seconds: float = Field(default=120.0, gt=0)
 
     @model_validator(mode="after")
-    def _check_bounds(self) -> Self:
+    def _check_bounds(self) -> "ReplicaSettings":
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"at most {self.max_replicas} replicas are fewer than {self.replicas}")
         return self

@@ -105,15 +105,17 @@ def test_a_damaged_frame_is_a_value_error_and_nothing_else(make: Callable[[], Ev
         b"\xff\xfe",
         b"[" * 100_000,
         b'{"kind": "event"}',
-        b'{"kind": "event", "job": "a", "event": "Nothing", "fields": {}}',
-        b'{"kind": "event", "job": "a", "event": [], "fields": {}}',
-        b'{"kind": "event", "job": "a", "event": "Queued", "fields": {}}',
-        b'{"kind": "event", "job": "a", "event": "Queued", "fields": []}',
-        b'{"kind": "event", "job": "a", "event": "Queued", "fields": {"position": "first"}}',
-        b'{"kind": "event", "job": 5, "event": "Started", "fields": {}}',
-        b'{"kind": "event", "job": "a", "event": "ScaleDone", "fields": {"grid": 1}}',
-        b'{"kind": "event", "job": "a", "event": "Finished", "fields": {"usage": 3, "warnings": []}}',
-        b'{"kind": "event", "job": "a", "event": "Preview", "fields": {"index": 0}}',
+        b'{"kind": "event", "values": []}',
+        b'{"kind": "event", "values": {}}',
+        b'{"kind": "event", "values": {"job": "a", "event": "Nothing", "fields": {}}}',
+        b'{"kind": "event", "values": {"job": "a", "event": [], "fields": {}}}',
+        b'{"kind": "event", "values": {"job": "a", "event": "Queued", "fields": {}}}',
+        b'{"kind": "event", "values": {"job": "a", "event": "Queued", "fields": []}}',
+        b'{"kind": "event", "values": {"job": "a", "event": "Queued", "fields": {"position": "first"}}}',
+        b'{"kind": "event", "values": {"job": 5, "event": "Started", "fields": {}}}',
+        b'{"kind": "event", "values": {"job": "a", "event": "ScaleDone", "fields": {"grid": 1}}}',
+        b'{"kind": "event", "values": {"job": "a", "event": "Finished", "fields": {"usage": 3, "warnings": []}}}',
+        b'{"kind": "event", "values": {"job": "a", "event": "Preview", "fields": {"index": 0}}}',
     ],
 )
 def test_a_header_that_is_no_event_is_a_value_error(header: bytes) -> None:
@@ -149,4 +151,9 @@ def test_a_header_is_plain_json() -> None:
     received: Callable[[int], bytes] = io.BytesIO(pack(Frame("submit", {"job": {"id": "\ud800\u00e9"}}))).read
     header, _ = lengths(received(LENGTHS.size))
     values: dict[str, Any] = json.loads(received(header))
-    assert values == {"kind": "submit", "job": {"id": "\ud800\u00e9"}}
+    assert values == {"kind": "submit", "values": {"job": {"id": "\ud800\u00e9"}}}
+
+
+def test_values_may_have_any_names() -> None:
+    frame = Frame("fatal", {"kind": "UsageError", "values": 1, "message": ""})
+    assert read_frame(io.BytesIO(pack(frame)).read) == frame

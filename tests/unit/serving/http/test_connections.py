@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -227,3 +228,11 @@ def test_a_served_connection_is_limited_in_a_running_server() -> None:
         await serving
 
     asyncio.run(run())
+
+
+def test_who_is_told_the_address_can_connect_at_once() -> None:
+    from bitvar.serving.http.server import open_socket, url_of
+
+    with open_socket("127.0.0.1", 0) as listening:
+        port = int(url_of(listening).rpartition(":")[2])
+        socket.create_connection(("127.0.0.1", port), timeout=10).close()

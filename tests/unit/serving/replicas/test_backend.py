@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -23,10 +23,18 @@ from bitvar.serving.engine.events import (
 from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.wire import Frame, event_frame, pack
 from bitvar.serving.replicas.backend import RayBackend
-from bitvar.serving.replicas.interface import Cluster, DeploymentStatus, ReplicaFaultError, ReplicaLostError
+from bitvar.serving.replicas.interface import (
+    Cluster,
+    DeploymentStatus,
+    Description,
+    ReplicaFaultError,
+    ReplicaLostError,
+)
 from tests.support.serving import CARD
 
-READY = DeploymentStatus(version=1.0, is_settled=True, num_running=2)
+READY = DeploymentStatus(is_settled=True, num_running=2)
+UNCHANGED = Description("v1", CARD)
+CHANGED = Description("v2", CARD.model_copy(update={"digest": "icons@new"}))
 SCALES = 3
 
 
@@ -34,8 +42,8 @@ def job(name: str = "one") -> Job:
     return Job.model_validate({"id": name, "request": {"prompts": ("a red apple",), "seed": (7,)}})
 
 
-def hello(replica: str = "r1", digest: str = CARD.digest) -> bytes:
-    return pack(Frame("hello", {"replica": replica, "pid": 1, "digest": digest}))
+def hello(replica: str = "r1", digest: str = CARD.digest, version: str = "v1") -> bytes:
+    return pack(Frame("hello", {"replica": replica, "version": version, "digest": digest}))
 
 
 def whole_draw() -> list[Event]:
@@ -79,7 +87,8 @@ class ScriptedCluster:
 
     scripts: list[list[Step]] = field(default_factory=lambda: [[hello(), *whole_draw()]])
     standing: DeploymentStatus | Exception = READY
-    card: Any = CARD
+    found: Description = UNCHANGED
+    version: str | None = None
     draws: list[ScriptedDraw] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
     closed: int = 0
@@ -89,8 +98,8 @@ class ScriptedCluster:
             raise self.standing
         return self.standing
 
-    async def describe(self) -> str:
-        return self.card.model_dump_json()
+    async def describe(self) -> Description:
+        return self.found
 
     def draw(self, text: str) -> ScriptedDraw:
         script = self.scripts[min(len(self.draws), len(self.scripts) - 1)]
@@ -296,16 +305,16 @@ def test_a_model_that_does_not_load_is_a_failure() -> None:
     async def test(engine: Engine, backend: RayBackend) -> None:
         assert await engine.failed() is error
 
-    run(test, ScriptedCluster(standing=DeploymentStatus(1.0, is_settled=False, failure=error)))
+    run(test, ScriptedCluster(standing=DeploymentStatus(is_settled=False, failure=error)))
 
 
 def test_it_is_ready_with_the_first_replica() -> None:
-    cluster = ScriptedCluster(standing=DeploymentStatus(1.0, is_settled=False))
+    cluster = ScriptedCluster(standing=DeploymentStatus(is_settled=False))
 
     async def test(engine: Engine, backend: RayBackend) -> None:
         await asyncio.sleep(0.01)
         assert engine.state == "loading" and engine.card is None
-        cluster.standing = DeploymentStatus(1.0, is_settled=False, num_running=1)
+        cluster.standing = DeploymentStatus(is_settled=False, num_running=1)
         await until(lambda: engine.state == "ready")
         assert engine.card == CARD
 
@@ -316,13 +325,41 @@ def test_a_changed_model_is_adopted_once_every_replica_has_it() -> None:
     cluster = ScriptedCluster()
 
     async def test(engine: Engine, backend: RayBackend) -> None:
-        cluster.card = CARD.model_copy(update={"digest": "icons@new"})
-        cluster.standing = DeploymentStatus(2.0, is_settled=False, num_running=1)
+        cluster.found = CHANGED
+        cluster.standing = DeploymentStatus(is_settled=False, num_running=1)
         await until(lambda: backend.num_running == 1)
         assert engine.card == CARD and engine.state == "ready"
-        cluster.standing = replace(READY, version=2.0)
-        await until(lambda: engine.card == cluster.card)
+        cluster.standing = READY
+        await until(lambda: engine.card == CHANGED.card)
         assert engine.state == "ready"
+
+    run(test, cluster)
+
+
+def test_a_draw_by_another_model_makes_it_look_again() -> None:
+    """As when it changed so fast that no look saw it changing."""
+    cluster = ScriptedCluster([[hello("r2", "icons@new", "v2"), *whole_draw()]])
+
+    async def test(engine: Engine, backend: RayBackend) -> None:
+        cluster.found = CHANGED
+        await asyncio.sleep(0.01)
+        assert engine.card == CARD
+        check_whole(await events_of(engine, job()))
+        await until(lambda: engine.card == CHANGED.card)
+
+    run(test, cluster)
+
+
+def test_who_deploys_waits_for_its_own_replicas() -> None:
+    cluster = ScriptedCluster(standing=DeploymentStatus(is_settled=False, num_running=2), version="v2")
+
+    async def test(engine: Engine, backend: RayBackend) -> None:
+        await until(lambda: backend.num_running == 2)
+        await asyncio.sleep(0.01)
+        assert engine.state == "loading"  # the replicas that run are someone else's, and about to be replaced
+        cluster.found = CHANGED
+        await until(lambda: engine.state == "ready")
+        assert engine.card == CHANGED.card
 
     run(test, cluster)
 
@@ -332,7 +369,7 @@ def test_a_new_model_that_does_not_load_leaves_the_old_one() -> None:
 
     async def test(engine: Engine, backend: RayBackend) -> None:
         error = UsageError("There is no model 'x'.")
-        cluster.standing = DeploymentStatus(2.0, is_settled=False, failure=error, num_running=1)
+        cluster.standing = DeploymentStatus(is_settled=False, failure=error, num_running=1)
         await until(lambda: backend.num_running == 1)
         assert engine.state == "ready" and engine.card == CARD
         check_whole(await events_of(engine, job()))
