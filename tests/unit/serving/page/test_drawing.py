@@ -173,6 +173,7 @@ def test_a_lost_server_is_said_and_found_again(open_page: Callable[..., "Page"],
         expect(page.locator(".thumb")).to_have_count(1)
     finally:
         stub.reopen()
+    page.get_by_role("button", name="Try now").click()
     expect(page.locator("#banner")).to_be_hidden()
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".thumb")).to_have_count(2)
