@@ -18,7 +18,9 @@ export function welcomeView(onExample) {
   );
   /** @param {Record<string, any> | null} card */
   const update = (card) => {
-    const prompts = /** @type {string[]} */ (card?.examples ?? []).slice(0, MOST_EXAMPLES);
+    const all = /** @type {string[]} */ (card?.examples ?? []);
+    const step = Math.max(1, Math.floor(all.length / MOST_EXAMPLES)); // spread, since neighbours are alike
+    const prompts = all.filter((_, index) => index % step === 0).slice(0, MOST_EXAMPLES);
     examples.replaceChildren(...prompts.map((prompt) => button(prompt, () => onExample(prompt), { class: "chip" })));
   };
   return { element, update };

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import queue
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -100,6 +101,7 @@ class StubServer:
         status: What /readyz says.
         key: API key that every request needs; None for none.
         card: The model's card.
+        queue: Places in the queue that the next generations say before their first scale.
         broken: Index of the scale at which the connection is cut; None for never.
     """
 
@@ -108,10 +110,11 @@ class StubServer:
         self.draw: Callable[[Mapping[str, Any]], list[bytes]] = drawn
         self.answers: list[Answer] = []
         self.bodies: list[dict[str, Any]] = []
-        self.cancelled: list[str] = []
+        self.cancelled: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.status = "ready"
         self.key: str | None = None
         self.card = CARD
+        self.queue: list[int] = []
         self.broken: int | None = None
         self._open(port)
 
@@ -196,7 +199,7 @@ class StubServer:
                         self._json(404, {"error": {"message": "Not found."}})
 
             def do_DELETE(self) -> None:
-                stub.cancelled.append(self.path.rsplit("/", 1)[1])
+                stub.cancelled.put(self.path.rsplit("/", 1)[1])
                 self._json(200, {})
 
             def do_POST(self) -> None:
@@ -213,6 +216,8 @@ class StubServer:
                 self.send_header("x-request-id", f"request-{len(stub.bodies)}")
                 self.end_headers()
                 try:
+                    for position in stub.queue:
+                        self.wfile.write(f": keep-alive queue={position}\n\n".encode())
                     for index, (kind, fields) in enumerate(stub.events(body)):
                         if index == stub.broken:
                             return

@@ -268,9 +268,10 @@ def test_axe_finds_nothing(open_page: Callable[..., "Page"], stub: StubServer, s
     from playwright.sync_api import expect
 
     page = open_page(stub.url, color_scheme=scheme, bypass_csp=True)
+    options = {} if scheme == "light" else {"runOnly": ["color-contrast"]}  # all else is the same in the dark
 
     def check(state: str) -> None:
-        result = Axe().run(page)
+        result = Axe().run(page, options=options)
         rules = result.response["violations"]
         found = {rule["id"]: [node["target"] for node in rule["nodes"]] for rule in rules}
         assert found == {}, state
