@@ -21,8 +21,8 @@ def _callback() -> None:
     pass
 
 
-@app.command()
-def show(
+@app.command(name="show")
+def show_provenance(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, WebP or JPEG file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:

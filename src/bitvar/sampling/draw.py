@@ -73,6 +73,8 @@ def _resolve(
     """
     batch, tokens, bits = if_green.shape
     mask = values.shape[-1] - 1
+    if not mask:  # no bit depends on another
+        return torch.where(values[..., 0], if_green, if_red)
     rows = torch.arange(tokens, device=values.device)
     context = torch.zeros(batch, tokens, dtype=torch.int64, device=values.device)
     drawn = torch.empty_like(if_green)

@@ -116,11 +116,12 @@ def check_settings(*, delta: object, context: object, first_scale: object) -> No
         UsageError: naming the setting.
     """
     rules = (
-        ("delta", delta, int | float, MAX_DELTA),
-        ("context", context, int, MAX_CONTEXT),
-        ("first_scale", first_scale, int, MAX_FIRST_SCALE),
+        ("delta", delta, False, MAX_DELTA),
+        ("context", context, True, MAX_CONTEXT),
+        ("first_scale", first_scale, True, MAX_FIRST_SCALE),
     )
-    for name, value, kind, high in rules:
-        if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value <= high:
-            why = f"it must be a {'whole ' if kind is int else ''}number from 0 to {high:g}"
+    for name, value, whole, high in rules:
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1
+        if not 0 <= number <= high or (whole and not isinstance(value, int)):
+            why = f"it must be a {'whole ' if whole else ''}number from 0 to {high:g}"
             raise UsageError(f"The {name} of a watermark can't be used.", why, "choose one in that range")

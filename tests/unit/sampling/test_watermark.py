@@ -226,6 +226,7 @@ def test_streams_are_told_apart(number: int) -> None:
     unmarked = [count(stream(10_000 + seed, None), MARK).z for seed in range(number)]
     threshold = 3.0902  # one in a thousand
     assert np.mean(np.array(marked) > threshold) >= 0.99
+    assert max(unmarked) < 5 < min(marked)
     assert np.sum(np.array(unmarked) > threshold) <= (1 if number < 1000 else 4)  # Poisson of mean 1: 99.6 %
     assert abs(np.std(unmarked) - 1) < (0.35 if number < 1000 else 0.1)
     other = Watermark(bytes(32), first_scale=1)
