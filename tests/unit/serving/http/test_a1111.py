@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bitvar.sampling.params import SamplingParams
 from bitvar.serving.engine.job import Job
+from bitvar.serving.http.a1111 import PREVIEWS
 from bitvar.serving.http.a1111_fields import MAX_NAMED, translate
 from bitvar.serving.http.errors import ApiError
 from bitvar.serving.http.settings import ServerSettings
@@ -207,6 +208,18 @@ def test_progress_counts_tokens_and_shows_previews() -> None:
             gate.open.set()
             assert (await drawing).status_code == 200
             assert (await _progress(app.client))["state"]["job_count"] == 0
+
+    asyncio.run(run())
+
+
+def test_previews_are_drawn_only_once_somebody_watches() -> None:
+    async def run() -> None:
+        backend = ScriptedBackend()
+        async with running_app(backend) as app:
+            for _ in range(2):
+                await app.client.post("/sdapi/v1/txt2img", json={"prompt": "an apple"})
+                await _progress(app.client)
+            assert [job.previews.count for job in backend.submitted] == [0, PREVIEWS]
 
     asyncio.run(run())
 
