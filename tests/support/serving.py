@@ -257,5 +257,6 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
             process.kill()
             process.wait()
         if reading.ident is not None:
-            reading.join(10)
-        process.stderr.close()
+            reading.join(30)  # it ends with the last process that writes there
+        if not reading.is_alive():
+            process.stderr.close()

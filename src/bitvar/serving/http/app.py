@@ -15,8 +15,8 @@ from bitvar.serving.http.guard import Guard, error_answer
 from bitvar.serving.http.images import Service
 from bitvar.serving.http.metrics import HttpMetrics, write_metrics
 from bitvar.serving.http.names import model_list, model_object, resolve_name
+from bitvar.serving.http.openapi import openapi_document
 from bitvar.serving.http.results import ResultStore
-from bitvar.serving.http.schema import json_schema
 from bitvar.serving.http.sending import BytesAnswer, json_answer
 from bitvar.serving.http.settings import ServerSettings
 
@@ -26,22 +26,6 @@ _MEDIA_TYPES: Final = {".js": "text/javascript; charset=utf-8", ".css": "text/cs
 _HTTP_ERRORS: Final = {
     404: ("There is no such route.", "not_found"),
     405: ("This route has no such method.", "method_not_allowed"),
-}
-_ERROR_SCHEMA: Final = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
 }
 
 
@@ -55,7 +39,7 @@ def create_app(engine: Engine, settings: ServerSettings) -> Guard:
     metrics = HttpMetrics()
     results = ResultStore(seconds=settings.result_seconds, max_bytes=settings.result_bytes)
     service = Service(engine, settings, results, metrics)
-    app = FastAPI(title="bitvar", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)  # a redirect would be built from the Host header
     _add_images(app, service)
     _add_models(app, service)
     a1111.add_routes(app, service)
@@ -67,27 +51,23 @@ def create_app(engine: Engine, settings: ServerSettings) -> Guard:
 
 
 def _add_images(app: FastAPI, service: Service) -> None:
-    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": json_schema()}}}}
-
-    @app.post(
-        "/v1/images/generations", openapi_extra=body, responses=_responses(400, 401, 404, 408, 413, 429, 503, 504)
-    )
+    @app.post("/v1/images/generations")
     async def generations(request: Request) -> Any:
         return await images.generate(service, request.scope, request.receive, request.headers)
 
-    @app.post("/v1/images/edits", responses=_responses(501))
+    @app.post("/v1/images/edits")
     async def edits() -> Any:
         return images.unbuilt("Edits")
 
-    @app.post("/v1/images/variations", responses=_responses(501))
+    @app.post("/v1/images/variations")
     async def variations() -> Any:
         return images.unbuilt("Variations")
 
-    @app.get("/v1/images/{image_id}/content", responses=_responses(404))
+    @app.get("/v1/images/{image_id}/content")
     async def content(image_id: str) -> Any:
         return images.content(service, image_id)
 
-    @app.delete("/v1/requests/{request_id}", responses=_responses(401, 404))
+    @app.delete("/v1/requests/{request_id}")
     async def cancel(request_id: str) -> Any:
         return images.cancel(service, request_id)
 
@@ -95,12 +75,12 @@ def _add_images(app: FastAPI, service: Service) -> None:
 def _add_models(app: FastAPI, service: Service) -> None:
     settings = service.settings
 
-    @app.get("/v1/models", responses=_responses(401, 503))
+    @app.get("/v1/models")
     async def models() -> Any:
         card = service.card
         return json_answer(model_list(card, served=card.name, aliases=settings.aliases))
 
-    @app.get("/v1/models/{name:path}", responses=_responses(401, 404, 503))
+    @app.get("/v1/models/{name:path}")
     async def model(name: str) -> Any:
         card = service.card
         resolve_name(name, served=card.name, aliases=settings.aliases, any_model=settings.any_model)
@@ -114,20 +94,24 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def livez() -> Any:
         return json_answer({"status": "alive"})
 
-    @app.get("/readyz", responses={503: {"description": "The server can't draw now."}})
+    @app.get("/readyz")
     async def readyz() -> Any:
         state = engine.state
         return json_answer({"status": state}, status=200 if state == "ready" else 503)
 
-    @app.get("/metrics", responses=_responses(401))
+    @app.get("/metrics")
     async def prometheus() -> Any:
         text, media_type = write_metrics(service.metrics, engine, service.results)
         return BytesAnswer(text, media_type)
 
-    @app.get("/version", responses=_responses(401))
+    @app.get("/version")
     async def version() -> Any:
         card = engine.card
         return json_answer({"bitvar": __version__, "model": None if card is None else card.digest})
+
+    @app.get("/openapi.json")
+    async def document() -> Any:
+        return json_answer(openapi_document(engine.card))
 
 
 def _add_page(app: FastAPI) -> None:
@@ -137,11 +121,11 @@ def _add_page(app: FastAPI) -> None:
         if entry.is_file() and not entry.name.endswith(".py")
     }
 
-    @app.get("/", include_in_schema=False)
+    @app.get("/")
     async def index() -> Any:
         return _asset("index.html")
 
-    @app.get("/page/{name}", include_in_schema=False)
+    @app.get("/page/{name}")
     async def asset(name: str) -> Any:
         return _asset(name)
 
@@ -157,11 +141,6 @@ def _media_type(name: str) -> str:
     return _MEDIA_TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
-def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    content = {"application/json": {"schema": _ERROR_SCHEMA}}
-    return {status: {"description": "Error", "content": content} for status in statuses}
-
-
 async def _answer_api_error(request: Request, error: Exception) -> Any:
     assert isinstance(error, ApiError)
     return error_answer(error, request.scope["path"])
@@ -169,10 +148,6 @@ async def _answer_api_error(request: Request, error: Exception) -> Any:
 
 async def _answer_http_error(request: Request, error: Exception) -> Any:
     assert isinstance(error, HTTPException)
-    texts = {
-        404: ("There is no such route.", "not_found"),
-        405: ("This route has no such method.", "method_not_allowed"),
-    }
-    message, code = texts.get(error.status_code, ("The request can't be served.", "invalid_request"))
+    message, code = _HTTP_ERRORS.get(error.status_code, ("The request can't be served.", "invalid_request"))
     known = ApiError(error.status_code, message, code=code, headers=error.headers)
     return error_answer(known, request.scope["path"])

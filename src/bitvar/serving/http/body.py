@@ -29,8 +29,6 @@ _STRING: Final = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 _NOT_A_BRACKET: Final = re.compile(r"[^\[\]{}]+")
 _STEPS: Final[Mapping[str, int]] = {"[": 1, "{": 1, "]": -1, "}": -1}
-_CLOSE: Final[Mapping[str, str]] = {"Connection": "close"}
-"""Header of an error that leaves a body unread: nothing sensible can follow on that connection."""
 
 
 class ClientLeft(Exception):  # noqa: N818 - it is no error: the client may leave
@@ -58,7 +56,7 @@ async def read_json(
             data = await _read(receive, max_bytes)
     except TimeoutError:
         message = f"The body took longer than {timeout_seconds:g} seconds to arrive."
-        raise ApiError(408, message, code="timeout", headers=_CLOSE) from None
+        raise ApiError(408, message, code="timeout") from None
     return parse_object(data)
 
 
@@ -168,7 +166,7 @@ def _finite(digits: str) -> float:
 
 def _too_large(max_bytes: int) -> ApiError:
     message = f"The body is longer than {max_bytes:,} bytes, the most this server reads."
-    return ApiError(413, message, code="too_large", headers=_CLOSE)
+    return ApiError(413, message, code="too_large")
 
 
 def _refused(why: str) -> ApiError:

@@ -1,7 +1,9 @@
 """Limits of a connection, around uvicorn's own protocol: how many there are, and how long a client may stall.
 
 Uvicorn waits for the headers of a request, and for a client to read its answer, as long as the client likes; enough
-such clients would take every connection.
+such clients would take every connection. Of uvicorn's two protocols this is the one on h11, also where httptools is
+installed: it bounds the headers of a request to some 64 KiB, keeps trailers apart from headers, and reads the body of a
+request that offers an upgrade.
 """
 
 import asyncio
@@ -9,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def timed_protocol(limits: ConnectionLimits) -> Callable[..., "TimedProtocol"]:
     """Return a factory of protocols for `uvicorn.Config(http=...)`."""
 
     def make(*args: Any, **options: Any) -> TimedProtocol:
-        return TimedProtocol(AutoHTTPProtocol(*args, **options), asyncio.get_event_loop(), limits)
+        return TimedProtocol(H11Protocol(*args, **options), asyncio.get_event_loop(), limits)
 
     return make
 

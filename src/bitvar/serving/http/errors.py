@@ -23,6 +23,9 @@ _TYPES: Final[Mapping[int, str]] = {
     429: "rate_limit_error",
 }
 
+ERROR_TYPES: Final = ("invalid_request_error", "authentication_error", "rate_limit_error", "server_error")
+"""Kinds of errors in OpenAI's terms."""
+
 _FAILURES: Final[Mapping[str, int]] = {
     "invalid_value": 400,
     "moderation_blocked": 400,

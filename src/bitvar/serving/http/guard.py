@@ -3,13 +3,12 @@
 import base64
 import binascii
 import hmac
-import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit
 
 from bitvar.serving.http.errors import A1111_PREFIX, ApiError, a1111_envelope, envelope
 from bitvar.serving.http.metrics import HttpMetrics
@@ -37,8 +36,18 @@ _HEADERS: Final = {
     "x-frame-options": "DENY",
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
-_UNKNOWN_ROUTE: Final = "unknown"
-_METHODS: Final = "GET, POST, DELETE, OPTIONS"
+_UNKNOWN: Final = "unknown"
+_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+"""Methods that have their own name in counts and logs; a client could invent any number of others."""
+
+MAX_HEADERS: Final = 100
+_SINGLE: Final = (
+    b"host", b"content-length", b"content-type", b"transfer-encoding", b"authorization", b"api-key", b"origin"
+)  # fmt: skip
+"""Headers that decide something here. If one is given twice, a proxy before this server may have read the other."""
+
+_HOST: Final = re.compile(r"(\[[0-9a-f:.]*\]|[^:\[\]]*)(?::[0-9]*)?")
+_HEADER_NAMES: Final = re.compile("[A-Za-z0-9, _-]{1,2000}")
 
 
 class Guard:
@@ -53,7 +62,9 @@ class Guard:
     def __init__(self, app: App, settings: ServerSettings, metrics: HttpMetrics) -> None:
         self._app = app
         self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
-        self._hosts = _host_names((*LOCAL_NAMES, settings.host, *settings.allowed_hosts))
+        public = None if settings.public_url is None else authority_of(settings.public_url)
+        self._authorities = frozenset(() if public is None else (public,))
+        self._hosts = _host_names((*LOCAL_NAMES, settings.host, *settings.allowed_hosts, *self._authorities))
         self._any_host = not settings.is_local and not settings.allowed_hosts
         self._origins = frozenset(settings.allowed_origins)
         self._metrics = metrics
@@ -71,15 +82,16 @@ class Guard:
             nonlocal status, began_answer
             if message["type"] == "http.response.start":
                 status, began_answer = message["status"], True
-                message = {**message, "headers": self._with_headers(message["headers"], request_id, headers)}
+                pairs = self._with_headers(message["headers"], status, request_id, headers)
+                message = {**message, "headers": pairs}
             await send(message)
 
         try:
             error = self._check_access(scope, headers)
             if error is not None:
                 await error_answer(error, scope["path"])(scope, receive, answer)
-            elif scope["method"] == "OPTIONS" and headers.get("origin") in self._origins:
-                await json_answer({}, headers=self._preflight())(scope, receive, answer)
+            elif self._is_preflight(scope["method"], headers):
+                await json_answer({}, headers=_preflight(headers))(scope, receive, answer)
             else:
                 await self._app(scope, receive, answer)
         except Exception as error:  # a fault of ours: the client learns only that
@@ -91,15 +103,17 @@ class Guard:
             self._record(scope, headers, request_id, status, time.perf_counter() - began)
 
     def _check_access(self, scope: MutableMapping[str, Any], headers: dict[str, str]) -> ApiError | None:
-        host = _without_port(headers.get("host", ""))
-        if not self._any_host and host not in self._hosts:
+        if (fault := _ambiguity(scope["headers"])) is not None:
+            return ApiError(400, fault, code="invalid_headers", headers={"connection": "close"})
+        host, method, path = headers.get("host", ""), scope["method"], scope["path"]
+        if not self._any_host and _without_port(host) not in self._hosts:
             message = "This server isn't served under that Host; start it with --allowed-host NAME if it should be."
             return ApiError(403, message, error_type="invalid_request_error", code="invalid_host")
-        if not self._is_own_page(headers, host):
+        if not self._is_own_page(headers, host) and not _is_harmless(method, path, headers):
             message = "Web pages of other origins may not use this server; start it with --allow-origin ORIGIN."
             return ApiError(403, message, error_type="invalid_request_error", code="invalid_origin")
-        path = scope["path"]
-        if self._keys and not is_open(path) and not self._has_key(headers, path) and scope["method"] != "OPTIONS":
+        is_preflight = self._is_preflight(method, headers)
+        if self._keys and not is_open(path) and not is_preflight and not self._has_key(headers, path):
             message, scheme = "This server needs a key: send it as `Authorization: Bearer KEY`.", "Bearer"
             if path.startswith(A1111_PREFIX):
                 message = "This server needs a key: send it as the password, after any user name."
@@ -108,11 +122,17 @@ class Guard:
         return None
 
     def _is_own_page(self, headers: dict[str, str], host: str) -> bool:
-        """Whether a request comes from a page of this server, or from no page at all."""
+        """Whether a request comes from a page of this server or of an allowed origin, or from no page at all."""
         origin = headers.get("origin")
         if origin is None:
             return headers.get("sec-fetch-site", "none") in ("none", "same-origin", "same-site")
-        return origin in self._origins or (urlsplit(origin).netloc == headers.get("host") and bool(host))
+        authority = authority_of(origin)
+        return origin in self._origins or (authority is not None and authority in (host.lower(), *self._authorities))
+
+    def _is_preflight(self, method: str, headers: dict[str, str]) -> bool:
+        """Whether a browser asks what an allowed origin may send; it asks without a key."""
+        asks = method == "OPTIONS" and "access-control-request-method" in headers
+        return asks and headers.get("origin") in self._origins
 
     def _has_key(self, headers: dict[str, str], path: str) -> bool:
         given = _given_key(headers, basic=path.startswith(A1111_PREFIX))
@@ -120,42 +140,37 @@ class Guard:
         return any(matches)  # every key is compared, so the time says nothing
 
     def _with_headers(
-        self, pairs: Iterable[tuple[bytes, bytes]], request_id: str, request: dict[str, str]
+        self, pairs: Iterable[tuple[bytes, bytes]], status: int, request_id: str, request: dict[str, str]
     ) -> list[tuple[bytes, bytes]]:
         present = {name for name, _ in pairs}
         more = {**_HEADERS, "x-request-id": request_id, "cache-control": "no-store"}
+        if self._origins:
+            more["vary"] = "Origin"
         if (origin := request.get("origin")) in self._origins:
-            more |= {
-                "access-control-allow-origin": str(origin),
-                "access-control-expose-headers": "x-request-id, retry-after",
-                "vary": "Origin",
-            }
+            more["access-control-allow-origin"] = str(origin)
+            more["access-control-expose-headers"] = "x-request-id, retry-after"
+        if "expect" in request and status >= 400:  # the client may send its body, or leave it out and go on
+            more["connection"] = "close"
         added = [(name.encode(), value.encode("latin-1")) for name, value in more.items()]
         return [*pairs, *((name, value) for name, value in added if name not in present)]
-
-    def _preflight(self) -> dict[str, str]:
-        return {
-            "access-control-allow-methods": _METHODS,
-            "access-control-allow-headers": "authorization, content-type, api-key",
-            "access-control-max-age": "600",
-        }
 
     def _record(
         self, scope: MutableMapping[str, Any], headers: dict[str, str], request_id: str, status: int, seconds: float
     ) -> None:
         """Count and log a request: never its query, its body or its key."""
-        route = getattr(scope.get("route"), "path", None) or _UNKNOWN_ROUTE
-        self._metrics.count(scope["method"], route, status, seconds)
+        route = getattr(scope.get("route"), "path", None) or _UNKNOWN
+        method = scope["method"] if scope["method"] in _METHODS else _UNKNOWN
+        self._metrics.count(method, route, status, seconds)
         entry = {
             "id": request_id,
-            "method": scope["method"],
+            "method": method,
             "route": route,
             "status": status,
             "milliseconds": round(1000 * seconds, 1),
             **scope["state"].get("log", {}),
         }
-        if (retry := headers.get("x-stainless-retry-count", "0")) != "0":
-            entry["retry"] = retry[:4]
+        if re.fullmatch("[1-9][0-9]{0,3}", retry := headers.get("x-stainless-retry-count", "")):
+            entry["retry"] = retry
         ACCESS_LOG.info("request", extra={"fields": entry})
 
 
@@ -168,27 +183,46 @@ def is_open(path: str) -> bool:
     )
 
 
+def authority_of(origin: str) -> str | None:
+    """Name and port in an origin or a URL, in lower case; None where it is neither of http nor of https."""
+    scheme, separator, rest = origin.partition("://")
+    authority = rest.partition("/")[0].lower()
+    return authority if separator and scheme.lower() in ("http", "https") and authority else None
+
+
+def _ambiguity(pairs: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """What two servers could read differently in the headers; None where there is nothing."""
+    names = [name.lower() for name, _ in pairs]
+    if len(names) > MAX_HEADERS:
+        return f"A request may have at most {MAX_HEADERS} headers."
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            return f"The header {name.decode()} may be given once only."
+    if b"content-length" in names and b"transfer-encoding" in names:
+        return "A request has a Content-Length or a Transfer-Encoding, not both."
+    return None
+
+
+def _is_harmless(method: str, path: str, headers: dict[str, str]) -> bool:
+    """Whether any web page may cause such a request, since it changes nothing: a link to the page, an image by URL."""
+    return method in ("GET", "HEAD") and "origin" not in headers and is_open(path)
+
+
+def _preflight(headers: dict[str, str]) -> dict[str, str]:
+    asked = headers.get("access-control-request-headers", "")
+    return {
+        "access-control-allow-methods": "GET, POST, DELETE, OPTIONS",
+        "access-control-allow-headers": asked if _HEADER_NAMES.fullmatch(asked) else "authorization, content-type",
+        "access-control-max-age": "600",
+    }
+
+
 def error_answer(error: ApiError, path: str) -> Any:
     """Answer with an error in the form that the clients of a path read: OpenAI's, or that of A1111."""
     if path.startswith(A1111_PREFIX):
         status = 422 if error.status == 400 else error.status  # what its framework says of wrong values
         return json_answer(a1111_envelope(error), status=status, headers=error.headers)
     return json_answer(envelope(error), status=error.status, headers=error.headers)
-
-
-class JsonLines(logging.Formatter):
-    """Formats log records as one JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        entry: dict[str, Any] = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
 
 
 def _given_key(headers: Mapping[str, str], *, basic: bool) -> bytes:
@@ -216,8 +250,7 @@ def _host_names(values: Iterable[str]) -> frozenset[str]:
 
 
 def _without_port(host: str) -> str:
-    """The name in a Host header, in lower case."""
+    """The name in a Host header, in lower case; the whole of it where it isn't a name and a port."""
     host = host.strip().lower()
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
+    match = _HOST.fullmatch(host)
+    return host if match is None else match[1]

@@ -111,7 +111,7 @@ async def generate(service: Service, scope: Mapping[str, Any], receive: Receive,
     ticket = service.submit(plan)
     if plan.stream:
         return EventStream(stream(service, plan, ticket))
-    base = f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
+    base = settings.public_url or f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
     return await _whole(service, plan, ticket, receive, base=base)
 
 

@@ -14,6 +14,7 @@ from bitvar.serving.engine.backend import Backend
 from bitvar.serving.engine.engine import Engine, EngineLimits
 from bitvar.serving.http.app import create_app
 from bitvar.serving.http.connections import ConnectionLimits, timed_protocol
+from bitvar.serving.http.guard import Guard
 from bitvar.serving.http.settings import ServerSettings
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -31,6 +32,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(_BACKLOG)  # now, so that who is told the address can connect at once
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise UsageError(f"Can't listen on {host}:{port}.", why, "choose another --port or --host") from None
@@ -69,6 +71,28 @@ def serve(
     asyncio.run(_serve(backend, settings, limits, listening, on_ready))
 
 
+def uvicorn_config(app: Guard, settings: ServerSettings) -> uvicorn.Config:
+    """Configure uvicorn for an application of `create_app`.
+
+    Args:
+        app: The application.
+        settings: Limits of a connection.
+    """
+    connection = ConnectionLimits(settings.body_timeout, settings.send_timeout, settings.max_connections)
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=timed_protocol(connection),  # type: ignore[arg-type]
+        backlog=_BACKLOG,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        proxy_headers=False,  # whoever connects could claim another address and scheme
+        ws="none",
+        timeout_graceful_shutdown=5,
+    )
+
+
 async def _serve(
     backend: Backend,
     settings: ServerSettings,
@@ -78,18 +102,7 @@ async def _serve(
 ) -> None:
     engine = Engine(backend, limits)
     await engine.start()
-    connection = ConnectionLimits(settings.body_timeout, settings.send_timeout, settings.max_connections)
-    config = uvicorn.Config(
-        create_app(engine, settings),  # type: ignore[arg-type]
-        http=timed_protocol(connection),  # type: ignore[arg-type]
-        backlog=_BACKLOG,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        ws="none",
-        timeout_graceful_shutdown=5,
-    )
+    config = uvicorn_config(create_app(engine, settings), settings)
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[assignment, method-assign]  # ours drain first
     stopping = asyncio.Event()

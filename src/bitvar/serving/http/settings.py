@@ -12,6 +12,10 @@ LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 """Names under which this machine reaches itself."""
 
 
+PUBLIC_URL: Final = r"^https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*$"
+"""Pattern of a public URL: no user, no query, no slash at the end."""
+
+
 class ServerSettings(Config):
     """Everything the HTTP side of a server is told.
 
@@ -24,6 +28,8 @@ class ServerSettings(Config):
         allowed_hosts: Values of the Host header that are served besides this machine's own; empty means any, where the
             server listens to others than this machine.
         allowed_origins: Origins of web pages that may use the API from a browser.
+        public_url: Where clients reach the server through a proxy, without a slash at the end; the URLs of images begin
+            with it. None builds them from the Host header. Headers such as X-Forwarded-Host are never believed.
         max_body_bytes: Longest body of a JSON request.
         body_timeout: Seconds that a request may take to arrive, headers and body each.
         send_timeout: Seconds that a client may leave an answer unread.
@@ -39,6 +45,7 @@ class ServerSettings(Config):
     any_model: bool = False
     allowed_hosts: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     allowed_origins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    public_url: Annotated[str, Field(pattern=PUBLIC_URL, max_length=1000)] | None = None
     max_body_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 30)
     body_timeout: float = Field(default=20.0, gt=0, le=3600)
     send_timeout: float = Field(default=30.0, gt=0, le=3600)

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from bitvar.serving.http.errors import ApiError
 from bitvar.serving.http.fields import DESCRIPTIONS, ImagesRequest, parse_images_request
 from bitvar.serving.http.plan import plan_images
 from bitvar.serving.http.schema import json_schema
+from tests.support.json_schemas import admits
 from tests.support.recorded_requests import GENERATIONS, large_card, small_card
 
 SMALL = small_card()
@@ -37,52 +37,6 @@ def test_schemas_share_nothing_that_a_caller_could_change() -> None:
     assert json_schema() == before
 
 
-def admits(schema: dict[str, Any], value: Any) -> bool:
-    """Whether a schema admits a value, for the keywords that ours has."""
-    unknown = set(schema) - set(_KEYWORDS) - {"description"}
-    assert not unknown, f"the test knows no keyword {unknown}"
-    return all(_KEYWORDS[word](rule, value, schema) for word, rule in schema.items() if word != "description")
-
-
-def is_of_type(kind: str | list[str], value: Any) -> bool:
-    if isinstance(kind, list):
-        return any(is_of_type(one, value) for one in kind)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = number and float(value).is_integer()
-    types = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
-    return {"number": number, "integer": whole}.get(kind, isinstance(value, types.get(kind, ())))
-
-
-def equal(a: Any, b: Any) -> bool:
-    return a == b and isinstance(a, bool) == isinstance(b, bool)
-
-
-_KEYWORDS: dict[str, Any] = {
-    "type": lambda rule, value, _: is_of_type(rule, value),
-    "enum": lambda rule, value, _: any(equal(one, value) for one in rule),
-    "const": lambda rule, value, _: equal(rule, value),
-    "anyOf": lambda rule, value, _: any(admits(one, value) for one in rule),
-    "allOf": lambda rule, value, _: all(admits(one, value) for one in rule),
-    "not": lambda rule, value, _: not admits(rule, value),
-    "required": lambda rule, value, _: not isinstance(value, dict) or set(rule) <= set(value),
-    "properties": lambda rule, value, _: (
-        not isinstance(value, dict) or all(admits(rule[name], value[name]) for name in rule if name in value)
-    ),
-    "additionalProperties": lambda rule, value, schema: (
-        not isinstance(value, dict) or rule is not False or set(value) <= set(schema["properties"])
-    ),
-    "items": lambda rule, value, _: not isinstance(value, list) or all(admits(rule, entry) for entry in value),
-    "minItems": lambda rule, value, _: not isinstance(value, list) or len(value) >= rule,
-    "maxItems": lambda rule, value, _: not isinstance(value, list) or len(value) <= rule,
-    "minLength": lambda rule, value, _: not isinstance(value, str) or len(value) >= rule,
-    "maxLength": lambda rule, value, _: not isinstance(value, str) or len(value) <= rule,
-    "pattern": lambda rule, value, _: not isinstance(value, str) or re.search(rule, value) is not None,
-    "multipleOf": lambda rule, value, _: not is_of_type("number", value) or value % rule == 0,
-    "minimum": lambda rule, value, _: not is_of_type("number", value) or value >= rule,
-    "maximum": lambda rule, value, _: not is_of_type("number", value) or value <= rule,
-}
-
-GENERAL = json_schema()
 SCHEMAS = {"small": (SMALL, json_schema(SMALL)), "alpha": (ALPHA, json_schema(ALPHA))}
 INEXPRESSIBLE = {"size", "width", "height", "exact_native"}
 """Parameters about which a schema can't say everything."""
