@@ -149,9 +149,10 @@ class ScriptedBackend:
                 self._tell(job, done)
                 if scale in shown:
                     self._tell(job, Preview(shown.index(scale), done, b"preview %d" % scale, job.output.format))
-            width, height = job.output.size or (64, 64)
+            native = job.request.width or 64, job.request.height or 64
+            size = job.output.size or native
             data = b"image of %d" % seed
-            self._tell(job, ImageDone(image, data, job.output.format, width, height, 64, 64, seed, {"seed": seed}))
+            self._tell(job, ImageDone(image, data, job.output.format, *size, *native, seed, {"seed": seed}))
         usage = Usage(text_tokens=5, image_tokens=sum(lengths) * job.request.num_images)
         yield Finished(usage, (), 0.0, time.monotonic() - began)
 

@@ -5,6 +5,8 @@ It is installed with the tests (`pip install -e ".[test]"`, which has `openai`).
 
 import base64
 import io
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
+from tests.support.load import worker_of
 from tests.support.serving import ServerProcess, running_server
 
 PROMPT = "a red apple"
@@ -218,8 +221,13 @@ def test_requests_that_take_too_long() -> None:
         running_server("--request-timeout", "1") as server,
         OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
     ):
-        with pytest.raises(openai.InternalServerError) as caught:
-            client.images.generate(prompt=PROMPT, n=10)
+        worker = worker_of(server.process.pid)
+        os.kill(worker, signal.SIGSTOP)  # however fast the machine is, nothing is drawn
+        try:
+            with pytest.raises(openai.InternalServerError) as caught:
+                client.images.generate(prompt=PROMPT)
+        finally:
+            os.kill(worker, signal.SIGCONT)
         assert (caught.value.status_code, caught.value.code) == (504, "timeout")
 
 

@@ -12,55 +12,15 @@ from hypothesis import strategies as st
 
 from bitvar.sampling.params import SamplingParams
 from bitvar.serving.engine.job import Job
+from bitvar.serving.http.a1111 import PREVIEWS
 from bitvar.serving.http.a1111_fields import MAX_NAMED, translate
 from bitvar.serving.http.errors import ApiError
 from bitvar.serving.http.settings import ServerSettings
+from tests.support.recorded_requests import A1111
 from tests.support.serving import ScriptedBackend, running_app
 
 UNGUIDED = SamplingParams(guidance_scale=1.0, temperature=0.25, top_k=0, top_p=0.0)
 GUIDED = SamplingParams(guidance_scale=3.0, temperature=0.25, top_k=0, top_p=0.0)
-
-SILLYTAVERN: dict[str, Any] = {
-    "url": "http://127.0.0.1:8000",
-    "auth": "",
-    "prompt": "a red apple",
-    "negative_prompt": "blurry",
-    "sampler_name": "DDIM",
-    "scheduler": "normal",
-    "steps": 20,
-    "cfg_scale": 7,
-    "width": 512,
-    "height": 512,
-    "restore_faces": False,
-    "enable_hr": False,
-    "hr_upscaler": "Latent",
-    "hr_scale": 1,
-    "hr_additional_modules": [],
-    "denoising_strength": 0.7,
-    "hr_second_pass_steps": 0,
-    "seed": -1,
-    "override_settings": {"CLIP_stop_at_last_layers": 1},
-    "override_settings_restore_afterwards": True,
-    "clip_skip": 1,
-    "save_images": True,
-    "send_images": True,
-    "do_not_save_grid": False,
-    "do_not_save_samples": False,
-}
-"""What that client sends; the other bodies are of Open WebUI and LibreChat."""
-
-BODIES = {
-    "SillyTavern": SILLYTAVERN,
-    "Open WebUI": {"prompt": "a red apple", "batch_size": 1, "width": 512, "height": 512, "steps": 50},
-    "LibreChat": {
-        "prompt": "a red apple",
-        "negative_prompt": "blurry",
-        "cfg_scale": 4.5,
-        "steps": 22,
-        "width": 1024,
-        "height": 1024,
-    },
-}
 
 
 def _post(body: Any, **options: Any) -> httpx.Response:
@@ -71,9 +31,9 @@ def _post(body: Any, **options: Any) -> httpx.Response:
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("client", BODIES)
+@pytest.mark.parametrize("client", A1111)
 def test_what_clients_send_gives_an_image_and_an_info_that_they_can_read(client: str) -> None:
-    body = BODIES[client]
+    body = A1111[client]
     answer = _post(body).json()
     info = json.loads(answer["info"])
     assert base64.b64decode(answer["images"][0]) == b"image of %d" % info["seed"]
@@ -115,7 +75,7 @@ def test_fields_without_effect_are_named() -> None:
     ignored = json.loads(_post({"prompt": "a red apple", **many}).json()["info"])["bitvar"]["ignored"]
     assert ignored[:2] == ["field 0", "field 1"]
     assert len(ignored) == MAX_NAMED
-    sent = translate(SILLYTAVERN, GUIDED).ignored
+    sent = translate(A1111["SillyTavern"], GUIDED).ignored
     assert {"sampler_name", "save_images", "override_settings.CLIP_stop_at_last_layers"} < set(sent)
     assert not {"restore_faces", "seed", "width", "hr_additional_modules"} & set(sent)
 
@@ -252,6 +212,18 @@ def test_progress_counts_tokens_and_shows_previews() -> None:
     asyncio.run(run())
 
 
+def test_previews_are_drawn_only_once_somebody_watches() -> None:
+    async def run() -> None:
+        backend = ScriptedBackend()
+        async with running_app(backend) as app:
+            for _ in range(2):
+                await app.client.post("/sdapi/v1/txt2img", json={"prompt": "an apple"})
+                await _progress(app.client)
+            assert [job.previews.count for job in backend.submitted] == [0, PREVIEWS]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("verb", ["interrupt", "skip"])
 def test_an_interrupted_request_is_answered_with_what_there_is(verb: str) -> None:
     async def run() -> None:
@@ -335,7 +307,7 @@ _VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-_NAMES = st.sampled_from([*SILLYTAVERN, "batch_size", "n_iter", "styles"]) | st.text(max_size=10)
+_NAMES = st.sampled_from([*A1111["SillyTavern"], "batch_size", "n_iter", "styles"]) | st.text(max_size=10)
 
 
 @given(st.dictionaries(_NAMES, _VALUES, max_size=6))
