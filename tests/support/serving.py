@@ -234,6 +234,7 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     log: list[str] = []
     assert process.stderr is not None
+    reading = None
     try:
         url = None
         while url is None and (line := process.stderr.readline()):
@@ -255,3 +256,6 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if reading is not None:
+            reading.join()
+        process.stderr.close()
