@@ -1,0 +1,44 @@
+"""Schemathesis against the server: it reads the OpenAPI document and tries what that admits and what it doesn't."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from bitvar.serving.http.openapi import openapi_document
+from tests.support.socket_server import SocketServer, socket_server
+
+schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis")
+
+UNBUILT = ("/v1/images/edits", "/v1/images/variations")
+"""Routes whose only answer is the documented 501."""
+
+OPERATIONS = [(method, path) for path, item in openapi_document()["paths"].items() for method in item]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SocketServer]:
+    with socket_server() as running:
+        yield running
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_answers_conform(server: SocketServer, method: str, path: str, mode: str) -> None:
+    from schemathesis import GenerationMode
+    from schemathesis.checks import CHECKS
+
+    named = {check.__name__: check for check in CHECKS.get_all()}
+    excluded = [named["positive_data_acceptance"]]  # a schema can't say which sizes make a ratio, for example
+    if path in UNBUILT:
+        excluded.append(named["not_a_server_error"])
+    operation = schemathesis.openapi.from_url(f"{server.url}/openapi.json")[path][method]
+
+    @settings(max_examples=300 if method == "post" else 40, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(operation.as_strategy(generation_mode=GenerationMode[mode]))
+    def answers_as_documented(case: Any) -> None:
+        case.call_and_validate(excluded_checks=excluded)
+
+    answers_as_documented()
