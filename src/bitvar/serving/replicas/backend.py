@@ -157,12 +157,12 @@ class RayBackend:
             return
         while self._state != "failed":
             try:
-                await self._look(cluster, await asyncio.to_thread(cluster.status))
+                await self._take_status(cluster, await asyncio.to_thread(cluster.status))
             except (ReplicaLostError, TimeoutError) as error:
                 _LOG.warning("the state of the replicas is unknown: %s", error)
             await asyncio.sleep(self._poll_seconds)
 
-    async def _look(self, cluster: Cluster, status: DeploymentStatus) -> None:
+    async def _take_status(self, cluster: Cluster, status: DeploymentStatus) -> None:
         """Take in how the deployment stands."""
         assert self._listener is not None
         if status.num_running != self.num_running:
@@ -178,17 +178,17 @@ class RayBackend:
         self._is_stale = self._is_stale or not status.is_settled
         is_first = self._card is None and status.num_running > 0  # the others may still load
         if status.failure is None and (is_first or (status.is_settled and self._is_stale)):
-            found = await asyncio.wait_for(cluster.describe(), _DESCRIBE_SECONDS)
-            self._adopt(found, cluster, is_settled=status.is_settled)
+            description = await asyncio.wait_for(cluster.describe(), _DESCRIBE_SECONDS)
+            self._adopt(description, cluster, is_settled=status.is_settled)
 
-    def _adopt(self, found: Description, cluster: Cluster, *, is_settled: bool) -> None:
+    def _adopt(self, description: Description, cluster: Cluster, *, is_settled: bool) -> None:
         """Take over the model that a replica has."""
         assert self._listener is not None
-        if not is_settled and cluster.version not in (None, found.version):
+        if not is_settled and cluster.version not in (None, description.version):
             return  # one of the replicas that are about to be replaced by ours
-        if self._card is not None and self._card.digest != found.card.digest:
-            _LOG.info("the replicas changed from %s to %s", self._card.digest, found.card.digest)
-        self._card, self._version, self._is_stale = found.card, found.version, not is_settled
+        if self._card is not None and self._card.digest != description.card.digest:
+            _LOG.info("the replicas changed from %s to %s", self._card.digest, description.card.digest)
+        self._card, self._version, self._is_stale = description.card, description.version, not is_settled
         if self._state == "loading":
             self._state = "ready"
             self._listener.on_ready()
@@ -251,7 +251,7 @@ class RayBackend:
                 if frame.kind == "hello":
                     call.replica = frame.values["replica"]
                     self._is_stale = self._is_stale or frame.values["version"] != self._version
-                    if not call.delivery.begin(frame.values["digest"]):
+                    if not call.delivery.start_draw(frame.values["digest"]):
                         return MODEL_CHANGED
                     continue
                 event = call.delivery.take(parse_event(frame)[1])

@@ -41,7 +41,7 @@ class Delivery:
         """Number of scales that have been told."""
         return sum(self._scales.values())
 
-    def begin(self, digest: str) -> bool:
+    def start_draw(self, digest: str) -> bool:
         """Begin a draw by the model with this digest. False if another model has drawn a part that was told."""
         if self._started is not None and digest != self._digest:
             return False

@@ -55,7 +55,7 @@ class Replica:
         """Return version and model card as JSON."""
         return json.dumps({"version": self._version, "card": self._card.model_dump(mode="json")})
 
-    async def measure(self) -> dict[str, int]:
+    async def count_work(self) -> dict[str, int]:
         """Return the process id, the number of open jobs, and that of scales drawn for jobs that were cancelled."""
         return {"pid": os.getpid(), "open_jobs": len(self._open), "cancelled_scales": self._cancelled_scales}
 

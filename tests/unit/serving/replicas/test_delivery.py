@@ -44,9 +44,9 @@ def told(delivery: Delivery, events: Iterable[Event]) -> list[Event]:
 def test_a_draw_that_is_lost_anywhere_and_repeated_reads_like_one(lost_after: int) -> None:
     delivery = Delivery(clock=lambda: 0.0)
     events = whole_draw()
-    assert delivery.begin("model@1")
+    assert delivery.start_draw("model@1")
     first = told(delivery, events[:lost_after])
-    assert delivery.begin("model@1")
+    assert delivery.start_draw("model@1")
     second = told(delivery, events)
     *before, last = first + second
     assert before == events[:-1]
@@ -74,11 +74,11 @@ def test_times_are_those_of_the_client() -> None:
 
 def test_only_an_untold_job_may_change_its_model() -> None:
     delivery = Delivery()
-    assert delivery.begin("model@1")
-    assert delivery.begin("model@2")  # nothing was told yet
+    assert delivery.start_draw("model@1")
+    assert delivery.start_draw("model@2")  # nothing was told yet
     delivery.take(Started())
-    assert delivery.begin("model@2")
-    assert not delivery.begin("model@3")
+    assert delivery.start_draw("model@2")
+    assert not delivery.start_draw("model@3")
 
 
 @pytest.mark.parametrize("last", [Failed("server_error", "no"), Cancelled(3)])

@@ -82,7 +82,7 @@ async def measure() -> dict[str, int]:
 
     from bitvar.serving.replicas.cluster import DEPLOYMENT
 
-    return await serve.get_deployment_handle(DEPLOYMENT, "bitvar").measure.remote()
+    return await serve.get_deployment_handle(DEPLOYMENT, "bitvar").count_work.remote()
 
 
 def test_cancelling_reaches_the_replica_at_its_next_scale() -> None:
