@@ -9,6 +9,7 @@ from typing import Final
 import torch
 
 from bitvar.costs.inference_memory import InferencePlan, estimate_inference_memory
+from bitvar.errors import UsageError
 from bitvar.pipeline.request import GenerationRequest
 from bitvar.pipeline.text_to_image import InfinityPipeline
 from bitvar.provenance import Signer, read_key
@@ -53,6 +54,10 @@ def build_runner(settings: WorkerSettings, emit: Emit) -> tuple[ModelRunner, Mod
     pipeline = load_pipeline(settings)
     checks = SafetyChecks(_load_checkers(settings, pipeline.device))
     card = describe_model(pipeline, settings)
+    fewest = min(len(size.grids) for size in card.sizes)
+    if watermark is not None and watermark.first_scale >= fewest:
+        why = f"it starts at scale {watermark.first_scale + 1}, and the model draws some sizes in {fewest} scales"
+        raise UsageError("The watermark would mark nothing.", why, "make a key with a smaller --first-scale")
     runner = ModelRunner(
         pipeline,
         card,

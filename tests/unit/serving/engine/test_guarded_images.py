@@ -67,7 +67,7 @@ class Seer:
 
 
 def test_every_image_carries_the_watermark(pipeline: InfinityPipeline) -> None:
-    watermark = Watermark.new()
+    watermark = Watermark.new(first_scale=0)
     image = next(e for e in draw(job(), pipeline, watermark=watermark) if isinstance(e, ImageDone))
     expected = pipeline("a red dog", seed=3, watermark=watermark).images[0]
     assert Image.open(io.BytesIO(image.data)).tobytes() == expected.tobytes()
@@ -105,7 +105,7 @@ def test_a_blocked_image_or_preview_is_never_sent(
 
 def test_the_settings_name_files(tmp_path: Path, pipeline: InfinityPipeline) -> None:
     pipeline.save_pretrained(tmp_path / "model")
-    write_key(Watermark.new(), tmp_path / "key.json")
+    write_key(Watermark.new(first_scale=0), tmp_path / "key.json")
     (tmp_path / "words.txt").write_text("a bad word\n", encoding="utf-8")
     settings = WorkerSettings(
         model=str(tmp_path / "model"),
@@ -127,6 +127,14 @@ def test_the_settings_name_files(tmp_path: Path, pipeline: InfinityPipeline) -> 
     assert isinstance(events[0], Failed) and any(isinstance(event, ScaleDone) for event in events)
     assert next(event for event in events if isinstance(event, ImageDone)).record["watermark"]
     assert card.name == "tiny"
+
+
+def test_a_watermark_that_would_mark_nothing_is_refused_at_once(tmp_path: Path, pipeline: InfinityPipeline) -> None:
+    pipeline.save_pretrained(tmp_path / "model")
+    write_key(Watermark.new(first_scale=3), tmp_path / "key.json")
+    settings = WorkerSettings(model=str(tmp_path / "model"), device="cpu", watermark=str(tmp_path / "key.json"))
+    with pytest.raises(UsageError, match="would mark nothing"):
+        build_runner(settings, lambda job_id, event: None)
 
 
 def test_half_a_signer_is_refused() -> None:

@@ -238,9 +238,9 @@ def test_cancelling_stops_the_draw_and_says_how_far_it_came() -> None:
         assert engine.cancel("one")
         events = [event async for event in ticket.events()]
         assert events[-1] == Cancelled()
-        await until(lambda: engine.counts["scales_of_cancelled"] == 2)
+        await until(lambda: backend.replica_of("one") is None)
         assert cluster.draws[0].cancelled and cluster.draws[0].closed
-        assert backend.replica_of("one") is None
+        assert engine.counts["scales"] == 2
 
     cluster = ScriptedCluster()
     run(test, cluster)
