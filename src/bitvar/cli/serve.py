@@ -71,10 +71,8 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: OpenAI's image API with streamed previews, and a page at /."""
     with exit_codes():
-        from bitvar.cli.sizes import read_size
         from bitvar.serving.engine.settings import WorkerSettings
 
-        sizes = [read_size(text, None) for text in warm_size or []]
         worker = WorkerSettings.parse(
             {
                 "model": model,
@@ -88,7 +86,7 @@ def serve(
                 "batch_invariant": batch_invariant,
                 "max_batch": max_batch,
                 "memory_budget": None if memory_gib is None else int(memory_gib * 2**30),
-                "warm_sizes": tuple((int(size.width), int(size.height)) for size in sizes if size is not None),
+                "warm_sizes": tuple(_read_size(text) for text in warm_size or ()),
             },
             source="the options of this command",
         )
@@ -184,6 +182,16 @@ def _read_adapters(texts: list[str]) -> "tuple[NamedAdapter, ...]":
             raise UsageError(f"Can't read --lora {text}.", "it has no name", "write NAME=PATH_OR_ID")
         adapters.append(NamedAdapter.parse({"name": name, "source": source}, source=f"--lora {text}"))
     return tuple(adapters)
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    """Read a size without the list of all sizes, whose module needs torch; the worker refuses one that isn't native."""
+    from bitvar.errors import UsageError
+
+    match = re.fullmatch("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
+    if match is None:
+        raise UsageError(f"Can't read --warm-size {text}.", "it is no size", "write WIDTHxHEIGHT, such as 256x256")
+    return int(match[1]), int(match[2])
 
 
 def _read_keys(path: Path | None) -> tuple[str, ...]:
