@@ -118,6 +118,46 @@ GENERATIONS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
+A1111: Final[dict[str, dict[str, Any]]] = {
+    "SillyTavern": {
+        "url": "http://127.0.0.1:8000",
+        "auth": "",
+        "prompt": "a red apple",
+        "negative_prompt": "blurry",
+        "sampler_name": "DDIM",
+        "scheduler": "normal",
+        "steps": 20,
+        "cfg_scale": 7,
+        "width": 512,
+        "height": 512,
+        "restore_faces": False,
+        "enable_hr": False,
+        "hr_upscaler": "Latent",
+        "hr_scale": 1,
+        "hr_additional_modules": [],
+        "denoising_strength": 0.7,
+        "hr_second_pass_steps": 0,
+        "seed": -1,
+        "override_settings": {"CLIP_stop_at_last_layers": 1},
+        "override_settings_restore_afterwards": True,
+        "clip_skip": 1,
+        "save_images": True,
+        "send_images": True,
+        "do_not_save_grid": False,
+        "do_not_save_samples": False,
+    },
+    "Open WebUI": {"prompt": "a red apple", "batch_size": 1, "width": 512, "height": 512, "steps": 50},
+    "LibreChat": {
+        "prompt": "a red apple",
+        "negative_prompt": "blurry",
+        "cfg_scale": 4.5,
+        "steps": 22,
+        "width": 1024,
+        "height": 1024,
+    },
+}
+"""Bodies of A1111's txt2img by client."""
+
 
 def small_card(**more: Any) -> ModelCard:
     """The card of a model like the embedded one: 64x64 alone, guidance off by default."""

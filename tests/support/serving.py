@@ -149,9 +149,10 @@ class ScriptedBackend:
                 self._tell(job, done)
                 if scale in shown:
                     self._tell(job, Preview(shown.index(scale), done, b"preview %d" % scale, job.output.format))
-            width, height = job.output.size or (64, 64)
+            native = job.request.width or 64, job.request.height or 64
+            size = job.output.size or native
             data = b"image of %d" % seed
-            self._tell(job, ImageDone(image, data, job.output.format, width, height, 64, 64, seed, {"seed": seed}))
+            self._tell(job, ImageDone(image, data, job.output.format, *size, *native, seed, {"seed": seed}))
         usage = Usage(text_tokens=5, image_tokens=sum(lengths) * job.request.num_images)
         yield Finished(usage, (), 0.0, time.monotonic() - began)
 
@@ -234,7 +235,7 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     log: list[str] = []
     assert process.stderr is not None
-    reading = None
+    reading = threading.Thread(target=log.extend, args=(process.stderr,), daemon=True)
     try:
         url = None
         while url is None and (line := process.stderr.readline()):
@@ -242,7 +243,6 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
             found = re.match(r"(http://\S+)", line)
             url = found[1] if found else None
         assert url is not None, f"the server ended at once: {''.join(log)}"
-        reading = threading.Thread(target=log.extend, args=(process.stderr,), daemon=True)
         reading.start()
         server = ServerProcess(url, process, log)
         if wait:
@@ -256,6 +256,7 @@ def running_server(*options: str, wait: bool = True, verb: Sequence[str] = ("ser
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if reading is not None:
-            reading.join()
-        process.stderr.close()
+        if reading.ident is not None:
+            reading.join(30)  # it ends with the last process that writes there
+        if not reading.is_alive():
+            process.stderr.close()

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bitvar.cli import bench_training
+from bitvar.cli import bench_serve, bench_training
 from bitvar.cli.exit_codes import exit_codes
 
 app = typer.Typer(help="Benchmarks.", no_args_is_help=True, rich_markup_mode=None)
@@ -18,6 +18,7 @@ for verb in (
     bench_training.loader,
     bench_training.index,
     bench_training.save,
+    bench_serve.serve,
 ):
     app.command()(verb)
 

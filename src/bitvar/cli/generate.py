@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline, ScaleEvent
     from bitvar.pipeline.file_names import Target
     from bitvar.pipeline.record import ImageRecord
+    from bitvar.sampling.watermark import Watermark
 
 BATCH_SIZE: Final = 16
 """Most images of a prompts file that are generated together."""
@@ -95,6 +96,14 @@ def generate(
     lora: Annotated[
         list[str] | None, typer.Option(help="Adapter to apply, as PATH_OR_ID or PATH_OR_ID:WEIGHT; repeatable.")
     ] = None,
+    watermark: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEYFILE",
+            help="Key file of `bitvar watermark new-key`, to mark the image's bits so that the key detects it. "
+            "Default: no watermark.",
+        ),
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="auto, fp32, bf16 or fp16. Default: auto, bf16 on CUDA and fp32 elsewhere.")
     ] = None,
@@ -137,6 +146,7 @@ def generate(
         )
         _check_options(prompt, from_image, prompts, previews)
         record, jobs = _read_jobs(settings, from_image, prompts)
+        mark = _read_watermark(watermark, record, from_image)
         targets = destinations(output, jobs, many=prompts is not None)
         if previews is not None:
             _check_previews(previews)
@@ -146,7 +156,7 @@ def generate(
         jobs = _resolve(jobs, pipeline, prompts)
         check_sizes(jobs, targets)
         _note_unknown_words(jobs, pipeline, model, record)
-        files = _draw(pipeline, jobs, targets, previews, _provenance(model, record))
+        files = _draw(pipeline, jobs, targets, previews, provenance=_provenance(model, record), watermark=mark)
         timings = Timings(load=loaded - started, draw=time.perf_counter() - loaded)
         report(files, pipeline.model_name, timings, as_json=as_json)
 
@@ -191,6 +201,23 @@ def _read_jobs(
     for difference in differences(before, after):
         say(f"Changed from {from_image}: {difference}", err=True)
     return record, [after]
+
+
+def _read_watermark(key_file: Path | None, record: "ImageRecord | None", from_image: Path | None) -> "Watermark | None":
+    """Read the key file, and refuse to make a marked image again without its own key."""
+    from bitvar.errors import UsageError
+    from bitvar.provenance.key_files import read_key
+
+    mark = None if key_file is None else read_key(key_file)
+    given, recorded = mark and mark.key_id, record and record.watermark
+    if recorded is not None and given != recorded:
+        why = f"it was drawn with key {recorded}, and " + (
+            f"{key_file} is key {given}" if given else "no key was given"
+        )
+        raise UsageError(f"{from_image} has a watermark.", why, f"name the file of key {recorded} with --watermark")
+    if record is not None and given != recorded:
+        say(f"Changed from {from_image}: watermark: none -> {given}", err=True)
+    return mark
 
 
 def _read_numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
@@ -299,7 +326,9 @@ def _draw(
     jobs: "Sequence[PromptJob]",
     targets: "list[list[Target]] | None",
     previews: Path | None,
+    *,
     provenance: dict[str, Any],
+    watermark: "Watermark | None",
 ) -> "list[Written]":
     """Generate images of equal settings together, and write each job once all of its images are there."""
     written: dict[int, list[Written]] = {}
@@ -308,7 +337,7 @@ def _draw(
     for number, batch in enumerate(batches, 1):
         if len(batches) > 1:
             say(f"batch {number}/{len(batches)}", err=True)
-        event = _stream(pipeline, [(jobs[j], i) for j, i in batch], previews)
+        event = _stream(pipeline, [(jobs[j], i) for j, i in batch], previews, watermark)
         for (j, i), image, metadata in zip(batch, event.preview(), event.metadata, strict=True):
             pending.setdefault(j, {})[i] = _finish(jobs[j], image, {**metadata, **provenance})
         for j in [j for j, images in pending.items() if len(images) == len(jobs[j].seeds)]:
@@ -332,13 +361,19 @@ def _batches(jobs: "Sequence[PromptJob]") -> Iterator[list[tuple[int, int]]]:
             yield group[start : start + limit]
 
 
-def _stream(pipeline: "InfinityPipeline", batch: "list[tuple[PromptJob, int]]", previews: Path | None) -> "ScaleEvent":
+def _stream(
+    pipeline: "InfinityPipeline",
+    batch: "list[tuple[PromptJob, int]]",
+    previews: Path | None,
+    watermark: "Watermark | None",
+) -> "ScaleEvent":
     from bitvar.cli.image_output import write_previews
     from bitvar.cli.prompt_job import options_of
 
     prompts, seeds = [job.prompt for job, _ in batch], [job.seeds[i] for job, i in batch]
     event = None
-    for event in _with_progress(pipeline.stream(prompts, seed=seeds, **options_of(batch[0][0]))):
+    stream = pipeline.stream(prompts, seed=seeds, watermark=watermark, **options_of(batch[0][0]))
+    for event in _with_progress(stream):
         if previews is not None:
             write_previews(event.preview(), previews, event.index + 1)
     assert event is not None

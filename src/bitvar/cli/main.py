@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bitvar import __version__
-from bitvar.cli import bench, data, evaluate, models, tokenizer
+from bitvar.cli import bench, data, evaluate, models, provenance, tokenizer, watermark
 from bitvar.cli.convert import convert
 from bitvar.cli.doctor import doctor
 from bitvar.cli.exit_codes import CANCELLED, OK, USAGE, exit_codes, finish_output, hold_standard_streams
@@ -48,6 +48,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
 app.add_typer(models.app, name="models")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(watermark.app, name="watermark")
+app.add_typer(provenance.app, name="provenance")
 app.add_typer(bench.app, name="bench")
 
 

@@ -1,5 +1,6 @@
 """`bitvar serve` and `bitvar demo`."""
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,9 +14,7 @@ if TYPE_CHECKING:
     import logging
 
     from bitvar.serving.engine.settings import NamedAdapter, WorkerSettings
-
-MIN_KEY = 16
-MIN_DIFFERENT = 8
+    from bitvar.serving.replicas.settings import ReplicaSettings
 
 MODEL = Annotated[str | None, typer.Argument(help="Name, folder or hub id. Default: icons, the model in the package.")]
 HOST = Annotated[str, typer.Option(help="Address to listen on. Others than this machine's own need --api-key-file.")]
@@ -23,6 +22,9 @@ REVISION = Annotated[str | None, typer.Option(help="Branch, tag or commit of the
 DTYPE = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 on CUDA and fp32 elsewhere.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 THREADS = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads on the CPU. Default: PyTorch's choice.")]
+WATERMARK = Annotated[
+    str | None, typer.Option(help="Key file of `bitvar watermark new-key`; every image carries the watermark.")
+]
 LORA = Annotated[list[str] | None, typer.Option(help="Adapter for requests to choose, as NAME=PATH_OR_ID; repeatable.")]
 
 
@@ -52,6 +54,21 @@ def serve(
     device: DEVICE = "auto",
     threads: THREADS = None,
     lora: LORA = None,
+    watermark: WATERMARK = None,
+    c2pa_certificate: Annotated[
+        str | None, typer.Option(help="PEM file of certificates; every file is signed. Needs --c2pa-key.")
+    ] = None,
+    c2pa_key: Annotated[str | None, typer.Option(help="PEM file of the certificate's private key.")] = None,
+    blocklist: Annotated[
+        list[str] | None, typer.Option(help="File of phrases that prompts may not contain; repeatable.")
+    ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(help="Folder of an image classifier that may block images. Needs --block-label.")
+    ] = None,
+    block_label: Annotated[
+        list[str] | None,
+        typer.Option(help="LABEL=PROBABILITY of the classifier from which an image is blocked; repeatable."),
+    ] = None,
     max_queue: Annotated[int, typer.Option(min=1, max=10_000, help="Most requests that wait.")] = 16,
     max_batch: Annotated[
         int, typer.Option(min=1, max=64, help="Most images of a pass, with --no-batch-invariant.")
@@ -68,10 +85,28 @@ def serve(
     ] = None,
     request_timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request fails.")] = 120.0,
     drain_timeout: Annotated[float, typer.Option(min=0, help="Seconds to finish requests when stopped.")] = 30.0,
+    replicas: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Replicas of the model, under Ray Serve. Default: one, without Ray."),
+    ] = None,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Most replicas: their number follows the load from --replicas up."),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster to run the replicas on; auto is this machine's. Default: a new one.")
+    ] = None,
+    replica_cpus: Annotated[
+        float | None, typer.Option(min=0, help="CPUs that a replica reserves. Default: --threads, or 1.")
+    ] = None,
+    replica_gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs that a replica reserves. Default: 1 with CUDA, otherwise 0.")
+    ] = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI's image API with streamed previews, and a page at /."""
     with exit_codes():
         from bitvar.serving.engine.settings import WorkerSettings
+        from bitvar.serving.http.keys import read_keys
 
         worker = WorkerSettings.parse(
             {
@@ -86,6 +121,11 @@ def serve(
                 "batch_invariant": batch_invariant,
                 "max_batch": max_batch,
                 "memory_budget": None if memory_gib is None else int(memory_gib * 2**30),
+                "watermark": watermark,
+                "certificate": c2pa_certificate,
+                "signing_key": c2pa_key,
+                "blocklists": tuple(blocklist or ()),
+                "classifier": _read_classifier(classifier, block_label or []),
                 "warm_sizes": tuple(_read_size(text) for text in warm_size or ()),
             },
             source="the options of this command",
@@ -93,7 +133,7 @@ def serve(
         http = {
             "host": host,
             "port": port,
-            "api_keys": _read_keys(api_key_file),
+            "api_keys": () if api_key_file is None else read_keys(api_key_file),
             "aliases": tuple(alias or ()),
             "any_model": any_model,
             "allowed_hosts": tuple(allowed_host or ()),
@@ -101,7 +141,14 @@ def serve(
             "public_url": None if public_url is None else public_url.rstrip("/"),
         }
         limits = {"max_queue": max_queue, "request_timeout": request_timeout, "drain_timeout": drain_timeout}
-        _run(worker, http, limits, open_page=False)
+        scale = {
+            "replicas": replicas,
+            "max_replicas": max_replicas,
+            "address": ray_address,
+            "cpus": replica_cpus,
+            "gpus": replica_gpus,
+        }
+        _run(worker, http, limits, open_page=False, replicas=_read_replicas(scale))
 
 
 def demo(
@@ -132,7 +179,25 @@ def demo(
         _run(worker, {"host": "127.0.0.1", "port": port}, {"max_queue": 64}, open_page=browser)
 
 
-def _run(worker: "WorkerSettings", http: dict[str, object], limits: dict[str, object], *, open_page: bool) -> None:
+def _read_replicas(options: dict[str, object]) -> "ReplicaSettings | None":
+    """Read the options of replicas; None if none is given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return None
+    from bitvar.serving.replicas.settings import ReplicaSettings
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers
+    return ReplicaSettings.parse(given, source="the options of this command")
+
+
+def _run(
+    worker: "WorkerSettings",
+    http: dict[str, object],
+    limits: dict[str, object],
+    *,
+    open_page: bool,
+    replicas: "ReplicaSettings | None" = None,
+) -> None:
     """Start the worker and the server, and tell where it is."""
     _require_packages()
     import webbrowser
@@ -141,11 +206,14 @@ def _run(worker: "WorkerSettings", http: dict[str, object], limits: dict[str, ob
     from bitvar.serving.engine.engine import Engine, EngineLimits
     from bitvar.serving.http.server import open_socket, serve, url_of
     from bitvar.serving.http.settings import ServerSettings
+    from bitvar.serving.replicas.start import ray_backend
     from bitvar.weights.hub import resolve_model
 
     settings = ServerSettings.parse(http, source="the options of this command")
     settings.check()
-    resolve_model(worker.model, worker.revision)
+    backend = WorkerBackend(worker) if replicas is None else ray_backend(replicas, worker)
+    if replicas is None or replicas.address is None:  # else the model need not be on this machine
+        resolve_model(worker.model, worker.revision)
     _set_up_logs()
     listening = open_socket(settings.host, settings.port)
     url = url_of(listening)
@@ -158,7 +226,7 @@ def _run(worker: "WorkerSettings", http: dict[str, object], limits: dict[str, ob
     if open_page:
         webbrowser.open(url)
     bounds = EngineLimits.parse(limits, source="the options of this command")
-    serve(WorkerBackend(worker), settings, bounds, listening=listening, on_ready=on_ready)
+    serve(backend, settings, bounds, listening=listening, on_ready=on_ready)
 
 
 def _require_packages() -> None:
@@ -194,35 +262,24 @@ def _read_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _read_keys(path: Path | None) -> tuple[str, ...]:
+def _read_classifier(folder: str | None, labels: list[str]) -> dict[str, object] | None:
     from bitvar.errors import UsageError
-    from bitvar.files import read_plain
 
-    if path is None:
-        return ()
-    try:
-        lines = read_plain(path).decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not text"
-        raise UsageError(f"Can't read the keys in {path}.", why.lower(), "give a file with one key a line") from None
-    keys = tuple(line for line in map(str.strip, lines) if line and not line.startswith("#"))
-    if (weakness := _weakness(keys)) is not None:
-        make = 'make one with `python -c "import secrets; print(secrets.token_urlsafe(32))"`'
-        raise UsageError(f"Can't use the keys in {path}.", weakness, make)
-    return keys
-
-
-def _weakness(keys: tuple[str, ...]) -> str | None:
-    """Why keys don't protect a server; None if they do. It never repeats a key."""
-    if not keys:
-        return "the file has no key"
-    if any(not re.fullmatch("[!-~]+", key) for key in keys):
-        return "a key has spaces or characters outside ASCII, which no request can carry"
-    if any(len(key) < MIN_KEY for key in keys):
-        return f"a key has fewer than {MIN_KEY} characters, which can be guessed"
-    if any(len(set(key)) < MIN_DIFFERENT for key in keys):
-        return f"a key has fewer than {MIN_DIFFERENT} different characters, which can be guessed"
-    return None
+    if folder is None and not labels:
+        return None
+    if folder is None or not labels:
+        missing = "--classifier FOLDER" if folder is None else "--block-label LABEL=PROBABILITY"
+        raise UsageError("The image classifier would block nothing.", f"{missing} is missing", "give both")
+    blocked = {}
+    for text in labels:
+        label, separator, number = text.rpartition("=")
+        try:
+            blocked[label] = float(number)
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise UsageError(f"Can't read --block-label {text}.", "it has no probability", "write LABEL=0.5")
+    return {"folder": folder, "blocked": blocked}
 
 
 def _is_worth_a_line(record: "logging.LogRecord") -> bool:

@@ -62,6 +62,7 @@ class ImageRecord(Config):
         version: Version of bitvar.
         batch_invariant: Whether the image was computed by itself, so that its batch had no influence.
         lora: Active adapters, in order.
+        watermark: Public id of the key that the bits were drawn with (`Watermark.key_id`); None without a watermark.
         format: Format number. Records of version 0.1.0 have 1; its images used other random numbers.
     """
 
@@ -87,6 +88,7 @@ class ImageRecord(Config):
     version: str | None = Field(default=None, max_length=40)
     batch_invariant: StrictBool = True
     lora: Annotated[tuple[UsedAdapter, ...], Field(max_length=32)] = ()
+    watermark: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     format: Annotated[int, Field(strict=True, ge=1, le=CURRENT)] = 1
 
     @classmethod

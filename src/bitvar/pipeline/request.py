@@ -1,6 +1,7 @@
 """A request for images as a frozen value without tensors, which has a JSON schema and can cross processes.
 
-It depends on no model: a setting of None stands for the model's default. Importing this module doesn't load torch.
+It depends on no model: a setting of None stands for the model's default. A watermark's key is a secret, so it is no
+part of a request. Importing this module doesn't load torch.
 """
 
 import base64
@@ -20,6 +21,7 @@ from bitvar.sampling.params import MAX_SEED, SamplingParams
 
 if TYPE_CHECKING:
     from bitvar.sampling.constraint import BitConstraint, PrefixBits
+    from bitvar.sampling.watermark import Watermark
 
 MAX_SIDE: Final = 1_000_000
 """Upper bound in pixels, only to keep absurd numbers out of the search for the nearest size."""
@@ -41,6 +43,7 @@ class GenerationKwargs(TypedDict, total=False):
     num_images_per_prompt: int
     seed: int | Sequence[int] | None
     constraint: "BitConstraint | None"
+    watermark: "Watermark | None"
     batch_invariant: bool
 
 

@@ -22,6 +22,7 @@ from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
 from bitvar.sampling.constraint import BitConstraint, PrefixBits
 from bitvar.sampling.generate import ScaleResult, generate, generate_apart
 from bitvar.sampling.params import SamplingParams
+from bitvar.sampling.watermark import Watermark
 from bitvar.scales import ScaleSchedule, nearest_schedule
 from bitvar.weights.hub import resolve_model
 from bitvar.weights.index import ModelIndex
@@ -246,8 +247,9 @@ class InfinityPipeline:
         Args:
             prompt: One prompt, or several.
             output_type: Form of the images: "pil", "np", "pt" or "bits".
-            options: Fields of `GenerationRequest` and `SamplingParams`, and `constraint`: a `BitConstraint` that may
-                replace the bits drawn at each scale, such as `PrefixBits`.
+            options: Fields of `GenerationRequest` and `SamplingParams`; `constraint`, a `BitConstraint` that may
+                replace the bits drawn at each scale, such as `PrefixBits`; and `watermark`, a `Watermark` to draw the
+                bits with.
 
         Raises:
             UsageError: for an empty or over-long prompt, an unknown option, or a value out of range.
@@ -263,29 +265,44 @@ class InfinityPipeline:
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerationKwargs]) -> Iterator[ScaleEvent]:
         """Generate images as a call does, yielding after each scale. Leaving the loop cancels the rest."""
         given = dict(options)
-        constraint = given.pop("constraint", None)
+        constraint, watermark = given.pop("constraint", None), given.pop("watermark", None)
         if constraint is not None and not isinstance(constraint, BitConstraint):
             why = f"got {arguments.shown(constraint)}"
             raise UsageError("constraint takes a BitConstraint.", why, "give one, such as PrefixBits(bits)")
+        if watermark is not None and not isinstance(watermark, Watermark):
+            why = f"got a {type(watermark).__name__}"  # its value may be a secret
+            raise UsageError("watermark takes a Watermark.", why, "read one with bitvar.provenance.read_key(file)")
         request = GenerationRequest.from_options(prompt, given, source="the options of this call")
-        return self.stream_request(request, constraint=constraint)
+        return self.stream_request(request, constraint=constraint, watermark=watermark)
 
     def stream_request(
-        self, request: GenerationRequest, *, constraint: BitConstraint | None = None
+        self,
+        request: GenerationRequest,
+        *,
+        constraint: BitConstraint | None = None,
+        watermark: Watermark | None = None,
     ) -> Iterator[ScaleEvent]:
         """Generate the images of a request, yielding after each scale.
 
         Args:
             request: Prompts and settings.
             constraint: Hook that may replace the bits drawn at each scale, in place of the request's own prefix.
+            watermark: Watermark to draw the bits with.
         """
         with self._sharing.reading():
-            yield from self._stream(request, constraint)
+            yield from self._stream(request, constraint, watermark)
 
-    def _stream(self, request: GenerationRequest, constraint: BitConstraint | None) -> Iterator[ScaleEvent]:
+    def _stream(
+        self, request: GenerationRequest, constraint: BitConstraint | None, watermark: Watermark | None
+    ) -> Iterator[ScaleEvent]:
         schedule = self.schedule_for(request.height, request.width)
         params = self.params_for(request.params)
         params.scales(len(schedule))  # raises before any work
+        if watermark is not None and watermark.first_scale >= len(schedule):
+            why = (
+                f"it starts at scale {watermark.first_scale + 1}, and this size is generated in {len(schedule)} scales"
+            )
+            raise UsageError("The watermark would mark nothing.", why, "make a key with a smaller --first-scale")
         negatives, seeds = request.negatives(), request.seeds()
         if any(negatives) and not params.guided:
             why = "guidance steers away from it, but guidance is off: its scale is 1"
@@ -298,6 +315,7 @@ class InfinityPipeline:
         against = self._against(condition, negatives, batch_invariant=apart)
         metadata = [
             self._describe(prompt, seed, schedule, params, negative, request)
+            | ({"watermark": watermark.key_id} if watermark else {})
             for prompt, seed, negative in zip(prompts, seeds, negatives, strict=True)
         ]
         results = (generate_apart if apart else generate)(
@@ -308,6 +326,7 @@ class InfinityPipeline:
             seeds=seeds,
             negative=against,
             constraint=constraint,
+            watermark=watermark,
         )
         bits: tuple[Tensor, ...] = ()
         for result in results:

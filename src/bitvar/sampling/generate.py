@@ -22,6 +22,7 @@ from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.sampling.draw import apply_guidance, draw_bits
 from bitvar.sampling.noise import uniform_noise
 from bitvar.sampling.params import SamplingParams
+from bitvar.sampling.watermark import Watermark
 from bitvar.scales import ScaleSchedule, code_norms_of
 
 
@@ -60,6 +61,7 @@ def generate(
     seeds: Sequence[int],
     negative: TextCondition | None = None,
     constraint: BitConstraint | None = None,
+    watermark: Watermark | None = None,
 ) -> Iterator[ScaleResult]:
     """Generate the bits of every scale, coarse to fine, the whole batch in one pass.
 
@@ -72,6 +74,7 @@ def generate(
         negative: Text of `b` negative prompts for guidance, in place of the learned "no text"; rows marked as dropped
             are that "no text".
         constraint: Hook that may replace the bits that were drawn.
+        watermark: Watermark to draw the bits with. Bits that the constraint replaces don't carry it.
 
     Yields the result of each scale. Closing the iterator cancels the rest.
 
@@ -79,7 +82,14 @@ def generate(
         ComputationError: when logits are not finite; nothing of that scale is yielded.
     """
     for drawn in _scales(
-        model, condition, schedule, params=params, seeds=seeds, negative=negative, constraint=constraint
+        model,
+        condition,
+        schedule,
+        params=params,
+        seeds=seeds,
+        negative=negative,
+        constraint=constraint,
+        watermark=watermark,
     ):
         _require_finite([drawn], model, len(schedule))
         yield drawn.result
@@ -94,6 +104,7 @@ def generate_apart(
     seeds: Sequence[int],
     negative: TextCondition | None = None,
     constraint: BitConstraint | None = None,
+    watermark: Watermark | None = None,
 ) -> Iterator[ScaleResult]:
     """Generate like `generate`, each image by itself: bit for bit what a batch of one gives."""
     walks = [
@@ -105,6 +116,7 @@ def generate_apart(
             seeds=[seeds[row]],
             negative=against,
             constraint=None if constraint is None else constraint.image(row),
+            watermark=watermark,
         )
         for row, (alone, against) in enumerate(
             zip(condition.rows(), negative.rows() if negative else [None] * condition.batch, strict=True)
@@ -126,6 +138,7 @@ def _scales(
     seeds: Sequence[int],
     negative: TextCondition | None,
     constraint: BitConstraint | None,
+    watermark: Watermark | None,
 ) -> Iterator[_Drawn]:
     per_scale = params.scales(len(schedule))
     constraint = constraint or PrefixBits(())
@@ -154,7 +167,8 @@ def _scales(
                 if guided:
                     logits = apply_guidance(logits[:batch], logits[batch:], per_scale[k].guidance_scale)
                 noise = torch.stack([uniform_noise(seed, k, logits.shape[1:3]) for seed in seeds])
-                drawn = to_cells(draw_bits(logits, per_scale[k], noise), step.grid, patch_size)
+                lists = None if watermark is None else watermark.green_lists(k, *logits.shape[1:3])
+                drawn = to_cells(draw_bits(logits, per_scale[k], noise, lists), step.grid, patch_size)
             elif k < last:
                 model.decode_scale(tokens, k, state)  # its bits are known, but later scales read its keys and values
             bits = constraint.apply(k, drawn, latent)

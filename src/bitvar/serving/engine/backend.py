@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
-from bitvar.errors import UsageError, WeightsError
+from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.serving.engine.events import Event
 from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.model_card import ModelCard
@@ -22,6 +22,9 @@ State = Literal["loading", "ready", "restarting", "failed", "stopped"]
 _FIRST_DELAY: Final = 0.2
 _LONGEST_DELAY: Final = 30.0
 """Seconds before a worker that died is started again, doubling while it dies before it is ready."""
+
+_MOST_FAILURES: Final = 3
+"""Number of workers that may die before any was ready."""
 
 _STOP_SECONDS: Final = 5.0
 
@@ -140,12 +143,18 @@ class WorkerBackend:
                 self._writer.write(pack(frame))
 
     async def _supervise(self) -> None:
+        assert self._listener is not None
+        failures = 0
         while True:
             was_ready = await self._run_once()
             if self._state == "failed":
                 return
+            failures = 0 if was_ready else failures + 1
+            if self._card is None and failures == _MOST_FAILURES:
+                self._state = "failed"
+                self._listener.on_failed(RuntimeError(_never_ready(failures)))
+                return
             self._state = "restarting" if self._card else "loading"
-            assert self._listener is not None
             self._listener.on_lost()
             self._delay = _FIRST_DELAY if was_ready else min(2 * self._delay, _LONGEST_DELAY)
             await asyncio.sleep(self._delay)
@@ -159,6 +168,10 @@ class WorkerBackend:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "bitvar.serving.engine.worker", stdin=theirs.fileno()
             )
+        except OSError as error:
+            _LOG.error("the worker can't be started: %s", error.strerror or error)
+            ours.close()
+            return False
         finally:
             theirs.close()
         reader, self._writer = await asyncio.open_connection(sock=ours)
@@ -182,9 +195,11 @@ class WorkerBackend:
             return False
         if frame.kind == "fatal":
             self._state = "failed"
-            kind = UsageError if frame.values["kind"] == "UsageError" else WeightsError
-            self._listener.on_failed(_plain_error(kind, frame.values["message"]))
+            kind = UsageError if frame.values.get("kind") == "UsageError" else WeightsError
+            self._listener.on_failed(_plain_error(kind, str(frame.values.get("message", ""))))
             return False
+        if frame.kind != "card":
+            raise ValueError(f"there is no kind of frame {frame.kind!r}")
         self._card = ModelCard.model_validate(frame.values)
         self._state = "ready"
         self._listener.on_ready()
@@ -202,6 +217,11 @@ class WorkerBackend:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def _never_ready(failures: int) -> str:
+    why = f"it ended {failures} times before it was ready; its messages are above"
+    return explain("The worker can't load the model.", why, "try another model or a smaller --dtype")
 
 
 def _plain_error(kind: type[Any], message: str) -> Exception:

@@ -30,15 +30,14 @@ class ScaleCosts:
         self._seconds[size, scale] = seconds if known is None else known + _WEIGHT * (seconds - known)
         self._per_token += _WEIGHT * (seconds / (tokens + _OVERHEAD_TOKENS) - self._per_token)
 
-    def remaining(self, size: object, lengths: Sequence[int], done: int) -> float:
-        """Predict the seconds of an image from scale `done` on.
+    def image(self, size: object, lengths: Sequence[int]) -> float:
+        """Predict the seconds of an image.
 
         Args:
             size: Key as in `record`.
             lengths: Number of tokens of every scale.
-            done: Number of scales that are finished.
         """
-        return sum(self._predict(size, scale, lengths[scale]) for scale in range(done, len(lengths)))
+        return sum(self._predict(size, scale, length) for scale, length in enumerate(lengths))
 
     def _predict(self, size: object, scale: int, tokens: int) -> float:
         known = self._seconds.get((size, scale))

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from bitvar import __version__
 from bitvar.pipeline.image_files import encode_image, resize_as_recorded
 from bitvar.pipeline.record import ImageRecord
+from bitvar.provenance.manifests import Signer
+from bitvar.safety.checks import SafetyChecks
 from bitvar.serving.engine.events import Cancelled, Event, Failed, Finished, ImageDone, Preview, ScaleDone
 from bitvar.serving.engine.job import Job, OutputSettings
 
@@ -26,10 +28,24 @@ _PENDING: Final = 32
 
 _PIL_NAMES: Final = {"png": "PNG", "webp": "WEBP", "jpeg": "JPEG"}
 _FAULT: Final = Failed("server_error", "The image could not be encoded, because of a fault in the server.")
+_BLOCKED: Final = Failed("moderation_blocked", "The image was blocked by the safety check of this server.")
+
+
+class BlockedError(Exception):
+    """The safety check blocked an image."""
 
 
 class ImageEncoder:
-    """Writes images as files, with their settings inside."""
+    """Writes images as files, with their settings inside.
+
+    Args:
+        signer: Signs every finished file; None signs none. Signed bytes differ from call to call.
+        checks: Decides which images and previews anybody may see; None allows all.
+    """
+
+    def __init__(self, signer: Signer | None = None, checks: SafetyChecks | None = None) -> None:
+        self._signer = signer
+        self._checks = checks or SafetyChecks()
 
     def image(self, image: Image.Image, metadata: dict[str, Any], output: OutputSettings) -> tuple[bytes, ImageRecord]:
         """Write a finished image.
@@ -38,14 +54,18 @@ class ImageEncoder:
             image: Image as the model generated it.
             metadata: Its settings, as the pipeline gives them.
             output: Form of the file.
+
+        Raises:
+            BlockedError: The safety check blocks it.
         """
+        self._check(image)
         size = {}
         if output.size is not None:
             size = {"requested_width": output.size[0], "requested_height": output.size[1], "exact_size": True}
         record = ImageRecord.of({**metadata, **size}, version=__version__)
         resized = resize_as_recorded(image, record)
         data = encode_image(resized, record, _PIL_NAMES[output.format], quality=output.quality, fast=True)
-        return data, record
+        return (data if self._signer is None else self._signer.sign(data, output.format, record)), record
 
     def preview(self, image: Image.Image, output: OutputSettings, side: int | None) -> bytes:
         """Write a preview in the shape of the finished image.
@@ -54,7 +74,11 @@ class ImageEncoder:
             image: Image so far.
             output: Form of the finished file.
             side: Longer side in pixels; None for the finished image's, but at most `PREVIEW_SIDE`.
+
+        Raises:
+            BlockedError: The safety check blocks it.
         """
+        self._check(image)
         width, height = output.size or image.size
         longer = side or min(max(width, height), PREVIEW_SIDE)
         factor = longer / max(width, height)
@@ -66,6 +90,10 @@ class ImageEncoder:
         image.save(file, format=_PIL_NAMES[output.format], **options)
         return file.getvalue()
 
+    def _check(self, image: Image.Image) -> None:
+        if not self._checks.check_image(image).allowed:
+            raise BlockedError
+
 
 @dataclass(eq=False)
 class Outbox:
@@ -73,15 +101,13 @@ class Outbox:
 
     Attributes:
         job: Job that the events belong to.
-        dropped: Whether to leave out all but the last event, since nobody wants the images any more.
+        dropped: Whether to leave out images and previews, since nobody wants them any more.
         ended: Whether the last event has been emitted; only the encoding thread sets it.
-        last: What makes the last event of a dropped job.
     """
 
     job: Job
     dropped: bool = False
     ended: bool = False
-    last: Callable[[], Event] | None = None
 
 
 class EncodingThread:
@@ -97,13 +123,13 @@ class EncodingThread:
         self._encoder = encoder
         self._emit = emit
         self._fail = fail
-        self._work: queue.Queue[tuple[Outbox, Callable[[], Event]] | None] = queue.Queue(_PENDING)
+        self._work: queue.Queue[tuple[Outbox, Event | Callable[[], Event]] | None] = queue.Queue(_PENDING)
         self._thread = threading.Thread(target=self._run, name="encoding", daemon=True)
         self._thread.start()
 
     def emit(self, outbox: Outbox, event: Event) -> None:
         """Emit an event after those before it."""
-        self._work.put((outbox, lambda: event))
+        self._work.put((outbox, event))
 
     def preview(self, outbox: Outbox, done: ScaleDone, index: int, image: Image.Image) -> None:
         """Encode and emit a preview.
@@ -149,13 +175,9 @@ class EncodingThread:
         self._work.put((outbox, encode))
 
     def drop(self, outbox: Outbox, last: Event) -> None:
-        """Leave out what waits of a job, and emit its last event."""
-
-        def make() -> Event:
-            return last
-
-        outbox.last, outbox.dropped = make, True
-        self._work.put((outbox, make))
+        """Leave out what has yet to be encoded of a job, and emit its last event."""
+        outbox.dropped = True
+        self._work.put((outbox, last))
 
     def close(self) -> None:
         """Encode and emit what waits, and end the thread."""
@@ -164,11 +186,14 @@ class EncodingThread:
 
     def _run(self) -> None:
         while (entry := self._work.get()) is not None:
-            outbox, make = entry
-            if outbox.ended or (outbox.dropped and make is not outbox.last):
+            outbox, entered = entry
+            if outbox.ended or (outbox.dropped and callable(entered)):
                 continue
             try:
-                event = make()
+                event = entered() if callable(entered) else entered
+            except BlockedError:
+                event = _BLOCKED
+                self._fail(outbox.job.id)
             except Exception as error:
                 _LOG.error("an image could not be encoded", exc_info=error)
                 event = _FAULT

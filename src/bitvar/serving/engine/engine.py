@@ -32,6 +32,9 @@ _LOG: Final = logging.getLogger(__name__)
 _LEAST_RETRY: Final = 1
 _LONGEST_RETRY: Final = 120
 
+_MOST_LOSSES: Final = 3
+"""Number of times that the backend may die with a waiting job, before the job is thought to be the reason."""
+
 Reason = Literal["queue_full", "loading", "draining", "too_large", "failed"]
 
 
@@ -73,12 +76,14 @@ class Ticket:
         job: The job.
         submitted: When it was accepted, on the monotonic clock.
         is_started: Whether its first scale has begun.
+        losses: Number of times that the backend died with it.
         last: Its last event, once there is one.
     """
 
     job: Job
     submitted: float
     is_started: bool = False
+    losses: int = 0
     last: Finished | Failed | Cancelled | None = None
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue, repr=False)
     _deadline: asyncio.TimerHandle | None = field(default=None, repr=False)
@@ -113,7 +118,8 @@ class Engine:
         self._seconds_per_token = 1e-3
         self._restarts: set[asyncio.Future[None]] = set()
         self.counts: Counter[str] = Counter()
-        """Numbers of jobs: accepted, refused_REASON, finished, failed, cancelled; and of scales that were drawn."""
+        """Numbers of jobs: accepted, refused_REASON, finished, failed, cancelled; of
+        lost workers; and of scales, all and those that came in after their job was cancelled."""
 
     @property
     def card(self) -> ModelCard | None:
@@ -217,11 +223,10 @@ class Engine:
         ticket = self._tickets.get(job_id)
         if isinstance(event, ScaleDone):
             self.counts["scales"] += 1
+            self.counts["scales_after_cancel"] += job_id in self._stopping
         is_last = isinstance(event, Finished | Failed | Cancelled)
         if is_last and (timer := self._stopping.pop(job_id, None)) is not None:
             timer.cancel()
-        if isinstance(event, Cancelled):
-            self.counts["scales_of_cancelled"] += event.scales
         if ticket is None:
             return
         if isinstance(event, Finished | Failed | Cancelled):
@@ -238,13 +243,18 @@ class Engine:
             self._backend.submit(ticket.job)
 
     def on_lost(self) -> None:
-        """Fail the jobs that were being drawn. Those that wait are drawn when the backend is back."""
+        """Fail the jobs that were being drawn, and those that were lost too often.
+
+        The others are drawn when the backend is back.
+        """
+        self.counts["lost"] += 1
         for timer in self._stopping.values():
             timer.cancel()
         self._stopping.clear()
         failure = Failed("worker_died", "The worker process died while it drew the image. Try again.")
         for ticket in list(self._tickets.values()):
-            if ticket.is_started:
+            ticket.losses += 1
+            if ticket.is_started or ticket.losses >= _MOST_LOSSES:
                 self._close(ticket, failure)
 
     def on_failed(self, error: Exception) -> None:

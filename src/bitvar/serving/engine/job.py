@@ -19,13 +19,11 @@ class OutputSettings(Config):
         quality: Quality of JPEG and WebP from 0 to 100; 100 is lossless for WebP. PNG ignores it.
         size: Width and height of the file in pixels: the image is resized to cover them and cropped. None keeps the
             size that the model generates.
-        provenance: Whether to sign the file with C2PA, if the server has a certificate.
     """
 
     format: ImageFormat = "png"
     quality: int = Field(default=100, ge=0, le=100)
     size: tuple[Side, Side] | None = None
-    provenance: bool = True
 
 
 class PreviewSettings(Config):

@@ -19,6 +19,8 @@ from bitvar.pipeline.request import GenerationRequest
 from bitvar.pipeline.results import ScaleEvent
 from bitvar.pipeline.text_to_image import InfinityPipeline
 from bitvar.pipeline.unknown_words import unknown_words
+from bitvar.safety.checks import SafetyChecks
+from bitvar.sampling.watermark import Watermark
 from bitvar.serving.engine.costs import ScaleCosts, preview_scales
 from bitvar.serving.engine.encoding import EncodingThread, ImageEncoder, Outbox
 from bitvar.serving.engine.events import (
@@ -38,6 +40,8 @@ _LOG: Final = logging.getLogger(__name__)
 
 _MAX_TEXT_BYTES: Final = MAX_RECORD_BYTES // 3
 """Longest prompt, and longest negative prompt, as JSON: the rest of a record fits beside them."""
+
+_BLOCKED: Final = Failed("moderation_blocked", "The prompt was blocked by the safety check of this server.", "prompt")
 
 Emit = Callable[[str, Event], None]
 """Takes a job's id and what happened to it. Called from one thread at a time, in order."""
@@ -109,6 +113,8 @@ class ModelRunner:
         emit: Receiver of events.
         encoder: How finished images become files.
         costs: Seconds of scales that were measured before, as while warming up.
+        watermark: Watermark that every image carries; None marks none.
+        checks: Decides which prompts are drawn; None allows all.
         batch_invariant: Whether each image is computed by itself.
         max_batch: Most images of a pass where they aren't.
         max_active: Most images between their first and last scale at a time.
@@ -122,6 +128,8 @@ class ModelRunner:
         *,
         encoder: ImageEncoder | None = None,
         costs: ScaleCosts | None = None,
+        watermark: Watermark | None = None,
+        checks: SafetyChecks | None = None,
         batch_invariant: bool = True,
         max_batch: int = 8,
         max_active: int = 8,
@@ -130,6 +138,8 @@ class ModelRunner:
         self._card = card
         self._emit = emit
         self._invariant = batch_invariant
+        self._watermark = watermark
+        self._checks = checks or SafetyChecks()
         self._costs = costs or ScaleCosts()
         limits = Limits(card.memory_budget, max_active, 1 if batch_invariant else max_batch)
         self._scheduler = Scheduler(limits, self._predict)
@@ -158,13 +168,13 @@ class ModelRunner:
                 choice = self._scheduler.choose(time.monotonic())
                 if choice is None:
                     continue
-                image = choice.images[0] if isinstance(choice, StartPass) else choice.image
+                images = choice.images if isinstance(choice, StartPass) else (choice.image,)
                 try:
                     if isinstance(choice, StartPass):
-                        self._start_pass(choice.images)
-                    self._advance(self._passes[image])
+                        self._start_pass(images)
+                    self._advance(self._passes[images[0]])
                 except Exception as error:  # whatever it is, the next job must be drawn
-                    self._fail(image, error)
+                    self._fail(images, error)
         finally:
             for drawn in {id(one): one for one in self._passes.values()}.values():
                 _close(drawn)
@@ -186,14 +196,20 @@ class ModelRunner:
 
     def _accept(self, job: Job, arrived: float) -> None:
         outbox = Outbox(job)
+        texts = (*job.request.prompts, *filter(None, job.request.negatives()))
+        if not all(self._checks.check_prompt(text).allowed for text in texts):
+            self._files.emit(outbox, _BLOCKED)
+            return
         try:
             running = self._prepare(outbox, arrived)
+            memory = self._card.size_of(*running.size).image_bytes
         except (UsageError, WeightsError) as error:
             self._files.emit(outbox, Failed("invalid_value", sentence(error), "prompt"))
             return
-        size = running.size
-        group = (size, running.request.params, job.adapters)
-        memory = self._card.size_of(*size).image_bytes
+        except Exception as error:  # whatever it is, the next job must be drawn
+            self._files.emit(outbox, describe(error))
+            return
+        group = (running.size, running.request.params, job.adapters)
         images = [ImageWork(job.id, index, group, job.adapters, memory) for index in range(running.request.num_images)]
         self._jobs[job.id] = running
         self._scheduler.add(JobWork(job.id, arrived, images))
@@ -300,7 +316,7 @@ class ModelRunner:
             }
         )
         size = (jobs[0].size, len(images))
-        drawn = _Pass(images, self._pipeline.stream_request(request), size, jobs[0].lengths)
+        drawn = _Pass(images, self._pipeline.stream_request(request, watermark=self._watermark), size, jobs[0].lengths)
         for image in images:
             self._passes[image] = drawn
 
@@ -355,20 +371,17 @@ class ModelRunner:
         self._files.emit(running.outbox, done)
 
     def _predict(self, image: ImageWork) -> float:
-        """Predict the seconds until an image is done, its share of a pass."""
-        drawn = self._passes.get(image)
+        """Predict the seconds that an image takes by itself."""
         running = self._jobs[image.job]
-        if drawn is None:
-            return self._costs.remaining((running.size, 1), running.lengths, 0)
-        return self._costs.remaining(drawn.size, drawn.lengths, drawn.done) / len(drawn.images)
+        return self._costs.image((running.size, 1), running.lengths)
 
-    def _fail(self, image: ImageWork, error: Exception) -> None:
-        """End every job of a pass that failed."""
-        drawn = self._passes.get(image)
+    def _fail(self, images: tuple[ImageWork, ...], error: Exception) -> None:
+        """End every job of a pass that failed, or that could not be started."""
+        drawn = self._passes.get(images[0])
         if drawn is not None:
             _close(drawn)
         failure = describe(error)
-        for job_id in {one.job for one in (drawn.images if drawn else (image,))}:
+        for job_id in {image.job for image in (drawn.images if drawn else images)}:
             self._end(job_id, failure)
         if failure.code == "out_of_memory" and torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,9 +1,10 @@
 """The order of work: which image takes the next scale. It knows no model and no tensors, only predicted seconds.
 
 Images of all jobs are chosen from at every scale boundary, so a long batch never holds up a short request. The job with
-the highest response ratio goes first: its age over the seconds it still needs. A short job overtakes a long one as soon
-as it has waited a fraction of its own length, equal jobs keep their order of arrival, and the ratio of a job that waits
-grows without bound, so none starves.
+the highest slowdown goes first: its age over the seconds that all of its images take. So a short job overtakes a batch
+that was begun at once within its own length, and a batch that had to wait k of its lengths within k of the short job's.
+Equal jobs keep their order of arrival, and the slowdown of a job that waits grows without bound, so none starves.
+(Divided by the seconds that a job still needs, a batch would get ever harder to overtake.)
 """
 
 from collections.abc import Callable, Hashable, Iterator
@@ -44,11 +45,16 @@ class JobWork:
         id: Id of the job.
         arrived: When it was submitted, in seconds of the caller's clock.
         images: Images that are not done, in order.
+        num_images: Number of images that it came with.
     """
 
     id: str
     arrived: float
-    images: list[ImageWork] = field(default_factory=list)
+    images: list[ImageWork]
+    num_images: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_images = len(self.images)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Scheduler:
 
     Args:
         limits: What may be active at a time.
-        predict: Predicts the seconds until an image is done.
+        predict: Predicts the seconds that an image takes, from its first scale to its last.
     """
 
     def __init__(self, limits: Limits, predict: Callable[[ImageWork], float]) -> None:
@@ -112,17 +118,13 @@ class Scheduler:
         del self._jobs[image.job]
         return True
 
-    def waiting(self) -> list[str]:
-        """Ids of the jobs of which no image has begun, in order of arrival."""
-        return [job.id for job in self._jobs.values() if not any(image.active for image in job.images)]
-
     def choose(self, now: float) -> AdvancePass | StartPass | None:
         """Decide what to compute next; None when there is nothing.
 
         Args:
             now: Time in seconds of the clock that `arrived` is measured on.
         """
-        jobs = sorted(self._jobs.values(), key=lambda job: self._ratio(job, now), reverse=True)
+        jobs = sorted(self._jobs.values(), key=lambda job: self._slowdown(job, now), reverse=True)
         active = [image for job in jobs for image in job.images if image.active]
         for job in jobs:
             image = next((image for image in job.images if image.active), job.images[0])
@@ -135,9 +137,9 @@ class Scheduler:
                 return AdvancePass(active[0])
         return None
 
-    def _ratio(self, job: JobWork, now: float) -> float:
-        """Response ratio of a job: its age over the seconds it still needs."""
-        return (now - job.arrived) / max(_LEAST_SECONDS, sum(self._predict(image) for image in job.images))
+    def _slowdown(self, job: JobWork, now: float) -> float:
+        """Age of a job over the seconds that it takes where nothing else is drawn."""
+        return (now - job.arrived) / max(_LEAST_SECONDS, job.num_images * self._predict(job.images[0]))
 
     def _fits(self, image: ImageWork, active: list[ImageWork]) -> bool:
         if not active:
@@ -147,7 +149,7 @@ class Scheduler:
         return same and len(active) < self._limits.active and memory <= self._limits.memory
 
     def _companions(self, first: ImageWork, jobs: list[JobWork], active: list[ImageWork]) -> Iterator[ImageWork]:
-        """Find images that begin in the same pass, those of the first job's ratio first, and mark them active."""
+        """Find images that begin in the same pass, those of the slowest jobs first, and mark them active."""
         together = [*active, first]
         for image in (image for job in jobs for image in job.images if not image.active):
             if len(together) - len(active) >= self._limits.batch:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bitvar.config import Config
 
@@ -17,6 +17,18 @@ class NamedAdapter(Config):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")
     source: str
+
+
+class ClassifierSettings(Config):
+    """A classifier of images, some of whose labels block.
+
+    Attributes:
+        folder: Folder of the classifier.
+        blocked: Probability from which each label blocks, by label.
+    """
+
+    folder: str
+    blocked: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1)
 
 
 class WorkerSettings(Config):
@@ -37,6 +49,10 @@ class WorkerSettings(Config):
         max_active: Most images that are between their first and last scale at a time.
         memory_budget: Memory in bytes for images that are being drawn; None asks the device.
         warm_sizes: Width and height of images to draw before the worker is ready; the model's default size is added.
+        watermark: File of the key that marks every image; None marks none.
+        certificate, signing_key: Files of the certificate and the key that sign every image; None signs none.
+        blocklists: Files of phrases that prompts may not contain.
+        classifier: Classifier that may block images.
     """
 
     model: str | None = None
@@ -52,3 +68,14 @@ class WorkerSettings(Config):
     max_active: Annotated[int, Field(ge=1, le=256)] = 8
     memory_budget: int | None = Field(default=None, ge=1)
     warm_sizes: tuple[tuple[int, int], ...] = ()
+    watermark: str | None = None
+    certificate: str | None = None
+    signing_key: str | None = None
+    blocklists: tuple[str, ...] = ()
+    classifier: ClassifierSettings | None = None
+
+    @model_validator(mode="after")
+    def _signs_with_both(self) -> "WorkerSettings":
+        if (self.certificate is None) != (self.signing_key is None):
+            raise ValueError("signing takes a certificate and its key")
+        return self

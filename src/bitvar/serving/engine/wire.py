@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from bitvar.serving.engine.events import (
     Cancelled,
     Event,
@@ -19,7 +21,6 @@ from bitvar.serving.engine.events import (
     Queued,
     ScaleDone,
     Started,
-    Usage,
 )
 
 LENGTHS: Final = struct.Struct("!II")
@@ -28,9 +29,11 @@ LENGTHS: Final = struct.Struct("!II")
 MAX_HEADER: Final = 1 << 22
 MAX_DATA: Final = 1 << 29
 
-_EVENTS: Final = {
-    kind.__name__: kind for kind in (Queued, Started, ScaleDone, Preview, ImageDone, Finished, Failed, Cancelled)
+_EVENTS: Final[dict[str, TypeAdapter[Any]]] = {
+    kind.__name__: TypeAdapter(kind)
+    for kind in (Queued, Started, ScaleDone, Preview, ImageDone, Finished, Failed, Cancelled)
 }
+"""What reads and checks the fields of each event; fields that it doesn't have are passed over."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Frame:
 
 def pack(frame: Frame) -> bytes:
     """Write a frame with its lengths."""
-    header = json.dumps({"kind": frame.kind, **frame.values}, separators=(",", ":")).encode("ascii")
+    header = json.dumps({"kind": frame.kind, "values": frame.values}, separators=(",", ":")).encode("ascii")
     if len(header) > MAX_HEADER or len(frame.data) > MAX_DATA:
         raise ValueError(f"a frame of {len(header):,} and {len(frame.data):,} bytes is too long")
     return LENGTHS.pack(len(header), len(frame.data)) + header + frame.data
@@ -69,9 +72,19 @@ def lengths(head: bytes) -> tuple[int, int]:
 
 
 def parse(header: bytes, data: bytes) -> Frame:
-    """Read a frame whose parts have arrived."""
-    values = json.loads(header)
-    return Frame(values.pop("kind"), values, data)
+    """Read a frame whose parts have arrived.
+
+    Raises:
+        ValueError: The header is damaged.
+    """
+    try:
+        read = json.loads(header)
+    except RecursionError:
+        raise ValueError("a frame's header is nested too deeply") from None
+    kind, values = (read.get(key) for key in ("kind", "values")) if isinstance(read, dict) else (None, None)
+    if not isinstance(kind, str) or not isinstance(values, dict):
+        raise ValueError("a frame's header has no kind or no values")
+    return Frame(kind, values, data)
 
 
 def read_frame(receive: Callable[[int], bytes]) -> Frame | None:
@@ -101,20 +114,12 @@ def event_frame(job_id: str, event: Event) -> Frame:
 
 
 def parse_event(frame: Frame) -> tuple[str, Event]:
-    """Read a job's id and what happened to it."""
-    fields = dict(frame.values["fields"])
-    kind = _EVENTS[frame.values["event"]]
-    if kind in (Preview, ImageDone):
-        fields["data"] = frame.data
-    if kind is Preview:
-        fields["done"] = _scale_done(fields["done"])
-    if kind is ScaleDone:
-        return frame.values["job"], _scale_done(fields)
-    if kind is Finished:
-        fields |= {"usage": Usage(**fields["usage"]), "warnings": tuple(fields["warnings"])}
-    return frame.values["job"], kind(**fields)
+    """Read a job's id and what happened to it.
 
-
-def _scale_done(fields: dict[str, Any]) -> ScaleDone:
-    rows, columns = fields["grid"]
-    return ScaleDone(**{**fields, "grid": (rows, columns)})
+    Raises:
+        ValueError: The frame is damaged.
+    """
+    job_id, name, fields = (frame.values.get(key) for key in ("job", "event", "fields"))
+    if not isinstance(job_id, str) or not isinstance(name, str) or name not in _EVENTS or not isinstance(fields, dict):
+        raise ValueError("a frame is no event")
+    return job_id, _EVENTS[name].validate_python({**fields, "data": frame.data})

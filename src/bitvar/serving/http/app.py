@@ -9,8 +9,8 @@ from starlette.exceptions import HTTPException
 
 from bitvar import __version__
 from bitvar.serving.engine.engine import Engine
-from bitvar.serving.http import images
-from bitvar.serving.http.errors import ApiError, envelope
+from bitvar.serving.http import a1111, images
+from bitvar.serving.http.errors import ApiError
 from bitvar.serving.http.guard import Guard, error_answer
 from bitvar.serving.http.images import Service
 from bitvar.serving.http.metrics import HttpMetrics, write_metrics
@@ -42,6 +42,7 @@ def create_app(engine: Engine, settings: ServerSettings) -> Guard:
     app = FastAPI(openapi_url=None, redirect_slashes=False)  # a redirect would be built from the Host header
     _add_images(app, service)
     _add_models(app, service)
+    a1111.add_routes(app, service)
     _add_health(app, service)
     _add_page(app)
     app.add_exception_handler(ApiError, _answer_api_error)
@@ -142,11 +143,11 @@ def _media_type(name: str) -> str:
 
 async def _answer_api_error(request: Request, error: Exception) -> Any:
     assert isinstance(error, ApiError)
-    return error_answer(error)
+    return error_answer(error, request.scope["path"])
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Any:
     assert isinstance(error, HTTPException)
     message, code = _HTTP_ERRORS.get(error.status_code, ("The request can't be served.", "invalid_request"))
     known = ApiError(error.status_code, message, code=code, headers=error.headers)
-    return json_answer(envelope(known), status=known.status, headers=known.headers)
+    return error_answer(known, request.scope["path"])

@@ -14,6 +14,9 @@ from bitvar.serving.engine.events import Failed
 MAX_MESSAGE: Final = 1800
 """Longest message and parameter name, in bytes of JSON: the envelope around it stays under 4 KiB."""
 
+A1111_PREFIX: Final = "/sdapi/"
+"""What the paths of A1111's API begin with; its clients read errors in another form."""
+
 _TYPES: Final[Mapping[int, str]] = {
     401: "authentication_error",
     403: "authentication_error",
@@ -72,6 +75,11 @@ def type_of(status: int) -> str:
 def envelope(error: ApiError) -> dict[str, Any]:
     """Build the body of an error response."""
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def a1111_envelope(error: ApiError) -> dict[str, Any]:
+    """Build the body of an error response in A1111's form. `body`, where that echoes the request, stays empty."""
+    return {"error": error.code or error.type, "detail": error.message, "body": "", "errors": error.message}
 
 
 def invalid_value(message: str, param: str | None) -> ApiError:

@@ -1,14 +1,16 @@
 """What every request passes first: its id, the Host and Origin checks, the key, security headers, log and counts."""
 
+import base64
+import binascii
 import hmac
 import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
 
-from bitvar.serving.http.errors import ApiError, envelope
+from bitvar.serving.http.errors import A1111_PREFIX, ApiError, a1111_envelope, envelope
 from bitvar.serving.http.metrics import HttpMetrics
 from bitvar.serving.http.sending import Message, Receive, Send, json_answer
 from bitvar.serving.http.settings import LOCAL_NAMES, ServerSettings
@@ -87,7 +89,7 @@ class Guard:
         try:
             error = self._check_access(scope, headers)
             if error is not None:
-                await error_answer(error)(scope, receive, answer)
+                await error_answer(error, scope["path"])(scope, receive, answer)
             elif self._is_preflight(scope["method"], headers):
                 await json_answer({}, headers=_preflight(headers))(scope, receive, answer)
             else:
@@ -96,7 +98,7 @@ class Guard:
             _LOG.error("request %s failed unexpectedly", request_id, exc_info=error)
             if not began_answer:
                 fault = ApiError(500, "The request failed because of a fault in the server.", code="server_error")
-                await error_answer(fault)(scope, receive, answer)
+                await error_answer(fault, scope["path"])(scope, receive, answer)
         finally:
             self._record(scope, headers, request_id, status, time.perf_counter() - began)
 
@@ -110,9 +112,13 @@ class Guard:
         if not self._is_own_page(headers, host) and not _is_harmless(method, path, headers):
             message = "Web pages of other origins may not use this server; start it with --allow-origin ORIGIN."
             return ApiError(403, message, error_type="invalid_request_error", code="invalid_origin")
-        if self._keys and not is_open(path) and not self._is_preflight(method, headers) and not self._has_key(headers):
-            message = "This server needs a key: send it as `Authorization: Bearer KEY`."
-            return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+        is_preflight = self._is_preflight(method, headers)
+        if self._keys and not is_open(path) and not is_preflight and not self._has_key(headers, path):
+            message, scheme = "This server needs a key: send it as `Authorization: Bearer KEY`.", "Bearer"
+            if path.startswith(A1111_PREFIX):
+                message = "This server needs a key: send it as the password, after any user name."
+                scheme = 'Basic realm="bitvar", charset="UTF-8"'
+            return ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": scheme})
         return None
 
     def _is_own_page(self, headers: dict[str, str], host: str) -> bool:
@@ -128,10 +134,9 @@ class Guard:
         asks = method == "OPTIONS" and "access-control-request-method" in headers
         return asks and headers.get("origin") in self._origins
 
-    def _has_key(self, headers: dict[str, str]) -> bool:
-        kind, _, token = headers.get("authorization", "").partition(" ")
-        given = token.strip() if kind.lower() == "bearer" else headers.get("api-key", "")
-        matches = [hmac.compare_digest(given.encode("utf-8", "surrogatepass"), key) for key in self._keys]
+    def _has_key(self, headers: dict[str, str], path: str) -> bool:
+        given = _given_key(headers, basic=path.startswith(A1111_PREFIX))
+        matches = [hmac.compare_digest(given, key) for key in self._keys]
         return any(matches)  # every key is compared, so the time says nothing
 
     def _with_headers(
@@ -212,9 +217,31 @@ def _preflight(headers: dict[str, str]) -> dict[str, str]:
     }
 
 
-def error_answer(error: ApiError) -> Any:
-    """Answer with an error in OpenAI's envelope."""
+def error_answer(error: ApiError, path: str) -> Any:
+    """Answer with an error in the form that the clients of a path read: OpenAI's, or that of A1111."""
+    if path.startswith(A1111_PREFIX):
+        status = 422 if error.status == 400 else error.status  # what its framework says of wrong values
+        return json_answer(a1111_envelope(error), status=status, headers=error.headers)
     return json_answer(envelope(error), status=error.status, headers=error.headers)
+
+
+def _given_key(headers: Mapping[str, str], *, basic: bool) -> bytes:
+    """The key that a request carries; empty if it carries none.
+
+    Args:
+        headers: Headers by name in lower case, decoded as Latin-1.
+        basic: Whether the password of `Authorization: Basic` is a key. Browsers send those on their own, so they count
+            only where clients have nothing better.
+    """
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return token.strip().encode("latin-1")
+    if basic and kind.lower() == "basic":
+        try:
+            return base64.b64decode(token.strip(), validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            return b""
+    return headers.get("api-key", "").encode("latin-1")
 
 
 def _host_names(values: Iterable[str]) -> frozenset[str]:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -107,7 +107,7 @@ async def generate(service: Service, scope: Mapping[str, Any], receive: Receive,
     card = service.card
     name = resolve_name(request.model, served=card.name, aliases=settings.aliases, any_model=settings.any_model)
     plan = plan_images(request, card, job_id=state["request_id"], answered_name=name)
-    state["log"] = _log_fields(plan)
+    state["log"] = log_fields(plan)
     ticket = service.submit(plan)
     if plan.stream:
         return EventStream(stream(service, plan, ticket))
@@ -115,7 +115,8 @@ async def generate(service: Service, scope: Mapping[str, Any], receive: Receive,
     return await _whole(service, plan, ticket, receive, base=base)
 
 
-def _log_fields(plan: Plan) -> dict[str, Any]:
+def log_fields(plan: Plan) -> dict[str, Any]:
+    """What the log says of a request: nothing of its text."""
     fields: dict[str, Any] = {"images": plan.job.request.num_images, "size": plan.size, "stream": plan.stream}
     if plan.safety_identifier is not None:
         fields["user"] = hashlib.sha256(plan.safety_identifier.encode()).hexdigest()[:16]
@@ -168,14 +169,21 @@ async def _with_silence(events: AsyncIterator[Event]) -> AsyncIterator[Event | N
         following.cancel()
 
 
-async def collect(ticket: Ticket) -> tuple[list[ImageDone], Finished]:
+async def collect(
+    ticket: Ticket, *, on_event: Callable[[Event], None] = lambda event: None
+) -> tuple[list[ImageDone], Finished]:
     """Wait for all images of a job.
+
+    Args:
+        ticket: The job.
+        on_event: Told of everything that happens to it.
 
     Raises:
         ApiError: The job failed or was cancelled.
     """
     images: list[ImageDone] = []
     async for event in ticket.events():
+        on_event(event)
         if isinstance(event, ImageDone):
             images.append(event)
         elif isinstance(event, Finished):
@@ -188,9 +196,15 @@ async def collect(ticket: Ticket) -> tuple[list[ImageDone], Finished]:
 
 
 async def collect_while_there(
-    service: Service, ticket: Ticket, receive: Receive
+    service: Service, ticket: Ticket, receive: Receive, *, on_event: Callable[[Event], None] = lambda event: None
 ) -> tuple[list[ImageDone], Finished] | None:
     """Wait for all images of a job as long as the client waits too.
+
+    Args:
+        service: Where the job is drawn.
+        ticket: The job.
+        receive: The connection's ASGI callable.
+        on_event: Told of everything that happens to the job.
 
     Returns:
         The images and the last event; None if the client left, whose job is cancelled then.
@@ -198,7 +212,7 @@ async def collect_while_there(
     Raises:
         ApiError: The job failed or was cancelled.
     """
-    work = asyncio.ensure_future(collect(ticket))
+    work = asyncio.ensure_future(collect(ticket, on_event=on_event))
     leaving = asyncio.ensure_future(client_left(receive))
     try:
         await asyncio.wait({work, leaving}, return_when=asyncio.FIRST_COMPLETED)

@@ -97,6 +97,11 @@ class _Collector:
         yield refused
         yield CounterMetricFamily("bitvar_images", "Images that were finished.", value=metrics.images)
         yield CounterMetricFamily("bitvar_scales", "Scales that were drawn.", value=engine.counts["scales"])
+        yield CounterMetricFamily(
+            "bitvar_scales_after_cancel",
+            "Scales that came in after their job was cancelled.",
+            value=engine.counts["scales_after_cancel"],
+        )
         yield CounterMetricFamily("bitvar_worker_losses", "Times the worker died.", value=engine.counts["lost"])
         yield GaugeMetricFamily("bitvar_jobs_waiting", "Jobs whose first scale has not begun.", engine.num_waiting)
         yield GaugeMetricFamily("bitvar_jobs_running", "Jobs that are being drawn.", engine.num_running)

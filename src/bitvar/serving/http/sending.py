@@ -5,7 +5,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from starlette.responses import Response
@@ -90,15 +90,15 @@ class EventStream(Response):
 
 
 def json_answer(
-    values: Mapping[str, Any],
+    values: Mapping[str, Any] | Sequence[Any],
     *,
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> BytesAnswer:
-    """Answer with a JSON object.
+    """Answer with a JSON object or list.
 
     Args:
-        values: The object.
+        values: The object or list.
         status: HTTP status.
         headers: Further headers.
     """

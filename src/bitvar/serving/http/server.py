@@ -32,6 +32,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(_BACKLOG)  # now, so that who is told the address can connect at once
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         raise UsageError(f"Can't listen on {host}:{port}.", why, "choose another --port or --host") from None

@@ -11,9 +11,9 @@ from bitvar.lora.layers import LoraBase, LoraSettings, adapter_tensors, add_adap
 from bitvar.pipeline import GenerationRequest, InfinityPipeline
 from bitvar.serving.engine.events import Event, Finished, ImageDone
 from bitvar.serving.engine.job import AdapterChoice, Job
+from bitvar.serving.engine.loading import describe_model, load_pipeline
 from bitvar.serving.engine.runner import ModelRunner
 from bitvar.serving.engine.settings import NamedAdapter, WorkerSettings
-from bitvar.serving.engine.worker import describe_model, load_pipeline
 from tests.support.tiny import tiny_pipeline
 
 

@@ -1,0 +1,343 @@
+/** The form: prompt, settings, and what they make together. */
+
+import { planOf } from "./plan.js";
+import { isGuided, parsePerScale, parseSeed, perScaleText, randomSeed } from "./settings.js";
+import { nativeFor, outputsOf, parseSize, shapesOf, sizeText } from "./sizes.js";
+import { remember, remembered } from "./saved.js";
+import { byId, make, setText } from "./dom.js";
+import { shapeChoices } from "./shapes.js";
+
+/** @typedef {import("./settings.js").Settings} Settings */
+
+const KEPT = ["images", "seed", "guidance", "temperature", "negative", "guidances", "top-p", "adapter-scale"];
+const FIELD_OF_PARAM = /** @type {Record<string, string>} */ ({
+  prompt: "prompt", negative_prompt: "negative", seed: "seed", size: "size", guidance_scale: "guidance",
+  temperature: "temperature", top_p: "top-p", lora: "adapter",
+});
+
+/** The form at the left of the page. */
+export class Composer {
+  /** @type {Record<string, any> | null} */
+  #card = null;
+  /** @type {import("./sizes.js").Shape[]} */
+  #shapes = [];
+  #locked = false;
+  #running = false;
+
+  /**
+   * @param {object} actions
+   * @param {(settings: Settings, more: {images: number, guidances: import("./settings.js").PerScale[], native: import("./sizes.js").NativeSize}) => void} actions.onGenerate
+   * @param {() => void} actions.onStop
+   * @param {() => void} actions.onNoModel  called when there is nothing to draw with yet
+   */
+  constructor(actions) {
+    this.actions = actions;
+    this.form = byId("composer", HTMLFormElement);
+    this.prompt = byId("prompt", HTMLTextAreaElement);
+    this.size = byId("size", HTMLSelectElement);
+    this.adapter = byId("adapter", HTMLSelectElement);
+    this.prompt.value = remembered("draft", "");
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.submit();
+    });
+    byId("go").addEventListener("click", (event) => {
+      if (!this.#running) return;
+      event.preventDefault();
+      // The second click of a double click is no wish to stop.
+      if (event.detail < 2) this.actions.onStop();
+    });
+    this.form.addEventListener("keydown", (event) => {
+      // Enter in a field presses the form's button, which now says "Stop".
+      if (event.key === "Enter" && this.#running && event.target instanceof HTMLInputElement) event.preventDefault();
+    });
+    this.form.addEventListener("input", (event) => this.#changed(/** @type {HTMLElement} */ (event.target)));
+    this.#pair("guidance");
+    this.#pair("temperature");
+    byId("lock").addEventListener("click", () => this.#lock(!this.#locked));
+    byId("dice").addEventListener("click", () => this.#dice());
+    byId("reset").addEventListener("click", () => this.#reset());
+    byId("settings", HTMLDetailsElement).open = matchMedia("(min-width: 44rem)").matches;
+    this.#lock(false);
+    this.#showPlan();
+  }
+
+  /** Take over what the model offers. @param {Record<string, any>} card */
+  setCard(card) {
+    const same = JSON.stringify(card) === JSON.stringify(this.#card);
+    this.#card = card;
+    if (same) return;
+    this.#shapes = shapesOf(card.sizes);
+    byId("shape-field").hidden = this.#shapes.length < 2;
+    byId("shapes").replaceChildren(...shapeChoices(this.#shapes, (shape) => this.#showSizes(shape)));
+    byId("adapter-field").hidden = card.adapters.length === 0;
+    this.adapter.replaceChildren(make("option", { value: "" }, "none"), ...card.adapters.map((/** @type {string} */ name) => make("option", { value: name }, name)));
+    const kept = remembered(`form.${card.name}`, /** @type {Record<string, any> | null} */ (null));
+    this.#reset();
+    if (kept) this.#restore(kept);
+  }
+
+  /** @param {boolean} running */
+  setRunning(running) {
+    this.#running = running;
+    this.form.classList.toggle("running", running);
+    this.#showPlan();
+  }
+
+  /** Put a prompt into the form and draw it. @param {string} prompt */
+  draw(prompt) {
+    this.setPrompt(prompt);
+    this.#submit();
+  }
+
+  /** @param {string} prompt */
+  setPrompt(prompt) {
+    this.prompt.value = prompt;
+    this.#changed(this.prompt);
+  }
+
+  /** Draw with the present settings, unless something is being drawn. */
+  submit() {
+    if (!this.#running) this.#submit();
+  }
+
+  /**
+   * Take over the settings of an image.
+   * @param {Settings} settings
+   * @param {"all" | "all but the seed" | "only the prompt"} extent
+   * @returns {string[]}  what could not be taken over
+   */
+  use(settings, extent) {
+    const notes = [];
+    this.prompt.value = settings.prompt;
+    if (extent !== "only the prompt") {
+      this.#set("negative", settings.negative_prompt);
+      this.#set("guidance", perScaleText(settings.guidance_scale));
+      this.#set("temperature", perScaleText(settings.temperature));
+      this.#set("top-p", String(settings.top_p));
+      this.#set("guidances", "");
+      this.#set("images", "1");
+      if (!this.#choose(settings.size)) notes.push(`This model has no size of ${settings.size.join(" × ")}.`);
+      notes.push(...this.#useAdapter(settings.adapter));
+      if (extent === "all") this.#set("seed", settings.seed);
+      this.#lock(extent === "all");
+      const [served, used] = [this.#card?.name, settings.model];
+      if (served && used && served !== used) notes.push(`It was made with ${used}; this server has ${served}, which draws another image.`);
+    }
+    this.#changed(this.prompt);
+    return notes;
+  }
+
+  /** Show at a field what the server said about it. @param {string} param @param {string} message */
+  refuse(param, message) {
+    const field = FIELD_OF_PARAM[param.split(/[.[]/)[0]];
+    if (field) this.#invalid(field, message);
+  }
+
+  #submit() {
+    this.form.querySelectorAll("[aria-invalid]").forEach((field) => this.#valid(field));
+    if (!this.#card) {
+      this.actions.onNoModel();
+      return this.#invalid("prompt", "The server has not named its model yet. Try again in a moment.");
+    }
+    if (!this.prompt.value.trim()) return this.#invalid("prompt", "Write a prompt first.", true);
+    if (!this.#locked || !this.#value("seed").trim()) this.#set("seed", randomSeed());
+    const guidance = this.#read("guidance", (text) => parsePerScale(text), "Give a number from 0 to 100, or one for each scale.");
+    const temperature = this.#read("temperature", (text) => parsePerScale(text), "Give a number from 0 to 100, or one for each scale.");
+    const guidances = this.#read("guidances", guidanceList, "Give numbers from 0 to 100 with commas between them.");
+    const top_p = this.#read("top-p", (text) => single(text || "0", 1), "Give a number from 0 to 1.");
+    const seed = this.#read("seed", parseSeed, "Give a whole number from 0 to 9223372036854775807.");
+    const images = this.#read("images", wholeCount, "Give a whole number from 1 to 16.");
+    const weight = this.#read("adapter-scale", (text) => signed(text), "Give a number from -100 to 100.");
+    const plan = this.#plan();
+    if (plan.problem) return this.#invalid("prompt", plan.problem, true);
+    const size = parseSize(this.size.value);
+    if (guidance === null || temperature === null || guidances === null || top_p === null || seed === null || images === null || weight === null || !size) return;
+    const name = this.adapter.value;
+    this.actions.onGenerate(
+      {
+        prompt: this.prompt.value, negative_prompt: this.#value("negative"), seed, guidance_scale: guidance, temperature, top_p, size,
+        adapter: name ? { name, scale: weight } : null, model: this.#card.name,
+      },
+      { images, guidances: guidances.length ? guidances : [guidance], native: nativeFor(this.#card.sizes, size) },
+    );
+  }
+
+  /** @param {HTMLElement} field */
+  #changed(field) {
+    this.#valid(field);
+    if (field.id === "seed") this.#lock(this.#value("seed") !== "");
+    remember("draft", this.prompt.value);
+    if (this.#card) {
+      const values = Object.fromEntries(KEPT.map((id) => [id, this.#value(id)]));
+      remember(`form.${this.#card.name}`, { ...values, size: this.size.value, locked: this.#locked });
+    }
+    this.#showPlan();
+  }
+
+  /** @param {Record<string, any>} kept */
+  #restore(kept) {
+    for (const id of KEPT) if (typeof kept[id] === "string") this.#set(id, kept[id]);
+    const size = parseSize(String(kept.size));
+    if (size) this.#choose(size);
+    this.#lock(kept.locked === true);
+    this.#changed(this.size);
+  }
+
+  #reset() {
+    const defaults = this.#card?.defaults ?? {};
+    const [first] = this.#card?.sizes ?? [];
+    this.#set("guidance", perScaleText(defaults.guidance_scale ?? 3));
+    this.#set("temperature", perScaleText(defaults.temperature ?? 1));
+    this.#set("top-p", String(defaults.top_p ?? 0));
+    for (const [id, value] of [["images", "1"], ["negative", ""], ["guidances", ""], ["adapter-scale", "1"], ["seed", ""]]) this.#set(id, value);
+    this.adapter.value = "";
+    this.#lock(false);
+    if (first) this.#choose([first.width, first.height]);
+    this.#changed(this.size);
+  }
+
+  /** @param {import("./sizes.js").Size} size @returns {boolean}  whether the model has it */
+  #choose(size) {
+    const shape = this.#shapes.find((one) => outputsOf(one).some((output) => sizeText(output.size) === sizeText(size)));
+    if (!shape) return false;
+    const choice = byId("shapes").querySelector(`input[value="${shape.name}"]`);
+    if (choice instanceof HTMLInputElement) choice.checked = true;
+    this.#showSizes(shape);
+    this.size.value = sizeText(size);
+    return true;
+  }
+
+  /** @param {import("./sizes.js").Shape} shape */
+  #showSizes(shape) {
+    const area = (/** @type {string} */ value) => (parseSize(value) ?? [0, 0]).reduce((product, side) => product * side, 1);
+    const before = area(this.size.value);
+    const outputs = outputsOf(shape);
+    const options = outputs.map(({ size, factor }) =>
+      make("option", { value: sizeText(size) }, `${size[0]} × ${size[1]}${factor > 1 ? ` (enlarged ${factor}×)` : ""}`),
+    );
+    this.size.replaceChildren(...options);
+    const distance = (/** @type {HTMLOptionElement} */ option) => Math.abs(Math.log(area(option.value) / (before || 1)));
+    if (before) this.size.value = options.reduce((best, option) => (distance(option) < distance(best) ? option : best)).value;
+  }
+
+  /** @param {import("./settings.js").Adapter | null} adapter @returns {string[]} */
+  #useAdapter(adapter) {
+    this.adapter.value = adapter?.name ?? "";
+    this.#set("adapter-scale", String(adapter?.scale ?? 1));
+    if (!adapter || this.adapter.value === adapter.name) return [];
+    this.adapter.value = "";
+    return [`This server has no adapter ${adapter.name}.`];
+  }
+
+  #dice() {
+    this.#set("seed", randomSeed());
+    this.#lock(true);
+    this.#changed(byId("dice"));
+  }
+
+  /** @param {boolean} locked */
+  #lock(locked) {
+    this.#locked = locked;
+    const lock = byId("lock");
+    lock.setAttribute("aria-pressed", String(locked));
+    lock.querySelector("use")?.setAttribute("href", locked ? "#icon-lock" : "#icon-unlock");
+    setText(byId("seed-hint"), locked ? "Locked: the same seed every time." : "A new one each time.");
+  }
+
+  /** Tie a slider to its field. @param {string} id */
+  #pair(id) {
+    const range = byId(`${id}-range`, HTMLInputElement);
+    range.addEventListener("input", () => this.#set(id, range.value));
+    byId(id).addEventListener("input", () => this.#set(id, this.#value(id)));
+  }
+
+  #plan() {
+    const guidances = guidanceList(this.#value("guidances"))?.length || 1;
+    return planOf({ prompt: this.prompt.value, images: wholeCount(this.#value("images")) ?? 1, guidances });
+  }
+
+  #showPlan() {
+    const { count, prompts, problem } = this.#plan();
+    const many = prompts > 1 ? `${prompts} prompts, ${count} ${count === 1 ? "image" : "images"}.` : "Write {red|blue} to try several words.";
+    if (!this.prompt.hasAttribute("aria-invalid")) setText(byId("prompt-hint"), problem ?? many);
+    setText(byId("go-label"), this.#running ? "Stop" : count > 1 ? `Generate ${count} images` : "Generate");
+    setText(byId("go-key"), this.#running ? "Esc" : "Ctrl ↵");
+    const guidance = parsePerScale(this.#value("guidance"));
+    const unused = guidance !== null && !isGuided(guidance) && !guidanceList(this.#value("guidances"))?.some(isGuided) && this.#value("negative").trim();
+    setText(byId("negative-hint"), unused ? "Not used while guidance is 1. Try 2." : "What to steer away from.");
+    setText(byId("settings-facts"), [this.size.value.replace("x", " × "), `guidance ${this.#value("guidance")}`].join(" · "));
+  }
+
+  /**
+   * @template Value
+   * @param {string} id
+   * @param {(text: string) => Value | null} parse
+   * @param {string} message
+   * @returns {Value | null}
+   */
+  #read(id, parse, message) {
+    const value = parse(this.#value(id));
+    if (value === null) this.#invalid(id, message, true);
+    return value;
+  }
+
+  /** @param {string} id @param {string} message @param {boolean} [focus] */
+  #invalid(id, message, focus = false) {
+    const field = byId(id);
+    field.setAttribute("aria-invalid", "true");
+    let error = document.getElementById(`${id}-error`);
+    if (!error) {
+      error = make("p", { id: `${id}-error`, class: "field-error", role: "alert" });
+      (field.closest(".field") ?? field.parentElement)?.append(error);
+      if (id === "prompt") byId("prompt-hint").after(error);
+    }
+    setText(error, message);
+    if (!focus) return;
+    for (let details = field.closest("details"); details; details = details.parentElement?.closest("details") ?? null) details.open = true;
+    field.focus();
+  }
+
+  /** @param {Element} field */
+  #valid(field) {
+    field.removeAttribute("aria-invalid");
+    document.getElementById(`${field.id}-error`)?.remove();
+  }
+
+  /** @param {string} id */
+  #value(id) {
+    return /** @type {HTMLInputElement} */ (byId(id)).value;
+  }
+
+  /** @param {string} id @param {string} value */
+  #set(id, value) {
+    /** @type {HTMLInputElement} */ (byId(id)).value = value;
+    const range = document.getElementById(`${id}-range`);
+    if (range instanceof HTMLInputElement && range.value !== value) range.value = String([parsePerScale(value) ?? 0].flat()[0]);
+  }
+}
+
+/** @param {string} text @param {number} high @returns {number | null} */
+function single(text, high) {
+  const value = parsePerScale(text, high);
+  return typeof value === "number" ? value : null;
+}
+
+/** @param {string} text */
+function signed(text) {
+  const value = Number(text);
+  return text.trim() !== "" && Math.abs(value) <= 100 ? value : null;
+}
+
+/** @param {string} text @returns {number[] | null} */
+function guidanceList(text) {
+  if (text.trim() === "") return [];
+  const values = parsePerScale(text.replace(/[,\s]+$/, ""));
+  return values === null ? null : [...new Set([values].flat())];
+}
+
+/** @param {string} text */
+function wholeCount(text) {
+  const count = Number(text);
+  return Number.isInteger(count) && count >= 1 && count <= 16 ? count : null;
+}

@@ -1,0 +1,1 @@
+"""Tests of the replicas; those with a real Ray are slow."""
