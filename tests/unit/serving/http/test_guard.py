@@ -86,7 +86,8 @@ def routes() -> list[tuple[str, str]]:
 
     async def run() -> list[tuple[str, str]]:
         async with running_app() as app:
-            found = app.app._app.routes
+            inner: Any = app.app._app
+            found = inner.routes
             assert all(isinstance(route, Route) for route in found)
             return [(method, route.path) for route in found for method in route.methods]
 
