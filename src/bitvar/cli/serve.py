@@ -1,6 +1,7 @@
 """`bitvar serve` and `bitvar demo`."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,11 +105,9 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: OpenAI's image API with streamed previews, and a page at /."""
     with exit_codes():
-        from bitvar.cli.sizes import read_size
         from bitvar.serving.engine.settings import WorkerSettings
         from bitvar.serving.http.keys import read_keys
 
-        sizes = [read_size(text, None) for text in warm_size or []]
         worker = WorkerSettings.parse(
             {
                 "model": model,
@@ -127,7 +126,7 @@ def serve(
                 "signing_key": c2pa_key,
                 "blocklists": tuple(blocklist or ()),
                 "classifier": _read_classifier(classifier, block_label or []),
-                "warm_sizes": tuple((int(size.width), int(size.height)) for size in sizes if size is not None),
+                "warm_sizes": tuple(_read_size(text) for text in warm_size or ()),
             },
             source="the options of this command",
         )
@@ -251,6 +250,16 @@ def _read_adapters(texts: list[str]) -> "tuple[NamedAdapter, ...]":
             raise UsageError(f"Can't read --lora {text}.", "it has no name", "write NAME=PATH_OR_ID")
         adapters.append(NamedAdapter.parse({"name": name, "source": source}, source=f"--lora {text}"))
     return tuple(adapters)
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    """Read a size without the list of all sizes, whose module needs torch; the worker refuses one that isn't native."""
+    from bitvar.errors import UsageError
+
+    match = re.fullmatch("([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
+    if match is None:
+        raise UsageError(f"Can't read --warm-size {text}.", "it is no size", "write WIDTHxHEIGHT, such as 256x256")
+    return int(match[1]), int(match[2])
 
 
 def _read_classifier(folder: str | None, labels: list[str]) -> dict[str, object] | None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bitvar.serving.http.errors import ERROR_TYPES
+from bitvar.serving.http.a1111_fields import TextToImageRequest
+from bitvar.serving.http.errors import A1111_PREFIX, ERROR_TYPES
 from bitvar.serving.http.fields import ImagesRequest
 from bitvar.serving.http.openapi import openapi_document
 from tests.support.openapi_checks import MAX_ERROR, fault_of
@@ -171,6 +172,52 @@ def test_many_requests_are_answered_as_documented(
     ask: Ask, method: str, path: str, headers: dict[str, bytes], query: str, data: bytes
 ) -> None:
     check_request(ask, method, path, headers, query, data)
+
+
+A1111_NAMES = st.sampled_from(
+    [
+        *TextToImageRequest.model_fields,
+        "steps",
+        "sampler_name",
+        "styles",
+        "init_images",
+        "script_args",
+        "alwayson_scripts",
+    ]
+)
+A1111_PROMPTS = st.sampled_from(
+    [
+        "a",
+        "<lora:ink>",
+        "<lora:ink:0.5>",
+        "<lora:",
+        "<lora:ink:NaN>",
+        "<lora:../../x:1>",
+        "<lora:ink:1e999>" * 20,
+        "<" * 9999,
+    ]
+)
+A1111_BODIES = st.builds(
+    lambda prompt, wild: {"prompt": prompt, **wild}, A1111_PROMPTS | ANY, st.dictionaries(A1111_NAMES, ANY, max_size=3)
+)
+
+
+@few(100)
+@given(A1111_BODIES)
+def test_any_body_of_a1111_is_drawn_or_refused(ask: Ask, body: dict[str, Any]) -> None:
+    for route in ("txt2img", "img2img", "options"):
+        answer = ask("POST", f"{A1111_PREFIX}v1/{route}", content=json.dumps(body).encode(), headers=JSON)
+        assert answer.status_code in ((501,) if route == "img2img" else (200, 404, 422)), answer.text
+        assert answer.status_code == 200 or len(answer.content) <= MAX_ERROR
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize("value", ["canary" * 6000, ["canary"], {"canary": "canary"}])
+def test_what_people_write_to_a1111_is_never_in_an_error(ask: Ask, name: str, value: Any) -> None:
+    body = json.dumps({"prompt": "a", name: value}).encode()
+    answer = ask("POST", f"{A1111_PREFIX}v1/txt2img", content=body, headers=JSON)
+    assert answer.status_code == 422
+    assert "canary" not in answer.text
 
 
 NASTY = {

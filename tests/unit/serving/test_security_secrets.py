@@ -5,6 +5,8 @@ import base64
 import io
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from bitvar.cli.main import app as command_line
-from bitvar.cli.serve import MIN_DIFFERENT, MIN_KEY
+from bitvar.serving.http.keys import MIN_DIFFERENT, MIN_KEY
 from bitvar.serving.http.settings import ServerSettings
 from bitvar.serving.logs import JsonLines, outline
 from tests.support.serving import running_app, running_server
@@ -206,3 +208,22 @@ def test_a_strange_public_url_is_refused(url: str) -> None:
 )
 def test_a_public_url_is_taken(url: str) -> None:
     assert ServerSettings(public_url=url).public_url == url
+
+
+def test_the_front_process_starts_without_torch() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from bitvar.cli.main import app\n"
+        "import bitvar.serving.http.server, bitvar.serving.engine.backend, bitvar.weights.hub\n"
+        "done = CliRunner().invoke(app, ['serve', '--host', '0.0.0.0', '--warm-size', '64x64'])\n"
+        "assert done.exit_code == 2 and 'without a key' in done.stderr, done.stderr\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("size", ["64", "64x", "x64", "0x64", "-1x64", "64x64x64", "auto", "999999x1"])
+def test_a_warm_size_must_be_a_size(size: str) -> None:
+    result = start("--warm-size", size)
+    assert (result.exit_code, len(result.stderr.strip().splitlines())) == (2, 3)

@@ -2,10 +2,12 @@
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 
 import pytest
 
+from bitvar.serving.http.connections import MAX_UNREAD
 from bitvar.serving.http.settings import ServerSettings
 from tests.support.socket_server import SocketServer, socket_server
 
@@ -165,6 +167,19 @@ def test_a_long_body_is_refused_in_words_and_not_kept(server: SocketServer, path
     expected = {b"/v1/images/generations": 413, b"/nothing": 404}.get(path, 501)
     assert statuses(answer) == [expected]
     assert len(answer) < 4096 + 1000 and b"aaaa" not in answer
+
+
+@pytest.mark.parametrize("path", [b"/v1/images/generations", b"/v1/images/edits", b"/livez"])
+def test_a_client_that_never_stops_sending_is_cut_off(server: SocketServer, path: bytes) -> None:
+    piece, sent = chunks(b"a" * (1 << 16)).removesuffix(b"0\r\n\r\n"), 0
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        headers = b"Content-Type: application/json\r\n" + HOST + CHUNKED
+        connection.sendall(b"POST " + path + b" HTTP/1.1\r\n" + headers + b"\r\n")
+        with pytest.raises(ConnectionError):
+            while sent < 4 * MAX_UNREAD:
+                connection.sendall(piece)
+                sent += len(piece)
+    assert MAX_UNREAD / 2 < sent < 2 * MAX_UNREAD
 
 
 @pytest.mark.parametrize(

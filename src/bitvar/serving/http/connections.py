@@ -9,9 +9,13 @@ request that offers an upgrade.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_UNREAD: Final = 1 << 26
+"""Most bytes that a client may go on sending once its request is answered. They are thrown away: were the connection
+closed at once, the client would see that in place of the answer."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class TimedProtocol(asyncio.Protocol):
         self._transport: Any = None
         self._headers: asyncio.TimerHandle | None = None
         self._reading: asyncio.TimerHandle | None = None
+        self._unread = 0
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,7 +75,12 @@ class TimedProtocol(asyncio.Protocol):
             return
         self._inner.data_received(data)
         if self._is_answering():
+            self._unread = 0
             self._stop_waiting()
+            return
+        self._unread += len(data)
+        if self._unread > MAX_UNREAD:
+            self._transport.close()
         elif self._headers is None:
             self._wait_for_headers()
 

@@ -1,6 +1,7 @@
 """The OpenAPI document: every route of the API with each status it can answer and what the body then is.
 
-It is written by hand, since the routes read and write bodies themselves; tests hold it to what they really answer.
+It is written by hand, since the routes read and write bodies themselves; tests hold it to what they really answer. It
+describes our own API: A1111's routes have their own description elsewhere.
 """
 
 from typing import Any, Final
@@ -32,14 +33,22 @@ def openapi_document(card: ModelCard | None = None) -> dict[str, Any]:
         "info": {"title": "bitvar", "version": __version__, "description": description},
         "paths": {**_image_paths(card), **_model_paths(), **_server_paths()},
         "components": {
-            "schemas": {"Error": _error(), "ImagesRequest": json_schema(card), "ImagesAnswer": _images_answer()},
+            "schemas": {
+                "Error": _error(),
+                "ImagesRequest": json_schema(card),
+                "ImagesAnswer": _images_answer(),
+                "ImagesEvent": _images_event(),
+            },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
 def _image_paths(card: ModelCard | None) -> dict[str, Any]:
-    answer = {"application/json": {"schema": _reference("ImagesAnswer")}, "text/event-stream": {"schema": _TEXT}}
+    answer = {
+        "application/json": {"schema": _reference("ImagesAnswer")},
+        "text/event-stream": {"schema": _reference("ImagesEvent")},
+    }
     generate = _operation(
         "Draw images",
         {"200": {"description": f"The images. {_STREAM}", "content": answer}},
@@ -151,6 +160,12 @@ def _error() -> Schema:
     text_or_null = {"type": ["string", "null"]}
     fields = {"message": _TEXT, "type": {"enum": list(ERROR_TYPES)}, "param": text_or_null, "code": text_or_null}
     return _exactly({"error": _exactly(fields)})
+
+
+def _images_event() -> Schema:
+    kinds = ["image_generation.partial_image", "image_generation.completed", "error"]
+    data = {"type": "string", "contentMediaType": "application/json"}
+    return {**_exactly({"event": {"enum": kinds}, "data": data}), "description": "One event of a stream."}
 
 
 def _images_answer() -> Schema:
