@@ -114,6 +114,25 @@ async def leave(url: str, *, events: int | None = None, seconds: float = 0.0, **
         await writer.wait_closed()
 
 
+async def time_to_status(url: str, **request: Any) -> tuple[int, float]:
+    """Ask for images on a new connection, and leave at the status. Returns it, and its seconds without connecting.
+
+    Args:
+        url: Server.
+        request: Fields of the request.
+    """
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    began = time.perf_counter()
+    writer.write(http_request(url, json.dumps({"prompt": PROMPT, **request}).encode()))
+    status = int((await reader.readline()).split()[1])
+    seconds = time.perf_counter() - began
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return status, seconds
+
+
 def http_request(url: str, body: bytes) -> bytes:
     """Bytes of a request for images."""
     head = f"POST {ROUTE} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nContent-Type: application/json\r\n"

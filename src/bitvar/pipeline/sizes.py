@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from bitvar.errors import UsageError
-from bitvar.scales import nearest_schedule
 
 if TYPE_CHECKING:
     from bitvar.pipeline.text_to_image import InfinityPipeline
@@ -92,6 +91,8 @@ def nearest_size(
     """
     schedules = pipeline.transformer.config.all_schedules()
     tolerance = math.inf if any_distance else 2.0
+    from bitvar.scales import nearest_schedule  # loads torch, which reading a size needs not
+
     schedule = nearest_schedule(
         schedules, height=requested[1], width=requested[0], stride=pipeline.stride, tolerance=tolerance
     )

@@ -6,6 +6,7 @@ It knows HTTP and the engine's interface, and nothing of the model.
 import asyncio
 import contextlib
 import http.client
+import itertools
 import json
 import re
 import statistics
@@ -30,6 +31,9 @@ from bitvar.serving.engine.settings import WorkerSettings
 
 _ROUTE: Final = "/v1/images/generations"
 _PROMPT: Final = "a red apple"
+_COLOURS: Final = ("orange", "blue", "green", "yellow", "black", "white", "brown", "pink")
+_THINGS: Final = ("apple", "cat", "fish", "car", "tree", "star", "heart", "house")
+"""Words of prompts that differ, since a worker remembers what it has encoded."""
 _PREVIEWS: Final = 3
 _READY_SECONDS: Final = 600.0
 _PING_PAUSE: Final = 0.01
@@ -42,7 +46,8 @@ class ServedSpeed:
     Attributes:
         front_seconds: Time from starting the command until `/livez` answered; None for a server that ran before.
         ready_seconds: Time until the model could draw; None for a server that ran before.
-        first_seconds, whole_seconds: Times to the first preview and to the end of a stream.
+        first_seconds, whole_seconds: Times to the first preview and to the end of a stream, with a new prompt each.
+        known_shares: Share of the time that the first preview took, with a prompt that the worker has encoded before.
         served: Images a second with several clients.
         drawn: Images a second of the engine without HTTP; empty for a server that ran before.
         idle_pings, loaded_pings: Seconds that `/livez` took.
@@ -53,6 +58,7 @@ class ServedSpeed:
     ready_seconds: float | None = None
     first_seconds: list[float] = field(default_factory=list)
     whole_seconds: list[float] = field(default_factory=list)
+    known_shares: list[float] = field(default_factory=list)
     served: list[float] = field(default_factory=list)
     drawn: list[float] = field(default_factory=list)
     idle_pings: list[float] = field(default_factory=list)
@@ -69,6 +75,7 @@ class ServedSpeed:
             "first_preview_s": _rounded(statistics.median(self.first_seconds)),
             "whole_s": _rounded(statistics.median(self.whole_seconds)),
             "first_preview_share": _rounded(statistics.median(first / whole for first, whole in pairs)),
+            "first_preview_share_known": _rounded(statistics.median(self.known_shares)),
             "images_per_second": _rounded(statistics.median(self.served)),
             "engine_images_per_second": _rounded(statistics.median(self.drawn)) if self.drawn else None,
             "throughput_ratio": _rounded(statistics.median(ratios)) if ratios else None,
@@ -99,11 +106,14 @@ def measure_server(url: str, *, clients: int, images: int, runs: int) -> ServedS
     """
     measured = ServedSpeed()
     wait_until_ready(url)
-    stream(url)
-    for _ in range(runs):
-        first, whole = stream(url)
+    stream(url, _PROMPT)
+    for _, prompt in zip(range(runs), _new_prompts(), strict=False):
+        first, whole = stream(url, prompt)
         measured.first_seconds.append(first)
         measured.whole_seconds.append(whole)
+    for _ in range(runs):
+        first, whole = stream(url, _PROMPT)
+        measured.known_shares.append(first / whole)
     measured.idle_pings = [ping(url) for _ in range(100)]
     for _ in range(runs):
         measured.after_cancel.append(scales_after_cancel(url))
@@ -151,11 +161,17 @@ def generate(url: str, seed: int) -> None:
         time.sleep(float(answer.headers["retry-after"]))
 
 
-def stream(url: str) -> tuple[float, float]:
+def _new_prompts() -> Iterator[str]:
+    for number in itertools.count():
+        colour, thing = _COLOURS[number % len(_COLOURS)], _THINGS[number // len(_COLOURS) % len(_THINGS)]
+        yield f"a {colour} {thing}" if number < len(_COLOURS) * len(_THINGS) else f"{number} {thing}s"
+
+
+def stream(url: str, prompt: str) -> tuple[float, float]:
     """Ask for a streamed image. Returns the seconds to its first preview and to its end."""
     began, first = time.perf_counter(), None
     with contextlib.closing(_connect(url)) as connection:
-        for line in _open_stream(connection, url):
+        for line in _open_stream(connection, url, prompt):
             if first is None and line.startswith(b"event:"):
                 first = time.perf_counter() - began
     whole = time.perf_counter() - began
@@ -166,7 +182,7 @@ def scales_after_cancel(url: str) -> int:
     """Leave a stream at its first preview. Returns the number of scales that came in after the server noticed."""
     before = read_counts(url)
     with contextlib.closing(_connect(url)) as connection:
-        lines = _open_stream(connection, url)
+        lines = _open_stream(connection, url, _PROMPT)
         while not next(lines).startswith(b"event:"):
             pass
     while (after := read_counts(url))["bitvar_jobs_running"] or after["bitvar_jobs_waiting"]:
@@ -316,8 +332,8 @@ def _connect(url: str) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=600)
 
 
-def _open_stream(connection: http.client.HTTPConnection, url: str) -> Iterator[bytes]:
-    body = {"prompt": _PROMPT, "stream": True, "partial_images": _PREVIEWS}
+def _open_stream(connection: http.client.HTTPConnection, url: str, prompt: str) -> Iterator[bytes]:
+    body = {"prompt": prompt, "stream": True, "partial_images": _PREVIEWS}
     connection.request("POST", _ROUTE, json.dumps(body).encode(), {"content-type": "application/json"})
     answer = connection.getresponse()
     if answer.status != 200:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,13 @@ SCALES = 4
 def server() -> Iterator[ServerProcess]:
     with running_server("--max-queue", str(QUEUE)) as running:
         yield running
+
+
+def test_the_front_process_has_no_torch(server: ServerProcess) -> None:
+    """Else it would take seconds to start, and hundreds of MB."""
+    loaded = Path(f"/proc/{server.process.pid}/maps").read_text(encoding="utf-8")
+    assert "libtorch" not in loaded
+    assert "libtorch" in Path(f"/proc/{worker_of(server.process.pid)}/maps").read_text(encoding="utf-8")
 
 
 def test_a_full_queue_refuses_the_rest_and_the_accounts_are_exact(server: ServerProcess) -> None:

@@ -20,6 +20,7 @@ from bitvar.serving.engine.events import (
     Event,
     Failed,
     Finished,
+    Preview,
     Queued,
     ScaleDone,
     Started,
@@ -34,6 +35,9 @@ _LONGEST_RETRY: Final = 120
 
 _MOST_LOSSES: Final = 3
 """Number of times that the backend may die with a waiting job, before the job is thought to be the reason."""
+
+_PREVIEW_BYTES: Final = 1 << 21
+"""Bytes of previews of a job that may wait for a client that reads slowly; further ones are left out."""
 
 Reason = Literal["queue_full", "loading", "draining", "too_large", "failed"]
 
@@ -86,12 +90,24 @@ class Ticket:
     losses: int = 0
     last: Finished | Failed | Cancelled | None = None
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue, repr=False)
+    _preview_bytes: int = field(default=0, repr=False)
     _deadline: asyncio.TimerHandle | None = field(default=None, repr=False)
+
+    def add(self, event: Event) -> bool:
+        """Add an event for the reader. Returns False for a preview that is left out, since too many wait."""
+        if isinstance(event, Preview):
+            if self._preview_bytes and self._preview_bytes + len(event.data) > _PREVIEW_BYTES:
+                return False
+            self._preview_bytes += len(event.data)
+        self._events.put_nowait(event)
+        return True
 
     async def events(self) -> AsyncIterator[Event]:
         """Yield what happens to the job, up to its last event. It can be read once."""
         while True:
             event = await self._events.get()
+            if isinstance(event, Preview):
+                self._preview_bytes -= len(event.data)
             yield event
             if isinstance(event, Finished | Failed | Cancelled):
                 return
@@ -119,7 +135,8 @@ class Engine:
         self._restarts: set[asyncio.Future[None]] = set()
         self.counts: Counter[str] = Counter()
         """Numbers of jobs: accepted, refused_REASON, finished, failed, cancelled; of
-        lost workers; and of scales, all and those that came in after their job was cancelled."""
+        lost workers; and of scales, all and those that came in after their job was cancelled;
+        and of previews that were left out, since their client read too slowly."""
 
     @property
     def card(self) -> ModelCard | None:
@@ -180,7 +197,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         ticket._deadline = loop.call_later(self._limits.request_timeout, self._expire, ticket)
         if ahead := self.num_waiting - 1:
-            ticket._events.put_nowait(Queued(ahead))
+            ticket.add(Queued(ahead))
         if self._backend.state == "ready":
             self._backend.submit(job)
         return ticket
@@ -235,7 +252,7 @@ class Engine:
         if isinstance(event, Started):
             ticket.is_started = True
             self._tell_positions()
-        ticket._events.put_nowait(event)
+        self.counts["previews_left_out"] += not ticket.add(event)
 
     def on_ready(self) -> None:
         """Submit the jobs that waited for the backend."""
@@ -325,7 +342,7 @@ class Engine:
         if isinstance(last, Finished):
             measured = last.drawing_seconds / max(1, last.usage.image_tokens)
             self._seconds_per_token += 0.3 * (measured - self._seconds_per_token)
-        ticket._events.put_nowait(last)
+        ticket.add(last)
         if not self._tickets:
             self._idle.set()
 
@@ -333,4 +350,4 @@ class Engine:
         """Tell every waiting job how many are ahead of it."""
         waiting = [ticket for ticket in self._tickets.values() if not ticket.is_started]
         for ahead, ticket in enumerate(waiting):
-            ticket._events.put_nowait(Queued(ahead))
+            ticket.add(Queued(ahead))

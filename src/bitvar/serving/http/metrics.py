@@ -102,6 +102,11 @@ class _Collector:
             "Scales that came in after their job was cancelled.",
             value=engine.counts["scales_after_cancel"],
         )
+        yield CounterMetricFamily(
+            "bitvar_previews_left_out",
+            "Previews that were left out, since their client read too slowly.",
+            value=engine.counts["previews_left_out"],
+        )
         yield CounterMetricFamily("bitvar_worker_losses", "Times the worker died.", value=engine.counts["lost"])
         yield GaugeMetricFamily("bitvar_jobs_waiting", "Jobs whose first scale has not begun.", engine.num_waiting)
         yield GaugeMetricFamily("bitvar_jobs_running", "Jobs that are being drawn.", engine.num_running)

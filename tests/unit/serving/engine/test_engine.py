@@ -16,6 +16,7 @@ from bitvar.serving.engine.events import (
     Event,
     Failed,
     Finished,
+    Preview,
     Queued,
     ScaleDone,
     Started,
@@ -357,6 +358,33 @@ def test_the_time_to_come_again_follows_what_images_take() -> None:
         for number in range(4):
             engine.submit(job(f"open-{number}"))
         assert 30 <= engine.retry_after() <= 36  # four jobs of 8.5 seconds
+
+    run(test())
+
+
+def test_previews_that_wait_for_a_slow_client_are_bounded_and_the_image_comes() -> None:
+    async def test() -> None:
+        engine = await started(backend := ManualBackend())
+        ticket = engine.submit(job("a"))
+        done = ScaleDone(0, 0, 4, (1, 1), 1, 4)
+        backend.tell("a", Started(), *[Preview(index, done, b"x" * (1 << 20)) for index in range(5)])
+        for _ in range(4):
+            backend.draw("a")
+        events = await events_of(ticket)
+        assert [event.index for event in events if isinstance(event, Preview)] == [0, 1]
+        assert engine.counts["previews_left_out"] == 3 and isinstance(events[-1], Finished)
+
+    run(test())
+
+
+def test_a_client_that_reads_gets_every_preview_however_large() -> None:
+    async def test() -> None:
+        engine = await started(backend := ManualBackend())
+        events = engine.submit(job("a")).events()
+        done = ScaleDone(0, 0, 4, (1, 1), 1, 4)
+        for index in range(5):
+            backend.tell("a", Preview(index, done, b"x" * (3 << 20)))
+            assert isinstance(preview := await anext(events), Preview) and preview.index == index
 
     run(test())
 
