@@ -64,5 +64,6 @@ _KEYWORDS: dict[str, Any] = {
     "maxLength": lambda rule, value, _, __: not isinstance(value, str) or len(value) <= rule,
     "pattern": lambda rule, value, _, __: not isinstance(value, str) or re.search(rule, value) is not None,
     "minimum": lambda rule, value, _, __: not is_of_type("number", value) or value >= rule,
+    "multipleOf": lambda rule, value, _, __: not is_of_type("number", value) or value % rule == 0,
     "maximum": lambda rule, value, _, __: not is_of_type("number", value) or value <= rule,
 }

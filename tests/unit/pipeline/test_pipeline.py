@@ -112,6 +112,7 @@ def test_every_option_is_tested_here() -> None:
         "num_images_per_prompt",
         "seed",
         "constraint",
+        "watermark",  # in test_watermark.py
         "batch_invariant",
     }
 

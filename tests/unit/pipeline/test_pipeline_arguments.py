@@ -16,6 +16,7 @@ from bitvar.pipeline import InfinityPipeline
 from bitvar.pipeline.request import GenerationKwargs, GenerationRequest
 from bitvar.sampling.constraint import BitConstraint, PrefixBits
 from bitvar.sampling.params import SamplingParams, ScaleParams
+from bitvar.sampling.watermark import Watermark
 from tests.support.tiny import tiny_pipeline
 
 NAN, INF = float("nan"), float("inf")
@@ -230,9 +231,9 @@ def test_all_prompts_together_are_bounded(pipe: InfinityPipeline) -> None:
 
 
 def test_typed_keywords_are_the_options() -> None:
-    kinds = get_type_hints(GenerationKwargs, localns={"BitConstraint": BitConstraint})
+    kinds = get_type_hints(GenerationKwargs, localns={"BitConstraint": BitConstraint, "Watermark": Watermark})
     known = {*GenerationRequest.model_fields, *ScaleParams._fields} - {"prompts", "params", "prefix"}
-    assert set(kinds) == {*known, "constraint"}
+    assert set(kinds) == {*known, "constraint", "watermark"}
     for function in (InfinityPipeline.__call__, InfinityPipeline.stream):
         assert "GenerationKwargs" in str(function.__annotations__["options"])
     documented = f"{GenerationRequest.__doc__} {SamplingParams.__doc__} {InfinityPipeline.__call__.__doc__}"

@@ -92,8 +92,8 @@ class Drawing:
         original = self.pipeline
         wrapped = InfinityPipeline(original.components)
 
-        def stream(request: GenerationRequest) -> Iterator[ScaleEvent]:
-            events = original.stream_request(request)
+        def stream(request: GenerationRequest, **options: Any) -> Iterator[ScaleEvent]:
+            events = original.stream_request(request, **options)
             for scale in range(SCALES):
                 self.scales.append((tuple(request.prompts), scale))
                 self.before_scale(self, tuple(request.prompts), scale)

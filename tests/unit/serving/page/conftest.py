@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 DESKTOP = {"width": 1280, "height": 800}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
+    """One for each file: while Playwright runs, so does its event loop, in which tests of others can't start theirs."""
     with chromium() as started:
         yield started
 
@@ -61,7 +62,7 @@ def open_page(browser: "Browser") -> Iterator[Callable[..., "Page"]]:
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     """The real server, with the embedded model."""
-    command = [sys.executable, "-m", "bitvar", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "bitvar", "serve", "--port", "0", "--threads", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     url = None
