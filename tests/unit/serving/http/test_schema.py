@@ -38,6 +38,7 @@ def test_schemas_share_nothing_that_a_caller_could_change() -> None:
 
 
 SCHEMAS = {"small": (SMALL, json_schema(SMALL)), "alpha": (ALPHA, json_schema(ALPHA))}
+GENERAL = json_schema()
 INEXPRESSIBLE = {"size", "width", "height", "exact_native"}
 """Parameters about which a schema can't say everything."""
 
