@@ -107,7 +107,7 @@ def measure_server(url: str, *, clients: int, images: int, runs: int) -> ServedS
     measured = ServedSpeed()
     wait_until_ready(url)
     stream(url, _PROMPT)
-    for _, prompt in zip(range(runs), _new_prompts(), strict=False):
+    for prompt in itertools.islice(_new_prompts(), runs):
         first, whole = stream(url, prompt)
         measured.first_seconds.append(first)
         measured.whole_seconds.append(whole)

@@ -67,15 +67,15 @@ def test_one_job_sent_twice_is_drawn_twice(replica: Replica) -> None:
 
 def test_a_draw_that_nobody_reads_stops(replica: Replica) -> None:
     async def body() -> int:
-        before = (await replica.measure())["cancelled_scales"]
+        before = (await replica.count_work())["cancelled_scales"]
         frames = cast("AsyncGenerator[bytes, None]", replica.draw(text(images=10)))
         async for data in frames:
             frame = frame_of(data)
             if frame.kind == "event" and isinstance(parse_event(frame)[1], ScaleDone):
                 break
         await frames.aclose()
-        assert (await replica.measure())["open_jobs"] == 0
-        while (after := (await replica.measure())["cancelled_scales"]) == before:
+        assert (await replica.count_work())["open_jobs"] == 0
+        while (after := (await replica.count_work())["cancelled_scales"]) == before:
             await asyncio.sleep(0.005)
         _, events = await drawn(replica, text("next"))
         assert isinstance(events[-1], Finished)
