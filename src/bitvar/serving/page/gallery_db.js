@@ -22,26 +22,34 @@ export class GalleryDb {
 
   /** @returns {Promise<import("./items.js").Item[]>} */
   async all() {
-    return this.#database ? settled(this.#images("readonly").getAll()) : [];
+    return this.#database ? settled(this.#images().getAll()) : [];
   }
 
-  /** @param {import("./items.js").Item[]} items */
+  /** Returns once the items are on disk. @param {import("./items.js").Item[]} items */
   async put(items) {
-    if (!this.#database) return;
-    const images = this.#images("readwrite");
-    await Promise.all(items.map((item) => settled(images.put(item))));
+    await this.#write((images) => items.forEach((item) => images.put(item)));
   }
 
-  /** @param {string[]} ids */
+  /** Returns once the items are gone from the disk. @param {string[]} ids */
   async remove(ids) {
-    if (!this.#database) return;
-    const images = this.#images("readwrite");
-    await Promise.all(ids.map((id) => settled(images.delete(id))));
+    await this.#write((images) => ids.forEach((id) => images.delete(id)));
   }
 
-  /** @param {IDBTransactionMode} mode */
-  #images(mode) {
-    return /** @type {IDBDatabase} */ (this.#database).transaction(IMAGES, mode).objectStore(IMAGES);
+  /**
+   * Commit all changes at once. The explicit commit matters: a page that is closed or reloaded aborts every transaction
+   * that has not begun to commit.
+   * @param {(images: IDBObjectStore) => void} change
+   */
+  async #write(change) {
+    if (!this.#database) return;
+    const transaction = this.#database.transaction(IMAGES, "readwrite");
+    change(transaction.objectStore(IMAGES));
+    transaction.commit();
+    await committed(transaction);
+  }
+
+  #images() {
+    return /** @type {IDBDatabase} */ (this.#database).transaction(IMAGES, "readonly").objectStore(IMAGES);
   }
 }
 
@@ -54,5 +62,13 @@ function settled(request) {
   return new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
+  });
+}
+
+/** @param {IDBTransaction} transaction @returns {Promise<void>} */
+function committed(transaction) {
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = () => reject(transaction.error);
   });
 }
