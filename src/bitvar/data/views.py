@@ -1,6 +1,7 @@
 """Views of an image for a training step of the tokenizer: its channels, and a crop.
 
-Images of 1, 3 or 4 channels (grey, RGB, RGBA) come as image files of any format that `imaging.formats` reads. Images of
+Images of 1, 3 or 4 channels (grey, RGB, RGBA) come as image files of any format that `imaging.formats` reads; RGBA is
+seen as `imaging.alpha` says. Images of
 any number of channels come as NumPy arrays `(H, W, c)` in `.npy` files, with 8 bits, 16 bits (the upper 8 are kept) or
 floats in [0, 1].
 """
@@ -18,6 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from bitvar.files import open_plain
+from bitvar.imaging.alpha import lay_on_white
 from bitvar.imaging.open import (
     ImageLimits,
     RefusedError,
@@ -36,7 +38,8 @@ NUM_DRAWS: Final = 4
 
 ARRAY_SUFFIX: Final = ".npy"
 _ARRAY_MAGIC: Final = b"\x93NUMPY"
-_IMAGE_CHANNELS: Final = (1, 3, 4)
+_RGBA: Final = 4
+_IMAGE_CHANNELS: Final = (1, 3, _RGBA)
 _SHARP: Final = 2
 """An image is decoded with at least this multiple of the wanted side, so that the quality depends on our scaling."""
 
@@ -85,6 +88,8 @@ class View:
         box = self._box(planes[0].size, size, draws)
         seen = [np.atleast_3d(np.asarray(plane.resize(size, Image.Resampling.LANCZOS, box=box))) for plane in planes]
         pixels = np.concatenate(seen, axis=2)
+        if self.channels == _RGBA and len(planes) == 1:
+            pixels = lay_on_white(pixels)
         return pixels[:, ::-1].copy() if self.mirrored and draws is not None and draws[3] < 0.5 else pixels
 
     def _box(self, whole: Size, size: Size, draws: Sequence[float] | None) -> Box:
@@ -118,7 +123,7 @@ def decode_planes(data: bytes, limits: ImageLimits, channels: int, *, at_least: 
         return [Image.fromarray(np.ascontiguousarray(array[..., c])) for c in range(channels)]
     if channels not in _IMAGE_CHANNELS:
         raise RefusedError("other-channels", f"images of {channels} channels must be {ARRAY_SUFFIX} files")
-    if channels == 4:
+    if channels == _RGBA:
         return [as_rgba(open_image(data, limits))]
     rgb = decode_image(data, limits, at_least=at_least)
     return [rgb.convert("L") if channels == 1 else rgb]

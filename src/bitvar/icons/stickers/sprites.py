@@ -1,0 +1,114 @@
+"""Cut-out drawings on disk: rendered once by `build_sprites`, read by `SpriteStore`.
+
+A store is a folder with `ARTIST/CONCEPT.png` files: RGBA with straight alpha, trimmed to the opaque part, at most
+`SIDE` pixels a side.
+"""
+
+import os
+import tarfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS
+from bitvar.icons.dataset.sources import Artist, read_icon_set, render_icon
+from bitvar.icons.dataset.sprites import camouflaged_share, recolour, trim_to_alpha
+from bitvar.icons.stickers.artists import ONE_COLOUR
+from bitvar.icons.stickers.concepts import StickerConcept
+
+SIDE: Final = 256
+"""Pixels a side at which drawings are rendered before they are trimmed."""
+
+_THUMBNAIL: Final = 48
+_VISIBLE_SHARE: Final = 0.65
+_KEPT: Final = 3000
+_PARTS: Final = 8
+
+
+def file_name(concept: str) -> str:
+    """Name of a concept's file: its name, with what file systems don't like replaced."""
+    return "".join(char if char.isalnum() or char in "-' " else "_" for char in concept) + ".png"
+
+
+def build_sprites(
+    folder: Path,
+    tarballs: Mapping[str, Path],
+    artists: Sequence[Artist],
+    concepts: Sequence[StickerConcept],
+    *,
+    processes: int = 1,
+) -> int:
+    """Render every drawing that the folder lacks. Returns their number.
+
+    Args:
+        folder: Folder of the store.
+        tarballs: Package of each artist, by key.
+        artists: Artists to render.
+        concepts: Concepts to render.
+        processes: Number of processes.
+    """
+    tasks = []
+    for artist in artists:
+        drawn = [(concept.name, concept.drawings[artist.key]) for concept in concepts if artist.key in concept.drawings]
+        tasks += [(artist, tarballs[artist.key], folder, drawn[part::_PARTS]) for part in range(_PARTS)]
+    with ProcessPoolExecutor(processes) as pool:
+        return sum(pool.map(_render_some, *zip(*tasks, strict=True)))
+
+
+def _render_some(artist: Artist, tarball: Path, folder: Path, wanted: list[tuple[str, str]]) -> int:
+    target = folder / artist.key
+    target.mkdir(parents=True, exist_ok=True)
+    missing = [(name, drawing) for name, drawing in wanted if not (target / file_name(name)).exists()]
+    if not missing:
+        return 0
+    with tarfile.open(tarball) as archive:
+        icons = read_icon_set(archive) if artist.vector else {}
+        for name, drawing in missing:
+            if artist.vector:
+                image = render_icon(icons, drawing, side=SIDE)
+            else:
+                member = archive.extractfile(f"package/assets/{drawing}.webp")
+                assert member is not None, f"{drawing} is a folder in the tarball"
+                image = Image.open(member).convert("RGBA")
+            partial = target / f".{os.getpid()}.png"
+            trim_to_alpha(image).save(partial, compress_level=6)
+            partial.replace(target / file_name(name))
+    return len(missing)
+
+
+class SpriteStore:
+    """Reads cut-outs, and makes recoloured copies.
+
+    Args:
+        folder: Folder that `build_sprites` filled.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.sprite = lru_cache(_KEPT)(self._sprite)
+        self.visible_backgrounds = lru_cache(None)(self._visible_backgrounds)
+
+    def _sprite(self, artist: str, concept: str, colour: str | None = None) -> Image.Image:
+        """Return the RGBA cut-out of a concept by an artist, in a colour of `COLOURS` or the artist's own."""
+        image = Image.open(self.folder / artist / file_name(concept)).convert("RGBA")
+        if colour is None:
+            return image
+        if artist in ONE_COLOUR:
+            filled = Image.new("RGBA", image.size, COLOURS[colour])
+            filled.putalpha(image.getchannel("A"))
+            return filled
+        return recolour(image, COLOURS[colour])
+
+    def _visible_backgrounds(self, artist: str, concept: str, colour: str | None) -> tuple[str, ...]:
+        """List the backgrounds against which enough of the object stands out; never the object's own colour."""
+        thumbnail = self.sprite(artist, concept, colour).copy()
+        thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        return tuple(
+            name
+            for name, value in BACKGROUNDS.items()
+            if name != colour and camouflaged_share(thumbnail, value) <= 1.0 - _VISIBLE_SHARE
+        )
