@@ -90,7 +90,10 @@ def draw_captions(
 
 def _layout(scene: Scene, concepts: Mapping[str, StickerConcept], rng: np.random.Generator) -> str:
     names = [_name(item, concepts[item.concept], rng) for item in scene.items]
-    phrases = [with_article(name) for name in names]
+    phrases = [
+        name if _is_bare(name, concepts[item.concept]) else with_article(name)
+        for name, item in zip(names, scene.items, strict=True)
+    ]
     words = {"name": names[0], "Name": names[0].capitalize(), "a": phrases[0]}
     if len(names) > 1:
         words |= {"b": phrases[1], "other": names[1]}
@@ -111,6 +114,14 @@ def _name(item: Item, concept: StickerConcept, rng: np.random.Generator) -> str:
     if concept.synonyms and rng.random() < _SYNONYMS:
         name = str(rng.choice(concept.synonyms))
     return " ".join(filter(None, (item.size, item.colour, name)))
+
+
+def _is_bare(name: str, concept: StickerConcept) -> bool:
+    """Whether people say a synonym without an article: "coffee" for a cup of coffee, "peanuts" for a peanut."""
+    if name.endswith(concept.name):
+        return False
+    is_mass = " of " in concept.name and " of " not in name
+    return is_mass or (name.endswith("s") and not name.endswith(("ss", "us")) and not concept.name.endswith("s"))
 
 
 def _with_background(text: str, colour: str | None, rng: np.random.Generator) -> str:
