@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import subprocess
+import sys
 import tarfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,7 +60,7 @@ def main() -> None:
         if key := drawings[SILHOUETTES].find_name(naming.name):
             found[SILHOUETTES] = key
         if len(found) < LEAST_ARTISTS:
-            print(f"left out: {label}, drawn by {len(found)}")
+            say(f"left out: {label}, drawn by {len(found)}")
             continue
         category = old.category if old is not None else GROUPS[emoji["group"]]
         rows.append(row(naming, category, old is not None and old.recolourable, found))
@@ -70,7 +71,12 @@ def main() -> None:
             names.add(naming.name)
     check(rows)
     TABLE.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in rows), encoding="utf-8")
-    print(f"{len(rows)} concepts, {sum(len(item['drawings']) for item in rows)} drawings")
+    say(f"{len(rows)} concepts, {sum(len(item['drawings']) for item in rows)} drawings")
+
+
+def say(line: str) -> None:
+    """Tell what happens."""
+    sys.stdout.write(f"{line}\n")
 
 
 def row(naming: Naming, category: str, recolourable: bool, drawings: dict[str, str]) -> dict[str, Any]:
@@ -139,7 +145,7 @@ class Drawings:
 
     def find_name(self, label: str) -> str | None:
         """Find a drawing by the name of what it shows."""
-        slug = re.sub("[^a-z0-9]+", "-", re.sub("['’]", "", label.lower())).strip("-")
+        slug = re.sub("[^a-z0-9]+", "-", re.sub("['\u2019]", "", label.lower())).strip("-")
         for name in (slug, slug.replace("-", ""), f"{slug}-face", slug.removesuffix("-face")):
             if name in self.icons["icons"]:
                 return name

@@ -4,6 +4,7 @@ python scripts/icons/stickers.py data/stickers --sprites data/sprites --download
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from bitvar.icons.stickers.build import build_sticker_set
@@ -29,9 +30,14 @@ def main() -> None:
         seed=given.seed,
         counts=(given.images, given.validation),
         processes=given.processes,
-        log=print,
+        log=say,
     )
-    print(f"The set in {given.destination} has {number:,} images.")
+    say(f"The set in {given.destination} has {number:,} images.")
+
+
+def say(line: str) -> None:
+    """Tell what happens."""
+    sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Transparency as models see it: the image laid on white, and its opacity as a fourth channel.
 
-Straight alpha has no colour where an image is transparent. Laid on white it has one everywhere, the first three channels
-are the image that people see on a white page, and a small mistake in the opacity leaves no dark fringe.
+Straight alpha has no colour where an image is transparent. Laid on white it has one everywhere: the first three
+channels are the image as a white page shows it, and a small mistake in the opacity leaves no dark fringe.
 """
 
 import numpy as np

@@ -43,7 +43,9 @@ _COLUMN = (
     "a column of {list}",
     "{list}, one below the other",
 )
-_GROUP = ("{list}", "{list} together", "a picture of {list}", "{number} things: {list}", "a collection of {list}")  # fmt: skip
+_GROUP = (
+    "{list}", "{list} together", "a picture of {list}", "{number} things: {list}", "a collection of {list}",
+)  # fmt: skip
 _TEMPLATES: Final = {
     "single": _SINGLE, "count": _COUNT, "beside": _BESIDE, "left": _LEFT, "above": _ABOVE,
     "row": _ROW, "column": _COLUMN, "group": _GROUP,

@@ -156,7 +156,7 @@ class SceneSampler:
         return Scene(artist, layout, tuple(items), count, background)
 
     def _is_held_out(self, scene: Scene) -> bool:
-        """Whether the scene shows what the 64-pixel set's benchmark keeps for evaluation, in any pair of its objects."""
+        """Whether any pair of its objects shows what the 64-pixel set's benchmark keeps for evaluation."""
         background = "white" if scene.background is None else scene.background
         items = [ObjectSpec(item.concept, item.colour) for item in scene.items]
         pairs = [(a, b) for i, a in enumerate(items) for b in items[i + 1 :]] or [(items[0],)]
