@@ -30,7 +30,7 @@ def recipe() -> TokenizerTraining:
         schedules=(GRIDS,),
         optimization=OptimizationConfig(
             optimizer="muon",
-            steps=40000,
+            steps=30000,
             batch_size=4,
             learning_rate=3e-3,
             warmup_steps=200,

@@ -34,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SpriteStore:
             image = Image.new("RGBA", (20 + number[0] % 30, 20 + number[1] % 30))
             ImageDraw.Draw(image).ellipse((0, 0, *image.size), (number[2], number[3], number[4], 255))
             (folder / artist).mkdir(exist_ok=True)
-            image.save(folder / artist / file_name(concept.name), compress_level=1)
+            image.save(folder / artist / file_name(concept.name), lossless=True, method=0)
     return SpriteStore(folder)
 
 

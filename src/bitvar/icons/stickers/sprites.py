@@ -1,6 +1,6 @@
 """Cut-out drawings on disk: rendered once by `build_sprites`, read by `SpriteStore`.
 
-A store is a folder with `ARTIST/CONCEPT.png` files: RGBA with straight alpha, trimmed to the opaque part, at most
+A store is a folder with `ARTIST/CONCEPT.webp` files, lossless: RGBA with straight alpha, trimmed to the opaque part, at most
 `SIDE` pixels a side.
 """
 
@@ -31,7 +31,7 @@ _PARTS: Final = 8
 
 def file_name(concept: str) -> str:
     """Name of a concept's file: its name, with what file systems don't like replaced."""
-    return "".join(char if char.isalnum() or char in "-' " else "_" for char in concept) + ".png"
+    return "".join(char if char.isalnum() or char in "-' " else "_" for char in concept) + ".webp"
 
 
 def build_sprites(
@@ -74,8 +74,8 @@ def _render_some(artist: Artist, tarball: Path, folder: Path, wanted: list[tuple
                 member = archive.extractfile(f"package/assets/{drawing}.webp")
                 assert member is not None, f"{drawing} is a folder in the tarball"
                 image = Image.open(member).convert("RGBA")
-            partial = target / f".{os.getpid()}.png"
-            trim_to_alpha(image).save(partial, compress_level=6)
+            partial = target / f".{os.getpid()}.webp"
+            trim_to_alpha(image).save(partial, lossless=True, method=4)
             partial.replace(target / file_name(name))
     return len(missing)
 
