@@ -20,7 +20,7 @@ from bitvar.data.index_writing import assign_splits
 from bitvar.data.layouts import SET_TABLE, read_lines
 from bitvar.data.records import RawSample, Record, Rejected
 from bitvar.data.validation import Accepted, Size, check_ratio, open_raw_sample, without_duplicates
-from bitvar.data.views import image_size
+from bitvar.data.views import View, image_size
 from bitvar.errors import UsageError
 from bitvar.imaging.convert import channels_first
 from bitvar.imaging.open import ImageLimits, Location, RefusedError
@@ -167,8 +167,15 @@ def _pixels(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def load_images(samples: Sequence[Sample], *, limits: ImageLimits | None = None) -> UInt8[Tensor, "n 3 H W"]:
+def load_images(
+    samples: Sequence[Sample], *, channels: int = 3, limits: ImageLimits | None = None
+) -> UInt8[Tensor, "n c H W"]:
     """Load the images of the samples, which must all have one size.
+
+    Args:
+        samples: Samples whose images to load.
+        channels: Number of channels: 3 for RGB, others as `views.View` has them.
+        limits: Bounds on an image's size and shape.
 
     Raises:
         UsageError: If an image can't be used, or has another size than the first; names it.
@@ -176,7 +183,8 @@ def load_images(samples: Sequence[Sample], *, limits: ImageLimits | None = None)
     arrays: list[np.ndarray] = []
     for sample in samples:
         try:
-            array = np.asarray(load_image(sample, limits))
+            image = load_image(sample, limits)
+            array = np.asarray(image) if channels == 3 else _see_whole(sample, channels, limits)
         except RefusedError as error:
             raise _rejected_image(sample, error) from None
         if arrays and array.shape != arrays[0].shape:
@@ -197,6 +205,11 @@ def load_image(sample: Sample, limits: ImageLimits | None = None) -> Image.Image
     raw_sample = RawSample(sample.name, Location(sample.path), sample.captions, ratio=sample.ratio)
     image, _ = open_raw_sample(raw_sample, limits or ImageLimits())
     return image
+
+
+def _see_whole(sample: Sample, channels: int, limits: ImageLimits | None) -> np.ndarray:
+    limits = limits or ImageLimits()
+    return View(channels=channels).see_whole(Location(sample.path).read(max_bytes=limits.max_bytes), limits)
 
 
 def _rejected_lines(folder: Path, rejected: Sequence[Rejected], total: int) -> UsageError:

@@ -87,10 +87,21 @@ class View:
         planes = decode_planes(data, limits, self.channels, at_least=enough)
         box = self._box(planes[0].size, size, draws)
         seen = [np.atleast_3d(np.asarray(plane.resize(size, Image.Resampling.LANCZOS, box=box))) for plane in planes]
-        pixels = np.concatenate(seen, axis=2)
-        if self.channels == _RGBA and len(planes) == 1:
-            pixels = lay_on_white(pixels)
+        pixels = self._joined(seen)
         return pixels[:, ::-1].copy() if self.mirrored and draws is not None and draws[3] < 0.5 else pixels
+
+    def see_whole(self, data: bytes, limits: ImageLimits) -> UInt8[np.ndarray, "H W c"]:
+        """Return the pixels of a whole image file, in its own size.
+
+        Raises:
+            RefusedError: If the image can't be used, or has another number of channels.
+        """
+        planes = decode_planes(data, limits, self.channels)
+        return self._joined([np.atleast_3d(np.asarray(plane)) for plane in planes])
+
+    def _joined(self, planes: Sequence[np.ndarray]) -> UInt8[np.ndarray, "H W c"]:
+        pixels = np.concatenate(planes, axis=2)
+        return lay_on_white(pixels) if self.channels == _RGBA and len(planes) == 1 else pixels
 
     def _box(self, whole: Size, size: Size, draws: Sequence[float] | None) -> Box:
         """Return the edges of the crop (left, upper, right, lower) in pixels of the image."""

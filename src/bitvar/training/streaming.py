@@ -244,7 +244,8 @@ class IndexData:
 
     def read(self, micro_batches: Iterable[MicroBatch], captions: CaptionChoice | None) -> Iterator[LoadedMicroBatch]:
         """Yield the decoded images and chosen captions of each micro-batch, in order."""
-        reader = MicroBatchReader(self.index, self.groups, self.sizes, captions)
+        view = View(channels=self.tokenizer.config.image_channels)
+        reader = MicroBatchReader(self.index, self.groups, self.sizes, captions, view=view)
         return read_micro_batches(
             reader, micro_batches, workers=self.workers, pinned=self.tokenizer.device.type == "cuda"
         )

@@ -1,6 +1,9 @@
 """The sticker set: its table of concepts, its scenes and captions, and files that depend on seed and index only."""
 
 import hashlib
+import io
+import json
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -12,13 +15,14 @@ from bitvar.icons.dataset.concepts import CONCEPTS
 from bitvar.icons.dataset.held_out import held_out_combinations
 from bitvar.icons.dataset.prompts import read_prompts
 from bitvar.icons.dataset.sources import ARTISTS as FIRST_ARTISTS
+from bitvar.icons.dataset.sources import Artist
 from bitvar.icons.stickers import build
 from bitvar.icons.stickers.artists import ARTISTS, ONE_COLOUR
 from bitvar.icons.stickers.captions import draw_captions
 from bitvar.icons.stickers.concepts import StickerConcept, read_concepts
 from bitvar.icons.stickers.render import draw_scene
 from bitvar.icons.stickers.scenes import LAYOUTS, Item, Scene, SceneSampler, held_out_drawings
-from bitvar.icons.stickers.sprites import SpriteStore, file_name
+from bitvar.icons.stickers.sprites import SpriteStore, build_sprites, file_name, missing_sprites
 
 BY_NAME = {concept.name: concept for concept in read_concepts()}
 STYLES = {artist.key: artist.style for artist in ARTISTS}
@@ -173,8 +177,7 @@ def test_files_are_the_same_for_any_number_of_processes(
     store: SpriteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "_CHUNK", 4)
-    monkeypatch.setattr(build, "fetch_package", lambda artist, downloads, log: downloads / artist.key)
-    monkeypatch.setattr(build, "build_sprites", lambda *arguments, **options: 0)
+    monkeypatch.setattr(build, "fetch_package", lambda *arguments, **options: pytest.fail("nothing is missing"))
     digests = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
@@ -189,3 +192,28 @@ def test_files_are_the_same_for_any_number_of_processes(
 
 def test_a_concept_is_read_as_written() -> None:
     assert isinstance(BY_NAME["dog"], StickerConcept) and "puppy" in BY_NAME["dog"].synonyms
+
+
+def test_only_missing_drawings_are_asked_for(store: SpriteStore, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def fetch(artist: Artist) -> Path:
+        asked.append(artist.key)
+        return tmp_path / "package.tgz"
+
+    concepts = [BY_NAME["dog"], BY_NAME["lighthouse"]]
+    for artist in ("noto", "silhouette"):
+        (tmp_path / artist).mkdir()
+    Image.new("RGBA", (8, 8), "red").save(tmp_path / "noto" / file_name("dog"), lossless=True)
+    with tarfile.open(tmp_path / "package.tgz", "w:gz") as archive:
+        icon = {"body": '<rect width="16" height="8" fill="red"/>'}
+        data = json.dumps({"icons": {"lighthouse": icon}, "width": 16, "height": 16}).encode()
+        member = tarfile.TarInfo("package/icons.json")
+        member.size = len(data)
+        archive.addfile(member, io.BytesIO(data))
+    artists = [artist for artist in ARTISTS if artist.key in ("noto", "silhouette")]
+    assert [len(missing_sprites(tmp_path, artist, concepts)) for artist in artists] == [0, 1]
+    assert build_sprites(tmp_path, artists, concepts, fetch=fetch) == 1
+    assert asked == ["silhouette"]
+    assert SpriteStore(tmp_path).sprite("silhouette", "lighthouse").size == (256, 128)
+    assert build_sprites(tmp_path, artists, concepts, fetch=fetch) == 0

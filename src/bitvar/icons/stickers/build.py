@@ -18,7 +18,7 @@ import numpy as np
 from bitvar.data.writing import finish_folder, image_path, json_lines, prepare_folder
 from bitvar.errors import UsageError
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS
-from bitvar.icons.dataset.sources import fetch_package
+from bitvar.icons.dataset.sources import Artist, fetch_package
 from bitvar.icons.stickers.artists import ARTISTS
 from bitvar.icons.stickers.captions import draw_captions
 from bitvar.icons.stickers.concepts import read_concepts
@@ -48,7 +48,7 @@ def build_sticker_set(
     Args:
         destination: Folder of the set: new, empty, or left by an interrupted build, which starts over.
         sprites: Folder of the rendered drawings, which is filled as needed and may be shared by several sets.
-        downloads: Folder of the packages, which are fetched by name.
+        downloads: Folder of the packages, which are fetched by name if drawings are missing.
         size: Pixels a side, 64 to 256.
         seed: Seed of the set.
         counts: Number of images of each of `SPLITS`.
@@ -64,8 +64,11 @@ def build_sticker_set(
         raise UsageError("Can't build the sticker set.", why, "choose a size in that range")
     prepare_folder(destination)
     downloads.mkdir(parents=True, exist_ok=True)
-    tarballs = {artist.key: fetch_package(artist, downloads, log=log) for artist in ARTISTS}
-    if rendered := build_sprites(sprites, tarballs, ARTISTS, read_concepts(), processes=processes):
+
+    def fetch(artist: Artist) -> Path:
+        return fetch_package(artist, downloads, log=log)
+
+    if rendered := build_sprites(sprites, ARTISTS, read_concepts(), fetch=fetch, processes=processes):
         log(f"rendered {rendered:,} drawings")
     chunks = list(_chunks(counts))
     samples: list[dict[str, Any]] = []

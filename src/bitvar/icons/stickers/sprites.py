@@ -1,12 +1,12 @@
 """Cut-out drawings on disk: rendered once by `build_sprites`, read by `SpriteStore`.
 
-A store is a folder with `ARTIST/CONCEPT.webp` files, lossless: RGBA with straight alpha, trimmed to the opaque part, at most
-`SIDE` pixels a side.
+A store is a folder with files `ARTIST/CONCEPT.webp`, without loss: RGBA with straight alpha, trimmed to what is opaque,
+at most `SIDE` pixels a side.
 """
 
 import os
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -34,40 +34,46 @@ def file_name(concept: str) -> str:
     return "".join(char if char.isalnum() or char in "-' " else "_" for char in concept) + ".webp"
 
 
+def missing_sprites(folder: Path, artist: Artist, concepts: Sequence[StickerConcept]) -> list[tuple[str, str]]:
+    """List the concepts of an artist that the folder lacks, with the names of their drawings."""
+    drawn = [(concept.name, concept.drawings[artist.key]) for concept in concepts if artist.key in concept.drawings]
+    return [pair for pair in drawn if not (folder / artist.key / file_name(pair[0])).exists()]
+
+
 def build_sprites(
     folder: Path,
-    tarballs: Mapping[str, Path],
     artists: Sequence[Artist],
     concepts: Sequence[StickerConcept],
     *,
+    fetch: Callable[[Artist], Path],
     processes: int = 1,
 ) -> int:
     """Render every drawing that the folder lacks. Returns their number.
 
     Args:
         folder: Folder of the store.
-        tarballs: Package of each artist, by key.
         artists: Artists to render.
         concepts: Concepts to render.
+        fetch: Gives the package of an artist; asked only if a drawing is missing.
         processes: Number of processes.
     """
     tasks = []
     for artist in artists:
-        drawn = [(concept.name, concept.drawings[artist.key]) for concept in concepts if artist.key in concept.drawings]
-        tasks += [(artist, tarballs[artist.key], folder, drawn[part::_PARTS]) for part in range(_PARTS)]
-    with ProcessPoolExecutor(processes) as pool:
-        return sum(pool.map(_render_some, *zip(*tasks, strict=True)))
+        if missing := missing_sprites(folder, artist, concepts):
+            tarball = fetch(artist)
+            tasks += [(artist, tarball, folder, missing[part::_PARTS]) for part in range(_PARTS)]
+    if tasks:
+        with ProcessPoolExecutor(processes) as pool:
+            list(pool.map(_render_some, *zip(*tasks, strict=True)))
+    return sum(len(task[3]) for task in tasks)
 
 
-def _render_some(artist: Artist, tarball: Path, folder: Path, wanted: list[tuple[str, str]]) -> int:
+def _render_some(artist: Artist, tarball: Path, folder: Path, drawings: list[tuple[str, str]]) -> None:
     target = folder / artist.key
     target.mkdir(parents=True, exist_ok=True)
-    missing = [(name, drawing) for name, drawing in wanted if not (target / file_name(name)).exists()]
-    if not missing:
-        return 0
     with tarfile.open(tarball) as archive:
         icons = read_icon_set(archive) if artist.vector else {}
-        for name, drawing in missing:
+        for name, drawing in drawings:
             if artist.vector:
                 image = render_icon(icons, drawing, side=SIDE)
             else:
@@ -77,7 +83,6 @@ def _render_some(artist: Artist, tarball: Path, folder: Path, wanted: list[tuple
             partial = target / f".{os.getpid()}.webp"
             trim_to_alpha(image).save(partial, lossless=True, method=4)
             partial.replace(target / file_name(name))
-    return len(missing)
 
 
 class SpriteStore:

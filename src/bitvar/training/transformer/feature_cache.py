@@ -170,7 +170,7 @@ def _cached(cache: Path, keys: Mapping[str, str], log: Log) -> dict[str, Tensor]
 def _encode_images(samples: Sequence[Sample], tokenizer: ImageTokenizer) -> Tensor:
     rows = []
     for start in range(0, len(samples), 128):
-        images = load_images(samples[start : start + 128])
+        images = load_images(samples[start : start + 128], channels=tokenizer.config.image_channels)
         row = tokenizer.features(to_signed(images.to(tokenizer.device))).half().cpu()
         require_finite(row, f"the frozen tokenizer's features of images {start + 1} to {start + len(row)}")
         rows.append(row)
