@@ -17,7 +17,7 @@ from bitvar.icons.dataset.prompts import read_prompts
 from bitvar.icons.dataset.sources import ARTISTS as FIRST_ARTISTS
 from bitvar.icons.dataset.sources import Artist
 from bitvar.icons.stickers import build
-from bitvar.icons.stickers.artists import ARTISTS, ONE_COLOUR
+from bitvar.icons.stickers.artists import ARTISTS, AUTHORS, ONE_COLOUR
 from bitvar.icons.stickers.captions import draw_captions
 from bitvar.icons.stickers.concepts import StickerConcept, read_concepts
 from bitvar.icons.stickers.render import draw_scene
@@ -188,6 +188,9 @@ def test_files_are_the_same_for_any_number_of_processes(
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         digests.append([(path.relative_to(folder), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])
     assert digests[0] == digests[1]
+    attribution = (tmp_path / "1" / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    assert set(AUTHORS) == set(STYLES)
+    assert all(artist.package in attribution for artist in ARTISTS)
 
 
 def test_a_concept_is_read_as_written() -> None:

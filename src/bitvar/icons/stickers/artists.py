@@ -103,3 +103,18 @@ ARTISTS: Final[tuple[Artist, ...]] = (
         vector=True,
     ),
 )
+
+AUTHORS: Final = {
+    "noto": ("Google", "Apache-2.0", "https://github.com/googlefonts/noto-emoji"),
+    "noto-v1": ("Google", "Apache-2.0", "https://github.com/googlefonts/noto-emoji"),
+    "twemoji": ("Twitter", "CC-BY-4.0", "https://github.com/twitter/twemoji"),
+    "emojione": ("EmojiOne", "CC-BY-4.0", "https://github.com/EmojiTwo/emojitwo"),
+    "fxemoji": ("Mozilla", "Apache-2.0", "https://github.com/mozilla/fxemoji"),
+    "fluent-flat": ("Microsoft", "MIT", "https://github.com/microsoft/fluentui-emoji"),
+    "fluent": ("Microsoft", "MIT", "https://github.com/microsoft/fluentui-emoji"),
+    "fluent-3d": ("Microsoft", "MIT", "https://github.com/microsoft/fluentui-emoji"),
+    "streamline": ("Streamline", "CC-BY-4.0", "https://github.com/webalys-hq/streamline-vectors"),
+    "high-contrast": ("Microsoft", "MIT", "https://github.com/microsoft/fluentui-emoji"),
+    SILHOUETTES: ("game-icons.net", "CC-BY-3.0", "https://github.com/game-icons/icons"),
+}
+"""Who drew for each artist, the licence that the package's metadata names, and where the drawings come from."""

@@ -17,9 +17,10 @@ import numpy as np
 
 from bitvar.data.writing import finish_folder, image_path, json_lines, prepare_folder
 from bitvar.errors import UsageError
+from bitvar.files import write_text
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS
 from bitvar.icons.dataset.sources import Artist, fetch_package
-from bitvar.icons.stickers.artists import ARTISTS
+from bitvar.icons.stickers.artists import ARTISTS, AUTHORS
 from bitvar.icons.stickers.captions import draw_captions
 from bitvar.icons.stickers.concepts import read_concepts
 from bitvar.icons.stickers.render import draw_scene
@@ -88,8 +89,22 @@ def build_sticker_set(
         "object_colours": COLOURS,
         "backgrounds": BACKGROUNDS,
     }
+    write_text(destination / "ATTRIBUTION.md", _attribution(used))
     finish_folder(destination, samples, manifest)
     return len(samples)
+
+
+def _attribution(used: Counter[str]) -> str:
+    lines = [
+        "# Where the images come from\n",
+        "Every image shows drawings of one of these sets, scaled, placed and in part recoloured. Keep this file with",
+        "the images, and with weights trained on them.\n",
+    ]
+    for artist in ARTISTS:
+        authors, licence, url = AUTHORS[artist.key]
+        images = f'{used[artist.key]} images, captioned "{artist.style}"'
+        lines.append(f"- {authors}, {licence}, {url} ({artist.package} {artist.version}): {images}")
+    return "\n".join(lines) + "\n"
 
 
 def _chunks(counts: tuple[int, int]) -> Iterator[tuple[str, int, int, int]]:
