@@ -1,6 +1,6 @@
-"""Captions of scenes, each exactly true: many wordings of the layout, with background and style before or behind.
+"""Captions of scenes, each exactly true: many phrasings of the layout, with background and style before or behind.
 
-None uses the wordings of the benchmark's paraphrased prompts, which test whether a model understands other phrases.
+None uses the phrasings of the benchmark's paraphrased prompts, which test whether a model understands other phrases.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ _COLUMN = (
     "{list}, one below the other",
 )
 _GROUP = (
-    "{list}", "{list} together", "a picture of {list}", "{number} things: {list}", "a collection of {list}",
+    "{list}", "{list} together", "an image of {list}", "{number} things: {list}", "a collection of {list}",
 )  # fmt: skip
 _TEMPLATES: Final = {
     "single": _SINGLE, "count": _COUNT, "beside": _BESIDE, "left": _LEFT, "above": _ABOVE,

@@ -24,7 +24,7 @@ SIZES: Final = ("small", "big")
 _HELD_OUT_SEED: Final = 20261129
 _HELD_OUT_SHARE: Final = 0.04
 _LEAST_ARTISTS: Final = 4
-"""A drawing is held out only if so many artists drew its concept."""
+"""Least number of artists who drew a concept of which a drawing is held out."""
 
 _KINDS: Final = {"single": 0.5, "count": 0.16, "pair": 0.24, "several": 0.10}
 _BACKGROUND_SHARES: Final = {"single": 0.35, "count": 0.2, "pair": 0.2, "several": 0.15}
