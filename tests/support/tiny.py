@@ -83,9 +83,9 @@ def tiny_text_encoder(tmp_path: Path, *, seed: int = 0) -> TextEncoder:
     return load_text_encoder(folder, settings=TextEncoderConfig(kind="minilm", hidden_states=(0, 2)))
 
 
-def tiny_components(tmp_path: Path, **changes: Any) -> Components:
-    """The three together; `changes` go into the `TransformerConfig`."""
-    tokenizer = tiny_tokenizer()
+def tiny_components(tmp_path: Path, *, image_channels: int = 3, **changes: Any) -> Components:
+    """The three together; `changes` go into the `TransformerConfig`. With four channels, images have opacity."""
+    tokenizer = tiny_tokenizer(image_channels=image_channels)
     identity = identify("tiny-tokenizer", tokenizer.state_dict())
     index = ModelIndex(name="tiny", tokenizer=identity, defaults=SamplingParams(guidance_scale=2.0))
     return Components(tiny_transformer(**changes), tokenizer, tiny_text_encoder(tmp_path), index, "# tiny\n")

@@ -83,6 +83,14 @@ def generate(
         str | None,
         typer.Option(help="Text to steer away from; needs a --guidance other than 1. Default: none."),
     ] = None,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|transparent|opaque",
+            help="Whether images are transparent, in PNG and WebP files of a model that draws opacity. "
+            "Default: auto, as the model draws.",
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Name, folder or hub id. Default: icons, the small model in the package.")
     ] = None,
@@ -124,7 +132,7 @@ def generate(
     with exit_codes():
         started = time.perf_counter()
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
-        from bitvar.cli.prompt_job import JobSettings
+        from bitvar.cli.prompt_job import JobSettings, read_background
         from bitvar.cli.sizes import read_size
 
         sampling = {
@@ -142,6 +150,7 @@ def generate(
             exact_size=exact_size,
             grid=grid,
             enlarge=enlarge,
+            background=None if background is None else read_background(background),
             sampling={name: value for name, value in sampling.items() if value is not None},
         )
         _check_options(prompt, from_image, prompts, previews)

@@ -16,7 +16,7 @@ from bitvar.cli.echo import say
 from bitvar.cli.prompt_job import PromptJob
 from bitvar.errors import UsageError
 from bitvar.pipeline.file_names import Target, targets_of, write_new
-from bitvar.pipeline.image_files import check_size, encode_image, format_of, write_image
+from bitvar.pipeline.image_files import check_background, check_size, encode_image, format_of, write_image
 from bitvar.pipeline.record import ImageRecord, montage
 
 STDOUT: Final = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
@@ -44,7 +44,7 @@ def destinations(output: str | None, jobs: Sequence[PromptJob], *, many: bool) -
         many: Whether prompts come from a file, so that an output without a suffix is a folder.
 
     Raises:
-        UsageError: The output can't be written, or can't hold that many images.
+        UsageError: The output can't be written, can't hold that many images, or can't hold transparency.
     """
     files = [file for job in jobs for file in job.files]
     if output in STDOUT:
@@ -55,11 +55,13 @@ def destinations(output: str | None, jobs: Sequence[PromptJob], *, many: bool) -
     if output is not None and many and not Path(output).suffix and "{" not in output:
         output = f"{output}/"
     targets = targets_of(output, files)
-    for target in targets:
-        format_of(target.path)
-        check_writable(target.path.parent, target.path)
     rest = iter(targets)
-    return [[next(rest) for _ in job.files] for job in jobs]
+    placed = [[next(rest) for _ in job.files] for job in jobs]
+    for job, own in zip(jobs, placed, strict=True):
+        for target in own:
+            check_background(job.background, format_of(target.path))
+            check_writable(target.path.parent, target.path)
+    return placed
 
 
 def check_sizes(jobs: Sequence[PromptJob], targets: list[list[Target]] | None) -> None:

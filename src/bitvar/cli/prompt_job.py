@@ -6,12 +6,13 @@ A job comes from options, from a line of a prompts file, or from the record insi
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from bitvar.cli.sizes import describe_difference, size_to_generate
+from bitvar.config import unknown
 from bitvar.errors import UsageError
 from bitvar.pipeline.record import MAX_IMAGES, MAX_PIXELS, ImageRecord, sheet_size
-from bitvar.pipeline.request import GenerationRequest
+from bitvar.pipeline.request import Background, GenerationRequest
 from bitvar.pipeline.sizes import RequestedSize
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class JobSettings:
         exact_size: Whether to resize the result to exactly that size.
         grid: Whether to put all images on one sheet.
         enlarge: Factor by which to enlarge the images.
+        background: Background to show the images on, as in `GenerationRequest`.
         sampling: The given ones of guidance_scale, temperature, top_k and top_p.
     """
 
@@ -46,6 +48,7 @@ class JobSettings:
     exact_size: bool | None = None
     grid: bool | None = None
     enlarge: int | None = None
+    background: Background | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -60,7 +63,7 @@ class PromptJob:
         size: Requested size or aspect ratio, before it is resolved.
         requested: Requested size in pixels; None if none was requested.
         generated: Size that the model generates; None for its default size.
-        exact_size, grid, enlarge: As in `JobSettings`.
+        exact_size, grid, enlarge, background: As in `JobSettings`.
         line: Line number in the prompts file; 0 without one.
     """
 
@@ -73,6 +76,7 @@ class PromptJob:
     exact_size: bool = False
     grid: bool = False
     enlarge: int = 1
+    background: Background = "auto"
     line: int = 0
 
     @property
@@ -87,6 +91,19 @@ class PromptJob:
         assert size is not None, "resolve the job first"
         enlarged = (size[0] * self.enlarge, size[1] * self.enlarge)
         return sheet_size(enlarged, len(self.seeds)) if self.grid else enlarged
+
+
+def read_background(text: str) -> Background:
+    """Read the value of `--background`.
+
+    Raises:
+        UsageError: The text names no background.
+    """
+    known: tuple[Background, ...] = get_args(Background)
+    for name in known:
+        if text == name:
+            return name
+    raise UsageError(unknown(f"background {text!r}", text, known))
 
 
 def new_job(settings: JobSettings, *, line: int = 0) -> PromptJob:
@@ -114,6 +131,7 @@ def job_from_record(record: ImageRecord) -> PromptJob:
         exact_size=record.exact_size,
         grid=record.grid,
         enlarge=record.enlarge,
+        background=record.background,
     )
 
 
@@ -142,7 +160,11 @@ def with_settings(job: PromptJob, settings: JobSettings) -> PromptJob:
         exact_size=job.exact_size if settings.exact_size is None else settings.exact_size,
         grid=job.grid if settings.grid is None else settings.grid,
         enlarge=job.enlarge if settings.enlarge is None else settings.enlarge,
+        background=settings.background or job.background,
     )
+    if changed.grid and changed.background == "transparent":
+        why = "a sheet is drawn on white"
+        raise UsageError("A sheet can't be transparent.", why, "leave out --grid, or choose another --background")
     if settings.size is not None:
         changed = replace(changed, size=settings.size, requested=None, generated=None)
     if changed.exact_size and changed.size is None and changed.requested is None:
@@ -171,6 +193,7 @@ def differences(before: PromptJob, after: PromptJob) -> list[str]:
         "exact size": (before.exact_size, after.exact_size),
         "sheet": (before.grid, after.grid),
         "enlarge": (before.enlarge, after.enlarge),
+        "background": (before.background, after.background),
         **{name.replace("_", " "): (before.sampling.get(name), after.sampling.get(name)) for name in SAMPLING},
     }
     texts = {name: (_format_value(old), _format_value(new)) for name, (old, new) in pairs.items()}
@@ -207,7 +230,8 @@ def resolve_job(job: PromptJob, pipeline: "InfinityPipeline") -> tuple[PromptJob
 def options_of(job: PromptJob) -> dict[str, Any]:
     """The options of a pipeline's call, besides prompts and seeds."""
     assert job.generated is not None, "resolve the job first"
-    return {**job.sampling, "width": job.generated[0], "height": job.generated[1]}
+    background = {} if job.background == "auto" else {"background": job.background}
+    return {**job.sampling, **background, "width": job.generated[0], "height": job.generated[1]}
 
 
 def _check(job: PromptJob, pipeline: "InfinityPipeline") -> None:
@@ -220,6 +244,7 @@ def _check(job: PromptJob, pipeline: "InfinityPipeline") -> None:
         why = "guidance steers away from it, and guidance is off: its scale is 1"
         raise UsageError("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
     pipeline.check_prompt(job.prompt)
+    pipeline.check_background(job.background)
     width, height = job.file_size
     if width * height > MAX_PIXELS:
         why = f"a file may have {MAX_PIXELS} pixels"

@@ -13,6 +13,7 @@ from bitvar.cli.prompt_job import JobSettings, PromptJob, new_job
 from bitvar.cli.sizes import read_size
 from bitvar.config import Config
 from bitvar.errors import UsageError
+from bitvar.pipeline.request import Background
 
 MAX_BYTES: Final = 64 << 20
 MAX_LISTED: Final = 10
@@ -33,7 +34,7 @@ class PromptLine(Config):
         exact_size: Whether to resize the result to exactly that size.
         enlarge: Factor by which to enlarge the images.
         guidance, temperature: One value, or one per scale.
-        top_k, top_p: As `--top-k` and `--top-p`.
+        top_k, top_p, background: As `--top-k`, `--top-p` and `--background`.
     """
 
     prompt: str
@@ -48,6 +49,7 @@ class PromptLine(Config):
     temperature: Number | tuple[Number, ...] | None = None
     top_k: int | None = Field(default=None, strict=True, ge=0)
     top_p: float | None = Field(default=None, strict=True, ge=0, le=1)
+    background: Background | None = None
 
 
 def read_jobs(source: str, common: JobSettings) -> list[PromptJob]:
@@ -143,5 +145,6 @@ def _parse_json_line(text: str, common: JobSettings) -> JobSettings:
         size=read_size(line.size, line.aspect) or common.size,
         exact_size=common.exact_size if line.exact_size is None else line.exact_size,
         enlarge=common.enlarge if line.enlarge is None else line.enlarge,
+        background=line.background or common.background,
         sampling={**common.sampling, **own},
     )

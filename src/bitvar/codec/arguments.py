@@ -66,11 +66,11 @@ def require_tokenizer(value: object) -> None:
         raise UsageError("A codec needs a tokenizer.", why, fix)
 
 
-def require_pixels(value: object, limits: ImageLimits) -> None:
-    """Require a batch of RGB images with values 0..255 and sides that can be encoded."""
-    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 4 or value.shape[3] != 3:
-        why = f"it is {_describe_type(value)}"
-        raise UsageError("This is no batch of images.", why, "give a uint8 array of shape (images, height, width, 3)")
+def require_pixels(value: object, limits: ImageLimits, *, channels: int) -> None:
+    """Require a batch of images with values 0..255, as many channels as the tokenizer has, and sides to encode."""
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 4 or value.shape[3] != channels:
+        why, shape = f"it is {_describe_type(value)}", f"(images, height, width, {channels})"
+        raise UsageError("This is no batch of images.", why, f"give a uint8 array of shape {shape}")
     if not len(value):
         raise UsageError("There is nothing to encode.", "the batch has no images", "give one or more")
     try:

@@ -25,9 +25,10 @@ from bitvar.codec.reading import BitFileInput, ImageInput, Pixels, read_bitfile,
 from bitvar.codec.refinement import correction, multiscale_error, select_images
 from bitvar.errors import UsageError, WeightsError
 from bitvar.finite import DTYPE_NAMES
-from bitvar.imaging.convert import channels_first, channels_last, to_numpy
+from bitvar.imaging.alpha import take_off_white
+from bitvar.imaging.convert import RGBA_CHANNELS, channels_first, channels_last
 from bitvar.imaging.open import ImageLimits
-from bitvar.imaging.pixels import to_signed
+from bitvar.imaging.pixels import to_signed, to_uint8
 from bitvar.pyramid import ScaleStep
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.scales import Grid, fitted_grids
@@ -70,7 +71,7 @@ class ImageCodec:
     """An encoder and decoder of images with one tokenizer. Calls leave no state behind.
 
     Args:
-        tokenizer: Tokenizer for images with three channels.
+        tokenizer: Tokenizer for images with three channels, or with four, the last of which is opacity.
         identity: Identity of the tokenizer. Bit files name it, and files of another tokenizer are refused.
         known: Grids of the schedules that the tokenizer was trained with, in cells. Images of other sizes get grids
             stretched from these (`scales.fitted_grids`).
@@ -90,9 +91,9 @@ class ImageCodec:
     ) -> None:
         require_tokenizer(tokenizer)
         require_tile(tile)
-        if tokenizer.config.image_channels != 3:
+        if tokenizer.config.image_channels not in (3, RGBA_CHANNELS):
             why = f"it takes {tokenizer.config.image_channels} channels"
-            raise UsageError("This tokenizer can't take RGB images.", why, "choose one with 3 channels")
+            raise UsageError("This tokenizer can't take RGB images.", why, "choose one with 3 or 4 channels")
         self.tokenizer, self.identity, self.known, self.tile = tokenizer, identity, tuple(known), tile
         # at least two cells a side: a group norm over a single cell would erase its content
         self.limits = ImageLimits(max_pixels=MAX_PIXELS, min_side=tokenizer.config.stride + 1, max_ratio=MAX_RATIO)
@@ -146,7 +147,7 @@ class ImageCodec:
 
         Args:
             image: Image or path. It is rotated by its orientation tag, converted to sRGB, and placed on white where it
-                is transparent.
+                is transparent; a tokenizer with four channels encodes its opacity as well.
             scales: Number of scales to keep, from the coarsest.
             refine_steps: Steps of iterative refinement (`codec.refinement`); the best bits are kept. Each step costs
                 as much as encoding and decoding once. 8 steps achieve most of the possible gain.
@@ -199,7 +200,7 @@ class ImageCodec:
 
     def _try_read(self, image: ImageInput) -> Pixels | UsageError:
         try:
-            return read_image(image, self.limits)
+            return read_image(image, self.limits, channels=self.tokenizer.config.image_channels)
         except UsageError as error:
             return error
 
@@ -235,7 +236,7 @@ class ImageCodec:
         return Origin(sha256, refine_steps, refined_scales=refined_scales, precision=precision)
 
     def decode(self, file: BitFileInput, *, scales: int | None = None) -> Image.Image:
-        """Decode bits to an RGB image of its original size. Missing scales make it coarser.
+        """Decode bits to an RGB image of its original size, RGBA with four channels. Missing scales make it coarser.
 
         Args:
             file: Bit file, its content, or its path.
@@ -285,10 +286,10 @@ class ImageCodec:
     def encode_batch(
         self, images: UInt8[np.ndarray, "b H W c"], *, refine_steps: int = 0, scales: int | None = None
     ) -> Encoding:
-        """Encode RGB images of one size, with values 0..255, keeping what every scale computed.
+        """Encode images of one size, with values 0..255, keeping what every scale computed.
 
         Args:
-            images: One image or more.
+            images: One image or more, RGB; with four channels, laid on white (`imaging.alpha.lay_on_white`).
             refine_steps: Steps of iterative refinement, as for `encode`.
             scales: Number of scales that a refinement step decodes, from the coarsest.
 
@@ -296,7 +297,7 @@ class ImageCodec:
             UsageError: for arrays of another kind.
             ComputationError: if the tokenizer computes NaN or infinity.
         """
-        require_pixels(images, self.limits)
+        require_pixels(images, self.limits, channels=self.tokenizer.config.image_channels)
         encoding = self._encode(self.header_for(images.shape[2], images.shape[1]), images)
         if not refine_steps:
             return encoding
@@ -339,16 +340,19 @@ class ImageCodec:
         return best
 
     def latent_to_pixels(self, latent: Float[Tensor, "b d h w"], header: BitHeader) -> UInt8[np.ndarray, "b H W c"]:
-        """Decode a latent, of all scales or only the first, to images of the header's size, with values 0..255."""
+        """Decode a latent, of all scales or only the first, to images of the header's size, with values 0..255.
+
+        Those of a tokenizer with opacity are laid on white, as it encodes them.
+        """
         rows, columns = (side * header.stride for side in header.grids[-1])
         with torch.inference_mode():
             if rows * columns <= self.tile**2:
-                images = to_numpy(self.tokenizer.decode(latent))
+                images = channels_last(to_uint8(self.tokenizer.decode(latent)))
             else:
                 images = np.empty((len(latent), rows, columns, header.channels), np.uint8)
                 for image, one in zip(images, latent.split(1), strict=True):
                     for tile_rows, tile_columns, pixels in self.tokenizer.tiled_pixels(one, tile=self.tile):
-                        image[tile_rows, tile_columns] = to_numpy(pixels)[0]
+                        image[tile_rows, tile_columns] = channels_last(to_uint8(pixels))[0]
         return np.ascontiguousarray(images[:, : header.height, : header.width])
 
     def _tiled_features(
@@ -366,7 +370,8 @@ class ImageCodec:
             unpack(payload, header.bits, grid)[None].to(self.tokenizer.device)
             for payload, grid in zip(file.payloads, header.grids, strict=False)
         ]
-        return Image.fromarray(self.latent_to_pixels(self.tokenizer.decode_latent(bits, header.grids), header)[0])
+        pixels = self.latent_to_pixels(self.tokenizer.decode_latent(bits, header.grids), header)[0]
+        return Image.fromarray(take_off_white(pixels) if header.channels == RGBA_CHANNELS else pixels)
 
     def _require_own(self, header: BitHeader) -> None:
         config = self.tokenizer.config

@@ -11,8 +11,9 @@ from PIL import Image
 from bitvar.codec.arguments import require_path
 from bitvar.codec.bitfile import BitFile
 from bitvar.errors import UsageError
+from bitvar.imaging.convert import RGBA_CHANNELS, image_bytes
 from bitvar.imaging.formats import READ
-from bitvar.imaging.open import ImageLimits, Location, RefusedError, as_rgb, check_image, decode_image
+from bitvar.imaging.open import ImageLimits, Location, RefusedError, as_rgb, as_rgba, check_image, open_image
 
 ImageInput = Image.Image | str | Path
 """An image, or the path of its file."""
@@ -31,14 +32,19 @@ one bit for every pixel."""
 
 
 class Pixels(NamedTuple):
-    """The RGB values of an image, and the digest of its file if it came from one."""
+    """The values of an image as a tokenizer sees it, and the digest of its file if it came from one."""
 
     values: UInt8[np.ndarray, "H W c"]
     sha256: str | None
 
 
-def read_image(image: ImageInput, limits: ImageLimits) -> Pixels:
-    """Read an image as RGB. Its size is checked before any pixel is decoded.
+def read_image(image: ImageInput, limits: ImageLimits, *, channels: int = 3) -> Pixels:
+    """Read an image. Its size is checked before any pixel is decoded.
+
+    Args:
+        image: Image or path.
+        limits: Bounds on size and shape.
+        channels: 3 for RGB on white, 4 to have the opacity as well (`imaging.alpha`).
 
     Raises:
         UsageError: for an image that can't be read or exceeds the limits.
@@ -49,12 +55,16 @@ def read_image(image: ImageInput, limits: ImageLimits) -> Pixels:
     try:
         if isinstance(image, Image.Image):
             check_image(image, limits)
-            return Pixels(np.asarray(as_rgb(image)), None)
+            return Pixels(_decode(image, channels), None)
         data = Location(image).read(max_bytes=limits.max_bytes)
-        return Pixels(np.asarray(decode_image(data, limits)), hashlib.sha256(data).hexdigest())
+        return Pixels(_decode(open_image(data, limits), channels), hashlib.sha256(data).hexdigest())
     except RefusedError as error:
         fix = f"convert or resize it: {READ}, of at most 50 megapixels"
         raise UsageError(f"{name} can't be used.", str(error), fix) from None
+
+
+def _decode(image: Image.Image, channels: int) -> UInt8[np.ndarray, "H W c"]:
+    return image_bytes(as_rgba(image) if channels == RGBA_CHANNELS else as_rgb(image), channels)
 
 
 def read_bitfile(file: BitFileInput) -> BitFile:

@@ -1,9 +1,8 @@
 """Views of an image for a training step of the tokenizer: its channels, and a crop.
 
 Images of 1, 3 or 4 channels (grey, RGB, RGBA) come as image files of any format that `imaging.formats` reads; RGBA is
-seen as `imaging.alpha` says. Images of
-any number of channels come as NumPy arrays `(H, W, c)` in `.npy` files, with 8 bits, 16 bits (the upper 8 are kept) or
-floats in [0, 1].
+seen as `imaging.alpha` says. Images of any number of channels come as NumPy arrays `(H, W, c)` in `.npy` files, with 8
+bits, 16 bits (the upper 8 are kept) or floats in [0, 1].
 """
 
 import io

@@ -185,19 +185,21 @@ def seen_size(image: Image.Image) -> tuple[int, int]:
     return (image.height, image.width) if is_sideways(find_orientation(image)) else image.size
 
 
-def require_image(path: Path, limits: ImageLimits, *, todo: str) -> Image.Image:
+def require_image(path: Path, limits: ImageLimits, *, todo: str, transparent: bool = False) -> Image.Image:
     """Read an image that the user named, decoded by `decode_image`.
 
     Args:
         path: The file.
         limits: Bounds on size and shape.
         todo: What to do if the image can't be used; becomes the last line of the error.
+        transparent: Whether to keep the transparency, as `as_rgba` does, instead of laying the image on white.
 
     Raises:
         UsageError: If the image can't be used; names the path and the reason.
     """
     try:
-        return decode_image(Location(path).read(max_bytes=limits.max_bytes), limits)
+        data = Location(path).read(max_bytes=limits.max_bytes)
+        return as_rgba(open_image(data, limits)) if transparent else decode_image(data, limits)
     except RefusedError as error:
         cure = "check the path" if error.reason in ("missing-image", "unreadable-file") else todo
         raise UsageError(f"The image {path} can't be used.", str(error), cure) from None

@@ -100,6 +100,8 @@ def draw_grid(
 ) -> Image.Image:
     """Draw tiles row by row, each image in the middle of its cell, or right above its captions if there are any.
 
+    Transparent images lie on the colour of the sheet.
+
     Args:
         tiles: The tiles in reading order; None leaves a cell empty.
         columns: Number of cells in a row.
@@ -120,7 +122,7 @@ def draw_grid(
         image = fit_into(tile.image, cell, style.enlarge)
         above = cell[1] - image.height
         x, y = left + (cell[0] - image.width) // 2, top + (above if tile.captions else above // 2)
-        sheet.paste(image, (x, y))
+        sheet.paste(image, (x, y), image if image.mode == "RGBA" else None)
         if style.outline is not None:
             draw.rectangle((x - 1, y - 1, x + image.width, y + image.height), outline=style.outline)
         line = top + cell[1] + _CAPTION_OFFSET

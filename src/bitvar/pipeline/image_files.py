@@ -13,12 +13,17 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from bitvar.errors import UsageError
 from bitvar.files import atomic_path
+from bitvar.imaging.alpha import flatten
 from bitvar.imaging.embedded_text import exif_with
 from bitvar.pipeline.file_names import Target, targets_of, write_new
 from bitvar.pipeline.record import KEY, ImageRecord
+from bitvar.pipeline.request import Background
 
 FORMATS: Final = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 """Format of each suffix. PNG and WebP are lossless; JPEG, at quality 95, is not."""
+
+TRANSPARENT_FORMATS: Final = ("PNG", "WEBP")
+"""Formats that hold transparency."""
 
 _MAX_SIDE: Final = {"JPEG": 65_500, "WEBP": 16_383}
 """Longest side in pixels that a format allows."""
@@ -57,6 +62,23 @@ def check_size(size: tuple[int, int], image_format: str) -> None:
         raise UsageError(f"Can't write the image as {image_format}.", why, "write a PNG, or a smaller image")
 
 
+def check_background(background: Background, image_format: str) -> None:
+    """Refuse a format that can't hold the transparency that was asked for.
+
+    Args:
+        background: Background that was requested. Others than "transparent" suit every format: where a format has no
+            transparency, images are laid on white.
+        image_format: A value of `FORMATS`.
+
+    Raises:
+        UsageError: The background is to be transparent, and the format has no transparency.
+    """
+    if background == "transparent" and image_format not in TRANSPARENT_FORMATS:
+        why = f"{image_format} holds no transparency; PNG and WebP do"
+        fix = "end the name in .png or .webp, or choose the background auto or opaque"
+        raise UsageError(f"Can't write a transparent image as {image_format}.", why, fix)
+
+
 def resize_as_recorded(image: Image.Image, record: ImageRecord) -> Image.Image:
     """Resize a generated image to the size that its record names.
 
@@ -81,7 +103,7 @@ def encode_image(
     """Encode an image with its record inside. The same image, record and options give the same bytes.
 
     Args:
-        image: Image to encode.
+        image: Image to encode. JPEG lays a transparent one on white.
         record: Settings to store inside.
         image_format: A value of `FORMATS`.
         quality: Quality of JPEG and WebP from 0 to 100; WebP is lossless at 100. None is 95 for JPEG, 100 for WebP.
@@ -89,9 +111,10 @@ def encode_image(
         fast: Whether to compress PNG less, which takes a quarter of the time.
 
     Raises:
-        UsageError: The format can't hold an image of that size.
+        UsageError: The format can't hold an image of that size, or the transparency that the record asks for.
     """
     check_size(image.size, image_format)
+    check_background(record.background, image_format)
     file = io.BytesIO()
     if image_format == "PNG":
         info = PngImagePlugin.PngInfo()
@@ -102,6 +125,7 @@ def encode_image(
     options: dict[str, Any] = {"lossless": True} if quality in (None, 100) else {"quality": quality}
     if image_format == "JPEG":
         options = {"quality": 95 if quality is None else quality, "subsampling": 0}
+        image = flatten(image)
     image.save(file, format=image_format, exif=exif, **options)
     return file.getvalue()
 
@@ -128,6 +152,6 @@ def save_images(images: list[Image.Image], records: list[ImageRecord], where: st
         UsageError: A path can't be written as an image. No image has been written.
     """
     targets = targets_of(where, [(record.prompt, record.seed) for record in records])
-    for target in targets:
-        format_of(target.path)
+    for target, record in zip(targets, records, strict=True):
+        check_background(record.background, format_of(target.path))
     return [write_image(*image) for image in zip(images, records, targets, strict=True)]

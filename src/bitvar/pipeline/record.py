@@ -17,6 +17,7 @@ from bitvar.errors import UsageError
 from bitvar.imaging.embedded_text import find_text
 from bitvar.imaging.sheet import GridStyle, Tile, draw_grid, grid_size, near_square_columns
 from bitvar.lora.used import HubId, UsedAdapter
+from bitvar.pipeline.request import Background
 
 KEY: Final = "bitvar"
 """Name of the PNG text chunk that holds the record, and its key in the EXIF comment of WebP and JPEG."""
@@ -63,6 +64,7 @@ class ImageRecord(Config):
         batch_invariant: Whether the image was computed by itself, so that its batch had no influence.
         lora: Active adapters, in order.
         watermark: Public id of the key that the bits were drawn with (`Watermark.key_id`); None without a watermark.
+        background: Background that was requested: as the model draws it, transparent, or opaque.
         format: Format number. Records of version 0.1.0 have 1; its images used other random numbers.
     """
 
@@ -89,6 +91,7 @@ class ImageRecord(Config):
     batch_invariant: StrictBool = True
     lora: Annotated[tuple[UsedAdapter, ...], Field(max_length=32)] = ()
     watermark: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
+    background: Background = "auto"
     format: Annotated[int, Field(strict=True, ge=1, le=CURRENT)] = 1
 
     @classmethod
@@ -141,6 +144,8 @@ class ImageRecord(Config):
             raise ValueError("a sheet must list its seeds, with seed as the first of them")
         if self.seeds and not self.grid:
             raise ValueError("it lists several seeds but is not a sheet")
+        if self.grid and self.background == "transparent":
+            raise ValueError("a sheet is never transparent")
         width, height = self.file_size
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width}x{height} is more than {MAX_PIXELS} pixels")

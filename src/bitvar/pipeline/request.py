@@ -9,7 +9,7 @@ import binascii
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypedDict
 
 from pydantic import Field, field_validator
 
@@ -27,6 +27,10 @@ MAX_SIDE: Final = 1_000_000
 """Upper bound in pixels, only to keep absurd numbers out of the search for the nearest size."""
 
 MAX_SCALES: Final = 64
+
+Background: TypeAlias = Literal["auto", "transparent", "opaque"]
+"""How an image is shown: as its model draws it, with transparency, or on white."""
+
 _SAMPLING: Final = tuple(field.name for field in fields(SamplingParams))
 
 
@@ -45,6 +49,7 @@ class GenerationKwargs(TypedDict, total=False):
     constraint: "BitConstraint | None"
     watermark: "Watermark | None"
     batch_invariant: bool
+    background: Background
 
 
 class PackedBits(Config):
@@ -87,6 +92,8 @@ class GenerationRequest(Config):
             any precision. False computes the batch in one pass, which is faster on GPUs; but the rounding of matrix
             products may then depend on the batch, and flip a bit whose probability is close to its random number.
         prefix: Bits of the first scales, coarse to fine, which are used as given instead of sampled.
+        background: "auto" shows images as the model draws them, RGBA if it draws opacity and RGB otherwise;
+            "transparent" is RGBA, refused for a model that draws no opacity; "opaque" is RGB, on white.
     """
 
     prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_IMAGES)]
@@ -98,6 +105,7 @@ class GenerationRequest(Config):
     seed: int | tuple[int, ...] | None = None
     batch_invariant: bool = Field(default=True, strict=True)
     prefix: Annotated[tuple[PackedBits, ...], Field(max_length=MAX_SCALES)] = ()
+    background: Background = "auto"
 
     @classmethod
     def from_options(

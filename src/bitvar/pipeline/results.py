@@ -14,10 +14,10 @@ from torch import Tensor
 from bitvar import __version__, arguments
 from bitvar.errors import UsageError
 from bitvar.finite import require_finite
-from bitvar.imaging.convert import to_numpy, to_pil
+from bitvar.imaging.convert import RGBA_CHANNELS, to_numpy, to_pil
 from bitvar.pipeline.image_files import save_images
 from bitvar.pipeline.record import ImageRecord
-from bitvar.pipeline.request import MAX_SIDE
+from bitvar.pipeline.request import MAX_SIDE, Background
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
 
@@ -27,12 +27,14 @@ class GenerationOutput:
     """The images of a call.
 
     Attributes:
-        images: Images in the requested form: PIL images, uint8 arrays `(b, H, W, 3)`, floats in [-1, 1] `(b, 3, H, W)`,
-            or the bits of every scale.
+        images: Images in the requested form: PIL images, uint8 arrays `(b, H, W, c)`, floats in [-1, 1] `(b, c, H, W)`,
+            or the bits of every scale. PIL images and arrays are RGB, or RGBA with straight alpha if they are
+            transparent. Floats are the model's own channels whatever the background: RGB, or the image on white and
+            its opacity.
         seeds: Seed of each image.
         metadata: One dictionary per image, enough to generate it again: its prompt, its seed, every setting, the model,
             `dtype`, `device` and `batch_invariant`; `width` and `height` as generated; `requested_width` and
-            `requested_height`, None if no size was requested.
+            `requested_height`, None if no size was requested; `background` if it isn't "auto".
     """
 
     images: Any
@@ -48,11 +50,13 @@ class GenerationOutput:
                 overwritten.
 
         Raises:
-            UsageError: for another suffix, two images with the same name, or an output of bits.
+            UsageError: for another suffix, two images with the same name, an output of bits, or JPEG if the background
+                was to be transparent.
         """
         where = arguments.checked("where", where, arguments.path)
         records = [ImageRecord.of(metadata, version=__version__) for metadata in self.metadata]
-        return save_images(as_pil(self.images), records, where)
+        background = records[0].background if records else "auto"
+        return save_images(as_pil(self.images, background), records, where)
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,13 @@ class ScaleEvent:
     _latent: Tensor = field(repr=False)
     _tokenizer: InfinityTokenizer = field(repr=False)
     _batch_invariant: bool
+    _background: Background = "auto"
 
     @cached_property
-    def pixels(self) -> Float[Tensor, "b 3 H W"]:
+    def pixels(self) -> Float[Tensor, "b c H W"]:
         """The images so far, in [-1, 1]: decoded on first access, each by itself if the call is batch-invariant.
+
+        They have the model's own channels: RGB, or the image on white and its opacity.
 
         Raises:
             ComputationError: when the decoder gives NaN or infinity.
@@ -97,19 +104,24 @@ class ScaleEvent:
             return pixels.clamp(-1, 1)
 
     def preview(self, size: int | None = None) -> list[Image.Image]:
-        """The images so far, with the longer side resized to `size` pixels."""
+        """The images so far, on the background of the request, with the longer side resized to `size` pixels."""
         if size is not None:
             size = arguments.checked("size", size, side_in_range)
-        images = to_pil(self.pixels)
+        images = to_pil(_on_background(self.pixels, self._background))
         if size is None:
             return images
         return [image.resize(_fit(image.size, size), Image.Resampling.LANCZOS) for image in images]
 
 
-def as_pil(images: Any) -> list[Image.Image]:
-    """Convert the images of an output, in any form, to PIL images."""
+def as_pil(images: Any, background: Background = "auto") -> list[Image.Image]:
+    """Convert the images of an output, in any form, to PIL images.
+
+    Args:
+        images: Images of a `GenerationOutput`.
+        background: Background that was requested.
+    """
     if isinstance(images, Tensor):
-        return to_pil(images)
+        return to_pil(_on_background(images, background))
     if isinstance(images, np.ndarray):
         return [Image.fromarray(array) for array in images]
     if not all(isinstance(image, Image.Image) for image in images):
@@ -124,7 +136,12 @@ def as_form(event: ScaleEvent, form: str) -> Any:
         return event.bits
     if form == "pt":
         return event.pixels
-    return to_pil(event.pixels) if form == "pil" else to_numpy(event.pixels)
+    return event.preview() if form == "pil" else to_numpy(_on_background(event.pixels, event._background))
+
+
+def _on_background(pixels: Float[Tensor, "b c H W"], background: Background) -> Float[Tensor, "b _ H W"]:
+    """Leave the opacity out if the background is opaque; the other channels are the image on white."""
+    return pixels[:, :3] if background == "opaque" and pixels.shape[1] == RGBA_CHANNELS else pixels
 
 
 def _fit(size: tuple[int, int], longer: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.finite import require_finite
 from bitvar.lora.adapters import Adapters
 from bitvar.lora.file import LoraBase
-from bitvar.pipeline.request import GenerationKwargs, GenerationRequest
+from bitvar.pipeline.request import Background, GenerationKwargs, GenerationRequest
 from bitvar.pipeline.results import GenerationOutput, ScaleEvent, as_form, side_in_range
 from bitvar.pipeline.sharing import Sharing
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
@@ -246,7 +246,7 @@ class InfinityPipeline:
 
         Args:
             prompt: One prompt, or several.
-            output_type: Form of the images: "pil", "np", "pt" or "bits".
+            output_type: Form of the images: "pil", "np", "pt" (always the model's own channels) or "bits".
             options: Fields of `GenerationRequest` and `SamplingParams`; `constraint`, a `BitConstraint` that may
                 replace the bits drawn at each scale, such as `PrefixBits`; and `watermark`, a `Watermark` to draw the
                 bits with.
@@ -298,6 +298,7 @@ class InfinityPipeline:
         schedule = self.schedule_for(request.height, request.width)
         params = self.params_for(request.params)
         params.scales(len(schedule))  # raises before any work
+        self.check_background(request.background)
         if watermark is not None and watermark.first_scale >= len(schedule):
             why = (
                 f"it starts at scale {watermark.first_scale + 1}, and this size is generated in {len(schedule)} scales"
@@ -331,7 +332,7 @@ class InfinityPipeline:
         bits: tuple[Tensor, ...] = ()
         for result in results:
             bits = (*bits, result.bits)
-            yield self._event(result, schedule, bits, seeds, metadata, apart)
+            yield self._event(result, schedule, bits, seeds, metadata, request)
 
     def _against(
         self, condition: TextCondition, negatives: Sequence[str | None], *, batch_invariant: bool
@@ -353,7 +354,7 @@ class InfinityPipeline:
         bits: tuple[Tensor, ...],
         seeds: list[int],
         metadata: list[dict[str, Any]],
-        batch_invariant: bool,
+        request: GenerationRequest,
     ) -> ScaleEvent:
         return ScaleEvent(
             index=result.k,
@@ -366,7 +367,8 @@ class InfinityPipeline:
             bits=bits,
             _latent=result.latent,
             _tokenizer=self.tokenizer,
-            _batch_invariant=batch_invariant,
+            _batch_invariant=request.batch_invariant,
+            _background=request.background,
         )
 
     def schedule_for(self, height: int | None, width: int | None) -> ScaleSchedule:
@@ -385,6 +387,17 @@ class InfinityPipeline:
             why = f"got {arguments.shown(params)}"
             raise UsageError("params_for takes SamplingParams.", why, "give SamplingParams(...)")
         return params.over(self.index.defaults).complete()
+
+    def check_background(self, background: Background) -> None:
+        """Refuse a transparent background for a model that draws no opacity.
+
+        Raises:
+            UsageError: if the model can't draw the background.
+        """
+        if background == "transparent" and not self.tokenizer.config.has_opacity:
+            why = f"{self.model_name!r} draws colours, but no opacity"
+            fix = "choose the background auto or opaque, or a model that draws transparency"
+            raise UsageError("The model draws no transparent images.", why, fix)
 
     def check_prompt(self, text: str, *, what: str = "prompt") -> None:
         """Refuse a prompt that the model can't read.
@@ -484,6 +497,7 @@ class InfinityPipeline:
             "dtype": str(self.transformer.dtype).removeprefix("torch."),
             "device": self.transformer.device.type,
             "batch_invariant": request.batch_invariant,
+            **({} if request.background == "auto" else {"background": request.background}),
             **({"lora": adapters} if adapters else {}),
         }
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Final
 
-import numpy as np
 import torch
 from jaxtyping import Bool
 from PIL import Image
@@ -21,6 +20,7 @@ from torch import Tensor
 from bitvar.bits import to_tokens
 from bitvar.codec.image_codec import ImageCodec
 from bitvar.errors import UsageError, WeightsError
+from bitvar.imaging.convert import image_bytes
 from bitvar.imaging.fitting import Fit
 from bitvar.imaging.open import ImageLimits, require_image
 from bitvar.runtime.placement import resolve_device
@@ -173,7 +173,8 @@ class WatermarkDetector:
         Raises:
             UsageError: The file can't be read, or isn't an image.
         """
-        image = require_image(path, _LIMITS, todo="give an image, such as a PNG")
+        transparent = self.codec.tokenizer.config.has_opacity
+        image = require_image(path, _LIMITS, todo="give an image, such as a PNG", transparent=transparent)
         return self.detect(image, watermark, **options)  # pyright: ignore[reportArgumentType]
 
     def detect(
@@ -187,7 +188,8 @@ class WatermarkDetector:
         """Test an image.
 
         Args:
-            image: RGB image. One of another size is scaled to the native one; what was cropped away is filled.
+            image: RGB or RGBA image; a model without opacity sees it on white. One of another size is scaled to the
+                native one; what was cropped away is filled.
             watermark: Watermark to test for.
             size: Width and height at which the model drew it; None for the native size nearest to the image's.
             refine_steps: Steps of iterative refinement.
@@ -201,7 +203,7 @@ class WatermarkDetector:
             why = f"it starts at scale {watermark.first_scale + 1}, and an image of this model has {len(schedule)}"
             raise UsageError("The watermark marks no scale of the image.", why, "give the key that the image has")
         scaled = image if image.size == native else Fit("pad").apply(image, native)
-        pixels = np.asarray(scaled.convert("RGB"))[None]
+        pixels = image_bytes(scaled, self.codec.tokenizer.config.image_channels)[None]
         steps = self.codec.encode_batch(pixels, refine_steps=refine_steps).steps
         count = count_green([step.bits[0] for step in steps], watermark, patch_size=self.patch_size)
         return Detection(count, image.size, native)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from bitvar import arguments
 from bitvar.errors import UsageError
+from bitvar.imaging.alpha import flatten
 
 CHECK_FAILED: Final = "check_failed"
 """Category of what is blocked because a checker failed."""
@@ -68,8 +69,11 @@ class SafetyChecks:
         return self._first_block("check_prompt", prompt)
 
     def check_image(self, image: Image.Image) -> SafetyDecision:
-        """Decide about an RGB image. Each checker gets a copy, so none can change what the others or the user see."""
-        return self._first_block("check_image", image)
+        """Decide about an image. Each checker gets an RGB copy, so none can change what the others or the user see.
+
+        A transparent image is judged as it looks on white.
+        """
+        return self._first_block("check_image", flatten(image))
 
     def _first_block(self, method: str, subject: str | Image.Image) -> SafetyDecision:
         for checker in self.checkers:

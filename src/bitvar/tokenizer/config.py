@@ -64,6 +64,11 @@ class TokenizerConfig(Config):
         return self.image_channels * self.pixel_patch**2
 
     @property
+    def has_opacity(self) -> bool:
+        """Whether images are laid on white, with their opacity as a fourth channel (`imaging.alpha`)."""
+        return self.image_channels == 4
+
+    @property
     def cell_channels(self) -> int:
         """Values in the pixels of one cell."""
         return self.image_channels * self.stride**2

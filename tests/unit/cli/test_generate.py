@@ -508,3 +508,83 @@ def test_a_saved_output_overwrites_only_what_was_named(run: Any, model: Path) ->
         out.save("x.tiff")
     with pytest.raises(UsageError, match="holds no images"):
         pipe("a dog", output_type="bits").save("x.png")
+
+
+# Backgrounds
+
+
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that draws opacity."""
+    folder = tmp_path_factory.mktemp("clear")
+    tiny_pipeline(folder, image_channels=4).save_pretrained(folder / "clear")
+    return folder / "clear"
+
+
+@pytest.mark.parametrize(
+    ("background", "modes"),
+    [
+        (None, ("RGBA", "RGBA", "RGB")),
+        ("auto", ("RGBA", "RGBA", "RGB")),
+        ("transparent", ("RGBA", "RGBA", None)),
+        ("opaque", ("RGB", "RGB", "RGB")),
+    ],
+)
+def test_files_of_every_background(
+    run: Any, clear: Path, background: str | None, modes: tuple[str | None, ...]
+) -> None:
+    options = [] if background is None else ["--background", background]
+    for name, mode in zip(("a.png", "a.webp", "a.jpg"), modes, strict=True):
+        done = run("a red dog", "--seed", 3, *options, "-o", name, "--model", clear, with_model=False)
+        assert done.code == (2 if mode is None else 0)
+        if mode is None:
+            assert "PNG and WebP do" in done.err and name not in here()
+            continue
+        assert opened(name).mode == mode
+        assert read_record(Path(name)).background == (background or "auto")
+        again = run("--from", name, "-o", f"again{Path(name).suffix}", "--model", clear, with_model=False)
+        assert again.code == 0 and Path(f"again{Path(name).suffix}").read_bytes() == Path(name).read_bytes()
+
+
+def test_a_recorded_background_can_be_changed(run: Any, clear: Path) -> None:
+    model = ("--model", clear)
+    assert run("a red dog", "--seed", 3, "--background", "opaque", "-o", "a.png", *model, with_model=False).code == 0
+    done = run("--from", "a.png", "--background", "transparent", "-o", "b.png", *model, with_model=False)
+    assert done.code == 0 and "background: 'opaque' -> 'transparent'" in done.err
+    assert opened("b.png").mode == "RGBA"
+
+
+def test_impossible_backgrounds_are_refused_before_drawing(run: Any, clear: Path) -> None:
+    done = run("a red dog", "--background", "transparent", "-o", "a.png")
+    assert done.code == 2 and "no transparent images" in done.err
+    done = run("a red dog", "--background", "green", "-o", "a.png")
+    assert done.code == 2 and "green" in done.err and "transparent" in done.err
+    done = run("a red dog", "--background", "transparent", "--grid", "--model", clear, with_model=False)
+    assert done.code == 2 and "sheet can't be transparent" in done.err
+    done = run("a dog", "--background", "transparent", "-o", "x-{index}.jpeg", "--model", clear, with_model=False)
+    assert done.code == 2 and "as JPEG" in done.err
+    assert here() == set()
+
+
+def test_sheets_previews_and_exact_sizes_of_transparent_images(run: Any, clear: Path) -> None:
+    model = ("--model", clear)
+    done = run("a red dog", "-n", 3, "--grid", "--seed", 3, "-o", "a.png", *model, with_model=False)
+    assert done.code == 0 and opened("a.png").mode == "RGB"
+    done = run(
+        *("a dog", "--seed", 3, "--size", "20x12", "--exact-size", "--enlarge", 2, "-o", "b.png"),
+        *("--previews", "steps", *model),
+        with_model=False,
+    )
+    assert done.code == 0 and (opened("b.png").mode, opened("b.png").size) == ("RGBA", (40, 24))
+    assert {opened(str(path)).mode for path in Path("steps").iterdir()} == {"RGBA"}
+
+
+def test_lines_have_their_own_background(run: Any, clear: Path) -> None:
+    lines = [{"prompt": "a dog", "background": "opaque"}, {"prompt": "a cat"}]
+    Path("a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    model = ("--model", clear)
+    done = run("--prompts", "a.jsonl", "--background", "transparent", "-o", "x-{index}.png", *model, with_model=False)
+    assert done.code == 0, done.err
+    assert [opened(f"x-{i}.png").mode for i in (1, 2)] == ["RGB", "RGBA"]
+    Path("b.jsonl").write_text('{"prompt": "a dog", "background": "green"}\n', encoding="utf-8")
+    assert "line 1" in run("--prompts", "b.jsonl", *model, with_model=False).err

@@ -13,12 +13,14 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
+from bitvar.bits import pack
 from bitvar.cli import main as cli
 from bitvar.codec import BitFile, ImageCodec
 from bitvar.codec.folders import Done, FolderCounts, decode_folder, encode_folder
 from bitvar.codec.reading import read_bitfile
 from bitvar.codec.refinement import multiscale_error
 from bitvar.errors import UsageError, WeightsError
+from bitvar.imaging.alpha import lay_on_white, take_off_white
 from bitvar.scales import fitted_grids
 from bitvar.training.export import save_tokenizer
 from bitvar.weights.identity import identify
@@ -228,6 +230,47 @@ def test_other_channels_are_refused() -> None:
     grey = tiny_tokenizer(image_channels=1)
     with pytest.raises(UsageError, match="takes 1 channels"):
         ImageCodec(grey, identify("grey", grey.state_dict()))
+
+
+@pytest.fixture
+def clear() -> ImageCodec:
+    """Codec of a tokenizer with opacity."""
+    tokenizer = tiny_tokenizer(image_channels=4)
+    return ImageCodec(tokenizer, identify("clear", tokenizer.state_dict()), tile=32)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (21, 18), (70, 40)], ids=["whole cells", "odd", "tiles"])
+def test_opacity_is_encoded_as_well(clear: ImageCodec, size: tuple[int, int]) -> None:
+    image = smooth(*size)
+    image.putalpha(smooth(*size, seed=1).convert("L"))
+    file = clear.encode(image, refine_steps=1)
+    assert file.header.channels == 4
+    decoded = clear.decode(file)
+    assert (decoded.mode, decoded.size) == ("RGBA", size)
+    opaque = clear.encode(image.convert("RGB"), refine_steps=1)
+    assert opaque.payloads != file.payloads
+    laid = lay_on_white(np.asarray(image))[None]
+    encoding = clear.encode_batch(laid, refine_steps=1)
+    assert [pack(step.bits[0]) for step in encoding.steps] == list(file.payloads)
+    pixels = clear.latent_to_pixels(encoding.steps[-1].latent, encoding.header)
+    assert (take_off_white(pixels[0]) == np.asarray(decoded)).all()
+
+
+def test_transparent_files_are_read_and_written(clear: ImageCodec, tiny: ImageCodec, tmp_path: Path) -> None:
+    image = smooth(16, 16)
+    image.putalpha(smooth(16, 16, seed=1).convert("L"))
+    (tmp_path / "in").mkdir()
+    image.save(tmp_path / "in" / "a.png")
+    assert clear.encode(tmp_path / "in" / "a.png").payloads == clear.encode(image).payloads
+    encode_folder(clear, tmp_path / "in", tmp_path / "bits")
+    decode_folder(clear, tmp_path / "bits", tmp_path / "out")
+    (written,) = (tmp_path / "out").rglob("*.png")
+    with Image.open(written) as decoded:
+        assert decoded.tobytes() == clear.decode(clear.encode(image)).tobytes()
+    with pytest.raises(WeightsError, match="did not make these bits"):
+        tiny.decode(clear.encode(image))
+    with pytest.raises(UsageError, match=r"\(images, height, width, 4\)"):
+        clear.encode_batch(np.zeros((1, 16, 16, 3), np.uint8))
 
 
 def test_precision_is_a_choice(tmp_path: Path) -> None:

@@ -113,6 +113,14 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.usefixtures("cheap")
+def test_a_tokenizer_with_opacity_is_refused(images: Path, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(image_channels=4)
+    codecs = {"clear": ImageCodec(tokenizer, identify("clear", tokenizer.state_dict()))}
+    with pytest.raises(UsageError, match=r"clear can't be compared(?s:.*)opacity(?s:.*)3 channels"):
+        evaluate_reconstruction(settings_for(codecs, images), codecs, tmp_path / "out")
+
+
 # Figures
 
 

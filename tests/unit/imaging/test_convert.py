@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bitvar.imaging.alpha import flatten, lay_on_white, take_off_white
 from bitvar.imaging.convert import channels_first, channels_last, from_pil, to_image, to_numpy, to_pil
+from bitvar.imaging.pixels import to_signed
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -34,6 +36,25 @@ def test_images_come_back_from_pixels() -> None:
     assert [image.tobytes() for image in to_pil(pixels)] == [image.tobytes() for image in images]
     assert (to_numpy(pixels) == np.stack([np.asarray(image) for image in images])).all()
     assert from_pil([images[0].convert("L")]).shape == (1, 3, 6, 4)
+
+
+def test_transparent_images_come_back_from_pixels() -> None:
+    images = [Image.fromarray(array) for array in noise(2, 6, 4, 4)]
+    laid = lay_on_white(noise(2, 6, 4, 4))
+    pixels = from_pil(images, channels=4)
+    assert torch.equal(pixels, to_signed(channels_first(laid)))
+    assert (to_numpy(pixels) == take_off_white(laid)).all()
+    assert [(image.mode, image.tobytes()) for image in to_pil(pixels)] == [
+        ("RGBA", array.tobytes()) for array in take_off_white(laid)
+    ]
+    assert to_image(pixels[0]).tobytes() == laid[0, ..., :3].tobytes()
+    assert torch.equal(from_pil(images), from_pil([flatten(image) for image in images]))
+
+
+def test_images_without_opacity_are_opaque_pixels() -> None:
+    image = Image.fromarray(noise(6, 4, 3))
+    pixels = from_pil([image], channels=4)
+    assert (pixels[:, 3] == 1).all() and torch.equal(pixels[:, :3], from_pil([image]))
 
 
 @pytest.mark.parametrize(("channels", "color"), [(1, (255, 255, 255)), (2, (128, 128, 128)), (5, (255, 0, 255))])

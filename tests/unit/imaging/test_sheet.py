@@ -27,6 +27,14 @@ def test_tiles_lie_side_by_side_and_empty_cells_stay_empty() -> None:
     assert (pixels == 255).all(axis=2).sum() == 28 * 28 - 2 * 100
 
 
+def test_transparent_tiles_lie_on_the_sheet() -> None:
+    tile = Image.new("RGBA", (10, 10), (0, 0, 0, 0))
+    tile.paste((255, 0, 0, 255), (0, 0, 5, 10))
+    style = GridStyle(gap=0, margin=0, background="blue")
+    pixels = np.asarray(draw_grid([Tile(tile)], columns=1, cell=(10, 10), style=style))
+    assert (pixels[:, :5] == (255, 0, 0)).all() and (pixels[:, 5:] == (0, 0, 255)).all()
+
+
 def test_groups_lie_twice_as_far_apart() -> None:
     sheet = draw_grid([Tile(RED)] * 4, columns=4, cell=(10, 10), style=GridStyle(gap=2, margin=0, group=2))
     columns = (np.asarray(sheet)[0] == (255, 0, 0)).all(axis=1)

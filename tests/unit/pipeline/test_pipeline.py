@@ -114,6 +114,7 @@ def test_every_option_is_tested_here() -> None:
         "constraint",
         "watermark",  # in test_watermark.py
         "batch_invariant",
+        "background",  # in test_background.py
     }
 
 

@@ -8,10 +8,12 @@ import pytest
 from PIL import Image
 
 from bitvar.errors import UsageError, WeightsError
+from bitvar.imaging.alpha import flatten
 from bitvar.pipeline import InfinityPipeline
 from bitvar.provenance.detection import WatermarkDetector, threshold
 from bitvar.sampling.watermark import Watermark
 from bitvar.weights.hub import FINE_TOKENIZER
+from tests.support.tiny import tiny_pipeline
 
 STRONG = Watermark(bytes(range(32)), delta=8.0)
 OTHER = Watermark(bytes(32), delta=8.0)
@@ -120,3 +122,36 @@ def test_a_lossless_copy_changes_nothing(detector: WatermarkDetector, images: tu
     original = detector.detect(images[0], STRONG)
     assert detector.detect(encoded(images[0], "WEBP", lossless=True), STRONG) == original
     assert detector.detect(encoded(images[0], "JPEG", quality=90), STRONG).count.z > 0
+
+
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that draws opacity, of random weights."""
+    folder = tmp_path_factory.mktemp("clear")
+    tiny_pipeline(folder, image_channels=4).save_pretrained(folder / "clear")
+    return folder / "clear"
+
+
+def test_transparent_images_are_tested_with_their_opacity(clear: Path, tmp_path: Path) -> None:
+    pipe, detector = InfinityPipeline.from_pretrained(clear, device="cpu"), WatermarkDetector.from_pretrained(clear)
+    mark = Watermark(bytes(range(32)), delta=8.0, first_scale=0)
+    image = pipe("a red dog", seed=2, watermark=mark).images[0]
+    assert image.mode == "RGBA"
+    result = detector.detect(image, mark)
+    for name in ("a.png", "a.webp"):
+        image.save(tmp_path / name, lossless=True, exact=True)
+        assert detector.detect_file(tmp_path / name, mark) == result
+    small = detector.detect(image.resize((24, 20)), mark)
+    assert small.resized and small.count.total == result.count.total
+    assert detector.detect(flatten(image), mark).count.total == result.count.total
+
+
+def test_a_model_without_opacity_sees_transparent_images_on_white(
+    detector: WatermarkDetector, images: tuple[Image.Image, Image.Image], tmp_path: Path
+) -> None:
+    image = images[0].convert("RGBA")
+    assert detector.detect(image, STRONG) == detector.detect(images[0], STRONG)
+    image.paste((0, 0, 0, 0), (0, 0, 20, 20))
+    image.save(tmp_path / "a.png")
+    expected = detector.detect(flatten(image), STRONG)
+    assert detector.detect(image, STRONG) == detector.detect_file(tmp_path / "a.png", STRONG) == expected

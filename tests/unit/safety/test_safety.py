@@ -50,6 +50,19 @@ FAILURES: list[Callable[[], Any]] = [
 """Ways to fail: eleven errors, and nine results that are no decision."""
 
 
+def test_checkers_see_transparent_images_on_white() -> None:
+    seen: list[Image.Image] = []
+
+    class Watcher(Scripted):
+        def check_image(self, image: Image.Image) -> Any:
+            seen.append(image)
+            return super().check_image(image)
+
+    clear = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+    assert SafetyChecks([Watcher(lambda: ALLOWED)]).check_image(clear) == ALLOWED
+    assert seen == [WHITE] and clear.mode == "RGBA"
+
+
 @pytest.mark.parametrize("act", FAILURES)
 def test_a_failing_checker_blocks(act: Callable[[], Any]) -> None:
     checks = SafetyChecks([Scripted(lambda: ALLOWED), Scripted(act)])

@@ -134,6 +134,10 @@ def evaluate_reconstruction(
 
 
 def _comparison(settings: ReconstructionSettings, codecs: Mapping[str, ImageCodec]) -> ReconstructionComparison:
+    for label, codec in codecs.items():
+        if codec.tokenizer.config.has_opacity:
+            why = "it reconstructs opacity as well, and the metrics and baselines take RGB images"
+            raise UsageError(f"The tokenizer {label} can't be compared.", why, "choose tokenizers with 3 channels")
     device = next(iter(codecs.values())).tokenizer.device
     distance = perceptual_distance(settings.distance, device)
     network = feature_network(settings.feature_network, device)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from PIL import Image, ImageOps
 
 from bitvar import __version__
+from bitvar.imaging.alpha import flatten
 from bitvar.pipeline.image_files import encode_image, resize_as_recorded
 from bitvar.pipeline.record import ImageRecord
 from bitvar.provenance.manifests import Signer
@@ -87,6 +88,8 @@ class ImageEncoder:
             image = ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
         file = io.BytesIO()
         options: dict[str, Any] = {"compress_level": 1} if output.format == "png" else {"quality": 80}
+        if output.format == "jpeg":
+            image = flatten(image)
         image.save(file, format=_PIL_NAMES[output.format], **options)
         return file.getvalue()
 

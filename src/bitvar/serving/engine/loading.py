@@ -125,6 +125,7 @@ def describe_model(pipeline: InfinityPipeline, settings: WorkerSettings) -> Mode
         defaults=pipeline.index.defaults.complete(),
         max_text_tokens=config.max_text_tokens,
         adapters=tuple(adapter.name for adapter in settings.adapters),
+        alpha=pipeline.tokenizer.config.has_opacity,
         bits=config.bits,
         device=pipeline.device.type,
         dtype=str(pipeline.dtype).removeprefix("torch."),

@@ -209,7 +209,7 @@ class ModelRunner:
         except Exception as error:  # whatever it is, the next job must be drawn
             self._files.emit(outbox, describe(error))
             return
-        group = (running.size, running.request.params, job.adapters)
+        group = (running.size, running.request.params, running.request.background, job.adapters)
         images = [ImageWork(job.id, index, group, job.adapters, memory) for index in range(running.request.num_images)]
         self._jobs[job.id] = running
         self._scheduler.add(JobWork(job.id, arrived, images))

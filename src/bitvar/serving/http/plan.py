@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from bitvar.errors import UsageError
-from bitvar.pipeline.request import GenerationRequest
+from bitvar.pipeline.request import Background, GenerationRequest
 from bitvar.sampling.params import SamplingParams
 from bitvar.serving.engine.job import AdapterChoice, ImageFormat, Job, OutputSettings, PreviewSettings
 from bitvar.serving.engine.model_card import ModelCard, NativeSize
@@ -83,7 +83,7 @@ def plan_images(request: ImagesRequest, card: ModelCard, *, job_id: str, answere
     background = _background(request, card, output_format)
     job = Job(
         id=job_id,
-        request=_generation(request, card, chosen.native),
+        request=_generation(request, card, chosen.native).model_copy(update={"background": _asked(request, card)}),
         output=OutputSettings(
             format=output_format,
             quality=_compression(request, output_format),
@@ -180,14 +180,21 @@ def _check_scales(value: float | tuple[float, ...] | None, param: str, native: N
 def _background(
     request: ImagesRequest, card: ModelCard, output_format: ImageFormat
 ) -> Literal["transparent", "opaque"]:
+    """What is done about the background: an image that may have any is transparent if model and format can be."""
     if request.background != "transparent":
-        return "opaque"
+        is_transparent = card.alpha and output_format != "jpeg" and request.background != "opaque"
+        return "transparent" if is_transparent else "opaque"
     if not card.alpha:
         raise invalid_value("This model draws no transparent images; send background opaque or auto.", "background")
     if output_format == "jpeg":
         message = "JPEG files can't be transparent; send output_format png or webp."
         raise invalid_value(message, "background")
     return "transparent"
+
+
+def _asked(request: ImagesRequest, card: ModelCard) -> Background:
+    """The background that the job asks for. Every one is opaque for a model without opacity, so none is recorded."""
+    return (request.background or "auto") if card.alpha else "auto"
 
 
 def _compression(request: ImagesRequest, output_format: ImageFormat) -> int:

@@ -14,7 +14,7 @@ from bitvar.safety.blocklist import Blocklist
 from bitvar.safety.checks import ALLOWED, SafetyChecks, SafetyDecision
 from bitvar.serving.engine.encoding import ImageEncoder
 from bitvar.serving.engine.events import Cancelled, Event, Failed, Finished, ImageDone, Preview, ScaleDone
-from bitvar.serving.engine.job import Job, PreviewSettings
+from bitvar.serving.engine.job import Job, OutputSettings, PreviewSettings
 from bitvar.serving.engine.loading import build_runner, describe_model
 from bitvar.serving.engine.runner import ModelRunner
 from bitvar.serving.engine.settings import WorkerSettings
@@ -140,3 +140,27 @@ def test_a_watermark_that_would_mark_nothing_is_refused_at_once(tmp_path: Path, 
 def test_half_a_signer_is_refused() -> None:
     with pytest.raises(UsageError, match="certificate and its key"):
         WorkerSettings.parse({"certificate": "a.pem"}, source="the options")
+
+
+@pytest.mark.parametrize("form", ["png", "webp"])
+def test_transparent_files_are_signed(tmp_path: Path, form: Any) -> None:
+    files = signer_files(tmp_path)
+    clear = tiny_pipeline(tmp_path, image_channels=4)
+    encoder = ImageEncoder(Signer.from_files(files.certificate, files.key))
+    events = draw(job(output=OutputSettings(format=form)), clear, encoder=encoder)
+    image = next(event for event in events if isinstance(event, ImageDone))
+    assert read_manifest(image.data).state == "valid"
+    assert Image.open(io.BytesIO(image.data)).mode == "RGBA"
+
+
+def test_checkers_see_transparent_images_on_white(tmp_path: Path) -> None:
+    modes: list[str] = []
+
+    class Watcher(Seer):
+        def check_image(self, image: Image.Image) -> SafetyDecision:
+            modes.append(image.mode)
+            return super().check_image(image)
+
+    clear = tiny_pipeline(tmp_path, image_channels=4)
+    events = draw(job(), clear, encoder=ImageEncoder(checks=SafetyChecks([Watcher(9)])))
+    assert isinstance(events[-1], Finished) and modes == ["RGB"] * 3

@@ -1,5 +1,6 @@
 """The runner, with a tiny model: what a job costs, what ends it, and that nothing else is touched."""
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ from bitvar.serving.engine.events import (
     ScaleDone,
     Started,
 )
-from bitvar.serving.engine.job import Job, PreviewSettings
+from bitvar.serving.engine.job import Job, OutputSettings, PreviewSettings
 from bitvar.serving.engine.loading import describe_model
 from bitvar.serving.engine.runner import ModelRunner
 from bitvar.serving.engine.settings import WorkerSettings
@@ -101,6 +102,12 @@ class Drawing:
 
         wrapped.stream_request = stream  # type: ignore[method-assign]
         return wrapped
+
+
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory: pytest.TempPathFactory) -> InfinityPipeline:
+    """A model that draws opacity."""
+    return tiny_pipeline(tmp_path_factory.mktemp("clear"), image_channels=4)
 
 
 def job(name: str, prompt: str = "a red dog", *, n: int = 1, previews: int = 0) -> Job:
@@ -313,3 +320,47 @@ def test_whatever_arrives_between_scales_each_job_ends_once(
     if invariant:
         broken = sum(action == "fail" for action, _ in actions[: len(actions) - len(left)])
         assert sum(len(drawing.of(job_id, ScaleDone)) for job_id in drawing.events) == len(drawing.scales) - broken
+
+
+def test_the_card_says_whether_images_can_be_transparent(clear: InfinityPipeline, pipeline: InfinityPipeline) -> None:
+    settings = WorkerSettings(memory_budget=1 << 30)
+    assert describe_model(clear, settings).alpha and not describe_model(pipeline, settings).alpha
+
+
+@pytest.mark.parametrize(
+    ("background", "form", "mode"),
+    [
+        ("auto", "png", "RGBA"),
+        ("auto", "webp", "RGBA"),
+        ("auto", "jpeg", "RGB"),
+        ("transparent", "png", "RGBA"),
+        ("transparent", "webp", "RGBA"),
+        ("opaque", "png", "RGB"),
+        ("opaque", "webp", "RGB"),
+        ("opaque", "jpeg", "RGB"),
+    ],
+)
+@pytest.mark.parametrize("size", [None, (20, 12)])
+def test_images_and_previews_have_the_background(
+    clear: InfinityPipeline, background: Any, form: Any, mode: str, size: tuple[int, int] | None
+) -> None:
+    wanted = job("a", previews=2).model_copy(update={"output": OutputSettings(format=form, size=size)})
+    request = wanted.request.model_copy(update={"background": background})
+    drawing = Drawing(clear).run(wanted.model_copy(update={"request": request}))
+    files = [*drawing.of("a", Preview), *drawing.of("a", ImageDone)]
+    images = [Image.open(io.BytesIO(event.data)) for event in files]
+    assert [(image.mode, image.size) for image in images] == [(mode, size or (16, 16))] * 3
+    (done,) = drawing.of("a", ImageDone)
+    assert done.record.get("background", "auto") == background
+
+
+def test_jobs_of_other_backgrounds_share_no_pass(clear: InfinityPipeline) -> None:
+    jobs = [job("a", "a dog"), job("b", "a cat"), job("c", "a red dog")]
+    opaque = jobs[1].request.model_copy(update={"background": "opaque"})
+    jobs[1] = jobs[1].model_copy(update={"request": opaque})
+    drawing = Drawing(clear, options={"batch_invariant": False}).run(*jobs)
+    files = {name: drawing.of(name, ImageDone)[0].data for name in "abc"}
+    assert {name: Image.open(io.BytesIO(data)).mode for name, data in files.items()} == {
+        "a": "RGBA", "b": "RGB", "c": "RGBA"
+    }  # fmt: skip
+    assert ("a dog", "a red dog") in {prompts for prompts, _ in drawing.scales}

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 
-from tests.support.serving import running_app
+from tests.support.serving import CARD, ScriptedBackend, running_app
 
 PROMPT = {"prompt": "a red apple"}
 
@@ -45,5 +45,27 @@ def test_a_url_gives_the_image_without_a_key() -> None:
             image = await app.client.get(answer["data"][0]["url"])
             assert (image.content, image.headers["content-type"]) == (b"image of 3", "image/png")
             assert (await app.client.get("/v1/images/nothing/content")).status_code == 404
+
+    asyncio.run(run())
+
+
+def test_an_answer_says_whether_the_images_are_transparent() -> None:
+    async def run() -> None:
+        backend = ScriptedBackend(CARD.model_copy(update={"alpha": True}))
+        async with running_app(backend) as app:
+            url = "/v1/images/generations"
+            for sent, done in (
+                ({}, "transparent"),
+                ({"background": "auto", "output_format": "jpeg"}, "opaque"),
+                ({"background": "transparent", "output_format": "webp"}, "transparent"),
+                ({"background": "opaque"}, "opaque"),
+            ):
+                assert (await app.client.post(url, json={**PROMPT, **sent})).json()["background"] == done
+            assert [job.request.background for job in backend.submitted] == ["auto", "auto", "transparent", "opaque"]
+            streamed = await app.client.post(url, json={**PROMPT, "stream": True, "partial_images": 1})
+            events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: ")]
+            assert [event["background"] for event in events] == ["transparent"] * 2
+            refused = await app.client.post(url, json={**PROMPT, "background": "transparent", "output_format": "jpeg"})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background")
 
     asyncio.run(run())

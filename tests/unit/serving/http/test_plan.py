@@ -167,7 +167,23 @@ def test_transparency_needs_a_model_and_a_format_that_have_it() -> None:
     assert planned(alpha, background="transparent").background == "transparent"
     assert planned(alpha, background="transparent", output_format="webp").background == "transparent"
     refused("background", alpha, background="transparent", output_format="jpeg")
-    assert planned(alpha, background="auto").background == "opaque"
+    assert planned(alpha, background="opaque").background == "opaque"
+
+
+@pytest.mark.parametrize("background", [None, "auto"])
+def test_what_is_left_open_is_as_transparent_as_model_and_format_are(background: str | None) -> None:
+    alpha = large_card(alpha=True)
+    done = {form: planned(alpha, background=background, output_format=form) for form in ("png", "webp", "jpeg")}
+    assert [plan.background for plan in done.values()] == ["transparent", "transparent", "opaque"]
+    assert {plan.job.request.background for plan in done.values()} == {"auto"}
+    assert planned(background=background).background == "opaque"
+
+
+def test_the_job_has_the_choice_of_a_background() -> None:
+    alpha = large_card(alpha=True)
+    for background in ("transparent", "opaque"):
+        assert planned(alpha, background=background).job.request.background == background
+    assert planned(background="opaque").job.request.background == "auto"  # the model draws no other
 
 
 def test_png_takes_no_compression_but_100() -> None:
