@@ -357,6 +357,18 @@ def test_every_answer_has_an_id_and_the_security_headers(path: str) -> None:
     assert "*" not in answer.headers.values()
 
 
+def test_routine_requests_are_counted_but_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "bitvar.serving.access")
+    routine = [("GET", path, ()) for path in ("/livez", "/metrics", "/page/main.js")]
+    *_, metrics = ask(*routine, ("GET", "/page/none", ()), ("GET", "/v1/models", ()), ("GET", "/metrics", ()),
+                      settings=ServerSettings())  # fmt: skip
+    logged = [
+        (record.fields["route"], record.fields["status"]) for record in caplog.records if hasattr(record, "fields")
+    ]
+    assert logged == [("/page/{name}", 404), ("/v1/models", 200)]
+    assert 'route="/livez",status="200"} 1.0' in metrics.text
+
+
 def test_a_request_chooses_neither_its_id_nor_names_in_metrics(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "bitvar.serving.access")
     requests = [(f"METHOD{i}", f"/{i}", [("x-request-id", "chosen"), ("x-stainless-retry-count", "1 <b>")])
