@@ -79,7 +79,7 @@ class ServerSettings(Config):
         for origin in self.allowed_origins:
             if re.fullmatch(ORIGIN, origin) is None:
                 why = (
-                    "no browser would send it: an origin is a scheme and a host in lower case, without path or wildcard"
+                    "no browser would send it: it must be a scheme and a host in lower case, without path and wildcard"
                 )
                 raise UsageError(
                     f"Can't use --allow-origin {origin!r}.", why, "write one, such as https://app.example.org"
