@@ -179,6 +179,8 @@ def demo(
             },
             source="the options of this command",
         )
+        # The browser shares the machine: torch's threads that spin while they wait would take it the processor.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         _run(worker, {"host": "127.0.0.1", "port": port}, {"max_queue": 64}, open_page=browser)
 
 

@@ -95,6 +95,8 @@ class Guard:
                 await error_answer(error, scope["path"])(scope, receive, answer)
             elif self._is_preflight(scope["method"], headers):
                 await json_answer({}, headers=_preflight(headers))(scope, receive, answer)
+            elif scope["method"] == "HEAD":
+                await self._answer_head(scope, receive, answer)
             else:
                 await self._app(scope, receive, answer)
         except Exception as error:  # a fault of ours: the client learns only that
@@ -104,6 +106,17 @@ class Guard:
                 await error_answer(fault, scope["path"])(scope, receive, answer)
         finally:
             self._record(scope, headers, request_id, status, time.perf_counter() - began)
+
+    async def _answer_head(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer as to GET, without the body."""
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        as_get = {**scope, "method": "GET"}
+        await self._app(as_get, receive, send_head)
+        if "route" in as_get:
+            scope["route"] = as_get["route"]
 
     def _check_access(self, scope: MutableMapping[str, Any], headers: dict[str, str]) -> ApiError | None:
         if (fault := _ambiguity(scope["headers"])) is not None:
