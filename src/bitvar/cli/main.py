@@ -103,7 +103,9 @@ def _usage(error: Exception) -> int:
         return OK
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "bitvar"
-    typer.echo(explain(message, fix=f"see `{path} --help`"), err=True)
+    is_split_prompt = path.endswith(" generate") and "unexpected extra argument" in message
+    fix = f"{'put the prompt in quotes, or ' if is_split_prompt else ''}see `{path} --help`"
+    typer.echo(explain(message, fix=fix), err=True)
     return USAGE
 
 

@@ -81,10 +81,13 @@ def serve(
         list[str] | None, typer.Option(help="WIDTHxHEIGHT to draw once before serving; repeatable.")
     ] = None,
     memory_gib: Annotated[
-        float | None, typer.Option(min=0.01, help="Memory for images being drawn. Default: most of what is free.")
+        float | None,
+        typer.Option(min=0.01, max=1_000_000, help="Memory for images being drawn. Default: most of what is free."),
     ] = None,
-    request_timeout: Annotated[float, typer.Option(min=1, help="Seconds until a request fails.")] = 120.0,
-    drain_timeout: Annotated[float, typer.Option(min=0, help="Seconds to finish requests when stopped.")] = 30.0,
+    request_timeout: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds until a request fails.")] = 120.0,
+    drain_timeout: Annotated[
+        float, typer.Option(min=0, max=86_400, help="Seconds to finish requests when stopped.")
+    ] = 30.0,
     replicas: Annotated[
         int | None,
         typer.Option(min=1, max=1000, help="Replicas of the model, under Ray Serve. Default: one, without Ray."),
@@ -138,7 +141,7 @@ def serve(
             "any_model": any_model,
             "allowed_hosts": tuple(allowed_host or ()),
             "allowed_origins": tuple(allow_origin or ()),
-            "public_url": None if public_url is None else public_url.rstrip("/"),
+            "public_url": None if public_url is None else _read_public_url(public_url),
         }
         limits = {"max_queue": max_queue, "request_timeout": request_timeout, "drain_timeout": drain_timeout}
         scale = {
@@ -176,6 +179,8 @@ def demo(
             },
             source="the options of this command",
         )
+        # The browser shares the machine: torch's threads that spin while they wait would take it the processor.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         _run(worker, {"host": "127.0.0.1", "port": port}, {"max_queue": 64}, open_page=browser)
 
 
@@ -241,15 +246,34 @@ def _require_packages() -> None:
 
 def _read_adapters(texts: list[str]) -> "tuple[NamedAdapter, ...]":
     from bitvar.errors import UsageError
-    from bitvar.serving.engine.settings import NamedAdapter
+    from bitvar.serving.engine.settings import ADAPTER_NAME, NamedAdapter
 
-    adapters = []
+    adapters: list[NamedAdapter] = []
     for text in texts:
         name, separator, source = text.partition("=")
         if not separator or not source:
-            raise UsageError(f"Can't read --lora {text}.", "it has no name", "write NAME=PATH_OR_ID")
+            why = "nothing follows the name" if separator else "it has no name"
+            raise UsageError(f"Can't read --lora {text}.", why, "write NAME=PATH_OR_ID")
+        if re.fullmatch(ADAPTER_NAME, name) is None:
+            why = "a name has 1 to 200 letters without accents, digits, _ and -"
+            raise UsageError(
+                f"Can't use the name in --lora {text}.", why, "write NAME=PATH_OR_ID, such as ink=ink.lora"
+            )
+        if any(name == other.name for other in adapters):
+            raise UsageError(f"Can't load --lora {text}.", f"{name} is another adapter already", "give it another name")
         adapters.append(NamedAdapter.parse({"name": name, "source": source}, source=f"--lora {text}"))
     return tuple(adapters)
+
+
+def _read_public_url(text: str) -> str:
+    from bitvar.errors import UsageError
+    from bitvar.serving.http.settings import PUBLIC_URL
+
+    url = text.rstrip("/")
+    if re.fullmatch(PUBLIC_URL, url) is None:
+        why = "it must be http:// or https://, a host and perhaps a path, without user and query"
+        raise UsageError(f"Can't use --public-url {text!r}.", why, "write one, such as https://images.example.org")
+    return url
 
 
 def _read_size(text: str) -> tuple[int, int]:

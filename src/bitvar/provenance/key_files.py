@@ -55,7 +55,7 @@ def read_key(path: str | Path) -> Watermark:
         with open_plain(Path(path)) as file:
             text = file.read(_MAX_BYTES + 1)
     except FileNotFoundError:
-        todo = f"make one: bitvar watermark new-key {path}"
+        todo = f"check the path, or make a key: bitvar watermark new-key {path}"
         raise UsageError(f"There is no key file {path}.", fix=todo) from None
     except (OSError, ValueError) as error:
         why = (getattr(error, "strerror", None) or "no file can have this name").lower()

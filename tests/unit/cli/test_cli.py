@@ -56,6 +56,13 @@ def test_writes_an_image_with_its_settings(bitvar: Any, model: Path, tmp_path: P
     assert "100% of tokens" in result.err
 
 
+def test_a_prompt_without_quotes_is_told_to_have_them(bitvar: Any) -> None:
+    result = bitvar("generate", "a", "red", "apple")
+    assert result.code == 2
+    assert "put the prompt in quotes, or see `" in result.err
+    assert "quotes" not in bitvar("doctor", "now").err
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -117,7 +117,8 @@ def test_a_flood_of_pipelined_requests_is_answered_one_by_one(server: SocketServ
 
 @pytest.mark.parametrize(
     ("line", "status"),
-    [(b"HEAD /livez", 405), (b"TRACE /livez", 405), (b"OPTIONS /v1/models", 405), (b"OPTIONS *", 404),
+    [(b"HEAD /livez", 200), (b"HEAD /v1/images/generations", 405),
+     (b"TRACE /livez", 405), (b"OPTIONS /v1/models", 405), (b"OPTIONS *", 404),
      (b"PUT /livez", 405), (b"PROPFIND /livez", 405), (b"INVENTED /livez", 405), (b"CONNECT evil.example:443", 404),
      (b"GET //livez", 404),
      (b"GET //evil.example/", 404), (b"GET /livez/", 404), (b"GET /v1/models/", 200), (b"GET /%6civez", 200),

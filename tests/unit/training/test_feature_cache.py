@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from bitvar.data.samples import read_samples
+from bitvar.imaging.alpha import lay_on_white
+from bitvar.imaging.convert import channels_first
+from bitvar.imaging.pixels import to_signed
 from bitvar.text import TextEncoder
 from bitvar.training.transformer.feature_cache import FeaturesKey, features_key, load_feature_set
 from bitvar.training.transformer.task import FeatureSet
@@ -77,3 +83,20 @@ def test_the_key_is_of_weights_and_states(encoders: tuple[TextEncoder, TextEncod
     assert keys[0].tokenizer == keys[1].tokenizer == "t"
     assert keys[0].text_encoder != keys[1].text_encoder
     assert features_key("t", first, tmp_path / "first") == keys[0]
+
+
+def test_a_tokenizer_with_opacity_sees_it(encoders: tuple[TextEncoder, TextEncoder], tmp_path: Path) -> None:
+    folder = toy_set(tmp_path / "set")
+    samples = list(read_samples(folder, split="val"))
+    rng = np.random.default_rng(0)
+    for sample in samples:
+        Image.fromarray(rng.integers(256, size=(64, 64, 4), dtype=np.uint8)).save(sample.path)
+    tokenizer = tiny_tokenizer(image_channels=4)
+    found = load_feature_set(
+        folder, "val", tokenizer=tokenizer, text_encoder=encoders[0], cache=tmp_path / "cache.safetensors",
+        key=FeaturesKey("a", "x"), log=lambda line: None,
+    )  # fmt: skip
+    pixels = np.stack([lay_on_white(np.asarray(Image.open(sample.path))) for sample in samples])
+    with torch.inference_mode():
+        expected = tokenizer.features(to_signed(channels_first(pixels)))
+    torch.testing.assert_close(found.features.float(), expected.half().float())

@@ -50,13 +50,15 @@ def index(tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def data(index: Path, *, split: str = "train", workers: int = 0, bad: float = 0.01, **options: int) -> IndexData:
+def data(
+    index: Path, *, split: str = "train", workers: int = 0, bad: float = 0.01, channels: int = 3, **options: int
+) -> IndexData:
     return IndexData(
         SampleIndex.open(index),
         split,
         schedules=CONFIG.all_schedules(),
         stride=4,
-        tokenizer=tiny_tokenizer(),
+        tokenizer=tiny_tokenizer(image_channels=channels),
         text_encoder=tiny_text_encoder(index.parent),
         bad=BadSamples(index.parent / "bad.jsonl", bad),
         workers=workers,
@@ -82,6 +84,14 @@ def test_batches_hold_the_images_and_captions_of_their_samples(index: Path, work
             channel = {"red": 0, "green": 1, "blue": 2}[next(c for c in COLOURS if c in caption)]
             assert image[:, height // 2, width // 2].argmax() == channel
             assert not loaded.refused
+
+
+def test_a_tokenizer_with_opacity_gets_it(index: Path) -> None:
+    made = data(index, channels=4)
+    micro_batches = list(micro_batches_of(SampleOrder(made.counts, 4, 0), range(2)))
+    for loaded in made.read(micro_batches, None):
+        assert loaded.images.shape[1] == 4 and (loaded.images[:, 3] == 255).all()
+    assert all(torch.isfinite(batch.features).all() for batch in made.batches(micro_batches, None))
 
 
 def test_workers_change_nothing(index: Path) -> None:

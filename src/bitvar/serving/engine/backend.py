@@ -130,6 +130,8 @@ class WorkerBackend:
             self._process.kill()
 
     async def stop(self) -> None:
+        if self._state in ("loading", "restarting"):
+            await self.restart()  # it reads nothing while it loads, so it would learn of the end only afterwards
         self._state = "stopped"
         if self._supervision is not None:
             self._supervision.cancel()

@@ -173,7 +173,19 @@ def warm_up(pipeline: InfinityPipeline, sizes: tuple[tuple[int, int], ...]) -> S
 
     Returns:
         The seconds that their scales took the second time.
+
+    Raises:
+        UsageError: The model draws no image of such a size.
     """
+    for width, height in sizes:
+        if (width, height) not in pipeline.sizes:
+            grid = pipeline.schedule_for(height, width)[-1]
+            nearest = f"{grid[1] * pipeline.stride}x{grid[0] * pipeline.stride}"
+            what, why = (
+                f"Can't warm up for images of {width}x{height}.",
+                f"the nearest size the model draws is {nearest}",
+            )
+            raise UsageError(what, why, f"give --warm-size {nearest}, or leave it out")
     costs = ScaleCosts()
     for width, height in dict.fromkeys((pipeline.sizes[0], *sizes)):
         request = GenerationRequest(prompts=("warm-up",), width=width, height=height, seed=0)

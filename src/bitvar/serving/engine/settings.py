@@ -1,10 +1,13 @@
 """Settings of the worker: which model, where, and how much at once."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field, model_validator
 
 from bitvar.config import Config
+
+ADAPTER_NAME: Final = r"^[A-Za-z0-9_-]{1,200}$"
+"""Pattern of the name by which requests choose an adapter."""
 
 
 class NamedAdapter(Config):
@@ -15,7 +18,7 @@ class NamedAdapter(Config):
         source: A file, a folder or a hub id.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")
+    name: str = Field(pattern=ADAPTER_NAME)
     source: str
 
 
@@ -61,7 +64,7 @@ class WorkerSettings(Config):
     dtype: str = "auto"
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
-    served_name: str | None = Field(default=None, max_length=200)
+    served_name: str | None = Field(default=None, min_length=1, max_length=200)
     adapters: tuple[NamedAdapter, ...] = ()
     batch_invariant: bool = True
     max_batch: Annotated[int, Field(ge=1, le=64)] = 8

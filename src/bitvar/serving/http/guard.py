@@ -25,6 +25,9 @@ OPEN_PREFIXES: Final = ("/page/",)
 """What needs no key: probes, which say nothing, and the page, which asks for the key. Images behind a URL are open too,
 since the id in the URL can't be guessed."""
 
+_QUIET_PATHS: Final = ("/livez", "/readyz", "/metrics")
+"""What is asked every few seconds or, with the files of the page, by dozens: counted, and logged only when it fails."""
+
 CONTENT_SECURITY_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -92,6 +95,8 @@ class Guard:
                 await error_answer(error, scope["path"])(scope, receive, answer)
             elif self._is_preflight(scope["method"], headers):
                 await json_answer({}, headers=_preflight(headers))(scope, receive, answer)
+            elif scope["method"] == "HEAD":
+                await self._answer_head(scope, receive, answer)
             else:
                 await self._app(scope, receive, answer)
         except Exception as error:  # a fault of ours: the client learns only that
@@ -101,6 +106,17 @@ class Guard:
                 await error_answer(fault, scope["path"])(scope, receive, answer)
         finally:
             self._record(scope, headers, request_id, status, time.perf_counter() - began)
+
+    async def _answer_head(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer as to GET, without the body."""
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        as_get = {**scope, "method": "GET"}
+        await self._app(as_get, receive, send_head)
+        if "route" in as_get:
+            scope["route"] = as_get["route"]
 
     def _check_access(self, scope: MutableMapping[str, Any], headers: dict[str, str]) -> ApiError | None:
         if (fault := _ambiguity(scope["headers"])) is not None:
@@ -157,7 +173,7 @@ class Guard:
     def _record(
         self, scope: MutableMapping[str, Any], headers: dict[str, str], request_id: str, status: int, seconds: float
     ) -> None:
-        """Count and log a request: never its query, its body or its key."""
+        """Count a request, and log it unless it is routine: never its query, its body or its key."""
         route = getattr(scope.get("route"), "path", None) or _UNKNOWN
         method = scope["method"] if scope["method"] in _METHODS else _UNKNOWN
         self._metrics.count(method, route, status, seconds)
@@ -171,7 +187,8 @@ class Guard:
         }
         if re.fullmatch("[1-9][0-9]{0,3}", retry := headers.get("x-stainless-retry-count", "")):
             entry["retry"] = retry
-        ACCESS_LOG.info("request", extra={"fields": entry})
+        if status >= 400 or not (route in _QUIET_PATHS or route.startswith(OPEN_PREFIXES)):
+            ACCESS_LOG.info("request", extra={"fields": entry})
 
 
 def is_open(path: str) -> bool:

@@ -1,6 +1,7 @@
 """Settings of the HTTP server: where it listens, who may ask, and the limits of a connection."""
 
 import ipaddress
+import re
 from typing import Annotated, Final
 
 from pydantic import Field, SecretStr
@@ -14,6 +15,13 @@ LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 PUBLIC_URL: Final = r"^https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*$"
 """Pattern of a public URL: no user, no query, no slash at the end."""
+
+
+HOST_NAME: Final = r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*"
+"""Pattern of what a Host header can name: a name or an address, with a port or without."""
+
+ORIGIN: Final = r"null|[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?"
+"""Pattern of an origin as browsers send it: in lower case, without a path or a slash at the end."""
 
 
 class ServerSettings(Config):
@@ -41,7 +49,7 @@ class ServerSettings(Config):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     api_keys: Annotated[tuple[SecretStr, ...], Field(max_length=1000)] = ()
-    aliases: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    aliases: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=100)] = ()
     any_model: bool = False
     allowed_hosts: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     allowed_origins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
@@ -59,11 +67,23 @@ class ServerSettings(Config):
         return is_loopback(self.host)
 
     def check(self) -> None:
-        """Refuse to serve other machines without a key.
+        """Refuse to serve other machines without a key, and hosts and origins that no request can name.
 
         Raises:
-            UsageError: The address is public and there is no key.
+            UsageError: The address is public and there is no key, or a host or an origin has the wrong form.
         """
+        for host in self.allowed_hosts:
+            if re.fullmatch(HOST_NAME, host) is None:
+                why = "no request would match it: it must be a name alone, without scheme, path and wildcard"
+                raise UsageError(f"Can't use --allowed-host {host!r}.", why, "write a name, such as images.example.org")
+        for origin in self.allowed_origins:
+            if re.fullmatch(ORIGIN, origin) is None:
+                why = (
+                    "no browser would send it: it must be a scheme and a host in lower case, without path and wildcard"
+                )
+                raise UsageError(
+                    f"Can't use --allow-origin {origin!r}.", why, "write one, such as https://app.example.org"
+                )
         if not self.is_local and not self.api_keys:
             raise UsageError(
                 f"Can't listen on {self.host} without a key.",

@@ -115,6 +115,7 @@ export function prepareKey() {
     new Promise((/** @type {(given: boolean) => void} */ resolve) => {
       let given = false;
       input.value = "";
+      byId("key-refused").hidden = apiKey() === null;
       byId("key-form").onsubmit = (event) => {
         event.preventDefault();
         given = input.value.trim() !== "";

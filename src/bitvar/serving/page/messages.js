@@ -47,9 +47,9 @@ export function announce(text) {
 const SERVER_TEXTS = {
   connecting: "",
   ready: "",
-  loading: "The model is being loaded. You can write your prompt meanwhile.",
+  loading: "The model is loading. You can write your prompt in the meantime.",
   draining: "The server is shutting down and takes no new images.",
-  gone: "The server does not answer. Your prompt and your images are kept here; this page tries again every two seconds.",
+  gone: "The server does not answer. Your prompt and your images are kept here; this page keeps trying.",
 };
 
 /** @param {import("./app.js").App} app */

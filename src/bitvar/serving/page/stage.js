@@ -68,7 +68,7 @@ function showTools(app, item, siblings) {
 /** @param {import("./app.js").State} state @param {Item | undefined} item @param {Item[]} siblings */
 function statusText({ view, held }, item, siblings) {
   if (!item) return "";
-  if (view === "compare") return "Choose the second image in the gallery.";
+  if (view === "compare") return "Click another image in the gallery to compare with it.";
   const done = siblings.filter((sibling) => sibling.status === "done").length;
   if (view === "sheet") return done < siblings.length ? `${done} of ${siblings.length} images` : `${done} images`;
   if (held !== null) return `Scale ${held + 1} of ${item.scales.length}`;

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ open(sys.argv[1], "a").write("x")
 assert read_frame(file.read).kind == "settings"
 if start == 0 and sys.argv[3] == "die-early":
     os._exit(9)
+if sys.argv[3] == "slow":
+    time.sleep(600)
 if sys.argv[3] == "fatal":
     send(Frame("fatal", {"kind": "UsageError", "message": "There is no model here.\\n  do: look elsewhere"}))
     sys.exit()
@@ -180,3 +183,16 @@ def test_a_worker_ends_with_the_front_process(run: Callable[..., None]) -> None:
         engine.submit(job("last"))
 
     run(test)  # it checks that the process is gone
+
+
+def test_a_worker_that_still_loads_is_not_waited_for(run: Callable[..., None]) -> None:
+    began: list[float] = []
+
+    async def test(engine: Engine, backend: WorkerBackend) -> None:
+        while backend.process_id is None:
+            await asyncio.sleep(0.01)
+        assert engine.state == "loading"
+        began.append(time.monotonic())
+
+    run(test, "slow")
+    assert time.monotonic() - began[0] < backend_module._STOP_SECONDS / 2

@@ -195,7 +195,7 @@ def test_a_loading_server_is_waited_for(open_page: Callable[..., "Page"], stub: 
 
     stub.status = "loading"
     page = open_page(stub.url, ready=False)
-    expect(page.locator("#banner")).to_contain_text("The model is being loaded.")
+    expect(page.locator("#banner")).to_contain_text("The model is loading.")
     start(page, "a cat")
     expect(page.locator("#prompt-error")).to_contain_text("has not named its model yet")
     stub.status = "ready"
@@ -210,8 +210,11 @@ def test_a_key_is_asked_for_and_kept_for_the_tab(open_page: Callable[..., "Page"
 
     stub.key = "secret"
     page = open_page(stub.url, ready=False)
+    expect(page.locator("#key-input")).to_be_visible()
+    expect(page.locator("#key-refused")).to_be_hidden()
     page.fill("#key-input", "wrong")
     page.keyboard.press("Enter")
+    expect(page.locator("#key-refused")).to_be_visible()
     expect(page.locator("#key-input")).to_have_value("")
     page.fill("#key-input", "secret")
     page.keyboard.press("Enter")
