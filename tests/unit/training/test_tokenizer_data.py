@@ -115,7 +115,7 @@ def test_images_come_in_one_three_or_four_channels(channels: int) -> None:
     array[..., 0], array[..., 3] = 200, 128
     seen = View(channels).see(png(array), LIMITS, (8, 8))
     assert seen.shape == (8, 8, channels)
-    expected = {1: [157], 3: [227, 127, 127], 4: [200, 0, 0, 128]}[channels]
+    expected = {1: [157], 3: [227, 127, 127], 4: [227, 127, 127, 128]}[channels]
     assert np.abs(seen[4, 4].astype(int) - expected).max() <= 2
 
 
