@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bitvar.icons.dataset.concepts import CONCEPTS
-from bitvar.icons.dataset.sources import fetch_package
+from bitvar.icons.dataset.sources import fetch_package, read_member
 from bitvar.icons.stickers.artists import ARTISTS, SILHOUETTES
 
 NAMES = Path(__file__).with_name("concept_names.txt")
@@ -130,9 +130,9 @@ class Drawings:
             self.vector = vector
             if not vector:
                 return
-            self.icons = json.loads(read(archive, "package/icons.json"))
+            self.icons = json.loads(read_member(archive, "package/icons.json"))
             codes = "package/chars.json"
-            self.codes = json.loads(read(archive, codes)) if codes in archive.getnames() else {}
+            self.codes = json.loads(read_member(archive, codes)) if codes in archive.getnames() else {}
 
     def find(self, code: str, label: str) -> str | None:
         """Find the drawing of an emoji, by its code points or by its name."""
@@ -168,14 +168,7 @@ def read_emoji(downloads: Path) -> list[dict[str, Any]]:
             ["npm", "pack", EMOJIBASE, "--pack-destination", str(downloads)], check=True, capture_output=True
         )
     with tarfile.open(path) as archive:
-        return json.loads(read(archive, "package/en/data.json"))
-
-
-def read(archive: tarfile.TarFile, path: str) -> bytes:
-    """Read a member of a package."""
-    member = archive.extractfile(path)
-    assert member is not None
-    return member.read()
+        return json.loads(read_member(archive, "package/en/data.json"))
 
 
 if __name__ == "__main__":

@@ -183,8 +183,7 @@ def load_images(
     arrays: list[np.ndarray] = []
     for sample in samples:
         try:
-            image = load_image(sample, limits)
-            array = np.asarray(image) if channels == 3 else _see_whole(sample, channels, limits)
+            array = np.asarray(load_image(sample, limits)) if channels == 3 else _see_whole(sample, channels, limits)
         except RefusedError as error:
             raise _rejected_image(sample, error) from None
         if arrays and array.shape != arrays[0].shape:
@@ -209,7 +208,9 @@ def load_image(sample: Sample, limits: ImageLimits | None = None) -> Image.Image
 
 def _see_whole(sample: Sample, channels: int, limits: ImageLimits | None) -> np.ndarray:
     limits = limits or ImageLimits()
-    return View(channels=channels).see_whole(Location(sample.path).read(max_bytes=limits.max_bytes), limits)
+    pixels = View(channels=channels).see_whole(Location(sample.path).read(max_bytes=limits.max_bytes), limits)
+    check_ratio(sample.ratio, (pixels.shape[1], pixels.shape[0]))
+    return pixels
 
 
 def _rejected_lines(folder: Path, rejected: Sequence[Rejected], total: int) -> UsageError:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from bitvar.files import open_plain
 from bitvar.imaging.alpha import lay_on_white
+from bitvar.imaging.convert import RGBA_CHANNELS
 from bitvar.imaging.open import (
     ImageLimits,
     RefusedError,
@@ -37,8 +38,7 @@ NUM_DRAWS: Final = 4
 
 ARRAY_SUFFIX: Final = ".npy"
 _ARRAY_MAGIC: Final = b"\x93NUMPY"
-_RGBA: Final = 4
-_IMAGE_CHANNELS: Final = (1, 3, _RGBA)
+_IMAGE_CHANNELS: Final = (1, 3, RGBA_CHANNELS)
 _SHARP: Final = 2
 """An image is decoded with at least this multiple of the wanted side, so that the quality depends on our scaling."""
 
@@ -100,7 +100,7 @@ class View:
 
     def _joined(self, planes: Sequence[np.ndarray]) -> UInt8[np.ndarray, "H W c"]:
         pixels = np.concatenate(planes, axis=2)
-        return lay_on_white(pixels) if self.channels == _RGBA and len(planes) == 1 else pixels
+        return lay_on_white(pixels) if self.channels == RGBA_CHANNELS and len(planes) == 1 else pixels
 
     def _box(self, whole: Size, size: Size, draws: Sequence[float] | None) -> Box:
         """Return the edges of the crop (left, upper, right, lower) in pixels of the image."""
@@ -133,7 +133,7 @@ def decode_planes(data: bytes, limits: ImageLimits, channels: int, *, at_least: 
         return [Image.fromarray(np.ascontiguousarray(array[..., c])) for c in range(channels)]
     if channels not in _IMAGE_CHANNELS:
         raise RefusedError("other-channels", f"images of {channels} channels must be {ARRAY_SUFFIX} files")
-    if channels == _RGBA:
+    if channels == RGBA_CHANNELS:
         return [as_rgba(open_image(data, limits))]
     rgb = decode_image(data, limits, at_least=at_least)
     return [rgb.convert("L") if channels == 1 else rgb]

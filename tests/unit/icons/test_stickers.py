@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,14 @@ from bitvar.icons.dataset.concepts import CONCEPTS
 from bitvar.icons.dataset.held_out import held_out_combinations
 from bitvar.icons.dataset.prompts import read_prompts
 from bitvar.icons.dataset.sources import ARTISTS as FIRST_ARTISTS
-from bitvar.icons.dataset.sources import Artist
+from bitvar.icons.dataset.sources import Artist, Licence
 from bitvar.icons.stickers import build
-from bitvar.icons.stickers.artists import ARTISTS, AUTHORS, ONE_COLOUR
+from bitvar.icons.stickers.artists import ARTISTS, ONE_COLOUR
 from bitvar.icons.stickers.captions import draw_captions
 from bitvar.icons.stickers.concepts import StickerConcept, read_concepts
 from bitvar.icons.stickers.render import draw_scene
 from bitvar.icons.stickers.scenes import LAYOUTS, Item, Scene, SceneSampler, held_out_drawings
-from bitvar.icons.stickers.sprites import SpriteStore, build_sprites, file_name, missing_sprites
+from bitvar.icons.stickers.sprites import SpriteStore, build_sprites, file_name, missing_sprites, read_licences
 
 BY_NAME = {concept.name: concept for concept in read_concepts()}
 STYLES = {artist.key: artist.style for artist in ARTISTS}
@@ -39,6 +40,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SpriteStore:
             ImageDraw.Draw(image).ellipse((0, 0, *image.size), (number[2], number[3], number[4], 255))
             (folder / artist).mkdir(exist_ok=True)
             image.save(folder / artist / file_name(concept.name), lossless=True, method=0)
+    for artist in ARTISTS:
+        licence = Licence(artist.key, f"those of {artist.key}", "https://authors", "a licence", "https://licence")
+        (folder / artist.key / "licence.json").write_text(json.dumps(asdict(licence)), encoding="utf-8")
     return SpriteStore(folder)
 
 
@@ -189,8 +193,7 @@ def test_files_are_the_same_for_any_number_of_processes(
         digests.append([(path.relative_to(folder), hashlib.sha256(path.read_bytes()).hexdigest()) for path in files])
     assert digests[0] == digests[1]
     attribution = (tmp_path / "1" / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    assert set(AUTHORS) == set(STYLES)
-    assert all(artist.package in attribution for artist in ARTISTS)
+    assert all(artist.package in attribution and f"those of {artist.key}" in attribution for artist in ARTISTS)
 
 
 def test_a_concept_is_read_as_written() -> None:
@@ -208,15 +211,39 @@ def test_only_missing_drawings_are_asked_for(store: SpriteStore, tmp_path: Path)
     for artist in ("noto", "silhouette"):
         (tmp_path / artist).mkdir()
     Image.new("RGBA", (8, 8), "red").save(tmp_path / "noto" / file_name("dog"), lossless=True)
-    with tarfile.open(tmp_path / "package.tgz", "w:gz") as archive:
-        icon = {"body": '<rect width="16" height="8" fill="red"/>'}
-        data = json.dumps({"icons": {"lighthouse": icon}, "width": 16, "height": 16}).encode()
-        member = tarfile.TarInfo("package/icons.json")
-        member.size = len(data)
-        archive.addfile(member, io.BytesIO(data))
+    licence = Licence("Noto", "Google", "https://authors", "Apache 2.0", "https://licence")
+    (tmp_path / "noto" / "licence.json").write_text(json.dumps(asdict(licence)), encoding="utf-8")
+    write_package(tmp_path / "package.tgz", spdx="CC-BY-3.0")
     artists = [artist for artist in ARTISTS if artist.key in ("noto", "silhouette")]
     assert [len(missing_sprites(tmp_path, artist, concepts)) for artist in artists] == [0, 1]
     assert build_sprites(tmp_path, artists, concepts, fetch=fetch) == 1
     assert asked == ["silhouette"]
     assert SpriteStore(tmp_path).sprite("silhouette", "lighthouse").size == (256, 128)
     assert build_sprites(tmp_path, artists, concepts, fetch=fetch) == 0
+    assert asked == ["silhouette"]
+    found = read_licences(tmp_path, artists)
+    assert (found["noto"], found["silhouette"].authors) == (licence, "Somebody")
+
+
+def test_a_package_under_another_licence_is_refused(tmp_path: Path) -> None:
+    write_package(tmp_path / "package.tgz", spdx="CC-BY-NC-4.0")
+    silhouettes = [artist for artist in ARTISTS if artist.key == "silhouette"]
+    with pytest.raises(RuntimeError, match="not openly licensed"):
+        build_sprites(tmp_path, silhouettes, [BY_NAME["lighthouse"]], fetch=lambda artist: tmp_path / "package.tgz")
+    assert list((tmp_path / "silhouette").iterdir()) == []
+
+
+def write_package(path: Path, *, spdx: str) -> None:
+    """A package of one drawing, a lighthouse twice as wide as high."""
+    icons = {"icons": {"lighthouse": {"body": '<rect width="16" height="8" fill="red"/>'}}, "width": 16, "height": 16}
+    info = {
+        "name": "Drawings",
+        "author": {"name": "Somebody", "url": "https://authors"},
+        "license": {"title": spdx, "spdx": spdx, "url": "https://licence"},
+    }
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in {"icons.json": icons, "info.json": info}.items():
+            data = json.dumps(content).encode()
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))

@@ -5,7 +5,6 @@ scenes are drawn, and `render` draws them.
 """
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +31,15 @@ from bitvar.icons.dataset.scene_sampler import (
     validation_specs,
 )
 from bitvar.icons.dataset.scene_spec import SceneSpec
-from bitvar.icons.dataset.sources import ARTISTS, Artist, Licence, fetch_package, read_licence, render_sprites
+from bitvar.icons.dataset.sources import (
+    ARTISTS,
+    Artist,
+    Licence,
+    attribution,
+    fetch_package,
+    read_licence,
+    render_sprites,
+)
 
 FORMAT_VERSION = 5
 SPLITS = ("train", "val", "held_out_combination", "held_out_prompt", "scenes")
@@ -241,22 +248,6 @@ def finish(
         "backgrounds": BACKGROUNDS,
         "concepts": [asdict(concept) for concept in CONCEPTS],
     }
-    write_text(destination / "ATTRIBUTION.md", _attribution(licences, used))
+    write_text(destination / "ATTRIBUTION.md", attribution(ARTISTS, licences, used))
     finish_folder(destination, samples, manifest)
     return IconSetSummary(destination, len(samples), counts, False)
-
-
-def _attribution(licences: dict[str, Licence], used: Counter[str]) -> str:
-    text = io.StringIO()
-    text.write(
-        "# Where the images come from\n\nEvery image shows drawings of one of these sets, scaled, placed and in\n"
-    )
-    text.write("part recoloured. Keep this file with the images, and with weights trained on them.\n")
-    for artist in ARTISTS:
-        licence = licences[artist.key]
-        text.write(f"\n## {licence.set_name}\n\n")
-        text.write(f"- Authors: {licence.authors} ({licence.authors_url})\n")
-        text.write(f"- Licence: {licence.title} ({licence.url})\n")
-        text.write(f"- Package: {artist.package} {artist.version}\n")
-        text.write(f'- Images: {used[artist.key]}, captioned "{artist.style}"\n')
-    return text.getvalue()

@@ -47,13 +47,17 @@ class SpriteAtlas:
         """List the backgrounds against which enough of the object stands out; never the object's own colour."""
         key = (artist, item)
         if key not in self._backgrounds:
-            sprite = self.sprite(artist, item)
-            self._backgrounds[key] = tuple(
-                name
-                for name, colour in BACKGROUNDS.items()
-                if name != item.colour and camouflaged_share(sprite, colour) <= 1.0 - _VISIBLE_SHARE
-            )
+            self._backgrounds[key] = backgrounds_for(self.sprite(artist, item), item.colour)
         return self._backgrounds[key]
+
+
+def backgrounds_for(sprite: Image.Image, own_colour: str | None) -> tuple[str, ...]:
+    """List the backgrounds against which enough of a cut-out stands out; never the colour that it was given."""
+    return tuple(
+        name
+        for name, colour in BACKGROUNDS.items()
+        if name != own_colour and camouflaged_share(sprite, colour) <= 1.0 - _VISIBLE_SHARE
+    )
 
 
 def draw_scene(

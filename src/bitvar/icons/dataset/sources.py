@@ -87,7 +87,7 @@ ARTISTS: tuple[Artist, ...] = (
     ),
 )
 
-_PERMISSIVE = frozenset({"Apache-2.0", "CC-BY-4.0", "MIT"})
+PERMISSIVE = frozenset({"Apache-2.0", "CC-BY-4.0", "MIT"})
 
 
 def fetch_package(artist: Artist, downloads: Path, *, log: Callable[[str], None] | None = None) -> Path:
@@ -135,25 +135,48 @@ def _npm_pack(artist: Artist, folder: Path) -> None:
         raise RuntimeError(explain(f"Can't fetch {name}.", f"npm pack ended with {done.returncode}: {said}", todo))
 
 
-def read_licence(artist: Artist, tarball: Path) -> Licence:
-    """Read the licence in the package's metadata; RuntimeError unless it is one of the permissive ones expected."""
+def read_licence(artist: Artist, tarball: Path, *, permitted: frozenset[str] = PERMISSIVE) -> Licence:
+    """Read the licence in the package's metadata; RuntimeError unless its SPDX identifier is among the permitted."""
     with tarfile.open(tarball) as archive:
         if artist.vector:
-            info = json.loads(_read_member(archive, "package/info.json"))
+            info = json.loads(read_member(archive, "package/info.json"))
             spdx, licence = info["license"]["spdx"], info["license"]
             found = Licence(
                 info["name"], info["author"]["name"], info["author"]["url"], licence["title"], licence["url"]
             )
         else:
-            package = json.loads(_read_member(archive, "package/package.json"))
+            package = json.loads(read_member(archive, "package/package.json"))
             spdx, homepage = package["license"], package["homepage"]
             # The package names only its packager; its description names the author of the drawings.
             authors = f"Microsoft (packaged by {package['author'].split(' <')[0]})"
             found = Licence("Fluent Emoji 3D", authors, homepage, spdx, f"{homepage}/blob/master/LICENSE")
-    if spdx not in _PERMISSIVE:
-        why = f"its metadata says {spdx}; expected one of {', '.join(sorted(_PERMISSIVE))}"
+    if spdx not in permitted:
+        why = f"its metadata says {spdx}; expected one of {', '.join(sorted(permitted))}"
         raise RuntimeError(explain(f"{artist.package} is not openly licensed.", why, "do not use it; report it"))
     return found
+
+
+def attribution(artists: Sequence[Artist], licences: Mapping[str, Licence], used: Mapping[str, int]) -> str:
+    """Write the text that a set must keep with its images.
+
+    Args:
+        artists: Artists of the set.
+        licences: Licence of each artist, by key.
+        used: Number of images of each artist, by key.
+    """
+    text = io.StringIO()
+    text.write(
+        "# Where the images come from\n\nEvery image shows drawings of one of these sets, scaled, placed and in\n"
+    )
+    text.write("part recoloured. Keep this file with the images, and with weights trained on them.\n")
+    for artist in artists:
+        licence = licences[artist.key]
+        text.write(f"\n## {licence.set_name}\n\n")
+        text.write(f"- Authors: {licence.authors} ({licence.authors_url})\n")
+        text.write(f"- Licence: {licence.title} ({licence.url})\n")
+        text.write(f"- Package: {artist.package} {artist.version}\n")
+        text.write(f'- Images: {used[artist.key]}, captioned "{artist.style}"\n')
+    return text.getvalue()
 
 
 def render_sprites(artist: Artist, tarball: Path, concepts: Sequence[Concept], *, side: int) -> dict[str, Image.Image]:
@@ -175,7 +198,7 @@ def render_sprites(artist: Artist, tarball: Path, concepts: Sequence[Concept], *
 
 def _render_vectors(archive: tarfile.TarFile, concepts: Sequence[Concept], side: int) -> dict[str, Image.Image]:
     icon_set = read_icon_set(archive)
-    names = json.loads(_read_member(archive, "package/chars.json"))
+    names = json.loads(read_member(archive, "package/chars.json"))
     drawings = {}
     for concept in concepts:
         key = next((names[code] for code in _code_point_spellings(concept) if code in names), None)
@@ -186,7 +209,7 @@ def _render_vectors(archive: tarfile.TarFile, concepts: Sequence[Concept], side:
 
 def read_icon_set(archive: tarfile.TarFile) -> dict[str, Any]:
     """Read the drawings of an Iconify package from its `icons.json`."""
-    return json.loads(_read_member(archive, "package/icons.json"))
+    return json.loads(read_member(archive, "package/icons.json"))
 
 
 def render_icon(icon_set: Mapping[str, Any], name: str, *, side: int) -> Image.Image:
@@ -211,7 +234,7 @@ def _read_rasters(archive: tarfile.TarFile, concepts: Sequence[Concept]) -> dict
         paths = [f"package/assets/{code}.webp" for code in _code_point_spellings(concept)]
         path = next((path for path in paths if path in members), None)
         if path is not None:
-            drawings[concept.name] = Image.open(io.BytesIO(_read_member(archive, path))).convert("RGBA")
+            drawings[concept.name] = Image.open(io.BytesIO(read_member(archive, path))).convert("RGBA")
     return drawings
 
 
@@ -221,7 +244,8 @@ def _code_point_spellings(concept: Concept) -> tuple[str, ...]:
     return (concept.code_point, bare, f"{bare}-fe0f")
 
 
-def _read_member(archive: tarfile.TarFile, path: str) -> bytes:
+def read_member(archive: tarfile.TarFile, path: str) -> bytes:
+    """Read a file of a package."""
     member = archive.extractfile(path)
     assert member is not None, f"{path} is a folder in the tarball"
     return member.read()

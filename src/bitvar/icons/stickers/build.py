@@ -19,13 +19,13 @@ from bitvar.data.writing import finish_folder, image_path, json_lines, prepare_f
 from bitvar.errors import UsageError
 from bitvar.files import write_text
 from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS
-from bitvar.icons.dataset.sources import Artist, fetch_package
-from bitvar.icons.stickers.artists import ARTISTS, AUTHORS
+from bitvar.icons.dataset.sources import Artist, attribution, fetch_package
+from bitvar.icons.stickers.artists import ARTISTS
 from bitvar.icons.stickers.captions import draw_captions
 from bitvar.icons.stickers.concepts import read_concepts
 from bitvar.icons.stickers.render import draw_scene
 from bitvar.icons.stickers.scenes import SPLITS, SceneSampler
-from bitvar.icons.stickers.sprites import SpriteStore, build_sprites
+from bitvar.icons.stickers.sprites import SpriteStore, build_sprites, read_licences
 
 FORMAT_VERSION: Final = 6
 _CHUNK: Final = 500
@@ -58,7 +58,7 @@ def build_sticker_set(
 
     Raises:
         UsageError: If the size is out of range, or the folder holds something else.
-        RuntimeError: If a package can't be fetched or isn't the pinned one.
+        RuntimeError: If a package can't be fetched, isn't the pinned one, or has a licence that is not permitted.
     """
     if not _SIZES[0] <= size <= _SIZES[1]:
         why = f"expected {_SIZES[0]} to {_SIZES[1]} pixels, got {size}"
@@ -78,6 +78,7 @@ def build_sticker_set(
             samples += rows
             if len(samples) % (10 * _CHUNK) < _CHUNK:
                 log(f"drew {len(samples):,} of {sum(counts):,} images")
+    licences = read_licences(sprites, ARTISTS)
     used = Counter(sample["artist"] for sample in samples)
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -85,26 +86,15 @@ def build_sticker_set(
         "seed": seed,
         "counts": dict(zip(SPLITS, counts, strict=True)),
         "samples_sha256": hashlib.sha256(json_lines(samples).encode()).hexdigest(),
-        "packages": [{**asdict(artist), "num_images": used[artist.key]} for artist in ARTISTS],
+        "packages": [
+            {**asdict(artist), **asdict(licences[artist.key]), "num_images": used[artist.key]} for artist in ARTISTS
+        ],
         "object_colours": COLOURS,
         "backgrounds": BACKGROUNDS,
     }
-    write_text(destination / "ATTRIBUTION.md", _attribution(used))
+    write_text(destination / "ATTRIBUTION.md", attribution(ARTISTS, licences, used))
     finish_folder(destination, samples, manifest)
     return len(samples)
-
-
-def _attribution(used: Counter[str]) -> str:
-    lines = [
-        "# Where the images come from\n",
-        "Every image shows drawings of one of these sets, scaled, placed and in part recoloured. Keep this file with",
-        "the images, and with weights trained on them.\n",
-    ]
-    for artist in ARTISTS:
-        authors, licence, url = AUTHORS[artist.key]
-        images = f'{used[artist.key]} images, captioned "{artist.style}"'
-        lines.append(f"- {authors}, {licence}, {url} ({artist.package} {artist.version}): {images}")
-    return "\n".join(lines) + "\n"
 
 
 def _chunks(counts: tuple[int, int]) -> Iterator[tuple[str, int, int, int]]:

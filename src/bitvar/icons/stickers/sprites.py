@@ -1,30 +1,35 @@
 """Cut-out drawings on disk: rendered once by `build_sprites`, read by `SpriteStore`.
 
 A store is a folder with files `ARTIST/CONCEPT.webp`, without loss: RGBA with straight alpha, trimmed to what is opaque,
-at most `SIDE` pixels a side.
+at most `SIDE` pixels a side. `ARTIST/licence.json` has the licence that the artist's package names.
 """
 
+import io
+import json
 import os
 import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
 
-from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS
-from bitvar.icons.dataset.sources import Artist, read_icon_set, render_icon
-from bitvar.icons.dataset.sprites import camouflaged_share, recolour, trim_to_alpha
-from bitvar.icons.stickers.artists import ONE_COLOUR
+from bitvar.files import write_text
+from bitvar.icons.dataset.concepts import COLOURS
+from bitvar.icons.dataset.render import backgrounds_for
+from bitvar.icons.dataset.sources import Artist, Licence, read_icon_set, read_licence, read_member, render_icon
+from bitvar.icons.dataset.sprites import recolour, trim_to_alpha
+from bitvar.icons.stickers.artists import ONE_COLOUR, PERMITTED
 from bitvar.icons.stickers.concepts import StickerConcept
 
 SIDE: Final = 256
 """Pixels a side at which drawings are rendered before they are trimmed."""
 
 _THUMBNAIL: Final = 48
-_VISIBLE_SHARE: Final = 0.65
+_LICENCE: Final = "licence.json"
 _KEPT: Final = 3000
 _PARTS: Final = 8
 
@@ -54,13 +59,20 @@ def build_sprites(
         folder: Folder of the store.
         artists: Artists to render.
         concepts: Concepts to render.
-        fetch: Gives the package of an artist; asked only if a drawing is missing.
+        fetch: Gives the package of an artist; asked only if a drawing or the licence is missing.
         processes: Number of processes.
+
+    Raises:
+        RuntimeError: If the metadata of a package name a licence that is not permitted.
     """
     tasks = []
     for artist in artists:
-        if missing := missing_sprites(folder, artist, concepts):
+        missing = missing_sprites(folder, artist, concepts)
+        licence = folder / artist.key / _LICENCE
+        if missing or not licence.exists():
             tarball = fetch(artist)
+            licence.parent.mkdir(parents=True, exist_ok=True)
+            write_text(licence, json.dumps(asdict(read_licence(artist, tarball, permitted=PERMITTED))) + "\n")
             tasks += [(artist, tarball, folder, missing[part::_PARTS]) for part in range(_PARTS)]
     if tasks:
         with ProcessPoolExecutor(processes) as pool:
@@ -68,18 +80,22 @@ def build_sprites(
     return sum(len(task[3]) for task in tasks)
 
 
+def read_licences(folder: Path, artists: Sequence[Artist]) -> dict[str, Licence]:
+    """Read the licences of artists in a complete store, by key."""
+    texts = {artist.key: (folder / artist.key / _LICENCE).read_text(encoding="utf-8") for artist in artists}
+    return {key: Licence(**json.loads(text)) for key, text in texts.items()}
+
+
 def _render_some(artist: Artist, tarball: Path, folder: Path, drawings: list[tuple[str, str]]) -> None:
     target = folder / artist.key
-    target.mkdir(parents=True, exist_ok=True)
     with tarfile.open(tarball) as archive:
         icons = read_icon_set(archive) if artist.vector else {}
         for name, drawing in drawings:
             if artist.vector:
                 image = render_icon(icons, drawing, side=SIDE)
             else:
-                member = archive.extractfile(f"package/assets/{drawing}.webp")
-                assert member is not None, f"{drawing} is a folder in the tarball"
-                image = Image.open(member).convert("RGBA")
+                data = read_member(archive, f"package/assets/{drawing}.webp")
+                image = Image.open(io.BytesIO(data)).convert("RGBA")
             partial = target / f".{os.getpid()}.webp"
             trim_to_alpha(image).save(partial, lossless=True, method=4)
             partial.replace(target / file_name(name))
@@ -112,8 +128,4 @@ class SpriteStore:
         """List the backgrounds against which enough of the object stands out; never the object's own colour."""
         thumbnail = self.sprite(artist, concept, colour).copy()
         thumbnail.thumbnail((_THUMBNAIL, _THUMBNAIL))
-        return tuple(
-            name
-            for name, value in BACKGROUNDS.items()
-            if name != colour and camouflaged_share(thumbnail, value) <= 1.0 - _VISIBLE_SHARE
-        )
+        return backgrounds_for(thumbnail, colour)
