@@ -139,7 +139,7 @@ def test_a_full_queue_is_429_and_says_when_to_try_again() -> None:
 
 
 def test_a_client_that_retries_waits_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    released, waits = threading.Event(), list[float]()
+    released, pause, waits = threading.Event(), threading.Event(), list[float]()
 
     async def wait_for_release(*_: Any) -> None:
         while not released.is_set():
@@ -153,7 +153,7 @@ def test_a_client_that_retries_waits_as_it_is_told(monkeypatch: pytest.MonkeyPat
             released.set()
             first.close()
             while server.engine.num_waiting:
-                pass
+                pause.wait(0.001)  # time.sleep is replaced
 
         first = client.images.generate(**PROMPT, stream=True)
         monkeypatch.setattr("openai._base_client.time.sleep", wait)

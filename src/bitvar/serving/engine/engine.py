@@ -162,12 +162,12 @@ class Engine:
     @property
     def num_waiting(self) -> int:
         """Number of jobs whose first scale has not begun."""
-        return sum(not ticket.is_started for ticket in self._tickets.values())
+        return sum(not ticket.is_started for ticket in self._open())
 
     @property
     def num_running(self) -> int:
         """Number of jobs that are being drawn."""
-        return len(self._tickets) - self.num_waiting
+        return sum(ticket.is_started for ticket in self._open())
 
     async def start(self) -> None:
         """Begin loading the model, without waiting for it."""
@@ -220,19 +220,19 @@ class Engine:
         try:
             await asyncio.wait_for(self._idle.wait(), self._limits.drain_timeout)
         except TimeoutError:
-            for ticket in list(self._tickets.values()):
+            for ticket in self._open():
                 self._stop(ticket, Failed("draining", "The server stopped before the image was finished."))
 
     async def stop(self) -> None:
         """End at once. Open jobs fail."""
         self._draining = True
-        for ticket in list(self._tickets.values()):
+        for ticket in self._open():
             self._close(ticket, Failed("draining", "The server stopped before the image was finished."))
         await self._backend.stop()
 
     def retry_after(self) -> int:
         """Predict the seconds until the jobs that are open now are done."""
-        seconds = sum(self._seconds(ticket.job) for ticket in self._tickets.values())
+        seconds = sum(self._seconds(ticket.job) for ticket in self._open())
         return max(_LEAST_RETRY, min(_LONGEST_RETRY, round(seconds)))
 
     def on_event(self, job_id: str, event: Event) -> None:
@@ -256,7 +256,7 @@ class Engine:
 
     def on_ready(self) -> None:
         """Submit the jobs that waited for the backend."""
-        for ticket in list(self._tickets.values()):
+        for ticket in self._open():
             self._backend.submit(ticket.job)
 
     def on_lost(self) -> None:
@@ -269,7 +269,7 @@ class Engine:
             timer.cancel()
         self._stopping.clear()
         failure = Failed("worker_died", "The worker process died while it drew the image. Try again.")
-        for ticket in list(self._tickets.values()):
+        for ticket in self._open():
             ticket.losses += 1
             if ticket.is_started or ticket.losses >= _MOST_LOSSES:
                 self._close(ticket, failure)
@@ -277,9 +277,13 @@ class Engine:
     def on_failed(self, error: Exception) -> None:
         """Fail every job, for good."""
         self._failure = error
-        for ticket in list(self._tickets.values()):
+        for ticket in self._open():
             self._close(ticket, Failed("server_error", "The model could not be loaded."))
         self._failed.set()
+
+    def _open(self) -> list[Ticket]:
+        """Copy the list of open jobs in one step, since other threads count them while jobs come and go."""
+        return list(self._tickets.values())
 
     def _admit(self, job: Job) -> None:
         card = self._backend.card
@@ -348,6 +352,6 @@ class Engine:
 
     def _tell_positions(self) -> None:
         """Tell every waiting job how many are ahead of it."""
-        waiting = [ticket for ticket in self._tickets.values() if not ticket.is_started]
+        waiting = [ticket for ticket in self._open() if not ticket.is_started]
         for ahead, ticket in enumerate(waiting):
             ticket.add(Queued(ahead))

@@ -1,7 +1,10 @@
 """The engine in the front process, with a backend that a test moves step by step and a clock of the test's."""
 
 import asyncio
+import threading
+import time
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -231,6 +234,32 @@ def test_cancelling_a_waiting_job_costs_no_scale() -> None:
         backend.obey()
         assert engine.counts["cancelled"] == 1
         assert engine.num_waiting == 1
+
+    run(test())
+
+
+def test_another_thread_counts_jobs_that_come_and_go() -> None:
+    async def test() -> None:
+        engine = await started(ManualBackend(), EngineLimits(max_queue=4000))
+        for number in range(2000):
+            engine.submit(job(f"open-{number}"))
+        done = threading.Event()
+
+        def count() -> list[tuple[int, int]]:
+            counts = list[tuple[int, int]]()
+            while not done.is_set():
+                counts.append((engine.num_waiting, engine.num_running))
+            return counts
+
+        with ThreadPoolExecutor(1) as pool:
+            counting = pool.submit(count)
+            end = time.monotonic() + 0.3
+            while time.monotonic() < end and not counting.done():
+                engine.submit(job("passing"))
+                engine.cancel("passing")
+            done.set()
+            counts = counting.result()
+        assert set(counts) <= {(2000, 0), (2001, 0)}
 
     run(test())
 
