@@ -46,12 +46,18 @@ def run() -> NoReturn:
 
 
 def may_leave_at_once() -> bool:
-    """Whether nothing but memory would be lost: no other thread to wait for, no profiler or debugger, no prompt."""
+    """Whether nothing but memory would be lost.
+
+    Something would be if another thread still works, if a profiler or a debugger watches (those of GPUs write what they
+    know when the libraries of the GPU end), or if Python is to ask for more input.
+    """
     waiting = [thread for thread in threading.enumerate() if not thread.daemon]
     tools = getattr(sys, "monitoring", None)
     watched = tools is not None and any(tools.get_tool(index) is not None for index in range(6))
     traced = sys.gettrace() is not None or sys.getprofile() is not None
-    return waiting == [threading.main_thread()] and not (watched or traced or sys.flags.inspect)
+    cuda = sys.modules.get("torch.cuda")
+    on_gpu = cuda is not None and cuda.is_initialized()
+    return waiting == [threading.main_thread()] and not (watched or traced or on_gpu or sys.flags.inspect)
 
 
 def leave_at_once(code: int) -> NoReturn:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bitvar.cli import process
 
@@ -92,9 +93,19 @@ def test_a_full_output_is_told_when_a_command_leaves_at_once() -> None:
     assert done.stderr.startswith("Can't write to standard output.")
 
 
-@pytest.mark.parametrize("module", ["typer", "bitvar.cli.main", "bitvar.cli.generate"])
-@pytest.mark.parametrize("verb", ["generate", "doctor"])
-def test_an_interrupt_while_modules_load_shows_no_traceback(module: str, verb: str) -> None:
+@pytest.mark.parametrize(
+    ("verb", "module"),
+    [
+        ("generate", "typer"),
+        ("generate", "bitvar.cli.main"),
+        ("generate", "bitvar.cli.generate"),
+        ("generate", "torch"),
+        ("generate", "torch.cuda"),
+        ("doctor", "typer"),
+        ("doctor", "bitvar.cli.doctor"),
+    ],
+)
+def test_an_interrupt_while_modules_load_shows_no_traceback(verb: str, module: str, tmp_path: Path) -> None:
     extra = (
         "import os, signal\n"
         "class Finder:\n"
@@ -103,7 +114,8 @@ def test_an_interrupt_while_modules_load_shows_no_traceback(module: str, verb: s
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Finder())\n"
     )
-    done = run([verb], extra)
+    more = ["a dog", "-o", str(tmp_path / "a.png")] if verb == "generate" else []
+    done = run([verb, *more], extra)
     assert (done.returncode, done.stderr, done.stdout) == (130, "Cancelled.\n", "")
 
 
@@ -119,6 +131,11 @@ def test_a_thread_that_still_works_is_waited_for() -> None:
 
 def test_debuggers_and_profilers_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "getprofile", lambda: print)
+    assert not process.may_leave_at_once()
+
+
+def test_the_libraries_of_a_gpu_get_to_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert not process.may_leave_at_once()
 
 
