@@ -46,7 +46,7 @@ def describe_threads() -> dict[str, str]:
     """Describe for `bitvar doctor` how many threads commands use, how they wait, and how busy the machine is."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count, waiting = chosen_by_user(_COUNTS), chosen_by_user(_WAITING)
-    by_work = f"{available}; 1 in `bitvar generate` with a small model, which gains nothing from more"
+    by_work = f"{available}; 1 in `bitvar generate` with a small model, which gains little from more"
     politely = f"spin briefly in `bitvar generate` and `bitvar demo` (GOMP_SPINCOUNT={_SPINS})"
     facts = {"threads": count or by_work, "waiting threads": waiting or f"{politely}, as OpenMP does elsewhere"}
     if hasattr(os, "getloadavg"):
