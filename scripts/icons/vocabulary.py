@@ -80,7 +80,7 @@ def _literals(template: str) -> list[tuple[str, str]]:
 @torch.inference_mode()
 def with_related(known: Vocabulary, encoder: TextEncoder) -> Vocabulary:
     """List the encoder's own words under the concept that each is nearest to."""
-    own = encoder.tokenizer.get_vocab()
+    own = encoder.tokenizer.words()
     words = sorted(word for word in own if word.isascii() and word.isalpha() and len(word) > 2)
     words = [word for word in words if known.unknown_words(word)]
     concepts = _embed(encoder, [concept.name for concept in known.concepts])
@@ -103,10 +103,10 @@ def _embed(encoder: TextEncoder, phrases: list[str], batch: int = 256) -> torch.
     """Embed each phrase as a vector of length 1: the mean of the last hidden states of its tokens."""
     rows = []
     for start in range(0, len(phrases), batch):
-        tokens = [torch.tensor(encoder.tokenizer(text)["input_ids"]) for text in phrases[start : start + batch]]
+        tokens = [torch.tensor(encoder.ids(text)) for text in phrases[start : start + batch]]
         ids = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in tokens], batch_first=True)
-        states = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        states = encoder.model(ids, mask.bool())[-1]
         rows.append((states * mask[..., None]).sum(dim=1))
     return torch.nn.functional.normalize(torch.cat(rows), dim=1)
 

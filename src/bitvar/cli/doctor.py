@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import typer
 
 from bitvar.cli.exit_codes import RUNTIME, WEIGHTS, exit_codes
+from bitvar.cli.threads import describe_threads
 
-PACKAGES = ("bitvar", "torch", "transformers", "safetensors", "huggingface_hub", "numpy", "pillow")
+PACKAGES = ("bitvar", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pillow")
 PRETRAINED = ("icons", "general", "fine", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
 """Folders of `pretrained` that ship with the package."""
 
@@ -45,6 +46,7 @@ def _facts() -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
         "processors": os.cpu_count(),
+        **describe_threads(),
         "gpu": gpu or "none found",
         "will run on": f"{device}, {'bf16' if gpu else 'fp32'}",
         "free disk": f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB here",

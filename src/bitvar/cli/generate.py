@@ -10,6 +10,7 @@ import typer
 
 from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
+from bitvar.cli.threads import settle
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -169,6 +170,7 @@ def generate(
             _check_previews(previews)
         pipeline = _load(model, revision, tokenizer, dtype, device, fast, record=record, path=from_image)
         _load_adapters(pipeline, lora or [], record)
+        settle(pipeline)
         loaded = time.perf_counter()
         jobs = _resolve(jobs, pipeline, prompts)
         check_sizes(jobs, targets)

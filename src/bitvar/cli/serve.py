@@ -9,6 +9,7 @@ import typer
 
 from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
+from bitvar.cli.threads import wait_politely
 
 if TYPE_CHECKING:
     import logging
@@ -179,8 +180,7 @@ def demo(
             },
             source="the options of this command",
         )
-        # The browser shares the machine: torch's threads that spin while they wait would take it the processor.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        wait_politely()  # the browser shares the machine
         _run(worker, {"host": "127.0.0.1", "port": port}, {"max_queue": 64}, open_page=browser)
 
 

@@ -135,7 +135,7 @@ class _RandomTextEncoder(TextEncoder):
     kind = "random"
 
     def __init__(self, width: int) -> None:
-        tokenizer = cast("Any", lambda prompt, verbose: {"input_ids": [0] * RANDOM_TEXT_TOKENS})
+        tokenizer = cast("Any", lambda prompt: [0] * RANDOM_TEXT_TOKENS)
         super().__init__(_OneEmbedding(width), tokenizer, ())
         self._width = width
         self._generator = torch.Generator().manual_seed(0)

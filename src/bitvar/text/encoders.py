@@ -1,15 +1,18 @@
 """Frozen text encoders, which turn prompts into a `TextCondition`. No other model file imports transformers.
 
+Only a T5 needs transformers, which takes seconds to import.
+
 The registry of encoders is closed: a folder names one of the kinds listed here, never a class to import.
 """
 
 import contextlib
 import os
 import stat
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import torch
 from jaxtyping import Float
@@ -22,17 +25,16 @@ from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import is_lfs_pointer
 from bitvar.finite import require_no_overflow, require_sound_weights
+from bitvar.text.bert import load_bert
 from bitvar.text.files import (
+    BertSizes,
     EncoderSizes,
     check_vocabulary,
     read_sizes,
     read_weights,
     refuse_foreign_files,
-    special_tokens,
 )
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from bitvar.text.prompt_tokenizer import PromptTokenizer
 
 
 class TextEncoderConfig(Config):
@@ -53,11 +55,17 @@ MINILM: Final = TextEncoderConfig(kind="minilm", hidden_states=(1, 6))
 
 
 class TextEncoder(ABC):
-    """A frozen encoder with its vocabulary."""
+    """A frozen encoder with its vocabulary.
+
+    Args:
+        model: Network that computes the features.
+        tokenizer: Vocabulary, which turns a prompt into token ids.
+        hidden_states: Indices of the hidden states to concatenate, if the kind does that.
+    """
 
     kind: str
 
-    def __init__(self, model: nn.Module, tokenizer: "PreTrainedTokenizerFast", hidden_states: tuple[int, ...]) -> None:
+    def __init__(self, model: nn.Module, tokenizer: PromptTokenizer, hidden_states: tuple[int, ...]) -> None:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.hidden_states = hidden_states
@@ -80,7 +88,7 @@ class TextEncoder(ABC):
             WeightsError: if the vocabulary fails, gives no tokens, or gives one that the model has no embedding for.
         """
         try:
-            ids = list(self.tokenizer(prompt, verbose=False)["input_ids"])
+            ids = self.tokenizer(prompt)
         except BaseException as error:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
@@ -124,10 +132,10 @@ class TextEncoder(ABC):
         """Write the configuration, the vocabulary and the weights to a folder."""
         with _quiet():
             self.model.save_pretrained(folder)  # type: ignore[operator]
-            self.tokenizer.save_pretrained(folder)
+        self.tokenizer.save(folder)
         settings = TextEncoderConfig(kind=self.kind, hidden_states=self.hidden_states)
         (folder / "bitvar.json").write_text(settings.dump(), encoding="utf-8")
-        for path in folder.glob("*.safetensors"):  # transformers leaves them unreadable to other users
+        for path in folder.glob("*.safetensors"):  # the libraries leave them unreadable to other users
             path.chmod(stat.S_IMODE((folder / "bitvar.json").stat().st_mode))
 
 
@@ -137,7 +145,7 @@ class MiniLMEncoder(TextEncoder):
     kind = "minilm"
 
     def _features(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "b t w"]:
-        states = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        states = self.model(ids, mask.bool())
         return torch.cat([states[index] for index in self.hidden_states], dim=-1)
 
 
@@ -186,7 +194,7 @@ def load_text_encoder(
     check_vocabulary(folder, sizes)
     try:
         model, problems = _load_model(settings, sizes, folder, dtype)
-        tokenizer = _load_vocabulary(folder)
+        tokenizer = PromptTokenizer.load(folder)
     except WeightsError:
         raise
     except BaseException as error:  # a damaged file makes three libraries raise errors of many types
@@ -236,37 +244,40 @@ def _unreadable(folder: Path, why: str) -> str:
 def _load_model(
     settings: TextEncoderConfig, sizes: EncoderSizes, folder: Path, dtype: torch.dtype
 ) -> tuple[nn.Module, str]:
-    """Build the model. Returns it with a description of any wrong weights: a missing tensor would be left random.
+    """Build the model. Returns it with a description of any wrong weights, which would otherwise be left random."""
+    tensors = read_weights(folder, leave_out=("decoder.", "lm_head.") if settings.kind == "t5" else ())
+    require_sound_weights(tensors, str(folder))
+    if isinstance(sizes, BertSizes):
+        model, wrong = load_bert(sizes, tensors, dtype)
+        if not all(0 <= k <= sizes.num_hidden_layers for k in settings.hidden_states or (-1,)):
+            wrong.append(f"hidden_states {list(settings.hidden_states)} outside 0 to {sizes.num_hidden_layers}")
+    else:
+        model, wrong = _load_t5(sizes, tensors, dtype)
+    if not wrong:
+        require_no_overflow(tensors, model.state_dict(), str(folder))
+    return model, ", ".join(wrong)
+
+
+def _load_t5(sizes: EncoderSizes, tensors: dict[str, Tensor], dtype: torch.dtype) -> tuple[nn.Module, list[str]]:
+    """Build a T5 encoder, as `load_bert` does a BERT.
 
     transformers receives the configuration and the tensors as objects, so it has no path or name to look up.
     """
-    tensors = read_weights(folder, leave_out=("decoder.", "lm_head.") if settings.kind == "t5" else ())
-    require_sound_weights(tensors, str(folder))
+    from transformers.models.t5 import T5Config, T5EncoderModel
+
     options: dict[str, Any] = {
         "dtype": dtype,
         "state_dict": dict(tensors),
-        "attn_implementation": "sdpa" if settings.kind == "minilm" else None,
+        "attn_implementation": None,
         "local_files_only": True,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # reported below, by name
     }
     with _quiet():
-        if settings.kind == "t5":
-            from transformers.models.t5 import T5Config, T5EncoderModel
-
-            loaded: Any = T5EncoderModel.from_pretrained(None, config=T5Config(**sizes.model_dump()), **options)
-        else:
-            from transformers.models.bert import BertConfig, BertModel
-
-            config = BertConfig(**sizes.model_dump(exclude={"position_embedding_type"}))
-            loaded = BertModel.from_pretrained(None, config=config, add_pooling_layer=False, **options)
+        loaded: Any = T5EncoderModel.from_pretrained(None, config=T5Config(**sizes.model_dump()), **options)
     model, info = loaded
-    require_no_overflow(tensors, model.state_dict(), str(folder))
     wrong = [f"{what}: {name}" for what in ("missing", "mismatched") for name in sorted(map(str, info[f"{what}_keys"]))]
-    layers = getattr(model.config, "num_hidden_layers", 0)
-    if settings.kind == "minilm" and not all(0 <= k <= layers for k in settings.hidden_states or (-1,)):
-        wrong.append(f"hidden_states {list(settings.hidden_states)} outside 0 to {layers}")
-    return model, ", ".join(wrong)
+    return model, wrong
 
 
 @contextlib.contextmanager
@@ -289,7 +300,10 @@ def _silenced() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress progress bars and warnings about the tensors that an encoder leaves unread."""
+    """Suppress what transformers says: progress bars, and warnings about the tensors that an encoder leaves unread."""
+    if "transformers" not in sys.modules:
+        yield
+        return
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -301,16 +315,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def _load_vocabulary(folder: Path) -> "PreTrainedTokenizerFast":
-    from transformers import PreTrainedTokenizerFast
-
-    names = special_tokens(folder)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **names)
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    return tokenizer
 
 
 def _without_capturing_hooks(module: nn.Module) -> nn.Module:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +23,8 @@ WEIGHTS: Final = "model.safetensors"
 
 def save_tensors(tensors: dict[str, Tensor], folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
     """Write tensors as safetensors, with an index if they take more than one file."""
+    from huggingface_hub import split_torch_state_dict_into_shards  # only saving needs it
+
     split = split_torch_state_dict_into_shards(
         tensors, filename_pattern="model{suffix}.safetensors", max_shard_size=max_shard_bytes
     )

@@ -584,19 +584,18 @@ def test_another_thread_counting_tokens_at_the_worst_moment_changes_nothing(
     encoder = pipe.text_encoder
     assert encoder is not None
     expected = encoder.encode(PROMPTS)
-    vocabulary: Any = encoder.tokenizer
-    original = vocabulary.set_truncation_and_padding
+    original = encoder.tokenizer
     interrupting = False
 
-    def interrupted(*arguments: Any, **options: Any) -> None:
+    def interrupted(prompt: str) -> list[int]:
         nonlocal interrupting
-        original(*arguments, **options)
         if not interrupting:
             interrupting = True
             encoder.num_tokens("a dog")
             interrupting = False
+        return original(prompt)
 
-    monkeypatch.setattr(vocabulary, "set_truncation_and_padding", interrupted)
+    monkeypatch.setattr(encoder, "tokenizer", interrupted)
     found = encoder.encode(PROMPTS)
     assert torch.equal(found.features, expected.features)
     assert torch.equal(found.mask, expected.mask)

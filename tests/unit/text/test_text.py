@@ -1,7 +1,9 @@
 """Frozen text encoders: what they compute, that padding changes nothing, and that damaged folders are refused."""
 
+import copy
 import json
 import logging
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +16,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
-from transformers.models.bert import BertConfig, BertModel
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.bert import BertModel
 from transformers.models.t5 import T5Config, T5EncoderModel
 
 from bitvar.errors import WeightsError
@@ -29,6 +31,10 @@ from bitvar.text import (
     load_text_encoder,
     published_settings,
 )
+from bitvar.text.bert import BertEncoder
+from bitvar.text.files import special_tokens
+from bitvar.text.prompt_tokenizer import PromptTokenizer
+from bitvar.weights.hub import EMBEDDED_MODEL
 from tests.support.tiny import TEXT_WIDTH, WORDS, tiny_text_encoder
 
 PROMPTS = ["a dog", "two cats on a blue square left of a red circle", "green"]
@@ -127,22 +133,106 @@ def test_special_tokens_count_and_nothing_is_cut_off(minilm: TextEncoder, t5: Te
 
 def test_minilm_is_its_hidden_states_in_order(minilm: TextEncoder, makers: Path) -> None:
     makers_own = BertModel.from_pretrained(makers / "tiny-text-encoder", add_pooling_layer=False).eval()
-    ids = torch.tensor([minilm.tokenizer(PROMPTS[1])["input_ids"]])
+    ids = torch.tensor([minilm.tokenizer(PROMPTS[1])])
     with torch.no_grad():
         states = makers_own(input_ids=ids, output_hidden_states=True).hidden_states
     features = minilm.encode([PROMPTS[1]]).features
     assert features.shape == (1, ids.shape[1], TEXT_WIDTH)
-    torch.testing.assert_close(features, torch.cat([states[0], states[2]], dim=-1))
+    assert torch.equal(features, torch.cat([states[0], states[2]], dim=-1))
     for chosen in ((2, 0), (1,), (0, 1, 2)):
         encoder = MiniLMEncoder(minilm.model, minilm.tokenizer, chosen)
-        torch.testing.assert_close(
-            encoder.encode([PROMPTS[1]]).features, torch.cat([states[i] for i in chosen], dim=-1)
-        )
+        assert torch.equal(encoder.encode([PROMPTS[1]]).features, torch.cat([states[i] for i in chosen], dim=-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_minilm_computes_the_bits_of_transformers(dtype: torch.dtype) -> None:
+    """The encoder that ships, on prompts by themselves and in a batch with padding."""
+    folder = EMBEDDED_MODEL / "text_encoder"
+    encoder = load_text_encoder(folder, dtype=dtype)
+    words = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special_tokens(folder))
+    model = BertModel.from_pretrained(folder, dtype=dtype, add_pooling_layer=False, attn_implementation="sdpa").eval()
+    prompts = ["a red apple", "two cats on a blue background, flat design", "[MASK] caf\u00e9 \U0001f600", ""]
+    batch = words(prompts, padding=True, return_tensors="pt")
+    rows = [words([prompt], return_tensors="pt") for prompt in prompts]
+    assert [encoder.ids(prompt) for prompt in prompts] == [row["input_ids"][0].tolist() for row in rows]
+    with torch.inference_mode():
+        alone = [model(**row, output_hidden_states=True).hidden_states for row in rows]
+        together = model(**batch, output_hidden_states=True).hidden_states
+    for prompt, states in zip(prompts, alone, strict=True):
+        assert torch.equal(encoder.encode([prompt]).features, torch.cat([states[1], states[6]], dim=-1))
+    found, mask = encoder.encode(prompts).features, batch["attention_mask"].bool()
+    assert torch.equal(found[mask], torch.cat([together[1], together[6]], dim=-1)[mask])
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
+def test_every_activation_is_that_of_transformers(activation: str, saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text()) | {"hidden_act": activation}
+    (saved / "config.json").write_text(json.dumps(config))
+    model = BertModel.from_pretrained(saved, add_pooling_layer=False).eval()
+    encoder = load_text_encoder(saved)
+    with torch.no_grad():
+        states = model(torch.tensor([encoder.ids("a dog")]), output_hidden_states=True).hidden_states
+    torch.testing.assert_close(encoder.encode(["a dog"]).features, torch.cat([states[0], states[2]], dim=-1))
+
+
+def test_weights_under_older_names_are_read(minilm: TextEncoder, saved: Path) -> None:
+    """Files of a BERT with a head have a prefix, and the first ones called weight and bias of norms gamma and beta."""
+    tensors = load_file(saved / "model.safetensors")
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    for now, before in old.items():
+        tensors = {name.replace(now, before): tensor for name, tensor in tensors.items()}
+    save_file({f"bert.{name}": tensor for name, tensor in tensors.items()}, saved / "model.safetensors")
+    assert torch.equal(load_text_encoder(saved).encode(PROMPTS).features, minilm.encode(PROMPTS).features)
+
+
+@pytest.mark.parametrize("kind", ["minilm", "t5"])
+def test_a_saved_vocabulary_is_what_transformers_writes(kind: str, makers: Path, tmp_path: Path) -> None:
+    source = makers / {"minilm": "tiny-text-encoder", "t5": "t5"}[kind]
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    ours.mkdir()
+    PreTrainedTokenizerFast(tokenizer_file=str(source / "tokenizer.json"), **special_tokens(source)).save_pretrained(
+        theirs
+    )
+    PromptTokenizer.load(source).save(ours)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+
+
+def test_special_tokens_that_the_vocabulary_lacks_are_added(makers: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(makers / "t5", tmp_path / "t5"))
+    values = json.loads((source / "tokenizer.json").read_text())
+    values |= {
+        "added_tokens": [],
+        "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+    }
+    (source / "tokenizer.json").write_text(json.dumps(values))
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(source / "tokenizer.json"), **special_tokens(source))
+    theirs.backend_tokenizer.no_truncation()
+    prompt = "a dog </s> on a <pad> red square"
+    assert PromptTokenizer.load(source)(prompt) == theirs(prompt)["input_ids"]
+
+
+def test_transformers_reads_a_saved_folder(minilm: TextEncoder, saved: Path) -> None:
+    loaded: Any = BertModel.from_pretrained(saved, add_pooling_layer=False, output_loading_info=True)
+    model, info = loaded
+    assert not any(info.values())
+    assert model.config.hidden_act == "gelu"
+    words = AutoTokenizer.from_pretrained(saved)
+    assert words(PROMPTS)["input_ids"] == [minilm.ids(prompt) for prompt in PROMPTS]
+    with torch.no_grad():
+        states = model.eval()(torch.tensor([minilm.ids("a dog")]), output_hidden_states=True).hidden_states
+    assert torch.equal(minilm.encode(["a dog"]).features, torch.cat([states[0], states[2]], dim=-1))
+
+
+def test_an_encoder_can_be_copied_and_pickled(encoder: TextEncoder) -> None:
+    expected = encoder.encode(PROMPTS).features
+    for twin in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert torch.equal(twin.encode(PROMPTS).features, expected)
 
 
 def test_t5_is_its_makers_last_hidden_state(t5: TextEncoder, makers: Path) -> None:
     makers_own = T5EncoderModel.from_pretrained(makers / "t5").eval()
-    ids = t5.tokenizer(PROMPTS[1])["input_ids"]
+    ids = t5.tokenizer(PROMPTS[1])
     assert ids[-1] == END
     with torch.no_grad():
         expected = makers_own(input_ids=torch.tensor([ids])).last_hidden_state
@@ -208,7 +298,7 @@ def test_loading_and_saving_say_nothing(
     assert capfd.readouterr() == ("", "")
 
 
-def test_loading_leaves_transformers_as_talkative_as_it_was(saved: Path) -> None:
+def test_loading_leaves_transformers_as_talkative_as_it_was(makers: Path) -> None:
     from transformers.utils import logging as talk
 
     for bars, level in ((True, logging.INFO), (False, logging.WARNING)):
@@ -216,7 +306,7 @@ def test_loading_leaves_transformers_as_talkative_as_it_was(saved: Path) -> None
         try:
             talk.set_verbosity(level)
             (talk.enable_progress_bar if bars else talk.disable_progress_bar)()
-            load_text_encoder(saved)
+            load_text_encoder(makers / "t5", settings=T5)
             assert (talk.get_verbosity(), talk.is_progress_bar_enabled()) == (level, bars)
         finally:
             talk.set_verbosity(before[0])
@@ -306,7 +396,7 @@ def test_a_folder_needs_no_code_of_its_own(saved: Path) -> None:
     with pytest.raises(WeightsError, match=r"evil\.py"):
         load_text_encoder(saved)
     (saved / "evil.py").unlink()
-    assert isinstance(load_text_encoder(saved).model, BertModel)
+    assert isinstance(load_text_encoder(saved).model, BertEncoder)
 
 
 def test_the_device_follows_the_model(minilm: TextEncoder) -> None:
@@ -321,8 +411,8 @@ def test_features_carry_no_gradient(encoder: TextEncoder) -> None:
 
 
 def test_positions_end_where_the_makers_say(minilm: TextEncoder) -> None:
-    assert isinstance(minilm.model.config, BertConfig)
-    assert minilm.encode(["a " * 30]).features.shape[1] == minilm.model.config.max_position_embeddings
+    assert minilm.max_tokens == 32
+    assert minilm.encode(["a " * 30]).features.shape[1] == 32
 
 
 @pytest.mark.parametrize(

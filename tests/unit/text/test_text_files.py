@@ -61,7 +61,6 @@ def test_keys_that_say_nothing_of_what_is_computed_are_left_out(name: str, encod
     update(encoder / "config.json", **KEYS[name])
     found = load_text_encoder(encoder)
     assert torch.equal(found.encode(PROMPTS).features, expected.features)
-    assert found.model.config._attn_implementation == "sdpa"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(
