@@ -1,7 +1,10 @@
 """The speed of generation: `InfinityPipeline.stream` timed stage by stage, as users call it."""
 
+import copy
 import statistics
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -47,6 +50,61 @@ class RunTimings:
 
 
 @dataclass(frozen=True)
+class GenerationSetting:
+    """What to time, and how it is computed. The defaults are those of `bitvar bench generate`.
+
+    Attributes:
+        model: Model folder or hub id; None for the embedded model.
+        preset: Name of a transformer preset to build with random weights, in place of a model; None for a model.
+        tokenizer: Name of the tokenizer preset that goes with `preset`.
+        dtype: Precision of the weights, as for a pipeline.
+        device: Device, as for a pipeline.
+        num_images: Images that one call generates.
+        guidance: Guidance scale; None for the model's own.
+        batch_invariant: Whether to compute each image by itself, as calls do by default, or the batch in one pass.
+        threads: Threads that PyTorch computes with; None for its own choice.
+    """
+
+    model: str | None = None
+    preset: str | None = None
+    tokenizer: str = "d32"
+    dtype: str = "auto"
+    device: str = "auto"
+    num_images: int = 1
+    guidance: float | None = None
+    batch_invariant: bool = True
+    threads: int | None = None
+
+    @property
+    def source(self) -> "GenerationSetting":
+        """The fields that decide which pipeline is loaded; the others have their defaults."""
+        return GenerationSetting(self.model, self.preset, self.tokenizer, self.dtype, self.device)
+
+    def load(self) -> InfinityPipeline:
+        """Load the model, or build the preset with random weights.
+
+        Raises:
+            UsageError: If the model, the preset, the precision or the device is unknown.
+            WeightsError: If the model's files are missing or altered.
+        """
+        if self.preset is None:
+            return InfinityPipeline.from_pretrained(self.model, dtype=self.dtype, device=self.device)
+        return random_pipeline(self.preset, self.tokenizer, dtype=self.dtype, device=self.device)
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[int]:
+    """Compute with this number of threads inside a `with` block, and yield the number in use; None changes nothing."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
 class GenerationSpeed:
     """Result of `measure_generation`.
 
@@ -87,20 +145,35 @@ def measure_generation(
     """
     params = pipeline.params_for(SamplingParams(guidance_scale=guidance_scale))
     timings = [
-        _time_call(pipeline, num_images, guidance_scale, seed, batch_invariant=batch_invariant)
+        time_call(pipeline, num_images, guidance_scale, seed=seed, batch_invariant=batch_invariant)
         for seed in range(runs + 1)
     ]
     memory = peak_memory(pipeline.transformer.device)
     return GenerationSpeed(num_images, params.complete().guidance_scale or 1.0, tuple(timings[1:]), memory)
 
 
-def _time_call(
-    pipeline: InfinityPipeline, num_images: int, guidance_scale: float | None, seed: int, *, batch_invariant: bool
+def time_call(
+    pipeline: InfinityPipeline,
+    num_images: int,
+    guidance_scale: float | None,
+    *,
+    seed: int,
+    batch_invariant: bool = True,
 ) -> RunTimings:
+    """Time the stages of one call.
+
+    Args:
+        pipeline: Pipeline to time.
+        num_images: Images to generate.
+        guidance_scale: Guidance scale; None for the model's own.
+        seed: Seed of the call.
+        batch_invariant: Whether to compute each image by itself, as calls do by default, or the batch in one pass.
+    """
     assert pipeline.text_encoder is not None
     clock = Clock(pipeline.transformer.device)
     encoder = _TimedTextEncoder(pipeline.text_encoder, clock)
-    timed = InfinityPipeline(replace(pipeline.components, text_encoder=encoder))
+    timed = copy.copy(pipeline)  # shares everything but the encoder
+    timed.text_encoder = encoder
     scales: list[float] = []
     events = timed.stream(
         distinct_prompts(num_images), seed=seed, guidance_scale=guidance_scale, batch_invariant=batch_invariant
@@ -158,6 +231,8 @@ class _OneEmbedding(nn.Module):
 def random_pipeline(preset: str, tokenizer: str, *, dtype: str = "auto", device: str = "auto") -> InfinityPipeline:
     """Build a pipeline with random weights and random text features, as fast as a trained one.
 
+    The weights are created in their own precision, and are the same on every call.
+
     Args:
         preset: Name of a transformer preset, such as "125M".
         tokenizer: Name of a tokenizer preset, such as "d32".
@@ -171,18 +246,34 @@ def random_pipeline(preset: str, tokenizer: str, *, dtype: str = "auto", device:
         if name not in table:
             raise UsageError(unknown(f"{what} {name!r}", name, list(table)))
     chosen = resolve_device(device)
-    with torch.device(chosen):
+    with _random_weights(chosen, resolve_dtype(dtype, chosen)):
         transformer = InfinityTransformer(PRESETS[preset])
+        transformer.init_weights(torch.Generator(chosen).manual_seed(0))
         image_tokenizer = channels_last(InfinityTokenizer(TOKENIZER_PRESETS[tokenizer]))
-    if chosen.type == "cpu":
-        transformer.init_weights(torch.Generator().manual_seed(0))
     for module in (transformer, image_tokenizer):
-        module.to(resolve_dtype(dtype, chosen)).eval().requires_grad_(False)
+        module.eval().requires_grad_(False)
     identity = TokenizerIdentity(name=tokenizer, sha256="0" * 64)
     defaults = SamplingParams(guidance_scale=4.0, temperature=0.5, top_p=0.97)
     index = ModelIndex(name=preset, tokenizer=identity, defaults=defaults)
     encoder = _RandomTextEncoder(transformer.config.text_width).to(chosen)
     return InfinityPipeline(Components(transformer, image_tokenizer, encoder, index, ""))
+
+
+@contextmanager
+def _random_weights(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Create parameters on `device` in `dtype` inside a `with` block, drawn from seed 0.
+
+    Weights that were created in fp32 and then cast would take twice the memory of bf16 ones at the peak.
+    """
+    before = torch.get_default_dtype()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.device(device):
+        torch.manual_seed(0)
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def distinct_prompts(count: int) -> list[str]:
