@@ -35,6 +35,10 @@ def generate(
     batch_invariant: Annotated[
         bool, typer.Option(help="Compute each image separately, as generation does, or the whole batch at once.")
     ] = True,
+    fast: Annotated[
+        str,
+        typer.Option(metavar="auto|exact|off|NAME,...", help="Optimizations, as `bitvar generate` takes them."),
+    ] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU. Default: PyTorch's choice.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +53,7 @@ def generate(
         imported = time.perf_counter() - began
         began = time.perf_counter()
         setting = GenerationSetting(
-            model, preset, tokenizer, dtype, device, num_images, guidance, batch_invariant, threads
+            model, preset, tokenizer, dtype, device, fast, num_images, guidance, batch_invariant, threads
         )
         with using(threads) as count:
             pipeline = setting.load()
@@ -66,6 +70,7 @@ def generate(
             "dtype": str(pipeline.transformer.dtype).removeprefix("torch."),
             "device": pipeline.transformer.device.type,
             "threads": count,
+            "optimizations": ", ".join(pipeline.optimizations) or "none",
             "torch": torch.__version__,
             "images": speed.num_images,
             "guidance": speed.guidance_scale,
@@ -108,6 +113,8 @@ def compare(
             typer.echo("\n".join(_as_text(found, given, machine)))
 
 
+_CommandLineError: Any = typer.BadParameter.__mro__[1]  # of typer's bundled click, which moves between versions
+
 _OF_COMPARE: Final = {"runs": "--runs", "as_json": "--json"}
 """Options of `bench generate` that `bench compare` has itself, by parameter."""
 
@@ -123,12 +130,12 @@ def _setting(option: str, text: str) -> "GenerationSetting":
     command = typer.main.get_command(app)
     what, fix = f"Bad value for {option}.", "give options of `bitvar bench generate`, such as --dtype bf16"
     try:
-        context = command.make_context("bench generate", shlex.split(text), resilient_parsing=False)
+        context = command.make_context("bench generate", shlex.split(text))
     except ValueError as error:
         raise UsageError(what, str(error), fix) from None
     except typer.Exit:
         raise UsageError(what, "it asks for help", fix) from None
-    except typer.TyperException as error:
+    except _CommandLineError as error:
         raise UsageError(what, error.format_message(), fix) from None
     for name, known in _OF_COMPARE.items():
         source = context.get_parameter_source(name)
@@ -147,6 +154,7 @@ def _as_json(found: "Comparison", given: tuple[str, str], machine: Mapping[str, 
             "dtype": side.dtype,
             "device": side.device,
             "threads": side.threads,
+            "optimizations": side.optimizations,
             "seconds": side.seconds,
             "flops_per_second": {stage: rate.achieved for stage, rate in side.rates.items()},
             "attainable_flops_per_second": {stage: rate.attainable for stage, rate in side.rates.items()},
@@ -161,6 +169,7 @@ def _as_json(found: "Comparison", given: tuple[str, str], machine: Mapping[str, 
 def _as_text(found: "Comparison", given: tuple[str, str], machine: Mapping[str, Any]) -> Iterator[str]:
     for name, options, side in zip("AB", given, found.sides, strict=True):
         where = f"{side.device}, {side.dtype}, {side.threads} thread{'s' * (side.threads != 1)}"
+        where += f"; {', '.join(side.optimizations)}" if side.optimizations else ""
         yield f"{name:<12} {options or 'the embedded model'} ({where})"
     for key, value in machine.items():
         if key != "threads":  # each side has its own

@@ -51,6 +51,7 @@ class Side:
         threads: Number of threads that computed.
         dtype: Precision of the transformer's weights.
         device: Type of the device.
+        optimizations: Names of the optimizations in use.
         seconds: Median seconds an image of every stage, by name.
         rates: Rates of the stages that have matrix products or convolutions, by name; empty without a roofline.
     """
@@ -59,6 +60,7 @@ class Side:
     threads: int
     dtype: str
     device: str
+    optimizations: list[str]
     seconds: dict[str, float]
     rates: dict[str, Rate]
 
@@ -156,7 +158,7 @@ def _side(
     with threads(setting.threads) as count:
         rates = measured_rates(pipeline, setting, seconds) if roofline else {}
     dtype = str(pipeline.dtype).removeprefix("torch.")
-    return Side(setting, count, dtype, pipeline.device.type, seconds, rates)
+    return Side(setting, count, dtype, pipeline.device.type, pipeline.optimizations, seconds, rates)
 
 
 def measured_rates(

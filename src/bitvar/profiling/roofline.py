@@ -183,7 +183,8 @@ def decoder_kernels(config: TokenizerConfig, grid: Grid, *, images: int, dtype: 
     def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         assert isinstance(module, Conv2d)
         outputs, channels, kernel, _ = module.weight.shape
-        counts[Convolution(images, channels, outputs, kernel, *output.shape[-2:], dtype)] += 1
+        height, width = output.shape[-2:]
+        counts[Convolution(images, channels, outputs, kernel, height, width, dtype)] += 1
 
     with torch.device("meta"), torch.inference_mode():
         decoder = InfinityTokenizer(config).decoder
