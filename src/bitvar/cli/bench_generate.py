@@ -104,13 +104,13 @@ def compare(
         from bitvar.profiling.comparison import compare
         from bitvar.profiling.machine import describe_machine
 
-        found = compare(settings, pairs=runs, roofline=roofline)
+        comparison = compare(settings, pairs=runs, roofline=roofline)
         machine = describe_machine()
         given = (f"{both} {a}".strip(), f"{both} {b}".strip())
         if as_json:
-            typer.echo(json.dumps(_as_json(found, given, machine)))
+            typer.echo(json.dumps(_as_json(comparison, given, machine)))
         else:
-            typer.echo("\n".join(_as_text(found, given, machine)))
+            typer.echo("\n".join(_as_text(comparison, given, machine)))
 
 
 _CommandLineError: Any = typer.BadParameter.__mro__[1]  # of typer's bundled click, which moves between versions
@@ -147,7 +147,7 @@ def _setting(option: str, text: str) -> "GenerationSetting":
     return GenerationSetting(**{name: value for name, value in context.params.items() if name not in _OF_COMPARE})
 
 
-def _as_json(found: "Comparison", given: tuple[str, str], machine: Mapping[str, Any]) -> dict[str, Any]:
+def _as_json(comparison: "Comparison", given: tuple[str, str], machine: Mapping[str, Any]) -> dict[str, Any]:
     sides = {
         name: {
             "options": options,
@@ -159,36 +159,36 @@ def _as_json(found: "Comparison", given: tuple[str, str], machine: Mapping[str, 
             "flops_per_second": {stage: rate.achieved for stage, rate in side.rates.items()},
             "attainable_flops_per_second": {stage: rate.attainable for stage, rate in side.rates.items()},
         }
-        for name, options, side in zip("ab", given, found.sides, strict=True)
+        for name, options, side in zip("ab", given, comparison.sides, strict=True)
     }
-    ratios = {stage: ratio._asdict() for stage, ratio in found.ratios.items()}
-    others = {"other_programs_processors": found.others, "remarks": found.remarks}
-    return {"machine": dict(machine), **sides, "pairs": found.pairs, "ratios": ratios, **others}
+    ratios = {stage: ratio._asdict() for stage, ratio in comparison.ratios.items()}
+    others = {"other_programs_processors": comparison.others, "remarks": comparison.remarks}
+    return {"machine": dict(machine), **sides, "pairs": comparison.pairs, "ratios": ratios, **others}
 
 
-def _as_text(found: "Comparison", given: tuple[str, str], machine: Mapping[str, Any]) -> Iterator[str]:
-    for name, options, side in zip("AB", given, found.sides, strict=True):
+def _as_text(comparison: "Comparison", given: tuple[str, str], machine: Mapping[str, Any]) -> Iterator[str]:
+    for name, options, side in zip("AB", given, comparison.sides, strict=True):
         where = f"{side.device}, {side.dtype}, {side.threads} thread{'s' * (side.threads != 1)}"
         where += f"; {', '.join(side.optimizations)}" if side.optimizations else ""
         yield f"{name:<12} {options or 'the embedded model'} ({where})"
     for key, value in machine.items():
         if key != "threads":  # each side has its own
             yield f"{key:<12} {', '.join(value) or 'unknown' if isinstance(value, list) else value}"
-    others = "unknown" if found.others is None else f"{found.others:.2f} processors"
+    others = "unknown" if comparison.others is None else f"{comparison.others:.2f} processors"
     yield f"{'others':<12} {others} kept busy by other programs meanwhile"
-    yield f"{'pairs':<12} {found.pairs}, in alternating order"
+    yield f"{'pairs':<12} {comparison.pairs}, in alternating order"
     yield ""
     header = f"{'stage':<12}{'A s':>9}{'B s':>9}{'A / B':>8}  {'quartiles':<14}"
-    rates = any(side.rates for side in found.sides)
+    rates = any(side.rates for side in comparison.sides)
     yield (header + f"  {'A: GFLOP/s of attainable':<26}{'B: GFLOP/s of attainable':<26}" * rates).rstrip()
-    a, b = found.sides
+    a, b = comparison.sides
     for stage in dict.fromkeys([*a.seconds, *b.seconds]):
         seconds = "".join(f"{s.seconds[stage]:9.4f}" if stage in s.seconds else f"{'':9}" for s in (a, b))
-        ratio = found.ratios.get(stage)
+        ratio = comparison.ratios.get(stage)
         compared = f"{ratio.median:8.2f}  {f'{ratio.low:.2f} to {ratio.high:.2f}':<14}" if ratio else " " * 24
         reached = "".join(f"{_rate(side.rates.get(stage)):<26}" for side in (a, b))
         yield f"{stage.removesuffix('_s'):<12}{seconds}{compared}  {reached}".rstrip()
-    for remark in found.remarks:
+    for remark in comparison.remarks:
         yield f"NOTE: {remark}"
 
 

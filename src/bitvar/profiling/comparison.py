@@ -16,7 +16,7 @@ from bitvar.profiling.roofline import Kernel, decoder_kernels, scale_flops, scal
 from bitvar.sampling.params import SamplingParams
 
 BUSY: Final = 0.1
-"""Number of processors kept busy by other programs from which a comparison is reported as disturbed."""
+"""Number of processors kept busy by other programs from which a comparison is reported as unreliable."""
 
 WIDE: Final = 0.1
 """Distance between the quartiles of the whole time's ratio, as a share of its median, from which it is called wide."""
@@ -83,7 +83,7 @@ class Comparison:
 
     @property
     def remarks(self) -> list[str]:
-        """List what a reader of the figures must know, a sentence each; empty if nothing disturbed them."""
+        """List what a reader of the figures must know, a sentence each; empty if nothing weakens them."""
         found, total = list[str](), self.ratios[TOTAL]
         if self.others is None:
             found.append("What else ran meanwhile is unknown: this system has no /proc/stat.")
@@ -173,7 +173,7 @@ def measured_rates(
         setting: Images of a call, and whether they are computed apart.
         seconds: Seconds an image of every stage, by name.
     """
-    flops, kernels = _work(pipeline, setting)
+    flops, kernels = _flops_and_kernels(pipeline, setting)
     known: dict[Kernel, float] = {}
     for kernel in {kernel for counts in kernels.values() for kernel in counts}:
         known[kernel] = kernel.fastest_seconds(pipeline.device)
@@ -188,7 +188,7 @@ def measured_rates(
     return {name: Rate(flops[name] / seconds[name], 1 / alone[name]) for name in flops}
 
 
-def _work(
+def _flops_and_kernels(
     pipeline: InfinityPipeline, setting: GenerationSetting
 ) -> tuple[dict[str, float], dict[str, Counter[Kernel]]]:
     """Return the operations of one image and the kernels of one pass, of every scale and of decoding, by stage."""
