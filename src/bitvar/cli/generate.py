@@ -277,7 +277,7 @@ def _load(
         tokenizer=tokenizer,
         dtype=default_dtype if dtype is None else dtype,
         device=device,
-        fast=default_fast if fast is None else fast.split(","),
+        fast=default_fast if fast is None else [name.strip() for name in fast.split(",")],
     )
     for note in [] if record is None else check_same_model(record, pipeline):
         say(f"Note: {note}.", err=True)

@@ -107,7 +107,7 @@ def choose(names: Sequence[str], device: str) -> list[type[Optimization]]:
         if name == "off" and len(names) > 1:
             raise UsageError("'off' was given with other optimizations.", fix="give 'off' alone, or leave it out")
         if name == "exact" or (name == "auto" and device == "cpu"):
-            chosen |= {kind.name for kind in OPTIMIZATIONS.values() if kind.exact and _works(kind, device)}
+            chosen |= {kind.name for kind in OPTIMIZATIONS.values() if kind.exact and _usable(kind, device)}
         elif name not in WORDS:
             chosen.add(_named(name, device).name)
     return [kind for name, kind in OPTIMIZATIONS.items() if name in chosen]
@@ -126,5 +126,5 @@ def _named(name: str, device: str) -> type[Optimization]:
     return kind
 
 
-def _works(kind: type[Optimization], device: str) -> bool:
+def _usable(kind: type[Optimization], device: str) -> bool:
     return device in kind.devices and kind.available()
