@@ -12,6 +12,10 @@ from torch import Tensor
 
 _MIN_QUERIES = 64
 
+_MAX_KEYS_IN_FP32 = 128
+_MAX_HEAD_DIM_IN_FP32 = 64
+"""Largest attention that trains faster in fp32 than in bf16 on a CPU (docs/performance.md)."""
+
 
 @runtime_checkable
 class AttentionFn(Protocol):
@@ -33,8 +37,20 @@ def attend(
     scale: float,
     mask: Mask | None = None,
 ) -> Float[Tensor, "b n q e"]:
-    """Compute softmax attention. `mask` is True where a query may attend; None lets every query attend to all keys."""
+    """Compute softmax attention. `mask` is True where a query may attend; None lets every query attend to all keys.
+
+    Small attention in bf16 is computed in fp32 where a CPU needs its gradients: PyTorch's backward pass in bf16 is slow
+    there, and the output is rounded to bf16 only once.
+    """
+    if _trains_faster_in_fp32(q, k, v):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, scale=scale).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+
+
+def _trains_faster_in_fp32(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    small = k.shape[-2] <= _MAX_KEYS_IN_FP32 and k.shape[-1] <= _MAX_HEAD_DIM_IN_FP32
+    trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v))
+    return small and trains and q.dtype == torch.bfloat16 and q.device.type == "cpu"
 
 
 class BlockCausal:

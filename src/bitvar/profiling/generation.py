@@ -1,7 +1,10 @@
 """The speed of generation: `InfinityPipeline.stream` timed stage by stage, as users call it."""
 
+import copy
 import statistics
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -10,7 +13,6 @@ from torch import Tensor, nn
 
 from bitvar.config import unknown
 from bitvar.errors import UsageError
-from bitvar.nn.linear import channels_last
 from bitvar.pipeline import InfinityPipeline
 from bitvar.profiling.clock import Clock, peak_memory
 from bitvar.runtime.placement import resolve_device, resolve_dtype
@@ -44,6 +46,66 @@ class RunTimings:
         scales = {f"scale_{k + 1}_s": seconds for k, seconds in enumerate(self.scales)}
         sums = {"decode_s": self.decode, "total_s": self.text + sum(self.scales) + self.decode}
         return {"text_s": self.text, **scales, "scales_s": sum(self.scales), **sums}
+
+
+@dataclass(frozen=True)
+class GenerationSetting:
+    """What to time, and how it is computed. The defaults are those of `bitvar bench generate`.
+
+    Attributes:
+        model: Model folder or hub id; None for the embedded model.
+        preset: Name of a transformer preset to build with random weights, in place of a model; None for a model.
+        tokenizer: Name of the tokenizer preset that goes with `preset`.
+        dtype: Precision of the weights, as for a pipeline.
+        device: Device, as for a pipeline.
+        fast: Optimizations, as names and words with commas between them.
+        num_images: Images that one call generates.
+        guidance: Guidance scale; None for the model's own.
+        batch_invariant: Whether to compute each image by itself, as calls do by default, or the batch in one pass.
+        threads: Threads that PyTorch computes with; None for its own choice.
+    """
+
+    model: str | None = None
+    preset: str | None = None
+    tokenizer: str = "d32"
+    dtype: str = "auto"
+    device: str = "auto"
+    fast: str = "auto"
+    num_images: int = 1
+    guidance: float | None = None
+    batch_invariant: bool = True
+    threads: int | None = None
+
+    @property
+    def source(self) -> "GenerationSetting":
+        """The fields that decide which pipeline is loaded; the others have their defaults."""
+        return GenerationSetting(self.model, self.preset, self.tokenizer, self.dtype, self.device, self.fast)
+
+    def load(self) -> InfinityPipeline:
+        """Load the model, or build the preset with random weights.
+
+        Raises:
+            UsageError: If the model, the preset, the precision, the device or an optimization is unknown.
+            WeightsError: If the model's files are missing or altered.
+        """
+        fast = self.fast.split(",")
+        if self.preset is None:
+            return InfinityPipeline.from_pretrained(self.model, dtype=self.dtype, device=self.device, fast=fast)
+        pipeline = random_pipeline(self.preset, self.tokenizer, dtype=self.dtype, device=self.device)
+        pipeline.optimize(*fast)
+        return pipeline
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[int]:
+    """Compute with this number of threads inside a `with` block, and yield the number in use; None changes nothing."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -87,20 +149,35 @@ def measure_generation(
     """
     params = pipeline.params_for(SamplingParams(guidance_scale=guidance_scale))
     timings = [
-        _time_call(pipeline, num_images, guidance_scale, seed, batch_invariant=batch_invariant)
+        time_call(pipeline, num_images, guidance_scale, seed=seed, batch_invariant=batch_invariant)
         for seed in range(runs + 1)
     ]
     memory = peak_memory(pipeline.transformer.device)
     return GenerationSpeed(num_images, params.complete().guidance_scale or 1.0, tuple(timings[1:]), memory)
 
 
-def _time_call(
-    pipeline: InfinityPipeline, num_images: int, guidance_scale: float | None, seed: int, *, batch_invariant: bool
+def time_call(
+    pipeline: InfinityPipeline,
+    num_images: int,
+    guidance_scale: float | None,
+    *,
+    seed: int,
+    batch_invariant: bool = True,
 ) -> RunTimings:
+    """Time the stages of one call.
+
+    Args:
+        pipeline: Pipeline to time.
+        num_images: Images to generate.
+        guidance_scale: Guidance scale; None for the model's own.
+        seed: Seed of the call.
+        batch_invariant: Whether to compute each image by itself, as calls do by default, or the batch in one pass.
+    """
     assert pipeline.text_encoder is not None
     clock = Clock(pipeline.transformer.device)
     encoder = _TimedTextEncoder(pipeline.text_encoder, clock)
-    timed = InfinityPipeline(replace(pipeline.components, text_encoder=encoder))
+    timed = copy.copy(pipeline)  # shares everything but the encoder
+    timed.text_encoder = encoder
     scales: list[float] = []
     events = timed.stream(
         distinct_prompts(num_images), seed=seed, guidance_scale=guidance_scale, batch_invariant=batch_invariant
@@ -149,7 +226,7 @@ class _OneEmbedding(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(1, width)
+        self.embedding = nn.Embedding.from_pretrained(torch.zeros(1, width))
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embedding
@@ -157,6 +234,8 @@ class _OneEmbedding(nn.Module):
 
 def random_pipeline(preset: str, tokenizer: str, *, dtype: str = "auto", device: str = "auto") -> InfinityPipeline:
     """Build a pipeline with random weights and random text features, as fast as a trained one.
+
+    The weights are created in their own precision, and are the same on every call.
 
     Args:
         preset: Name of a transformer preset, such as "125M".
@@ -171,18 +250,36 @@ def random_pipeline(preset: str, tokenizer: str, *, dtype: str = "auto", device:
         if name not in table:
             raise UsageError(unknown(f"{what} {name!r}", name, list(table)))
     chosen = resolve_device(device)
-    with torch.device(chosen):
+    precision = resolve_dtype(dtype, chosen)
+    with torch.device("meta"):
         transformer = InfinityTransformer(PRESETS[preset])
-        image_tokenizer = channels_last(InfinityTokenizer(TOKENIZER_PRESETS[tokenizer]))
-    if chosen.type == "cpu":
-        transformer.init_weights(torch.Generator().manual_seed(0))
+        image_tokenizer = InfinityTokenizer(TOKENIZER_PRESETS[tokenizer])
     for module in (transformer, image_tokenizer):
-        module.to(resolve_dtype(dtype, chosen)).eval().requires_grad_(False)
+        _assign_random_weights(module, device=chosen, dtype=precision)
+        module.eval().requires_grad_(False)
     identity = TokenizerIdentity(name=tokenizer, sha256="0" * 64)
     defaults = SamplingParams(guidance_scale=4.0, temperature=0.5, top_p=0.97)
     index = ModelIndex(name=preset, tokenizer=identity, defaults=defaults)
     encoder = _RandomTextEncoder(transformer.config.text_width).to(chosen)
     return InfinityPipeline(Components(transformer, image_tokenizer, encoder, index, ""))
+
+
+def _assign_random_weights(module: nn.Module, *, device: torch.device, dtype: torch.dtype) -> None:
+    """Give a module that was built without data random weights, the same every time, in their own precision and layout.
+
+    Norms are 1, biases 0, and the rest normal with a variance of 1 / inputs. Nothing else is allocated; a model built
+    in fp32 and then cast to bf16 takes twice its size at the peak.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    weights: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        layout = torch.channels_last if parameter.ndim == 4 else torch.contiguous_format
+        weights[name] = torch.empty(parameter.shape, dtype=dtype, device=device, memory_format=layout)
+        if parameter.ndim > 1:
+            weights[name].normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+        else:
+            weights[name].fill_(1.0 if name.endswith("weight") else 0.0)
+    module.load_state_dict(weights, assign=True)
 
 
 def distinct_prompts(count: int) -> list[str]:

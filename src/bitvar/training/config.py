@@ -28,6 +28,8 @@ class OptimizationConfig(Config):
         final_learning_rate: Learning rate of the last step as a fraction of the peak; the decay is a cosine.
         betas: Betas of AdamW.
         momentum: Momentum of Muon.
+        muon_precision: Precision of the products in which Muon orthogonalizes. bf16 is faster where a processor or GPU
+            has instructions for it.
         weight_decay: Decoupled weight decay, on matrices only.
         clip: Maximum gradient norm.
         ema_decay: Decay of the averaged weights, which are the exported ones.
@@ -45,6 +47,7 @@ class OptimizationConfig(Config):
     final_learning_rate: float = Field(default=0.02, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.97)
     momentum: float = Field(default=0.95, ge=0, lt=1)
+    muon_precision: Literal["fp32", "bf16"] = "fp32"
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=5.0, gt=0)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)

@@ -1,8 +1,11 @@
 """Shared layers: rotary positions, the cache, attention, and who computes in which dtype."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from bitvar.nn.attention import attend
 from bitvar.nn.kv_cache import KVCache
@@ -81,6 +84,37 @@ def test_attention_looks_only_where_the_mask_is_true() -> None:
         for i in range(3):
             weights = torch.softmax(0.3 * k[0, n, : i + 1] @ q[0, n, i], dim=0)
             torch.testing.assert_close(out[0, n, i], weights @ v[0, n, : i + 1])
+
+
+def gradients_of(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attention: Callable[..., torch.Tensor]
+) -> list[torch.Tensor]:
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in (q, k, v)]
+    output = attention(*leaves, scale=1.0)
+    output.backward(torch.ones_like(output))
+    return [output.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+
+def test_small_bf16_attention_trains_at_least_as_exactly_as_pytorchs() -> None:
+    small = torch.randn(3, 4, 3, 85, 64, generator=torch.Generator().manual_seed(0)).bfloat16().unbind()
+    exact = gradients_of(*(tensor.double() for tensor in small), F.scaled_dot_product_attention)
+    plain, ours = (gradients_of(*small, attention) for attention in (F.scaled_dot_product_attention, attend))
+    for reference, theirs, mine in zip(exact, plain, ours, strict=True):
+        assert mine.dtype == torch.bfloat16
+        errors = [(values.double() - reference).square().mean() for values in (mine, theirs)]
+        assert errors[0] <= errors[1]
+    rounded_once = F.scaled_dot_product_attention(*(tensor.float() for tensor in small), scale=1.0).bfloat16()
+    assert torch.equal(ours[0], rounded_once) and not torch.equal(plain[0], rounded_once)
+
+
+def test_attention_without_gradients_or_with_many_keys_is_pytorchs_own() -> None:
+    q, k, v = torch.randn(3, 1, 2, 140, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    short = [tensor[:, :, :128] for tensor in (q, k, v)]
+    assert torch.equal(attend(*short, scale=1.0), F.scaled_dot_product_attention(*short, scale=1.0))
+    for mine, theirs in zip(
+        gradients_of(q, k, v, attend), gradients_of(q, k, v, F.scaled_dot_product_attention), strict=True
+    ):
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitvar.nn.linear import channels_last
+from bitvar.nn.linear import Linear, channels_last
 from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
+from bitvar.training.config import OptimizationConfig
 from bitvar.training.engine.muon import Muon, batches_of_one_shape, orthogonalize
-from bitvar.training.engine.optim import EDGES, hidden_matrices
+from bitvar.training.engine.optim import EDGES, build_optimizer, hidden_matrices
 from bitvar.transformer import InfinityTransformer, ScheduleConfig, TransformerConfig
 
 TOKENIZER = TokenizerConfig(bits=4, base_channels=8, channel_multipliers=(1, 2), res_blocks=1, norm_groups=4)
@@ -36,6 +37,32 @@ def test_every_direction_of_an_orthogonal_update_counts_alike(shape: tuple[int, 
     assert ((values > 0.6) & (values < 1.3)).all()
     cosine = (update * (u @ v)).sum() / update.norm() / (u @ v).norm()
     assert cosine > 0.97
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (3, 32, 96), (96, 32)])
+def test_products_in_bf16_give_nearly_the_same_update(shape: tuple[int, ...]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    exact, rounded = orthogonalize(matrices), orthogonalize(matrices, dtype=torch.bfloat16)
+    assert rounded.dtype == torch.float32 and not torch.equal(exact, rounded)
+    assert (exact * rounded).sum() / exact.norm() / rounded.norm() > 0.999
+    torch.testing.assert_close(torch.linalg.svdvals(rounded), torch.linalg.svdvals(exact), atol=0.06, rtol=0)
+    assert torch.equal(orthogonalize(torch.zeros(3, 5), dtype=torch.bfloat16), torch.zeros(3, 5))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_configuration_chooses_the_precision_of_the_products(precision: Any) -> None:
+    weight = parameter(32, 32)
+    assert weight.grad is not None
+    model = nn.ModuleDict({"hidden": Linear(32, 32, bias=False)})
+    with torch.no_grad():
+        model["hidden"].weight.copy_(weight)
+    model["hidden"].weight.grad = weight.grad.clone()
+    config = OptimizationConfig(
+        optimizer="muon", steps=1, batch_size=1, learning_rate=0.01, momentum=0.9, muon_precision=precision
+    )
+    build_optimizer(model, config).step()
+    Muon({1: [weight]}, [], **SETTINGS, dtype=torch.float32 if precision == "fp32" else torch.bfloat16).step()
+    assert torch.equal(model["hidden"].weight, weight)
 
 
 def test_no_gradient_direction_gives_no_update() -> None:

@@ -141,6 +141,14 @@ def test_fields_are_compared_by_name(tmp_path: Path) -> None:
     assert [str(change) for change in changes] == ["model.depth was 1, now 2", "old was 1, now not set"]
 
 
+def test_a_checkpoint_from_before_a_setting_is_held_to_what_it_computed() -> None:
+    old = RunIdentity({"optimization": {"seed": 0}})
+    same, other = (RunIdentity({"optimization": {"seed": 0, "muon_precision": dtype}}) for dtype in ("fp32", "bf16"))
+    assert same.changes_from(old) == []
+    assert [str(change) for change in other.changes_from(old)] == ['optimization.muon_precision was "fp32", now "bf16"']
+    assert [change.before for change in same.changes_from(other)] == ['"bf16"']
+
+
 def test_a_checkpoint_from_before_identities_is_taken_with_a_warning(tmp_path: Path) -> None:
     config, lines = transformer_training(), list[str]()
     train(config, tmp_path)

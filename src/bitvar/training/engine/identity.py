@@ -2,7 +2,7 @@
 
 The identity holds the whole configuration, and content digests of the frozen models, the initial weights and the data.
 Every checkpoint stores it. On resume, fields are compared by name, and a field that an older checkpoint lacks is
-ignored. This module knows nothing of models or of the training loop.
+ignored, unless `BEFORE` knows what such a run computed. This module knows nothing of models or of the training loop.
 """
 
 import hashlib
@@ -29,6 +29,9 @@ FREE: Final = ("intervals",)
 
 STEPS: Final = "optimization.steps"
 
+BEFORE: Final = {"optimization.muon_precision": '"fp32"'}
+"""Values, as JSON, of settings that a checkpoint may lack because all runs computed that way when it was made."""
+
 _SHORT: Final = 12
 _SHOWN: Final = 8
 
@@ -47,7 +50,8 @@ class RunIdentity:
 
     def changes_from(self, saved: "RunIdentity") -> list["Change"]:
         """List the differences from a checkpoint's identity, ignoring intervals and fields that it does not name."""
-        before, now = _flat(saved.configuration), _flat(self.configuration)
+        now = _flat(self.configuration)
+        before = {name: value for name, value in BEFORE.items() if name in now} | _flat(saved.configuration)
         names = [name for name in before if name.split(".")[0] not in FREE]  # newer settings aren't in it
         settings = [Change(name, _plain(before, name), _plain(now, name)) for name in names]
         parts = [

@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024) for hidden matrices, with AdamW for all other parameters.
 
 This module knows parameters and groups, not models: `optim` decides which matrices are hidden. We don't use
-`torch.optim.Muon`, which rejects convolutions and computes in bf16, slow on processors without bf16 instructions.
+`torch.optim.Muon`, which rejects convolutions and computes in bf16 only, slow on processors without bf16 instructions.
 """
 
 import math
@@ -29,20 +29,25 @@ ADAMW_RMS = 0.2
 """Typical RMS of AdamW's updates. Muon's are scaled to match it, so learning rates carry over (arXiv 2502.16982)."""
 
 
-def orthogonalize(matrices: Float[Tensor, "*n o i"]) -> Float[Tensor, "*n o i"]:
+def orthogonalize(matrices: Float[Tensor, "*n o i"], *, dtype: torch.dtype = torch.float32) -> Float[Tensor, "*n o i"]:
     """Return approximately `U V^T` for each matrix `U S V^T`, in fp32, so that every direction counts equally.
 
     A zero matrix stays zero.
+
+    Args:
+        matrices: Matrices of one shape.
+        dtype: Precision of the products. What bf16 rounds is small beside the spread of singular values that remains.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.float()
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    x = x.to(dtype)
     a, b, c = COEFFICIENTS
     for _ in range(NUM_ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()
 
 
 def batches_of_one_shape(parameters: Sequence[Tensor], *, max_elements: int = MAX_STACKED) -> Iterator[list[Tensor]]:
@@ -84,6 +89,7 @@ class Muon(Optimizer):
         momentum: Nesterov momentum of the matrices' gradients.
         betas: Betas of AdamW.
         weight_decay: Decoupled weight decay of both kinds of parameters, if they have two or more axes.
+        dtype: Precision of the products that orthogonalize.
     """
 
     def __init__(
@@ -95,7 +101,9 @@ class Muon(Optimizer):
         momentum: float,
         betas: tuple[float, float],
         weight_decay: float,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self._dtype = dtype
         groups = [
             *({"params": list(p), "parts": parts, "weight_decay": weight_decay} for parts, p in matrices.items() if p),
             *(group | {"parts": 0} for group in decay_groups(others, weight_decay)),
@@ -120,7 +128,7 @@ class Muon(Optimizer):
         wholes = [d.full_tensor() if isinstance(d, DTensor) else d for d in directions]
         parts = torch.stack([part for whole in wholes for part in whole.flatten(1).chunk(group["parts"])])
         rate = group["lr"] * ADAMW_RMS * math.sqrt(max(parts.shape[1:]))
-        updates = orthogonalize(parts).reshape(len(parameters), *parameters[0].shape)
+        updates = orthogonalize(parts, dtype=self._dtype).reshape(len(parameters), *parameters[0].shape)
         for parameter, direction, update in zip(parameters, directions, updates, strict=True):
             own = update
             if isinstance(direction, DTensor):  # every rank computes all of it and keeps its rows

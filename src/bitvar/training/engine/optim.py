@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from bitvar.nn.linear import Conv2d, Linear
+from bitvar.runtime.placement import DTYPES
 from bitvar.training.config import OptimizationConfig
 from bitvar.training.engine.muon import Muon, decay_groups
 
@@ -33,6 +34,7 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> torch.optim
             momentum=config.momentum,
             betas=config.betas,
             weight_decay=config.weight_decay,
+            dtype=DTYPES[config.muon_precision],
         )
     groups = decay_groups(trained, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
