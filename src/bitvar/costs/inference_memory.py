@@ -2,8 +2,7 @@
 
 Sizes are in bytes. The estimate counts the tensors that the sampling loop, the decoder and the conversion to images
 hold, and adds what allocators and kernel libraries were measured to take (docs/performance.md). It excludes weights and
-the text encoder. Decoding is assumed to happen in one pass, as the pipeline does it, and not in tiles. This module
-knows layers, but neither devices nor the pipeline.
+the text encoder, which `generation_memory.py` adds. This module knows layers, but neither devices nor the pipeline.
 """
 
 from dataclasses import dataclass, fields
@@ -18,6 +17,9 @@ KERNEL_LIBRARIES: Final = 24 << 20
 
 MAX_FRAGMENTS: Final = 160 << 20
 """Bytes of gaps that a heap may have: glibc keeps tensors up to 32 MiB on it, of which a layer has at most five."""
+
+_MARGIN: Final = 16
+"""Positions around a decoder's tile that the convolutions of a level read."""
 
 
 @runtime_checkable
@@ -56,6 +58,8 @@ class InferencePlan:
         batch_invariant: Whether each image is computed by itself, so that only one has activations at a time.
         itemsize: Bytes of one activation, 4 in fp32 and 2 in bf16 and fp16.
         text_tokens: Number of tokens of the longest prompt.
+        sequential_guidance: Whether guidance's two halves are computed one after the other.
+        tile: Side of the tiles that images are decoded in, in pixels; None decodes an image in one pass.
     """
 
     model: TransformerConfig
@@ -66,6 +70,8 @@ class InferencePlan:
     batch_invariant: bool = True
     itemsize: int = FP32
     text_tokens: int = LONG_TEXT
+    sequential_guidance: bool = False
+    tile: int | None = None
 
     @property
     def rows(self) -> int:
@@ -80,13 +86,19 @@ class InferencePlan:
     @property
     def rows_together(self) -> int:
         """Number of rows that are computed in one pass."""
-        return self.images_together * (2 if self.guided else 1)
+        return self.images_together * (2 if self.guided and not self.sequential_guidance else 1)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        side = self.model.patch_size * self.decoder.stride
+        return self.schedule[-1][0] * side, self.schedule[-1][1] * side
 
     @property
     def num_pixels(self) -> int:
         """Number of pixels of one image."""
-        height, width = self.schedule[-1]
-        return height * width * (self.model.patch_size * self.decoder.stride) ** 2
+        height, width = self.image_size
+        return height * width
 
 
 @dataclass(frozen=True)
@@ -185,6 +197,8 @@ def _activations(plan: InferencePlan) -> int:
 
 def _decoding(plan: InferencePlan) -> int:
     """Bytes of the decoder's tensors for one image at its most expensive level, as in `tokenizer/autoencoder.py`."""
+    if plan.tile is not None:
+        return _tiled_decoding(plan, plan.tile)
     decoder, item = plan.decoder, plan.itemsize
     of_norm = 2 * (FP32 if decoder.norm == "pixel" else item)  # its result and SiLU's; or a square in fp32
     positions = plan.num_pixels // decoder.pixel_patch**2
@@ -195,4 +209,22 @@ def _decoding(plan: InferencePlan) -> int:
         later = (inputs + 2 * outputs) * item + outputs * of_norm
         upsampled = (inputs + outputs + 8 * outputs) * item if level else 0
         peak = max(peak, (positions >> 2 * level) * max(first, later, upsampled))
+    return peak
+
+
+def _tiled_decoding(plan: InferencePlan, tile: int) -> int:
+    """Bytes of decoding as in `tokenizer/tiling.py`: complete activations between two levels, and one tile."""
+    decoder, item, channels = plan.decoder, plan.itemsize, plan.decoder.channels
+    positions = plan.num_pixels // decoder.pixel_patch**2
+    peak = 0
+    for level, outputs in enumerate(channels):  # finest first
+        coarsest = level == len(channels) - 1
+        inputs = decoder.bits if coarsest else channels[level + 1]
+        whole_in = inputs * (positions >> 2 * (level if coarsest else level + 1))
+        whole_out = outputs * (positions >> 2 * level) if level else 0
+        side = (max(2, tile // decoder.pixel_patch) >> level) + 2 * _MARGIN
+        widest = max(outputs, channels[min(level + 1, len(channels) - 1)])
+        norm = widest * 2 * FP32  # a tile's norm computes in fp32
+        inside = min(side**2, positions >> 2 * level) * ((2 * widest + outputs) * item + norm)
+        peak = max(peak, (whole_in + whole_out) * item + inside)
     return peak

@@ -1,0 +1,309 @@
+"""Predicted memory of a process that loads a model and generates images, and settings that make it fit.
+
+Sizes are in bytes. `inference_memory.py` has what the loop and the decoder take; this file adds the weights of every
+part, what loading them takes, and what the process itself takes, and finds the peak of the phases: loading, encoding
+the prompts, drawing, decoding. It knows sizes and settings, but neither folders nor devices.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Final, Literal, TypeAlias
+
+from bitvar.costs.flops import count_parameters
+from bitvar.costs.inference_memory import DecoderSizes, InferenceMemory, InferencePlan, estimate_inference_memory
+from bitvar.costs.training_memory import GIB, LONG_TEXT
+from bitvar.scales import ScaleSchedule
+from bitvar.transformer.config import TransformerConfig
+
+Kind: TypeAlias = Literal["cpu", "cuda", "mps"]
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+Offload: TypeAlias = Literal["text", "blocks"]
+
+ITEMSIZE: Final[dict[str, int]] = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+CONTEXT: Final = 600 << 20
+"""Bytes that a CUDA driver, its kernels and their scratch memory take on a card beside PyTorch's tensors."""
+
+MAX_GAPS: Final = 64 << 20
+"""Bytes of a heap's gaps that are expected, where `inference_memory.MAX_FRAGMENTS` bounds them."""
+
+DEFAULT_TILE: Final = 256
+"""Side of a decoder's tiles in pixels that the advice names."""
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """Weights of one part of a model.
+
+    Attributes:
+        parameters: Number of parameters.
+        stored: Bytes of its files; 0 if it comes from no file.
+        kept_wide: Number of parameters that stay fp32 in an fp16 model.
+    """
+
+    parameters: int
+    stored: int = 0
+    kept_wide: int = 0
+
+    def loaded(self, precision: Precision) -> int:
+        """Bytes of the weights in a precision."""
+        wide = self.kept_wide if precision == "fp16" else 0
+        return (self.parameters - wide) * ITEMSIZE[precision] + wide * ITEMSIZE["fp32"]
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """Everything about a model that determines its memory.
+
+    Attributes:
+        config: Configuration of the transformer.
+        decoder: Sizes of the image tokenizer.
+        transformer, tokenizer, text_encoder: Weights of the parts; None for a model without text encoder.
+    """
+
+    config: TransformerConfig
+    decoder: DecoderSizes
+    transformer: PartSizes
+    tokenizer: PartSizes
+    text_encoder: PartSizes | None
+
+
+@dataclass(frozen=True)
+class GenerationPlan:
+    """A call that generates images, and what determines its memory.
+
+    Attributes:
+        model: Sizes of the model.
+        schedule: Schedule of every image.
+        device: Kind of device.
+        precision: Precision of weights and activations.
+        images: Number of images of one call.
+        guided: Whether guidance doubles the rows.
+        offload: Parts that are on the device only while they compute ("text", "blocks").
+        sequential_guidance: Whether guidance's two halves are computed one after the other.
+        tile: Side of the tiles that images are decoded in, in pixels; None decodes in one pass.
+        text_tokens: Number of tokens of the longest prompt.
+        process: Bytes that the process takes before it loads a model, on a CPU.
+    """
+
+    model: ModelSizes
+    schedule: ScaleSchedule
+    device: Kind = "cuda"
+    precision: Precision = "bf16"
+    images: int = 1
+    guided: bool = True
+    offload: frozenset[Offload] = frozenset()
+    sequential_guidance: bool = False
+    tile: int | None = None
+    text_tokens: int = LONG_TEXT
+    process: int = 0
+
+    @property
+    def inference(self) -> InferencePlan:
+        """The images and their settings, as the estimate of the loop takes them."""
+        return InferencePlan(
+            self.model.config, self.schedule, self.model.decoder, images=self.images, guided=self.guided,
+            itemsize=ITEMSIZE[self.precision], text_tokens=self.text_tokens,
+            sequential_guidance=self.sequential_guidance, tile=self.tile,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GenerationMemory:
+    """Bytes on the device, by what takes them, and the phases that they add up to.
+
+    Attributes:
+        process: The process itself: PyTorch on a CPU, the driver's context on a card.
+        transformer, tokenizer, text_encoder: Weights that stay on the device.
+        offloaded: Buffers that offloaded blocks pass through.
+        loading: Peak while the weights are loaded.
+        encoding: Peak while the prompts are encoded.
+        drawing: Peak of the sampling loop.
+        decoding: Peak of the decoder, after the loop has freed its cache.
+        parts: What drawing and decoding take besides the weights.
+    """
+
+    process: int
+    transformer: int
+    tokenizer: int
+    text_encoder: int
+    offloaded: int
+    loading: int
+    encoding: int
+    drawing: int
+    decoding: int
+    parts: InferenceMemory = field(repr=False)
+
+    @property
+    def resident(self) -> int:
+        """Bytes that stay between calls."""
+        return self.process + self.transformer + self.tokenizer + self.text_encoder + self.offloaded
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Peak of each phase, in order."""
+        return {name: getattr(self, name) for name in ("loading", "encoding", "drawing", "decoding")}
+
+    @property
+    def peak(self) -> int:
+        return max(self.phases.values())
+
+    @property
+    def peak_phase(self) -> str:
+        """Name of the phase with the highest peak, the first of several."""
+        phases = self.phases
+        return max(phases, key=phases.__getitem__)
+
+    def named(self) -> dict[str, int]:
+        """Return the parts at the peak of drawing or decoding, by name, in the order of a report."""
+        weights = {f.name: getattr(self, f.name) for f in fields(self)[:5]}
+        parts = self.parts.named()
+        if self.drawing >= self.decoding:
+            drawn = ("cache", "text_keys", "text", "latents", "draws", "activations", "fragments", "libraries")
+        else:
+            drawn = ("text", "latents", "decoding", "pixels", "fragments", "libraries")
+        return weights | {name: parts[name] for name in drawn}
+
+
+def estimate_generation_memory(plan: GenerationPlan) -> GenerationMemory:
+    """Predict the memory of loading a model and generating images with it, without previews.
+
+    Within 10 % of the peak of a process on a CPU (docs/memory.md). On a card, memory is counted on the card alone: the
+    host needs a part's weights while it loads them, and keeps those that are offloaded.
+    """
+    model, precision, on_host = plan.model, plan.precision, plan.device != "cuda"
+    inference = estimate_inference_memory(plan.inference)
+    process = plan.process if on_host else CONTEXT
+    transformer = model.transformer.loaded(precision)
+    offloaded = 0
+    if "blocks" in plan.offload:
+        block = count_parameters(model.config).blocks // model.config.depth * ITEMSIZE[precision]
+        transformer -= model.config.depth * block
+        offloaded = 2 * block  # the one that computes, and the next
+    tokenizer = model.tokenizer.loaded(precision) + (_mapped(model.tokenizer, precision) if on_host else 0)
+    encoder = 0 if model.text_encoder is None else model.text_encoder.loaded(precision)
+    stays = 0 if "text" in plan.offload else encoder
+    weights = process + transformer + tokenizer + offloaded
+    drawn = inference.text + inference.latents + inference.libraries
+    return GenerationMemory(
+        process=process,
+        transformer=transformer,
+        tokenizer=tokenizer,
+        text_encoder=stays,
+        offloaded=offloaded,
+        loading=_loading(plan) if on_host else weights + stays,
+        encoding=weights + encoder + inference.text,
+        drawing=weights + stays + drawn + _fragments(inference.activations)
+        + inference.cache + inference.text_keys + inference.draws + inference.activations,
+        decoding=weights + stays + drawn + _fragments(inference.decoding) + inference.decoding + inference.pixels,
+        parts=replace(inference, fragments=_fragments(max(inference.activations, inference.decoding))),
+    )  # fmt: skip
+
+
+def _mapped(part: PartSizes, precision: Precision) -> int:
+    """Bytes of a file in the model's precision, which stay mapped beside the copy with another layout."""
+    return part.stored if part.stored == part.loaded(precision) else 0
+
+
+def _loading(plan: GenerationPlan) -> int:
+    """Peak of loading one part after the other: a file is mapped, and cast unless it has the precision already."""
+    held = peak = plan.process
+    model, precision = plan.model, plan.precision
+    for part in (model.transformer, model.tokenizer, model.text_encoder):
+        if part is None:
+            continue
+        loaded = part.loaded(precision)
+        is_cast = part.stored not in (0, loaded)
+        peak = max(peak, held + loaded + (part.stored if is_cast else 0))
+        held += loaded + (_mapped(part, precision) if part is model.tokenizer else 0)
+    return max(peak, held)
+
+
+def _fragments(transient: int) -> int:
+    return min(transient // 8, MAX_GAPS)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of the settings that saves memory.
+
+    Attributes:
+        option: Option of `bitvar generate`, and what it costs.
+        plan: The plan with this change and all changes before it.
+        memory: Its memory.
+    """
+
+    option: str
+    plan: GenerationPlan
+    memory: GenerationMemory
+
+    def fits(self, available_bytes: float) -> bool:
+        return self.memory.peak <= available_bytes
+
+
+def changes_that_fit(plan: GenerationPlan, available_bytes: float) -> list[Change]:
+    """List changes, cheapest first, until the plan fits; changes that would save nothing are left out.
+
+    Args:
+        plan: Settings of the call.
+        available_bytes: Memory of the device.
+
+    Returns:
+        Changes that add up, the last of which fits unless nothing does; none if the plan fits unchanged.
+    """
+    made: list[Change] = []
+    before = estimate_generation_memory(plan)
+    for option, change in _cheapest_first(plan):
+        if before.peak <= available_bytes:
+            break
+        changed = change(plan)
+        after = estimate_generation_memory(changed)
+        if after.peak < before.peak or after.resident < before.resident:
+            plan, before = changed, after
+            made.append(Change(option, plan, after))
+    return made
+
+
+def _cheapest_first(plan: GenerationPlan) -> Iterator[tuple[str, Callable[[GenerationPlan], GenerationPlan]]]:
+    """List options with their cost, those that cost the least time first."""
+    if plan.precision == "fp32":
+        yield "--dtype bf16, which rounds the weights", lambda plan: replace(plan, precision="bf16")
+    if plan.images > 1:
+        yield "-n 1, one image a call", lambda plan: replace(plan, images=1)
+    if plan.model.text_encoder is not None and "text" not in plan.offload:
+        yield "--offload text, moved for every prompt", lambda plan: _offloading(plan, "text")
+    if plan.guided and not plan.sequential_guidance:
+        option = "--sequential-guidance, smaller products"
+        yield option, lambda plan: replace(plan, sequential_guidance=True)
+    if plan.tile is None:
+        option = f"--tile {DEFAULT_TILE}, which decodes more than once for every norm"
+        yield option, lambda plan: replace(plan, tile=DEFAULT_TILE)
+    if plan.device == "cuda" and "blocks" not in plan.offload:
+        yield "--offload blocks, all weights moved for every scale", lambda plan: _offloading(plan, "blocks")
+
+
+def _offloading(plan: GenerationPlan, part: Offload) -> GenerationPlan:
+    return replace(plan, offload=plan.offload | {part})
+
+
+def describe_changes(plan: GenerationPlan, available_bytes: float) -> list[str]:
+    """Name the first settings that fit, a line each with the resulting peak; no lines if the plan fits unchanged."""
+    changes = changes_that_fit(plan, available_bytes)
+    lines = [_line(change, available_bytes) for change in changes]
+    smallest = changes[-1].plan if changes else plan
+    if estimate_generation_memory(smallest).peak > available_bytes:
+        others = "a smaller --size" + (", --guidance 1" if plan.guided else "")
+        lines.append(f"or {others}" + ("" if plan.device == "cpu" else ", or --device cpu"))
+    return lines
+
+
+def _line(change: Change, available_bytes: float) -> str:
+    outcome = "fits" if change.fits(available_bytes) else "still too much"
+    return f"{change.option}: {change.memory.peak / GIB:.1f} of {available_bytes / GIB:.1f} GiB, {outcome}"
+
+
+def describe_generation(memory: GenerationMemory) -> str:
+    """Format the prediction as a table in GiB: what is held at the peak of drawing or decoding, and the phases."""
+    rows = [(name.replace("_", " "), size) for name, size in memory.named().items() if size]
+    rows += [("resident", memory.resident), (f"peak, {memory.peak_phase}", memory.peak)]
+    return "\n".join(f"{name:16} {size / GIB:8.2f} GiB" for name, size in rows)
