@@ -35,6 +35,9 @@ def fit(
         bool, typer.Option("--sequential-guidance", help="Compute guidance's two halves one after the other.")
     ] = False,
     tile: Annotated[int | None, typer.Option(min=1, help="Decode in tiles of this side, in pixels.")] = None,
+    fast: Annotated[
+        str, typer.Option(metavar="auto|exact|off|NAME,...", help="Optimizations, as for `bitvar generate`.")
+    ] = "auto",
     cards: Annotated[
         bool, typer.Option("--cards", help="Print a table of common cards, with the first settings that fit.")
     ] = False,
@@ -59,6 +62,7 @@ def fit(
             offload=tuple(part.strip() for part in offload.split(",")) if offload else (),
             sequential_guidance=sequential_guidance,
             tile=tile,
+            fast=tuple(fast.split(",")),
         )
         if cards:
             say(describe_cards(request))

@@ -6,7 +6,7 @@ the prompts, drawing, decoding. It knows sizes and settings, but neither folders
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 
 from bitvar.costs.flops import count_parameters
@@ -39,11 +39,15 @@ class PartSizes:
         parameters: Number of parameters.
         stored: Bytes of its files; 0 if it comes from no file.
         kept_wide: Number of parameters that stay fp32 in an fp16 model.
+        kept_here: Number of parameters that stay in a CPU's memory when the part is offloaded.
+        library: Bytes of the libraries that only this part needs, in the process's memory.
     """
 
     parameters: int
     stored: int = 0
     kept_wide: int = 0
+    kept_here: int = 0
+    library: int = 0
 
     def loaded(self, precision: Precision) -> int:
         """Bytes of the weights in a precision."""
@@ -82,6 +86,7 @@ class GenerationPlan:
         offload: Parts that are on the device only while they compute ("text", "blocks").
         sequential_guidance: Whether guidance's two halves are computed one after the other.
         tile: Side of the tiles that images are decoded in, in pixels; None decodes in one pass.
+        packed: Whether linear layers keep packed copies of their weights, as the optimization "packed" does.
         text_tokens: Number of tokens of the longest prompt.
         process: Bytes that the process takes before it loads a model, on a CPU.
     """
@@ -95,6 +100,7 @@ class GenerationPlan:
     offload: frozenset[Offload] = frozenset()
     sequential_guidance: bool = False
     tile: int | None = None
+    packed: bool = False
     text_tokens: int = LONG_TEXT
     process: int = 0
 
@@ -108,6 +114,9 @@ class GenerationPlan:
         )  # fmt: skip
 
 
+_WEIGHTS: Final = ("process", "transformer", "tokenizer", "text_encoder", "offloaded", "packed")
+
+
 @dataclass(frozen=True)
 class GenerationMemory:
     """Bytes on the device, by what takes them, and the phases that they add up to.
@@ -116,6 +125,7 @@ class GenerationMemory:
         process: The process itself: PyTorch on a CPU, the driver's context on a card.
         transformer, tokenizer, text_encoder: Weights that stay on the device.
         offloaded: Buffers that offloaded blocks pass through.
+        packed: Packed copies of weights, made by the first image.
         loading: Peak while the weights are loaded.
         encoding: Peak while the prompts are encoded.
         drawing: Peak of the sampling loop.
@@ -128,6 +138,7 @@ class GenerationMemory:
     tokenizer: int
     text_encoder: int
     offloaded: int
+    packed: int
     loading: int
     encoding: int
     drawing: int
@@ -137,7 +148,7 @@ class GenerationMemory:
     @property
     def resident(self) -> int:
         """Bytes that stay between calls."""
-        return self.process + self.transformer + self.tokenizer + self.text_encoder + self.offloaded
+        return sum(getattr(self, name) for name in _WEIGHTS)
 
     @property
     def phases(self) -> dict[str, int]:
@@ -156,7 +167,7 @@ class GenerationMemory:
 
     def named(self) -> dict[str, int]:
         """Return the parts at the peak of drawing or decoding, by name, in the order of a report."""
-        weights = {f.name: getattr(self, f.name) for f in fields(self)[:5]}
+        weights = {name: getattr(self, name) for name in _WEIGHTS}
         parts = self.parts.named()
         if self.drawing >= self.decoding:
             drawn = ("cache", "text_keys", "text", "latents", "draws", "activations", "fragments", "libraries")
@@ -181,23 +192,32 @@ def estimate_generation_memory(plan: GenerationPlan) -> GenerationMemory:
         transformer -= model.config.depth * block
         offloaded = 2 * block  # the one that computes, and the next
     tokenizer = model.tokenizer.loaded(precision) + (_mapped(model.tokenizer, precision) if on_host else 0)
-    encoder = 0 if model.text_encoder is None else model.text_encoder.loaded(precision)
-    stays = 0 if "text" in plan.offload else encoder
+    text = model.text_encoder or PartSizes(0)
+    process += text.library if on_host else 0
+    encoder = stays = text.loaded(precision)
+    if "text" in plan.offload:
+        stays = text.kept_here * ITEMSIZE[precision] if on_host else 0
+    packed = _packed(plan) if plan.packed else 0
     weights = process + transformer + tokenizer + offloaded
-    drawn = inference.text + inference.latents + inference.libraries
+    together = weights + stays + packed + inference.text + inference.latents + inference.libraries
+    drawing = together + inference.cache + inference.text_keys + inference.draws
+    drawing += inference.activations + _fragments(inference.activations)
+    decoding = together + inference.decoding + inference.pixels + _fragments(inference.decoding)
     return GenerationMemory(
         process=process,
         transformer=transformer,
         tokenizer=tokenizer,
         text_encoder=stays,
         offloaded=offloaded,
+        packed=packed,
         loading=_loading(plan) if on_host else weights + stays,
         encoding=weights + encoder + inference.text,
-        drawing=weights + stays + drawn + _fragments(inference.activations)
-        + inference.cache + inference.text_keys + inference.draws + inference.activations,
-        decoding=weights + stays + drawn + _fragments(inference.decoding) + inference.decoding + inference.pixels,
-        parts=replace(inference, fragments=_fragments(max(inference.activations, inference.decoding))),
-    )  # fmt: skip
+        drawing=drawing,
+        decoding=decoding,
+        parts=replace(
+            inference, fragments=_fragments(inference.activations if drawing >= decoding else inference.decoding)
+        ),
+    )
 
 
 def _mapped(part: PartSizes, precision: Precision) -> int:
@@ -205,13 +225,19 @@ def _mapped(part: PartSizes, precision: Precision) -> int:
     return part.stored if part.stored == part.loaded(precision) else 0
 
 
+def _packed(plan: GenerationPlan) -> int:
+    """Bytes of packed copies: of all linear layers, which are nearly everything but the learned "no text"."""
+    counted, config = count_parameters(plan.model.config), plan.model.config
+    learned = config.max_text_tokens * config.condition_width
+    return (counted.total - counted.embedding - learned) * ITEMSIZE[plan.precision]
+
+
 def _loading(plan: GenerationPlan) -> int:
     """Peak of loading one part after the other: a file is mapped, and cast unless it has the precision already."""
     held = peak = plan.process
     model, precision = plan.model, plan.precision
-    for part in (model.transformer, model.tokenizer, model.text_encoder):
-        if part is None:
-            continue
+    for part in (model.transformer, model.tokenizer, *filter(None, [model.text_encoder])):
+        held += part.library
         loaded = part.loaded(precision)
         is_cast = part.stored not in (0, loaded)
         peak = max(peak, held + loaded + (part.stored if is_cast else 0))
@@ -272,6 +298,8 @@ def _cheapest_first(plan: GenerationPlan) -> Iterator[tuple[str, Callable[[Gener
         yield "-n 1, one image a call", lambda plan: replace(plan, images=1)
     if plan.model.text_encoder is not None and "text" not in plan.offload:
         yield "--offload text, moved for every prompt", lambda plan: _offloading(plan, "text")
+    if plan.packed:
+        yield "--fast off, up to a third slower", lambda plan: replace(plan, packed=False)
     if plan.guided and not plan.sequential_guidance:
         option = "--sequential-guidance, smaller products"
         yield option, lambda plan: replace(plan, sequential_guidance=True)

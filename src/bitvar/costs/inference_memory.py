@@ -18,7 +18,7 @@ KERNEL_LIBRARIES: Final = 24 << 20
 MAX_FRAGMENTS: Final = 160 << 20
 """Bytes of gaps that a heap may have: glibc keeps tensors up to 32 MiB on it, of which a layer has at most five."""
 
-_MARGIN: Final = 16
+_MARGIN: Final = 8
 """Positions around a decoder's tile that the convolutions of a level read."""
 
 

@@ -5,13 +5,18 @@ from typing import Any, Final
 
 from bitvar.config import unknown
 from bitvar.errors import UsageError
+from bitvar.runtime.block_offload import BlockOffload
 from bitvar.runtime.optimization import Optimization
 from bitvar.runtime.packed_linear import PackedLinear
+from bitvar.runtime.sequential_guidance import SequentialGuidance
+from bitvar.runtime.tiled_decode import TiledDecode
 from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
 
-OPTIMIZATIONS: Final[dict[str, type[Optimization]]] = {kind.name: kind for kind in (PackedLinear,)}
+OPTIMIZATIONS: Final[dict[str, type[Optimization]]] = {
+    kind.name: kind for kind in (PackedLinear, SequentialGuidance, TiledDecode, BlockOffload)
+}
 """Every optimization, by name, in the order in which they are applied: a later one may replace part of an earlier."""
 
 WORDS: Final = ("auto", "exact", "off")
@@ -90,8 +95,9 @@ def choose(names: Sequence[str], device: str) -> list[type[Optimization]]:
     """Choose optimizations for a device, in the order in which they are applied.
 
     Args:
-        names: Names of optimizations, and words: "exact" chooses all exact ones that work here; "auto" does so on a
-            CPU and chooses none elsewhere; "off" chooses none and stands alone.
+        names: Names of optimizations, and words: "exact" chooses all exact ones that work here, but none that saves
+            memory at the cost of time; "auto" does so on a CPU and chooses none elsewhere; "off" chooses none and
+            stands alone.
         device: Type of the device, such as "cpu".
 
     Raises:
@@ -103,7 +109,11 @@ def choose(names: Sequence[str], device: str) -> list[type[Optimization]]:
         if name == "off" and len(names) > 1:
             raise UsageError("'off' was given with other optimizations.", fix="give 'off' alone, or leave it out")
         if name == "exact" or (name == "auto" and device == "cpu"):
-            chosen |= {kind.name for kind in OPTIMIZATIONS.values() if kind.exact and _works(kind, device)}
+            chosen |= {
+                kind.name
+                for kind in OPTIMIZATIONS.values()
+                if kind.exact and not kind.only_by_name and _works(kind, device)
+            }
         elif name not in WORDS:
             chosen.add(_named(name, device).name)
     return [kind for name, kind in OPTIMIZATIONS.items() if name in chosen]

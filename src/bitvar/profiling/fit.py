@@ -27,10 +27,12 @@ from bitvar.costs.training_memory import GIB, LONG_TEXT
 from bitvar.errors import UsageError, WeightsError
 from bitvar.finite import DTYPE_NAMES
 from bitvar.official_schedules import BUDGETS, official_schedules
+from bitvar.pipeline.optimizations import choose
 from bitvar.runtime.host_memory import resident_bytes, total_bytes
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.scales import ScaleSchedule, nearest_schedule
-from bitvar.text.files import T5Sizes
+from bitvar.text.files import BertSizes, EncoderSizes, T5Sizes
+from bitvar.text.files import read_sizes as read_sizes_of_encoder
 from bitvar.tokenizer import TOKENIZER_PRESETS, InfinityTokenizer, TokenizerConfig
 from bitvar.tokenizer.tiling import require_tile
 from bitvar.transformer import PRESETS, TransformerConfig
@@ -45,7 +47,7 @@ CARDS: Final = (8, 12, 16, 24, 40, 80)
 """Memory of common cards in GB, which their makers count as GiB."""
 
 TRANSFORMERS: Final = 150 << 20
-"""Bytes that importing transformers takes in a process, which generation does for its text encoder."""
+"""Bytes that importing transformers takes in a process, which a T5 needs."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class FitRequest:
         offload: Parts to offload, "text" and "blocks".
         sequential_guidance: Whether guidance's halves are computed one after the other.
         tile: Side of the tiles that images are decoded in, in pixels.
+        fast: Optimizations, as for `InfinityPipeline.optimize`. On a CPU, they may keep copies of weights.
     """
 
     model: str | None = None
@@ -75,6 +78,7 @@ class FitRequest:
     offload: tuple[str, ...] = ()
     sequential_guidance: bool = False
     tile: int | None = None
+    fast: tuple[str, ...] = ("auto",)
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,8 @@ def predict_fit(request: FitRequest) -> Fit:
         sequential_guidance=request.sequential_guidance,
         tile=request.tile,
         text_tokens=min(LONG_TEXT, model.config.max_text_tokens),
-        process=resident_bytes() + TRANSFORMERS,
+        packed=device == "cpu" and "packed" in [kind.name for kind in choose(request.fast, device)],
+        process=resident_bytes(),
     )
     available = _device_bytes(device) if request.device_gib is None else request.device_gib * GIB
     return Fit(name, plan, estimate_generation_memory(plan), available)
@@ -239,7 +244,11 @@ def read_sizes(model: str | None) -> tuple[str, ModelSizes, list[ScaleSchedule],
     except UsageError as error:
         raise WeightsError(str(error)) from None
     parts = {name: PartSizes(count, found.stored[name]) for name, count in found.parameters.items()}
-    sizes = ModelSizes(config, decoder, parts["transformer"], parts["image_tokenizer"], parts.get("text_encoder"))
+    encoder = parts.get("text_encoder")
+    if encoder is not None:
+        text = read_sizes_of_encoder(folder / "text_encoder", str(found.text_encoder).partition(",")[0])
+        encoder = _text_encoder(text, encoder.parameters, encoder.stored)
+    sizes = ModelSizes(config, decoder, parts["transformer"], parts["image_tokenizer"], encoder)
     return found.name, sizes, config.all_schedules(), found.defaults is not None and found.defaults.guided
 
 
@@ -248,6 +257,13 @@ def _preset_sizes(name: str) -> tuple[ModelSizes, list[ScaleSchedule]]:
     decoder = TOKENIZER_PRESETS["d56_f8" if config.patch_size == 2 else f"d{config.bits}"]
     with torch.device("meta"):
         tokenizer = sum(parameter.numel() for parameter in InfinityTokenizer(decoder).parameters())
-    wide = T5_XL.num_layers * T5_XL.d_ff * T5_XL.d_model  # transformers keeps a layer's last projection in fp32
-    parts = (PartSizes(num_parameters(config)), PartSizes(tokenizer), PartSizes(T5_XL.parameters, kept_wide=wide))
+    parts = (PartSizes(num_parameters(config)), PartSizes(tokenizer), _text_encoder(T5_XL, T5_XL.parameters))
     return ModelSizes(config, decoder, *parts), [*config.all_schedules(), *official_schedules(tuple(BUDGETS))]
+
+
+def _text_encoder(sizes: EncoderSizes, parameters: int, stored: int = 0) -> PartSizes:
+    if isinstance(sizes, T5Sizes):
+        wide = sizes.num_layers * sizes.d_ff * sizes.d_model  # transformers keeps a layer's last projection in fp32
+        return PartSizes(parameters, stored, wide, sizes.vocab_size * sizes.d_model, TRANSFORMERS)
+    assert isinstance(sizes, BertSizes)
+    return PartSizes(parameters, stored, kept_here=sizes.vocab_size * sizes.hidden_size)
