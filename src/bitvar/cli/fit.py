@@ -34,7 +34,7 @@ def fit(
     sequential_guidance: Annotated[
         bool, typer.Option("--sequential-guidance", help="Compute guidance's two halves one after the other.")
     ] = False,
-    tile: Annotated[int | None, typer.Option(min=1, help="Decode in tiles of this side, in pixels.")] = None,
+    tile: Annotated[bool, typer.Option("--tile", help="Decode in tiles of 256 pixels.")] = False,
     fast: Annotated[
         str, typer.Option(metavar="auto|exact|off|NAME,...", help="Optimizations, as for `bitvar generate`.")
     ] = "auto",
@@ -45,9 +45,11 @@ def fit(
 ) -> None:
     """Predict the memory of generating images, and name the first settings that fit. No weights are loaded."""
     with exit_codes():
+        from bitvar.cli.memory_options import read_parts
         from bitvar.cli.sizes import read_size
         from bitvar.pipeline import InfinityPipeline
         from bitvar.profiling.fit import FitRequest, describe_cards, predict_fit
+        from bitvar.runtime.tiled_decode import TILE
 
         assert InfinityPipeline  # a process that generates has imported it, and its memory is counted
         wanted = read_size(size, aspect)
@@ -59,9 +61,9 @@ def fit(
             device_gib=device_gib,
             dtype=dtype,
             guided=None if guidance is None else guidance != 1,
-            offload=tuple(part.strip() for part in offload.split(",")) if offload else (),
+            offload=read_parts(offload),
             sequential_guidance=sequential_guidance,
-            tile=tile,
+            tile=TILE if tile else None,
             fast=tuple(fast.split(",")),
         )
         if cards:

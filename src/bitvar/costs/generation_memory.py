@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 from bitvar.costs.flops import count_parameters
 from bitvar.costs.inference_memory import DecoderSizes, InferenceMemory, InferencePlan, estimate_inference_memory
 from bitvar.costs.training_memory import GIB, LONG_TEXT
+from bitvar.runtime.tiled_decode import TILE
 from bitvar.scales import ScaleSchedule
 from bitvar.transformer.config import TransformerConfig
 
@@ -26,9 +27,6 @@ CONTEXT: Final = 600 << 20
 
 MAX_GAPS: Final = 64 << 20
 """Bytes of a heap's gaps that are expected, where `inference_memory.MAX_FRAGMENTS` bounds them."""
-
-DEFAULT_TILE: Final = 256
-"""Side of a decoder's tiles in pixels that the advice names."""
 
 
 @dataclass(frozen=True)
@@ -304,8 +302,7 @@ def _cheapest_first(plan: GenerationPlan) -> Iterator[tuple[str, Callable[[Gener
         option = "--sequential-guidance, smaller products"
         yield option, lambda plan: replace(plan, sequential_guidance=True)
     if plan.tile is None:
-        option = f"--tile {DEFAULT_TILE}, which decodes more than once for every norm"
-        yield option, lambda plan: replace(plan, tile=DEFAULT_TILE)
+        yield "--tile, decoding several times slower", lambda plan: replace(plan, tile=TILE)
     if plan.device == "cuda" and "blocks" not in plan.offload:
         yield "--offload blocks, all weights moved for every scale", lambda plan: _offloading(plan, "blocks")
 

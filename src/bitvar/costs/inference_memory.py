@@ -19,7 +19,10 @@ MAX_FRAGMENTS: Final = 160 << 20
 """Bytes of gaps that a heap may have: glibc keeps tensors up to 32 MiB on it, of which a layer has at most five."""
 
 _MARGIN: Final = 8
-"""Positions around a decoder's tile that the convolutions of a level read."""
+"""Positions around a decoder's tile that the convolutions of a level read, with two residual blocks."""
+
+_COARSEST_MARGIN: Final = 12
+"""The same at the coarsest level, which has the first convolution and two more blocks."""
 
 
 @runtime_checkable
@@ -222,7 +225,7 @@ def _tiled_decoding(plan: InferencePlan, tile: int) -> int:
         inputs = decoder.bits if coarsest else channels[level + 1]
         whole_in = inputs * (positions >> 2 * (level if coarsest else level + 1))
         whole_out = outputs * (positions >> 2 * level) if level else 0
-        side = (max(2, tile // decoder.pixel_patch) >> level) + 2 * _MARGIN
+        side = (max(2, tile // decoder.pixel_patch) >> level) + 2 * (_COARSEST_MARGIN if coarsest else _MARGIN)
         widest = max(outputs, channels[min(level + 1, len(channels) - 1)])
         norm = widest * 2 * FP32  # a tile's norm computes in fp32
         inside = min(side**2, positions >> 2 * level) * ((2 * widest + outputs) * item + norm)

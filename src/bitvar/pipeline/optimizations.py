@@ -6,6 +6,8 @@ from typing import Any, Final
 from bitvar.config import unknown
 from bitvar.errors import UsageError
 from bitvar.runtime.block_offload import BlockOffload
+from bitvar.runtime.folded_upsampling import FoldedUpsampling
+from bitvar.runtime.int8_linear import Int8Linear
 from bitvar.runtime.optimization import Optimization
 from bitvar.runtime.packed_linear import PackedLinear
 from bitvar.runtime.sequential_guidance import SequentialGuidance
@@ -14,9 +16,16 @@ from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
 
-OPTIMIZATIONS: Final[dict[str, type[Optimization]]] = {
-    kind.name: kind for kind in (PackedLinear, SequentialGuidance, TiledDecode, BlockOffload)
-}
+_KINDS: Final[tuple[type[Optimization], ...]] = (
+    PackedLinear,
+    FoldedUpsampling,
+    Int8Linear,
+    SequentialGuidance,
+    TiledDecode,
+    BlockOffload,
+)
+
+OPTIMIZATIONS: Final = {kind.name: kind for kind in _KINDS}
 """Every optimization, by name, in the order in which they are applied: a later one may replace part of an earlier."""
 
 WORDS: Final = ("auto", "exact", "off")

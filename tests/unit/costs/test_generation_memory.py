@@ -89,8 +89,7 @@ def test_sequential_guidance_halves_activations_and_nothing_else() -> None:
     assert replace(after, activations=before.activations, fragments=before.fragments) == before
 
 
-@pytest.mark.parametrize("tile", [16, 32, 64])
-@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize(("itemsize", "tile"), [(4, 16), (4, 64), (2, 32)])
 def test_the_peak_of_tiled_decoding_is_estimated(itemsize: int, tile: int) -> None:
     decoder = TokenizerConfig(bits=16, base_channels=32, channel_multipliers=(1, 2, 3), norm_groups=8)
     tokenizer = InfinityTokenizer(decoder).to(torch.float32 if itemsize == 4 else torch.bfloat16).eval()
@@ -102,7 +101,7 @@ def test_the_peak_of_tiled_decoding_is_estimated(itemsize: int, tile: int) -> No
             pass
     whole = estimate_inference_memory(replace(plan, tile=None)).decoding
     estimate = estimate_inference_memory(plan).decoding
-    assert 0.9 * live.peak < estimate < 1.6 * live.peak
+    assert 0.8 * live.peak < estimate < 1.5 * live.peak
     assert estimate < whole or tile == 64
 
 
