@@ -5,12 +5,18 @@ part, what loading them takes, and what the process itself takes, and finds the 
 the prompts, drawing, decoding. It knows sizes and settings, but neither folders nor devices.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from bitvar.costs.flops import count_parameters
-from bitvar.costs.inference_memory import DecoderSizes, InferenceMemory, InferencePlan, estimate_inference_memory
+from bitvar.costs.inference_memory import (
+    MAX_FRAGMENTS,
+    DecoderSizes,
+    InferenceMemory,
+    InferencePlan,
+    estimate_inference_memory,
+)
 from bitvar.costs.training_memory import GIB, LONG_TEXT
 from bitvar.runtime.tiled_decode import TILE
 from bitvar.scales import ScaleSchedule
@@ -25,8 +31,8 @@ ITEMSIZE: Final[dict[str, int]] = {"fp32": 4, "bf16": 2, "fp16": 2}
 CONTEXT: Final = 600 << 20
 """Bytes that a CUDA driver, its kernels and their scratch memory take on a card beside PyTorch's tensors."""
 
-MAX_GAPS: Final = 64 << 20
-"""Bytes of a heap's gaps that are expected, where `inference_memory.MAX_FRAGMENTS` bounds them."""
+IMPORTS: Final = 40 << 20
+"""Bytes of the modules that a process imports only when it generates."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class GenerationPlan:
         offload: Parts that are on the device only while they compute ("text", "blocks").
         sequential_guidance: Whether guidance's two halves are computed one after the other.
         tile: Side of the tiles that images are decoded in, in pixels; None decodes in one pass.
-        packed: Whether linear layers keep packed copies of their weights, as the optimization "packed" does.
+        packed: Whether layers keep copies of their weights, as the optimizations "packed" and "folded" do.
         text_tokens: Number of tokens of the longest prompt.
         process: Bytes that the process takes before it loads a model, on a CPU.
     """
@@ -123,7 +129,7 @@ class GenerationMemory:
         process: The process itself: PyTorch on a CPU, the driver's context on a card.
         transformer, tokenizer, text_encoder: Weights that stay on the device.
         offloaded: Buffers that offloaded blocks pass through.
-        packed: Packed copies of weights, made by the first image.
+        packed: Packed and folded copies of weights, made by the first image.
         loading: Peak while the weights are loaded.
         encoding: Peak while the prompts are encoded.
         drawing: Peak of the sampling loop.
@@ -182,7 +188,7 @@ def estimate_generation_memory(plan: GenerationPlan) -> GenerationMemory:
     """
     model, precision, on_host = plan.model, plan.precision, plan.device != "cuda"
     inference = estimate_inference_memory(plan.inference)
-    process = plan.process if on_host else CONTEXT
+    process = plan.process + IMPORTS if on_host else CONTEXT
     transformer = model.transformer.loaded(precision)
     offloaded = 0
     if "blocks" in plan.offload:
@@ -224,10 +230,11 @@ def _mapped(part: PartSizes, precision: Precision) -> int:
 
 
 def _packed(plan: GenerationPlan) -> int:
-    """Bytes of packed copies: of all linear layers, which are nearly everything but the learned "no text"."""
+    """Bytes of copies: of all linear layers, nearly everything but the learned "no text", and of upsampling layers."""
     counted, config = count_parameters(plan.model.config), plan.model.config
     learned = config.max_text_tokens * config.condition_width
-    return (counted.total - counted.embedding - learned) * ITEMSIZE[plan.precision]
+    folded = sum(16 * channels**2 for channels in plan.model.decoder.channels[1:])
+    return (counted.total - counted.embedding - learned + folded) * ITEMSIZE[plan.precision]
 
 
 def _loading(plan: GenerationPlan) -> int:
@@ -244,7 +251,7 @@ def _loading(plan: GenerationPlan) -> int:
 
 
 def _fragments(transient: int) -> int:
-    return min(transient // 8, MAX_GAPS)
+    return min(transient, MAX_FRAGMENTS)
 
 
 @dataclass(frozen=True)
@@ -275,36 +282,55 @@ def changes_that_fit(plan: GenerationPlan, available_bytes: float) -> list[Chang
     Returns:
         Changes that add up, the last of which fits unless nothing does; none if the plan fits unchanged.
     """
-    made: list[Change] = []
-    before = estimate_generation_memory(plan)
-    for option, change in _cheapest_first(plan):
+    chosen: list[_Option] = []
+    for option in _cheapest_first(plan):
+        made = _apply(plan, chosen)
+        before = made[-1].memory if made else estimate_generation_memory(plan)
         if before.peak <= available_bytes:
             break
-        changed = change(plan)
-        after = estimate_generation_memory(changed)
+        after = estimate_generation_memory(option.change(made[-1].plan if made else plan))
         if after.peak < before.peak or after.resident < before.resident:
-            plan, before = changed, after
-            made.append(Change(option, plan, after))
+            chosen.append(option)
+    for option in reversed(chosen[:-1]):  # what a later one made superfluous costs time for nothing
+        rest = _apply(plan, [other for other in chosen if other is not option])
+        if rest[-1].fits(available_bytes):
+            chosen.remove(option)
+    return _apply(plan, chosen)
+
+
+class _Option(NamedTuple):
+    """An option, with its cost in words, and what it changes."""
+
+    text: str
+    change: Callable[[GenerationPlan], GenerationPlan]
+
+
+def _apply(plan: GenerationPlan, options: Sequence[_Option]) -> list[Change]:
+    made: list[Change] = []
+    for option in options:
+        plan = option.change(plan)
+        made.append(Change(option.text, plan, estimate_generation_memory(plan)))
     return made
 
 
-def _cheapest_first(plan: GenerationPlan) -> Iterator[tuple[str, Callable[[GenerationPlan], GenerationPlan]]]:
+def _cheapest_first(plan: GenerationPlan) -> Iterator[_Option]:
     """List options with their cost, those that cost the least time first."""
     if plan.precision == "fp32":
-        yield "--dtype bf16, which rounds the weights", lambda plan: replace(plan, precision="bf16")
+        yield _Option("--dtype bf16, which rounds the weights", lambda plan: replace(plan, precision="bf16"))
     if plan.images > 1:
-        yield "-n 1, one image a call", lambda plan: replace(plan, images=1)
+        yield _Option("-n 1, one image a call", lambda plan: replace(plan, images=1))
     if plan.model.text_encoder is not None and "text" not in plan.offload:
-        yield "--offload text, moved for every prompt", lambda plan: _offloading(plan, "text")
+        yield _Option("--offload text, moved for every prompt", lambda plan: _offloading(plan, "text"))
     if plan.packed:
-        yield "--fast off, up to a third slower", lambda plan: replace(plan, packed=False)
+        yield _Option("--fast off, up to a third slower", lambda plan: replace(plan, packed=False))
     if plan.guided and not plan.sequential_guidance:
-        option = "--sequential-guidance, smaller products"
-        yield option, lambda plan: replace(plan, sequential_guidance=True)
+        halves = "--sequential-guidance, smaller products"
+        yield _Option(halves, lambda plan: replace(plan, sequential_guidance=True))
     if plan.tile is None:
-        yield "--tile, decoding several times slower", lambda plan: replace(plan, tile=TILE)
+        yield _Option("--tile, decoding several times slower", lambda plan: replace(plan, tile=TILE))
     if plan.device == "cuda" and "blocks" not in plan.offload:
-        yield "--offload blocks, all weights moved for every scale", lambda plan: _offloading(plan, "blocks")
+        blocks = "--offload blocks, all weights moved for every scale"
+        yield _Option(blocks, lambda plan: _offloading(plan, "blocks"))
 
 
 def _offloading(plan: GenerationPlan, part: Offload) -> GenerationPlan:

@@ -18,8 +18,8 @@ KERNEL_LIBRARIES: Final = 24 << 20
 MAX_FRAGMENTS: Final = 160 << 20
 """Bytes of gaps that a heap may have: glibc keeps tensors up to 32 MiB on it, of which a layer has at most five."""
 
-_MARGIN: Final = 8
-"""Positions around a decoder's tile that the convolutions of a level read, with two residual blocks."""
+_MARGIN: Final = 16
+"""Positions around a decoder's tile that the convolutions of a level read, with two or three residual blocks."""
 
 _COARSEST_MARGIN: Final = 12
 """The same at the coarsest level, which has the first convolution and two more blocks."""
@@ -218,16 +218,23 @@ def _decoding(plan: InferencePlan) -> int:
 def _tiled_decoding(plan: InferencePlan, tile: int) -> int:
     """Bytes of decoding as in `tokenizer/tiling.py`: complete activations between two levels, and one tile."""
     decoder, item, channels = plan.decoder, plan.itemsize, plan.decoder.channels
-    positions = plan.num_pixels // decoder.pixel_patch**2
+    height, width = (side // decoder.pixel_patch for side in plan.image_size)
     peak = 0
     for level, outputs in enumerate(channels):  # finest first
-        coarsest = level == len(channels) - 1
-        inputs = decoder.bits if coarsest else channels[level + 1]
-        whole_in = inputs * (positions >> 2 * (level if coarsest else level + 1))
-        whole_out = outputs * (positions >> 2 * level) if level else 0
-        side = (max(2, tile // decoder.pixel_patch) >> level) + 2 * (_COARSEST_MARGIN if coarsest else _MARGIN)
-        widest = max(outputs, channels[min(level + 1, len(channels) - 1)])
-        norm = widest * 2 * FP32  # a tile's norm computes in fp32
-        inside = min(side**2, positions >> 2 * level) * ((2 * widest + outputs) * item + norm)
-        peak = max(peak, (whole_in + whole_out) * item + inside)
+        is_coarsest = level == len(channels) - 1
+        inputs = outputs if is_coarsest else channels[level + 1]
+        before = decoder.bits if is_coarsest else inputs
+        whole = before * (height * width >> 2 * (level if is_coarsest else level + 1))
+        whole += outputs * (height * width >> 2 * level) if level else 0
+        side, margin = max(2, tile // decoder.pixel_patch >> level), _COARSEST_MARGIN if is_coarsest else _MARGIN
+        positions = _longest(height >> level, side, margin) * _longest(width >> level, side, margin)
+        first = inputs * (item + 2 * FP32)  # a tile's norm computes in fp32
+        later = (inputs + 2 * outputs) * item + outputs * 2 * FP32
+        peak = max(peak, whole * item + positions * max(first, later))
     return peak
+
+
+def _longest(length: int, side: int, margin: int) -> int:
+    """Longest range of positions that a tile reads: its side, with a margin towards every neighbour."""
+    neighbours = min(2, -(-length // side) - 1)
+    return min(length, side + neighbours * margin)

@@ -20,6 +20,7 @@ from bitvar.pipeline.optimizations import Optimizations, choose
 from bitvar.pipeline.request import Background, GenerationKwargs, GenerationRequest
 from bitvar.pipeline.results import GenerationOutput, ScaleEvent, as_form, side_in_range
 from bitvar.pipeline.sharing import Sharing
+from bitvar.runtime.out_of_memory import explained_memory
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
 from bitvar.sampling.constraint import BitConstraint, PrefixBits
 from bitvar.sampling.generate import ScaleResult, generate, generate_apart
@@ -99,7 +100,8 @@ class InfinityPipeline:
         other = None
         if tokenizer is not None:
             other = resolve_model(arguments.checked("tokenizer", tokenizer, arguments.path), what="tokenizer")
-        components = load_folder(folder, dtype=precision, device=chosen, tokenizer=other)
+        with explained_memory("the model's weights"):
+            components = load_folder(folder, dtype=precision, device=chosen, tokenizer=other)
         if offload_text and components.text_encoder is not None:
             components.text_encoder = OffloadedTextEncoder(components.text_encoder, folder / "text_encoder", chosen)
         pipeline = cls(components)
@@ -308,6 +310,7 @@ class InfinityPipeline:
 
         Raises:
             UsageError: for an empty or over-long prompt, an unknown option, or a value out of range.
+            OutOfMemoryError: when the call does not fit the memory.
             ComputationError: when text features, logits or pixels are NaN or infinite.
         """
         forms = ("pil", "np", "pt", "bits")
@@ -344,7 +347,7 @@ class InfinityPipeline:
             constraint: Hook that may replace the bits drawn at each scale, in place of the request's own prefix.
             watermark: Watermark to draw the bits with.
         """
-        with self._sharing.reading():
+        with self._sharing.reading(), explained_memory("the model and its activations"):
             yield from self._stream(request, constraint, watermark)
 
     def _stream(

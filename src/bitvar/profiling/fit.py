@@ -46,6 +46,9 @@ T5_XL: Final = T5Sizes(vocab_size=32128, d_model=2048, d_kv=64, d_ff=5120, num_l
 CARDS: Final = (8, 12, 16, 24, 40, 80)
 """Memory of common cards in GB, which their makers count as GiB."""
 
+SPARE: Final = 0.05
+"""Share of a card's memory that the table of cards leaves free: a card has a little less than its name says."""
+
 TRANSFORMERS: Final = 150 << 20
 """Bytes that importing transformers takes in a process, which a T5 needs."""
 
@@ -191,10 +194,11 @@ def describe_cards(request: FitRequest) -> str:
     rows = ["| card | settings | peak |", "|---|---|---|"]
     for gigabytes in CARDS:
         fit = predict_fit(replace(request, device="cuda", device_gib=gigabytes))
-        changes = changes_that_fit(fit.plan, fit.available)
+        available = fit.available * (1 - SPARE)
+        changes = changes_that_fit(fit.plan, available)
         memory = changes[-1].memory if changes else fit.memory
         options = [f"`{change.option.partition(',')[0]}`" for change in changes]
-        fits = memory.peak <= fit.available
+        fits = memory.peak <= available
         settings = (" ".join(options) or "as it is") if fits else "does not fit"
         rows.append(f"| {gigabytes} GB | {settings} | {memory.peak / GIB:.1f} GiB |")
     return "\n".join(rows)

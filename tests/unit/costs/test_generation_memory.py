@@ -8,6 +8,7 @@ import torch
 from bitvar.costs.flops import num_parameters
 from bitvar.costs.generation_memory import (
     CONTEXT,
+    IMPORTS,
     GenerationPlan,
     ModelSizes,
     PartSizes,
@@ -69,7 +70,7 @@ def test_offloading_saves_what_leaves() -> None:
 def test_a_cast_file_is_counted_while_it_loads() -> None:
     stored = replace(MODEL, transformer=PartSizes(MODEL.transformer.parameters, 4 * MODEL.transformer.parameters))
     same, cast = (replace(HOST, model=stored, precision=p, packed=False) for p in ("fp32", "bf16"))
-    assert estimate_generation_memory(cast).loading == HOST.process + 6 * MODEL.transformer.parameters
+    assert estimate_generation_memory(cast).loading == HOST.process + IMPORTS + 6 * MODEL.transformer.parameters
     assert estimate_generation_memory(same).loading < estimate_generation_memory(same).drawing
 
 
@@ -78,7 +79,8 @@ def test_packed_weights_are_those_of_the_linear_layers() -> None:
         model = InfinityTransformer(CONFIG)
     linear = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, Linear))
     before, after = (estimate_generation_memory(replace(HOST, packed=packed)) for packed in (False, True))
-    assert after.packed == pytest.approx(4 * linear, rel=0.001)
+    folded = 16 * (256**2 + 3 * 512**2)
+    assert after.packed == pytest.approx(4 * (linear + folded), rel=0.001)
     assert after.peak - before.peak == after.packed
     assert after.loading == before.loading, "they are packed by the first image"
 
@@ -89,29 +91,28 @@ def test_sequential_guidance_halves_activations_and_nothing_else() -> None:
     assert replace(after, activations=before.activations, fragments=before.fragments) == before
 
 
-@pytest.mark.parametrize(("itemsize", "tile"), [(4, 16), (4, 64), (2, 32)])
+@pytest.mark.parametrize(("itemsize", "tile"), [(4, 32), (2, 32)])
 def test_the_peak_of_tiled_decoding_is_estimated(itemsize: int, tile: int) -> None:
     decoder = TokenizerConfig(bits=16, base_channels=32, channel_multipliers=(1, 2, 3), norm_groups=8)
     tokenizer = InfinityTokenizer(decoder).to(torch.float32 if itemsize == 4 else torch.bfloat16).eval()
-    schedule = replace(CARD.schedule, grids=((1, 1), (32, 32)), reference=(32, 32))
+    schedule = replace(CARD.schedule, grids=((1, 1), (16, 16)), reference=(16, 16))
     plan = InferencePlan(CONFIG, schedule, decoder, itemsize=itemsize, tile=tile)
-    latent = torch.randn(1, decoder.bits, 32, 32)
+    latent = torch.randn(1, decoder.bits, 16, 16)
     with torch.inference_mode(), LiveTensors([*tokenizer.parameters(), latent]) as live:
         for _ in tokenizer.tiled_pixels(latent, tile=tile):
             pass
-    whole = estimate_inference_memory(replace(plan, tile=None)).decoding
     estimate = estimate_inference_memory(plan).decoding
     assert 0.8 * live.peak < estimate < 1.5 * live.peak
-    assert estimate < whole or tile == 64
 
 
 def test_changes_begin_with_the_cheapest_and_end_when_it_fits() -> None:
     assert changes_that_fit(CARD, 80 * GIB) == []
     assert describe_changes(CARD, 80 * GIB) == []
     wide = replace(CARD, precision="fp32", images=2)
+    options = [change.option.partition(",")[0] for change in changes_that_fit(wide, 10 * GIB)]
+    assert options == ["--dtype bf16", "-n 1", "--offload text"]
     options = [change.option.partition(",")[0] for change in changes_that_fit(wide, 5 * GIB)]
-    assert options[:3] == ["--dtype bf16", "-n 1", "--offload text"]
-    assert options[-1] == "--offload blocks"
+    assert options == ["--dtype bf16", "-n 1", "--offload text", "--offload blocks"], "halves add nothing"
     peaks = [change.memory.peak for change in changes_that_fit(wide, 5 * GIB)]
     assert peaks == sorted(peaks, reverse=True)
     last = changes_that_fit(wide, 5 * GIB)[-1]
