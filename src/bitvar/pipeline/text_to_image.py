@@ -20,6 +20,7 @@ from bitvar.pipeline.optimizations import Optimizations, choose
 from bitvar.pipeline.request import Background, GenerationKwargs, GenerationRequest
 from bitvar.pipeline.results import GenerationOutput, ScaleEvent, as_form, side_in_range
 from bitvar.pipeline.sharing import Sharing
+from bitvar.runtime.block_offload import BlockOffload, place_around_blocks
 from bitvar.runtime.out_of_memory import explained_memory
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
 from bitvar.sampling.constraint import BitConstraint, PrefixBits
@@ -101,7 +102,14 @@ class InfinityPipeline:
         if tokenizer is not None:
             other = resolve_model(arguments.checked("tokenizer", tokenizer, arguments.path), what="tokenizer")
         with explained_memory("the model's weights"):
-            components = load_folder(folder, dtype=precision, device=chosen, tokenizer=other)
+            waits = BlockOffload.name in optimizations
+            place = torch.device("cpu") if waits else chosen
+            components = load_folder(folder, dtype=precision, device=place, tokenizer=other)
+            if waits:
+                place_around_blocks(components.transformer, chosen)
+                components.tokenizer.to(chosen)
+                if components.text_encoder is not None:
+                    components.text_encoder.to(chosen)
         if offload_text and components.text_encoder is not None:
             components.text_encoder = OffloadedTextEncoder(components.text_encoder, folder / "text_encoder", chosen)
         pipeline = cls(components)

@@ -118,6 +118,15 @@ class BlockOffload(Optimization):
         return OneAtATime(plain, self._lock)
 
 
+def place_around_blocks(transformer: InfinityTransformer, device: torch.device) -> None:
+    """Move all of a transformer but its blocks to a device, which may be too small for the whole."""
+    for child in transformer.children():
+        if child is not transformer.blocks:
+            child.to(device)
+    for name, parameter in list(transformer.named_parameters(recurse=False)):
+        setattr(transformer, name, nn.Parameter(parameter.detach().to(device), requires_grad=False))
+
+
 class OneAtATime(DecoderAround[DecoderState]):
     """A decoder that threads enter one after the other, since all of them use the same two buffers.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline
 from bitvar.pipeline.optimizations import choose
-from bitvar.runtime.block_offload import BlockOffload, BlockPassage, PlainCopy, Transfer
+from bitvar.runtime.block_offload import BlockOffload, BlockPassage, PlainCopy, Transfer, place_around_blocks
 from bitvar.runtime.tiled_decode import TILE
 from tests.unit.sampling.test_batch_invariance import rough_pipeline
 
@@ -153,3 +153,19 @@ def test_threads_take_turns(pipe: InfinityPipeline) -> None:
     for thread in threads:
         thread.join()
     assert found == [True] * 4
+
+
+def test_blocks_stay_behind_when_the_rest_is_placed(pipe: InfinityPipeline) -> None:
+    place_around_blocks(pipe.transformer, torch.device("meta"))
+    on_host = {name for name, p in pipe.transformer.named_parameters() if p.device.type == "cpu"}
+    assert on_host == {name for name, _ in pipe.transformer.named_parameters() if name.startswith("blocks.")}
+    assert pipe.transformer.device.type == "meta"
+
+
+def test_a_model_is_loaded_around_its_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BlockOffload, "devices", ("cpu",))
+    rough_pipeline(tmp_path).save_pretrained(tmp_path / "model")
+    plain = InfinityPipeline.from_pretrained(tmp_path / "model", device="cpu", fast="off")
+    pipe = InfinityPipeline.from_pretrained(tmp_path / "model", device="cpu", fast="block-offload")
+    assert pipe.optimizations == ["block-offload"]
+    assert same(drawn(plain, "a red dog"), drawn(pipe, "a red dog"))
