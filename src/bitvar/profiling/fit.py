@@ -49,7 +49,7 @@ CARDS: Final = (8, 12, 16, 24, 40, 80)
 SPARE: Final = 0.05
 """Share of a card's memory that the table of cards leaves free: a card has a little less than its name says."""
 
-TRANSFORMERS: Final = 150 << 20
+TRANSFORMERS: Final = 110 << 20
 """Bytes that importing transformers takes in a process, which a T5 needs."""
 
 
@@ -210,16 +210,22 @@ def _kind(request: FitRequest) -> Kind:
     if request.device_gib is not None:
         if given == "auto":
             return "cuda"
-        if given not in get_args(Kind):
-            raise UsageError(unknown("device", given, get_args(Kind)))
-        return given
-    kind = resolve_device(given).type
-    assert kind in get_args(Kind)
-    return kind
+        return _known_kind(given)
+    return _known_kind(resolve_device(given).type)
+
+
+def _known_kind(name: str) -> Kind:
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    for kind in kinds:
+        if kind == name:
+            return kind
+    raise UsageError(unknown("device", name, kinds))
 
 
 def _precision(dtype: str, device: Kind) -> Precision:
-    return DTYPE_NAMES[resolve_dtype(dtype, torch.device(device))]
+    name = DTYPE_NAMES[resolve_dtype(dtype, torch.device(device))]
+    precisions: tuple[Precision, ...] = get_args(Precision)
+    return next(precision for precision in precisions if precision == name)
 
 
 def _device_bytes(device: Kind) -> float:
