@@ -134,7 +134,7 @@ class GenerationMemory:
         encoding: Peak while the prompts are encoded.
         drawing: Peak of the sampling loop.
         decoding: Peak of the decoder, after the loop has freed its cache.
-        parts: What drawing and decoding take besides the weights.
+        inference: What drawing and decoding take besides the weights.
     """
 
     process: int
@@ -147,7 +147,7 @@ class GenerationMemory:
     encoding: int
     drawing: int
     decoding: int
-    parts: InferenceMemory = field(repr=False)
+    inference: InferenceMemory = field(repr=False)
 
     @property
     def resident(self) -> int:
@@ -172,12 +172,12 @@ class GenerationMemory:
     def named(self) -> dict[str, int]:
         """Return the parts at the peak of drawing or decoding, by name, in the order of a report."""
         weights = {name: getattr(self, name) for name in _WEIGHTS}
-        parts = self.parts.named()
+        amounts = self.inference.named()
         if self.drawing >= self.decoding:
             drawn = ("cache", "text_keys", "text", "latents", "draws", "activations", "fragments", "libraries")
         else:
             drawn = ("text", "latents", "decoding", "pixels", "fragments", "libraries")
-        return weights | {name: parts[name] for name in drawn}
+        return weights | {name: amounts[name] for name in drawn}
 
 
 def estimate_generation_memory(plan: GenerationPlan) -> GenerationMemory:
@@ -218,15 +218,15 @@ def estimate_generation_memory(plan: GenerationPlan) -> GenerationMemory:
         encoding=weights + encoder + inference.text,
         drawing=drawing,
         decoding=decoding,
-        parts=replace(
+        inference=replace(
             inference, fragments=_fragments(inference.activations if drawing >= decoding else inference.decoding)
         ),
     )
 
 
-def _mapped(part: PartSizes, precision: Precision) -> int:
+def _mapped(weights: PartSizes, precision: Precision) -> int:
     """Bytes of a file in the model's precision, which stay mapped beside the copy with another layout."""
-    return part.stored if part.stored == part.loaded(precision) else 0
+    return weights.stored if weights.stored == weights.loaded(precision) else 0
 
 
 def _packed(plan: GenerationPlan) -> int:
@@ -241,12 +241,12 @@ def _loading(plan: GenerationPlan) -> int:
     """Peak of loading one part after the other: a file is mapped, and cast unless it has the precision already."""
     held = peak = plan.process
     model, precision = plan.model, plan.precision
-    for part in (model.transformer, model.tokenizer, *filter(None, [model.text_encoder])):
-        held += part.library
-        loaded = part.loaded(precision)
-        is_cast = part.stored not in (0, loaded)
-        peak = max(peak, held + loaded + (part.stored if is_cast else 0))
-        held += loaded + (_mapped(part, precision) if part is model.tokenizer else 0)
+    for weights in (model.transformer, model.tokenizer, *filter(None, [model.text_encoder])):
+        held += weights.library
+        loaded = weights.loaded(precision)
+        is_cast = weights.stored not in (0, loaded)
+        peak = max(peak, held + loaded + (weights.stored if is_cast else 0))
+        held += loaded + (_mapped(weights, precision) if weights is model.tokenizer else 0)
     return max(peak, held)
 
 
@@ -333,8 +333,8 @@ def _cheapest_first(plan: GenerationPlan) -> Iterator[_Option]:
         yield _Option(blocks, lambda plan: _offloading(plan, "blocks"))
 
 
-def _offloading(plan: GenerationPlan, part: Offload) -> GenerationPlan:
-    return replace(plan, offload=plan.offload | {part})
+def _offloading(plan: GenerationPlan, leaving: Offload) -> GenerationPlan:
+    return replace(plan, offload=plan.offload | {leaving})
 
 
 def describe_changes(plan: GenerationPlan, available_bytes: float) -> list[str]:

@@ -39,7 +39,7 @@ class Transfer(ABC):
         """Allocate bytes in the host's memory, of shape `(num_bytes,)`."""
 
     @abstractmethod
-    def begin(self, source: Tensor, target: Tensor) -> None:
+    def start_copy(self, source: Tensor, target: Tensor) -> None:
         """Begin to copy from the host into a buffer, after all work that the device has been given so far."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class CopyStream(Transfer):
     def host(self, num_bytes: int) -> Tensor:
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
 
-    def begin(self, source: Tensor, target: Tensor) -> None:
+    def start_copy(self, source: Tensor, target: Tensor) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
@@ -76,7 +76,7 @@ class PlainCopy(Transfer):
     def host(self, num_bytes: int) -> Tensor:
         return torch.empty(num_bytes, dtype=torch.uint8)
 
-    def begin(self, source: Tensor, target: Tensor) -> None:
+    def start_copy(self, source: Tensor, target: Tensor) -> None:
         target.copy_(source)
 
     def finish(self) -> None:
@@ -212,7 +212,7 @@ class BlockPassage:
         before = self._held[buffer]
         if before is not None:
             _point(self._blocks[before], self._hosts[before])
-        self._transfer.begin(self._hosts[index], self._buffers[buffer][: len(self._hosts[index])])
+        self._transfer.start_copy(self._hosts[index], self._buffers[buffer][: len(self._hosts[index])])
         _point(self._blocks[index], self._buffers[buffer])
         self._held[buffer] = index
 

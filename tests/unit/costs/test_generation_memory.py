@@ -86,7 +86,7 @@ def test_packed_weights_are_those_of_the_linear_layers() -> None:
 
 
 def test_sequential_guidance_halves_activations_and_nothing_else() -> None:
-    before, after = (estimate_generation_memory(replace(CARD, sequential_guidance=s)).parts for s in (False, True))
+    before, after = (estimate_generation_memory(replace(CARD, sequential_guidance=s)).inference for s in (False, True))
     assert after.activations * 2 == before.activations
     assert replace(after, activations=before.activations, fragments=before.fragments) == before
 

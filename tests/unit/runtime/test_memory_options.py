@@ -77,7 +77,7 @@ class Spoiling(Transfer):
     def host(self, num_bytes: int) -> Tensor:
         return torch.empty(num_bytes, dtype=torch.uint8)
 
-    def begin(self, source: Tensor, target: Tensor) -> None:
+    def start_copy(self, source: Tensor, target: Tensor) -> None:
         target.fill_(255)
         self.pending.append((source, target))
         self.copied += 1
