@@ -296,7 +296,7 @@ def _load(
         tokenizer=tokenizer,
         dtype=default_dtype if dtype is None else dtype,
         device=device,
-        fast=saving.added_to(default_fast if fast is None else tuple(fast.split(","))),
+        fast=saving.added_to(default_fast if fast is None else [name.strip() for name in fast.split(",")]),
         offload_text=saving.offload_text,
     )
     for note in [] if record is None else check_same_model(record, pipeline):

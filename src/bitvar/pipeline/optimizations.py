@@ -118,11 +118,8 @@ def choose(names: Sequence[str], device: str) -> list[type[Optimization]]:
         if name == "off" and len(names) > 1:
             raise UsageError("'off' was given with other optimizations.", fix="give 'off' alone, or leave it out")
         if name == "exact" or (name == "auto" and device == "cpu"):
-            chosen |= {
-                kind.name
-                for kind in OPTIMIZATIONS.values()
-                if kind.exact and not kind.only_by_name and _works(kind, device)
-            }
+            free = [kind for kind in OPTIMIZATIONS.values() if kind.exact and not kind.only_by_name]
+            chosen |= {kind.name for kind in free if _usable(kind, device)}
         elif name not in WORDS:
             chosen.add(_named(name, device).name)
     return [kind for name, kind in OPTIMIZATIONS.items() if name in chosen]
@@ -141,5 +138,5 @@ def _named(name: str, device: str) -> type[Optimization]:
     return kind
 
 
-def _works(kind: type[Optimization], device: str) -> bool:
+def _usable(kind: type[Optimization], device: str) -> bool:
     return device in kind.devices and kind.available()

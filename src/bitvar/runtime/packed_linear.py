@@ -6,7 +6,7 @@ evaluation of the GELU differ from the plain layer's.
 """
 
 from collections.abc import Iterator
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +16,6 @@ from torch import Tensor, nn
 from bitvar.nn.linear import Linear, project
 from bitvar.runtime.optimization import LayerOptimization
 from bitvar.runtime.prepared import Prepared
-
-_ROWS: Final = 512
-"""Rows that the layout is chosen for. It serves other numbers of rows as well."""
 
 
 class PackedLinear(LayerOptimization):
@@ -64,4 +61,4 @@ def _packable(x: Tensor) -> bool:
 
 
 def _pack(weight: Float[Tensor, "o i"]) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+    return torch.ops.mkldnn._reorder_linear_weight(weight)

@@ -16,6 +16,7 @@ from bitvar.cli.unknown_words import note_unknown_words
 from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline, reproduce
 from bitvar.pipeline.record import read_record
+from bitvar.runtime.int8_linear import Int8Linear
 from bitvar.weights.hub import EMBEDDED_MODEL
 from bitvar.weights.vocabulary import load_vocabulary
 from tests.support.tiny import tiny_pipeline
@@ -588,3 +589,39 @@ def test_lines_have_their_own_background(run: Any, clear: Path) -> None:
     assert [opened(f"x-{i}.png").mode for i in (1, 2)] == ["RGB", "RGBA"]
     Path("b.jsonl").write_text('{"prompt": "a dog", "background": "green"}\n', encoding="utf-8")
     assert "line 1" in run("--prompts", "b.jsonl", *model, with_model=False).err
+
+
+# optimizations
+
+
+def test_fast_takes_words_and_names(run: Any) -> None:
+    assert run("cat", "--seed", 1, "--fast", "off", "-o", "off.png").code == 0
+    assert run("cat", "--seed", 1, "--fast", "exact", "-o", "exact.png").code == 0
+    assert run("cat", "--seed", 1, "--fast", "packed, folded", "-o", "named.png").code == 0
+    assert Path("named.png").read_bytes() == Path("exact.png").read_bytes()
+    assert read_record(Path("exact.png")) == read_record(Path("off.png"))
+
+
+@pytest.mark.parametrize(
+    ("fast", "message"),
+    [("pakced", "did you mean 'packed'"), ("", "optimization ''"), ("off,packed", "'off' was given")],
+)
+def test_fast_refuses_what_it_does_not_know(run: Any, fast: str, message: str) -> None:
+    result = run("cat", "--fast", fast, "-o", "a.png")
+    assert result.code == 2
+    assert message in result.err
+    assert here() == set()
+
+
+@pytest.mark.skipif(not Int8Linear.available(), reason="this processor has no VNNI")
+def test_a_lossy_optimization_is_recorded_and_repeated(run: Any) -> None:
+    assert run("cat", "--seed", 1, "--fast", "exact,int8", "-o", "a.png").code == 0
+    assert read_record(Path("a.png")).optimizations == ("int8",)
+    result = run("--from", "a.png", "-o", "b.png")
+    assert "optimizations" not in result.err
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    result = run("--from", "a.png", "--fast", "auto", "-o", "c.png")
+    assert "made with lossy optimizations: int8; now: none; details may differ" in result.err
+    assert read_record(Path("c.png")).optimizations == ()
+    edited("a.png", optimizations=["int1"])
+    assert "optimization 'int1'" in run("--from", "edited.png", "-o", "d.png").err
