@@ -32,6 +32,10 @@ class ComputationError(_ExplainedError, RuntimeError):
     """A computation gave NaN or infinity, so there is no result. Nothing is written. Exit code 1."""
 
 
+class OutOfMemoryError(_ExplainedError, MemoryError, RuntimeError):
+    """The model or a call does not fit the memory of the device or the host. Exit code 4."""
+
+
 def explain(what: str, why: str | None = None, fix: str | None = None) -> str:
     """Join the lines of a message: what happened, why, and what to do."""
     lines = [what, *([f"  why: {why}"] if why else []), *([f"  do:  {fix}"] if fix else [])]

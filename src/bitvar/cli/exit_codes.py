@@ -19,6 +19,15 @@ from bitvar.cli.echo import say
 OK, RUNTIME, USAGE, WEIGHTS, MEMORY, CANCELLED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 _OUTPUT: Final = "standard output"
 
+_SAVINGS: Final = {
+    "": "try --dtype bf16, fewer images at once, or a smaller --size",
+    "generate": "try --dtype bf16, -n 1, --offload text, {here}, --sequential-guidance, --tile, or a smaller --size;"
+    " `bitvar fit` names the first that are enough",
+    "serve": "try --dtype bf16, a smaller --max-batch, or a smaller --memory-gib",
+    "train": "try --activation-checkpointing, a smaller --micro-batch, or more ranks; `--fit` says what is enough",
+}
+"""Options of each command that need less memory, those that cost the least time first."""
+
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
@@ -35,14 +44,18 @@ def exit_codes() -> Iterator[None]:
         _fail(str(error), WEIGHTS)
     except (KeyboardInterrupt, typer.Abort):
         _fail("Cancelled.", CANCELLED)
-    except MemoryError:
-        _fail(_memory("this machine"), MEMORY)
+    except MemoryError as error:
+        _fail(_memory(error), MEMORY)
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            _fail(_memory(error), MEMORY)
         _stop_for(error)
     except RuntimeError as error:
+        from bitvar.runtime.out_of_memory import is_out_of_memory
+
         text = str(error)
-        if "out of memory" in text.lower() or "can't allocate memory" in text.lower():
-            _fail(_memory("the device"), MEMORY)
+        if is_out_of_memory(error):
+            _fail(_memory(error), MEMORY)
         first = (
             text
             if "\n  why:" in text
@@ -157,14 +170,18 @@ def _fail(message: str, code: int) -> None:
     raise typer.Exit(code) from None
 
 
-def _memory(where: str) -> str:
-    from bitvar.errors import explain
+def _memory(error: BaseException) -> str:
+    """Say what did not fit, and which options of the command need less; `bitvar fit` predicts how much."""
+    from bitvar.errors import OutOfMemoryError, explain
+    from bitvar.runtime.out_of_memory import place_of
 
-    return explain(
-        "Out of memory.",
-        f"the model and its activations don't fit {where}",
-        "try --dtype bf16, -n 1, a smaller --size, or --device cpu",
-    )
+    place = place_of(error)
+    why = f"the model and its activations don't fit {place}"
+    if isinstance(error, OutOfMemoryError):
+        why = next((line.strip().removeprefix("why: ") for line in str(error).splitlines() if "why: " in line), why)
+    verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    here = "--offload blocks" if place == "the GPU" else "--fast off"
+    return explain("Out of memory.", why, _SAVINGS.get(verb, _SAVINGS[""]).format(here=here))
 
 
 def _describe_os_error(error: OSError) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bitvar.cli.image_output import Written
+    from bitvar.cli.memory_options import MemoryOptions
     from bitvar.cli.prompt_job import JobSettings, PromptJob
     from bitvar.pipeline import InfinityPipeline, ScaleEvent
     from bitvar.pipeline.file_names import Target
@@ -125,6 +126,21 @@ def generate(
             "Default: auto, exact on a CPU and off elsewhere.",
         ),
     ] = None,
+    offload: Annotated[
+        str | None,
+        typer.Option(
+            metavar="text|blocks|text,blocks",
+            help="Parts that wait in the host's memory while they don't compute: text, the text encoder; blocks, on "
+            "CUDA, the transformer's blocks. Default: none.",
+        ),
+    ] = None,
+    sequential_guidance: Annotated[
+        bool,
+        typer.Option(
+            "--sequential-guidance", help="Compute guidance's two halves one after the other, to save memory."
+        ),
+    ] = False,
+    tile: Annotated[bool, typer.Option("--tile", help="Decode images in tiles of 256 pixels, to save memory.")] = False,
     previews: Annotated[
         Path | None, typer.Option(help="Folder for the image after each scale. Default: no previews.")
     ] = None,
@@ -141,6 +157,7 @@ def generate(
     with exit_codes():
         started = time.perf_counter()
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
+        from bitvar.cli.memory_options import MemoryOptions
         from bitvar.cli.prompt_job import JobSettings, read_background
         from bitvar.cli.sizes import read_size
 
@@ -168,7 +185,8 @@ def generate(
         targets = destinations(output, jobs, many=prompts is not None)
         if previews is not None:
             _check_previews(previews)
-        pipeline = _load(model, revision, tokenizer, dtype, device, fast, record=record, path=from_image)
+        saving = MemoryOptions.read(offload, sequential_guidance=sequential_guidance, tile=tile)
+        pipeline = _load(model, revision, tokenizer, dtype, device, fast, saving, record=record, path=from_image)
         _load_adapters(pipeline, lora or [], record)
         settle(pipeline)
         loaded = time.perf_counter()
@@ -259,6 +277,7 @@ def _load(
     dtype: str | None,
     device: str,
     fast: str | None,
+    saving: "MemoryOptions",
     *,
     record: "ImageRecord | None",
     path: Path | None,
@@ -279,7 +298,8 @@ def _load(
         tokenizer=tokenizer,
         dtype=default_dtype if dtype is None else dtype,
         device=device,
-        fast=default_fast if fast is None else [name.strip() for name in fast.split(",")],
+        fast=saving.added_to(default_fast if fast is None else [name.strip() for name in fast.split(",")]),
+        offload_text=saving.offload_text,
     )
     for note in [] if record is None else check_same_model(record, pipeline):
         say(f"Note: {note}.", err=True)

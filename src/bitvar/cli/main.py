@@ -12,6 +12,7 @@ from bitvar.cli.convert import convert
 from bitvar.cli.doctor import doctor
 from bitvar.cli.exit_codes import CANCELLED, OK, USAGE, exit_codes, finish_output, hold_standard_streams
 from bitvar.cli.export import export
+from bitvar.cli.fit import fit
 from bitvar.cli.generate import generate
 from bitvar.cli.report import report
 from bitvar.cli.serve import demo, serve
@@ -42,7 +43,7 @@ def options(
     """Bitwise visual autoregressive image generation: Infinity, from prompt to image."""
 
 
-for verb in (generate, demo, serve, train, report, export, convert, doctor):
+for verb in (generate, demo, serve, fit, train, report, export, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")

@@ -2,8 +2,7 @@
 
 Sizes are in bytes. The estimate counts the tensors that the sampling loop, the decoder and the conversion to images
 hold, and adds what allocators and kernel libraries were measured to take (docs/performance.md). It excludes weights and
-the text encoder. Decoding is assumed to happen in one pass, as the pipeline does it, and not in tiles. This module
-knows layers, but neither devices nor the pipeline.
+the text encoder, which `generation_memory.py` adds. This module knows layers, but neither devices nor the pipeline.
 """
 
 from dataclasses import dataclass, fields
@@ -18,6 +17,12 @@ KERNEL_LIBRARIES: Final = 24 << 20
 
 MAX_FRAGMENTS: Final = 160 << 20
 """Bytes of gaps that a heap may have: glibc keeps tensors up to 32 MiB on it, of which a layer has at most five."""
+
+_MARGIN: Final = 16
+"""Positions around a decoder's tile that the convolutions of a level read, with two or three residual blocks."""
+
+_COARSEST_MARGIN: Final = 12
+"""The same at the coarsest level, which has the first convolution and two more blocks."""
 
 
 @runtime_checkable
@@ -56,6 +61,8 @@ class InferencePlan:
         batch_invariant: Whether each image is computed by itself, so that only one has activations at a time.
         itemsize: Bytes of one activation, 4 in fp32 and 2 in bf16 and fp16.
         text_tokens: Number of tokens of the longest prompt.
+        sequential_guidance: Whether guidance's two halves are computed one after the other.
+        tile: Side of the tiles that images are decoded in, in pixels; None decodes an image in one pass.
     """
 
     model: TransformerConfig
@@ -66,6 +73,8 @@ class InferencePlan:
     batch_invariant: bool = True
     itemsize: int = FP32
     text_tokens: int = LONG_TEXT
+    sequential_guidance: bool = False
+    tile: int | None = None
 
     @property
     def rows(self) -> int:
@@ -80,13 +89,19 @@ class InferencePlan:
     @property
     def rows_together(self) -> int:
         """Number of rows that are computed in one pass."""
-        return self.images_together * (2 if self.guided else 1)
+        return self.images_together * (2 if self.guided and not self.sequential_guidance else 1)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
+        side = self.model.patch_size * self.decoder.stride
+        return self.schedule[-1][0] * side, self.schedule[-1][1] * side
 
     @property
     def num_pixels(self) -> int:
         """Number of pixels of one image."""
-        height, width = self.schedule[-1]
-        return height * width * (self.model.patch_size * self.decoder.stride) ** 2
+        height, width = self.image_size
+        return height * width
 
 
 @dataclass(frozen=True)
@@ -185,6 +200,8 @@ def _activations(plan: InferencePlan) -> int:
 
 def _decoding(plan: InferencePlan) -> int:
     """Bytes of the decoder's tensors for one image at its most expensive level, as in `tokenizer/autoencoder.py`."""
+    if plan.tile is not None:
+        return _tiled_decoding(plan, plan.tile)
     decoder, item = plan.decoder, plan.itemsize
     of_norm = 2 * (FP32 if decoder.norm == "pixel" else item)  # its result and SiLU's; or a square in fp32
     positions = plan.num_pixels // decoder.pixel_patch**2
@@ -196,3 +213,28 @@ def _decoding(plan: InferencePlan) -> int:
         upsampled = (inputs + outputs + 8 * outputs) * item if level else 0
         peak = max(peak, (positions >> 2 * level) * max(first, later, upsampled))
     return peak
+
+
+def _tiled_decoding(plan: InferencePlan, tile: int) -> int:
+    """Bytes of decoding as in `tokenizer/tiling.py`: complete activations between two levels, and one tile."""
+    decoder, item, channels = plan.decoder, plan.itemsize, plan.decoder.channels
+    height, width = (side // decoder.pixel_patch for side in plan.image_size)
+    peak = 0
+    for level, outputs in enumerate(channels):  # finest first
+        is_coarsest = level == len(channels) - 1
+        inputs = outputs if is_coarsest else channels[level + 1]
+        before = decoder.bits if is_coarsest else inputs
+        whole = before * (height * width >> 2 * (level if is_coarsest else level + 1))
+        whole += outputs * (height * width >> 2 * level) if level else 0
+        side, margin = max(2, tile // decoder.pixel_patch >> level), _COARSEST_MARGIN if is_coarsest else _MARGIN
+        positions = _longest(height >> level, side, margin) * _longest(width >> level, side, margin)
+        first = inputs * (item + 2 * FP32)  # a tile's norm computes in fp32
+        later = (inputs + 2 * outputs) * item + outputs * 2 * FP32
+        peak = max(peak, whole * item + positions * max(first, later))
+    return peak
+
+
+def _longest(length: int, side: int, margin: int) -> int:
+    """Longest range of positions that a tile reads: its side, with a margin towards every neighbour."""
+    neighbours = min(2, -(-length // side) - 1)
+    return min(length, side + neighbours * margin)

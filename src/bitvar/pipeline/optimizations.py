@@ -5,15 +5,25 @@ from typing import Any, Final
 
 from bitvar.config import unknown
 from bitvar.errors import UsageError
+from bitvar.runtime.block_offload import BlockOffload
 from bitvar.runtime.folded_upsampling import FoldedUpsampling
 from bitvar.runtime.int8_linear import Int8Linear
 from bitvar.runtime.optimization import Optimization
 from bitvar.runtime.packed_linear import PackedLinear
+from bitvar.runtime.sequential_guidance import SequentialGuidance
+from bitvar.runtime.tiled_decode import TiledDecode
 from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
 
-_KINDS: Final[tuple[type[Optimization], ...]] = (PackedLinear, FoldedUpsampling, Int8Linear)
+_KINDS: Final[tuple[type[Optimization], ...]] = (
+    PackedLinear,
+    FoldedUpsampling,
+    Int8Linear,
+    SequentialGuidance,
+    TiledDecode,
+    BlockOffload,
+)
 
 OPTIMIZATIONS: Final = {kind.name: kind for kind in _KINDS}
 """Every optimization, by name, in the order in which they are applied: a later one may replace part of an earlier."""
@@ -94,8 +104,9 @@ def choose(names: Sequence[str], device: str) -> list[type[Optimization]]:
     """Choose optimizations for a device, in the order in which they are applied.
 
     Args:
-        names: Names of optimizations, and words: "exact" chooses all exact ones that work here; "auto" does so on a
-            CPU and chooses none elsewhere; "off" chooses none and stands alone.
+        names: Names of optimizations, and words: "exact" chooses all exact ones that work here, but none that saves
+            memory at the cost of time; "auto" does so on a CPU and chooses none elsewhere; "off" chooses none and
+            stands alone.
         device: Type of the device, such as "cpu".
 
     Raises:
@@ -107,7 +118,8 @@ def choose(names: Sequence[str], device: str) -> list[type[Optimization]]:
         if name == "off" and len(names) > 1:
             raise UsageError("'off' was given with other optimizations.", fix="give 'off' alone, or leave it out")
         if name == "exact" or (name == "auto" and device == "cpu"):
-            chosen |= {kind.name for kind in OPTIMIZATIONS.values() if kind.exact and _usable(kind, device)}
+            free = [kind for kind in OPTIMIZATIONS.values() if kind.exact and not kind.only_by_name]
+            chosen |= {kind.name for kind in free if _usable(kind, device)}
         elif name not in WORDS:
             chosen.add(_named(name, device).name)
     return [kind for name, kind in OPTIMIZATIONS.items() if name in chosen]

@@ -18,6 +18,7 @@ from bitvar.imaging.convert import RGBA_CHANNELS, to_numpy, to_pil
 from bitvar.pipeline.image_files import save_images
 from bitvar.pipeline.record import ImageRecord
 from bitvar.pipeline.request import MAX_SIDE, Background
+from bitvar.runtime.out_of_memory import explained_memory
 from bitvar.scales import Grid
 from bitvar.tokenizer import InfinityTokenizer
 
@@ -94,10 +95,11 @@ class ScaleEvent:
 
         Raises:
             ComputationError: when the decoder gives NaN or infinity.
+            OutOfMemoryError: when decoding does not fit the memory.
         """
         tokenizer = self._tokenizer
         parts = [row.clone() for row in self._latent.split(1)] if self._batch_invariant else [self._latent]
-        with torch.inference_mode():
+        with torch.inference_mode(), explained_memory("the decoder's activations"):
             pixels = torch.cat([tokenizer.reconstruct(part) for part in parts])
             what = f"the decoder's pixels at scale {self.index + 1} of {self.total}"
             require_finite(pixels, what, precision=tokenizer.dtype)

@@ -20,12 +20,15 @@ from bitvar.pipeline.optimizations import Optimizations, choose
 from bitvar.pipeline.request import Background, GenerationKwargs, GenerationRequest
 from bitvar.pipeline.results import GenerationOutput, ScaleEvent, as_form, side_in_range
 from bitvar.pipeline.sharing import Sharing
+from bitvar.runtime.block_offload import BlockOffload, place_around_blocks
+from bitvar.runtime.out_of_memory import explained_memory
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
 from bitvar.sampling.constraint import BitConstraint, PrefixBits
 from bitvar.sampling.generate import ScaleResult, generate, generate_apart
 from bitvar.sampling.params import SamplingParams
 from bitvar.sampling.watermark import Watermark
 from bitvar.scales import ScaleSchedule, nearest_schedule
+from bitvar.text import OffloadedTextEncoder
 from bitvar.weights.hub import resolve_model
 from bitvar.weights.index import ModelIndex
 from bitvar.weights.model_folder import Components, load_folder, save_folder
@@ -70,6 +73,7 @@ class InfinityPipeline:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         fast: str | Sequence[str] = "auto",
+        offload_text: bool = False,
     ) -> "InfinityPipeline":
         """Load a model folder and verify every digest.
 
@@ -81,6 +85,7 @@ class InfinityPipeline:
             dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
             device: "cpu", "cuda", "mps", or "auto": the best one available.
             fast: Optimizations to apply, as names and words for `optimize`.
+            offload_text: Whether the text encoder leaves the device after every prompt (`OffloadedTextEncoder`).
 
         Raises:
             UsageError: for an unknown device, dtype or optimization, or a model that can't be found.
@@ -96,7 +101,18 @@ class InfinityPipeline:
         other = None
         if tokenizer is not None:
             other = resolve_model(arguments.checked("tokenizer", tokenizer, arguments.path), what="tokenizer")
-        pipeline = cls(load_folder(folder, dtype=precision, device=chosen, tokenizer=other))
+        with explained_memory("the model's weights"):
+            waits = BlockOffload.name in optimizations
+            place = torch.device("cpu") if waits else chosen
+            components = load_folder(folder, dtype=precision, device=place, tokenizer=other)
+            if waits:
+                place_around_blocks(components.transformer, chosen)
+                components.tokenizer.to(chosen)
+                if components.text_encoder is not None:
+                    components.text_encoder.to(chosen)
+        if offload_text and components.text_encoder is not None:
+            components.text_encoder = OffloadedTextEncoder(components.text_encoder, folder / "text_encoder", chosen)
+        pipeline = cls(components)
         pipeline.optimize(*optimizations)
         return pipeline
 
@@ -147,8 +163,8 @@ class InfinityPipeline:
             dtype: A precision as for `from_pretrained`; None keeps the present one. Adapters are converted too.
 
         Raises:
-            UsageError: for an unknown device or dtype, while adapters are fused, or if an optimization chosen by its
-                name doesn't work on the device. Nothing is changed.
+            UsageError: for an unknown device or dtype, while adapters are fused, if the text encoder is offloaded, or
+                if an optimization chosen by its name doesn't work on the device. Nothing is changed.
             WeightsError: for weights that fp16 can't hold. Nothing is changed.
         """
         if isinstance(device, torch.dtype):
@@ -161,6 +177,9 @@ class InfinityPipeline:
         encoder = None if self.text_encoder is None else self.text_encoder.model
         with self._changing("move the model"):
             self._refuse_if_fused()
+            if isinstance(self.text_encoder, OffloadedTextEncoder):
+                why = "its text encoder is offloaded, and belongs to the device that it was loaded for"
+                raise UsageError("Can't move this model.", why, "load it for that device and precision")
             self._optimizations.require(place.type)
             move_model(
                 [self.transformer, self.tokenizer, *([encoder] if encoder else [])], device=place, dtype=precision
@@ -299,6 +318,7 @@ class InfinityPipeline:
 
         Raises:
             UsageError: for an empty or over-long prompt, an unknown option, or a value out of range.
+            OutOfMemoryError: when the call does not fit the memory.
             ComputationError: when text features, logits or pixels are NaN or infinite.
         """
         forms = ("pil", "np", "pt", "bits")
@@ -335,7 +355,7 @@ class InfinityPipeline:
             constraint: Hook that may replace the bits drawn at each scale, in place of the request's own prefix.
             watermark: Watermark to draw the bits with.
         """
-        with self._sharing.reading():
+        with self._sharing.reading(), explained_memory("the model and its activations"):
             yield from self._stream(request, constraint, watermark)
 
     def _stream(

@@ -25,11 +25,13 @@ class Optimization(ABC):
         name: Name that users choose it by.
         exact: Whether it computes the same function, so that results differ by rounding alone.
         devices: Types of device that it is made for, such as "cpu".
+        only_by_name: Whether no word such as "exact" chooses it, because it saves memory and costs time.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool]
     devices: ClassVar[tuple[str, ...]]
+    only_by_name: ClassVar[bool] = False
 
     def __init__(self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer) -> None:
         self.transformer = transformer

@@ -12,12 +12,14 @@ from bitvar.text.encoders import (
     published_settings,
 )
 from bitvar.text.files import is_position_index, refuse_foreign_files
+from bitvar.text.offloaded import OffloadedTextEncoder
 
 __all__ = [
     "MINILM",
     "T5",
     "CachedTextEncoder",
     "MiniLMEncoder",
+    "OffloadedTextEncoder",
     "T5Encoder",
     "TextEncoder",
     "TextEncoderConfig",

@@ -129,7 +129,14 @@ class TextEncoder(ABC):
         return getattr(self.model.config, "max_position_embeddings", None)
 
     def save(self, folder: Path) -> None:
-        """Write the configuration, the vocabulary and the weights to a folder."""
+        """Write the configuration, the vocabulary and the weights to a folder.
+
+        Raises:
+            UsageError: for an encoder whose weights are not here (`OffloadedTextEncoder`).
+        """
+        if any(parameter.is_meta for parameter in self.model.parameters()):
+            why = "its weights are dropped between prompts"
+            raise UsageError("Can't save an offloaded text encoder.", why, "load the model without offloading it")
         with _quiet():
             self.model.save_pretrained(folder)  # type: ignore[operator]
         self.tokenizer.save(folder)

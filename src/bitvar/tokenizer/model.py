@@ -19,7 +19,13 @@ class InfinityTokenizer(nn.Module):
     """An encoder, a residual pyramid of bits, and a decoder. Implements `ImageTokenizer`.
 
     The encoder and the decoder compute in the dtype of their parameters; the pyramid computes in fp32.
+
+    Attributes:
+        tile: Side of the tiles that `reconstruct` decodes in, in pixels, set from outside (`bitvar.runtime`); None for
+            one pass.
     """
+
+    tile: int | None = None
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -110,7 +116,17 @@ class InfinityTokenizer(nn.Module):
 
     def reconstruct(self, latent: Float[Tensor, "b d h w"]) -> Float[Tensor, "b c H W"]:
         """Decode a latent without the clamp and the check of `decode`: a clamp would cut off gradients in training."""
+        if self.tile is not None and not torch.is_grad_enabled():
+            return torch.cat([self._joined_tiles(row, self.tile) for row in latent.split(1)])
         return self.decoder(latent.to(self.dtype)).float()
+
+    def _joined_tiles(self, latent: Float[Tensor, "1 d h w"], tile: int) -> Float[Tensor, "1 c H W"]:
+        stride = self.config.stride
+        height, width = latent.shape[-2] * stride, latent.shape[-1] * stride
+        pixels = torch.empty(1, self.config.image_channels, height, width, device=latent.device)
+        for rows, columns, part in self.tiled_pixels(latent, tile=tile):
+            pixels[..., rows, columns] = part
+        return pixels
 
     def tiled_pixels(
         self, latent: Float[Tensor, "1 d h w"], *, tile: int

@@ -21,6 +21,7 @@ from bitvar.weights.model_folder import digest_of_parts, find_tokenizer
 from bitvar.weights.vocabulary import Vocabulary, load_vocabulary
 
 _PRECISIONS: Final = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+_ITEMSIZE: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _MAX_HEADER: Final = 1 << 27
 
 
@@ -36,6 +37,7 @@ class Description:
         sizes: Every (width, height) in pixels that a model generates; empty for a tokenizer, which takes any size.
         parameters: Number of parameters of each part.
         precision: Precisions of the weights of each part.
+        stored: Bytes of the weights of each part.
         max_prompt: Length of the longest prompt, in tokens of the text encoder; 0 for a tokenizer.
         defaults: Sampling settings of a model.
         tokenizer: Identity of the tokenizer.
@@ -53,6 +55,7 @@ class Description:
     sizes: tuple[tuple[int, int], ...]
     parameters: dict[str, int]
     precision: dict[str, str]
+    stored: dict[str, int]
     max_prompt: int
     defaults: SamplingParams | None
     tokenizer: TokenizerIdentity
@@ -94,8 +97,9 @@ def describe(folder: Path) -> Description:
         folder=folder,
         digest=(digest_of_parts(sums) if is_model else merged_digest(sums)) if sums else "",
         sizes=tuple(dict.fromkeys((schedule[-1][1] * side, schedule[-1][0] * side) for schedule in schedules)),
-        parameters={part: number for part, (number, _) in counted.items()},
-        precision={part: precision for part, (_, precision) in counted.items()},
+        parameters={part: number for part, (number, _, _) in counted.items()},
+        precision={part: precision for part, (_, precision, _) in counted.items()},
+        stored={part: size for part, (_, _, size) in counted.items()},
         max_prompt=config.max_text_tokens if config else 0,
         defaults=index.defaults if index else None,
         tokenizer=identity,
@@ -108,13 +112,16 @@ def describe(folder: Path) -> Description:
     )
 
 
-def _count(folder: Path) -> tuple[int, str]:
-    """Count the parameters in the safetensors of a folder, and list their precisions, the most common first."""
+def _count(folder: Path) -> tuple[int, str, int]:
+    """Count the parameters in a folder, list their precisions, the most common first, and add up their bytes."""
     kinds: Counter[str] = Counter()
+    size = 0
     for path in sorted(folder.glob("*.safetensors")):
         for tensor in _header(path).values():
-            kinds[str(tensor["dtype"])] += prod(int(side) for side in tensor["shape"])
-    return kinds.total(), ", ".join(_PRECISIONS.get(kind, kind) for kind, _ in kinds.most_common())
+            count = prod(int(side) for side in tensor["shape"])
+            kinds[str(tensor["dtype"])] += count
+            size += count * _ITEMSIZE.get(str(tensor["dtype"]), 0)
+    return kinds.total(), ", ".join(_PRECISIONS.get(kind, kind) for kind, _ in kinds.most_common()), size
 
 
 def _header(path: Path) -> dict[str, Any]:

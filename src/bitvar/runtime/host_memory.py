@@ -1,0 +1,30 @@
+"""Memory of this machine and of this process, as the system tells it."""
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+_UNKNOWN = 4 << 30
+"""Bytes that are assumed where the system does not say."""
+
+
+def total_bytes() -> int:
+    """Memory in bytes that this machine, or the container that this process is in, has."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):  # no limit is the word "max"
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found, default=_UNKNOWN)
+
+
+def resident_bytes() -> int:
+    """Memory in bytes that this process has in use, file mappings included; its peak where the system has no more."""
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) << 10
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

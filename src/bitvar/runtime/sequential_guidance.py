@@ -1,0 +1,91 @@
+"""Guidance's two halves, conditional and unconditional, computed one after the other, with half of the activations.
+
+Each half keeps a cache of its own, so the caches together are as large as before.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bitvar.condition import TextCondition
+from bitvar.runtime.decoder_around import DecoderAround
+from bitvar.runtime.optimization import Optimization
+from bitvar.sampling.decoder import DecoderState, ScaleDecoder
+from bitvar.scales import ScaleSchedule
+
+
+class SequentialGuidance(Optimization):
+    """Computes the rows of a pass in two halves."""
+
+    name: ClassVar[str] = "sequential-guidance"
+    exact: ClassVar[bool] = True
+    only_by_name: ClassVar[bool] = True
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps")
+
+    @staticmethod
+    def available() -> bool:
+        return True
+
+    def apply(self) -> None:
+        pass
+
+    def refresh(self) -> None:
+        pass
+
+    def undo(self) -> None:
+        pass
+
+    def decoder(self, plain: ScaleDecoder[Any]) -> ScaleDecoder[Any]:
+        return HalvesApart(plain)
+
+
+@dataclass(frozen=True)
+class HalvesState:
+    """The states of the halves; one state if the rows are not to be halved.
+
+    Attributes:
+        halves: States of equal numbers of rows, in the order of the rows.
+    """
+
+    halves: tuple[DecoderState, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(half.rows for half in self.halves)
+
+    @property
+    def start(self) -> Tensor:
+        return torch.cat([half.start for half in self.halves])
+
+
+class HalvesApart(DecoderAround[HalvesState]):
+    """A decoder that computes the first half of the rows before the second. An odd number of rows stays together.
+
+    Without guidance, two images of a batch are two halves as well.
+    """
+
+    def start_decoding(self, condition: TextCondition, schedule: ScaleSchedule) -> HalvesState:
+        half = condition.batch // 2
+        if condition.batch % 2:
+            return HalvesState((self.plain.start_decoding(condition, schedule),))
+        halves = [
+            TextCondition(condition.features[rows], condition.mask[rows], condition.dropped[rows])
+            for rows in (slice(0, half), slice(half, None))
+        ]
+        return HalvesState(tuple(self.plain.start_decoding(part, schedule) for part in halves))
+
+    def next_segment(self, state: HalvesState, rows: int) -> HalvesState:
+        first = state.halves[0]
+        if rows == first.rows:
+            return HalvesState((first,))
+        assert len(state.halves) == 1, "guidance ends for all rows at once"
+        return HalvesState((self.plain.next_segment(first, rows),))
+
+    def decode_scale(self, tokens: Float[Tensor, "b l c"], k: int, state: HalvesState) -> Float[Tensor, "b l d 2"]:
+        parts = tokens.split([half.rows for half in state.halves])
+        return torch.cat(
+            [self.plain.decode_scale(part, k, half) for part, half in zip(parts, state.halves, strict=True)]
+        )
