@@ -116,6 +116,14 @@ def generate(
         str | None, typer.Option(help="auto, fp32, bf16 or fp16. Default: auto, bf16 on CUDA and fp32 elsewhere.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", show_default=True)] = "auto",
+    fast: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|exact|off|NAME,...",
+            help="Optimizations: auto, exact (all that change results by rounding alone), off, or names with commas. "
+            "Default: auto, exact on a CPU and off elsewhere.",
+        ),
+    ] = None,
     previews: Annotated[
         Path | None, typer.Option(help="Folder for the image after each scale. Default: no previews.")
     ] = None,
@@ -159,7 +167,7 @@ def generate(
         targets = destinations(output, jobs, many=prompts is not None)
         if previews is not None:
             _check_previews(previews)
-        pipeline = _load(model, revision, tokenizer, dtype, device, record=record, path=from_image)
+        pipeline = _load(model, revision, tokenizer, dtype, device, fast, record=record, path=from_image)
         _load_adapters(pipeline, lora or [], record)
         loaded = time.perf_counter()
         jobs = _resolve(jobs, pipeline, prompts)
@@ -248,12 +256,13 @@ def _load(
     tokenizer: str | None,
     dtype: str | None,
     device: str,
+    fast: str | None,
     *,
     record: "ImageRecord | None",
     path: Path | None,
 ) -> "InfinityPipeline":
     from bitvar.pipeline import InfinityPipeline
-    from bitvar.pipeline.reproduce import check_same_model, recorded_dtype, recorded_model
+    from bitvar.pipeline.reproduce import check_same_model, recorded_dtype, recorded_model, recorded_optimizations
 
     source: str | Path | None = model
     if model is None and record is not None and path is not None:
@@ -261,12 +270,14 @@ def _load(
     if source is None:
         say("Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True)
     default_dtype = "auto" if record is None else recorded_dtype(record)
+    default_fast = ("auto",) if record is None else recorded_optimizations(record)
     pipeline = InfinityPipeline.from_pretrained(
         source,
         revision=revision,
         tokenizer=tokenizer,
         dtype=default_dtype if dtype is None else dtype,
         device=device,
+        fast=default_fast if fast is None else fast.split(","),
     )
     for note in [] if record is None else check_same_model(record, pipeline):
         say(f"Note: {note}.", err=True)

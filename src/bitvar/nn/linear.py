@@ -4,7 +4,7 @@ The first tensor of a model decides the precision: weights are cast to the dtype
 weights train in bf16, and the head stays fp32 in a bf16 model, without an autocast context.
 """
 
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +29,25 @@ def project(
     return F.conv2d(x.transpose(1, 2)[..., None], weight[:, :, None, None], bias)[..., 0].transpose(1, 2)
 
 
+class LinearKernel(Protocol):
+    """Another way to compute a linear layer in inference, prepared from its weights and kept beside them."""
+
+    def __call__(
+        self, x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None, *, gelu: bool
+    ) -> Float[Tensor, "*n o"]:
+        """Compute `x W^T + b` in the dtype of `x`, or the tanh GELU of it."""
+        ...
+
+
 class Linear(nn.Linear):
-    """A linear layer that computes in the dtype of its input. Subclasses `nn.Linear`, so that adapters recognise it."""
+    """A linear layer that computes in the dtype of its input. Subclasses `nn.Linear`, so that adapters recognise it.
+
+    Attributes:
+        kernel: How the layer is computed in inference, set from outside (`bitvar.runtime`); None for `project`.
+    """
 
     weight: nn.Parameter  # pyright: ignore[reportIncompatibleVariableOverride]
+    kernel: LinearKernel | None = None
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, bias=bias)
@@ -44,10 +59,22 @@ class Linear(nn.Linear):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.kernel is not None and not torch.is_grad_enabled():
+            return self.kernel(x, self.weight, self.bias, gelu=False)
         return project(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, bias={self.bias is not None}"
+
+
+def linear_gelu(layer: nn.Module, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
+    """Compute the tanh GELU of a linear layer's output, in one kernel where the layer has one.
+
+    An adapted layer adds to its output before the GELU, so it never counts as one with a kernel.
+    """
+    if isinstance(layer, Linear) and layer.kernel is not None and not torch.is_grad_enabled():
+        return layer.kernel(x, layer.weight, layer.bias, gelu=True)
+    return F.gelu(layer(x), approximate="tanh")
 
 
 class Conv2d(nn.Module):

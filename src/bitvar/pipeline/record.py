@@ -65,6 +65,7 @@ class ImageRecord(Config):
         lora: Active adapters, in order.
         watermark: Public id of the key that the bits were drawn with (`Watermark.key_id`); None without a watermark.
         background: Background that was requested: as the model draws it, transparent, or opaque.
+        optimizations: Optimizations that changed the image by more than rounding.
         format: Format number. Records of version 0.1.0 have 1; its images used other random numbers.
     """
 
@@ -92,6 +93,7 @@ class ImageRecord(Config):
     lora: Annotated[tuple[UsedAdapter, ...], Field(max_length=32)] = ()
     watermark: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     background: Background = "auto"
+    optimizations: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")], ...], Field(max_length=16)] = ()
     format: Annotated[int, Field(strict=True, ge=1, le=CURRENT)] = 1
 
     @classmethod

@@ -40,6 +40,11 @@ def recorded_dtype(record: ImageRecord) -> str:
     return _DTYPES.get(record.dtype or "", "auto")
 
 
+def recorded_optimizations(record: ImageRecord) -> tuple[str, ...]:
+    """Return the optimizations to make the image with, as `InfinityPipeline.optimize` takes them."""
+    return ("auto", *record.optimizations)
+
+
 def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> list[str]:
     """Refuse a pipeline of another model, and list the differences that may change details of the image.
 
@@ -72,6 +77,9 @@ def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> list[
     for what, (then, now) in compared.items():
         if then is not None and then != now:
             notes.append(f"made with {what} {then!r}, and this is {now!r}; details may differ")
+    then, now = (", ".join(names) or "none" for names in (record.optimizations, pipeline.lossy_optimizations))
+    if then != now:
+        notes.append(f"made with lossy optimizations: {then}; now: {now}; details may differ")
     return notes
 
 

@@ -3,6 +3,7 @@
 import collections
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -15,6 +16,7 @@ from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.finite import require_finite
 from bitvar.lora.adapters import Adapters
 from bitvar.lora.file import LoraBase
+from bitvar.pipeline.optimizations import Optimizations, choose
 from bitvar.pipeline.request import Background, GenerationKwargs, GenerationRequest
 from bitvar.pipeline.results import GenerationOutput, ScaleEvent, as_form, side_in_range
 from bitvar.pipeline.sharing import Sharing
@@ -49,6 +51,7 @@ class InfinityPipeline:
         self.text_encoder = components.text_encoder
         self._adapters = Adapters(components.transformer)
         self._sharing = Sharing()
+        self._optimizations = Optimizations(components.transformer, components.tokenizer)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{width}x{height}" for width, height in self.sizes[:3]) + (
@@ -66,6 +69,7 @@ class InfinityPipeline:
         tokenizer: str | Path | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
+        fast: str | Sequence[str] = "auto",
     ) -> "InfinityPipeline":
         """Load a model folder and verify every digest.
 
@@ -76,20 +80,60 @@ class InfinityPipeline:
                 bits, so only its decoder may have been trained further.
             dtype: "fp32", "bf16", "fp16", a torch dtype, or "auto": bf16 on CUDA, else fp32.
             device: "cpu", "cuda", "mps", or "auto": the best one available.
+            fast: Optimizations to apply, as names and words for `optimize`.
 
         Raises:
-            UsageError: for an unknown device or dtype, or a model that can't be found.
+            UsageError: for an unknown device, dtype or optimization, or a model that can't be found.
             WeightsError: for missing, altered or mismatched files.
         """
         chosen = resolve_device(device)
         precision = resolve_dtype(dtype, chosen)
+        optimizations = arguments.checked("fast", fast, _names)
+        choose(optimizations, chosen.type)  # raises before any work
         if revision is not None:
             revision = arguments.checked("revision", revision, arguments.text)
         folder = resolve_model(None if model is None else arguments.checked("model", model, arguments.path), revision)
         other = None
         if tokenizer is not None:
             other = resolve_model(arguments.checked("tokenizer", tokenizer, arguments.path), what="tokenizer")
-        return cls(load_folder(folder, dtype=precision, device=chosen, tokenizer=other))
+        pipeline = cls(load_folder(folder, dtype=precision, device=chosen, tokenizer=other))
+        pipeline.optimize(*optimizations)
+        return pipeline
+
+    def optimize(self, *names: str) -> None:
+        """Compute faster from now on, in place of the optimizations applied so far. No weights are changed.
+
+        Args:
+            names: Names of optimizations, such as "packed", or words. "exact" chooses all that work on the model's
+                device and compute the same function, so that results differ by rounding alone: none of a model's bits
+                changed in fp32 where it was tested. "auto" does so on a CPU and nothing elsewhere, "off" nothing at
+                all. No name stands for "exact".
+
+        Raises:
+            UsageError: for an unknown name, or an optimization that doesn't work on the device. Nothing is changed.
+        """
+        chosen = arguments.checked("names", names or ("exact",), _names)
+        with self._sharing.changing("change the optimizations"):
+            self._optimizations.change(chosen)
+
+    @property
+    def optimizations(self) -> list[str]:
+        """Names of the optimizations in use."""
+        return self._optimizations.names
+
+    @property
+    def lossy_optimizations(self) -> list[str]:
+        """Names of those optimizations in use that change results by more than rounding."""
+        return self._optimizations.lossy
+
+    @contextmanager
+    def _changing(self, change: str) -> Iterator[None]:
+        """Hold the weights exclusively, and let the optimizations take over what has changed."""
+        with self._sharing.changing(change):
+            try:
+                yield
+            finally:
+                self._optimizations.refresh()
 
     def to(
         self, device: str | torch.device | torch.dtype | None = None, dtype: str | torch.dtype | None = None
@@ -103,7 +147,8 @@ class InfinityPipeline:
             dtype: A precision as for `from_pretrained`; None keeps the present one. Adapters are converted too.
 
         Raises:
-            UsageError: for an unknown device or dtype, or while adapters are fused. Nothing is changed.
+            UsageError: for an unknown device or dtype, while adapters are fused, or if an optimization chosen by its
+                name doesn't work on the device. Nothing is changed.
             WeightsError: for weights that fp16 can't hold. Nothing is changed.
         """
         if isinstance(device, torch.dtype):
@@ -114,8 +159,9 @@ class InfinityPipeline:
         place = self.transformer.device if device is None else resolve_device(device)
         precision = None if dtype is None else resolve_dtype(dtype, place)
         encoder = None if self.text_encoder is None else self.text_encoder.model
-        with self._sharing.changing("move the model"):
+        with self._changing("move the model"):
             self._refuse_if_fused()
+            self._optimizations.require(place.type)
             move_model(
                 [self.transformer, self.tokenizer, *([encoder] if encoder else [])], device=place, dtype=precision
             )
@@ -147,7 +193,7 @@ class InfinityPipeline:
         adapter_name = arguments.checked("adapter_name", adapter_name, arguments.text)
         if revision is not None:
             revision = arguments.checked("revision", revision, arguments.text)
-        with self._sharing.changing("load an adapter"):
+        with self._changing("load an adapter"):
             made_for = self._adapters.load(source, name=adapter_name, revision=revision).base
         here = LoraBase(name=self.index.name, transformer=self.components.transformer_digest)
         if made_for and made_for.transformer and here.transformer not in ("", made_for.transformer):
@@ -164,7 +210,7 @@ class InfinityPipeline:
         names = arguments.checked("adapter_names", adapter_names, _names)
         strength = 1.0 if weights is None else arguments.checked("weights", weights, arguments.per_scale)
         given = list(strength) if isinstance(strength, tuple) else [strength] * len(names)
-        with self._sharing.changing("change the adapters"):
+        with self._changing("change the adapters"):
             self._adapters.choose(names, given)
 
     def get_active_adapters(self) -> list[str]:
@@ -177,32 +223,32 @@ class InfinityPipeline:
 
     def disable_lora(self) -> None:
         """Switch every adapter off until `enable_lora`."""
-        with self._sharing.changing("change the adapters"):
+        with self._changing("change the adapters"):
             self._adapters.enable(False)
 
     def enable_lora(self) -> None:
         """Switch the active adapters on again."""
-        with self._sharing.changing("change the adapters"):
+        with self._changing("change the adapters"):
             self._adapters.enable(True)
 
     def fuse_lora(self, *, lora_scale: float = 1.0) -> None:
         """Add the active adapters, times `lora_scale`, to the model's weights, where they cost no time."""
-        with self._sharing.changing("fuse the adapters"):
+        with self._changing("fuse the adapters"):
             self._adapters.fuse(arguments.checked("lora_scale", lora_scale, arguments.real_number))
 
     def unfuse_lora(self) -> None:
         """Undo `fuse_lora`, restoring the weights bit for bit."""
-        with self._sharing.changing("unfuse the adapters"):
+        with self._changing("unfuse the adapters"):
             self._adapters.unfuse()
 
     def delete_adapters(self, adapter_names: str | Sequence[str]) -> None:
         """Remove these adapters. Other active ones stay active."""
-        with self._sharing.changing("delete adapters"):
+        with self._changing("delete adapters"):
             self._adapters.delete(arguments.checked("adapter_names", adapter_names, _names))
 
     def unload_lora_weights(self) -> None:
         """Remove all adapters, leaving the model bit for bit as it was before."""
-        with self._sharing.changing("unload the adapters"):
+        with self._changing("unload the adapters"):
             self._adapters.unload()
 
     @property
@@ -320,7 +366,7 @@ class InfinityPipeline:
             for prompt, seed, negative in zip(prompts, seeds, negatives, strict=True)
         ]
         results = (generate_apart if apart else generate)(
-            self.transformer,
+            self._optimizations.decoder,
             condition,
             schedule,
             params=params,
@@ -481,6 +527,7 @@ class InfinityPipeline:
         request: GenerationRequest,
     ) -> dict[str, Any]:
         adapters = [adapter.model_dump() for adapter in self._adapters.used()]
+        lossy = self.lossy_optimizations
         return {
             "prompt": prompt,
             "negative_prompt": negative,
@@ -499,6 +546,7 @@ class InfinityPipeline:
             "batch_invariant": request.batch_invariant,
             **({} if request.background == "auto" else {"background": request.background}),
             **({"lora": adapters} if adapters else {}),
+            **({"optimizations": lossy} if lossy else {}),
         }
 
 

@@ -1,7 +1,9 @@
 """The convolutional encoder and decoder. This module knows nothing of scales or bits."""
 
 from itertools import pairwise
+from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -44,14 +46,32 @@ class Downsample(nn.Module):
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
+class UpsamplingKernel(Protocol):
+    """Another way to compute `Upsample` in inference, prepared from its weights and kept beside them."""
+
+    def __call__(
+        self, x: Float[Tensor, "b c h w"], weight: Float[Tensor, "c c 3 3"], bias: Float[Tensor, " c"]
+    ) -> Float[Tensor, "b c h2 w2"]:
+        """Compute the convolution of the upsampled `x`, in the dtype of `x`."""
+        ...
+
+
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling by 2, then a 3x3 convolution."""
+    """Nearest-neighbour upsampling by 2, then a 3x3 convolution.
+
+    Attributes:
+        kernel: How the layer is computed in inference, set from outside (`bitvar.runtime`); None for the plain way.
+    """
+
+    kernel: UpsamplingKernel | None = None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = Conv2d(channels, channels)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        if self.kernel is not None and not torch.is_grad_enabled():
+            return self.kernel(x, self.conv.weight, self.conv.bias)
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bitvar.nn.attention import AttentionFn, attend
 from bitvar.nn.kv_cache import LayerCache
-from bitvar.nn.linear import Linear
+from bitvar.nn.linear import Linear, linear_gelu
 from bitvar.nn.norms import LayerNorm, modulated_norm
 from bitvar.nn.rope import apply_rope
 from bitvar.transformer.config import TransformerConfig
@@ -142,5 +142,5 @@ class Block(nn.Module):
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation.unbind(1)
         x = x + gamma1 * self.self_attention(modulated_norm(x, scale1, shift1), rope, attention, cache)
         x = x + self.cross_attention(self.cross_norm(x), text.project(self.cross_attention))
-        hidden = F.gelu(self.fc1(modulated_norm(x, scale2, shift2)), approximate="tanh")
+        hidden = linear_gelu(self.fc1, modulated_norm(x, scale2, shift2))
         return x + gamma2 * self.fc2(hidden)

@@ -31,7 +31,7 @@ MAY: dict[str, set[str]] = {
     "sampling": {"nn", "transformer"},  # it yields latents: no tokenizer
     "weights": {"nn", *MODELS, "sampling"},
     "lora": {"nn", *MODELS, "weights"},
-    "runtime": {"nn", *MODELS},
+    "runtime": {"nn", *MODELS, "sampling"},
     "costs": {"nn", "transformer", "runtime"},
     "metrics": {"nn", "imaging", "weights"},
     "data": {"imaging"},

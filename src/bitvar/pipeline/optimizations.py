@@ -1,0 +1,126 @@
+"""The optimizations that a pipeline can apply, by name, and the words that choose several of them."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from bitvar.config import unknown
+from bitvar.errors import UsageError
+from bitvar.runtime.optimization import Optimization
+from bitvar.runtime.packed_linear import PackedLinear
+from bitvar.sampling.decoder import ScaleDecoder
+from bitvar.tokenizer import InfinityTokenizer
+from bitvar.transformer import InfinityTransformer
+
+OPTIMIZATIONS: Final[dict[str, type[Optimization]]] = {kind.name: kind for kind in (PackedLinear,)}
+"""Every optimization, by name, in the order in which they are applied: a later one may replace part of an earlier."""
+
+WORDS: Final = ("auto", "exact", "off")
+"""Words that choose optimizations in place of names."""
+
+
+class Optimizations:
+    """The optimizations applied to one model, and the decoder that computes its logits with them.
+
+    The caller makes sure that no images are being generated while they change.
+
+    Args:
+        transformer: Transformer to change.
+        tokenizer: Image tokenizer to change.
+
+    Attributes:
+        decoder: Decoder to sample with.
+    """
+
+    def __init__(self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer) -> None:
+        self._transformer, self._tokenizer = transformer, tokenizer
+        self._chosen: tuple[str, ...] = ("off",)
+        self._applied: list[Optimization] = []
+        self.decoder: ScaleDecoder[Any] = transformer
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the applied optimizations."""
+        return [optimization.name for optimization in self._applied]
+
+    @property
+    def lossy(self) -> list[str]:
+        """Names of those that change results by more than rounding, which a record must name."""
+        return [optimization.name for optimization in self._applied if not optimization.exact]
+
+    def require(self, device: str) -> None:
+        """Refuse a device that an optimization chosen by its name doesn't work on. Words adapt to the device.
+
+        Raises:
+            UsageError: as `choose` raises it.
+        """
+        choose(self._chosen, device)
+
+    def change(self, names: Sequence[str]) -> None:
+        """Apply the optimizations that these names and words choose, in place of those applied so far.
+
+        Raises:
+            UsageError: as `choose` raises it. Nothing is changed.
+        """
+        kinds = choose(names, self._transformer.device.type)
+        for optimization in reversed(self._applied):
+            optimization.undo()
+        self._chosen = tuple(names)
+        self._applied = [kind(self._transformer, self._tokenizer) for kind in kinds]
+        for optimization in self._applied:
+            optimization.apply()
+        self._build_decoder()
+
+    def refresh(self) -> None:
+        """Take over weights that have changed. After a move to another kind of device, choose again for that device."""
+        kinds = choose(self._chosen, self._transformer.device.type)
+        if kinds != [type(optimization) for optimization in self._applied]:
+            self.change(self._chosen)
+            return
+        for optimization in self._applied:
+            optimization.refresh()
+        self._build_decoder()
+
+    def _build_decoder(self) -> None:
+        self.decoder = self._transformer
+        for optimization in self._applied:
+            self.decoder = optimization.decoder(self.decoder)
+
+
+def choose(names: Sequence[str], device: str) -> list[type[Optimization]]:
+    """Choose optimizations for a device, in the order in which they are applied.
+
+    Args:
+        names: Names of optimizations, and words: "exact" chooses all exact ones that work here; "auto" does so on a
+            CPU and chooses none elsewhere; "off" chooses none and stands alone.
+        device: Type of the device, such as "cpu".
+
+    Raises:
+        UsageError: for an unknown name, "off" beside others, or an optimization that doesn't work on this device or
+            with this build of PyTorch.
+    """
+    chosen: set[str] = set()
+    for name in names:
+        if name == "off" and len(names) > 1:
+            raise UsageError("'off' was given with other optimizations.", fix="give 'off' alone, or leave it out")
+        if name == "exact" or (name == "auto" and device == "cpu"):
+            chosen |= {kind.name for kind in OPTIMIZATIONS.values() if kind.exact and _works(kind, device)}
+        elif name not in WORDS:
+            chosen.add(_named(name, device).name)
+    return [kind for name, kind in OPTIMIZATIONS.items() if name in chosen]
+
+
+def _named(name: str, device: str) -> type[Optimization]:
+    if name not in OPTIMIZATIONS:
+        raise UsageError(unknown(f"optimization {name!r}", name, [*WORDS, *OPTIMIZATIONS]))
+    kind = OPTIMIZATIONS[name]
+    if device not in kind.devices:
+        why = f"it is made for {' and '.join(kind.devices)}"
+        raise UsageError(f"The optimization {name!r} doesn't work on {device}.", why, "leave it out")
+    if not kind.available():
+        why = "this build of PyTorch lacks the kernels that it needs"
+        raise UsageError(f"The optimization {name!r} doesn't work here.", why, "leave it out")
+    return kind
+
+
+def _works(kind: type[Optimization], device: str) -> bool:
+    return device in kind.devices and kind.available()

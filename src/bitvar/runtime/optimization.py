@@ -1,0 +1,54 @@
+"""Changes of how a model computes, made from outside and undone without a trace. The plain model is the reference.
+
+An optimization never touches weights: the copies that it prepares are kept beside them, and never saved.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from bitvar.sampling.decoder import ScaleDecoder
+from bitvar.tokenizer import InfinityTokenizer
+from bitvar.transformer import InfinityTransformer
+
+
+class Optimization(ABC):
+    """A faster way to compute a model, applied in place.
+
+    Args:
+        transformer: Transformer to change.
+        tokenizer: Image tokenizer to change.
+
+    Attributes:
+        name: Name that users choose it by.
+        exact: Whether it computes the same function, so that results differ by rounding alone.
+        devices: Types of device that it is made for, such as "cpu".
+    """
+
+    name: ClassVar[str]
+    exact: ClassVar[bool]
+    devices: ClassVar[tuple[str, ...]]
+
+    def __init__(self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer) -> None:
+        self.transformer = transformer
+        self.tokenizer = tokenizer
+
+    @staticmethod
+    @abstractmethod
+    def available() -> bool:
+        """Whether this build of PyTorch has what the optimization needs."""
+
+    @abstractmethod
+    def apply(self) -> None:
+        """Change the model."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Take over weights that have changed: adapters loaded or fused, another precision or device."""
+
+    @abstractmethod
+    def undo(self) -> None:
+        """Leave the model as it was before `apply`."""
+
+    @abstractmethod
+    def decoder(self, plain: ScaleDecoder[Any]) -> ScaleDecoder[Any]:
+        """Return what computes logits in place of `plain`, or `plain` itself."""
