@@ -1,18 +1,21 @@
 """Linear layers in 8-bit floating point: weights and activations are rounded to e4m3, with one scale a row.
 
-Products of e4m3 numbers, summed in fp32, run at twice the rate of bf16 on GPUs from Hopper on. Small scales gain nothing, so
-they stay in bf16, and so does the second layer of the feed-forward, whose inputs have outliers of hundreds of times
-their median.
+Products of e4m3 numbers, summed in fp32, run at twice the rate of bf16 on GPUs from Hopper on. Small scales gain
+nothing, so they stay in bf16, and so does the second layer of the feed-forward, whose inputs have outliers of hundreds
+of times their median.
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bitvar.nn.linear import Linear
+from bitvar.nn.linear import Linear, project
+from bitvar.runtime.optimization import Optimization
+from bitvar.sampling.decoder import ScaleDecoder
 
 LARGEST: Final = 448.0
 """Largest number of e4m3."""
@@ -49,7 +52,7 @@ def round_rows(x: Float[Tensor, "n i"]) -> Rows:
 
 def fp8_product(x: Rows, weight: Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Multiply on the tensor cores of a GPU that has them for e4m3."""
-    return torch._scaled_mm(
+    return torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
         x.values, weight.values.t(), scale_a=x.scale, scale_b=weight.scale.t(), bias=bias, out_dtype=dtype
     )
 
@@ -60,25 +63,60 @@ def emulated_product(x: Rows, weight: Rows, bias: Tensor | None, dtype: torch.dt
     return (product if bias is None else product + bias.float()).to(dtype)
 
 
-class Fp8Forward:
-    """The forward pass of a linear layer in e4m3; in the layer's own precision for small scales.
+class Fp8Kernel:
+    """The kernel of one linear layer in e4m3. Small scales, and activations that aren't bf16, are computed as usual.
 
     Args:
-        layer: Layer whose weight is rounded. It is not changed.
+        weight: Weight of the layer, which is rounded once and not changed.
         product: How rounded matrices are multiplied.
         rounding: How activations are rounded, such as a compiled `round_rows`.
     """
 
-    def __init__(self, layer: Linear, product: Product, rounding: Callable[[Tensor], Rows] = round_rows) -> None:
-        self._layer, self._product, self._rounding = layer, product, rounding
-        self._weight = round_rows(layer.weight)
+    def __init__(
+        self, weight: Float[Tensor, "o i"], product: Product, rounding: Callable[[Tensor], Rows] = round_rows
+    ) -> None:
+        self._product, self._rounding = product, rounding
+        self._rounded = round_rows(weight)
 
-    def __call__(self, x: Float[Tensor, "*b l i"]) -> Float[Tensor, "*b l o"]:
-        if x.shape[-2] < MIN_TOKENS or x.dtype != torch.bfloat16:
-            return Linear.forward(self._layer, x)
-        bias = None if self._layer.bias is None else self._layer.bias.to(x.dtype)
-        product = self._product(self._rounding(x.flatten(0, -2)), self._weight, bias, x.dtype)
-        return product.unflatten(0, x.shape[:-1])
+    def __call__(
+        self, x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None, *, gelu: bool
+    ) -> Float[Tensor, "*n o"]:
+        bias = None if bias is None else bias.to(x.dtype)
+        if x.dtype != torch.bfloat16 or x.shape[-2] < MIN_TOKENS:
+            y = project(x, weight.to(x.dtype), bias)
+        else:
+            product = self._product(self._rounding(x.flatten(0, -2)), self._rounded, bias, x.dtype)
+            y = product.unflatten(0, x.shape[:-1])
+        return F.gelu(y, approximate="tanh") if gelu else y
+
+
+class Fp8Linear(Optimization):
+    """Runs most linear layers of the transformer in e4m3 at the large scales. Needs memory for the rounded weights."""
+
+    name: ClassVar[str] = "fp8"
+    exact: ClassVar[bool] = False
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
+
+    @staticmethod
+    def available() -> bool:
+        return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+
+    def apply(self) -> None:
+        on_gpu = self.transformer.device.type == "cuda"
+        product = fp8_product if on_gpu else emulated_product
+        rounding = torch.compile(round_rows, dynamic=True) if on_gpu else round_rows
+        for layer in fp8_layers(self.transformer.blocks):
+            layer.kernel = Fp8Kernel(layer.weight, product, rounding)
+
+    def refresh(self) -> None:
+        self.apply()
+
+    def undo(self) -> None:
+        for layer in fp8_layers(self.transformer.blocks):
+            layer.kernel = None
+
+    def decoder(self, plain: ScaleDecoder[Any]) -> ScaleDecoder[Any]:
+        return plain
 
 
 def fp8_layers(blocks: nn.Module) -> list[Linear]:

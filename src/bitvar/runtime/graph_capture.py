@@ -36,10 +36,18 @@ class GraphCapture(ABC):
     """Captures computations that share temporary memory, and makes them take turns.
 
     Only one of them may run at a time, since each overwrites the others' temporary tensors.
+
+    Args:
+        device: Device of everything that is captured.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._lock = threading.RLock()
+
+    def __reduce__(self) -> tuple[type["GraphCapture"], tuple[torch.device]]:
+        """Give a copied pipeline memory of its own."""
+        return type(self), (self._device,)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -66,15 +74,10 @@ class _CudaGraph(CapturedGraph):
 
 
 class CudaGraphCapture(GraphCapture):
-    """CUDA graphs in one memory pool, captured on a stream of their own and replayed on the caller's.
-
-    Args:
-        device: CUDA device of everything that is captured.
-    """
+    """CUDA graphs in one memory pool, captured on a stream of their own and replayed on the caller's."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
-        self._device = device
+        super().__init__(device)
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
         self._done = torch.cuda.Event()  # an event that was never recorded is waited for in no time
@@ -123,6 +126,11 @@ class RecordingCapture(GraphCapture):
         with recorder:
             output = compute()
         return _Recording(recorder.operations, output)
+
+
+def capture_on(device: torch.device) -> GraphCapture:
+    """Choose how computations on a device are captured."""
+    return CudaGraphCapture(device) if device.type == "cuda" else RecordingCapture(device)
 
 
 @dataclass(frozen=True)

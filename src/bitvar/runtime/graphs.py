@@ -5,10 +5,11 @@ of all calls share buffers, so calls take turns scale by scale: a call that anot
 cache, and has it copied back. A single call copies nothing.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from bitvar.condition import TextCondition
 from bitvar.runtime.graph_buffers import Call, CallMemory, GraphBuffers, GraphShape, padded_length
-from bitvar.runtime.graph_capture import CapturedGraph, GraphCapture
+from bitvar.runtime.graph_capture import CapturedGraph, GraphCapture, capture_on
+from bitvar.runtime.optimization import Optimization
+from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.scales import ScaleSchedule
 from bitvar.transformer.config import TransformerConfig
 from bitvar.transformer.model import InfinityTransformer
@@ -43,7 +46,8 @@ class GraphState:
 class GraphDecoder:
     """Computes the logits of one scale after another by replaying graphs. Implements `sampling.decoder.ScaleDecoder`.
 
-    Calls may run concurrently, in threads or in turn. The weights must not change between `refresh` and the next.
+    Calls may run concurrently, in threads or in turn. When weights or modules change, a new decoder is needed: graphs
+    read the memory of the old ones.
 
     Args:
         model: Transformer to capture.
@@ -90,10 +94,9 @@ class GraphDecoder:
         """Embed the latent so far as the model does."""
         return self.model.embed(resized, k)
 
-    def refresh(self) -> None:
-        """Drop all graphs and buffers, since weights or modules have changed. No call may be running."""
-        with self._capture.turn():
-            self._buffers.clear()
+    def __getstate__(self) -> dict[str, Any]:
+        """Give a copied pipeline no graphs: they hold addresses of this one's weights."""
+        return self.__dict__ | {"_buffers": OrderedDict()}
 
     def _buffers_of(self, shape: GraphShape) -> GraphBuffers:
         if shape in self._buffers:
@@ -133,6 +136,10 @@ class GraphedFunction:
             graph.replay()
             return graph.output.clone()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Give a copied pipeline no graphs: they hold addresses of this one's weights."""
+        return self.__dict__ | {"_graphs": OrderedDict()}
+
     def _graph_of(self, x: Tensor) -> tuple[Tensor, CapturedGraph]:
         key = x.shape, x.dtype
         if key not in self._graphs:
@@ -143,3 +150,43 @@ class GraphedFunction:
             self._graphs[key] = static, self._capture.capture(lambda: self._compute(static))
         self._graphs.move_to_end(key)
         return self._graphs[key]
+
+
+class CudaGraphs(Optimization):
+    """Replays the transformer's scales and the decoding of images as CUDA graphs.
+
+    On a CPU, where users can't choose it, a recorder stands in for CUDA graphs.
+    """
+
+    name: ClassVar[str] = "graphs"
+    exact: ClassVar[bool] = True
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
+
+    @staticmethod
+    def available() -> bool:
+        return torch.cuda.is_available()
+
+    def apply(self) -> None:
+        decoder = self.tokenizer.decoder
+        self._plain_forward = vars(decoder).get("forward")  # another optimization's
+        self._capture_anew()
+
+    def refresh(self) -> None:
+        """Drop all graphs. The model may also have moved to another device."""
+        self._capture_anew()
+
+    def undo(self) -> None:
+        if self._plain_forward is None:
+            del self.tokenizer.decoder.forward
+        else:
+            vars(self.tokenizer.decoder)["forward"] = self._plain_forward
+
+    def decoder(self, plain: ScaleDecoder[Any]) -> ScaleDecoder[Any]:
+        assert plain is self.transformer, "graphs capture the transformer itself"
+        return self._decoder
+
+    def _capture_anew(self) -> None:
+        capture, decoder = capture_on(self.transformer.device), self.tokenizer.decoder
+        self._decoder = GraphDecoder(self.transformer, capture)
+        forward = self._plain_forward or functools.partial(type(decoder).forward, decoder)
+        vars(decoder)["forward"] = GraphedFunction(forward, capture)

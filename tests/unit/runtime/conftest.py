@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bitvar.nn import linear
-from bitvar.runtime.graph_capture import CudaGraphCapture, GraphCapture, RecordingCapture
+from bitvar.runtime.graph_capture import GraphCapture, capture_on
 
 
 @pytest.fixture
@@ -18,4 +18,4 @@ def capture(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> GraphCaptu
         linear, "MIN_TOKENS_FOR_CONVOLUTION", 1 << 30
     )  # CUDA has no such path, which lays text out anew
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    return CudaGraphCapture(device) if device.type == "cuda" else RecordingCapture()
+    return capture_on(device)

@@ -1,6 +1,8 @@
 """Captured graphs give the plain model's bits, whatever is decoded before, beside or between."""
 
+import copy
 import gc
+import pickle
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,7 +14,7 @@ from torch import Tensor
 from bitvar.condition import TextCondition
 from bitvar.runtime import graph_buffers
 from bitvar.runtime.graph_capture import GraphCapture, RecordingCapture
-from bitvar.runtime.graphs import GraphDecoder, GraphedFunction
+from bitvar.runtime.graphs import CudaGraphs, GraphDecoder, GraphedFunction
 from bitvar.sampling.decoder import DecoderState, ScaleDecoder
 from bitvar.sampling.generate import ScaleResult, generate, generate_apart
 from bitvar.sampling.params import SamplingParams
@@ -241,14 +243,57 @@ def test_a_single_call_copies_no_cache(
     assert saved == []
 
 
-def test_changed_weights_count_after_a_refresh(model: InfinityTransformer, graphs: GraphDecoder) -> None:
-    schedule, given = model.config.all_schedules()[0], texts(5)
-    before = run(graphs, given, schedule)
-    for block in model.blocks:  # replaced, as `to` does, so that a graph would read the old ones
-        block.fc2.weight = torch.nn.Parameter(block.fc2.weight * 1.5, requires_grad=False)
+def optimized(device: torch.device) -> CudaGraphs:
+    graphs = CudaGraphs(rough_transformer(device), tiny_tokenizer().to(device))
+    graphs.apply()
+    return graphs
+
+
+def test_changed_weights_count_after_a_refresh(device: torch.device) -> None:
+    graphs = optimized(device)
+    model, given = graphs.transformer, texts(5)
+    schedule, latent = model.config.all_schedules()[0], torch.randn(1, 4, 4, 4, device=device)
+
+    def results(decoder: ScaleDecoder[Any]) -> list[Tensor]:
+        with torch.inference_mode():
+            return [*run(decoder, given, schedule), graphs.tokenizer.decode(latent)]
+
+    before = results(graphs.decoder(model))
+    for layer in (model.blocks[0].fc2, graphs.tokenizer.decoder.conv_out):  # replaced, as `to` does
+        layer.weight = torch.nn.Parameter(layer.weight * 1.5, requires_grad=False)
     graphs.refresh()
-    after = run(graphs, given, schedule)
-    assert equal(after, run(model, given, schedule)) and not equal(after, before)
+    after = results(graphs.decoder(model))
+    graphs.undo()
+    assert equal(after, results(model))
+    assert not torch.equal(before[0], after[0]) and not torch.equal(before[-1], after[-1])
+
+
+def test_a_copy_captures_its_own_graphs(device: torch.device) -> None:
+    graphs = optimized(device)
+    model = graphs.transformer
+    schedule = model.config.all_schedules()[0]
+    expected = run(graphs.decoder(model), texts(5), schedule)
+    twin = copy.deepcopy(graphs)
+    for parameter in model.parameters():
+        parameter.zero_()
+    assert equal(run(twin.decoder(twin.transformer), texts(5), schedule), expected)
+    again = pickle.loads(pickle.dumps(twin))
+    assert equal(run(again.decoder(again.transformer), texts(5), schedule), expected)
+
+
+def test_undone_and_done_again_over_another_optimization(device: torch.device) -> None:
+    tokenizer = tiny_tokenizer().to(device)
+    graphs = CudaGraphs(rough_transformer(device), tokenizer)
+    graphs.apply()
+    graphs.undo()
+    assert "forward" not in vars(tokenizer.decoder)
+    other = vars(tokenizer.decoder)["forward"] = tokenizer.decoder.conv_in
+    graphs.apply()
+    latent = torch.randn(1, 4, 4, 4, device=device)
+    with torch.no_grad():
+        assert torch.equal(tokenizer.decoder(latent), other(latent))
+    graphs.undo()
+    assert vars(tokenizer.decoder)["forward"] is other
 
 
 def test_decoded_images_are_the_plain_decoders(device: torch.device, capture: GraphCapture) -> None:
@@ -270,7 +315,7 @@ def test_a_recording_repeats_operations_on_the_same_memory() -> None:
         total.add_(inputs[0].T[0])  # a view, and memory written to
         return (inputs[0] * 2).sum(dim=1) + total
 
-    graph = RecordingCapture().capture(compute)
+    graph = RecordingCapture(x.device).capture(compute)
     inputs[0] = torch.full((2, 3), 100.0)  # a new tensor in place of the captured one goes unnoticed
     x.fill_(5.0)
     output = graph.output
