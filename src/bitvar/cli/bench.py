@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bitvar.cli import bench_serve, bench_training
+from bitvar.cli import bench_serve, bench_training, bench_variants
 from bitvar.cli.exit_codes import exit_codes
 
 app = typer.Typer(help="Benchmarks.", no_args_is_help=True, rich_markup_mode=None)
@@ -19,6 +19,7 @@ for verb in (
     bench_training.index,
     bench_training.save,
     bench_serve.serve,
+    bench_variants.variants,
 ):
     app.command()(verb)
 

@@ -1,8 +1,7 @@
-"""Inference through torch.compile: one block at a time, and the decoder of images.
+"""Inference through torch.compile: what lies between a block's matrix products, and the decoder of images.
 
-The compiler fuses what lies between matrix products: norm and modulation, the norm of q and k with RoPE, gated
-residuals, group norm with its activation. Sums run in another order, so results differ from the plain model's by
-rounding, in fp32 too. All blocks share one compiled form, and scales of different lengths do as far as possible.
+Fused sums run in another order, so results differ from the plain model's by rounding, in fp32 too. All blocks share the
+compiled code (`runtime/fused_block.py`), and so do scales of different lengths.
 """
 
 import functools
@@ -12,6 +11,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import nn
 
+from bitvar.runtime.fused_block import FusedBlock
 from bitvar.runtime.optimization import Optimization
 from bitvar.sampling.decoder import ScaleDecoder
 
@@ -32,11 +32,12 @@ class CompiledBlocks(Optimization):
 
     def apply(self) -> None:
         for block in self.transformer.blocks:
-            block.forward = _CompiledForward(block, dynamic=None)
-        self.tokenizer.decoder.forward = _CompiledForward(self.tokenizer.decoder, dynamic=False)
+            vars(block)["forward"] = _InferenceForward(block, _FUSED)
+        decoder = self.tokenizer.decoder
+        vars(decoder)["forward"] = _InferenceForward(decoder, _compiled_forward)
 
     def refresh(self) -> None:
-        """Do nothing: compiled code checks what it was compiled for, and is made again where modules have changed."""
+        """Do nothing: compiled code reads the weights as they are, and is made again for another dtype or device."""
 
     def undo(self) -> None:
         for module in (*self.transformer.blocks, self.tokenizer.decoder):
@@ -46,26 +47,33 @@ class CompiledBlocks(Optimization):
         return plain
 
 
-class _CompiledForward:
-    """The compiled forward pass of a module; as it is where gradients are wanted. Copies and pickles like the module.
+class _InferenceForward:
+    """Another forward pass of a module in inference. Where gradients are wanted, its own runs.
 
     Args:
-        module: Module whose class defines the forward pass.
-        dynamic: Whether sizes are variables of the compiled code; None makes those variables that turn out to vary.
+        module: Module whose class defines its own forward pass.
+        forward: Function of the module and the arguments. Copies and pickles of it must be possible.
     """
 
-    def __init__(self, module: nn.Module, *, dynamic: bool | None) -> None:
-        self._module, self._dynamic = module, dynamic
+    def __init__(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self._module, self._forward = module, forward
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        kind = type(self._module)
-        forward = kind.forward if torch.is_grad_enabled() else _compiled(kind, self._dynamic)
+        forward = type(self._module).forward if torch.is_grad_enabled() else self._forward
         return forward(self._module, *given, **named)
 
 
 @functools.cache
-def _compiled(kind: type[nn.Module], dynamic: bool | None) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function for the sizes that it meets. Those that turn out to vary become variables."""
     import torch._dynamo  # takes a second
 
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_FORMS)
-    return torch.compile(kind.forward, dynamic=dynamic)
+    return torch.compile(function)
+
+
+def _compiled_forward(module: nn.Module, *given: Any) -> Any:
+    return _compiled(type(module).forward)(module, *given)
+
+
+_FUSED: Final = FusedBlock(_compiled)

@@ -20,6 +20,9 @@ from bitvar.sampling.decoder import ScaleDecoder
 LARGEST: Final = 448.0
 """Largest number of e4m3."""
 
+_SMALLEST: Final = 1e-20
+"""A row of smaller numbers counts as zeros."""
+
 MIN_TOKENS: Final = 400
 """Tokens of a scale from which its products run in e4m3: a grid of 20 x 20."""
 
@@ -45,8 +48,7 @@ Product: TypeAlias = Callable[[Rows, Rows, Tensor | None, torch.dtype], Tensor]
 
 def round_rows(x: Float[Tensor, "n i"]) -> Rows:
     """Round a matrix to e4m3 so that the largest value of each row becomes the largest number of e4m3."""
-    largest = x.float().abs().amax(dim=-1, keepdim=True)
-    scale = torch.where(largest > 0, largest, 1.0) / LARGEST
+    scale = x.float().abs().amax(dim=-1, keepdim=True).clamp(min=_SMALLEST) / LARGEST
     return Rows((x.float() / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale)
 
 
