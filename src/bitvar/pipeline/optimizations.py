@@ -6,17 +6,26 @@ from typing import Any, Final
 from bitvar.config import unknown
 from bitvar.errors import UsageError
 from bitvar.runtime.compiled_blocks import CompiledBlocks
+from bitvar.runtime.folded_upsampling import FoldedUpsampling
 from bitvar.runtime.fp8_linear import Fp8Linear
 from bitvar.runtime.graphs import CudaGraphs
+from bitvar.runtime.int8_linear import Int8Linear
 from bitvar.runtime.optimization import Optimization
 from bitvar.runtime.packed_linear import PackedLinear
 from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
 
-OPTIMIZATIONS: Final[dict[str, type[Optimization]]] = {
-    kind.name: kind for kind in (PackedLinear, Fp8Linear, CompiledBlocks, CudaGraphs)
-}
+_KINDS: Final[tuple[type[Optimization], ...]] = (
+    PackedLinear,
+    FoldedUpsampling,
+    Int8Linear,
+    Fp8Linear,
+    CompiledBlocks,
+    CudaGraphs,
+)
+
+OPTIMIZATIONS: Final = {kind.name: kind for kind in _KINDS}
 """Every optimization, by name, in the order in which they are applied: a later one may replace part of an earlier."""
 
 WORDS: Final = ("auto", "exact", "off")

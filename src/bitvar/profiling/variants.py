@@ -94,7 +94,7 @@ def measure_variants(
     image = _draw(subject, pipeline.transformer, Variant("eager"))[1]
     reference = _Reference(plain, image)
     for variant in variants:
-        yield _measure(subject, reference, variant, runs)
+        yield _row_of(subject, reference, variant, runs)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class _Reference:
     pixels: Tensor
 
 
-def _measure(subject: _Subject, reference: _Reference, variant: Variant, runs: int) -> dict[str, Any]:
+def _row_of(subject: _Subject, reference: _Reference, variant: Variant, runs: int) -> dict[str, Any]:
     device = subject.device
     if device.type == "cuda":
         torch.cuda.empty_cache()

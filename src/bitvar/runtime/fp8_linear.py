@@ -5,17 +5,18 @@ nothing, so they stay in bf16, and so does the second layer of the feed-forward,
 of times their median.
 """
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+import functools
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from bitvar.nn.linear import Linear, project
-from bitvar.runtime.optimization import Optimization
-from bitvar.sampling.decoder import ScaleDecoder
+from bitvar.runtime.optimization import LayerOptimization
+from bitvar.runtime.prepared import Prepared
 
 LARGEST: Final = 448.0
 """Largest number of e4m3."""
@@ -69,16 +70,13 @@ class Fp8Kernel:
     """The kernel of one linear layer in e4m3. Small scales, and activations that aren't bf16, are computed as usual.
 
     Args:
-        weight: Weight of the layer, which is rounded once and not changed.
         product: How rounded matrices are multiplied.
         rounding: How activations are rounded, such as a compiled `round_rows`.
     """
 
-    def __init__(
-        self, weight: Float[Tensor, "o i"], product: Product, rounding: Callable[[Tensor], Rows] = round_rows
-    ) -> None:
+    def __init__(self, product: Product, rounding: Callable[[Tensor], Rows] = round_rows) -> None:
         self._product, self._rounding = product, rounding
-        self._rounded = round_rows(weight)
+        self._rounded = Prepared(round_rows)
 
     def __call__(
         self, x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None, *, gelu: bool
@@ -87,13 +85,16 @@ class Fp8Kernel:
         if x.dtype != torch.bfloat16 or x.shape[-2] < MIN_TOKENS:
             y = project(x, weight.to(x.dtype), bias)
         else:
-            product = self._product(self._rounding(x.flatten(0, -2)), self._rounded, bias, x.dtype)
-            y = product.unflatten(0, x.shape[:-1])
+            rounded = self._rounded.of(weight, x.dtype)
+            y = self._product(self._rounding(x.flatten(0, -2)), rounded, bias, x.dtype).unflatten(0, x.shape[:-1])
         return F.gelu(y, approximate="tanh") if gelu else y
 
 
-class Fp8Linear(Optimization):
-    """Runs most linear layers of the transformer in e4m3 at the large scales. Needs memory for the rounded weights."""
+class Fp8Linear(LayerOptimization):
+    """Runs most linear layers of the transformer in e4m3 at the large scales. Needs memory for the rounded weights.
+
+    On a CPU, where users can't choose it, products are emulated.
+    """
 
     name: ClassVar[str] = "fp8"
     exact: ClassVar[bool] = False
@@ -103,28 +104,22 @@ class Fp8Linear(Optimization):
     def available() -> bool:
         return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
 
-    def apply(self) -> None:
-        on_gpu = self.transformer.device.type == "cuda"
-        product = fp8_product if on_gpu else emulated_product
-        rounding = torch.compile(round_rows, dynamic=True) if on_gpu else round_rows
-        for layer in fp8_layers(self.transformer.blocks):
-            layer.kernel = Fp8Kernel(layer.weight, product, rounding)
+    def layers(self) -> Iterator[Linear]:
+        """Yield the layers of `LAYERS`, those inside of adapters included."""
+        for name, module in self.transformer.blocks.named_modules():
+            if isinstance(module, Linear) and LAYERS & set(name.split(".")):
+                yield module
 
-    def refresh(self) -> None:
-        self.apply()
-
-    def undo(self) -> None:
-        for layer in fp8_layers(self.transformer.blocks):
-            layer.kernel = None
-
-    def decoder(self, plain: ScaleDecoder[Any]) -> ScaleDecoder[Any]:
-        return plain
+    def new_kernel(self) -> Fp8Kernel:
+        if self.transformer.device.type == "cuda":
+            return Fp8Kernel(fp8_product, _round_in_one_kernel)
+        return Fp8Kernel(emulated_product)
 
 
-def fp8_layers(blocks: nn.Module) -> list[Linear]:
-    """List the layers of a transformer's blocks that run in e4m3, those inside of adapters included."""
-    return [
-        module
-        for name, module in blocks.named_modules()
-        if isinstance(module, Linear) and LAYERS & set(name.split("."))
-    ]
+def _round_in_one_kernel(x: Float[Tensor, "n i"]) -> Rows:
+    return _compiled_rounding()(x)
+
+
+@functools.cache
+def _compiled_rounding() -> Callable[[Tensor], Rows]:
+    return torch.compile(round_rows)

@@ -62,13 +62,13 @@ class FusedBlock:
         return self.fuse(_rotate)(a.qkv(x), a.q_bias, a.v_bias, a.logit_scale, rope)
 
 
-def _parts(shared: Tensor, own: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def _modulation(shared: Tensor, own: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Return gamma1, gamma2, scale1, scale2, shift1 and shift2, each of shape `(b, 1, c)`."""
     return (shared + own.to(dtype))[:, :, None].unbind(1)
 
 
 def _enter(x: Tensor, shared: Tensor, own: Tensor) -> Tensor:
-    _, _, scale, _, shift, _ = _parts(shared, own, x.dtype)
+    _, _, scale, _, shift, _ = _modulation(shared, own, x.dtype)
     return modulated_norm(x, scale, shift)
 
 
@@ -87,17 +87,17 @@ def _rotate(
 def _between(
     x: Tensor, attended: Tensor, shared: Tensor, own: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    gamma, *_ = _parts(shared, own, x.dtype)
+    gamma, *_ = _modulation(shared, own, x.dtype)
     x = x + gamma * attended
     return x, F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), EPSILON).to(x.dtype)
 
 
 def _after(x: Tensor, attended: Tensor, shared: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    _, _, _, scale, _, shift = _parts(shared, own, x.dtype)
+    _, _, _, scale, _, shift = _modulation(shared, own, x.dtype)
     x = x + attended
     return x, modulated_norm(x, scale, shift)
 
 
 def _leave(x: Tensor, fed_forward: Tensor, shared: Tensor, own: Tensor) -> Tensor:
-    _, gamma, *_ = _parts(shared, own, x.dtype)
+    _, gamma, *_ = _modulation(shared, own, x.dtype)
     return x + gamma * fed_forward

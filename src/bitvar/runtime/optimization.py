@@ -4,7 +4,10 @@ An optimization never touches weights: the copies that it prepares are kept besi
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar
+
+from torch import nn
 
 from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.tokenizer import InfinityTokenizer
@@ -52,3 +55,29 @@ class Optimization(ABC):
     @abstractmethod
     def decoder(self, plain: ScaleDecoder[Any]) -> ScaleDecoder[Any]:
         """Return what computes logits in place of `plain`, or `plain` itself."""
+
+
+class LayerOptimization(Optimization):
+    """An optimization that gives layers a `kernel`, which each computes with in inference."""
+
+    @abstractmethod
+    def layers(self) -> Iterator[nn.Module]:
+        """Yield the layers that it changes. They have an attribute `kernel`, None in the plain model."""
+
+    @abstractmethod
+    def new_kernel(self) -> object:
+        """Make the kernel of one layer. It prepares weights on first use, for which a `Prepared` serves."""
+
+    def apply(self) -> None:
+        for layer in self.layers():
+            layer.kernel = self.new_kernel()  # type: ignore[assignment]
+
+    def refresh(self) -> None:
+        self.apply()  # kernels without prepared weights, also in layers that have come since
+
+    def undo(self) -> None:
+        for layer in self.layers():
+            layer.kernel = None  # type: ignore[assignment]
+
+    def decoder(self, plain: ScaleDecoder[Any]) -> ScaleDecoder[Any]:
+        return plain

@@ -2,18 +2,23 @@
 
 import copy
 import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from bitvar.errors import UsageError
+from bitvar.lora.layers import LoraSettings, adapter_tensors, add_adapter, save_adapter
 from bitvar.nn.linear import Linear
 from bitvar.pipeline import InfinityPipeline
 from bitvar.pipeline.optimizations import OPTIMIZATIONS, choose
 from bitvar.pipeline.record import ImageRecord
 from bitvar.pipeline.reproduce import check_same_model, recorded_optimizations
+from tests.support.tiny import tiny_transformer
 from tests.unit.sampling.test_batch_invariance import rough_pipeline
 
 EXACT = [kind.name for kind in OPTIMIZATIONS.values() if kind.exact and "cpu" in kind.devices]
@@ -120,6 +125,78 @@ def test_saved_weights_are_the_plain_ones(pipe: InfinityPipeline, tmp_path: Path
     assert files
     for file in files:
         assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "fast" / file).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("peft")
+    model = tiny_transformer(width=64, depth=3)
+    add_adapter(model, LoraSettings(rank=2), generator=torch.Generator().manual_seed(0))
+    for tensor in adapter_tensors(model).values():
+        nn.init.normal_(tensor, std=0.15, generator=torch.Generator().manual_seed(1))
+    place = tmp_path_factory.mktemp("adapter")
+    save_adapter(model, place / "lora", settings=LoraSettings(rank=2), base=None)
+    return place / "lora"
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["optimized first", "adapted first"])
+def test_adapters_take_effect(pipe: InfinityPipeline, adapter: Path, first: bool) -> None:
+    """Loaded, weighted, fused and unloaded, an optimized pipeline draws what the plain one does."""
+    twin = copy.deepcopy(pipe)
+    steps: list[Callable[[InfinityPipeline], object]] = [
+        lambda pipe: pipe.load_lora_weights(adapter),
+        lambda pipe: pipe.set_adapters("default", 0.5),
+        lambda pipe: pipe.fuse_lora(),
+        lambda pipe: pipe.unfuse_lora(),
+        lambda pipe: pipe.disable_lora(),
+        lambda pipe: pipe.unload_lora_weights(),
+    ]
+    if first:
+        twin.optimize()
+    plain = [drawn(pipe)]
+    for number, step in enumerate(steps):
+        step(pipe)
+        step(twin)
+        if number == 0 and not first:
+            twin.optimize()
+        plain.append(drawn(pipe))
+        assert same(drawn(twin), plain[-1])
+    assert not same(plain[0], plain[1])
+    assert not same(plain[1], plain[2])
+
+
+def test_moved_weights_are_prepared_again(pipe: InfinityPipeline) -> None:
+    twin = copy.deepcopy(pipe)
+    twin.optimize()
+    drawn(twin)
+    for dtype in ("bf16", "fp32"):
+        assert same(drawn(twin.to(dtype=dtype)), drawn(pipe.to(dtype=dtype))) or dtype == "bf16"
+    assert {kept for m in twin.transformer.modules() if isinstance(m, Linear) for kept in m.kernel._packed._kept} == {
+        torch.float32
+    }
+
+
+def test_after_a_move_words_choose_again_and_names_refuse(
+    pipe: InfinityPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device stands for an accelerator that the exact optimizations aren't made for."""
+    monkeypatch.setattr("bitvar.pipeline.text_to_image.resolve_device", torch.device)
+    pipe.optimize("packed")
+    with pytest.raises(UsageError, match="'packed' doesn't work on meta"):
+        pipe.to("meta")
+    assert pipe.device.type == "cpu"
+    pipe.optimize("auto")
+    pipe.to("meta")
+    assert pipe.optimizations == []
+    assert not any(module.kernel for module in pipe.transformer.modules() if isinstance(module, Linear))
+
+
+def test_threads_share_an_optimized_pipeline(pipe: InfinityPipeline) -> None:
+    expected = drawn(pipe)
+    pipe.optimize()
+    with ThreadPoolExecutor(4) as threads:
+        for bits in threads.map(lambda _: drawn(pipe), range(8)):
+            assert same(bits, expected)
 
 
 def test_a_record_names_lossy_ones_only(pipe: InfinityPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ import torch
 from bitvar.runtime import compiled_blocks
 from bitvar.runtime.compiled_blocks import CompiledBlocks
 from bitvar.runtime.fused_block import FusedBlock
+from tests.support.decoding import GUIDED_THEN_NOT, equal, rough_transformer, run, texts
 from tests.support.tiny import tiny_tokenizer
-from tests.unit.runtime.test_graphs import GUIDED_THEN_NOT, equal, rough_transformer, run, texts
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_undo_leaves_nothing_and_copies_are_their_own(uncompiled: list[Any]) -> 
 SCRIPT = """
 import torch
 from tests.support.tiny import tiny_tokenizer
-from tests.unit.runtime.test_graphs import rough_transformer, run, texts
+from tests.support.decoding import rough_transformer, run, texts
 from bitvar.runtime.compiled_blocks import CompiledBlocks
 model, tokenizer = rough_transformer(torch.device("cpu")), tiny_tokenizer()
 schedules = model.config.all_schedules()

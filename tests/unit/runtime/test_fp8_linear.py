@@ -12,7 +12,6 @@ from bitvar.runtime.fp8_linear import (
     Fp8Linear,
     Rows,
     emulated_product,
-    fp8_layers,
     fp8_product,
     round_rows,
 )
@@ -48,7 +47,7 @@ def test_small_scales_and_other_precisions_are_computed_as_usual() -> None:
         calls.append(len(x.values))
         return emulated_product(x, *given)  # type: ignore[arg-type]
 
-    layer.kernel = Fp8Kernel(layer.weight.detach(), product)
+    layer.kernel = Fp8Kernel(product)
     weight, bias = layer.weight.bfloat16(), layer.bias.bfloat16()
     with torch.no_grad():
         small, large = random(2, MIN_TOKENS - 1, 32).bfloat16(), random(2, MIN_TOKENS, 32).bfloat16()
@@ -64,13 +63,13 @@ def test_small_scales_and_other_precisions_are_computed_as_usual() -> None:
 
 def test_the_layers_are_the_large_ones_without_outliers() -> None:
     model = tiny_transformer()
-    chosen = {id(layer) for layer in fp8_layers(model.blocks)}
+    chosen = {id(layer) for layer in Fp8Linear(model, tiny_tokenizer()).layers()}
     names = [name for name, module in model.named_modules() if id(module) in chosen]
     layers = ("self_attention.qkv", "self_attention.proj", "cross_attention.q", "cross_attention.proj", "fc1")
     assert names == [f"blocks.{block}.{layer}" for block in range(2) for layer in layers]
 
 
-def test_changed_weights_are_rounded_anew_and_undo_leaves_nothing() -> None:
+def test_changed_weights_count_and_undo_leaves_nothing() -> None:
     model = tiny_transformer().bfloat16()
     optimization, layer = Fp8Linear(model, tiny_tokenizer()), model.blocks[0].fc1
     names = set(model.state_dict())
@@ -79,8 +78,6 @@ def test_changed_weights_are_rounded_anew_and_undo_leaves_nothing() -> None:
     with torch.no_grad():
         before = layer(x)
         layer.weight.mul_(2)
-        assert torch.equal(layer(x), before)
-        optimization.refresh()
         assert not torch.equal(layer(x), before)
         assert set(model.state_dict()) == names
         optimization.undo()
