@@ -3,7 +3,9 @@
 import copy
 import gc
 import pickle
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from bitvar.runtime.graphs import CudaGraphs, GraphDecoder, GraphedFunction
 from bitvar.sampling.decoder import DecoderState, ScaleDecoder
 from bitvar.transformer import InfinityTransformer
 from tests.support.decoding import GUIDED_THEN_NOT, Logits, equal, rough_transformer, run, start, texts
-from tests.support.tiny import tiny_tokenizer
+from tests.support.tiny import tiny_pipeline, tiny_tokenizer
 
 
 @pytest.fixture
@@ -106,12 +108,21 @@ def test_padding_is_compared_at_every_scale(
 
 def test_nan_of_a_longer_text_does_not_outlive_it(model: InfinityTransformer, graphs: GraphDecoder) -> None:
     schedule = model.config.all_schedules()[0]
-    monkey = texts(40)
-    monkey.features[:, 20:] = torch.nan
+    broken = texts(40)
+    broken.features[:, 20:] = torch.nan
     model.bfloat16()  # padded whatever the order of the sums
-    state = graphs.start_decoding(monkey, schedule)
-    assert graphs.decode_scale(state.start, 0, state).isnan().any()
-    assert all(part.isfinite().all() for part in run(graphs, texts(7), schedule))
+    for given, finite in ((broken, False), (texts(7), True)):
+        state = graphs.start_decoding(given, schedule)
+        assert graphs.decode_scale(state.start, 0, state).isfinite().all() == finite
+    assert len(graphs._buffers) == 1
+
+
+def test_logits_outlive_the_next_replay(model: InfinityTransformer, graphs: GraphDecoder) -> None:
+    schedule = model.config.all_schedules()[0]
+    states = [graphs.start_decoding(texts(64, seed=seed), schedule) for seed in range(2)]
+    first, second = (graphs.decode_scale(state.start, 0, state) for state in states)
+    again = graphs.decode_scale(states[0].start, 0, states[0])
+    assert torch.equal(first, again) and not torch.equal(first, second)
 
 
 def test_calls_read_in_turn_do_not_disturb_each_other(model: InfinityTransformer, graphs: GraphDecoder) -> None:
@@ -129,19 +140,25 @@ def test_calls_read_in_turn_do_not_disturb_each_other(model: InfinityTransformer
 
 def test_calls_in_threads_do_not_disturb_each_other(model: InfinityTransformer, graphs: GraphDecoder) -> None:
     schedule = model.config.all_schedules()[0]
-    given = [texts(3 + i, seed=i) for i in range(3)]
-    plain = [run(model, text, schedule) for text in given]
+    given = [texts(64, seed=i) for i in range(3)]
+    plain = [run(model, text, schedule, guidance=1.0) for text in given]
+    run(graphs, given[0], schedule, guidance=1.0)  # so that all of them find the same buffers
     ready, equals = threading.Barrier(len(given)), [False] * len(given)
 
     def work(which: int) -> None:
         ready.wait()
-        equals[which] = all(equal(run(graphs, given[which], schedule), plain[which]) for _ in range(2))
+        equals[which] = all(equal(run(graphs, given[which], schedule, guidance=1.0), plain[which]) for _ in range(4))
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(given))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
     assert all(equals)
 
 
@@ -156,6 +173,16 @@ def test_only_the_most_recent_shapes_keep_their_graphs(model: InfinityTransforme
         assert len(graphs._buffers) == 2
     bits += [result.bits for result in paused]
     assert equal(bits, run(model, texts(64), wide)[3:])
+
+
+def test_a_paused_call_outlives_the_memory_of_its_shape(model: InfinityTransformer, capture: GraphCapture) -> None:
+    graphs = GraphDecoder(model, capture, max_shapes=1)
+    wide, tall = model.config.all_schedules()
+    paused = start(graphs, texts(64), tall)
+    bits = [next(paused).bits, next(paused).bits]
+    run(graphs, texts(64), wide)  # needs more memory than `tall` has
+    bits += [result.bits for result in paused]
+    assert equal(bits, run(model, texts(64), tall)[3:])
 
 
 def test_shapes_share_memory_where_they_fit(model: InfinityTransformer, graphs: GraphDecoder) -> None:
@@ -255,3 +282,20 @@ def test_a_recording_repeats_operations_on_the_same_memory() -> None:
     output = graph.output
     graph.replay()
     assert graph.output is output and output.tolist() == [36.0, 36.0] and total.tolist() == [6.0, 6.0]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_pipeline_draws_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: bool) -> None:
+    monkeypatch.setattr(CudaGraphs, "devices", ("cpu",))
+    monkeypatch.setattr(CudaGraphs, "available", staticmethod(lambda: True))
+    pipe = tiny_pipeline(tmp_path)
+    prompts, options = ["a red dog", "two cats"], {"seed": 3, "batch_invariant": not together}
+    plain = pipe(prompts, output_type="pt", **options).images
+    pipe.optimize("graphs")
+    paused = pipe.stream(prompts, **options)
+    next(paused)
+    images = pipe(prompts, output_type="pt", **options).images
+    assert all(torch.equal(got, expected) for got, expected in zip(images, plain, strict=True))
+    (*_, last) = paused
+    assert torch.equal(last.pixels, torch.stack(list(plain)))
+    assert pipe.optimizations == ["graphs"] and pipe.lossy_optimizations == []
