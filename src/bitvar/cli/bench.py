@@ -2,7 +2,7 @@
 
 import typer
 
-from bitvar.cli import bench_command, bench_generate, bench_serve, bench_training
+from bitvar.cli import bench_command, bench_generate, bench_serve, bench_training, bench_variants
 
 app = typer.Typer(help="Benchmarks.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,6 +17,7 @@ for verb in (
     bench_training.save,
     bench_serve.serve,
     bench_command.command,
+    bench_variants.variants,
 ):
     app.command()(verb)
 

@@ -4,6 +4,7 @@ The caller says where a scale's tokens go, so that only the contents of the buff
 into the same memory, as a captured graph does.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -62,8 +63,20 @@ class KVCache:
             dtype: Data type of keys and values.
             device: Device of the buffer.
         """
+        return KVCache.over(torch.empty(cache_size(shape, capacity), dtype=dtype, device=device), shape, capacity)
+
+    @staticmethod
+    def over(memory: Float[Tensor, " m"], shape: tuple[int, int, int, int], capacity: int) -> "KVCache":
+        """Lay out a cache over the beginning of a flat piece of memory.
+
+        Args:
+            memory: Memory for at least `cache_size(shape, capacity)` values.
+            shape: Sizes `(blocks, b, n, e)`, as for `allocate`.
+            capacity: Number of tokens, as for `allocate`.
+        """
         blocks, rows, heads, head_dim = shape
-        return KVCache(torch.empty(blocks, 2, rows, heads, capacity, head_dim, dtype=dtype, device=device))
+        used = memory[: cache_size(shape, capacity)]
+        return KVCache(used.view(blocks, 2, rows, heads, capacity, head_dim))
 
     @property
     def rows(self) -> int:
@@ -82,7 +95,16 @@ class KVCache:
         keys, values = self.buffer[block]
         return LayerCache(keys, values, start)
 
+    def tokens(self, where: slice) -> Float[Tensor, "blocks 2 b n l e"]:
+        """Return a view of the keys and values of some tokens, in every block."""
+        return self.buffer[:, :, :, :, where]
+
     def narrow(self, *, rows: int, capacity: int) -> "KVCache":
         """Return a view of the first `rows` rows and `capacity` tokens, on the same memory."""
         assert rows <= self.rows and capacity <= self.capacity, "a cache does not grow"
         return KVCache(self.buffer[:, :, :rows, :, :capacity])
+
+
+def cache_size(shape: tuple[int, int, int, int], capacity: int) -> int:
+    """Number of keys and values, single numbers, in a cache of sizes `(blocks, b, n, e)` for `capacity` tokens."""
+    return 2 * math.prod(shape) * capacity

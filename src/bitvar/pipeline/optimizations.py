@@ -6,7 +6,10 @@ from typing import Any, Final
 from bitvar.config import unknown
 from bitvar.errors import UsageError
 from bitvar.runtime.block_offload import BlockOffload
+from bitvar.runtime.compiled_blocks import CompiledBlocks
 from bitvar.runtime.folded_upsampling import FoldedUpsampling
+from bitvar.runtime.fp8_linear import Fp8Linear
+from bitvar.runtime.graphs import CudaGraphs
 from bitvar.runtime.int8_linear import Int8Linear
 from bitvar.runtime.optimization import Optimization
 from bitvar.runtime.packed_linear import PackedLinear
@@ -20,6 +23,9 @@ _KINDS: Final[tuple[type[Optimization], ...]] = (
     PackedLinear,
     FoldedUpsampling,
     Int8Linear,
+    Fp8Linear,
+    CompiledBlocks,
+    CudaGraphs,
     SequentialGuidance,
     TiledDecode,
     BlockOffload,
@@ -110,8 +116,8 @@ def choose(names: Sequence[str], device: str) -> list[type[Optimization]]:
         device: Type of the device, such as "cpu".
 
     Raises:
-        UsageError: for an unknown name, "off" beside others, or an optimization that doesn't work on this device or
-            with this build of PyTorch.
+        UsageError: for an unknown name, "off" beside others, two that exclude each other, or an optimization that
+            doesn't work on this device or with this build of PyTorch.
     """
     chosen: set[str] = set()
     for name in names:
@@ -122,6 +128,9 @@ def choose(names: Sequence[str], device: str) -> list[type[Optimization]]:
             chosen |= {kind.name for kind in free if _usable(kind, device)}
         elif name not in WORDS:
             chosen.add(_named(name, device).name)
+    if {CudaGraphs.name, BlockOffload.name} <= chosen:
+        why = "a graph replays over weights that stay where they are"
+        raise UsageError(f"{CudaGraphs.name!r} and {BlockOffload.name!r} exclude each other.", why, "leave one out")
     return [kind for name, kind in OPTIMIZATIONS.items() if name in chosen]
 
 

@@ -325,20 +325,16 @@ class InfinityPipeline:
         if not isinstance(output_type, str) or output_type not in forms:
             what = f"Unknown output_type {arguments.shown(output_type)}."
             raise UsageError(what, fix=f"choose from {', '.join(forms)}")
-        last = collections.deque(self.stream(prompt, **options), maxlen=1).pop()
+        request, constraint, watermark = _requested(prompt, options)
+        streamed = self.device.type == "cpu"  # elsewhere, waiting for each scale's check would leave the device idle
+        with self._sharing.reading(), explained_memory("the model and its activations"):
+            events = self._stream(request, constraint, watermark, streamed=streamed)
+            last = collections.deque(events, maxlen=1).pop()
         return GenerationOutput(as_form(last, output_type), last.seeds, last.metadata)
 
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerationKwargs]) -> Iterator[ScaleEvent]:
         """Generate images as a call does, yielding after each scale. Leaving the loop cancels the rest."""
-        given = dict(options)
-        constraint, watermark = given.pop("constraint", None), given.pop("watermark", None)
-        if constraint is not None and not isinstance(constraint, BitConstraint):
-            why = f"got {arguments.shown(constraint)}"
-            raise UsageError("constraint takes a BitConstraint.", why, "give one, such as PrefixBits(bits)")
-        if watermark is not None and not isinstance(watermark, Watermark):
-            why = f"got a {type(watermark).__name__}"  # its value may be a secret
-            raise UsageError("watermark takes a Watermark.", why, "read one with bitvar.provenance.read_key(file)")
-        request = GenerationRequest.from_options(prompt, given, source="the options of this call")
+        request, constraint, watermark = _requested(prompt, options)
         return self.stream_request(request, constraint=constraint, watermark=watermark)
 
     def stream_request(
@@ -356,10 +352,15 @@ class InfinityPipeline:
             watermark: Watermark to draw the bits with.
         """
         with self._sharing.reading(), explained_memory("the model and its activations"):
-            yield from self._stream(request, constraint, watermark)
+            yield from self._stream(request, constraint, watermark, streamed=True)
 
     def _stream(
-        self, request: GenerationRequest, constraint: BitConstraint | None, watermark: Watermark | None
+        self,
+        request: GenerationRequest,
+        constraint: BitConstraint | None,
+        watermark: Watermark | None,
+        *,
+        streamed: bool,
     ) -> Iterator[ScaleEvent]:
         schedule = self.schedule_for(request.height, request.width)
         params = self.params_for(request.params)
@@ -394,6 +395,7 @@ class InfinityPipeline:
             negative=against,
             constraint=constraint,
             watermark=watermark,
+            streamed=streamed,
         )
         bits: tuple[Tensor, ...] = ()
         for result in results:
@@ -572,3 +574,19 @@ class InfinityPipeline:
 
 def _names(value: Any) -> list[str]:
     return [arguments.text(entry) for entry in arguments.entries(value)]
+
+
+def _requested(
+    prompt: str | Sequence[str], options: GenerationKwargs
+) -> tuple[GenerationRequest, BitConstraint | None, Watermark | None]:
+    """Read the options of a call."""
+    given = dict(options)
+    constraint, watermark = given.pop("constraint", None), given.pop("watermark", None)
+    if constraint is not None and not isinstance(constraint, BitConstraint):
+        why = f"got {arguments.shown(constraint)}"
+        raise UsageError("constraint takes a BitConstraint.", why, "give one, such as PrefixBits(bits)")
+    if watermark is not None and not isinstance(watermark, Watermark):
+        why = f"got a {type(watermark).__name__}"  # its value may be a secret
+        raise UsageError("watermark takes a Watermark.", why, "read one with bitvar.provenance.read_key(file)")
+    request = GenerationRequest.from_options(prompt, given, source="the options of this call")
+    return request, constraint, watermark

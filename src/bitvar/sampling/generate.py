@@ -20,7 +20,7 @@ from bitvar.finite import require_finite
 from bitvar.sampling.constraint import BitConstraint, PrefixBits
 from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.sampling.draw import apply_guidance, draw_bits
-from bitvar.sampling.noise import uniform_noise
+from bitvar.sampling.noise import batch_noise
 from bitvar.sampling.params import SamplingParams
 from bitvar.sampling.watermark import Watermark
 from bitvar.scales import ScaleSchedule, code_norms_of
@@ -62,6 +62,7 @@ def generate(
     negative: TextCondition | None = None,
     constraint: BitConstraint | None = None,
     watermark: Watermark | None = None,
+    streamed: bool = True,
 ) -> Iterator[ScaleResult]:
     """Generate the bits of every scale, coarse to fine, the whole batch in one pass.
 
@@ -75,13 +76,15 @@ def generate(
             are that "no text".
         constraint: Hook that may replace the bits that were drawn.
         watermark: Watermark to draw the bits with. Bits that the constraint replaces don't carry it.
+        streamed: Whether each scale is wanted as soon as it is drawn. Otherwise all of them are checked and yielded at
+            the end, so that the host doesn't wait for the device between scales.
 
     Yields the result of each scale. Closing the iterator cancels the rest.
 
     Raises:
         ComputationError: when logits are not finite; nothing of that scale is yielded.
     """
-    for drawn in _scales(
+    walk = _scales(
         model,
         condition,
         schedule,
@@ -90,9 +93,8 @@ def generate(
         negative=negative,
         constraint=constraint,
         watermark=watermark,
-    ):
-        _require_finite([drawn], model, len(schedule))
-        yield drawn.result
+    )
+    yield from _checked([walk], model, len(schedule), streamed=streamed)
 
 
 def generate_apart(
@@ -105,6 +107,7 @@ def generate_apart(
     negative: TextCondition | None = None,
     constraint: BitConstraint | None = None,
     watermark: Watermark | None = None,
+    streamed: bool = True,
 ) -> Iterator[ScaleResult]:
     """Generate like `generate`, each image by itself: bit for bit what a batch of one gives."""
     walks = [
@@ -122,11 +125,28 @@ def generate_apart(
             zip(condition.rows(), negative.rows() if negative else [None] * condition.batch, strict=True)
         )
     ]
+    yield from _checked(walks, model, len(schedule), streamed=streamed)
+
+
+def _checked(
+    walks: Sequence[Iterator[_Drawn]], model: ScaleDecoder[Any], num_scales: int, *, streamed: bool
+) -> Iterator[ScaleResult]:
+    """Run walks in lockstep, and yield the results of each scale, joined, once its logits are known to be finite."""
+    unchecked: list[tuple[_Drawn, ...]] = []
     for drawn in zip(*walks, strict=True):
-        _require_finite(drawn, model, len(schedule))
-        results = [walk.result for walk in drawn]
-        bits, latents = (torch.cat([getattr(result, name) for result in results]) for name in ("bits", "latent"))
-        yield ScaleResult(results[0].k, bits, latents)
+        unchecked.append(drawn)
+        if streamed or drawn[0].result.k == num_scales - 1:
+            _require_finite(unchecked, model, num_scales)
+            yield from map(_join, unchecked)
+            unchecked.clear()
+
+
+def _join(drawn: Sequence[_Drawn]) -> ScaleResult:
+    results = [walk.result for walk in drawn]
+    if len(results) == 1:
+        return results[0]
+    bits, latents = (torch.cat([getattr(result, name) for result in results]) for name in ("bits", "latent"))
+    return ScaleResult(results[0].k, bits, latents)
 
 
 def _scales(
@@ -166,7 +186,7 @@ def _scales(
                 logits = model.decode_scale(tokens, k, state)
                 if guided:
                     logits = apply_guidance(logits[:batch], logits[batch:], per_scale[k].guidance_scale)
-                noise = torch.stack([uniform_noise(seed, k, logits.shape[1:3]) for seed in seeds])
+                noise = batch_noise(seeds, k, logits.shape[1:3], logits.device)
                 lists = None if watermark is None else watermark.green_lists(k, *logits.shape[1:3])
                 drawn = to_cells(draw_bits(logits, per_scale[k], noise, lists), step.grid, patch_size)
             elif k < last:
@@ -179,12 +199,16 @@ def _scales(
         yield _Drawn(ScaleResult(k, bits, latent), logits)
 
 
-def _require_finite(drawn: Sequence[_Drawn], model: ScaleDecoder[Any], num_scales: int) -> None:
-    """Refuse a scale with a logit that is NaN or infinite: a draw would take every such bit for a zero.
+def _require_finite(scales: Sequence[Sequence[_Drawn]], model: ScaleDecoder[Any], num_scales: int) -> None:
+    """Refuse scales with a logit that is NaN or infinite: a draw would take every such bit for a zero.
 
-    It asks the device once a scale, whatever the number of images.
+    It waits for the device once, whatever the number of scales and images.
     """
-    logits = [walk.logits for walk in drawn if walk.logits is not None]
-    if logits and not torch.stack([torch.isfinite(part).all() for part in logits]).all():
-        what = f"the transformer's logits at scale {drawn[0].result.k + 1} of {num_scales}"
-        require_finite(torch.cat(logits), what, precision=model.dtype)
+    logits = [[walk.logits for walk in drawn if walk.logits is not None] for drawn in scales]
+    finite = [torch.isfinite(part).all() for parts in logits for part in parts]
+    if not finite or torch.stack(finite).all():
+        return
+    for drawn, parts in zip(scales, logits, strict=True):
+        if parts:
+            what = f"the transformer's logits at scale {drawn[0].result.k + 1} of {num_scales}"
+            require_finite(torch.cat(parts), what, precision=model.dtype)

@@ -30,3 +30,18 @@ def uniform_noise(seed: int, scale: int, shape: Sequence[int]) -> Float[Tensor, 
     words = generator.random_raw(-(-count // 2)).astype("<u8").view("<u4")[:count]  # low half first
     numbers = (words >> np.uint32(8)).astype(np.float32) * np.float32(2**-24)
     return torch.from_numpy(numbers.reshape(tuple(shape)))
+
+
+def batch_noise(seeds: Sequence[int], scale: int, shape: Sequence[int], device: torch.device) -> Float[Tensor, "b ..."]:
+    """Make the numbers of several images, and send them to a device without waiting for its earlier work.
+
+    Args:
+        seeds: Seed of each image.
+        scale: Index of the scale, from 0.
+        shape: Shape of one image's numbers.
+        device: Device that draws the bits.
+    """
+    noise = torch.stack([uniform_noise(seed, scale, shape) for seed in seeds])
+    if device.type != "cuda":
+        return noise.to(device)
+    return noise.pin_memory().to(device, non_blocking=True)  # only page-locked memory is copied asynchronously

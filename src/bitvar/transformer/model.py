@@ -203,20 +203,28 @@ class InfinityTransformer(nn.Module):
             cache = self.allocate_cache(condition.batch, schedule)
         return DecodeState(
             condition=encoded,
-            text=tuple(encoded.memory.project(block.cross_attention) for block in self._blocks()),
+            text=self.project_text(encoded),
             start=self.start_tokens(encoded),
             schedule=schedule,
             rope=self.rope(schedule),
             cache=cache.narrow(rows=condition.batch, capacity=schedule.cached_tokens),
         )
 
+    def project_text(self, condition: EncodedCondition) -> tuple[TextKV, ...]:
+        """Compute the keys and values of the text for every block."""
+        return tuple(condition.memory.project(block.cross_attention) for block in self._blocks())
+
     def next_segment(self, state: DecodeState, rows: int) -> DecodeState:
         """Continue with the first `rows` rows only, keeping the scales they have decoded."""
         return state.first_rows(rows)
 
+    def cache_shape(self, rows: int) -> tuple[int, int, int, int]:
+        """Sizes `(blocks, b, n, e)` of the cache of `rows` rows, as `KVCache.allocate` takes them."""
+        return self.config.depth, rows, self.config.num_heads, self.config.head_dim
+
     def allocate_cache(self, rows: int, schedule: ScaleSchedule) -> KVCache:
         """Allocate a cache of exactly the size that `rows` rows of a schedule need."""
-        shape = (self.config.depth, rows, self.config.num_heads, self.config.head_dim)
+        shape = self.cache_shape(rows)
         return KVCache.allocate(shape, capacity=schedule.cached_tokens, dtype=self.dtype, device=self.device)
 
     def decode_scale(self, tokens: Float[Tensor, "b l c"], k: int, state: DecodeState) -> Float[Tensor, "b l d 2"]:
