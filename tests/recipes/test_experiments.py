@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
 RECIPE = runpy.run_path(str(ROOT / "recipes" / "experiments" / "transformer.py"))["recipe"]
 CORRUPTION = runpy.run_path(str(EXPERIMENTS / "corruption.py"))
+FLOW = runpy.run_path(str(EXPERIMENTS / "flow_matching.py"))
 INDEX = runpy.run_path(str(EXPERIMENTS / "index_head.py"))
 MEMORY = runpy.run_path(str(EXPERIMENTS / "head_memory.py"))
 COMPARE = runpy.run_path(str(EXPERIMENTS / "compare.py"))
@@ -169,16 +170,21 @@ def test_models_are_compared_by_the_same_mistakes(
     assert not (tmp_path / "no.png").exists()
 
 
-# The index head
+# The index head, and flow matching
 
 
-def index_task() -> tuple[Any, TransformerTraining]:
+def transformer_task() -> TransformerTask:
     config = RECIPE(depth=1, width=32, bits=4, patch=1, steps=3).override(["model.text_width=6"])
     generator = torch.Generator().manual_seed(0)
     captions = CaptionFeatures(torch.randn(12, 6, generator=generator), torch.tensor([0, 3, 7, 12]))
     features = [torch.randn(6, 4, 8, 8, generator=generator) for _ in range(2)]
     sets = [FeatureSet(each, captions, [[i % 3] for i in range(6)]) for each in features]
-    return INDEX["IndexTask"](TransformerTask(config, train=sets[0], validation=sets[1])), config
+    return TransformerTask(config, train=sets[0], validation=sets[1])
+
+
+def index_task() -> tuple[Any, TransformerTraining]:
+    inner = transformer_task()
+    return INDEX["IndexTask"](inner), inner.config
 
 
 def test_codes_have_numbers() -> None:
@@ -227,6 +233,64 @@ def test_an_index_model_draws_latents_that_add_up_codes() -> None:
         task.model, task.inner.validation.captions.condition([1]), schedule, params=params, seeds=[1]
     )
     assert torch.allclose(second[0], latent[1], atol=1e-5)
+
+
+def flow_task() -> Any:
+    task = FLOW["FlowTask"](transformer_task())
+    task.measure_moments(task.inner.train.features)
+    return task
+
+
+def test_flow_matching_trains_and_goes_on(tmp_path: Path) -> None:
+    config = transformer_task().config
+    text = config.dump()
+    model = train(task := flow_task(), TrainerConfig(tmp_path, text, config.optimization, config.intervals))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert 1.0 < lines[0]["loss"] < 4.0  # the velocity's variance is 2 where a model knows nothing
+    again = train(flow_task(), TrainerConfig(tmp_path, text, config.optimization, config.intervals))
+    assert model is not None and again is not None
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    latents = task.model.standardise(task.latents(task.inner.train.features))
+    assert latents.mean().abs() < 1e-5 and latents.std() == pytest.approx(1, abs=0.05)
+    assert torch.allclose(task.model.restore(latents), task.latents(task.inner.train.features), atol=1e-5)
+
+
+def test_flow_matching_learns_the_velocity_that_its_sampler_follows() -> None:
+    task = flow_task()
+    shape = (4, 8, 8)
+    truth = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    condition = task.inner.validation.captions.condition([0])
+
+    class OneImage(FLOW["FlowModel"]):
+        """A model that knows where the only latent is: (noisy - latent) / share."""
+
+        def forward(self, latent: Tensor, times: Tensor, text: Tensor, condition: Any) -> Tensor:
+            return (latent - self.standardise(truth)) / times[:, None, None, None]
+
+    model = OneImage(task.inner.config.model, channels=4, side=8)
+    for guidance in (1.0, 3.0):
+        drawn = FLOW["draw_latents"](model, condition, shape=shape, steps=4, guidance=guidance, seeds=[3])
+        assert torch.allclose(drawn[0], truth, atol=1e-4)
+    own = [
+        FLOW["draw_latents"](task.model, condition, shape=shape, steps=2, guidance=1.0, seeds=[seed])
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(own[0], own[1]) and not torch.equal(own[1], own[2])
+
+
+def test_flow_matching_sees_what_is_hidden_by_its_mask() -> None:
+    task = flow_task()
+    rows = task.inner.validation.captions.condition([0, 2])  # of 3 and 5 tokens
+    latent, times = torch.randn(2, 4, 8, 8), torch.tensor([0.5, 0.5])
+    with torch.no_grad():
+        task.model.transformer.proj_out.weight.normal_()
+        together = task.model(latent, times, task.model.text(rows), rows)
+        alone = task.inner.validation.captions.condition([0])
+        first = task.model(latent[:1], times[:1], task.model.text(alone), alone)
+        dropped = rows.drop(torch.tensor([True, False]))
+        free = task.model(latent, times, task.model.text(dropped), dropped)
+    assert torch.allclose(together[0], first[0], atol=1e-4)
+    assert not torch.allclose(free[0], together[0], atol=1e-4) and torch.allclose(free[1], together[1], atol=1e-5)
 
 
 # What heads cost

@@ -160,6 +160,8 @@ class TransformerTraining(Config):
         lora: Settings of the adapters to train on a frozen model; None to train all weights.
         initial_gamma: Initial value of every gamma. None takes the value of the released recipe, near 0, which deep
             models need. Small models learn slightly faster from 1.
+        guidance_distillation: Guidance scale that the initial model teaches: the targets are its guided probabilities
+            instead of the data's bits, so that the trained model needs no guidance. None trains on the data.
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -176,6 +178,7 @@ class TransformerTraining(Config):
     cut_caption: float = Field(default=0.0, ge=0, le=1)
     lora: LoraSettings | None = None
     initial_gamma: float | None = None
+    guidance_distillation: float | None = Field(default=None, gt=0, le=100)
 
     @property
     def schedules(self) -> list[ScaleSchedule]:

@@ -8,10 +8,17 @@ from torch import Tensor
 from bitvar.scales import ScaleSchedule
 
 
-def bit_losses(logits: Float[Tensor, "b l d 2"], bits: Bool[Tensor, "b l d"]) -> Float[Tensor, "b l"]:
-    """Compute every token's cross-entropy, averaged over its bits, in fp32 nats: about ln 2 at initialisation."""
+def bit_losses(
+    logits: Float[Tensor, "b l d 2"], targets: Bool[Tensor, "b l d"] | Float[Tensor, "b l d"]
+) -> Float[Tensor, "b l"]:
+    """Compute every token's cross-entropy, averaged over its bits, in fp32 nats: about ln 2 at initialisation.
+
+    Args:
+        logits: Logits of 0 and 1 for every bit.
+        targets: The bits, or the probability of a 1 for each.
+    """
     margin = (logits[..., 1] - logits[..., 0]).float()
-    return F.binary_cross_entropy_with_logits(margin, bits.float(), reduction="none").mean(-1)
+    return F.binary_cross_entropy_with_logits(margin, targets.float(), reduction="none").mean(-1)
 
 
 def token_weights(schedule: ScaleSchedule, *, reweighted: bool) -> Float[Tensor, " l"]:

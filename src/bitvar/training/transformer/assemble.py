@@ -170,6 +170,9 @@ def load_frozen(config: TransformerTraining, models: FrozenModels, device: torch
     if config.lora is not None and not from_model:
         fix = "add --init with the model to adapt: a folder, a name in the package or a hub id"
         raise UsageError("Adapters need a model to --init from.", "they adapt a finished model", fix)
+    if config.guidance_distillation is not None and initial is None:
+        fix = "add --init with the model to distil: a folder, a name in the package, a hub id or a checkpoint"
+        raise UsageError("Distillation needs a model to --init from.", "its guided draws are the targets", fix)
     verify_part(tokenizer_folder)
     verify_part(encoder_folder)
     identity = TokenizerIdentity.load(tokenizer_folder / "identity.json")
@@ -178,6 +181,8 @@ def load_frozen(config: TransformerTraining, models: FrozenModels, device: torch
         index = ModelIndex.load(initial / "model_index.json")
         check_pair(index.tokenizer, identity)
         defaults = index.defaults
+    if config.guidance_distillation is not None:
+        defaults = replace(defaults or SamplingParams(), guidance_scale=1.0)
     tokenizer = load_component(InfinityTokenizer, tokenizer_folder).to(device)
     check_bits(config.model, tokenizer.config)
     encoder = load_text_encoder(encoder_folder, settings=published_settings(encoder_folder)).to(device)

@@ -19,6 +19,7 @@ from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Metrics, SampleCost
 from bitvar.training.engine.microbatch import MicroBatch, Purpose, draw_uniform, make_generator, micro_batches_in_order
+from bitvar.training.transformer.guidance_distillation import GuidanceTeacher
 from bitvar.training.transformer.self_correction import TeacherForcing, random_flip, teacher_forcing
 from bitvar.transformer import Block, InfinityTransformer, bit_losses, token_weights
 
@@ -145,6 +146,7 @@ class TransformerTask:
         self.weights = [token_weights(s, reweighted=config.reweighted).to(device) for s in self.schedules]
         self.dtype = DTYPES[config.optimization.precision]
         self.attention_fns, self._flops = attention_fns or {}, flops
+        self.teacher: GuidanceTeacher | None = None
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -155,7 +157,13 @@ class TransformerTask:
         return list(self.model.blocks)
 
     def adapt(self) -> None:
-        """Add the configured adapters and freeze all other weights. Call this after the weights are loaded."""
+        """Copy the teacher of guidance, and add adapters and freeze all other weights, as far as configured.
+
+        Call this after the initial weights are loaded.
+        """
+        if self.config.guidance_distillation is not None:
+            scale = self.config.guidance_distillation
+            self.teacher = GuidanceTeacher(self.model, guidance_scale=scale, device=self.device)
         if self.config.lora is not None:
             generator = make_generator(self.config.optimization.seed, 0, Purpose.ADAPTER)
             add_adapter(self.model, self.config.lora, generator=generator)
@@ -199,9 +207,16 @@ class TransformerTask:
         which = self.train.schedules[batch.micro_batch.bucket]
         schedule = self.schedules[which]
         condition, data = self.corrupted(batch)
-        logits = self.model(condition, data.inputs, schedule, dtype=self.dtype, attention=self.attention_fns.get(which))
+        attention = self.attention_fns.get(which)
+        logits = self.model(condition, data.inputs, schedule, dtype=self.dtype, attention=attention)
         token_losses = bit_losses(logits, data.target_bits)
-        loss = (token_losses @ self.weights[which]).mean()
+        learnt = token_losses
+        if self.teacher is not None:
+            learnt = bit_losses(
+                logits,
+                self.teacher.probabilities(condition, data.inputs, schedule, dtype=self.dtype, attention=attention),
+            )
+        loss = (learnt @ self.weights[which]).mean()
         return loss, per_scale_metrics(logits.detach(), token_losses.detach(), data.target_bits, schedule)
 
     @torch.no_grad()
@@ -209,7 +224,13 @@ class TransformerTask:
         """Measure loss and bit accuracy on held-out samples, without flips or dropped texts."""
         assert isinstance(model, InfinityTransformer)
         return measure_bits(
-            model, self.validation, self.schedules, dtype=self.dtype, reweighted=self.config.reweighted, context=context
+            model,
+            self.validation,
+            self.schedules,
+            dtype=self.dtype,
+            reweighted=self.config.reweighted,
+            context=context,
+            teacher=self.teacher,
         )
 
 
@@ -222,8 +243,12 @@ def measure_bits(
     reweighted: bool = False,
     dtype: torch.dtype = torch.float32,
     context: DistributedContext | None = None,
+    teacher: GuidanceTeacher | None = None,
 ) -> Metrics:
     """Measure the mean teacher-forced loss and bit accuracy over all samples, with their first captions.
+
+    With a teacher, the loss is against its probabilities, and `guided_agreement` is the share of bits whose likelier
+    value is the teacher's.
 
     Args:
         model: Model to evaluate. All ranks call it equally often, so that it may be sharded.
@@ -232,6 +257,7 @@ def measure_bits(
         reweighted: Whether the loss is reweighted by scale, as in training with that setting.
         dtype: Data type of the activations.
         context: Ranks that share the samples; None for a single process.
+        teacher: Teacher of guidance; None for the data's bits.
     """
     context = context or DistributedContext()
     micro_batches, counted = micro_batches_in_order(
@@ -244,9 +270,14 @@ def measure_bits(
         schedule = schedules[which]
         features = batch.features.to(model.device).float()
         forced = teacher_forcing(features, schedule, patch_size=model.config.patch_size, code_norms=code_norms[which])
-        logits = model(batch.condition.to(model.device), forced.inputs, schedule, dtype=dtype)
+        condition = batch.condition.to(model.device)
+        logits = model(condition, forced.inputs, schedule, dtype=dtype)
         token_losses = bit_losses(logits, forced.target_bits)
         values = per_scale_metrics(logits, token_losses, forced.target_bits, schedule)
+        if teacher is not None:
+            guided = teacher.probabilities(condition, forced.inputs, schedule, dtype=dtype)
+            token_losses = bit_losses(logits, guided)
+            values["guided_agreement"] = ((logits[..., 1] > logits[..., 0]) == (guided > 0.5)).float().mean()
         weights = token_weights(schedule, reweighted=reweighted).to(model.device)
         values["loss"] = (token_losses @ weights).mean()
         for name, value in values.items():
