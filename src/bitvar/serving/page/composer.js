@@ -1,7 +1,7 @@
 /** The form: prompt, settings, and what they make together. */
 
 import { planOf } from "./plan.js";
-import { isGuided, parsePerScale, parseSeed, perScaleText, randomSeed } from "./settings.js";
+import { formatOf, isGuided, parsePerScale, parseSeed, perScaleText, randomSeed } from "./settings.js";
 import { nativeFor, outputsOf, parseSize, shapesOf, sizeText } from "./sizes.js";
 import { remember, remembered } from "./saved.js";
 import { byId, make, setText } from "./dom.js";
@@ -9,10 +9,10 @@ import { shapeChoices } from "./shapes.js";
 
 /** @typedef {import("./settings.js").Settings} Settings */
 
-const KEPT = ["images", "seed", "guidance", "temperature", "negative", "guidances", "top-p", "adapter-scale"];
+const KEPT = ["images", "seed", "guidance", "temperature", "negative", "guidances", "top-p", "adapter-scale", "background", "format"];
 const FIELD_OF_PARAM = /** @type {Record<string, string>} */ ({
   prompt: "prompt", negative_prompt: "negative", seed: "seed", size: "size", guidance_scale: "guidance",
-  temperature: "temperature", top_p: "top-p", lora: "adapter",
+  temperature: "temperature", top_p: "top-p", lora: "adapter", background: "background", output_format: "format",
 });
 
 /** The form at the left of the page. */
@@ -70,6 +70,7 @@ export class Composer {
     this.#shapes = shapesOf(card.sizes);
     byId("shape-field").hidden = this.#shapes.length < 2;
     byId("shapes").replaceChildren(...shapeChoices(this.#shapes, (shape) => this.#showSizes(shape)));
+    byId("background-field").hidden = !card.alpha;
     byId("adapter-field").hidden = card.adapters.length === 0;
     this.adapter.replaceChildren(make("option", { value: "" }, "none"), ...card.adapters.map((/** @type {string} */ name) => make("option", { value: name }, name)));
     const kept = remembered(`form.${card.name}`, /** @type {Record<string, any> | null} */ (null));
@@ -119,6 +120,9 @@ export class Composer {
       this.#set("images", "1");
       if (!this.#choose(settings.size)) notes.push(`This model has no size of ${settings.size.join(" × ")}.`);
       notes.push(...this.#useAdapter(settings.adapter));
+      this.#set("background", settings.background ?? "auto");
+      if (settings.background === "transparent" && !this.#card?.alpha) notes.push("This model draws no transparent images.");
+      this.#set("format", formatOf(settings));
       if (extent === "all") this.#set("seed", settings.seed);
       this.#lock(extent === "all");
       const [served, used] = [this.#card?.name, settings.model];
@@ -157,7 +161,10 @@ export class Composer {
     this.actions.onGenerate(
       {
         prompt: this.prompt.value, negative_prompt: this.#value("negative"), seed, guidance_scale: guidance, temperature, top_p, size,
-        adapter: name ? { name, scale: weight } : null, model: this.#card.name,
+        adapter: name ? { name, scale: weight } : null,
+        background: this.#card.alpha ? /** @type {import("./settings.js").Background} */ (this.#value("background")) : "auto",
+        format: /** @type {import("./settings.js").FileFormat} */ (this.#value("format")),
+        model: this.#card.name,
       },
       { images, guidances: guidances.length ? guidances : [guidance], native: nativeFor(this.#card.sizes, size) },
     );
@@ -190,7 +197,7 @@ export class Composer {
     this.#set("guidance", perScaleText(defaults.guidance_scale ?? 3));
     this.#set("temperature", perScaleText(defaults.temperature ?? 1));
     this.#set("top-p", String(defaults.top_p ?? 0));
-    for (const [id, value] of [["images", "1"], ["negative", ""], ["guidances", ""], ["adapter-scale", "1"], ["seed", ""]]) this.#set(id, value);
+    for (const [id, value] of [["images", "1"], ["negative", ""], ["guidances", ""], ["adapter-scale", "1"], ["seed", ""], ["background", "auto"], ["format", "png"]]) this.#set(id, value);
     this.adapter.value = "";
     this.#lock(false);
     if (first) this.#choose([first.width, first.height]);

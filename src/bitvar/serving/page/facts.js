@@ -1,10 +1,12 @@
 /** The settings of the selected image, and what can be done with it. */
 
 import { downloadImage } from "./files.js";
-import { perScaleText } from "./settings.js";
+import { formatOf, perScaleText, sentBackground } from "./settings.js";
 import { button, byId, make } from "./dom.js";
 
 /** @typedef {import("./items.js").Item} Item */
+
+const FORMAT_NAMES = { png: "PNG", webp: "WebP" };
 
 /**
  * @param {import("./app.js").App} app
@@ -40,6 +42,8 @@ function factsOf({ settings, native, seconds, warnings }) {
     ...(settings.top_p ? [["Top-p", String(settings.top_p)]] : []),
     ["Size", `${width} × ${height}${enlarged ? `, drawn at ${native[0]} × ${native[1]}` : ""}`],
     ...(settings.adapter ? [["Adapter", `${settings.adapter.name}, ${settings.adapter.scale}`]] : []),
+    ...(sentBackground(settings) ? [["Background", settings.background]] : []),
+    ...(formatOf(settings) === "png" ? [] : [["File", FORMAT_NAMES[formatOf(settings)]]]),
     ...(settings.model ? [["Model", settings.model]] : []),
     ...(seconds === null ? [] : [["Time", `${seconds < 10 ? seconds.toFixed(2) : seconds.toFixed(0)} s`]]),
   ]);

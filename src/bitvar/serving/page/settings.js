@@ -3,6 +3,8 @@
  *
  * @typedef {number | number[]} PerScale  one value, or one a scale
  * @typedef {{name: string, scale: number}} Adapter
+ * @typedef {"auto" | "transparent" | "opaque"} Background
+ * @typedef {"png" | "webp"} FileFormat
  * @typedef {object} Settings
  * @property {string} prompt
  * @property {string} negative_prompt  empty for none
@@ -12,6 +14,8 @@
  * @property {number} top_p
  * @property {import("./sizes.js").Size} size  of the file
  * @property {Adapter | null} adapter
+ * @property {Background} [background]  "auto" if it is missing, as in images drawn before there was one
+ * @property {FileFormat} [format]  of the file; PNG if it is missing
  * @property {string} model
  */
 
@@ -74,12 +78,24 @@ export function requestFields(settings) {
     temperature: settings.temperature,
     ...(settings.top_p ? { top_p: settings.top_p } : {}),
     ...(settings.adapter ? { lora: { name: settings.adapter.name, scale: settings.adapter.scale } } : {}),
+    ...(sentBackground(settings) ? { background: settings.background } : {}),
+    ...(formatOf(settings) === "png" ? {} : { output_format: settings.format }),
   };
 }
 
 /** @param {Settings} settings  whether the negative prompt takes part: without guidance there is nothing to steer */
 export function sentNegative(settings) {
   return settings.negative_prompt.trim() !== "" && isGuided(settings.guidance_scale);
+}
+
+/** @param {Settings} settings  whether a request says anything about the background */
+export function sentBackground({ background }) {
+  return background === "transparent" || background === "opaque";
+}
+
+/** @param {Settings} settings @returns {FileFormat} */
+export function formatOf({ format }) {
+  return format || "png";
 }
 
 /**
@@ -112,6 +128,7 @@ export function settingsOfRecord(record) {
       top_p: typeof record.top_p === "number" ? record.top_p : 0,
       size: [requested[0] * enlarge, requested[1] * enlarge],
       adapter: adapter ?? null,
+      background: backgroundOf(record.background),
       model: typeof record.model === "string" ? record.model.replace(/@[0-9a-f]+$/, "") : "",
     },
     native: [width, height],
@@ -124,6 +141,11 @@ export function settingsOfRecord(record) {
 function adaptersOf(lora) {
   if (!Array.isArray(lora)) return [];
   return lora.map((entry) => ({ name: text(entry, "name"), scale: Number(entry.weight) }));
+}
+
+/** @param {unknown} value @returns {Background} */
+function backgroundOf(value) {
+  return value === "transparent" || value === "opaque" ? value : "auto";
 }
 
 /** @param {unknown} value */

@@ -5,7 +5,7 @@ import test from "node:test";
 
 import { EventStreamParser, queuePosition } from "../../../../src/bitvar/serving/page/event_stream.js";
 import { parseExact, stringifyWithSeed } from "../../../../src/bitvar/serving/page/exact_json.js";
-import { MetadataError, mediaTypeOf, readRecord } from "../../../../src/bitvar/serving/page/metadata.js";
+import { MetadataError, hasAlpha, mediaTypeOf, readRecord } from "../../../../src/bitvar/serving/page/metadata.js";
 import { PatternError, countPrompts, expandPattern } from "../../../../src/bitvar/serving/page/patterns.js";
 import { LARGEST_RUN, expandRun, planOf } from "../../../../src/bitvar/serving/page/plan.js";
 import { isGuided, parsePerScale, parseSeed, requestFields, seedsFrom, settingsOfRecord } from "../../../../src/bitvar/serving/page/settings.js";
@@ -14,7 +14,7 @@ import { Store } from "../../../../src/bitvar/serving/page/store.js";
 import { zip } from "../../../../src/bitvar/serving/page/zip.js";
 
 const SETTINGS = {
-  prompt: "a cat", negative_prompt: "", seed: "7", guidance_scale: 1, temperature: 0.25, top_p: 0, size: [64, 64], adapter: null, model: "icons",
+  prompt: "a cat", negative_prompt: "", seed: "7", guidance_scale: 1, temperature: 0.25, top_p: 0, size: [64, 64], adapter: null, background: "auto", model: "icons",
 };
 const RECORD = { prompt: "a cat", seed: 7, width: 64, height: 64, guidance_scale: 1, temperature: 0.25, top_k: 0, top_p: 0, model: "icons@4e5261f93e2f", format: 2 };
 
@@ -114,6 +114,17 @@ test("a request leaves out what does nothing", () => {
   assert.ok(!("negative_prompt" in requestFields({ ...full, guidance_scale: 1 })));
 });
 
+test("a background and a format are sent if they are not the usual ones", () => {
+  const { background, ...old } = SETTINGS;
+  assert.deepEqual(requestFields(old), requestFields(SETTINGS));
+  for (const value of ["transparent", "opaque"]) {
+    assert.equal(requestFields({ ...SETTINGS, background: value }).background, value);
+    assert.equal(settingsOfRecord({ ...RECORD, background: value }).settings.background, value);
+  }
+  assert.equal(requestFields({ ...SETTINGS, format: "webp" }).output_format, "webp");
+  assert.ok(!("output_format" in requestFields({ ...SETTINGS, format: "png" })));
+});
+
 test("a record becomes settings", () => {
   const { settings, native, count, notes } = settingsOfRecord(RECORD);
   assert.deepEqual(settings, SETTINGS);
@@ -182,6 +193,14 @@ test("files that are no image, or have no settings, are told apart", async () =>
   assert.equal(await readRecord(png), null);
   assert.equal(await readRecord(png.subarray(0, 9)), null);
   assert.equal(await readRecord(new Uint8Array([0xff, 0xd8, 0xff, 0xe1, 0, 9, 69])), null);
+});
+
+test("an alpha channel is found in the header", () => {
+  const png = (/** @type {number} */ kind) => new Uint8Array([0x89, 0x50, 0x4e, 0x47, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0, 0, 0, 8, 0, 0, 0, 8, 8, kind]);
+  assert.deepEqual([0, 2, 3, 4, 6].map((kind) => hasAlpha(png(kind))), [false, false, false, true, true]);
+  const webp = (/** @type {string} */ chunk, /** @type {number[]} */ rest) => new Uint8Array([..."RIFF....WEBP", ...chunk].map((sign) => sign.charCodeAt(0)).concat([0, 0, 0, 0], rest));
+  assert.deepEqual([webp("VP8X", [0x10]), webp("VP8X", [0x08]), webp("VP8L", [0x2f, 7, 0, 0, 0x10]), webp("VP8L", [0x2f, 7, 0, 0, 0]), webp("VP8 ", [0x10])].map(hasAlpha), [true, false, true, false, false]);
+  assert.equal(hasAlpha(new Uint8Array([0xff, 0xd8, 0xff])), false);
 });
 
 test("an archive refuses what it can't hold", () => {

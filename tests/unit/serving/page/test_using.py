@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -267,6 +268,7 @@ def test_axe_finds_nothing(open_page: Callable[..., "Page"], stub: StubServer, s
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import expect
 
+    stub.card, stub.draw = {**CARD, "alpha": True}, partial(drawn, alpha=True)
     page = open_page(stub.url, color_scheme=scheme, bypass_csp=True)
     options = {} if scheme == "light" else {"runOnly": ["color-contrast"]}  # all else is the same in the dark
 
