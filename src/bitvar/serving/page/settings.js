@@ -12,8 +12,9 @@
  * @property {PerScale} guidance_scale
  * @property {PerScale} temperature
  * @property {number} top_p
+ * @property {number} [top_k]  0, for off, if it is missing
  * @property {import("./sizes.js").Size} size  of the file
- * @property {Adapter | null} adapter
+ * @property {Adapter[]} [adapters]  none if it is missing
  * @property {Background} [background]  "auto" if it is missing, as in images drawn before there was one
  * @property {FileFormat} [format]  of the file; PNG if it is missing
  * @property {string} model
@@ -77,7 +78,8 @@ export function requestFields(settings) {
     guidance_scale: settings.guidance_scale,
     temperature: settings.temperature,
     ...(settings.top_p ? { top_p: settings.top_p } : {}),
-    ...(settings.adapter ? { lora: { name: settings.adapter.name, scale: settings.adapter.scale } } : {}),
+    ...(settings.top_k ? { top_k: settings.top_k } : {}),
+    ...(settings.adapters?.length ? { lora: settings.adapters.length === 1 ? settings.adapters[0] : settings.adapters } : {}),
     ...(sentBackground(settings) ? { background: settings.background } : {}),
     ...(formatOf(settings) === "png" ? {} : { output_format: settings.format }),
   };
@@ -108,10 +110,7 @@ export function settingsOfRecord(record) {
   const height = whole(record, "height");
   const requested = record.exact_size === true ? [whole(record, "requested_width"), whole(record, "requested_height")] : [width, height];
   const enlarge = record.enlarge === undefined ? 1 : whole(record, "enlarge");
-  const [adapter, ...others] = adaptersOf(record.lora);
   const notes = [];
-  if (others.length) notes.push(`It was made with ${others.length + 1} adapters; only the first is taken over.`);
-  if (record.top_k === 1) notes.push("It was made with top-k 1; set the temperature to 0 for the same effect.");
   if ((record.format ?? 1) !== 2) {
     notes.push(record.format === undefined || record.format === 1
       ? "An earlier version of bitvar made it, with other random numbers: the same seed gives a similar image, not the same one."
@@ -127,7 +126,8 @@ export function settingsOfRecord(record) {
       temperature: perScale(record, "temperature"),
       top_p: typeof record.top_p === "number" ? record.top_p : 0,
       size: [requested[0] * enlarge, requested[1] * enlarge],
-      adapter: adapter ?? null,
+      top_k: typeof record.top_k === "number" ? record.top_k : 0,
+      adapters: adaptersOf(record.lora),
       background: backgroundOf(record.background),
       model: typeof record.model === "string" ? record.model.replace(/@[0-9a-f]+$/, "") : "",
     },

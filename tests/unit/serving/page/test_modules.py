@@ -26,8 +26,9 @@ SETTINGS = {
     "guidance_scale": 2,
     "temperature": [0.25, 0.5],
     "top_p": 0,
+    "top_k": 1,
     "size": [256, 256],
-    "adapter": None,
+    "adapters": [{"name": "ink", "scale": 0.5}, {"name": "clay", "scale": 1}],
     "background": "transparent",
     "format": "webp",
     "model": "icons",
@@ -161,6 +162,8 @@ def test_commands_survive_the_shell(codes: list[dict[str, str]], tmp_path: Path)
             "exact_size": True,
             "temperature": "0.25,0.5",
             "background": "transparent",
+            "top_k": 1,
+            "lora": ["ink:0.5", "clay:1"],
             "output": code["file"],
         }
         assert {name: values[name] for name in wanted} == wanted
@@ -188,6 +191,8 @@ def test_python_sends_the_settings(codes: list[dict[str, str]]) -> None:
             "negative_prompt": prompt,
             "guidance_scale": 2,
             "temperature": [0.25, 0.5],
+            "top_k": 1,
+            "lora": SETTINGS["adapters"],
             "seed": 2**63 - 1,
         }
 
