@@ -10,12 +10,12 @@ import argparse
 import json
 import re
 import subprocess
-import sys
 import tarfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bitvar.cli.echo import say
 from bitvar.icons.dataset.concepts import CONCEPTS
 from bitvar.icons.dataset.sources import fetch_package, read_member
 from bitvar.icons.stickers.artists import ARTISTS, SILHOUETTES
@@ -72,11 +72,6 @@ def main() -> None:
     check(rows)
     TABLE.write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in rows), encoding="utf-8")
     say(f"{len(rows)} concepts, {sum(len(item['drawings']) for item in rows)} drawings")
-
-
-def say(line: str) -> None:
-    """Tell what happens."""
-    sys.stdout.write(f"{line}\n")
 
 
 def row(naming: Naming, category: str, recolourable: bool, drawings: dict[str, str]) -> dict[str, Any]:

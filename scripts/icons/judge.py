@@ -24,6 +24,7 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import load_file, save_file
 
+from bitvar.cli.echo import say
 from bitvar.files import atomic_path
 from bitvar.icons.benchmark.classifier import ObjectClassifier
 from bitvar.icons.benchmark.detections import Detections, Thresholds
@@ -153,11 +154,6 @@ class Work:
 
     def _path(self, what: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{what}-{self.name}.safetensors"
-
-
-def say(text: str) -> None:
-    """Print at once."""
-    print(text, flush=True)  # noqa: T201
 
 
 def summary(accuracy: Mapping[str, Mapping[str, float]]) -> str:

@@ -4,9 +4,9 @@ python scripts/icons/stickers.py data/stickers --sprites data/sprites --download
 """
 
 import argparse
-import sys
 from pathlib import Path
 
+from bitvar.cli.echo import say
 from bitvar.icons.stickers.build import build_sticker_set
 
 
@@ -33,11 +33,6 @@ def main() -> None:
         log=say,
     )
     say(f"The set in {given.destination} has {number:,} images.")
-
-
-def say(line: str) -> None:
-    """Tell what happens."""
-    sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":

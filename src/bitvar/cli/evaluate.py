@@ -154,23 +154,32 @@ def _print(report: dict[str, Any], settings: "ReconstructionSettings") -> None:
         return made
 
     console = Console(markup=False, highlight=False)
-    console.width = max(console.width, 110)
+    console.width = max(console.width, 150)
+    details = {"sharpness": "sharpness"}
+    if any("opacity_error" in result for result in report["results"]):
+        details |= {"opacity_error": "opacity error", "outline_error": "at outlines"}
     metrics = ("bits/pixel", "PSNR dB", "SSIM", "block error", "distance", "Frechet")
-    candidates = table("candidate", "size", "images", *metrics)
-    scales = table("scales of", "size", "k", "bits/pixel", "PSNR dB", "bit entropy", "dead bits", "residual norm")
+    candidates = table("candidate", "size", "images", *metrics, *details.values())
+    measures = ("bits/pixel", "PSNR dB", *details.values(), "bit entropy", "dead bits", "residual norm")
+    scales = table("scales of", "size", "k", *measures)
     for result in report["results"]:
         names, n = (result["candidate"], result["size"]), str(result["images"])
         frechet = "-" if result["frechet"] is None else f"{result['frechet']:.2f}"
         values = [f"{result['bits_per_pixel']:.3f}", f"{result['psnr']:.2f}", f"{result['ssim']:.4f}"]
         block_error = f"{result['block_mean_error']:.2f}"
-        candidates.add_row(*names, n, *values, block_error, f"{result['distance']:.3f}", frechet)
+        values += [block_error, f"{result['distance']:.3f}", frechet]
+        candidates.add_row(*names, n, *values, *(_detail(result, name) for name in details))
         for k, scale in enumerate(result.get("scales", [])):
             before, after = scale["residual_norm"]
-            shown = [f"{scale['bits_per_pixel']:.3f}", f"{scale['psnr']:.2f}", f"{scale['bit_entropy']:.3f}"]
+            shown = [f"{scale['bits_per_pixel']:.3f}", f"{scale['psnr']:.2f}"]
+            shown += [*(_detail(scale, name) for name in details), f"{scale['bit_entropy']:.3f}"]
             scales.add_row(*names, str(k + 1), *shown, f"{scale['dead_bits']:.1%}", f"{before:.3f} to {after:.3f}")
     console.print(candidates)
     console.print(scales)
     console.print("block error: mean error of the means over 16 x 16 blocks, on a scale of 255.")
+    console.print("sharpness: high-frequency energy, as a share of the originals'.")
+    if "opacity_error" in details:
+        console.print("opacity error: mean absolute error, 0 to 1; at outlines: within two pixels of one.")
     console.print(f"distance: {report['distance']}. Frechet distance over those images: {report['feature_network']}.")
     for result in report["results"]:
         if result.get("too_large"):
@@ -180,3 +189,8 @@ def _print(report: dict[str, Any], settings: "ReconstructionSettings") -> None:
         console.print("With fewer than 2,000 images the Frechet distance is too large; compare it at equal N only.")
     for entry in report["rejected"]:
         console.print(f"left out: {entry['images']} images, {entry['reason']} (rejected.jsonl names them)")
+
+
+def _detail(values: dict[str, Any], name: str) -> str:
+    value = values.get(name)
+    return "-" if value is None else f"{value:.3f}"

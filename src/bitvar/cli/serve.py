@@ -126,8 +126,7 @@ def serve(
                 "max_batch": max_batch,
                 "memory_budget": None if memory_gib is None else int(memory_gib * 2**30),
                 "watermark": watermark,
-                "certificate": c2pa_certificate,
-                "signing_key": c2pa_key,
+                **_read_signing(c2pa_certificate, c2pa_key),
                 "blocklists": tuple(blocklist or ()),
                 "classifier": _read_classifier(classifier, block_label or []),
                 "warm_sizes": tuple(_read_size(text) for text in warm_size or ()),
@@ -284,6 +283,16 @@ def _read_size(text: str) -> tuple[int, int]:
     if match is None:
         raise UsageError(f"Can't read --warm-size {text}.", "it is no size", "write WIDTHxHEIGHT, such as 256x256")
     return int(match[1]), int(match[2])
+
+
+def _read_signing(certificate: str | None, key: str | None) -> dict[str, object]:
+    from bitvar.errors import UsageError
+
+    if (certificate is None) != (key is None):
+        missing = "--c2pa-certificate" if certificate is None else "--c2pa-key"
+        why = f"signing takes a certificate and its key, and {missing} is missing"
+        raise UsageError("Can't sign images.", why, "give both --c2pa-certificate and --c2pa-key")
+    return {"certificate": certificate, "signing_key": key}
 
 
 def _read_classifier(folder: str | None, labels: list[str]) -> dict[str, object] | None:

@@ -13,16 +13,16 @@ import pytest
 import torch
 from filelock import FileLock
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
 from bitvar.cli import main as cli
 from bitvar.codec import ImageCodec
 from bitvar.data.index_writing import build_index
 from bitvar.errors import UsageError
-from bitvar.evaluation.reconstruction import evaluate
+from bitvar.evaluation.reconstruction import compare, evaluate
 from bitvar.evaluation.reconstruction.accumulators import MetricAccumulator, results
-from bitvar.evaluation.reconstruction.baselines import FORMATS
+from bitvar.evaluation.reconstruction.baselines import FORMATS, Result
 from bitvar.evaluation.reconstruction.evaluate import (
     NamedTokenizer,
     ReconstructionSettings,
@@ -31,8 +31,11 @@ from bitvar.evaluation.reconstruction.evaluate import (
 from bitvar.evaluation.reconstruction.images import ImageStream
 from bitvar.evaluation.reconstruction.progress import FILE, Progress
 from bitvar.evaluation.reconstruction.sheet import choose, draw_sheet
-from bitvar.metrics.distances import block_mean_error
+from bitvar.imaging.convert import channels_first, from_pil, image_bytes
+from bitvar.imaging.pixels import to_signed
+from bitvar.metrics.distances import block_mean_error, psnr
 from bitvar.metrics.frechet import Moments, frechet_distance
+from bitvar.metrics.sharpness import high_frequency_energy, outline_error
 from bitvar.training.export import save_tokenizer
 from bitvar.weights.identity import identify
 from tests.support.tiny import tiny_tokenizer
@@ -111,14 +114,6 @@ def images(tmp_path: Path) -> Path:
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.mark.usefixtures("cheap")
-def test_a_tokenizer_with_opacity_is_refused(images: Path, tmp_path: Path) -> None:
-    tokenizer = tiny_tokenizer(image_channels=4)
-    codecs = {"clear": ImageCodec(tokenizer, identify("clear", tokenizer.state_dict()))}
-    with pytest.raises(UsageError, match=r"clear can't be compared(?s:.*)opacity(?s:.*)3 channels"):
-        evaluate_reconstruction(settings_for(codecs, images), codecs, tmp_path / "out")
 
 
 # Figures
@@ -207,8 +202,12 @@ def test_dead_bits_and_entropy() -> None:
         "ssim",
         "block_mean_error",
         "distance",
+        "energy",
+        "original_energy",
         "scale0/images",
         "scale0/psnr",
+        "scale0/energy",
+        "scale0/original_energy",
     ):
         accumulator.add(name, 1)
     accumulator.add("scale0/bits_per_pixel", 1)
@@ -241,6 +240,105 @@ def test_the_nearest_quality_is_found(name: str) -> None:
     data, too_large = kind.nearest(image, 10)
     assert too_large
     assert len(data) == min(sizes.values())
+
+
+# Sharpness and opacity
+
+
+def sticker(seed: int = 0, background: tuple[int, ...] = (0, 0, 0, 0)) -> Image.Image:
+    """A photo in a disc with a soft outline, on a transparent background that hides another colour."""
+    image, mask = Image.new("RGBA", (32, 32), background), Image.new("L", (32, 32))
+    ImageDraw.Draw(mask).ellipse((8, 8, 24, 24), fill=255)
+    mask = mask.filter(ImageFilter.GaussianBlur(1))
+    image.paste(photo(32, 32, seed=seed).convert("RGBA"), mask=mask)
+    return image
+
+
+def opacity_codec() -> ImageCodec:
+    tokenizer = tiny_tokenizer(image_channels=4)
+    return ImageCodec(tokenizer, identify("clear", tokenizer.state_dict()))
+
+
+def rows_of(out: Path, candidate: str) -> list[dict[str, Any]]:
+    return [row for row in lines_of(out / "images.jsonl") if row["candidate"] == candidate]
+
+
+@pytest.mark.usefixtures("cheap")
+def test_opacity_is_measured_beside_tokenizers_without_it(tmp_path: Path) -> None:
+    """Done again on the images of a batch."""
+    for i in range(3):
+        sticker(i).save(tmp_path / f"{i}.png")
+    codecs, out = {"clear": opacity_codec(), "plain": tiny_codec()}, tmp_path / "out"
+    report = evaluate_reconstruction(
+        settings_for(codecs, *(tmp_path / f"{i}.png" for i in range(3)), baselines=("jpeg", "webp")), codecs, out
+    )
+    laid = np.stack([image_bytes(sticker(i), 4) for i in range(3)])
+    originals = from_pil([sticker(i) for i in range(3)], channels=4)
+    for result, codec in zip(report["results"], codecs.values(), strict=False):
+        channels = codec.tokenizer.config.image_channels
+        header, _, steps = codec.encode_batch(laid[..., :channels])
+        for scale, step in zip((*result["scales"], result), (*steps, steps[-1]), strict=True):
+            decoded = to_signed(channels_first(codec.latent_to_pixels(step.latent, header)))
+            assert scale["psnr"] == pytest.approx(psnr(decoded[:, :3], originals[:, :3]).mean().item(), rel=1e-4)
+            energies = [high_frequency_energy(images).sum().item() for images in (decoded, originals)]
+            assert scale["sharpness"] == pytest.approx(energies[0] / energies[1], rel=1e-4)
+            assert ("opacity_error" in scale) == ("outline_error" in scale) == (channels == 4)
+            if channels == 4:
+                opacity, wanted = ((images[:, 3:] + 1) / 2 for images in (decoded, originals))
+                assert scale["opacity_error"] == pytest.approx((opacity - wanted).abs().mean().item(), rel=1e-4)
+                assert scale["outline_error"] == pytest.approx(outline_error(opacity, wanted).mean().item(), rel=1e-4)
+    clear, plain = rows_of(out, "clear"), rows_of(out, "plain")
+    assert np.mean([row["outline_error"] for row in clear]) == pytest.approx(report["results"][0]["outline_error"])
+    assert set(clear[0]) - set(plain[0]) == {"opacity_error", "outline_error"}
+    assert report["results"][2]["kind"] == "jpeg" and report["results"][2]["sharpness"] > 0
+    with Image.open(out / "sheet.png") as sheet:
+        assert sheet.convert("RGB").getpixel((0, 0)) == (0xDD, 0xDD, 0xDD)
+
+
+@pytest.mark.usefixtures("cheap")
+def test_mistakes_of_opacity_and_sharpness_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the tokenizer gives the originals back, but for one thing."""
+    sticker().save(tmp_path / "a.png")
+    codecs = {"clear": opacity_codec()}
+
+    def measured(name: str, change: Callable[[np.ndarray], None]) -> dict[str, Any]:
+        def stand_in(codec: ImageCodec, images: np.ndarray, *, refine_steps: int = 0) -> Result:
+            decoded = images.copy()
+            change(decoded)
+            return Result(decoded, [100] * len(images), np.zeros(len(images), bool))
+
+        monkeypatch.setattr(compare, "reconstruct", stand_in)
+        settings = settings_for(codecs, tmp_path / "a.png", baselines=())
+        return evaluate_reconstruction(settings, codecs, tmp_path / name, sheet=0)["results"][0]
+
+    def blur(decoded: np.ndarray) -> None:
+        image = Image.fromarray(decoded[0, ..., :3]).filter(ImageFilter.GaussianBlur(1))
+        decoded[0, ..., :3] = np.asarray(image)
+
+    same = measured("same", lambda decoded: None)
+    assert (same["psnr"], same["sharpness"], same["opacity_error"], same["outline_error"]) == (100, 1, 0, 0)
+    hole = measured("hole", lambda decoded: decoded.__setitem__((0, slice(15, 17), slice(15, 17), 3), 0))
+    assert hole["opacity_error"] == pytest.approx(4 / 32**2, rel=1e-4)  # inside, where no outline is
+    assert (hole["psnr"], hole["sharpness"], hole["outline_error"]) == (100, 1, 0)
+    solid = measured("solid", lambda decoded: decoded.__setitem__((..., 3), 255))
+    assert solid["outline_error"] > 0.3 and solid["psnr"] == 100
+    soft = measured("soft", blur)
+    assert soft["sharpness"] < 0.5 and soft["outline_error"] == 0
+
+
+@pytest.mark.usefixtures("cheap")
+def test_images_without_outlines_or_detail_are_left_out_of_their_means(tmp_path: Path) -> None:
+    sticker(background=(9, 9, 9, 0)).save(tmp_path / "a.png")
+    photo(32, 32).save(tmp_path / "b.png")
+    Image.new("RGB", (32, 32), (70, 80, 90)).save(tmp_path / "c.png")
+    codecs, paths = {"clear": opacity_codec()}, [tmp_path / f"{name}.png" for name in "abc"]
+    report = evaluate_reconstruction(settings_for(codecs, *paths), codecs, tmp_path / "out")
+    cut, whole, flat = rows_of(tmp_path / "out", "clear")
+    assert whole["outline_error"] is None and flat["outline_error"] is None
+    assert flat["sharpness"] is None and whole["sharpness"] > 0 and flat["opacity_error"] > 0
+    assert report["results"][0]["outline_error"] == cut["outline_error"]
+    alone = evaluate_reconstruction(settings_for(codecs, paths[2]), codecs, tmp_path / "alone")["results"][0]
+    assert alone["sharpness"] is None and alone["outline_error"] is None
 
 
 # Going on
@@ -519,6 +617,7 @@ def test_the_command_with_the_real_networks(bitvar: Any, tmp_path: Path, images:
     assert out.isascii()
     for word in ("mine", "icons", "jpeg", "webp", "32x32", "MobileNetV2 feature distance", "fewer than 2,000"):
         assert word in out
+    assert "sharpness" in out and "opacity" not in out
     code, out, err = bitvar(*arguments, "--json")
     assert (code, err) == (0, "")
     report = json.loads(out)
@@ -526,6 +625,18 @@ def test_the_command_with_the_real_networks(bitvar: Any, tmp_path: Path, images:
     assert all(np.isfinite(result[name]) for result in report["results"] for name in ("psnr", "distance", "frechet"))
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.width > 5 * 160
+
+
+def test_the_command_shows_the_errors_of_opacity(bitvar: Any, tmp_path: Path) -> None:
+    save_tokenizer(tiny_tokenizer(image_channels=4), tmp_path / "tokenizer", name="clear")
+    sticker().save(tmp_path / "a.png")
+    options = ("--tokenizer", f"clear={tmp_path / 'tokenizer'}", "--baselines", "jpeg", "--device", "cpu")
+    code, out, err = bitvar(tmp_path / "a.png", *options, "-o", tmp_path / "out")
+    assert code == 0, err
+    assert "opacity error" in out and "at outlines" in out
+    rows = [[cell.strip() for cell in line.split("|")] for line in out.split("scales of")[0].splitlines()]
+    shown = {row[1]: row[-3] for row in rows if len(row) > 3}
+    assert shown["clear"].startswith("0.") and shown["jpeg"] == "-"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,16 @@ def test_a_number_without_bound_is_refused(option: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "missing"), [("--c2pa-key", "--c2pa-certificate"), ("--c2pa-certificate", "--c2pa-key")]
+)
+def test_a_key_and_a_certificate_are_given_together(given: str, missing: str) -> None:
+    result = start(given, "file.pem")
+    assert (result.exit_code, len(result.stderr.strip().splitlines())) == (2, 3), result.stderr
+    assert f"{missing} is missing" in result.stderr
+    assert "--c2pa-certificate and --c2pa-key" in result.stderr
+
+
+@pytest.mark.parametrize(
     "host",
     ["", " ", "https://images.example.org", "images.example.org/", "images.example.org/v1", "*", "*.example.org",
      "user@example.org", "a b", "a.example.org,b.example.org", "a\nb"],

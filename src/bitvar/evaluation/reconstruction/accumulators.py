@@ -1,7 +1,7 @@
 """Accumulators of metrics: sums over images from which a report is computed. They stay small and can be saved."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -9,7 +9,10 @@ from torch import Tensor
 from bitvar.metrics.frechet import Moments, frechet_distance
 from bitvar.metrics.per_scale import bit_entropy, dead_share
 
-_MOMENTS = "features."
+_MOMENTS: Final = "features."
+
+_LEAST_ENERGY: Final = 1e-12
+"""Constant images have less high-frequency energy than this, all of it from rounding."""
 
 
 class MetricAccumulator:
@@ -62,6 +65,7 @@ def results(accumulator: MetricAccumulator, originals: Moments) -> dict[str, Any
         "block_mean_error": _short(accumulator.mean("block_mean_error")),
         "distance": _short(accumulator.mean("distance")),
         "frechet": _short(frechet_distance(originals, accumulator.features)) if images > 1 else None,
+        **_details(accumulator, ""),
     }
     if "too_large" in accumulator.sums:
         entry["too_large"] = int(accumulator.sums["too_large"].item())
@@ -78,6 +82,7 @@ def _scale(accumulator: MetricAccumulator, prefix: str) -> dict[str, Any]:
         "images": int(accumulator.sums[count].item()),
         "psnr": _short(accumulator.mean(prefix + "psnr", count)),
         "bits_per_pixel": _short(accumulator.mean(prefix + "bits_per_pixel", count)),
+        **_details(accumulator, prefix),
         "bit_entropy": _short(bit_entropy(usage)),
         "dead_bits": _short(dead_share(usage)),
         "residual_norm": [
@@ -85,6 +90,23 @@ def _scale(accumulator: MetricAccumulator, prefix: str) -> dict[str, Any]:
         ],
         "bit_usage": [_short(value) for value in usage.tolist()],
     }
+
+
+def _details(accumulator: MetricAccumulator, prefix: str) -> dict[str, float | None]:
+    """Compute sharpness, and the errors of the opacity if they were summed."""
+    sums = accumulator.sums
+    sharpness = energy_ratio(sums[prefix + "energy"].item(), sums[prefix + "original_energy"].item())
+    details: dict[str, float | None] = {"sharpness": None if sharpness is None else _short(sharpness)}
+    if prefix + "opacity_error" in sums:
+        details["opacity_error"] = _short(accumulator.mean(prefix + "opacity_error", prefix + "images"))
+        outlines = sums[prefix + "outlines"].item()
+        details["outline_error"] = _short(sums[prefix + "outline_error"].item() / outlines) if outlines else None
+    return details
+
+
+def energy_ratio(energy: float, original: float) -> float | None:
+    """Divide the high-frequency energy of reconstructions by that of their originals; None if these have none."""
+    return energy / original if original > _LEAST_ENERGY else None
 
 
 def _short(value: float) -> float:

@@ -20,14 +20,14 @@ class ScaleResult:
     """Reconstructions of a tokenizer that stops after a scale.
 
     Attributes:
-        images: Images decoded from the scales so far.
+        images: Images decoded from the scales so far, with the tokenizer's channels.
         bits: Number of bits of an image, this scale's included.
         set_bits: Number of cells in which each bit is set, `(d,)`.
         cells: Number of cells of all images.
         residual: Norm of the residual before and after the scale, relative to the features' norm, `(2, b)`.
     """
 
-    images: UInt8[np.ndarray, "b H W 3"]
+    images: UInt8[np.ndarray, "b H W c"]
     bits: int
     set_bits: Float[Tensor, " d"]
     cells: int
@@ -39,24 +39,24 @@ class Result:
     """A candidate's reconstructions of images of one size.
 
     Attributes:
-        images: Decoded images.
+        images: Decoded images, with the candidate's channels; those of four are laid on white.
         bits: Number of bits of each image: the payload of a tokenizer, the whole file of a format.
         too_large: Whether each image's file is too large even at the lowest quality; formats only.
         scales: Reconstructions after each scale, coarse to fine; tokenizers only.
     """
 
-    images: UInt8[np.ndarray, "b H W 3"]
+    images: UInt8[np.ndarray, "b H W c"]
     bits: list[int]
     too_large: Bool[np.ndarray, " b"]
     scales: list[ScaleResult] = field(default_factory=list)
 
 
-def reconstruct(codec: ImageCodec, images: UInt8[np.ndarray, "b H W 3"], *, refine_steps: int = 0) -> Result:
+def reconstruct(codec: ImageCodec, images: UInt8[np.ndarray, "b H W c"], *, refine_steps: int = 0) -> Result:
     """Encode images with a tokenizer and decode them after every scale.
 
     Args:
         codec: Tokenizer.
-        images: Images of one size.
+        images: Images of one size, with the tokenizer's channels (`ImageCodec.encode_batch`).
         refine_steps: Number of refinement steps of the encoding (`ImageCodec.encode`).
     """
     header, features, steps = codec.encode_batch(images, refine_steps=refine_steps)

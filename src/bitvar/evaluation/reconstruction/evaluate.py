@@ -30,9 +30,12 @@ from bitvar.evaluation.reconstruction.progress import FILE, IMAGES, REJECTED, Pr
 from bitvar.evaluation.reconstruction.sheet import Row, choose, draw_sheet
 from bitvar.evaluation.run_folder import Lines, claimed, read_lines, require_own
 from bitvar.files import atomic_path, write_text
+from bitvar.imaging.alpha import take_off_white
+from bitvar.imaging.convert import RGBA_CHANNELS, image_bytes
 from bitvar.imaging.open import RefusedError, fit_image
 from bitvar.metrics.distances import perceptual_distance, psnr
 from bitvar.metrics.frechet import feature_network
+from bitvar.metrics.networks import three_channels
 
 SAVE_EVERY: Final = 256
 """Number of images between two saves of the progress, unless `SAVE_SECONDS` pass earlier."""
@@ -69,7 +72,7 @@ class ReconstructionSettings(Config):
         dtype, device: Those of the tokenizers.
     """
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     images: tuple[str, ...]
     split: str | None
     limit: int | None
@@ -134,10 +137,6 @@ def evaluate_reconstruction(
 
 
 def _comparison(settings: ReconstructionSettings, codecs: Mapping[str, ImageCodec]) -> ReconstructionComparison:
-    for label, codec in codecs.items():
-        if codec.tokenizer.config.has_opacity:
-            why = "it reconstructs opacity as well, and the metrics and baselines take RGB images"
-            raise UsageError(f"The tokenizer {label} can't be compared.", why, "choose tokenizers with 3 channels")
     device = next(iter(codecs.values())).tokenizer.device
     distance = perceptual_distance(settings.distance, device)
     network = feature_network(settings.feature_network, device)
@@ -226,13 +225,17 @@ def _open(
         number = progress.read
         progress.count(record.name)
         try:
-            image = open_record(record, comparison.limits)
+            image = _open_one(record, comparison)
             _require_formats(image, settings)
         except RefusedError as error:
             reject(record.name, error)
         else:
             batch.append(_Opened(number, record.name, image))
     return batch
+
+
+def _open_one(record: Record, comparison: ReconstructionComparison) -> Image.Image:
+    return open_record(record, comparison.limits, transparent=comparison.channels == RGBA_CHANNELS)
 
 
 def _require_formats(image: Image.Image, settings: ReconstructionSettings) -> None:
@@ -253,20 +256,20 @@ def _measure_group(
     width = comparison.features.width
     for side in settings.sizes:
         size = _size_name(side)
-        for opened, pixels in _by_size(batch, side):
+        for opened, pixels in _by_size(batch, side, comparison.channels):
             for label, rows in comparison.measure_batch(
                 pixels, lambda label, size=size: progress.accumulator(size, label, width)
             ):
                 for image, row in zip(opened, rows, strict=True):
                     where = {"number": image.number, "image": image.name, "size": size, "candidate": label}
-                    lines.write(where | {name: float(f"{value:.6g}") for name, value in row.items()})
+                    lines.write(where | {name: _short(value) for name, value in row.items()})
 
 
 def _by_size(
-    batch: Sequence[_Opened], side: int | None
-) -> Iterator[tuple[list[_Opened], UInt8[np.ndarray, "b H W 3"]]]:
+    batch: Sequence[_Opened], side: int | None, channels: int
+) -> Iterator[tuple[list[_Opened], UInt8[np.ndarray, "b H W c"]]]:
     """Group neighbours of one size into batches of limited memory."""
-    sized = [(opened, _pixels(opened.image, side)) for opened in batch]
+    sized = [(opened, _pixels(opened.image, side, channels)) for opened in batch]
     for shape, group in groupby(sized, key=lambda pair: pair[1].shape):
         alike, count = list(group), max(1, _BATCH_PIXELS // (shape[0] * shape[1]))
         for start in range(0, len(alike), count):
@@ -274,8 +277,12 @@ def _by_size(
             yield [opened for opened, _ in chunk], np.stack([pixels for _, pixels in chunk])
 
 
-def _pixels(image: Image.Image, side: int | None) -> UInt8[np.ndarray, "H W 3"]:
-    return np.asarray(image if side is None else fit_image(image, (side, side)))
+def _pixels(image: Image.Image, side: int | None, channels: int) -> UInt8[np.ndarray, "H W c"]:
+    return image_bytes(image if side is None else fit_image(image, (side, side)), channels)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _size_name(side: int | None) -> str:
@@ -293,7 +300,7 @@ def _report(
             named = {"candidate": label, "kind": kind, "size": size}
             rows.append(named | results(progress.accumulators[size, label], originals))
     return {
-        "format": 3,
+        "format": 4,
         "feature_network": comparison.features.title,
         "distance": comparison.distance.title,
         "settings": settings.model_dump(mode="json"),
@@ -321,18 +328,23 @@ def _draw(
     for number, record in enumerate(images):
         if number in numbers:
             rank, note = numbers[number]
-            pixels = _pixels(open_record(record, comparison.limits), settings.sizes[0])
+            pixels = _pixels(_open_one(record, comparison), settings.sizes[0], comparison.channels)
             rows[rank] = _row(pixels, f"{note}{Path(record.name).name}", comparison)
     with atomic_path(out / SHEET) as temporary:
         draw_sheet([rows[rank] for rank in sorted(rows)]).save(temporary, format="PNG")
 
 
-def _row(pixels: UInt8[np.ndarray, "H W 3"], name: str, comparison: ReconstructionComparison) -> Row:
+def _row(pixels: UInt8[np.ndarray, "H W c"], name: str, comparison: ReconstructionComparison) -> Row:
     images, num_pixels = np.stack([pixels]), pixels.shape[0] * pixels.shape[1]
-    original = comparison.to_signed(images)
-    row: Row = [(Image.fromarray(pixels), (name, f"{pixels.shape[1]} x {pixels.shape[0]} pixels"))]
+    original = three_channels(comparison.to_signed(images))
+    row: Row = [(_image(pixels), (name, f"{pixels.shape[1]} x {pixels.shape[0]} pixels"))]
     for label, result in comparison.results(images):
-        quality = psnr(comparison.to_signed(result.images), original).item()
+        quality = psnr(three_channels(comparison.to_signed(result.images)), original).item()
         text = f"{quality:.1f} dB, {result.bits[0] / num_pixels:.2f} bits/pixel"
-        row.append((Image.fromarray(result.images[0]), (label, text)))
+        row.append((_image(result.images[0]), (label, text)))
     return row
+
+
+def _image(pixels: UInt8[np.ndarray, "H W c"]) -> Image.Image:
+    """Make an RGB image, or an RGBA image with straight alpha of pixels laid on white."""
+    return Image.fromarray(take_off_white(pixels) if pixels.shape[-1] == RGBA_CHANNELS else pixels)

@@ -14,7 +14,7 @@ from bitvar.data.layouts import LISTINGS, RawSample, Record, Rejected, read_reco
 from bitvar.data.walking import Skipped, walk_files
 from bitvar.errors import UsageError
 from bitvar.imaging.formats import IMAGE_SUFFIXES
-from bitvar.imaging.open import ImageLimits, Location, RefusedError, decode_image
+from bitvar.imaging.open import ImageLimits, Location, RefusedError, as_rgba, decode_image, open_image
 
 _ADDRESS: Final = "file://"
 
@@ -88,8 +88,13 @@ class ImageStream:
             yield Rejected(str(place), "unreadable-file", why)
 
 
-def open_record(record: Record, limits: ImageLimits) -> Image.Image:
-    """Open the RGB image of a record.
+def open_record(record: Record, limits: ImageLimits, *, transparent: bool = False) -> Image.Image:
+    """Open the image of a record: RGB on white where it is transparent, or RGBA.
+
+    Args:
+        record: A record of an `ImageStream`.
+        limits: Bounds on size and shape.
+        transparent: Whether to keep the opacity, and open the image as RGBA.
 
     Raises:
         RefusedError: for an image that can't be used, or that differs from the one its source indexed.
@@ -99,7 +104,7 @@ def open_record(record: Record, limits: ImageLimits) -> Image.Image:
     data = record.image.read(max_bytes=limits.max_bytes)
     if record.digest is not None and hashlib.sha256(data).digest() != record.digest:
         raise RefusedError("altered", "the image's bytes are not those that were indexed")
-    return decode_image(data, limits)
+    return as_rgba(open_image(data, limits)) if transparent else decode_image(data, limits)
 
 
 def _has_splits(source: Path) -> bool:

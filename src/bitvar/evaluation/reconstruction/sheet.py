@@ -16,6 +16,7 @@ _LARGE, _SMALL = 384, 192
 """Longer sides: larger images are reduced to the first, smaller ones magnified up to the second."""
 
 _GAP, _NARROWEST, _WIDTH = 12, 168, 1500
+_GREY: Final = "#dddddd"
 
 
 def choose(count: int, wanted: int | None) -> list[tuple[int, str]]:
@@ -33,7 +34,7 @@ def choose(count: int, wanted: int | None) -> list[tuple[int, str]]:
 
 
 def draw_sheet(rows: Sequence[Row]) -> Image.Image:
-    """Draw the rows on white, side by side where they are narrow.
+    """Draw the rows on white, or on grey if an image is transparent; side by side where they are narrow.
 
     Images of at most 192 pixels a side are magnified by a whole number, every pixel a square; images of more than 384
     are reduced, and their captions say so.
@@ -43,7 +44,8 @@ def draw_sheet(rows: Sequence[Row]) -> Image.Image:
     cell = max(_NARROWEST, *(image.width for image in images)), max(image.height for image in images)
     columns = max(len(row) for row in drawn)
     across = min(len(drawn), max(1, _WIDTH // ((columns + 1) * _GAP + columns * cell[0])))
-    style = GridStyle(gap=_GAP, group=columns, margin=_GAP, enlarge="never", caption_height=34)
+    background = _GREY if any(image.mode == "RGBA" for image in images) else "white"
+    style = GridStyle(gap=_GAP, group=columns, margin=_GAP, background=background, enlarge="never", caption_height=34)
     tiles = [tile for row in drawn for tile in (*row, *[None] * (columns - len(row)))]
     return draw_grid(tiles, columns=across * columns, cell=cell, style=style)
 

@@ -1,7 +1,7 @@
 /** The same image from elsewhere: as a curl command, a Python program, or a command of bitvar. */
 
 import { stringifyWithSeed } from "./exact_json.js";
-import { perScaleText, requestFields, sentNegative } from "./settings.js";
+import { formatOf, perScaleText, requestFields, sentBackground, sentNegative } from "./settings.js";
 import { sizeText } from "./sizes.js";
 
 /** @typedef {import("./settings.js").Settings} Settings */
@@ -17,9 +17,9 @@ export function shellQuoted(text) {
 /**
  * Make a file name of a prompt and a seed.
  * @param {Settings} settings
- * @param {string} [suffix]
+ * @param {string} [suffix]  that of the settings' format if it is missing
  */
-export function fileName(settings, suffix = "png") {
+export function fileName(settings, suffix = formatOf(settings)) {
   const words = settings.prompt.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-+/, "");
   const short = [...words].slice(0, 48).join("").replace(/-+$/, "");
   return `${short || "image"}-${settings.seed}.${suffix}`;
@@ -46,7 +46,8 @@ export function asCurl(settings, origin, withKey) {
  * @param {boolean} withKey
  */
 export function asPython(settings, origin, withKey) {
-  const { prompt, model, size, ...extensions } = requestFields(settings);
+  const { prompt, model, size, background, output_format, ...extensions } = requestFields(settings);
+  const named = Object.entries({ model, prompt, size, background, output_format }).filter(([, value]) => value);
   const extra = stringifyWithSeed(extensions, settings.seed, 4).replaceAll("\n", "\n    ");
   return [
     "import base64",
@@ -55,9 +56,7 @@ export function asPython(settings, origin, withKey) {
     "",
     `client = OpenAI(base_url=${JSON.stringify(`${origin}/v1`)}, api_key=${withKey ? 'os.environ["BITVAR_API_KEY"]' : '"none"'})`,
     "answer = client.images.generate(",
-    ...(model ? [`    model=${JSON.stringify(model)},`] : []),
-    `    prompt=${JSON.stringify(prompt)},`,
-    `    size=${JSON.stringify(size)},`,
+    ...named.map(([name, value]) => `    ${name}=${JSON.stringify(value)},`),
     `    extra_body=${extra},`,
     ")",
     `with open(${JSON.stringify(fileName(settings))}, "wb") as file:`,
@@ -80,7 +79,9 @@ export function asCommand(settings, native) {
     ["--temperature", perScaleText(settings.temperature).replaceAll(" ", "")],
     settings.top_p ? ["--top-p", String(settings.top_p)] : [],
     sentNegative(settings) ? ["--negative", settings.negative_prompt] : [],
-    settings.adapter ? ["--lora", `${settings.adapter.name}:${settings.adapter.scale}`] : [],
+    settings.top_k ? ["--top-k", String(settings.top_k)] : [],
+    ...(settings.adapters ?? []).map(({ name, scale }) => ["--lora", `${name}:${scale}`]),
+    sentBackground(settings) ? ["--background", String(settings.background)] : [],
     settings.model ? ["--model", settings.model] : [],
     ["-o", fileName(settings)],
   ];

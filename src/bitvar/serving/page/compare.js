@@ -1,6 +1,6 @@
 /** Two images on top of each other, with a slider between them. */
 
-import { altText, finestOf, urlOf } from "./items.js";
+import { altText, finestOf, paint } from "./items.js";
 import { perScaleText } from "./settings.js";
 import { make, setText } from "./dom.js";
 
@@ -31,8 +31,7 @@ export function compareView() {
 
 /** @param {HTMLImageElement} image @param {Item} item */
 function show(image, item) {
-  const blob = finestOf(item);
-  if (blob && image.getAttribute("src") !== urlOf(blob)) image.src = urlOf(blob);
+  paint(image, item, finestOf(item));
   image.alt = altText(item);
 }
 

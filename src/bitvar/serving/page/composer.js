@@ -1,7 +1,8 @@
 /** The form: prompt, settings, and what they make together. */
 
+import { AdapterRows } from "./adapters.js";
 import { planOf } from "./plan.js";
-import { isGuided, parsePerScale, parseSeed, perScaleText, randomSeed } from "./settings.js";
+import { formatOf, isGuided, parsePerScale, parseSeed, perScaleText, randomSeed, sentBackground } from "./settings.js";
 import { nativeFor, outputsOf, parseSize, shapesOf, sizeText } from "./sizes.js";
 import { remember, remembered } from "./saved.js";
 import { byId, make, setText } from "./dom.js";
@@ -9,10 +10,10 @@ import { shapeChoices } from "./shapes.js";
 
 /** @typedef {import("./settings.js").Settings} Settings */
 
-const KEPT = ["images", "seed", "guidance", "temperature", "negative", "guidances", "top-p", "adapter-scale"];
+const KEPT = ["images", "seed", "guidance", "temperature", "negative", "guidances", "top-p", "top-k", "background", "format"];
 const FIELD_OF_PARAM = /** @type {Record<string, string>} */ ({
   prompt: "prompt", negative_prompt: "negative", seed: "seed", size: "size", guidance_scale: "guidance",
-  temperature: "temperature", top_p: "top-p", lora: "adapter",
+  temperature: "temperature", top_p: "top-p", top_k: "top-k", lora: "adapter", background: "background", output_format: "format",
 });
 
 /** The form at the left of the page. */
@@ -35,7 +36,7 @@ export class Composer {
     this.form = byId("composer", HTMLFormElement);
     this.prompt = byId("prompt", HTMLTextAreaElement);
     this.size = byId("size", HTMLSelectElement);
-    this.adapter = byId("adapter", HTMLSelectElement);
+    this.adapters = new AdapterRows();
     this.prompt.value = remembered("draft", "");
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -70,8 +71,8 @@ export class Composer {
     this.#shapes = shapesOf(card.sizes);
     byId("shape-field").hidden = this.#shapes.length < 2;
     byId("shapes").replaceChildren(...shapeChoices(this.#shapes, (shape) => this.#showSizes(shape)));
-    byId("adapter-field").hidden = card.adapters.length === 0;
-    this.adapter.replaceChildren(make("option", { value: "" }, "none"), ...card.adapters.map((/** @type {string} */ name) => make("option", { value: name }, name)));
+    byId("background-field").hidden = !card.alpha;
+    this.adapters.setNames(card.adapters);
     const kept = remembered(`form.${card.name}`, /** @type {Record<string, any> | null} */ (null));
     this.#reset();
     if (kept) this.#restore(kept);
@@ -105,27 +106,41 @@ export class Composer {
    * Take over the settings of an image.
    * @param {Settings} settings
    * @param {"all" | "all but the seed" | "only the prompt"} extent
-   * @returns {string[]}  what could not be taken over
+   * @returns {{used: string, notes: string[]}}  what was taken over, and what could not be, in sentences
    */
   use(settings, extent) {
     const notes = [];
+    const taken = ["the prompt"];
     this.prompt.value = settings.prompt;
     if (extent !== "only the prompt") {
       this.#set("negative", settings.negative_prompt);
       this.#set("guidance", perScaleText(settings.guidance_scale));
       this.#set("temperature", perScaleText(settings.temperature));
       this.#set("top-p", String(settings.top_p));
+      this.#set("top-k", String(settings.top_k ?? 0));
       this.#set("guidances", "");
       this.#set("images", "1");
-      if (!this.#choose(settings.size)) notes.push(`This model has no size of ${settings.size.join(" × ")}.`);
-      notes.push(...this.#useAdapter(settings.adapter));
+      if (settings.negative_prompt) taken.push("the negative prompt");
+      if (extent === "all") taken.push(`seed ${settings.seed}`);
+      taken.push(`guidance ${perScaleText(settings.guidance_scale)}`, `temperature ${perScaleText(settings.temperature)}`);
+      if (settings.top_p) taken.push(`top-p ${settings.top_p}`);
+      if (settings.top_k) taken.push(`top-k ${settings.top_k}`);
+      if (this.#choose(settings.size)) taken.push(`size ${settings.size.join(" × ")}`);
+      else notes.push(`This model has no size of ${settings.size.join(" × ")}.`);
+      const missing = this.adapters.set(settings.adapters ?? []);
+      taken.push(...(settings.adapters ?? []).map(({ name }) => name).filter((name) => !missing.includes(name)).map((name) => `adapter ${name}`));
+      notes.push(...missing.map((name) => `This server has no adapter ${name}.`));
+      this.#set("background", settings.background ?? "auto");
+      if (sentBackground(settings) && this.#card?.alpha) taken.push(`${settings.background} background`);
+      else if (settings.background === "transparent") notes.push("This model draws no transparent images.");
+      this.#set("format", formatOf(settings));
       if (extent === "all") this.#set("seed", settings.seed);
       this.#lock(extent === "all");
       const [served, used] = [this.#card?.name, settings.model];
       if (served && used && served !== used) notes.push(`It was made with ${used}; this server has ${served}, which draws another image.`);
     }
     this.#changed(this.prompt);
-    return notes;
+    return { used: `Used: ${taken.join(", ")}.`, notes };
   }
 
   /** Show at a field what the server said about it. @param {string} param @param {string} message */
@@ -148,16 +163,20 @@ export class Composer {
     const top_p = this.#read("top-p", (text) => single(text || "0", 1), "Give a number from 0 to 1.");
     const seed = this.#read("seed", parseSeed, "Give a whole number from 0 to 9223372036854775807.");
     const images = this.#read("images", wholeCount, "Give a whole number from 1 to 16.");
-    const weight = this.#read("adapter-scale", (text) => signed(text), "Give a number from -100 to 100.");
+    const top_k = this.#read("top-k", (text) => wholeFrom(0, 1_000_000, text || "0"), "Give a whole number from 0 to 1000000.");
+    const adapters = this.adapters.values.filter((adapter) => adapter !== null);
+    if (adapters.length < this.adapters.values.length) return this.#invalid(this.adapters.wrong, "Give a number from -100 to 100.", true);
     const plan = this.#plan();
     if (plan.problem) return this.#invalid("prompt", plan.problem, true);
     const size = parseSize(this.size.value);
-    if (guidance === null || temperature === null || guidances === null || top_p === null || seed === null || images === null || weight === null || !size) return;
-    const name = this.adapter.value;
+    if (guidance === null || temperature === null || guidances === null || top_p === null || top_k === null || seed === null || images === null || !size) return;
     this.actions.onGenerate(
       {
-        prompt: this.prompt.value, negative_prompt: this.#value("negative"), seed, guidance_scale: guidance, temperature, top_p, size,
-        adapter: name ? { name, scale: weight } : null, model: this.#card.name,
+        prompt: this.prompt.value, negative_prompt: this.#value("negative"), seed, guidance_scale: guidance, temperature, top_p, top_k, size,
+        adapters,
+        background: this.#card.alpha ? /** @type {import("./settings.js").Background} */ (this.#value("background")) : "auto",
+        format: /** @type {import("./settings.js").FileFormat} */ (this.#value("format")),
+        model: this.#card.name,
       },
       { images, guidances: guidances.length ? guidances : [guidance], native: nativeFor(this.#card.sizes, size) },
     );
@@ -170,7 +189,7 @@ export class Composer {
     remember("draft", this.prompt.value);
     if (this.#card) {
       const values = Object.fromEntries(KEPT.map((id) => [id, this.#value(id)]));
-      remember(`form.${this.#card.name}`, { ...values, size: this.size.value, locked: this.#locked });
+      remember(`form.${this.#card.name}`, { ...values, size: this.size.value, locked: this.#locked, adapters: this.adapters.values });
     }
     this.#showPlan();
   }
@@ -180,6 +199,7 @@ export class Composer {
     for (const id of KEPT) if (typeof kept[id] === "string") this.#set(id, kept[id]);
     const size = parseSize(String(kept.size));
     if (size) this.#choose(size);
+    if (Array.isArray(kept.adapters)) this.adapters.set(kept.adapters.filter((adapter) => adapter));
     this.#lock(kept.locked === true);
     this.#changed(this.size);
   }
@@ -190,8 +210,9 @@ export class Composer {
     this.#set("guidance", perScaleText(defaults.guidance_scale ?? 3));
     this.#set("temperature", perScaleText(defaults.temperature ?? 1));
     this.#set("top-p", String(defaults.top_p ?? 0));
-    for (const [id, value] of [["images", "1"], ["negative", ""], ["guidances", ""], ["adapter-scale", "1"], ["seed", ""]]) this.#set(id, value);
-    this.adapter.value = "";
+    this.#set("top-k", String(defaults.top_k ?? 0));
+    for (const [id, value] of [["images", "1"], ["negative", ""], ["guidances", ""], ["seed", ""], ["background", "auto"], ["format", "png"]]) this.#set(id, value);
+    this.adapters.set([]);
     this.#lock(false);
     if (first) this.#choose([first.width, first.height]);
     this.#changed(this.size);
@@ -219,15 +240,6 @@ export class Composer {
     this.size.replaceChildren(...options);
     const distance = (/** @type {HTMLOptionElement} */ option) => Math.abs(Math.log(area(option.value) / (before || 1)));
     if (before) this.size.value = options.reduce((best, option) => (distance(option) < distance(best) ? option : best)).value;
-  }
-
-  /** @param {import("./settings.js").Adapter | null} adapter @returns {string[]} */
-  #useAdapter(adapter) {
-    this.adapter.value = adapter?.name ?? "";
-    this.#set("adapter-scale", String(adapter?.scale ?? 1));
-    if (!adapter || this.adapter.value === adapter.name) return [];
-    this.adapter.value = "";
-    return [`This server has no adapter ${adapter.name}.`];
   }
 
   #dice() {
@@ -323,12 +335,6 @@ function single(text, high) {
   return typeof value === "number" ? value : null;
 }
 
-/** @param {string} text */
-function signed(text) {
-  const value = Number(text);
-  return text.trim() !== "" && Math.abs(value) <= 100 ? value : null;
-}
-
 /** @param {string} text @returns {number[] | null} */
 function guidanceList(text) {
   if (text.trim() === "") return [];
@@ -338,6 +344,11 @@ function guidanceList(text) {
 
 /** @param {string} text */
 function wholeCount(text) {
-  const count = Number(text);
-  return Number.isInteger(count) && count >= 1 && count <= 16 ? count : null;
+  return wholeFrom(1, 16, text);
+}
+
+/** @param {number} low @param {number} high @param {string} text @returns {number | null} */
+function wholeFrom(low, high, text) {
+  const value = Number(text);
+  return text.trim() !== "" && Number.isInteger(value) && value >= low && value <= high ? value : null;
 }

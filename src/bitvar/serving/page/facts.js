@@ -1,10 +1,12 @@
 /** The settings of the selected image, and what can be done with it. */
 
 import { downloadImage } from "./files.js";
-import { perScaleText } from "./settings.js";
+import { formatOf, perScaleText, sentBackground } from "./settings.js";
 import { button, byId, make } from "./dom.js";
 
 /** @typedef {import("./items.js").Item} Item */
+
+const FORMAT_NAMES = { png: "PNG", webp: "WebP" };
 
 /**
  * @param {import("./app.js").App} app
@@ -39,7 +41,10 @@ function factsOf({ settings, native, seconds, warnings }) {
     ["Temperature", perScaleText(settings.temperature)],
     ...(settings.top_p ? [["Top-p", String(settings.top_p)]] : []),
     ["Size", `${width} × ${height}${enlarged ? `, drawn at ${native[0]} × ${native[1]}` : ""}`],
-    ...(settings.adapter ? [["Adapter", `${settings.adapter.name}, ${settings.adapter.scale}`]] : []),
+    ...(settings.top_k ? [["Top-k", String(settings.top_k)]] : []),
+    ...(settings.adapters ?? []).map(({ name, scale }) => ["Adapter", `${name}, ${scale}`]),
+    ...(sentBackground(settings) ? [["Background", settings.background]] : []),
+    ...(formatOf(settings) === "png" ? [] : [["File", FORMAT_NAMES[formatOf(settings)]]]),
     ...(settings.model ? [["Model", settings.model]] : []),
     ...(seconds === null ? [] : [["Time", `${seconds < 10 ? seconds.toFixed(2) : seconds.toFixed(0)} s`]]),
   ]);
@@ -56,7 +61,7 @@ function usesOf(item, onUse) {
   return make(
     "div",
     { class: "uses", role: "group", "aria-label": "Use the settings of this image" },
-    button("Use all", () => onUse(item, "all"), { class: "small" }),
+    button("Use all settings", () => onUse(item, "all"), { class: "small" }),
     button("All but the seed", () => onUse(item, "all but the seed"), { class: "small" }),
     button("Only the prompt", () => onUse(item, "only the prompt"), { class: "small" }),
   );

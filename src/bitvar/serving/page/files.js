@@ -1,7 +1,7 @@
 /** Files that come in and go out: reading the settings of an image, saving an image, exporting the gallery. */
 
 import { fileName } from "./code.js";
-import { MetadataError, mediaTypeOf, readRecord } from "./metadata.js";
+import { MetadataError, hasAlpha, mediaTypeOf, readRecord } from "./metadata.js";
 import { settingsOfRecord } from "./settings.js";
 import { zip } from "./zip.js";
 import { newId, suffixOf } from "./items.js";
@@ -29,13 +29,14 @@ export async function openImage(file) {
     position: 0,
     status: "done",
     note: "",
-    settings,
+    settings: { ...settings, format: mediaTypeOf(bytes) === "image/webp" ? "webp" : "png" },
     native,
     image: new Blob([bytes], { type: mediaTypeOf(bytes) ?? "" }),
     scales: [],
     reached: 0,
     warnings: [...several, ...notes],
     seconds: null,
+    transparent: hasAlpha(bytes),
   };
 }
 

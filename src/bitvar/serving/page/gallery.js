@@ -1,7 +1,7 @@
 /** The gallery: every image, newest first, walked through with the arrow keys. */
 
 import { exportImages } from "./files.js";
-import { altText, finestOf, isOpen, urlOf } from "./items.js";
+import { altText, finestOf, isOpen, paint } from "./items.js";
 import { byId, make, setText } from "./dom.js";
 
 /** @typedef {import("./items.js").Item} Item */
@@ -91,7 +91,7 @@ function thumb(id, app) {
   /** @param {Item} item @param {{isSelected: boolean, isFirst: boolean, canFocus: boolean}} place */
   const update = (item, { isSelected, isFirst, canFocus }) => {
     const blob = finestOf(item);
-    if (blob && image.getAttribute("src") !== urlOf(blob)) image.src = urlOf(blob);
+    paint(image, item, blob);
     image.hidden = !blob;
     const label = isOpen(item) ? `${altText(item)}, being drawn` : altText(item);
     if (choose.getAttribute("aria-label") !== label) choose.setAttribute("aria-label", label);

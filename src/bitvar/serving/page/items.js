@@ -17,6 +17,7 @@
  * @property {number} reached  number of scales that are done
  * @property {string[]} warnings
  * @property {number | null} seconds  time that drawing took
+ * @property {boolean} [transparent]  whether its files have an alpha channel
  */
 
 /** Make an id that no other image has. Pages on plain HTTP have no `crypto.randomUUID`. */
@@ -37,6 +38,17 @@ export function urlOf(blob) {
   const url = URL.createObjectURL(blob);
   urls.set(blob, url);
   return url;
+}
+
+/**
+ * Show a file of an item in an element, on a checkerboard if it can be transparent.
+ * @param {HTMLImageElement} image
+ * @param {Item} item
+ * @param {Blob | null} blob  null leaves what is there
+ */
+export function paint(image, item, blob) {
+  if (blob && image.getAttribute("src") !== urlOf(blob)) image.src = urlOf(blob);
+  image.classList.toggle("transparent", item.transparent === true);
 }
 
 /** Let the browser forget the addresses of an item's blobs. @param {Item} item */

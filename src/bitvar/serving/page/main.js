@@ -40,9 +40,8 @@ showStage(app, (prompt) => composer.draw(prompt));
 showStrip(app);
 showFacts(app, {
   onUse: (item, extent) => {
-    const notes = composer.use(item.settings, extent);
-    if (notes.length) notify(notes.join(" "));
-    else announce(`Taken over: ${extent}.`);
+    const { used, notes } = composer.use(item.settings, extent);
+    notify([used, ...notes].join(" "), undefined, { brief: notes.length === 0 });
   },
   onCode: prepareCode(),
 });

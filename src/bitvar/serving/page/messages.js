@@ -2,27 +2,29 @@
 
 import { byId, setText } from "./dom.js";
 
-const UNDO_TIME = 10_000;
+const BRIEF_TIME = 10_000;
 
-/** @returns {(text: string, undo?: () => void) => void} */
+/** @returns {(text: string, undo?: () => void, more?: {brief?: boolean}) => void}  what can be undone, or is brief, goes away by itself */
 export function prepareToast() {
   const toast = byId("toast");
   const action = byId("toast-action");
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   let timer;
+  let goesAway = false;
   const close = () => {
     clearTimeout(timer);
     toast.hidden = true;
   };
   const closeLater = () => {
     clearTimeout(timer);
-    if (!action.hidden) timer = setTimeout(close, UNDO_TIME);
+    if (goesAway) timer = setTimeout(close, BRIEF_TIME);
   };
   byId("toast-close").addEventListener("click", close);
   // Nobody has to hurry while pointing at the message.
   for (const event of ["pointerenter", "focusin"]) toast.addEventListener(event, () => clearTimeout(timer));
   for (const event of ["pointerleave", "focusout"]) toast.addEventListener(event, closeLater);
-  return (text, undo) => {
+  return (text, undo, { brief = undo !== undefined } = {}) => {
+    goesAway = brief;
     setText(byId("toast-text"), text);
     action.hidden = !undo;
     action.onclick = () => {

@@ -49,6 +49,18 @@ export function mediaTypeOf(bytes) {
   return null;
 }
 
+/**
+ * Tell whether an image file has an alpha channel, by its header.
+ * @param {Uint8Array} bytes
+ */
+export function hasAlpha(bytes) {
+  const kind = mediaTypeOf(bytes);
+  if (kind === "image/png") return bytes[25] === 4 || bytes[25] === 6; // grey or RGB, with alpha
+  if (kind !== "image/webp") return false;
+  const chunk = latin1(bytes.subarray(12, 16));
+  return (chunk === "VP8X" && (bytes[20] & 0x10) !== 0) || (chunk === "VP8L" && (bytes[24] & 0x10) !== 0);
+}
+
 /** @param {Uint8Array} bytes @returns {Promise<string | null>} */
 async function textIn(bytes) {
   switch (mediaTypeOf(bytes)) {

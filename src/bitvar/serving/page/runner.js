@@ -1,7 +1,7 @@
 /** Draws the images of a run, two at a time, and reports how each of them goes. */
 
 import { stringifyWithSeed } from "./exact_json.js";
-import { mediaTypeOf } from "./metadata.js";
+import { hasAlpha, mediaTypeOf } from "./metadata.js";
 import { requestFields } from "./settings.js";
 import { ApiError, Unreachable } from "./api.js";
 
@@ -97,15 +97,17 @@ export class Runner {
   #take(id, event, elapsed) {
     const item = this.hooks.find(id);
     if (!item) return;
-    const blob = blobOf(event.b64_json);
+    const bytes = bytesOf(event.b64_json);
+    const blob = new Blob([bytes], { type: mediaTypeOf(bytes) ?? "application/octet-stream" });
+    const transparent = hasAlpha(bytes);
     const more = event.bitvar ?? {};
     if (event.type === "image_generation.completed") {
       const seconds = more.timings?.drawing_seconds ?? elapsed;
       const native = more.native_size ? nativeOf(more.native_size, item.native) : item.native;
-      this.hooks.update(id, { status: "done", note: "", image: blob, reached: item.scales.length, warnings: more.warnings ?? [], seconds, native });
+      this.hooks.update(id, { status: "done", note: "", image: blob, reached: item.scales.length, warnings: more.warnings ?? [], seconds, native, transparent });
     } else if (Number.isInteger(more.scale) && item.scales[more.scale]) {
       const scales = item.scales.with(more.scale, { ...item.scales[more.scale], preview: blob });
-      this.hooks.update(id, { scales, note: "", reached: more.scale + 1 });
+      this.hooks.update(id, { scales, note: "", reached: more.scale + 1, transparent });
     }
   }
 
@@ -144,9 +146,8 @@ function bodyOf(item) {
 }
 
 /** @param {string} base64 */
-function blobOf(base64) {
-  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-  return new Blob([bytes], { type: mediaTypeOf(bytes) ?? "application/octet-stream" });
+function bytesOf(base64) {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 }
 
 /** @param {unknown} value @param {import("./sizes.js").Size} otherwise @returns {import("./sizes.js").Size} */

@@ -3,6 +3,8 @@
  *
  * @typedef {number | number[]} PerScale  one value, or one a scale
  * @typedef {{name: string, scale: number}} Adapter
+ * @typedef {"auto" | "transparent" | "opaque"} Background
+ * @typedef {"png" | "webp"} FileFormat
  * @typedef {object} Settings
  * @property {string} prompt
  * @property {string} negative_prompt  empty for none
@@ -10,8 +12,11 @@
  * @property {PerScale} guidance_scale
  * @property {PerScale} temperature
  * @property {number} top_p
+ * @property {number} [top_k]  0, for off, if it is missing
  * @property {import("./sizes.js").Size} size  of the file
- * @property {Adapter | null} adapter
+ * @property {Adapter[]} [adapters]  none if it is missing
+ * @property {Background} [background]  "auto" if it is missing, as in images drawn before there was one
+ * @property {FileFormat} [format]  of the file; PNG if it is missing
  * @property {string} model
  */
 
@@ -73,13 +78,26 @@ export function requestFields(settings) {
     guidance_scale: settings.guidance_scale,
     temperature: settings.temperature,
     ...(settings.top_p ? { top_p: settings.top_p } : {}),
-    ...(settings.adapter ? { lora: { name: settings.adapter.name, scale: settings.adapter.scale } } : {}),
+    ...(settings.top_k ? { top_k: settings.top_k } : {}),
+    ...(settings.adapters?.length ? { lora: settings.adapters.length === 1 ? settings.adapters[0] : settings.adapters } : {}),
+    ...(sentBackground(settings) ? { background: settings.background } : {}),
+    ...(formatOf(settings) === "png" ? {} : { output_format: settings.format }),
   };
 }
 
 /** @param {Settings} settings  whether the negative prompt takes part: without guidance there is nothing to steer */
 export function sentNegative(settings) {
   return settings.negative_prompt.trim() !== "" && isGuided(settings.guidance_scale);
+}
+
+/** @param {Settings} settings  whether a request says anything about the background */
+export function sentBackground({ background }) {
+  return background === "transparent" || background === "opaque";
+}
+
+/** @param {Settings} settings @returns {FileFormat} */
+export function formatOf({ format }) {
+  return format || "png";
 }
 
 /**
@@ -92,10 +110,7 @@ export function settingsOfRecord(record) {
   const height = whole(record, "height");
   const requested = record.exact_size === true ? [whole(record, "requested_width"), whole(record, "requested_height")] : [width, height];
   const enlarge = record.enlarge === undefined ? 1 : whole(record, "enlarge");
-  const [adapter, ...others] = adaptersOf(record.lora);
   const notes = [];
-  if (others.length) notes.push(`It was made with ${others.length + 1} adapters; only the first is taken over.`);
-  if (record.top_k === 1) notes.push("It was made with top-k 1; set the temperature to 0 for the same effect.");
   if ((record.format ?? 1) !== 2) {
     notes.push(record.format === undefined || record.format === 1
       ? "An earlier version of bitvar made it, with other random numbers: the same seed gives a similar image, not the same one."
@@ -111,7 +126,9 @@ export function settingsOfRecord(record) {
       temperature: perScale(record, "temperature"),
       top_p: typeof record.top_p === "number" ? record.top_p : 0,
       size: [requested[0] * enlarge, requested[1] * enlarge],
-      adapter: adapter ?? null,
+      top_k: typeof record.top_k === "number" ? record.top_k : 0,
+      adapters: adaptersOf(record.lora),
+      background: backgroundOf(record.background),
       model: typeof record.model === "string" ? record.model.replace(/@[0-9a-f]+$/, "") : "",
     },
     native: [width, height],
@@ -124,6 +141,11 @@ export function settingsOfRecord(record) {
 function adaptersOf(lora) {
   if (!Array.isArray(lora)) return [];
   return lora.map((entry) => ({ name: text(entry, "name"), scale: Number(entry.weight) }));
+}
+
+/** @param {unknown} value @returns {Background} */
+function backgroundOf(value) {
+  return value === "transparent" || value === "opaque" ? value : "auto";
 }
 
 /** @param {unknown} value */

@@ -1,6 +1,6 @@
 /** All images of a run; with several guidance values, a table with a row for each seed. */
 
-import { altText, finestOf, isOpen, urlOf } from "./items.js";
+import { altText, finestOf, isOpen, paint } from "./items.js";
 import { perScaleText } from "./settings.js";
 import { make, setText } from "./dom.js";
 
@@ -70,7 +70,7 @@ function tile(first, onChoose) {
   /** @param {Item} item */
   const update = (item) => {
     const blob = finestOf(item);
-    if (blob && image.getAttribute("src") !== urlOf(blob)) image.src = urlOf(blob);
+    paint(image, item, blob);
     image.hidden = !blob;
     element.setAttribute("aria-label", `${altText(item)}${item.status === "done" ? "" : `, ${item.note || "being drawn"}`}`);
     element.title = `${altText(item)}, guidance ${perScaleText(item.settings.guidance_scale)}`;

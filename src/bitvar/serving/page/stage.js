@@ -1,6 +1,6 @@
 /** The large image: one, a sheet of a run, or a comparison of two. */
 
-import { altText, finestOf, imageAfter, isOpen, urlOf } from "./items.js";
+import { altText, finestOf, imageAfter, isOpen, paint, urlOf } from "./items.js";
 import { compareView } from "./compare.js";
 import { button, byId, make, setText } from "./dom.js";
 import { sheetView } from "./sheet.js";
@@ -87,7 +87,7 @@ function singleView(onRetry) {
   const update = (item, held) => {
     figure.style.setProperty("--ratio", String(item.settings.size[0] / item.settings.size[1]));
     const blob = (held === null ? null : imageAfter(item, held)) ?? finestOf(item);
-    if (blob) showImage(figure, urlOf(blob), altText(item));
+    if (blob) showImage(figure, item, blob);
     figure.classList.toggle("blank", !blob);
     figure.classList.toggle("drawing", isOpen(item));
     progress.hidden = !isOpen(item);
@@ -99,15 +99,16 @@ function singleView(onRetry) {
 
 /**
  * Lay a new image over the one before, so that it sharpens without a flash.
- * @param {HTMLElement} figure @param {string} url @param {string} alt
+ * @param {HTMLElement} figure @param {Item} item @param {Blob} blob
  */
-function showImage(figure, url, alt) {
+function showImage(figure, item, blob) {
   const before = [...figure.querySelectorAll("img")];
   const top = before.at(-1);
-  if (top?.getAttribute("src") === url) return;
+  if (top?.getAttribute("src") === urlOf(blob)) return;
   for (const image of before.slice(0, -1)) image.remove();
   if (top) top.alt = "";
-  const image = make("img", { src: url, alt, draggable: "false" });
+  const image = make("img", { alt: altText(item), draggable: "false" });
+  paint(image, item, blob);
   const uncover = () => top?.remove();
   image.addEventListener("animationend", uncover);
   image.addEventListener("error", uncover);

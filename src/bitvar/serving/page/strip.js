@@ -1,6 +1,6 @@
 /** The scales of an image: grid, share of the tokens, and the image after each of them. */
 
-import { imageAfter, urlOf } from "./items.js";
+import { imageAfter, paint } from "./items.js";
 import { byId, make } from "./dom.js";
 
 /** @typedef {import("./items.js").Item} Item */
@@ -67,7 +67,7 @@ function cell({ grid: [rows, columns], tokens }, { index, total, item: { native 
   const update = (item, isHeld) => {
     const blob = imageAfter(item, index);
     image.hidden = !blob;
-    if (blob && image.getAttribute("src") !== urlOf(blob)) image.src = urlOf(blob);
+    paint(image, item, blob);
     element.classList.toggle("held", isHeld);
     element.classList.toggle("next", item.status === "drawing" && item.reached === index);
     element.setAttribute("aria-pressed", String(isHeld));

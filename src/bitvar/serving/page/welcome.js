@@ -19,11 +19,19 @@ export function welcomeView(onExample) {
   /** @param {Record<string, any> | null} card */
   const update = (card) => {
     const all = /** @type {string[]} */ (card?.examples ?? []);
-    const step = Math.max(1, Math.floor(all.length / MOST_EXAMPLES)); // spread, since neighbours are alike
-    const prompts = all.filter((_, index) => index % step === 0).slice(0, MOST_EXAMPLES);
-    examples.replaceChildren(...prompts.map((prompt) => button(prompt, () => onExample(prompt), { class: "chip" })));
+    examples.replaceChildren(...spread(all, MOST_EXAMPLES).map((prompt) => button(prompt, () => onExample(prompt), { class: "chip" })));
   };
   return { element, update };
+}
+
+/**
+ * Take values from all over a list, both ends included. An even step could meet every time the same of kinds in turn.
+ * @template Value
+ * @param {Value[]} values @param {number} count  2 or more
+ */
+export function spread(values, count) {
+  if (values.length <= count) return values;
+  return Array.from({ length: count }, (_, index) => values[Math.round((index * (values.length - 1)) / (count - 1))]);
 }
 
 /** @param {number} side */

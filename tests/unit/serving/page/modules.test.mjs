@@ -5,16 +5,17 @@ import test from "node:test";
 
 import { EventStreamParser, queuePosition } from "../../../../src/bitvar/serving/page/event_stream.js";
 import { parseExact, stringifyWithSeed } from "../../../../src/bitvar/serving/page/exact_json.js";
-import { MetadataError, mediaTypeOf, readRecord } from "../../../../src/bitvar/serving/page/metadata.js";
+import { MetadataError, hasAlpha, mediaTypeOf, readRecord } from "../../../../src/bitvar/serving/page/metadata.js";
 import { PatternError, countPrompts, expandPattern } from "../../../../src/bitvar/serving/page/patterns.js";
 import { LARGEST_RUN, expandRun, planOf } from "../../../../src/bitvar/serving/page/plan.js";
 import { isGuided, parsePerScale, parseSeed, requestFields, seedsFrom, settingsOfRecord } from "../../../../src/bitvar/serving/page/settings.js";
 import { nativeFor, outputsOf, ratioName, shapesOf, tokensOf } from "../../../../src/bitvar/serving/page/sizes.js";
 import { Store } from "../../../../src/bitvar/serving/page/store.js";
+import { spread } from "../../../../src/bitvar/serving/page/welcome.js";
 import { zip } from "../../../../src/bitvar/serving/page/zip.js";
 
 const SETTINGS = {
-  prompt: "a cat", negative_prompt: "", seed: "7", guidance_scale: 1, temperature: 0.25, top_p: 0, size: [64, 64], adapter: null, model: "icons",
+  prompt: "a cat", negative_prompt: "", seed: "7", guidance_scale: 1, temperature: 0.25, top_p: 0, top_k: 0, size: [64, 64], adapters: [], background: "auto", model: "icons",
 };
 const RECORD = { prompt: "a cat", seed: 7, width: 64, height: 64, guidance_scale: 1, temperature: 0.25, top_k: 0, top_p: 0, model: "icons@4e5261f93e2f", format: 2 };
 
@@ -107,11 +108,24 @@ test("the plan counts, and says what is too much", () => {
 
 test("a request leaves out what does nothing", () => {
   assert.deepEqual(requestFields(SETTINGS), { model: "icons", prompt: "a cat", size: "64x64", guidance_scale: 1, temperature: 0.25 });
-  const full = { ...SETTINGS, negative_prompt: "dogs", guidance_scale: 2, top_p: 0.9, adapter: { name: "ink", scale: 0.5 } };
+  const full = { ...SETTINGS, negative_prompt: "dogs", guidance_scale: 2, top_p: 0.9, top_k: 1, adapters: [{ name: "ink", scale: 0.5 }] };
   assert.deepEqual(requestFields(full), {
-    model: "icons", prompt: "a cat", negative_prompt: "dogs", size: "64x64", guidance_scale: 2, temperature: 0.25, top_p: 0.9, lora: { name: "ink", scale: 0.5 },
+    model: "icons", prompt: "a cat", negative_prompt: "dogs", size: "64x64", guidance_scale: 2, temperature: 0.25, top_p: 0.9, top_k: 1, lora: { name: "ink", scale: 0.5 },
   });
+  const two = [{ name: "ink", scale: 0.5 }, { name: "clay", scale: 1 }];
+  assert.deepEqual(requestFields({ ...full, adapters: two }).lora, two);
   assert.ok(!("negative_prompt" in requestFields({ ...full, guidance_scale: 1 })));
+});
+
+test("a background and a format are sent if they are not the usual ones", () => {
+  const { background, ...old } = SETTINGS;
+  assert.deepEqual(requestFields(old), requestFields(SETTINGS));
+  for (const value of ["transparent", "opaque"]) {
+    assert.equal(requestFields({ ...SETTINGS, background: value }).background, value);
+    assert.equal(settingsOfRecord({ ...RECORD, background: value }).settings.background, value);
+  }
+  assert.equal(requestFields({ ...SETTINGS, format: "webp" }).output_format, "webp");
+  assert.ok(!("output_format" in requestFields({ ...SETTINGS, format: "png" })));
 });
 
 test("a record becomes settings", () => {
@@ -128,8 +142,9 @@ test("a record's size, sheet, adapters and age are told", () => {
   assert.equal(settingsOfRecord({ ...RECORD, grid: true, seeds: [7, 8, 9] }).count, 3);
   const lora = [{ name: "ink", weight: 0.5 }, { name: "clay", weight: 1 }];
   const adapted = settingsOfRecord({ ...RECORD, lora });
-  assert.deepEqual(adapted.settings.adapter, { name: "ink", scale: 0.5 });
-  assert.match(adapted.notes.join(), /2 adapters/);
+  assert.deepEqual(adapted.settings.adapters, [{ name: "ink", scale: 0.5 }, { name: "clay", scale: 1 }]);
+  assert.deepEqual(adapted.notes, []);
+  assert.equal(settingsOfRecord({ ...RECORD, top_k: 1 }).settings.top_k, 1);
   const { format, ...old } = RECORD;
   const first = settingsOfRecord({ ...old, batch_size: 4, batch_index: 2 });
   assert.equal(first.settings.seed, "9");
@@ -182,6 +197,23 @@ test("files that are no image, or have no settings, are told apart", async () =>
   assert.equal(await readRecord(png), null);
   assert.equal(await readRecord(png.subarray(0, 9)), null);
   assert.equal(await readRecord(new Uint8Array([0xff, 0xd8, 0xff, 0xe1, 0, 9, 69])), null);
+});
+
+test("an alpha channel is found in the header", () => {
+  const png = (/** @type {number} */ kind) => new Uint8Array([0x89, 0x50, 0x4e, 0x47, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0, 0, 0, 8, 0, 0, 0, 8, 8, kind]);
+  assert.deepEqual([0, 2, 3, 4, 6].map((kind) => hasAlpha(png(kind))), [false, false, false, true, true]);
+  const webp = (/** @type {string} */ chunk, /** @type {number[]} */ rest) => new Uint8Array([..."RIFF....WEBP", ...chunk].map((sign) => sign.charCodeAt(0)).concat([0, 0, 0, 0], rest));
+  assert.deepEqual([webp("VP8X", [0x10]), webp("VP8X", [0x08]), webp("VP8L", [0x2f, 7, 0, 0, 0x10]), webp("VP8L", [0x2f, 7, 0, 0, 0]), webp("VP8 ", [0x10])].map(hasAlpha), [true, false, true, false, false]);
+  assert.equal(hasAlpha(new Uint8Array([0xff, 0xd8, 0xff])), false);
+});
+
+test("examples come from all over the list, whatever its kinds in turn", () => {
+  const styles = ["noto", "twemoji", "flat", "3d"];
+  const all = Array.from({ length: 24 }, (_, index) => (index < 8 ? `layout ${index}` : styles[index % 4]));
+  const chosen = spread(all, 6);
+  assert.equal(chosen.length, 6);
+  assert.ok(chosen.includes("3d") && new Set(chosen).size >= 5, chosen.join());
+  assert.deepEqual(spread(["a", "b"], 6), ["a", "b"]);
 });
 
 test("an archive refuses what it can't hold", () => {

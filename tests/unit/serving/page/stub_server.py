@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import bitvar
 from bitvar.pipeline.image_files import encode_image
@@ -57,8 +57,14 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def drawn(body: Mapping[str, Any]) -> list[bytes]:
-    """Draw an image of plain blocks for each scale, the last with its record inside."""
+def drawn(body: Mapping[str, Any], *, alpha: bool = False) -> list[bytes]:
+    """Draw an image of plain blocks for each scale, the last with its record inside.
+
+    Args:
+        body: The request.
+        alpha: Whether to leave the margin transparent, unless the request wants it opaque.
+    """
+    background, kind = body.get("background", "auto"), body.get("output_format", "png").upper()
     color = (body["seed"] * 97 % 256, len(body["prompt"]) * 53 % 256, int(body["guidance_scale"] * 40) % 256)
     images = []
     for index, (rows, columns) in enumerate(GRIDS):
@@ -66,7 +72,12 @@ def drawn(body: Mapping[str, Any]) -> list[bytes]:
         for x in range(0, columns, 2):
             for y in range(0, rows, 2):
                 blocks.putpixel((x, y), (255 - 50 * index, 60 * index, 128))
-        images.append(blocks.resize((64, 64), Image.Resampling.NEAREST))
+        image = blocks.resize((64, 64), Image.Resampling.NEAREST)
+        if alpha and background != "opaque":
+            mask = Image.new("L", image.size)
+            ImageDraw.Draw(mask).ellipse((12, 12, 52, 52), fill=255)
+            image.putalpha(mask)
+        images.append(image)
     record = ImageRecord.of(
         {
             "prompt": body["prompt"],
@@ -79,14 +90,15 @@ def drawn(body: Mapping[str, Any]) -> list[bytes]:
             "top_k": 0,
             "top_p": 0.0,
             "model": CARD["digest"],
+            "background": background,
         }
     )
     previews = []
     for image in images[:-1]:
         file = io.BytesIO()
-        image.save(file, format="PNG")
+        image.save(file, format=kind)
         previews.append(file.getvalue())
-    return [*previews, encode_image(images[-1], record)]
+    return [*previews, encode_image(images[-1], record, kind)]
 
 
 class StubServer:

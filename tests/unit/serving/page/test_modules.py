@@ -26,8 +26,11 @@ SETTINGS = {
     "guidance_scale": 2,
     "temperature": [0.25, 0.5],
     "top_p": 0,
+    "top_k": 1,
     "size": [256, 256],
-    "adapter": None,
+    "adapters": [{"name": "ink", "scale": 0.5}, {"name": "clay", "scale": 1}],
+    "background": "transparent",
+    "format": "webp",
     "model": "icons",
 }
 PROMPTS = [
@@ -158,9 +161,13 @@ def test_commands_survive_the_shell(codes: list[dict[str, str]], tmp_path: Path)
             "size": "256x256",
             "exact_size": True,
             "temperature": "0.25,0.5",
+            "background": "transparent",
+            "top_k": 1,
+            "lora": ["ink:0.5", "clay:1"],
             "output": code["file"],
         }
         assert {name: values[name] for name in wanted} == wanted
+        assert code["file"].endswith(".webp")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,6 +176,7 @@ def test_curl_sends_the_settings(codes: list[dict[str, str]]) -> None:
         words = shlex.split(code["curl"].replace("\\\n", " "))
         body = json.loads(words[words.index("-d") + 1])
         assert (body["prompt"], body["seed"], body["temperature"]) == (prompt, 2**63 - 1, [0.25, 0.5])
+        assert (body["background"], body["output_format"]) == ("transparent", "webp")
         assert "Authorization: Bearer $BITVAR_API_KEY" in words
 
 
@@ -178,11 +186,13 @@ def test_python_sends_the_settings(codes: list[dict[str, str]]) -> None:
         [generate] = [call for call in calls if ast.unparse(call.func) == "client.images.generate"]
         values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in generate.keywords}
         assert values["prompt"] == prompt
-        assert values["size"] == "256x256"
+        assert (values["size"], values["background"], values["output_format"]) == ("256x256", "transparent", "webp")
         assert values["extra_body"] == {
             "negative_prompt": prompt,
             "guidance_scale": 2,
             "temperature": [0.25, 0.5],
+            "top_k": 1,
+            "lora": SETTINGS["adapters"],
             "seed": 2**63 - 1,
         }
 

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,6 +68,8 @@ def test_settings_are_used_again(open_page: Callable[..., "Page"], stub: StubSer
     change_everything()
     page.get_by_role("button", name="Use all").click()
     assert values() == ["a cat", "2.5", "0.6", "dogs", "11"]
+    used = "Used: the prompt, the negative prompt, seed 11, guidance 2.5, temperature 0.6, size 64 \u00d7 64."
+    expect(page.locator("#toast-text")).to_have_text(used)
     expect(page.locator("#lock")).to_have_attribute("aria-pressed", "true")
 
 
@@ -193,7 +196,7 @@ def test_everything_works_by_keyboard(open_page: Callable[..., "Page"], stub: St
         )
         assert outlined, f"{name} shows no focus"
     fields = {"go", "size", "images", "seed", "lock", "dice", "guidance-range", "guidance", "temperature", "negative"}
-    buttons = {"reset", "pixels", "export", "delete-all", "Use all", "Only the prompt", "Download"}
+    buttons = {"reset", "pixels", "export", "delete-all", "Use all settings", "Only the prompt", "Download"}
     assert fields | buttons <= set(reached)
     page.keyboard.press("ArrowRight")
     expect(page.locator(".facts-prompt")).to_have_text("two")
@@ -230,9 +233,10 @@ def test_narrow_screens_scroll_one_way(
     }).map((element) => element.outerHTML.slice(0, 80))"""
     assert page.evaluate(wide) == []
     assert page.evaluate("() => document.documentElement.scrollWidth") == width
-    box = page.locator(".single").bounding_box()
-    assert box is not None
+    box, settings = (page.locator(selector).bounding_box() for selector in (".single", "#settings"))
+    assert box is not None and settings is not None
     assert box["width"] > 0.6 * width
+    assert box["y"] + box["height"] <= settings["y"]  # the image comes before its many settings
     page.locator("#help-button").tap()
     dialog = page.locator("#help").bounding_box()
     assert dialog is not None
@@ -258,8 +262,25 @@ def test_other_shapes_and_adapters_are_offered(open_page: Callable[..., "Page"],
     draw(page, "a cat", seed=1)
     body: dict[str, Any] = stub.bodies[0]
     assert (body["size"], body["lora"]) == ("1248x832", {"name": "clay", "scale": 0.5})
+    page.select_option("#adapter-2", "ink")
+    expect(page.locator("#adapter-3")).to_have_count(0)  # there are no more
+    expect(page.locator("#adapter-2 option:disabled")).to_have_text(["clay"])
+    page.fill("#adapter-scale-2", "much")
+    page.locator("#go").click()
+    expect(page.locator("#adapter-scale-2-error")).to_have_text("Give a number from -100 to 100.")
+    page.fill("#adapter-scale-2", "-1")
+    page.fill("#top-k", "1")
+    draw(page, "a dog", seed=1)
+    both = [{"name": "clay", "scale": 0.5}, {"name": "ink", "scale": -1}]
+    assert (stub.bodies[1]["lora"], stub.bodies[1]["top_k"]) == (both, 1)
+    expect(page.locator(".facts-list")).to_contain_text("Adapterink, -1")
+    page.select_option("#adapter", "")
+    page.get_by_role("button", name="Use all").click()
+    expect(page.locator("#adapter")).to_have_value("clay")
+    expect(page.locator("#toast-text")).to_contain_text("top-k 1")
     page.reload()
     expect(page.locator("#size")).to_have_value("1248x832")
+    expect(page.locator("#adapter-2")).to_have_value("ink")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -267,6 +288,7 @@ def test_axe_finds_nothing(open_page: Callable[..., "Page"], stub: StubServer, s
     from axe_playwright_python.sync_playwright import Axe
     from playwright.sync_api import expect
 
+    stub.card, stub.draw = {**CARD, "alpha": True}, partial(drawn, alpha=True)
     page = open_page(stub.url, color_scheme=scheme, bypass_csp=True)
     options = {} if scheme == "light" else {"runOnly": ["color-contrast"]}  # all else is the same in the dark
 
