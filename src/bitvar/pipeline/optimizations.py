@@ -10,6 +10,7 @@ from bitvar.runtime.compiled_blocks import CompiledBlocks
 from bitvar.runtime.folded_upsampling import FoldedUpsampling
 from bitvar.runtime.fp8_linear import Fp8Linear
 from bitvar.runtime.graphs import CudaGraphs
+from bitvar.runtime.host_memory import total_bytes
 from bitvar.runtime.int8_linear import Int8Linear
 from bitvar.runtime.optimization import Optimization
 from bitvar.runtime.packed_linear import PackedLinear
@@ -36,6 +37,9 @@ OPTIMIZATIONS: Final = {kind.name: kind for kind in _KINDS}
 
 WORDS: Final = ("auto", "exact", "off")
 """Words that choose optimizations in place of names."""
+
+_COPY_SHARE: Final = 4
+"""A copy of weights larger than memory by this divisor takes room that the rest of a machine's programs may need."""
 
 
 class Optimizations:
@@ -81,7 +85,7 @@ class Optimizations:
         Raises:
             UsageError: as `choose` raises it. Nothing is changed.
         """
-        kinds = choose(names, self._transformer.device.type)
+        kinds = self._kinds(names)
         for optimization in reversed(self._applied):
             optimization.undo()
         self._chosen = tuple(names)
@@ -92,7 +96,7 @@ class Optimizations:
 
     def refresh(self) -> None:
         """Take over weights that have changed. After a move to another kind of device, choose again for that device."""
-        kinds = choose(self._chosen, self._transformer.device.type)
+        kinds = self._kinds(self._chosen)
         if kinds != [type(optimization) for optimization in self._applied]:
             self.change(self._chosen)
             return
@@ -100,37 +104,49 @@ class Optimizations:
             optimization.refresh()
         self._build_decoder()
 
+    def _kinds(self, names: Sequence[str]) -> list[type[Optimization]]:
+        weights = sum(parameter.nbytes for parameter in self._transformer.parameters())
+        return choose(names, self._transformer.device.type, room=has_room_for_copy(weights, total_bytes()))
+
     def _build_decoder(self) -> None:
         self.decoder = self._transformer
         for optimization in self._applied:
             self.decoder = optimization.decoder(self.decoder)
 
 
-def choose(names: Sequence[str], device: str) -> list[type[Optimization]]:
+def has_room_for_copy(weights: int, memory: float) -> bool:
+    """Decide whether "auto" may copy weights of that many bytes into memory of that many bytes."""
+    return weights <= memory / _COPY_SHARE
+
+
+def choose(names: Sequence[str], device: str, *, room: bool = True) -> list[type[Optimization]]:
     """Choose optimizations for a device, in the order in which they are applied.
 
     Args:
         names: Names of optimizations, and words: "exact" chooses all exact ones that work here, but none that saves
-            memory at the cost of time; "auto" does so on a CPU and chooses none elsewhere; "off" chooses none and
-            stands alone.
+            memory at the cost of time; "auto" does so on a CPU, except for copies of weights without `room`, and
+            chooses none elsewhere; "off" chooses none and stands alone.
         device: Type of the device, such as "cpu".
+        room: Whether there is memory for a copy of the weights.
 
     Raises:
         UsageError: for an unknown name, "off" beside others, two that exclude each other, or an optimization that
             doesn't work on this device or with this build of PyTorch.
     """
     chosen: set[str] = set()
+    excluded = CudaGraphs.name if BlockOffload.name in names else None
+    if excluded in names:
+        why = "a graph replays over weights that stay where they are"
+        raise UsageError(f"{excluded!r} and {BlockOffload.name!r} exclude each other.", why, "leave one out")
     for name in names:
         if name == "off" and len(names) > 1:
             raise UsageError("'off' was given with other optimizations.", fix="give 'off' alone, or leave it out")
         if name == "exact" or (name == "auto" and device == "cpu"):
             free = [kind for kind in OPTIMIZATIONS.values() if kind.exact and not kind.only_by_name]
-            chosen |= {kind.name for kind in free if _usable(kind, device)}
+            fitting = [kind for kind in free if room or name == "exact" or not kind.copies_weights]
+            chosen |= {kind.name for kind in fitting if kind.name != excluded and _usable(kind, device)}
         elif name not in WORDS:
             chosen.add(_named(name, device).name)
-    if {CudaGraphs.name, BlockOffload.name} <= chosen:
-        why = "a graph replays over weights that stay where they are"
-        raise UsageError(f"{CudaGraphs.name!r} and {BlockOffload.name!r} exclude each other.", why, "leave one out")
     return [kind for name, kind in OPTIMIZATIONS.items() if name in chosen]
 
 

@@ -122,8 +122,8 @@ class InfinityPipeline:
         Args:
             names: Names of optimizations, such as "packed", or words. "exact" chooses all that work on the model's
                 device and compute the same function, so that results differ by rounding alone: none of a model's bits
-                changed in fp32 where it was tested. "auto" does so on a CPU and nothing elsewhere, "off" nothing at
-                all. No name stands for "exact".
+                changed in fp32 where it was tested. "auto" does so on a CPU, without copying weights larger than a
+                quarter of its memory, and nothing elsewhere; "off" nothing at all. No name stands for "exact".
 
         Raises:
             UsageError: for an unknown name, or an optimization that doesn't work on the device. Nothing is changed.

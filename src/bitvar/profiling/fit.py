@@ -27,7 +27,7 @@ from bitvar.costs.training_memory import GIB, LONG_TEXT
 from bitvar.errors import UsageError, WeightsError
 from bitvar.finite import DTYPE_NAMES
 from bitvar.official_schedules import BUDGETS, official_schedules
-from bitvar.pipeline.optimizations import choose
+from bitvar.pipeline.optimizations import choose, has_room_for_copy
 from bitvar.runtime.host_memory import resident_bytes, total_bytes
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.scales import ScaleSchedule, nearest_schedule
@@ -167,21 +167,23 @@ def predict_fit(request: FitRequest) -> Fit:
         raise UsageError(unknown("part to offload", unknown_parts[0], get_args(Offload)))
     if request.tile is not None:
         require_tile(request.tile)
+    precision = _precision(request.dtype, device)
+    available = _device_bytes(device) if request.device_gib is None else request.device_gib * GIB
+    room = has_room_for_copy(model.transformer.loaded(precision), available)
     plan = GenerationPlan(
         model,
         schedule,
         device,
-        _precision(request.dtype, device),
+        precision,
         images=request.images,
         guided=guided if request.guided is None else request.guided,
         offload=frozenset(part for part in get_args(Offload) if part in request.offload),
         sequential_guidance=request.sequential_guidance,
         tile=request.tile,
         text_tokens=min(LONG_TEXT, model.config.max_text_tokens),
-        packed=device == "cpu" and "packed" in [kind.name for kind in choose(request.fast, device)],
+        packed=device == "cpu" and "packed" in [kind.name for kind in choose(request.fast, device, room=room)],
         process=resident_bytes(),
     )
-    available = _device_bytes(device) if request.device_gib is None else request.device_gib * GIB
     return Fit(name, plan, estimate_generation_memory(plan), available)
 
 

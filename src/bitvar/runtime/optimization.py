@@ -26,12 +26,14 @@ class Optimization(ABC):
         exact: Whether it computes the same function, so that results differ by rounding alone.
         devices: Types of device that it is made for, such as "cpu".
         only_by_name: Whether no word such as "exact" chooses it, because it saves memory and costs time.
+        copies_weights: Whether it keeps a copy of the transformer's weights.
     """
 
     name: ClassVar[str]
     exact: ClassVar[bool]
     devices: ClassVar[tuple[str, ...]]
     only_by_name: ClassVar[bool] = False
+    copies_weights: ClassVar[bool] = False
 
     def __init__(self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer) -> None:
         self.transformer = transformer

@@ -23,6 +23,7 @@ class PackedLinear(LayerOptimization):
 
     name: ClassVar[str] = "packed"
     exact: ClassVar[bool] = True
+    copies_weights: ClassVar[bool] = True
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
 
     @staticmethod

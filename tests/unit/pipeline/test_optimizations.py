@@ -48,12 +48,28 @@ def test_words_choose_by_device() -> None:
     assert names_of("exact", "packed") == EXACT
 
 
+def test_auto_copies_no_weights_that_memory_has_no_room_for(
+    pipe: InfinityPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = sum(parameter.nbytes for parameter in pipe.transformer.parameters())
+    for memory, copied in ((4 * weights, True), (4 * weights - 4, False)):
+        monkeypatch.setattr("bitvar.pipeline.optimizations.total_bytes", lambda memory=memory: memory)
+        pipe.optimize("auto")
+        assert pipe.optimizations == EXACT if copied else pipe.optimizations == EXACT[1:]
+        pipe.optimize("exact")
+        assert pipe.optimizations == EXACT
+        pipe.optimize("auto", "packed")
+        assert pipe.optimizations == EXACT
+    assert EXACT[0] == "packed"
+
+
 @pytest.mark.parametrize(
     ("names", "device", "message"),
     [
         (("pakced",), "cpu", "Did you mean|packed"),
         (("packed",), "cuda", "doesn't work on cuda"),
         (("off", "packed"), "cpu", "'off' was given with other"),
+        (("graphs", "block-offload"), "cuda", "'graphs' and 'block-offload' exclude each other"),
     ],
 )
 def test_impossible_choices_are_refused(names: tuple[str, ...], device: str, message: str) -> None:
