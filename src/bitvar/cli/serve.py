@@ -22,6 +22,13 @@ HOST = Annotated[str, typer.Option(help="Address to listen on. Others than this 
 REVISION = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model's hub id.")]
 DTYPE = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; auto is bf16 on CUDA and fp32 elsewhere.")]
 DEVICE = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+FAST = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|exact|off|NAME,...",
+        help="Optimizations, as for `bitvar generate`: auto is exact on a CPU and off elsewhere.",
+    ),
+]
 THREADS = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads on the CPU. Default: PyTorch's choice.")]
 WATERMARK = Annotated[
     str | None, typer.Option(help="Key file of `bitvar watermark new-key`; every image carries the watermark.")
@@ -53,6 +60,7 @@ def serve(
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer with a fine-tuned decoder.")] = None,
     dtype: DTYPE = "auto",
     device: DEVICE = "auto",
+    fast: FAST = "auto",
     threads: THREADS = None,
     lora: LORA = None,
     watermark: WATERMARK = None,
@@ -119,6 +127,7 @@ def serve(
                 "tokenizer": tokenizer,
                 "dtype": dtype,
                 "device": device,
+                "fast": fast.split(","),
                 "threads": threads,
                 "served_name": served_name,
                 "adapters": _read_adapters(lora or []),
@@ -160,6 +169,7 @@ def demo(
     revision: REVISION = None,
     dtype: DTYPE = "auto",
     device: DEVICE = "auto",
+    fast: FAST = "auto",
     threads: THREADS = None,
     lora: LORA = None,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
@@ -174,6 +184,7 @@ def demo(
                 "revision": revision,
                 "dtype": dtype,
                 "device": device,
+                "fast": fast.split(","),
                 "threads": threads,
                 "adapters": _read_adapters(lora or []),
             },

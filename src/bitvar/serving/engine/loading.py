@@ -53,7 +53,8 @@ def build_runner(settings: WorkerSettings, emit: Emit) -> tuple[ModelRunner, Mod
         signer = Signer.from_files(settings.certificate, settings.signing_key)
     pipeline = load_pipeline(settings)
     checks = SafetyChecks(_load_checkers(settings, pipeline.device))
-    card = describe_model(pipeline, settings)
+    costs = warm_up(pipeline, settings.warm_sizes)
+    card = describe_model(pipeline, settings)  # its memory is what the optimizations' first use has left
     fewest = min(len(size.grids) for size in card.sizes)
     if watermark is not None and watermark.first_scale >= fewest:
         why = f"it starts at scale {watermark.first_scale + 1}, and the model draws some sizes in {fewest} scales"
@@ -63,7 +64,7 @@ def build_runner(settings: WorkerSettings, emit: Emit) -> tuple[ModelRunner, Mod
         card,
         emit,
         encoder=ImageEncoder(signer, checks),
-        costs=warm_up(pipeline, settings.warm_sizes),
+        costs=costs,
         watermark=watermark,
         checks=checks,
         batch_invariant=settings.batch_invariant,
@@ -96,6 +97,7 @@ def load_pipeline(settings: WorkerSettings) -> InfinityPipeline:
         tokenizer=settings.tokenizer,
         dtype=settings.dtype,
         device=settings.device,
+        fast="off",
     )
     encoder = loaded.text_encoder
     cached = None if encoder is None else CachedTextEncoder(encoder)
@@ -104,6 +106,7 @@ def load_pipeline(settings: WorkerSettings) -> InfinityPipeline:
         pipeline.load_lora_weights(adapter.source, adapter.name)
     if settings.adapters:
         pipeline.disable_lora()
+    pipeline.optimize(*settings.fast)
     return pipeline
 
 

@@ -42,6 +42,7 @@ class WorkerSettings(Config):
         revision: Revision of a hub id.
         tokenizer: Tokenizer with a fine-tuned decoder, in place of the model's own.
         dtype, device: As for `InfinityPipeline.from_pretrained`.
+        fast: Names of optimizations and words that choose them, as for `InfinityPipeline.optimize`.
         threads: Threads that compute on the CPU; None leaves it to PyTorch. Fewer than there are cores pay off where
             other programs are busy.
         served_name: Name that clients send; None for the model's own.
@@ -63,6 +64,7 @@ class WorkerSettings(Config):
     tokenizer: str | None = None
     dtype: str = "auto"
     device: str = "auto"
+    fast: tuple[str, ...] = Field(default=("auto",), min_length=1, max_length=64)
     threads: int | None = Field(default=None, ge=1, le=1024)
     served_name: str | None = Field(default=None, min_length=1, max_length=200)
     adapters: tuple[NamedAdapter, ...] = ()
