@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder")
     parser.add_argument("--model", type=Path, help="a model folder; the embedded model if not given")
     options = parser.parse_args()
-    pipeline = InfinityPipeline.from_pretrained(options.model, device="cpu")
+    pipeline = InfinityPipeline.from_pretrained(options.model, device="cpu", fast="off")
     sections = all_sections()
     prompts = [prompt for section in sections.values() for prompt in section]
     images = [pipeline(prompt, seed=SEED).images[0] for prompt in prompts]
