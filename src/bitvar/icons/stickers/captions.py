@@ -11,7 +11,7 @@ import numpy as np
 from bitvar.icons.dataset.caption_templates import ABOVE, COUNT, LEFT, PAIR, SINGLE, STYLED
 from bitvar.icons.dataset.concepts import with_article
 from bitvar.icons.stickers.concepts import StickerConcept
-from bitvar.icons.stickers.scenes import Item, Scene
+from bitvar.icons.stickers.spec import Item, Scene
 
 NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
