@@ -5,7 +5,7 @@ python scripts/icons/held_out_stickers.py src/bitvar/icons/stickers/held_out.jso
 It writes the same bytes every time. Every set and every result depends on them, so write them anew only together with
 the version of the set.
 
-Objects are those of `everyday_nouns.txt` and of the 64-pixel set, from shuffled cycles, so that each is used about
+Objects are those of `everyday_nouns` and of the 64-pixel set, from shuffled cycles, so that each is used about
 equally often. Three artists or more can draw each composition with drawings that training shows, if its colours are for
 artists of many colours, and one otherwise; half of the colours are of objects that training shows in colours only as
 line icons and silhouettes.
@@ -25,6 +25,7 @@ from bitvar.icons.dataset.concepts import BACKGROUNDS, COLOURS, CONCEPTS
 from bitvar.icons.dataset.held_out import held_out_keys
 from bitvar.icons.dataset.scene_sampler import ShuffledCycle
 from bitvar.icons.stickers.artists import ONE_COLOUR
+from bitvar.icons.stickers.benchmark.prompts import everyday_nouns
 from bitvar.icons.stickers.concepts import read_concepts
 from bitvar.icons.stickers.held_out import ONE_STYLE, SKILLS, able_artists, held_out_drawings, keys_of
 from bitvar.icons.stickers.spec import Composition, Item
@@ -33,7 +34,6 @@ from bitvar.icons.stickers.sprites import SpriteStore
 SEED: Final = 20261129
 NUM_EACH: Final = 30
 LEAST_ARTISTS: Final = 3
-NOUNS: Final = Path(__file__).with_name("everyday_nouns.txt")
 
 # Layouts of each skill in turn; of three and four objects, half say in which order they stand.
 LAYOUTS: Final = {
@@ -55,12 +55,6 @@ def main() -> None:
     draw = Draws(SpriteStore(given.sprites))
     rows = ({"skill": skill, **asdict(made)} for skill in SKILLS for made in draw.compositions(skill))
     write_text(given.out, json_lines(rows))
-
-
-def everyday_nouns() -> list[str]:
-    """Read the names of `everyday_nouns.txt`."""
-    lines = [line for line in NOUNS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    return [name.strip() for line in lines for name in line.partition(":")[2].split(",")]
 
 
 class Draws:

@@ -22,9 +22,9 @@ _COUNT = (
     "{number} {plural}",
     "{number} {plural}",
     "{digit} {plural}",
-    "a group of {number} {plural}",
+    "{number} {plural} in a group",
 )
-_BESIDE = (*PAIR, "{a} and {b}", "{a} and {b}", "{b} and {a}", "{a} next to {b}", "{b} beside {a}", "{a} with {b}")
+_BESIDE = (*PAIR, "{a} and {b}", "{a} and {b}", "{b} and {a}", "{a} next to {b}", "{b} beside {a}", "{b} alongside {a}")
 _LEFT = (*LEFT, *("{a} to the left of {b}",) * 4, *("{b} to the right of {a}",) * 4, "{a} and {b}", "{a} next to {b}")
 _ABOVE = (*ABOVE, *("{a} above {b}",) * 4, *("{b} below {a}",) * 4, "{a} and {b}", "{a} on top of {b}")
 _ROW = (
