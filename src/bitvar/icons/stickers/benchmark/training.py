@@ -175,7 +175,7 @@ def fit_heads(
             left_out = torch.tensor([artist.key in artists for artist in ARTISTS])[objects.artists]
             rows = ~left_out
             head = nn.Linear(WIDTH, len(CONCEPT_NAMES) + 1)
-            fit_classifier(head, inputs[rows], truth[rows], num_epochs=num_epochs, rate=rate, dropout=0.2)
+            _fit(head, inputs[rows], truth[rows], num_epochs=num_epochs, rate=rate, dropout=0.2)
             heads.weight.data[fold], heads.bias.data[fold] = head.weight.data, head.bias.data
         known = objects.colours >= 0
         paints, colours = objects.paints[known].float(), objects.colours[known]
