@@ -37,7 +37,7 @@ IMAGE_SIDE: Final = 256
 """Side, in pixels, of the images that objects are cut out of."""
 CROP_SIDE: Final = 160
 """Side, in pixels, of the crops that the network sees."""
-WIDTH: Final = 192
+WIDTH: Final = 384
 """Number of principal components that the heads see."""
 
 FOLDS: Final = (
@@ -50,6 +50,8 @@ FOLDS: Final = (
 
 CONCEPT_NAMES: Final = tuple(concept.name for concept in read_concepts())
 _AT_ONCE: Final = 32
+_IN_EIGHT_BITS: Final = ("projection", "weight")
+_SCALE: Final = "_scale"
 
 
 def fold_of(artist: str) -> int:
@@ -77,7 +79,7 @@ class JudgeConfig(Config):
 
 
 class StickerHeads(nn.Module):
-    """Heads: concepts from the principal components of features, one head a fold of artists; colours from paints."""
+    """Heads: concepts by a linear discriminant of components for each fold of artists; colours from paints."""
 
     mean: Tensor
     deviation: Tensor
@@ -148,22 +150,31 @@ class StickerJudge(nn.Module):
             why = "it knows other concepts than this package"
             raise UsageError(f"Can't use the judge in {folder}.", why, "train it with scripts/icons/sticker_judge.py")
         judge = cls(config)
-        judge.take({name: tensor.float() for name, tensor in load_tensors(folder / WEIGHTS).items()})
+        judge.take(load_tensors(folder / WEIGHTS))
         return judge.to(device)
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the trained weights, named as `tensors` names them."""
         for prefix, part in self._parts().items():
             own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            part.load_state_dict({name: value.float() for name, value in own.items()})
+            scales = {name: own.pop(name + _SCALE) for name in list(own) if name + _SCALE in own}
+            part.load_state_dict({name: value.float() * scales.get(name, 1.0) for name, value in own.items()})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the trained weights, without the frozen network, in half precision as the folder stores them."""
-        return {
-            prefix + name: tensor.half().contiguous()
-            for prefix, part in self._parts().items()
-            for name, tensor in part.state_dict().items()
-        }
+        """Return the trained weights, without the frozen network, as the folder stores them.
+
+        They are in half precision; large ones in eight bits, with a scale for each row.
+        """
+        found: dict[str, Tensor] = {}
+        for prefix, part in self._parts().items():
+            for name, tensor in part.state_dict().items():
+                if name in _IN_EIGHT_BITS:
+                    scale = tensor.abs().amax(dim=-1, keepdim=True).clamp(min=1e-8) / 127
+                    found[prefix + name] = (tensor / scale).round().to(torch.int8)
+                    found[prefix + name + _SCALE] = scale
+                else:
+                    found[prefix + name] = tensor.half().contiguous()
+        return found
 
     def _parts(self) -> dict[str, nn.Module]:
         return {"detector.": self.detector, "heads.": self.heads}
