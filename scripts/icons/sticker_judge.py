@@ -34,7 +34,7 @@ from bitvar.icons.stickers.benchmark.calibration import Pair, draw_pairs, measur
 from bitvar.icons.stickers.benchmark.equivalents import equivalents_of
 from bitvar.icons.stickers.benchmark.judge import WEIGHTS, JudgeConfig, StickerJudge, fold_of
 from bitvar.icons.stickers.benchmark.prompts import read_prompts
-from bitvar.icons.stickers.benchmark.rules import NOUN, Sightings, Thresholds
+from bitvar.icons.stickers.benchmark.rules import NOUN, Detections, Thresholds
 from bitvar.icons.stickers.benchmark.training import ObjectSet, QuickNetwork, draw_scenes, fit_heads, gather_objects
 from bitvar.icons.stickers.concepts import read_concepts
 from bitvar.icons.stickers.sprites import SpriteStore
@@ -149,13 +149,13 @@ def look(
     *,
     all_heads: bool = False,
     change: Callable[[Image.Image], Image.Image] = lambda image: image,
-) -> list[Sightings]:
+) -> list[Detections]:
     """See the image of each pair, or a changed version of it, by the head without its artist, or by all heads."""
     seen = []
     for start in range(0, len(pairs), AT_ONCE):
         chunk = pairs[start : start + AT_ONCE]
         heads = [-1 if all_heads else fold_of(pair.true.artist) for pair in chunk]
-        seen += judge.see(from_pil([change(on_white(pair.image)) for pair in chunk]), heads)
+        seen += judge.detect(from_pil([change(on_white(pair.image)) for pair in chunk]), heads)
     return seen
 
 
@@ -205,7 +205,7 @@ def measure(judge: StickerJudge, pairs: Sequence[Pair]) -> dict[str, dict]:
     }
 
 
-def names(pairs: Sequence[Pair], seen: Sequence[Sightings]) -> dict[str, float]:
+def names(pairs: Sequence[Pair], seen: Sequence[Detections]) -> dict[str, float]:
     """Measure, by artist, how often the most probable concept of the only object is the one drawn."""
     right: dict[str, list[bool]] = {}
     for pair, own in zip(pairs, seen, strict=True):

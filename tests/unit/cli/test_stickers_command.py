@@ -16,16 +16,16 @@ from bitvar.cli import stickers as command
 from bitvar.evaluation.benchmarks.base import JudgeInfo
 from bitvar.evaluation.generation.evaluate import EvaluationSettings, select_prompts
 from bitvar.icons.stickers.benchmark.benchmark import Judge, eval_prompts
-from bitvar.icons.stickers.benchmark.rules import Sighting, Sightings
+from bitvar.icons.stickers.benchmark.rules import Detection, Detections
 from tests.support.tiny import tiny_pipeline
 
 ACCURACY = {"noun": {"true_positive_rate": 0.9, "true_negative_rate": 0.99}}
 
 
-def see(images: Float[Tensor, "b 3 256 256"], heads: Sequence[int]) -> list[Sightings]:
+def detect(images: Float[Tensor, "b 3 256 256"], heads: Sequence[int]) -> list[Detections]:
     """See a dog where the corner is red, or nothing."""
-    dog = Sighting((0.1, 0.1, 0.9, 0.9), 0.9, {"dog": 0.9}, {"red": 0.9})
-    return [Sightings((dog,) if image[1, 0, 0] < 0 else (), {"white": 1.0}) for image in images]
+    dog = Detection((0.1, 0.1, 0.9, 0.9), 0.9, {"dog": 0.9}, {"red": 0.9})
+    return [Detections((dog,) if image[1, 0, 0] < 0 else (), {"white": 1.0}) for image in images]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bitvar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    monkeypatch.setattr(command, "load_judge", lambda device: Judge(JudgeInfo("red", "0" * 64, ACCURACY), see))
+    monkeypatch.setattr(command, "load_judge", lambda device: Judge(JudgeInfo("red", "0" * 64, ACCURACY), detect))
     monkeypatch.setattr(command, "load_metrics", lambda device: [])
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:

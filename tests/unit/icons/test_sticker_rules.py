@@ -1,4 +1,4 @@
-"""What the stickers benchmark decides on hand-made sightings, atom by atom."""
+"""What the stickers benchmark decides on hand-made detections, atom by atom."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import pytest
 from bitvar.icons.stickers.benchmark.calibration import falsified
 from bitvar.icons.stickers.benchmark.equivalents import EQUIVALENTS, equivalents_of
 from bitvar.icons.stickers.benchmark.prompts import read_prompts
-from bitvar.icons.stickers.benchmark.rules import ATOMS, Judgement, Sighting, Sightings, Thresholds, judge_image
+from bitvar.icons.stickers.benchmark.rules import ATOMS, Detection, Detections, Judgement, Thresholds, judge_image
 from bitvar.icons.stickers.concepts import read_concepts
 from bitvar.icons.stickers.spec import Composition, Item
 
@@ -20,14 +20,14 @@ SMALL = (0.6, 0.4, 0.8, 0.6)
 
 def seen(
     concept: str, box: tuple[float, float, float, float] = LEFT, colour: str = "red", sure: float = 0.9
-) -> Sighting:
-    return Sighting(box, 0.9, {concept: sure, "tree": 0.05}, {"red": 0.04, "blue": 0.04, colour: 0.9})
+) -> Detection:
+    return Detection(box, 0.9, {concept: sure, "tree": 0.05}, {"red": 0.04, "blue": 0.04, colour: 0.9})
 
 
 def judge(
-    composition: Composition, *objects: Sighting, skill: str = "position", background: str = "white"
+    composition: Composition, *objects: Detection, skill: str = "position", background: str = "white"
 ) -> Judgement:
-    return judge_image(Sightings(objects, {background: 0.9}), composition, skill)
+    return judge_image(Detections(objects, {background: 0.9}), composition, skill)
 
 
 def pair(layout: str, one: Item, other: Item) -> Composition:
@@ -71,12 +71,12 @@ def test_a_relation_holds_in_its_direction_only() -> None:
 
 
 def test_one_object_does_not_serve_for_two() -> None:
-    both = Sighting(LEFT, 0.9, {"cat": 0.5, "dog": 0.5}, {})
+    both = Detection(LEFT, 0.9, {"cat": 0.5, "dog": 0.5}, {})
     assert sum(holds for _, holds in held(judge(pair("beside", Item("cat"), Item("dog")), both))) == 1
 
 
 def test_the_best_match_counts() -> None:
-    unsure = Sighting(RIGHT, 0.9, {"cat": 0.4, "dog": 0.5}, {})
+    unsure = Detection(RIGHT, 0.9, {"cat": 0.4, "dog": 0.5}, {})
     assert judge(pair("left", Item("cat"), Item("dog")), seen("cat", LEFT), unsure).correct
     assert judge(pair("left", Item("dog"), Item("cat")), seen("dog", LEFT), unsure).correct
 
@@ -114,10 +114,10 @@ def test_a_noun_is_named_by_the_largest_object() -> None:
 
 
 def test_equivalents_add_up_and_thresholds_apply() -> None:
-    cow = Sighting(LEFT, 0.9, {"cow": 0.06, "standing cow": 0.06}, {})
+    cow = Detection(LEFT, 0.9, {"cow": 0.06, "standing cow": 0.06}, {})
     composition = Composition("single", (Item("cow"),))
-    assert judge_image(Sightings((cow,)), composition, "single").correct
-    strict = Sightings((cow,), thresholds=Thresholds(concept=0.2))
+    assert judge_image(Detections((cow,)), composition, "single").correct
+    strict = Detections((cow,), thresholds=Thresholds(concept=0.2))
     assert not judge_image(strict, composition, "single").correct
 
 
@@ -137,7 +137,9 @@ def test_a_false_composition_differs() -> None:
 
 def test_every_kind_of_atom_is_asked_for() -> None:
     atoms = [
-        atom for prompt in read_prompts() for atom in judge_image(Sightings(()), prompt.composition, prompt.skill).atoms
+        atom
+        for prompt in read_prompts()
+        for atom in judge_image(Detections(()), prompt.composition, prompt.skill).atoms
     ]
     assert {atom.kind for atom in atoms} == set(ATOMS)
     assert not any(atom.holds for atom in atoms)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from bitvar.config import read_json
 from bitvar.evaluation.benchmarks.base import EvalItem, EvalPrompt, GeneratedImage, JudgeInfo, Row, Score, Table
-from bitvar.evaluation.generation.intervals import by_skill
+from bitvar.evaluation.generation.intervals import MEAN, by_skill
 from bitvar.icons.benchmark.pretrained_judge import open_square
 from bitvar.icons.stickers.benchmark.judge import FOLDER, IMAGE_SIDE, StickerJudge, fold_of, resized
 from bitvar.icons.stickers.benchmark.prompts import StickerPrompt, read_prompts
 from bitvar.icons.stickers.benchmark.references import reference_images
-from bitvar.icons.stickers.benchmark.rules import ATOMS, Sightings, judge_image
+from bitvar.icons.stickers.benchmark.rules import ATOMS, Detections, judge_image
 from bitvar.imaging.batches import as_tensor
 from bitvar.weights.digests import MANIFEST, digest
 
@@ -34,15 +34,15 @@ class Judge:
 
     Attributes:
         info: Name, digest and error rates.
-        see: Finds objects on images of 256 x 256 in [-1, 1], each by the head of a fold, or by all (-1).
+        detect: Detects objects on images of 256 x 256 in [-1, 1], each by the head of a fold, or by all (-1).
     """
 
     info: JudgeInfo
-    see: Callable[[Float[Tensor, "b 3 256 256"], Sequence[int]], Sequence[Sightings]]
+    detect: Callable[[Float[Tensor, "b 3 256 256"], Sequence[int]], Sequence[Detections]]
 
 
 class StickersBenchmark:
-    """The fixed prompts of the sticker set, judged by sightings.
+    """The fixed prompts of the sticker set, judged by detections.
 
     Args:
         judge: Judge of the images.
@@ -54,8 +54,8 @@ class StickersBenchmark:
     def __init__(self, judge: Judge, references: Path) -> None:
         self.judge: JudgeInfo = judge.info
         self.references = references
-        self._see = judge.see
-        self._seen: dict[Path, Sightings] = {}
+        self._detect = judge.detect
+        self._seen: dict[Path, Detections] = {}
 
     def prompts(self) -> Sequence[EvalPrompt]:
         """List the prompts in the package; the payload of each is its scene."""
@@ -63,7 +63,7 @@ class StickersBenchmark:
 
     def score(self, items: Sequence[EvalItem]) -> Iterator[Score]:
         """Judge every item; its details have the atoms of its prompt as kind, words, and whether the image shows it."""
-        self._look(items)
+        self._detect_all(items)
         for item in items:
             judgement = judge_image(self._seen[item.image.path], item.prompt.payload, item.prompt.skill)
             atoms = [[atom.kind, atom.says, atom.holds] for atom in judgement.atoms]
@@ -76,26 +76,26 @@ class StickersBenchmark:
         table = by_skill(scores)
         for split in dict.fromkeys(row.split for row in table.rows):
             rows += [row for row in table.rows if row.split == split]
-            if split in atoms:
+            if any(row.split == split and row.skill == MEAN for row in table.rows):
                 rows.append(atoms[split])
         kinds = [each for kind in ATOMS for score in scores if (each := _of_kind(score, kind)) is not None]
-        return Table([*rows, *(row for row in by_skill(kinds).rows if row.skill != "mean")])
+        return Table([*rows, *(row for row in by_skill(kinds).rows if row.skill != MEAN)])
 
     def reference_images(self, prompts: Sequence[EvalPrompt]) -> list[GeneratedImage]:
         """Find the real image of each prompt."""
         return reference_images(self.references, prompts)
 
-    def _look(self, items: Sequence[EvalItem]) -> None:
-        """Look at every file once, and keep what was seen on the files of the last call."""
+    def _detect_all(self, items: Sequence[EvalItem]) -> None:
+        """Detect objects on every file once, and keep the detections on the files of the last call."""
         by_path = {item.image.path: item.image for item in items}
         if by_path.keys() <= self._seen.keys():
             return
         images = list(by_path.values())
-        seen: list[Sightings] = []
+        seen: list[Detections] = []
         for start in range(0, len(images), _AT_ONCE):
             chunk = images[start : start + _AT_ONCE]
             pixels = torch.cat([resized(as_tensor([open_square(image)]), IMAGE_SIDE) for image in chunk])
-            seen += self._see(pixels, [self._head(image) for image in chunk])
+            seen += self._detect(pixels, [self._head(image) for image in chunk])
         self._seen = dict(zip(by_path, seen, strict=True))
 
     def _head(self, image: GeneratedImage) -> int:
@@ -105,14 +105,14 @@ class StickersBenchmark:
 
 def _of_atoms(score: Score) -> Score:
     atoms = score.details["atoms"]
-    return replace(score, skill="atoms", score=sum(holds for _, _, holds in atoms) / len(atoms), correct=None)
+    return replace(score, skill="atoms", score=sum(holds for _, _, holds in atoms) / len(atoms))
 
 
 def _of_kind(score: Score, kind: str) -> Score | None:
     found = [holds for own, _, holds in score.details["atoms"] if own == kind]
     if not found:
         return None
-    return replace(score, split="atoms", skill=f"{kind}_atom", score=sum(found) / len(found), correct=None)
+    return replace(score, split="atoms", skill=f"{kind}_atom", score=sum(found) / len(found))
 
 
 def eval_prompts() -> list[EvalPrompt]:
@@ -133,4 +133,4 @@ def load_judge(device: torch.device | str) -> Judge:
     """
     judge = StickerJudge.load(device=device)
     metrics: Mapping[str, Mapping[str, Mapping[str, float]]] = read_json(FOLDER / METRICS)
-    return Judge(JudgeInfo(FOLDER.name, digest(FOLDER / MANIFEST), metrics["by_skill"], metrics), judge.see)
+    return Judge(JudgeInfo(FOLDER.name, digest(FOLDER / MANIFEST), metrics["by_skill"], metrics), judge.detect)

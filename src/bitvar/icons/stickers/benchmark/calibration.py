@@ -17,7 +17,7 @@ from bitvar.icons.stickers.artists import ARTISTS
 from bitvar.icons.stickers.benchmark.equivalents import equivalents_of
 from bitvar.icons.stickers.benchmark.prompts import StickerPrompt
 from bitvar.icons.stickers.benchmark.references import draw_reference
-from bitvar.icons.stickers.benchmark.rules import Sightings, Thresholds, judge_image
+from bitvar.icons.stickers.benchmark.rules import Detections, Thresholds, judge_image
 from bitvar.icons.stickers.concepts import read_concepts
 from bitvar.icons.stickers.held_out import able_artists
 from bitvar.icons.stickers.spec import Composition, Item, Scene
@@ -89,7 +89,7 @@ def _similar(item: Item, shown: Sequence[Item], rng: np.random.Generator) -> Ite
 
 
 def measure_accuracy(
-    pairs: Sequence[Pair], seen: Sequence[Sightings], thresholds: Thresholds | None = None
+    pairs: Sequence[Pair], seen: Sequence[Detections], thresholds: Thresholds | None = None
 ) -> dict[str, dict[str, float]]:
     """Measure the judge's accuracy by skill, on `num_images` images.
 
@@ -103,8 +103,10 @@ def measure_accuracy(
     """
     outcomes: dict[str, list[tuple[bool, bool]]] = {}
     for pair, own in zip(pairs, seen, strict=True):
-        sightings = own if thresholds is None else replace(own, thresholds=thresholds)
-        says_true, says_false = (judge_image(sightings, scene, pair.skill).correct for scene in (pair.true, pair.false))
+        detections = own if thresholds is None else replace(own, thresholds=thresholds)
+        says_true, says_false = (
+            judge_image(detections, scene, pair.skill).correct for scene in (pair.true, pair.false)
+        )
         outcomes.setdefault(pair.skill, []).append((says_true, not says_false))
     measured = {}
     for skill, found in outcomes.items():

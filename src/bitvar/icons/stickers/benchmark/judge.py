@@ -1,4 +1,4 @@
-"""The sticker judge: from images to sightings, with the weights in the package. Knows no prompts and no rules."""
+"""The sticker judge: from images to detections, with the weights in the package. Knows no prompts and no rules."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from bitvar.icons.benchmark.classifier import (
 )
 from bitvar.icons.benchmark.detections import OWN_COLOUR
 from bitvar.icons.benchmark.detector import SIDE, Detector, find_objects
-from bitvar.icons.stickers.benchmark.rules import Box, Sighting, Sightings, Thresholds
+from bitvar.icons.stickers.benchmark.rules import Box, Detection, Detections, Thresholds
 from bitvar.icons.stickers.concepts import read_concepts
 from bitvar.metrics.efficientnet import EfficientNet
 from bitvar.weights.digests import verify_folder
@@ -155,7 +155,7 @@ class StickerJudge(nn.Module):
 
     def take(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the trained weights, named as `tensors` names them."""
-        for prefix, part in self._parts().items():
+        for prefix, part in self._trained().items():
             own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             scales = {name: own.pop(name + _SCALE) for name in list(own) if name + _SCALE in own}
             part.load_state_dict({name: value.float() * scales.get(name, 1.0) for name, value in own.items()})
@@ -166,7 +166,7 @@ class StickerJudge(nn.Module):
         They are in half precision; large ones in eight bits, with a scale for each row.
         """
         found: dict[str, Tensor] = {}
-        for prefix, part in self._parts().items():
+        for prefix, part in self._trained().items():
             for name, tensor in part.state_dict().items():
                 if name in _IN_EIGHT_BITS:
                     scale = tensor.abs().amax(dim=-1, keepdim=True).clamp(min=1e-8) / 127
@@ -176,11 +176,11 @@ class StickerJudge(nn.Module):
                     found[prefix + name] = tensor.half().contiguous()
         return found
 
-    def _parts(self) -> dict[str, nn.Module]:
+    def _trained(self) -> dict[str, nn.Module]:
         return {"detector.": self.detector, "heads.": self.heads}
 
     @torch.no_grad()
-    def see(self, images: Float[Tensor, "b 3 256 256"], heads: Sequence[int]) -> list[Sightings]:
+    def detect(self, images: Float[Tensor, "b 3 256 256"], heads: Sequence[int]) -> list[Detections]:
         """Find objects and background on images in [-1, 1].
 
         Args:
@@ -194,7 +194,7 @@ class StickerJudge(nn.Module):
         backgrounds = torch.stack([pixels.median(dim=1).values for pixels in outside])
         every = iter(self._classify(images, boxes, backgrounds, heads))
         return [
-            Sightings(tuple(next(every) for _ in own), background_shares(pixels), self.config.thresholds)
+            Detections(tuple(next(every) for _ in own), background_shares(pixels), self.config.thresholds)
             for own, pixels in zip(boxes, outside, strict=True)
         ]
 
@@ -204,7 +204,7 @@ class StickerJudge(nn.Module):
         boxes: Sequence[Sequence[tuple[float, Box]]],
         backgrounds: Float[Tensor, "b 3"],
         heads: Sequence[int],
-    ) -> list[Sighting]:
+    ) -> list[Detection]:
         """Classify every object of every image, in order."""
         listed = [(index, *candidate) for index, own in enumerate(boxes) for candidate in own]
         found = []
@@ -216,7 +216,7 @@ class StickerJudge(nn.Module):
             seen = extract_features(self.network, crops, backgrounds[owners])
             asked = torch.tensor([heads[index] for index, _, _ in chunk], device=images.device)
             concepts, colours = (part.cpu() for part in self.heads(seen, asked))
-            found += [_sighting(*row) for row in zip(chunk, concepts, colours, strict=True)]
+            found += [_detection(*row) for row in zip(chunk, concepts, colours, strict=True)]
         return found
 
 
@@ -228,11 +228,11 @@ def resized(images: Float[Tensor, "b 3 H W"], side: int) -> Float[Tensor, "b 3 s
     return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True).clamp(-1.0, 1.0)
 
 
-def _sighting(
+def _detection(
     candidate: tuple[int, float, Box], concepts: Float[Tensor, "1025"], colours: Float[Tensor, "9"]
-) -> Sighting:
+) -> Detection:
     _, confidence, box = candidate
     named = dict(zip(COLOUR_NAMES, colours.tolist(), strict=True))
     total = 1.0 - named.pop(OWN_COLOUR)
     likely = {colour: value / max(total, 1e-6) for colour, value in named.items()}
-    return Sighting(box, confidence, dict(zip(CONCEPT_NAMES, concepts.tolist(), strict=False)), likely)
+    return Detection(box, confidence, dict(zip(CONCEPT_NAMES, concepts[:-1].tolist(), strict=True)), likely)

@@ -39,7 +39,7 @@ class Thresholds(Config):
 
 
 @dataclass(frozen=True)
-class Sighting:
+class Detection:
     """One object: its box as x0, y0, x1, y1 in 0..1, y downwards, and probabilities of its concepts and colours.
 
     `concepts` falls short of 1 by the probability that the object is none of them; `colours` are the named ones alone.
@@ -66,10 +66,10 @@ class Sighting:
 
 
 @dataclass(frozen=True)
-class Sightings:
+class Detections:
     """What is seen on an image: objects by falling confidence, and the share of each background colour."""
 
-    objects: tuple[Sighting, ...]
+    objects: tuple[Detection, ...]
     background: Mapping[str, float] = field(default_factory=dict)
     thresholds: Thresholds = field(default_factory=Thresholds)
 
@@ -100,7 +100,7 @@ class Judgement:
         return tuple(f"{'no' if atom.kind == 'object' else 'not'} {atom.says}" for atom in self.atoms if not atom.holds)
 
 
-def judge_image(seen: Sightings, composition: Composition | Scene, skill: str) -> Judgement:
+def judge_image(seen: Detections, composition: Composition | Scene, skill: str) -> Judgement:
     """Judge an image by what its prompt asks for.
 
     Objects are matched with what is seen so that most atoms hold.
@@ -119,35 +119,35 @@ def judge_image(seen: Sightings, composition: Composition | Scene, skill: str) -
     return Judgement((*best.atoms, *more))
 
 
-def _name(seen: Sightings, concept: str) -> Atom:
-    largest = max(seen.objects, key=lambda sighting: sighting.length, default=None)
+def _name(seen: Detections, concept: str) -> Atom:
+    largest = max(seen.objects, key=lambda detection: detection.length, default=None)
     if largest is None:
         return Atom("name", f"{concept} (saw nothing)", False)
     return Atom("name", f"{concept} (saw {largest.concept})", largest.concept in equivalents_of(concept))
 
 
-def _settings(seen: Sightings, composition: Composition | Scene) -> Iterator[tuple[Sighting | None, ...]]:
+def _settings(seen: Detections, composition: Composition | Scene) -> Iterator[tuple[Detection | None, ...]]:
     """Yield every way to match the objects asked for with different objects seen, or with none."""
     candidates = [
         [None, *(s for s in seen.objects[:_MOST] if s.shows(item.concept) >= seen.thresholds.concept)]
         for item in composition.items
     ]
     for setting in itertools.product(*candidates):
-        found = [id(sighting) for sighting in setting if sighting is not None]
+        found = [id(detection) for detection in setting if detection is not None]
         if len(set(found)) == len(found):
             yield setting
 
 
-def _atoms(seen: Sightings, setting: Sequence[Sighting | None], composition: Composition | Scene) -> Iterator[Atom]:
+def _atoms(seen: Detections, setting: Sequence[Detection | None], composition: Composition | Scene) -> Iterator[Atom]:
     limits = seen.thresholds
-    for sighting, item in zip(setting, composition.items, strict=True):
-        yield Atom("object", item.concept, sighting is not None)
+    for detection, item in zip(setting, composition.items, strict=True):
+        yield Atom("object", item.concept, detection is not None)
         if item.colour is not None:
-            painted = sighting is not None and sighting.colours.get(item.colour, 0.0) >= limits.colour
+            painted = detection is not None and detection.colours.get(item.colour, 0.0) >= limits.colour
             yield Atom("colour", f"{item.colour} {item.concept}", painted)
     if composition.count > 1:
         concept = composition.items[0].concept
-        number = sum(sighting.shows(concept) >= limits.concept for sighting in seen.objects)
+        number = sum(detection.shows(concept) >= limits.concept for detection in seen.objects)
         yield Atom("count", f"{composition.count} x {concept} (saw {number})", number == composition.count)
     if composition.layout in ("left", "row", "above", "column"):
         across = composition.layout in ("left", "row")
@@ -159,13 +159,13 @@ def _atoms(seen: Sightings, setting: Sequence[Sighting | None], composition: Com
         yield _size(setting, composition.items, limits.size)
 
 
-def _stand(one: Sighting, other: Sighting, *, across: bool) -> bool:
+def _stand(one: Detection, other: Detection, *, across: bool) -> bool:
     """Tell whether the first object lies mostly left of the second, or above it."""
     right, down = ((one.box[i] + one.box[i + 2] - other.box[i] - other.box[i + 2]) / 2 for i in (0, 1))
     return right < 0 and abs(right) >= abs(down) if across else down < 0 and abs(down) >= abs(right)
 
 
-def _size(setting: Sequence[Sighting | None], items: Sequence[Item], limit: float) -> Atom:
+def _size(setting: Sequence[Detection | None], items: Sequence[Item], limit: float) -> Atom:
     small, big = sorted(zip(items, setting, strict=True), key=lambda pair: pair[0].size == "big")
     says = f"{small[0].concept} smaller than {big[0].concept}"
     if small[1] is None or big[1] is None:
