@@ -1,4 +1,4 @@
-"""`bitvar evaluate`: reconstruction by tokenizers, JPEG and WebP; `cli/scenes.py` has the scenes benchmark."""
+"""`bitvar evaluate`: reconstruction by tokenizers, JPEG and WebP; `cli/scenes.py`, `cli/stickers.py`: benchmarks."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import RUNTIME, exit_codes
 from bitvar.cli.scenes import scenes
+from bitvar.cli.stickers import stickers
 
 if TYPE_CHECKING:
     from bitvar.codec import ImageCodec
@@ -110,6 +111,7 @@ def reconstruction(
 
 
 app.command()(scenes)
+app.command()(stickers)
 
 
 def _formats(baselines: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bitvar.cli.scenes import print_report
+from bitvar.cli.benchmark import print_report
 from bitvar.evaluation.benchmarks.base import (
     Benchmark,
     EvalItem,

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from bitvar.icons.dataset.concepts import CONCEPTS
-from bitvar.icons.dataset.held_out import held_out_combinations
 from bitvar.icons.dataset.prompts import read_prompts
 from bitvar.icons.dataset.sources import ARTISTS as FIRST_ARTISTS
 from bitvar.icons.dataset.sources import Artist, Licence
@@ -22,28 +21,12 @@ from bitvar.icons.stickers.artists import ARTISTS, ONE_COLOUR
 from bitvar.icons.stickers.captions import draw_captions
 from bitvar.icons.stickers.concepts import StickerConcept, read_concepts
 from bitvar.icons.stickers.render import draw_scene
-from bitvar.icons.stickers.scenes import LAYOUTS, Item, Scene, SceneSampler, held_out_drawings
+from bitvar.icons.stickers.scenes import SceneSampler
+from bitvar.icons.stickers.spec import LAYOUTS, Item, Scene
 from bitvar.icons.stickers.sprites import SpriteStore, build_sprites, file_name, missing_sprites, read_licences
 
 BY_NAME = {concept.name: concept for concept in read_concepts()}
 STYLES = {artist.key: artist.style for artist in ARTISTS}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> SpriteStore:
-    """Drawings of the right names: ellipses, each of its own colour and shape."""
-    folder = tmp_path_factory.mktemp("sprites")
-    for concept in read_concepts():
-        for artist in concept.drawings:
-            number = hashlib.sha256(f"{artist} {concept.name}".encode()).digest()
-            image = Image.new("RGBA", (20 + number[0] % 30, 20 + number[1] % 30))
-            ImageDraw.Draw(image).ellipse((0, 0, *image.size), (number[2], number[3], number[4], 255))
-            (folder / artist).mkdir(exist_ok=True)
-            image.save(folder / artist / file_name(concept.name), lossless=True, method=0)
-    for artist in ARTISTS:
-        licence = Licence(artist.key, f"those of {artist.key}", "https://authors", "a licence", "https://licence")
-        (folder / artist.key / "licence.json").write_text(json.dumps(asdict(licence)), encoding="utf-8")
-    return SpriteStore(folder)
 
 
 @pytest.fixture(scope="module")
@@ -77,26 +60,6 @@ def test_scenes_have_every_layout_and_stay_in_their_artist(scenes: list[Scene]) 
         assert all(scene.artist in BY_NAME[item.concept].drawings for item in scene.items)
         coloured = [item for item in scene.items if item.colour]
         assert all(scene.artist in ONE_COLOUR or BY_NAME[item.concept].recolourable for item in coloured)
-
-
-def test_held_out_drawings_are_never_shown(scenes: list[Scene], store: SpriteStore) -> None:
-    held_out = held_out_drawings(read_concepts())
-    old = held_out_combinations([concept.name for concept in CONCEPTS], [artist.key for artist in FIRST_ARTISTS])
-    assert old < held_out and len(held_out) > 200
-    shown = SceneSampler(read_concepts(), store, seed=0).shown
-    assert not held_out & set(shown)
-    assert not held_out & {(scene.artist, item.concept) for scene in scenes for item in scene.items}
-
-
-def test_what_the_first_benchmark_keeps_is_never_shown(store: SpriteStore) -> None:
-    sampler = SceneSampler(read_concepts(), store, seed=0)
-    unseen = [prompt.spec for prompt in read_prompts() if prompt.split == "unseen"]
-    assert unseen
-    for spec in unseen:
-        items = tuple(Item(item.concept, item.colour) for item in spec.objects)
-        layout = "count" if spec.count > 1 else "single" if len(items) == 1 else "beside"
-        background = None if spec.background == "white" else spec.background
-        assert sampler._is_held_out(Scene(spec.artist, layout, items, spec.count, background)), spec
 
 
 def test_a_scene_depends_on_seed_split_and_index(store: SpriteStore) -> None:

@@ -139,7 +139,9 @@ def cut_out(
     owners: Int[Tensor, "n"],
     boxes: Float[Tensor, "n 4"],
     backgrounds: Float[Tensor, "b 3"],
-) -> Float[Tensor, "n 3 128 128"]:
+    *,
+    side: int = CROP_SIDE,
+) -> Float[Tensor, "n 3 side side"]:
     """Cut every object out as a square, with everything beside its box painted in the image's background colour.
 
     Args:
@@ -147,11 +149,12 @@ def cut_out(
         owners: Index of the image that each box is on.
         boxes: Boxes as x0, y0, x1, y1 in 0..1.
         backgrounds: Background colour of each image, in [-1, 1].
+        side: Side of the squares in pixels.
     """
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     sides = boxes[:, 2:] - boxes[:, :2]
     half = (sides.amax(dim=1) * _CONTEXT / 2).clamp(min=0.02)
-    line = (torch.arange(CROP_SIDE, device=images.device) + 0.5) / CROP_SIDE * 2 - 1
+    line = (torch.arange(side, device=images.device) + 0.5) / side * 2 - 1
     x = middle[:, 0, None] + half[:, None] * line
     y = middle[:, 1, None] + half[:, None] * line
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1) * 2 - 1
@@ -164,7 +167,7 @@ def cut_out(
 
 
 def extract_features(
-    network: EfficientNet, crops: Float[Tensor, "n 3 128 128"], backgrounds: Float[Tensor, "n 3"]
+    network: EfficientNet, crops: Float[Tensor, "n 3 side side"], backgrounds: Float[Tensor, "n 3"]
 ) -> ObjectFeatures:
     """Extract the features of crops, each on the background of its image.
 
@@ -197,7 +200,7 @@ def _is_drawn(crops: Float[Tensor, "n 3 H W"], backgrounds: Float[Tensor, "n 3"]
     return (crops - backgrounds[:, :, None, None]).norm(dim=1) > _PAINT_DISTANCE
 
 
-def object_paints(crops: Float[Tensor, "n 3 128 128"], backgrounds: Float[Tensor, "n 3"]) -> Float[Tensor, "n p"]:
+def object_paints(crops: Float[Tensor, "n 3 side side"], backgrounds: Float[Tensor, "n 3"]) -> Float[Tensor, "n p"]:
     """Compute a histogram of an object's RGB colours, six soft bins an axis, that sums to 1.
 
     Pixels in the background colour of the object's image (in [-1, 1]) are left out.

@@ -164,14 +164,20 @@ def train_detector(
     learning_rate: float = 2e-3,
     batch_size: int = 32,
     log: Callable[[str], None] | None = None,
+    start: Detector | None = None,
 ) -> Detector:
-    """Train a detector from random weights on 64 x 64 scenes, augmented by mirroring and swapping colour channels."""
+    """Train a detector on 64 x 64 scenes, augmented by mirroring and swapping colour channels.
+
+    It starts from random weights, or from those of `start`.
+    """
     images = as_images([scene.image for scene in scenes])
     truths = [targets([_shares(box, SIDE) for box in scene.boxes]) for scene in scenes]
     middles, distances, weights = (torch.stack(part) for part in zip(*truths, strict=True))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
         model = Detector()
+    if start is not None:
+        model.load_state_dict(start.state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.02)
     for step in range(num_steps):
         warm = min(1.0, (step + 1) / 100)

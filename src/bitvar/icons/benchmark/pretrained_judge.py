@@ -6,8 +6,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from bitvar.config import read_json
@@ -67,13 +68,18 @@ class CachedJudge:
         """Return the detections on images by their paths; every file goes through the network once."""
         by_path = {image.path: image for image in images}
         if not by_path.keys() <= self._detections.keys():
-            batches = in_batches((_open_square(image) for image in by_path.values()), _BATCH)
+            batches = in_batches((open_square(image) for image in by_path.values()), _BATCH)
             found = chain.from_iterable(self.judge.detect(batch) for batch in batches)
             self._detections = dict(zip(by_path, found, strict=True))
         return self._detections
 
 
-def _open_square(image: GeneratedImage) -> Any:
+def open_square(image: GeneratedImage) -> UInt8[np.ndarray, "side side 3"]:
+    """Read the pixels of a square image, 0..255.
+
+    Raises:
+        UsageError: for a file that can't be used, or an image that isn't square.
+    """
     pixels = image.open()
     height, width = pixels.shape[:2]
     if width != height:

@@ -11,7 +11,7 @@ import numpy as np
 from bitvar.icons.dataset.caption_templates import ABOVE, COUNT, LEFT, PAIR, SINGLE, STYLED
 from bitvar.icons.dataset.concepts import with_article
 from bitvar.icons.stickers.concepts import StickerConcept
-from bitvar.icons.stickers.scenes import Item, Scene
+from bitvar.icons.stickers.spec import Item, Scene
 
 NUMBERS: Final = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
@@ -22,9 +22,9 @@ _COUNT = (
     "{number} {plural}",
     "{number} {plural}",
     "{digit} {plural}",
-    "a group of {number} {plural}",
+    "{number} {plural} in a group",
 )
-_BESIDE = (*PAIR, "{a} and {b}", "{a} and {b}", "{b} and {a}", "{a} next to {b}", "{b} beside {a}", "{a} with {b}")
+_BESIDE = (*PAIR, "{a} and {b}", "{a} and {b}", "{b} and {a}", "{a} next to {b}", "{b} beside {a}", "{b} alongside {a}")
 _LEFT = (*LEFT, *("{a} to the left of {b}",) * 4, *("{b} to the right of {a}",) * 4, "{a} and {b}", "{a} next to {b}")
 _ABOVE = (*ABOVE, *("{a} above {b}",) * 4, *("{b} below {a}",) * 4, "{a} and {b}", "{a} on top of {b}")
 _ROW = (

@@ -7,7 +7,7 @@ from PIL import Image
 
 from bitvar.icons.dataset.concepts import BACKGROUNDS
 from bitvar.icons.dataset.render import Box
-from bitvar.icons.stickers.scenes import Item, Scene
+from bitvar.icons.stickers.spec import Item, Scene
 from bitvar.icons.stickers.sprites import SpriteStore
 
 Cell = tuple[float, float, float, float]
