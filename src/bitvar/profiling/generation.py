@@ -5,10 +5,13 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from jaxtyping import Float
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Replace
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 
 from bitvar.config import unknown
@@ -18,6 +21,7 @@ from bitvar.profiling.clock import Clock, peak_memory
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.sampling.params import PerScale, SamplingParams
 from bitvar.text import TextEncoder
+from bitvar.text.prompt_tokenizer import PromptTokenizer
 from bitvar.tokenizer import TOKENIZER_PRESETS, InfinityTokenizer
 from bitvar.transformer import PRESETS, InfinityTransformer
 from bitvar.weights.identity import TokenizerIdentity
@@ -212,13 +216,20 @@ class _RandomTextEncoder(TextEncoder):
     kind = "random"
 
     def __init__(self, width: int) -> None:
-        tokenizer = cast("Any", lambda prompt: [0] * RANDOM_TEXT_TOKENS)
-        super().__init__(_OneEmbedding(width), tokenizer, ())
+        super().__init__(_OneEmbedding(width), _one_token_vocabulary(), ())
         self._width = width
         self._generator = torch.Generator().manual_seed(0)
 
     def _features(self, ids: Tensor, mask: Tensor) -> Float[Tensor, "b t w"]:
         return torch.randn(*ids.shape, self._width, generator=self._generator).to(ids.device)
+
+
+def _one_token_vocabulary() -> PromptTokenizer:
+    """Make a vocabulary of one token, `RANDOM_TEXT_TOKENS` of which stand for any prompt."""
+    tokenizer = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+    tokenizer.normalizer = Replace(Regex(r"\A[\s\S]+"), " ".join("a" * RANDOM_TEXT_TOKENS))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    return PromptTokenizer(tokenizer, {})
 
 
 class _OneEmbedding(nn.Module):

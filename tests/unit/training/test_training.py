@@ -444,7 +444,7 @@ def fingerprint(config: Any, folder: Path) -> tuple[Any, ...]:
 
 
 COMMON = {
-    "optimization.optimizer": "adamw", "optimization.momentum": 0.5,
+    "optimization.optimizer": "adamw", "optimization.momentum": 0.5, "optimization.muon_precision": "bf16",
     "optimization.steps": 5, "optimization.batch_size": 2, "optimization.learning_rate": 2e-3,
     "optimization.warmup_steps": 3, "optimization.final_learning_rate": 0.5, "optimization.betas": [0.8, 0.9],
     "optimization.weight_decay": 0.1, "optimization.clip": 1e-3, "optimization.ema_decay": 0.0,
@@ -470,7 +470,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 ELSEWHERE = {  # must fit the data, so a run can't change them alone: see test_transformer and the tokenizer's own tests
     "kind", "model.image_channels", "model.bits", "model.patch_size", "model.text_width", "model.schedules",
     "model.budgets", "cut_caption", "lora", "model.text_adapter_depth", "model.text_adapter_width", "smallest_crop",
-    "mirrored", "perceptual_network",
+    "mirrored", "perceptual_network", "guidance_distillation",
 }  # fmt: skip
 
 
