@@ -18,6 +18,7 @@ from bitvar.config import unknown
 from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline
 from bitvar.profiling.clock import Clock, peak_memory
+from bitvar.profiling.machine import num_processors
 from bitvar.runtime.placement import resolve_device, resolve_dtype
 from bitvar.sampling.params import PerScale, SamplingParams
 from bitvar.text import TextEncoder
@@ -29,6 +30,9 @@ from bitvar.weights.index import ModelIndex
 from bitvar.weights.model_folder import Components
 
 RANDOM_TEXT_TOKENS = 20
+
+MOST_THREADS = 4
+"""Most threads a processor. More of them make a machine unusable for minutes."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,15 @@ class GenerationSetting:
 
 @contextmanager
 def threads(count: int | None) -> Iterator[int]:
-    """Compute with this number of threads inside a `with` block, and yield the number in use; None changes nothing."""
+    """Compute with this number of threads inside a `with` block, and yield the number in use; None changes nothing.
+
+    Raises:
+        UsageError: For more than `MOST_THREADS` a processor.
+    """
+    processors = num_processors()
+    if count is not None and count > MOST_THREADS * processors:
+        why = f"this machine has {processors} processors, and threads beyond them wait for each other"
+        raise UsageError(f"{count} threads are too many.", why, f"give at most {processors} for speed")
     before = torch.get_num_threads()
     try:
         if count is not None:

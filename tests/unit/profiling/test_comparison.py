@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from bitvar.errors import UsageError
 from bitvar.nn.linear import channels_last
 from bitvar.profiling import comparison, generation
 from bitvar.profiling.comparison import Comparison, Ratio, Side, compare, paired_ratios
@@ -122,6 +123,13 @@ def test_a_call_is_timed_with_the_pipelines_own_optimizations(monkeypatch: pytes
     assert seen == [pipeline._optimizations]
     assert timings.text > 0 and len(timings.scales) == 3
     assert type(pipeline.text_encoder).__name__ != "_TimedTextEncoder"  # the pipeline itself is as before
+
+
+def test_threads_that_would_freeze_the_machine_are_refused() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(UsageError, match="5000000 threads are too many"), threads(5_000_000):
+        pass
+    assert torch.get_num_threads() == before
 
 
 def test_threads_are_restored() -> None:
