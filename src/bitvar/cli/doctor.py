@@ -17,7 +17,16 @@ from bitvar.cli.exit_codes import RUNTIME, WEIGHTS, exit_codes
 from bitvar.cli.threads import describe_threads
 
 PACKAGES = ("bitvar", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pillow")
-PRETRAINED = ("icons", "general", "fine", "scene_judge", "scene_alignment", "efficientnet_lite0", "mobilenet_v2")
+PRETRAINED = (
+    "icons",
+    "general",
+    "fine",
+    "scene_judge",
+    "sticker_judge",
+    "scene_alignment",
+    "efficientnet_lite0",
+    "mobilenet_v2",
+)
 """Folders of `pretrained` that ship with the package."""
 
 
