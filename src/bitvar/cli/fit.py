@@ -1,6 +1,7 @@
 """`bitvar fit MODEL`: predict the memory of generating images before loading a model."""
 
 import json
+import math
 from typing import Annotated
 
 import typer
@@ -47,11 +48,16 @@ def fit(
     with exit_codes():
         from bitvar.cli.memory_options import read_parts
         from bitvar.cli.sizes import read_size
+        from bitvar.errors import UsageError
         from bitvar.pipeline import InfinityPipeline
         from bitvar.profiling.fit import FitRequest, describe_cards, predict_fit
         from bitvar.runtime.tiled_decode import TILE
 
         assert InfinityPipeline  # a process that generates has imported it, and its memory is counted
+        if guidance is not None and not math.isfinite(guidance):
+            raise UsageError(f"The guidance scale can't be {guidance}.", fix="give a number, such as 3")
+        if cards and as_json:
+            raise UsageError("--cards prints a table, which has no JSON form.", fix="give one of --cards and --json")
         wanted = read_size(size, aspect)
         request = FitRequest(
             model=model,

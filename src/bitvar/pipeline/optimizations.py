@@ -156,10 +156,10 @@ def _named(name: str, device: str) -> type[Optimization]:
     kind = OPTIMIZATIONS[name]
     if device not in kind.devices:
         why = f"it is made for {' and '.join(kind.devices)}"
-        raise UsageError(f"The optimization {name!r} doesn't work on {device}.", why, "leave it out")
+        raise UsageError(f"The optimization {name!r} doesn't work on {device}.", why, "leave it out, or choose off")
     if not kind.available():
         why = "this build of PyTorch lacks the kernels that it needs"
-        raise UsageError(f"The optimization {name!r} doesn't work here.", why, "leave it out")
+        raise UsageError(f"The optimization {name!r} doesn't work here.", why, "leave it out, or choose off")
     return kind
 
 

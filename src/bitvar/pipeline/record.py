@@ -41,6 +41,7 @@ Side: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=16384)]
 Number: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=100)]
 PerScale: TypeAlias = Number | Annotated[tuple[Number, ...], Field(min_length=1, max_length=64)]
 Prompt: TypeAlias = Annotated[str, Field(min_length=1, max_length=20_000)]
+OptimizationName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
 
 
 class ImageRecord(Config):
@@ -65,7 +66,7 @@ class ImageRecord(Config):
         lora: Active adapters, in order.
         watermark: Public id of the key that the bits were drawn with (`Watermark.key_id`); None without a watermark.
         background: Background that was requested: as the model draws it, transparent, or opaque.
-        optimizations: Optimizations that changed the image by more than rounding.
+        optimizations: Optimizations that the image's bits depend on, in the order in which they were applied.
         format: Format number. Records of version 0.1.0 have 1; its images used other random numbers.
     """
 
@@ -93,7 +94,7 @@ class ImageRecord(Config):
     lora: Annotated[tuple[UsedAdapter, ...], Field(max_length=32)] = ()
     watermark: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     background: Background = "auto"
-    optimizations: Annotated[tuple[Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")], ...], Field(max_length=16)] = ()
+    optimizations: Annotated[tuple[OptimizationName, ...], Field(max_length=16)] = ()
     format: Annotated[int, Field(strict=True, ge=1, le=CURRENT)] = 1
 
     @classmethod

@@ -41,8 +41,12 @@ def recorded_dtype(record: ImageRecord) -> str:
 
 
 def recorded_optimizations(record: ImageRecord) -> tuple[str, ...]:
-    """Return the optimizations to make the image with, as `InfinityPipeline.optimize` takes them."""
-    return ("auto", *record.optimizations)
+    """Return the optimizations to make the image with, as `InfinityPipeline.optimize` takes them.
+
+    A record without optimizations is one of an image in fp32, whose bits the exact ones leave as they are, or of one
+    made without any.
+    """
+    return record.optimizations or (("auto",) if record.dtype in (None, "float32") else ("off",))
 
 
 def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> list[str]:
@@ -77,9 +81,9 @@ def check_same_model(record: ImageRecord, pipeline: "InfinityPipeline") -> list[
     for what, (then, now) in compared.items():
         if then is not None and then != now:
             notes.append(f"made with {what} {then!r}, and this is {now!r}; details may differ")
-    then, now = (", ".join(names) or "none" for names in (record.optimizations, pipeline.lossy_optimizations))
+    then, now = (", ".join(names) or "none" for names in (record.optimizations, pipeline.recorded_optimizations))
     if then != now:
-        notes.append(f"made with lossy optimizations: {then}; now: {now}; details may differ")
+        notes.append(f"made with optimizations: {then}; now: {now}; details may differ")
     return notes
 
 

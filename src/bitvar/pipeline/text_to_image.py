@@ -142,6 +142,14 @@ class InfinityPipeline:
         """Names of those optimizations in use that change results by more than rounding."""
         return self._optimizations.lossy
 
+    @property
+    def recorded_optimizations(self) -> list[str]:
+        """Names of the optimizations that an image's record must name: all, unless fp32 and exact ones leave the bits.
+
+        In half precision, every other order of summation changes bits.
+        """
+        return self.optimizations if self.lossy_optimizations or self.dtype != torch.float32 else []
+
     @contextmanager
     def _changing(self, change: str) -> Iterator[None]:
         """Hold the weights exclusively, and let the optimizations take over what has changed."""
@@ -549,7 +557,7 @@ class InfinityPipeline:
         request: GenerationRequest,
     ) -> dict[str, Any]:
         adapters = [adapter.model_dump() for adapter in self._adapters.used()]
-        lossy = self.lossy_optimizations
+        optimizations = self.recorded_optimizations
         return {
             "prompt": prompt,
             "negative_prompt": negative,
@@ -568,7 +576,7 @@ class InfinityPipeline:
             "batch_invariant": request.batch_invariant,
             **({} if request.background == "auto" else {"background": request.background}),
             **({"lora": adapters} if adapters else {}),
-            **({"optimizations": lossy} if lossy else {}),
+            **({"optimizations": optimizations} if optimizations else {}),
         }
 
 

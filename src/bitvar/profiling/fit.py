@@ -3,6 +3,7 @@
 No weights are loaded. On a CPU, the process itself is counted as this one is now, with the same modules imported.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Final, get_args
 
@@ -165,6 +166,10 @@ def predict_fit(request: FitRequest) -> Fit:
     unknown_parts = [part for part in request.offload if part not in get_args(Offload)]
     if unknown_parts:
         raise UsageError(unknown("part to offload", unknown_parts[0], get_args(Offload)))
+    if device == "cpu" and "blocks" in request.offload:
+        raise UsageError("Blocks can't be offloaded from a CPU.", "they wait in its memory", "leave blocks out")
+    if request.device_gib is not None and not math.isfinite(request.device_gib):
+        raise UsageError(f"The memory of a device can't be {request.device_gib} GiB.", fix="give a number of GiB")
     if request.tile is not None:
         require_tile(request.tile)
     precision = _precision(request.dtype, device)

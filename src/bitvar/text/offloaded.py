@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,6 +30,15 @@ class OffloadedTextEncoder(TextEncoder):
         self._encoder = encoder
         self._lock = threading.Lock()
         self._leave()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the lock, which nobody holds in a copy."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+        self._lock = threading.Lock()
 
     @property
     def drops_weights(self) -> bool:

@@ -60,6 +60,10 @@ def test_json_has_the_same_in_bytes(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         (("2B", "--size", "9000x9000"), "out of this model's range"),
         (("2B", "--offload", "cache"), "cache"),
         (("2B", "--dtype", "int3"), "Unknown dtype"),
+        (("2B", "--device", "cpu", "--offload", "blocks"), "can't be offloaded from a CPU"),
+        (("2B", "--device-gib", "inf", "--json"), "can't be inf GiB"),
+        (("2B", "--guidance", "nan"), "can't be nan"),
+        (("2B", "--cards", "--json"), "no JSON form"),
     ],
 )
 def test_wrong_options_are_explained(

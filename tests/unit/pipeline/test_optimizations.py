@@ -215,14 +215,26 @@ def test_threads_share_an_optimized_pipeline(pipe: InfinityPipeline) -> None:
             assert same(bits, expected)
 
 
-def test_a_record_names_lossy_ones_only(pipe: InfinityPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_names_what_its_bits_depend_on(pipe: InfinityPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe.optimize()
-    assert "optimizations" not in pipe("a red dog", seed=1).metadata[0]
-    monkeypatch.setattr(OPTIMIZATIONS["packed"], "exact", False)
+    plain = pipe("a red dog", seed=1).metadata[0]
+    assert "optimizations" not in plain and recorded_optimizations(ImageRecord.of(plain)) == ("auto",)
+    monkeypatch.setattr(OPTIMIZATIONS["folded"], "exact", False)
+    pipe.optimize("folded")
     metadata = pipe("a red dog", seed=1).metadata[0]
-    assert metadata["optimizations"] == ["packed"]
     record = ImageRecord.of(metadata)
-    assert recorded_optimizations(record) == ("auto", "packed")
+    assert recorded_optimizations(record) == ("folded",), "exactly what the image was made with, and nothing beside it"
     assert not any("optimizations" in note for note in check_same_model(record, pipe))
     pipe.optimize("off")
-    assert "made with lossy optimizations: packed; now: none; details may differ" in check_same_model(record, pipe)
+    assert "made with optimizations: folded; now: none; details may differ" in check_same_model(record, pipe)
+
+
+def test_a_record_in_half_precision_names_all(pipe: InfinityPipeline) -> None:
+    pipe.to(dtype="bf16")
+    for names, expected in ((("exact",), tuple(EXACT)), (("off",), ("off",)), (("packed", "tiled-decode"), None)):
+        pipe.optimize(*names)
+        record = ImageRecord.of(pipe("a red dog", seed=1).metadata[0])
+        assert recorded_optimizations(record) == (names if expected is None else expected)
+        assert not any("optimizations" in note for note in check_same_model(record, pipe))
+        pipe.optimize(*recorded_optimizations(record))
+        assert pipe.recorded_optimizations == list(record.optimizations)

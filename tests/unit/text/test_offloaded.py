@@ -1,5 +1,8 @@
 """A text encoder that leaves after every prompt: the same features, and no weights in between."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,15 @@ def held(pipe: InfinityPipeline) -> int:
     """Parameters of the text encoder that are in memory."""
     assert pipe.text_encoder is not None
     return sum(p.numel() for p in pipe.text_encoder.model.parameters() if not p.is_meta)
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda pipe: pickle.loads(pickle.dumps(pipe))])
+def test_a_copy_draws_the_same_bits(folder: Path, way: Callable[[InfinityPipeline], InfinityPipeline]) -> None:
+    pipe = InfinityPipeline.from_pretrained(folder, device="cpu", offload_text=True)
+    copied = way(pipe)
+    first, second = (each("a red dog", seed=1, output_type="bits").images for each in (pipe, copied))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert held(copied) == held(pipe)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
