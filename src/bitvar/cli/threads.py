@@ -44,7 +44,9 @@ def settle(pipeline: "InfinityPipeline") -> None:
 
 def describe_threads() -> dict[str, str]:
     """Describe for `bitvar doctor` how many threads commands use, how they wait, and how busy the machine is."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from bitvar.runtime.threads import num_processors
+
+    available = num_processors()
     count, waiting = chosen_by_user(_COUNTS), chosen_by_user(_WAITING)
     by_work = f"{available}; 1 in `bitvar generate` with a small model, which gains little from more"
     politely = f"spin briefly in `bitvar generate` and `bitvar demo` (GOMP_SPINCOUNT={_SPINS})"

@@ -11,8 +11,9 @@ from typing import Final, NamedTuple
 
 from bitvar.pipeline import InfinityPipeline
 from bitvar.profiling.generation import GenerationSetting, distinct_prompts, threads, time_call
-from bitvar.profiling.machine import BusyTime, num_processors
+from bitvar.profiling.machine import BusyTime
 from bitvar.profiling.roofline import Kernel, decoder_kernels, scale_flops, scale_kernels, total_flops
+from bitvar.runtime.threads import num_processors
 from bitvar.sampling.params import SamplingParams
 
 BUSY: Final = 0.1

@@ -18,8 +18,8 @@ from bitvar.config import unknown
 from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline
 from bitvar.profiling.clock import Clock, peak_memory
-from bitvar.profiling.machine import num_processors
 from bitvar.runtime.placement import resolve_device, resolve_dtype
+from bitvar.runtime.threads import num_processors
 from bitvar.sampling.params import PerScale, SamplingParams
 from bitvar.text import TextEncoder
 from bitvar.text.prompt_tokenizer import PromptTokenizer

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import torch
 
+from bitvar.runtime.threads import num_processors
+
 FLAGS: Final = (
     "avx2",
     "avx512f",
@@ -60,11 +62,6 @@ def describe_processor(cpuinfo: str) -> tuple[str, list[str]]:
     name = fields.get("model name") or platform.processor() or platform.machine()
     kind = [f"{key} {fields[key]}" for key in ("cpu family", "model") if key in fields]
     return f"{name} ({', '.join(kind)})" if kind else name, [flag for flag in FLAGS if flag in present]
-
-
-def num_processors() -> int:
-    """Return the number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,19 @@ def total_bytes() -> int:
     return min(found, default=_UNKNOWN)
 
 
+def available_bytes() -> int:
+    """Memory in bytes that this machine, or the container that this process is in, has left."""
+    found = [_UNKNOWN]
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found = [int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) << 10]
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
+        found.append(int(limit) - int(used))  # no limit is the word "max"
+    return max(0, min(found))
+
+
 def resident_bytes() -> int:
     """Memory in bytes that this process has in use, file mappings included; its peak where the system has no more."""
     with contextlib.suppress(OSError, StopIteration, ValueError):

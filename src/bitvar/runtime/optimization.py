@@ -64,20 +64,28 @@ class Optimization(ABC):
 class LayerOptimization(Optimization):
     """An optimization that gives layers a `kernel`, which each computes with in inference."""
 
+    def __init__(self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer) -> None:
+        super().__init__(transformer, tokenizer)
+        self._kernels: dict[nn.Module, object] = {}
+
     @abstractmethod
     def layers(self) -> Iterator[nn.Module]:
         """Yield the layers that it changes. They have an attribute `kernel`, None in the plain model."""
 
     @abstractmethod
     def new_kernel(self) -> object:
-        """Make the kernel of one layer. It prepares weights on first use, for which a `Prepared` serves."""
+        """Make the kernel of one layer.
+
+        It prepares weights on first use and when they have changed, for which a `Prepared` serves.
+        """
 
     def apply(self) -> None:
-        for layer in self.layers():
-            layer.kernel = self.new_kernel()  # type: ignore[assignment]
+        self._kernels = {layer: self._kernels.get(layer) or self.new_kernel() for layer in self.layers()}
+        for layer, kernel in self._kernels.items():
+            layer.kernel = kernel  # type: ignore[assignment]
 
     def refresh(self) -> None:
-        self.apply()  # kernels without prepared weights, also in layers that have come since
+        self.apply()  # layers may have come, and each kernel sees for itself whether its weights have changed
 
     def undo(self) -> None:
         for layer in self.layers():

@@ -40,7 +40,8 @@ class Prepared(Generic[P]):
         kept, version = self._kept.get(dtype), _version(weight)
         if kept is None or kept.version != version or kept.source.data_ptr() != weight.data_ptr():
             kept = _Kept(weight.detach(), version, self._prepare(weight.detach().to(dtype)))
-            self._kept[dtype] = kept
+            current = {key: form for key, form in self._kept.items() if form.source.data_ptr() == weight.data_ptr()}
+            self._kept = {**current, dtype: kept}  # forms of weights that are gone would hold their memory
         return kept.prepared
 
     def __reduce__(self) -> tuple[type["Prepared[P]"], tuple[Callable[[Tensor], P]]]:

@@ -1,9 +1,15 @@
-"""How many threads a computation on the CPU gains from, by the size of its work. Knows neither models nor settings."""
+"""How many processors there are, and how many threads a computation gains from. Knows neither models nor settings."""
 
+import os
 from typing import Final
 
 _SMALL: Final = 10e9
 """Operations of one image below which a second thread gains less than it risks (docs/performance.md)."""
+
+
+def num_processors() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def useful_threads(operations: float, available: int) -> int:

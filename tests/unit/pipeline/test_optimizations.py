@@ -181,6 +181,26 @@ def test_adapters_take_effect(pipe: InfinityPipeline, adapter: Path, first: bool
     assert not same(plain[1], plain[2])
 
 
+def test_a_change_of_adapters_prepares_no_weights_again(pipe: InfinityPipeline, adapter: Path) -> None:
+    pipe.optimize()
+    pipe.load_lora_weights(adapter, "one")
+    drawn(pipe)
+    kernels = {name: module.kernel for name, module in pipe.transformer.named_modules() if isinstance(module, Linear)}
+    packed = {name: dict(kernel._packed._kept) for name, kernel in kernels.items() if kernel is not None}
+    assert any(packed.values())
+    for change in (pipe.disable_lora, pipe.enable_lora, lambda: pipe.set_adapters("one", 0.5)):
+        change()
+        drawn(pipe)
+    for name, module in pipe.transformer.named_modules():
+        if packed.get(name):
+            assert module.kernel is kernels[name]
+            assert all(module.kernel._packed._kept[dtype] is form for dtype, form in packed[name].items())
+    pipe.to(dtype="bf16")
+    drawn(pipe)
+    used = [kernel._packed._kept for kernel in kernels.values() if kernel is not None and kernel._packed._kept]
+    assert used and all(form.source.dtype == torch.bfloat16 for kept in used for form in kept.values())
+
+
 def test_moved_weights_are_prepared_again(pipe: InfinityPipeline) -> None:
     twin = copy.deepcopy(pipe)
     twin.optimize()

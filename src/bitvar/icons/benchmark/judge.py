@@ -1,9 +1,9 @@
 """The scene judge: from images to detections, with the weights in the package. Knows no prompts and no rules."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,10 @@ from bitvar.errors import UsageError
 from bitvar.icons.benchmark.classifier import (
     COLOUR_NAMES,
     CONCEPT_NAMES,
+    CROP_SIDE,
     STYLE_NAMES,
     ObjectClassifier,
+    ObjectFeatures,
     ObjectLogits,
     background_shares,
     concept_fold,
@@ -110,9 +112,7 @@ class SceneJudge(nn.Module):
         return found
 
     def _detect(self, images: Float[Tensor, "b 3 64 64"]) -> list[Detections]:
-        boxes = find_objects(self.detector(images), threshold=self.config.detection)
-        outside = [outside_boxes(image, [box for _, box in own]) for image, own in zip(images, boxes, strict=True)]
-        backgrounds = torch.stack([pixels.median(dim=1).values for pixels in outside])
+        boxes, outside, backgrounds = find_boxes(self.detector, images, threshold=self.config.detection)
         every = iter(self._classify(images, boxes, backgrounds))
         found = []
         for own, pixels in zip(boxes, outside, strict=True):
@@ -127,24 +127,71 @@ class SceneJudge(nn.Module):
         backgrounds: Float[Tensor, "b 3"],
     ) -> list[Detection]:
         """Classify every object of every image, in order."""
-        listed = [(index, *candidate) for index, own in enumerate(boxes) for candidate in own]
         found = []
-        for start in range(0, len(listed), _OBJECTS_AT_ONCE):
-            chunk = listed[start : start + _OBJECTS_AT_ONCE]
-            owners = torch.tensor([index for index, _, _ in chunk], device=images.device)
-            corners = torch.tensor([box for _, _, box in chunk], device=images.device)
-            crops = cut_out(images, owners, corners, backgrounds)
-            features = extract_features(self.network, crops, backgrounds[owners])
-            found += _to_detections([(confidence, box) for _, confidence, box in chunk], self.classifier(features))
+        for chunk in chunks_of_candidates(boxes, _OBJECTS_AT_ONCE):
+            features = features_of(self.network, images, chunk, backgrounds)
+            found += _to_detections([(each.confidence, each.box) for each in chunk], self.classifier(features))
         return found
 
 
-def resize(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 64 64"]:
-    """Convert images to the judge's input: fp32, 64 x 64, in [-1, 1]."""
+class Candidate(NamedTuple):
+    """An object that was found: the index of its image, the detector's confidence, and its box."""
+
+    owner: int
+    confidence: float
+    box: Box
+
+
+def find_boxes(
+    detector: Detector, images: Float[Tensor, "b 3 64 64"], *, threshold: float
+) -> tuple[list[list[tuple[float, Box]]], list[Float[Tensor, "3 _"]], Float[Tensor, "b 3"]]:
+    """Find the boxes of objects, the pixels outside them, and the colour of the background.
+
+    Args:
+        detector: Detector.
+        images: Images in [-1, 1].
+        threshold: Smallest confidence of an object.
+    """
+    boxes = find_objects(detector(images), threshold=threshold)
+    outside = [outside_boxes(image, [box for _, box in own]) for image, own in zip(images, boxes, strict=True)]
+    return boxes, outside, torch.stack([pixels.median(dim=1).values for pixels in outside])
+
+
+def chunks_of_candidates(boxes: Sequence[Sequence[tuple[float, Box]]], size: int) -> Iterator[list[Candidate]]:
+    """Yield the objects of all images, in order, `size` at a time."""
+    listed = [Candidate(index, *candidate) for index, own in enumerate(boxes) for candidate in own]
+    yield from (listed[start : start + size] for start in range(0, len(listed), size))
+
+
+def features_of(
+    network: EfficientNet,
+    images: Float[Tensor, "b 3 H W"],
+    candidates: Sequence[Candidate],
+    backgrounds: Float[Tensor, "b 3"],
+    *,
+    side: int = CROP_SIDE,
+) -> ObjectFeatures:
+    """Cut objects out of their images, as crops of `side` pixels, and extract their features.
+
+    Args:
+        network: Frozen network.
+        images: Images in [-1, 1].
+        candidates: Objects.
+        backgrounds: Background colour of each image.
+        side: Side of the crops in pixels.
+    """
+    owners = torch.tensor([each.owner for each in candidates], device=images.device)
+    corners = torch.tensor([each.box for each in candidates], device=images.device)
+    crops = cut_out(images, owners, corners, backgrounds, side=side)
+    return extract_features(network, crops, backgrounds[owners])
+
+
+def resize(images: Float[Tensor, "b 3 H W"], side: int = SIDE) -> Float[Tensor, "b 3 side side"]:
+    """Convert square images to a judge's input: fp32, `side` x `side` pixels, in [-1, 1]."""
     images = images.float().clamp(-1.0, 1.0)
-    if images.shape[-1] == SIDE:
+    if images.shape[-1] == side:
         return images
-    return F.interpolate(images, size=(SIDE, SIDE), mode="bilinear", antialias=True).clamp(-1.0, 1.0)
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True).clamp(-1.0, 1.0)
 
 
 def _to_detections(objects: Sequence[tuple[float, Box]], logits: ObjectLogits) -> list[Detection]:

@@ -143,16 +143,22 @@ def measure_accuracy(
         seen = detections if thresholds is None else replace(detections, thresholds=thresholds)
         says_true, says_false = (judge_scene(seen, spec, pair.skill).correct for spec in (pair.true, pair.false))
         outcomes.setdefault(pair.kind, []).append((says_true, not says_false))
-    measured = {}
-    for kind, found in outcomes.items():
-        true_positive, true_negative = (float(np.mean(column)) for column in zip(*found, strict=True))
-        measured[kind] = {
-            "true_positive_rate": true_positive,
-            "true_negative_rate": true_negative,
-            "balanced_accuracy": (true_positive + true_negative) / 2,
-            "num_images": len(found),
-        }
-    return measured
+    return {kind: accuracy_of(found) for kind, found in outcomes.items()}
+
+
+def accuracy_of(outcomes: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+    """Compute rates and their mean.
+
+    Args:
+        outcomes: For each image, whether a true claim was judged correct, and a false one incorrect.
+    """
+    true_positive, true_negative = (float(np.mean(column)) for column in zip(*outcomes, strict=True))
+    return {
+        "true_positive_rate": true_positive,
+        "true_negative_rate": true_negative,
+        "balanced_accuracy": (true_positive + true_negative) / 2,
+        "num_images": len(outcomes),
+    }
 
 
 def as_images(images: Sequence[Image.Image]) -> Float[Tensor, "b 3 H W"]:

@@ -1,9 +1,7 @@
 """From settings to a runner: loads the model with its adapters, describes it, warms it up, and adds what guards it."""
 
-import contextlib
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -13,6 +11,7 @@ from bitvar.errors import UsageError
 from bitvar.pipeline.request import GenerationRequest
 from bitvar.pipeline.text_to_image import InfinityPipeline
 from bitvar.provenance import Signer, read_key
+from bitvar.runtime.host_memory import available_bytes
 from bitvar.safety.blocklist import Blocklist
 from bitvar.safety.checks import SafetyChecker, SafetyChecks
 from bitvar.safety.image_classifier import ImageClassifier
@@ -26,9 +25,6 @@ from bitvar.text import CachedTextEncoder
 
 _FREE_SHARE: Final = 0.7
 """Share of the free memory that images being drawn may take."""
-
-_UNKNOWN_MEMORY: Final = 4 << 30
-"""Memory in bytes that is assumed where the system does not say."""
 
 _EXAMPLES: Final = 24
 
@@ -155,20 +151,7 @@ def free_memory(device: torch.device) -> int:
     """Memory in bytes that images being drawn may take on a device."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * _FREE_SHARE)
-    return int(_available_bytes() * _FREE_SHARE)
-
-
-def _available_bytes() -> int:
-    """Memory in bytes that this machine, or the container that this process is in, has left."""
-    found = [_UNKNOWN_MEMORY]
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        found = [int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) << 10]
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / name).read_text(encoding="ascii") for name in ("memory.max", "memory.current"))
-        found.append(int(limit) - int(used))  # no limit is the word "max"
-    return max(0, min(found))
+    return int(available_bytes() * _FREE_SHARE)
 
 
 def warm_up(pipeline: InfinityPipeline, sizes: tuple[tuple[int, int], ...]) -> ScaleCosts:

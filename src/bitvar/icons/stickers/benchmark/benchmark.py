@@ -15,8 +15,9 @@ from torch import Tensor
 from bitvar.config import read_json
 from bitvar.evaluation.benchmarks.base import EvalItem, EvalPrompt, GeneratedImage, JudgeInfo, Row, Score, Table
 from bitvar.evaluation.generation.intervals import MEAN, by_skill
+from bitvar.icons.benchmark.judge import resize
 from bitvar.icons.benchmark.pretrained_judge import open_square
-from bitvar.icons.stickers.benchmark.judge import FOLDER, IMAGE_SIDE, StickerJudge, fold_of, resized
+from bitvar.icons.stickers.benchmark.judge import FOLDER, IMAGE_SIDE, StickerJudge, fold_of
 from bitvar.icons.stickers.benchmark.prompts import StickerPrompt, read_prompts
 from bitvar.icons.stickers.benchmark.references import reference_images
 from bitvar.icons.stickers.benchmark.rules import ATOMS, Detections, judge_image
@@ -94,7 +95,7 @@ class StickersBenchmark:
         seen: list[Detections] = []
         for start in range(0, len(images), _AT_ONCE):
             chunk = images[start : start + _AT_ONCE]
-            pixels = torch.cat([resized(as_tensor([open_square(image)]), IMAGE_SIDE) for image in chunk])
+            pixels = torch.cat([resize(as_tensor([open_square(image)]), IMAGE_SIDE) for image in chunk])
             seen += self._detect(pixels, [self._head(image) for image in chunk])
         self._seen = dict(zip(by_path, seen, strict=True))
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from bitvar.icons.benchmark.judge_calibration import accuracy_of
 from bitvar.icons.dataset.concepts import COLOURS
 from bitvar.icons.stickers.artists import ARTISTS
 from bitvar.icons.stickers.benchmark.equivalents import equivalents_of
@@ -108,13 +109,4 @@ def measure_accuracy(
             judge_image(detections, scene, pair.skill).correct for scene in (pair.true, pair.false)
         )
         outcomes.setdefault(pair.skill, []).append((says_true, not says_false))
-    measured = {}
-    for skill, found in outcomes.items():
-        true_positive, true_negative = (float(np.mean(column)) for column in zip(*found, strict=True))
-        measured[skill] = {
-            "true_positive_rate": true_positive,
-            "true_negative_rate": true_negative,
-            "balanced_accuracy": (true_positive + true_negative) / 2,
-            "num_images": len(found),
-        }
-    return measured
+    return {skill: accuracy_of(found) for skill, found in outcomes.items()}

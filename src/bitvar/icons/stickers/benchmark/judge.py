@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -18,12 +17,10 @@ from bitvar.icons.benchmark.classifier import (
     ObjectFeatures,
     PaintHead,
     background_shares,
-    cut_out,
-    extract_features,
-    outside_boxes,
 )
 from bitvar.icons.benchmark.detections import OWN_COLOUR
-from bitvar.icons.benchmark.detector import SIDE, Detector, find_objects
+from bitvar.icons.benchmark.detector import Detector
+from bitvar.icons.benchmark.judge import Candidate, chunks_of_candidates, features_of, find_boxes, resize
 from bitvar.icons.stickers.benchmark.rules import Box, Detection, Detections, Thresholds
 from bitvar.icons.stickers.concepts import read_concepts
 from bitvar.metrics.efficientnet import EfficientNet
@@ -188,10 +185,7 @@ class StickerJudge(nn.Module):
             heads: Head to ask about each image's objects; -1 asks all.
         """
         images = images.to(self.heads.weight.device)
-        views = resized(images, SIDE)
-        boxes = find_objects(self.detector(views), threshold=self.config.detection)
-        outside = [outside_boxes(view, [box for _, box in own]) for view, own in zip(views, boxes, strict=True)]
-        backgrounds = torch.stack([pixels.median(dim=1).values for pixels in outside])
+        boxes, outside, backgrounds = find_boxes(self.detector, resize(images), threshold=self.config.detection)
         every = iter(self._classify(images, boxes, backgrounds, heads))
         return [
             Detections(tuple(next(every) for _ in own), background_shares(pixels), self.config.thresholds)
@@ -206,33 +200,18 @@ class StickerJudge(nn.Module):
         heads: Sequence[int],
     ) -> list[Detection]:
         """Classify every object of every image, in order."""
-        listed = [(index, *candidate) for index, own in enumerate(boxes) for candidate in own]
         found = []
-        for start in range(0, len(listed), _AT_ONCE):
-            chunk = listed[start : start + _AT_ONCE]
-            owners = torch.tensor([index for index, _, _ in chunk], device=images.device)
-            corners = torch.tensor([box for _, _, box in chunk], device=images.device)
-            crops = cut_out(images, owners, corners, backgrounds, side=CROP_SIDE)
-            seen = extract_features(self.network, crops, backgrounds[owners])
-            asked = torch.tensor([heads[index] for index, _, _ in chunk], device=images.device)
+        for chunk in chunks_of_candidates(boxes, _AT_ONCE):
+            seen = features_of(self.network, images, chunk, backgrounds, side=CROP_SIDE)
+            asked = torch.tensor([heads[each.owner] for each in chunk], device=images.device)
             concepts, colours = (part.cpu() for part in self.heads(seen, asked))
             found += [_detection(*row) for row in zip(chunk, concepts, colours, strict=True)]
         return found
 
 
-def resized(images: Float[Tensor, "b 3 H W"], side: int) -> Float[Tensor, "b 3 side side"]:
-    """Resize images in [-1, 1] to `side` x `side` pixels."""
-    images = images.float().clamp(-1.0, 1.0)
-    if images.shape[-2:] == (side, side):
-        return images
-    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True).clamp(-1.0, 1.0)
-
-
-def _detection(
-    candidate: tuple[int, float, Box], concepts: Float[Tensor, "1025"], colours: Float[Tensor, "9"]
-) -> Detection:
-    _, confidence, box = candidate
+def _detection(candidate: Candidate, concepts: Float[Tensor, "1025"], colours: Float[Tensor, "9"]) -> Detection:
     named = dict(zip(COLOUR_NAMES, colours.tolist(), strict=True))
     total = 1.0 - named.pop(OWN_COLOUR)
     likely = {colour: value / max(total, 1e-6) for colour, value in named.items()}
-    return Detection(box, confidence, dict(zip(CONCEPT_NAMES, concepts[:-1].tolist(), strict=True)), likely)
+    probabilities = dict(zip(CONCEPT_NAMES, concepts[:-1].tolist(), strict=True))
+    return Detection(candidate.box, candidate.confidence, probabilities, likely)
