@@ -50,7 +50,7 @@ from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Metrics, SampleCost, TrainerConfig, train
 from bitvar.training.engine.microbatch import MicroBatch, Purpose, draw_uniform, make_generator, micro_batches_in_order
 from bitvar.training.recipes import configure
-from bitvar.training.transformer.feature_cache import features_key, load_feature_set
+from bitvar.training.transformer.feature_cache import features_key, load_feature_sets
 from bitvar.training.transformer.task import VALIDATION_BATCH, Batch, TransformerTask
 from bitvar.transformer import TransformerConfig
 from bitvar.transformer.embed import TextAdapter
@@ -168,9 +168,6 @@ class FlowTask:
     def fsdp_units(self) -> Sequence[nn.Module]:
         return list(self.model.transformer.transformer_blocks)
 
-    def adapt(self) -> None:
-        """Do nothing: a run of flow matching has no adapters."""
-
     def build_model(self) -> FlowModel:
         config = self.inner.config.model
         return FlowModel(config, channels=config.bits // config.patch_size**2, side=self.grids[-1][0])
@@ -198,14 +195,14 @@ class FlowTask:
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         generators = batch.micro_batch.generators(Purpose.DROPOUT)
         dropped = draw_uniform(generators) < self.inner.config.condition_dropout
-        loss = self._error(self.model, batch, batch.condition.drop(dropped), Purpose.FLIP)
+        loss = self._error(self.model, batch, batch.condition.drop(dropped))
         return loss, {}
 
-    def _error(self, model: nn.Module, batch: Batch, condition: TextCondition, purpose: Purpose) -> Tensor:
+    def _error(self, model: nn.Module, batch: Batch, condition: TextCondition) -> Tensor:
         """Compute the mean squared error of the velocity at one random time a sample."""
         assert isinstance(model, FlowModel)
         latent = model.standardise(self.latents(batch.features.to(self.device)))
-        generators = batch.micro_batch.generators(purpose)
+        generators = batch.micro_batch.generators(Purpose.FLIP)
         times = torch.stack([torch.randn((), generator=g) for g in generators]).sigmoid().to(self.device)
         noise = torch.stack([torch.randn(latent.shape[1:], generator=g) for g in generators]).to(self.device)
         share = times[:, None, None, None]
@@ -221,7 +218,7 @@ class FlowTask:
         data, total = self.inner.validation, 0.0
         micro_batches, counted = micro_batches_in_order(data.counts, rank=0, num_ranks=1, size=VALIDATION_BATCH)
         for batch, weight in zip(data.batches(micro_batches, None), counted, strict=True):
-            total += weight * float(self._error(model, batch, batch.condition, Purpose.FLIP))
+            total += weight * float(self._error(model, batch, batch.condition))
         return {"loss": total / sum(data.counts)}
 
 
@@ -284,14 +281,9 @@ def train_flow(config: TransformerTraining, options: argparse.Namespace, frozen:
     identity = TokenizerIdentity.load(options.tokenizer / "identity.json")
     key = features_key(identity.bits_sha256, frozen.text_encoder, options.text_encoder)
     options.out.mkdir(parents=True, exist_ok=True)
-    train_data, validation = (
-        load_feature_set(
-            options.data, split,
-            tokenizer=frozen.tokenizer, text_encoder=frozen.text_encoder,
-            cache=options.out / f"features-{split}.safetensors", key=key, log=tell,
-        )
-        for split in ("train", "val")
-    )  # fmt: skip
+    train_data, validation = load_feature_sets(
+        options.data, options.out, tokenizer=frozen.tokenizer, text_encoder=frozen.text_encoder, key=key, log=tell
+    )
     bitwise = TransformerTask(config, train=train_data, validation=validation)
     task = FlowTask(bitwise)
     task.measure_moments(train_data.features)

@@ -51,7 +51,7 @@ from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Metrics, SampleCost, TrainerConfig, train
 from bitvar.training.engine.microbatch import MicroBatch, Purpose, make_generator, micro_batches_in_order
 from bitvar.training.recipes import read_recipe
-from bitvar.training.transformer.feature_cache import features_key, load_feature_set
+from bitvar.training.transformer.feature_cache import features_key, load_feature_sets
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.training.transformer.task import VALIDATION_BATCH, Batch, TransformerTask
 from bitvar.transformer import InfinityTransformer
@@ -193,7 +193,7 @@ def draw_index(logits: Float[Tensor, "b l v"], temperature: float, noise: Float[
 
 @dataclass(frozen=True)
 class Frozen:
-    """The two frozen micro_batches."""
+    """The two frozen parts."""
 
     tokenizer: InfinityTokenizer
     text_encoder: TextEncoder
@@ -204,14 +204,9 @@ def train_index_head(config: TransformerTraining, options: argparse.Namespace, f
     identity = TokenizerIdentity.load(options.tokenizer / "identity.json")
     key = features_key(identity.bits_sha256, frozen.text_encoder, options.text_encoder)
     options.out.mkdir(parents=True, exist_ok=True)
-    train_data, validation = (
-        load_feature_set(
-            options.data, split,
-            tokenizer=frozen.tokenizer, text_encoder=frozen.text_encoder,
-            cache=options.out / f"features-{split}.safetensors", key=key, log=tell,
-        )
-        for split in ("train", "val")
-    )  # fmt: skip
+    train_data, validation = load_feature_sets(
+        options.data, options.out, tokenizer=frozen.tokenizer, text_encoder=frozen.text_encoder, key=key, log=tell
+    )
     task = IndexTask(TransformerTask(config, train=train_data, validation=validation))
     facts = {"head": "index", "bits": config.model.bits, "parameters": sum(p.numel() for p in task.model.parameters())}
     write_text(options.out / FACTS, json.dumps(facts) + "\n")

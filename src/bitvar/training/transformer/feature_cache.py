@@ -126,6 +126,25 @@ def load_feature_set(
     return FeatureSet(tensors["features"], CaptionFeatures(tensors["tokens"], tensors["offsets"]), choices)
 
 
+def load_feature_sets(
+    data: Path, folder: Path, *, tokenizer: ImageTokenizer, text_encoder: TextEncoder, key: FeaturesKey, log: Log
+) -> tuple[FeatureSet, FeatureSet]:
+    """Load the features of the splits "train" and "val" by `load_feature_set`, cached in a folder."""
+    train, validation = (
+        load_feature_set(
+            data,
+            split,
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            cache=folder / f"features-{split}.safetensors",
+            key=key,
+            log=log,
+        )
+        for split in ("train", "val")
+    )
+    return train, validation
+
+
 def _dtype(module: nn.Module) -> str:
     return str(next(module.parameters()).dtype)
 
