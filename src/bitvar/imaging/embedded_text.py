@@ -34,7 +34,7 @@ def find_text(path: Path, key: str, *, max_bytes: int) -> str | None:
         ValueError: If the file has another format, or its text is damaged or too long.
     """
     with open_plain(path) as file:
-        return _find(file, key, max_bytes)
+        return find_text_in(file, key, max_bytes=max_bytes)
 
 
 def exif_with(key: str, text: str) -> Image.Exif:
@@ -44,8 +44,12 @@ def exif_with(key: str, text: str) -> Image.Exif:
     return exif
 
 
-def _find(file: BinaryIO, key: str, max_bytes: int) -> str | None:
-    """Find the text by the rules of the file's format."""
+def find_text_in(file: BinaryIO, key: str, *, max_bytes: int) -> str | None:
+    """Return the text under a key in an open file, as `find_text` does by its path.
+
+    Raises:
+        ValueError: If the file has another format, or its text is damaged or too long.
+    """
     start = file.read(12)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         file.seek(8)

@@ -4,6 +4,7 @@ A record is read from a file's header without decoding a pixel, and every value 
 module knows nothing about models; `image_files` writes records, and `reproduce` finds the model that a record names.
 """
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import Field, StrictBool, field_validator, model_validator
 from bitvar.config import Config
 from bitvar.editing.spec import EditSummary, MixedPrompt, MixedSeed
 from bitvar.errors import UsageError
-from bitvar.imaging.embedded_text import find_text
+from bitvar.imaging.embedded_text import find_text, find_text_in
 from bitvar.imaging.sheet import GridStyle, Tile, draw_grid, grid_size, near_square_columns
 from bitvar.lora.used import HubId, UsedAdapter
 from bitvar.pipeline.request import MAX_MIXED, Background
@@ -217,6 +218,15 @@ def read_record(path: Path) -> ImageRecord:
         why = "bitvar didn't write it, or another program removed them"
         raise UsageError(f"{path} holds no settings.", why, "give the original file")
     return ImageRecord.parse(values, source=f"the settings in {path}")
+
+
+def find_record(data: bytes) -> ImageRecord | None:
+    """Read the record inside the bytes of an image file; None if there is none, or none that can be used."""
+    try:
+        text = find_text_in(io.BytesIO(data), KEY, max_bytes=4 * MAX_RECORD_BYTES)
+        return None if text is None else ImageRecord.parse(_parse_json(text, Path("the image")), source="the image")
+    except ValueError:  # of which UsageError is one
+        return None
 
 
 def _parse_json(text: str, path: Path) -> dict[str, Any]:

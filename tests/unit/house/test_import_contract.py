@@ -53,6 +53,7 @@ OPTIONAL = {
     "c2pa",
     "cryptography",
     "fastapi",
+    "python_multipart",
     "uvicorn",
     "wandb",
     "peft",

@@ -13,7 +13,7 @@ from bitvar.serving.engine.events import Event
 from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.model_card import ModelCard
 from bitvar.serving.engine.settings import WorkerSettings
-from bitvar.serving.engine.wire import LENGTHS, Frame, lengths, pack, parse, parse_event
+from bitvar.serving.engine.wire import LENGTHS, Frame, job_frame, lengths, pack, parse, parse_event
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class WorkerBackend:
         self._supervision = asyncio.create_task(self._supervise())
 
     def submit(self, job: Job) -> None:
-        self._send(Frame("submit", {"job": job.model_dump(mode="json")}))
+        self._send(job_frame(job))
 
     def cancel(self, job_id: str) -> None:
         self._send(Frame("cancel", {"job": job_id}))

@@ -3,11 +3,26 @@
 from collections.abc import Sequence
 from typing import Final
 
+from bitvar.pipeline.request import GenerationRequest
+from bitvar.serving.engine.memory import further_prompts
+
 _WEIGHT: Final = 0.3
 """Weight of the newest measurement in the running mean."""
 
 _OVERHEAD_TOKENS: Final = 32
 """Cost of a scale beside its tokens', in tokens, before anything was measured."""
+
+
+def cost_key(size: tuple[int, int], images: int, request: GenerationRequest) -> tuple[object, ...]:
+    """Make the key under which measurements are kept: scales of equal keys take equal work.
+
+    Args:
+        size: Width and height at which the model draws.
+        images: Number of images that are drawn together.
+        request: Their request. An edit also reads its image, and some methods first read it by a second prompt.
+    """
+    method = None if request.edit is None else request.edit.chosen_method
+    return size, images, method, further_prompts(request)
 
 
 class ScaleCosts:
@@ -21,7 +36,7 @@ class ScaleCosts:
         """Take in a measurement.
 
         Args:
-            size: Key of the size and of how many images were drawn together.
+            size: Key of the work, as `cost_key` makes it.
             scale: Index of the scale.
             tokens: Number of tokens of the scale.
             seconds: Measured time.

@@ -14,6 +14,7 @@ from bitvar import __version__
 from bitvar.imaging.alpha import flatten
 from bitvar.pipeline.image_files import encode_image, resize_as_recorded
 from bitvar.pipeline.record import ImageRecord
+from bitvar.pipeline.request import Background
 from bitvar.provenance.manifests import Signer
 from bitvar.safety.checks import SafetyChecks
 from bitvar.serving.engine.events import Cancelled, Event, Failed, Finished, ImageDone, Preview, ScaleDone
@@ -64,22 +65,26 @@ class ImageEncoder:
         if output.size is not None:
             size = {"requested_width": output.size[0], "requested_height": output.size[1], "exact_size": True}
         record = ImageRecord.of({**metadata, **size}, version=__version__)
-        resized = resize_as_recorded(image, record)
+        resized = resize_as_recorded(_on_background(image, record.background), record)
         data = encode_image(resized, record, _PIL_NAMES[output.format], quality=output.quality, fast=True)
         return (data if self._signer is None else self._signer.sign(data, output.format, record)), record
 
-    def preview(self, image: Image.Image, output: OutputSettings, side: int | None) -> bytes:
+    def preview(
+        self, image: Image.Image, output: OutputSettings, side: int | None, background: Background = "auto"
+    ) -> bytes:
         """Write a preview in the shape of the finished image.
 
         Args:
             image: Image so far.
             output: Form of the finished file.
             side: Longer side in pixels; None for the finished image's, but at most `PREVIEW_SIDE`.
+            background: Background of the request.
 
         Raises:
             BlockedError: The safety check blocks it.
         """
         self._check(image)
+        image = _on_background(image, background)
         width, height = output.size or image.size
         longer = side or min(max(width, height), PREVIEW_SIDE)
         factor = longer / max(width, height)
@@ -96,6 +101,11 @@ class ImageEncoder:
     def _check(self, image: Image.Image) -> None:
         if not self._checks.check_image(image).allowed:
             raise BlockedError
+
+
+def _on_background(image: Image.Image, background: Background) -> Image.Image:
+    """Lay an image on white if the background is opaque, as one that keeps the transparency of another."""
+    return flatten(image) if background == "opaque" and image.mode == "RGBA" else image
 
 
 @dataclass(eq=False)
@@ -144,9 +154,11 @@ class EncodingThread:
             image: Image so far.
         """
         job = outbox.job
+        background = job.request.background
 
         def encode() -> Preview:
-            return Preview(index, done, self._encoder.preview(image, job.output, job.previews.size), job.output.format)
+            data = self._encoder.preview(image, job.output, job.previews.size, background)
+            return Preview(index, done, data, job.output.format)
 
         self._work.put((outbox, encode))
 

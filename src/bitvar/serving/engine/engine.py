@@ -26,6 +26,7 @@ from bitvar.serving.engine.events import (
     Started,
 )
 from bitvar.serving.engine.job import Job
+from bitvar.serving.engine.memory import image_bytes
 from bitvar.serving.engine.model_card import ModelCard
 
 _LOG: Final = logging.getLogger(__name__)
@@ -295,7 +296,7 @@ class Engine:
             raise RefusedJobError("loading", "The model is still being loaded.", 2)
         request = job.request
         if request.width is not None and request.height is not None:
-            needed = card.size_of(request.width, request.height).image_bytes
+            needed = image_bytes(job, card.size_of(request.width, request.height), card)
             if needed > card.memory_budget:
                 what = f"An image of {request.width}x{request.height} needs about {needed / 2**30:.1f} GiB"
                 free = f"{card.memory_budget / 2**30:.1f} GiB are free for images"

@@ -90,12 +90,14 @@ class Usage:
     """True token counts of a job.
 
     Attributes:
-        text_tokens: Tokens that the text encoder read: prompt and negative prompt, once each.
+        text_tokens: Tokens that the text encoder read: every prompt of the request, once each.
         image_tokens: Tokens over all scales of all images.
+        source_tokens: Tokens over all scales of the image that was edited; 0 without one.
     """
 
     text_tokens: int
     image_tokens: int
+    source_tokens: int = 0
 
 
 @dataclass(frozen=True)

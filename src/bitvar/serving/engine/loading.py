@@ -16,7 +16,7 @@ from bitvar.safety.blocklist import Blocklist
 from bitvar.safety.checks import SafetyChecker, SafetyChecks
 from bitvar.safety.image_classifier import ImageClassifier
 from bitvar.scales import ScaleSchedule
-from bitvar.serving.engine.costs import ScaleCosts
+from bitvar.serving.engine.costs import ScaleCosts, cost_key
 from bitvar.serving.engine.encoding import ImageEncoder
 from bitvar.serving.engine.model_card import ModelCard, NativeSize
 from bitvar.serving.engine.runner import Emit, ModelRunner
@@ -113,8 +113,9 @@ def describe_model(pipeline: InfinityPipeline, settings: WorkerSettings) -> Mode
     sizes = []
     for schedule in config.all_schedules():
         width, height = schedule[-1][1] * pipeline.stride, schedule[-1][0] * pipeline.stride
-        memory = _image_bytes(pipeline, schedule)
-        sizes.append(NativeSize(width=width, height=height, grids=schedule.grids, image_bytes=memory))
+        memory, further = _image_bytes(pipeline, schedule)
+        native = NativeSize(width=width, height=height, grids=schedule.grids, image_bytes=memory, prompt_bytes=further)
+        sizes.append(native)
     budget = settings.memory_budget if settings.memory_budget is not None else free_memory(pipeline.device)
     return ModelCard(
         name=settings.served_name or pipeline.index.name,
@@ -133,8 +134,8 @@ def describe_model(pipeline: InfinityPipeline, settings: WorkerSettings) -> Mode
     )
 
 
-def _image_bytes(pipeline: InfinityPipeline, schedule: ScaleSchedule) -> int:
-    """Predict the memory in bytes of drawing one image with guidance."""
+def _image_bytes(pipeline: InfinityPipeline, schedule: ScaleSchedule) -> tuple[int, int]:
+    """Predict the memory in bytes of drawing one image with guidance, and what each further prompt adds."""
     config = pipeline.transformer.config
     plan = InferencePlan(
         config,
@@ -144,7 +145,8 @@ def _image_bytes(pipeline: InfinityPipeline, schedule: ScaleSchedule) -> int:
         text_tokens=config.max_text_tokens,
     )
     memory = estimate_inference_memory(plan)
-    return memory.total - memory.libraries
+    further = memory.total - estimate_inference_memory(replace(plan, guided=False)).total  # guidance is one prompt more
+    return memory.total - memory.libraries, further
 
 
 def free_memory(device: torch.device) -> int:
@@ -175,12 +177,12 @@ def warm_up(pipeline: InfinityPipeline, sizes: tuple[tuple[int, int], ...]) -> S
     costs = ScaleCosts()
     for width, height in dict.fromkeys((pipeline.sizes[0], *sizes)):
         request = GenerationRequest(prompts=("warm-up",), width=width, height=height, seed=0)
-        schedule = pipeline.schedule_for(height, width)
+        schedule, key = pipeline.schedule_for(height, width), cost_key((width, height), 1, request)
         for is_measured in (False, True):
             began = time.perf_counter()
             for event in pipeline.stream_request(request):
                 event.preview()
                 seconds, began = time.perf_counter() - began, time.perf_counter()
                 if is_measured:
-                    costs.record(((width, height), 1), event.index, schedule.lengths[event.index], seconds)
+                    costs.record(key, event.index, schedule.lengths[event.index], seconds)
     return costs

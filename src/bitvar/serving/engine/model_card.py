@@ -17,12 +17,14 @@ class NativeSize(Config):
         width, height: Sides in pixels.
         grids: Rows and columns of tokens of every scale, coarse to fine.
         image_bytes: Predicted memory that drawing one image takes besides the weights, with guidance.
+        prompt_bytes: Predicted memory that each further prompt of an image takes, as when an edit compares two.
     """
 
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     grids: tuple[GridSides, ...] = Field(min_length=1)
     image_bytes: int = Field(default=0, ge=0)
+    prompt_bytes: int = Field(default=0, ge=0)
 
     @property
     def tokens(self) -> int:

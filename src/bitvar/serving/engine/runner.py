@@ -3,7 +3,6 @@
 It runs the loop in the thread that calls `run`, and encodes files in another, so that the model doesn't wait for them.
 """
 
-import json
 import logging
 import queue
 import time
@@ -14,14 +13,12 @@ from typing import Final
 import torch
 
 from bitvar.errors import ComputationError, UsageError, WeightsError
-from bitvar.pipeline.record import MAX_RECORD_BYTES
 from bitvar.pipeline.request import GenerationRequest
 from bitvar.pipeline.results import ScaleEvent
 from bitvar.pipeline.text_to_image import InfinityPipeline
-from bitvar.pipeline.unknown_words import unknown_words
 from bitvar.safety.checks import SafetyChecks
 from bitvar.sampling.watermark import Watermark
-from bitvar.serving.engine.costs import ScaleCosts, preview_scales
+from bitvar.serving.engine.costs import ScaleCosts, cost_key, preview_scales
 from bitvar.serving.engine.encoding import EncodingThread, ImageEncoder, Outbox
 from bitvar.serving.engine.events import (
     Cancelled,
@@ -33,13 +30,12 @@ from bitvar.serving.engine.events import (
     Usage,
 )
 from bitvar.serving.engine.job import Job
+from bitvar.serving.engine.memory import image_bytes
 from bitvar.serving.engine.model_card import ModelCard
+from bitvar.serving.engine.prompts import PromptReader, texts_of
 from bitvar.serving.engine.scheduler import ImageWork, JobWork, Limits, Scheduler, StartPass
 
 _LOG: Final = logging.getLogger(__name__)
-
-_MAX_TEXT_BYTES: Final = MAX_RECORD_BYTES // 3
-"""Longest prompt, and longest negative prompt, as JSON: the rest of a record fits beside them."""
 
 _BLOCKED: Final = Failed("moderation_blocked", "The prompt was blocked by the safety check of this server.", "prompt")
 
@@ -83,14 +79,14 @@ class _Pass:
     Attributes:
         images: The images, a row each.
         scales: The loop that draws them.
-        size: Key of their measured costs.
+        key: Key of their measured costs.
         lengths: Number of tokens of every scale.
         done: Number of scales that are finished.
     """
 
     images: tuple[ImageWork, ...]
     scales: Iterator[ScaleEvent]
-    size: object
+    key: object
     lengths: tuple[int, ...]
     done: int = 0
 
@@ -140,6 +136,7 @@ class ModelRunner:
         self._invariant = batch_invariant
         self._watermark = watermark
         self._checks = checks or SafetyChecks()
+        self._reader = PromptReader(pipeline, card.max_text_tokens)
         self._costs = costs or ScaleCosts()
         limits = Limits(card.memory_budget, max_active, 1 if batch_invariant else max_batch)
         self._scheduler = Scheduler(limits, self._predict)
@@ -196,79 +193,32 @@ class ModelRunner:
 
     def _accept(self, job: Job, arrived: float) -> None:
         outbox = Outbox(job)
-        texts = (*job.request.prompts, *filter(None, job.request.negatives()))
-        if not all(self._checks.check_prompt(text).allowed for text in texts):
+        if not all(self._checks.check_prompt(text).allowed for text in texts_of(job.request)):
             self._files.emit(outbox, _BLOCKED)
             return
         try:
             running = self._prepare(outbox, arrived)
-            memory = self._card.size_of(*running.size).image_bytes
+            memory = image_bytes(job, self._card.size_of(*running.size), self._card)
         except (UsageError, WeightsError) as error:
             self._files.emit(outbox, Failed("invalid_value", sentence(error), "prompt"))
             return
         except Exception as error:  # whatever it is, the next job must be drawn
             self._files.emit(outbox, describe(error))
             return
-        group = (running.size, running.request.params, running.request.background, job.adapters)
+        own = job.id if running.request.edit or running.request.mix or running.request.mixed_seed else None
+        group = (running.size, running.request.params, running.request.background, job.adapters, own)
         images = [ImageWork(job.id, index, group, job.adapters, memory) for index in range(running.request.num_images)]
         self._jobs[job.id] = running
         self._scheduler.add(JobWork(job.id, arrived, images))
 
     def _prepare(self, outbox: Outbox, arrived: float) -> _RunningJob:
         job = outbox.job
-        texts, warnings = [], []
-        negatives = job.request.negatives()
-        for what, text in (("prompt", job.request.prompts[0]), ("negative prompt", negatives[0])):
-            if text is None:
-                texts.append(None)
-                continue
-            cut = self._cut(text, what)
-            if cut != text:
-                limit = self._card.max_text_tokens
-                warnings.append(f"The {what} was cut, since this model reads {limit} tokens at most.")
-            texts.append(cut)
-        prompt, negative = texts
-        assert prompt is not None
-        request = job.request.model_copy(
-            update={"prompts": (prompt,), "negative_prompt": negative, "batch_invariant": self._invariant}
-        )
-        encoder = self._pipeline.text_encoder
-        tokens = sum(encoder.num_tokens(text) for text in texts if text is not None) if encoder else 0
+        read = self._reader.read(job.request)
+        request = read.request.model_copy(update={"batch_invariant": self._invariant})
         schedule = self._pipeline.schedule_for(request.height, request.width)
         lengths = schedule.lengths
         shown = preview_scales(lengths, job.previews.count)
-        warnings.extend(self._unknown_words(prompt))
-        return _RunningJob(outbox, request, self._size_of(request), lengths, shown, tokens, tuple(warnings), arrived)
-
-    def _cut(self, text: str, what: str) -> str:
-        """Shorten a text to what the model reads and a file's record holds, at a space if there is one nearby."""
-        cut = text
-        if not self._fits(text):
-            low, high = 0, len(text) - 1
-            while low < high:
-                middle = (low + high + 1) // 2
-                low, high = (middle, high) if self._fits(text[:middle]) else (low, middle - 1)
-            space = text.rfind(" ", 0, low)
-            cut = text[: space if space > low // 2 else low]
-        self._pipeline.check_prompt(cut, what=what)
-        return cut
-
-    def _fits(self, text: str) -> bool:
-        encoder = self._pipeline.text_encoder
-        if len(json.dumps(text)) > _MAX_TEXT_BYTES:
-            return False
-        return encoder is None or encoder.num_tokens(text) <= self._card.max_text_tokens
-
-    def _unknown_words(self, prompt: str) -> list[str]:
-        vocabulary = self._pipeline.components.vocabulary
-        if vocabulary is None:
-            return []
-        found = unknown_words([prompt], vocabulary)
-        return [
-            f"The model was never taught the word {word!r}"
-            + (f"; near what it knows: {', '.join(near)}." if near else ".")
-            for word, near in found.items()
-        ]
+        return _RunningJob(outbox, request, self._size_of(request), lengths, shown, read.tokens, read.warnings, arrived)
 
     def _size_of(self, request: GenerationRequest) -> tuple[int, int]:
         schedule = self._pipeline.schedule_for(request.height, request.width)
@@ -315,8 +265,8 @@ class ModelRunner:
                 "seed": seeds,
             }
         )
-        size = (jobs[0].size, len(images))
-        drawn = _Pass(images, self._pipeline.stream_request(request, watermark=self._watermark), size, jobs[0].lengths)
+        key = cost_key(jobs[0].size, len(images), request)
+        drawn = _Pass(images, self._pipeline.stream_request(request, watermark=self._watermark), key, jobs[0].lengths)
         for image in images:
             self._passes[image] = drawn
 
@@ -341,7 +291,7 @@ class ModelRunner:
         if last or any(scale in self._jobs[image.job].shown for _, image in live):
             event.preview()  # decodes here, in the thread that computes
         seconds = time.perf_counter() - began
-        self._costs.record(drawn.size, scale, drawn.lengths[scale], seconds)
+        self._costs.record(drawn.key, scale, drawn.lengths[scale], seconds)
         if last:
             _close(drawn)
         for row, image in live:
@@ -366,14 +316,16 @@ class ModelRunner:
         del self._jobs[running.outbox.job.id]
         now, started = time.monotonic(), running.started
         assert started is not None
-        usage = Usage(running.text_tokens, sum(running.lengths) * running.request.num_images)
+        tokens = sum(running.lengths)
+        read = tokens if running.request.edit is not None else 0
+        usage = Usage(running.text_tokens, tokens * running.request.num_images, read)
         done = Finished(usage, running.warnings, started - running.arrived, now - started)
         self._files.emit(running.outbox, done)
 
     def _predict(self, image: ImageWork) -> float:
         """Predict the seconds that an image takes by itself."""
         running = self._jobs[image.job]
-        return self._costs.image((running.size, 1), running.lengths)
+        return self._costs.image(cost_key(running.size, 1, running.request), running.lengths)
 
     def _fail(self, images: tuple[ImageWork, ...], error: Exception) -> None:
         """End every job of a pass that failed, or that could not be started."""

@@ -22,6 +22,7 @@ from bitvar.serving.engine.events import (
     ScaleDone,
     Started,
 )
+from bitvar.serving.engine.job import Job
 
 LENGTHS: Final = struct.Struct("!II")
 """Lengths of header and data in bytes, big-endian."""
@@ -43,7 +44,7 @@ class Frame:
     Attributes:
         kind: What it is: "settings", "submit", "cancel" to the worker; "card", "event", "fatal" from it.
         values: JSON object.
-        data: Bytes of an encoded image; empty for most frames.
+        data: Bytes of an encoded image, or a job as JSON; empty for most frames.
     """
 
     kind: str
@@ -102,6 +103,20 @@ def read_frame(receive: Callable[[int], bytes]) -> Frame | None:
     header_length, data_length = lengths(head)
     header, data = receive(header_length), receive(data_length)
     return parse(header, data) if len(header) == header_length and len(data) == data_length else None
+
+
+def job_frame(job: Job) -> Frame:
+    """Write a job as a frame. An edit's job has images inside, so it doesn't fit into a header."""
+    return Frame("submit", {}, job.model_dump_json().encode())
+
+
+def parse_job(frame: Frame) -> Job:
+    """Read a job.
+
+    Raises:
+        ValueError: The frame is damaged.
+    """
+    return Job.model_validate_json(frame.data)
 
 
 def event_frame(job_id: str, event: Event) -> Frame:

@@ -14,11 +14,10 @@ from typing import Final
 
 from bitvar.errors import UsageError, WeightsError
 from bitvar.serving.engine.events import Event
-from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.loading import build_runner
 from bitvar.serving.engine.runner import ModelRunner
 from bitvar.serving.engine.settings import WorkerSettings
-from bitvar.serving.engine.wire import Frame, event_frame, pack, read_frame
+from bitvar.serving.engine.wire import Frame, event_frame, pack, parse_job, read_frame
 from bitvar.serving.logs import JsonLines
 
 _LOG: Final = logging.getLogger(__name__)
@@ -66,7 +65,7 @@ def serve(link: _Link) -> None:
     def obey(frame: Frame) -> None:
         assert runner is not None
         if frame.kind == "submit":
-            runner.submit(Job.model_validate(frame.values["job"]))
+            runner.submit(parse_job(frame))
         elif frame.kind == "cancel":
             runner.cancel(frame.values["job"])
 

@@ -1,6 +1,6 @@
-"""A1111's `/sdapi/v1`, as far as its clients need it to draw: txt2img, its lists, progress, and interrupting.
+"""A1111's `/sdapi/v1`, as far as its clients need it to draw: txt2img, img2img, lists, progress, and interrupting.
 
-Names and forms are A1111's; what is drawn is planned as for `/v1/images/generations`. One checkpoint is served, and a
+Names and forms are A1111's; what is drawn is planned as for `/v1/images`. One checkpoint is served, and a
 step is a scale. The files carry our own record alone, not A1111's `parameters` as well: its settings describe no
 bitvar image, and text added here would break a signature. The answer's `info` has that text.
 """
@@ -22,13 +22,15 @@ from bitvar.serving.http.a1111_answers import (
     options_object,
     progress_object,
 )
-from bitvar.serving.http.a1111_fields import checkpoint_of, named, translate
+from bitvar.serving.http.a1111_edits import ImageFields, ImageInput, read_image_input
+from bitvar.serving.http.a1111_fields import Translated, checkpoint_of, named, translate
 from bitvar.serving.http.body import ClientLeft, read_json
 from bitvar.serving.http.errors import A1111_PREFIX, ApiError
 from bitvar.serving.http.images import Service
 from bitvar.serving.http.names import resolve_name
 from bitvar.serving.http.plan import plan_images
 from bitvar.serving.http.sending import json_answer
+from bitvar.serving.http.uploads import HeldBytes
 
 ROOT: Final = f"{A1111_PREFIX}v1"
 
@@ -66,8 +68,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return await draw(service, jobs, request)
 
     @app.post(f"{ROOT}/img2img", include_in_schema=False)
-    async def img2img() -> Any:
-        return images.unbuilt("Edits")
+    async def img2img(request: Request) -> Any:
+        return await redraw(service, jobs, request)
 
     @app.get(f"{ROOT}/options", include_in_schema=False)
     async def options() -> Any:
@@ -128,15 +130,47 @@ async def draw(service: Service, jobs: Jobs, request: Request) -> Any:
         values = await _read(service, request)
     except ClientLeft:
         return json_answer({}, status=499)
-    card = service.card
-    translated = translate(values, card.defaults)
+    return await _drawn(service, jobs, request, translate(values, service.card.defaults))
+
+
+async def redraw(service: Service, jobs: Jobs, request: Request) -> Any:
+    """Answer img2img.
+
+    Args:
+        service: Engine and limits.
+        jobs: Open jobs; this one is among them until it is answered.
+        request: The request, with its body unread.
+
+    Raises:
+        ApiError: The request is wrong, was refused, or failed.
+    """
+    held = service.uploads.hold()
+    try:
+        values = await _read(service, request, held)
+        given = await service.uploads.decode(lambda: read_image_input(values))
+        known = ImageFields.model_fields
+        translated = translate(given.values, service.card.defaults, prompt=given.source.prompt, known=known)
+        return await _drawn(service, jobs, request, translated, given)
+    except ClientLeft:
+        return json_answer({}, status=499)
+    finally:
+        held.release()
+
+
+async def _drawn(
+    service: Service, jobs: Jobs, request: Request, translated: Translated, given: ImageInput | None = None
+) -> Any:
+    """Draw what a request asks for, and answer it."""
+    card, state = service.card, request.scope["state"]
     name = _resolve(service, translated.request.model)
-    state = request.scope["state"]
-    plan = plan_images(translated.request, card, job_id=state["request_id"], answered_name=name)
+    source = None if given is None else given.source
+    plan = plan_images(translated.request, card, job_id=state["request_id"], answered_name=name, source=source)
     previews = PreviewSettings(count=jobs.num_previews)
     plan = replace(plan, job=plan.job.model_copy(update={"previews": previews}))
     state["log"] = images.log_fields(plan)
-    job = OpenJob(_owner(request), plan, service.submit(plan))
+    job = OpenJob(_owner(request), plan, service.submit(plan), edit=None if given is None else given.fields)
+    if given is not None:
+        service.metrics.edits["img2img"] += 1
     jobs.open[plan.job.id] = job
     try:
         found = await images.collect_while_there(service, job.ticket, request.receive, on_event=job.watch)
@@ -153,11 +187,21 @@ async def draw(service: Service, jobs: Jobs, request: Request) -> Any:
     return json_answer(answer_object(translated, job, card, finished))
 
 
-async def _read(service: Service, request: Request) -> dict[str, Any]:
+async def _read(service: Service, request: Request, held: HeldBytes | None = None) -> dict[str, Any]:
+    """Read a body of JSON.
+
+    Args:
+        service: Limits.
+        request: The request.
+        held: Where to count the bytes of a body with images; None for one without.
+    """
     settings = service.settings
-    return await read_json(
-        request.receive, request.headers, max_bytes=settings.max_body_bytes, timeout_seconds=settings.body_timeout
-    )
+    if held is None:
+        limit, seconds = settings.max_body_bytes, settings.body_timeout
+        return await read_json(request.receive, request.headers, max_bytes=limit, timeout_seconds=seconds)
+    limit = settings.max_upload_bytes // 2  # parsing so much text at once takes half a second
+    seconds = settings.upload_timeout
+    return await read_json(request.receive, request.headers, max_bytes=limit, timeout_seconds=seconds, hold=held.add)
 
 
 def _resolve(service: Service, name: str | None) -> str:

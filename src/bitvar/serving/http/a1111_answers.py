@@ -1,4 +1,4 @@
-"""What A1111's clients read: menus, progress, and the answer to txt2img with its info.
+"""What A1111's clients read: menus, progress, and the answer to a drawing request with its info.
 
 A step is a scale, and there is one sampler. `info` and `infotexts` are A1111's; what it has no name for is in `bitvar`.
 """
@@ -14,6 +14,7 @@ from bitvar import __version__
 from bitvar.serving.engine.engine import Ticket
 from bitvar.serving.engine.events import Event, Finished, ImageDone, Preview, ScaleDone
 from bitvar.serving.engine.model_card import ModelCard
+from bitvar.serving.http.a1111_edits import ImageFields
 from bitvar.serving.http.a1111_fields import Translated
 from bitvar.serving.http.plan import Plan
 
@@ -41,7 +42,7 @@ LISTS: Final[Mapping[str, Any]] = {
 
 @dataclass(eq=False)
 class OpenJob:
-    """A txt2img request that is not answered yet.
+    """A request that is not answered yet.
 
     Attributes:
         owner: Who sent it. Others can neither see nor stop it.
@@ -54,6 +55,7 @@ class OpenJob:
         preview: The newest preview.
         images: Finished images.
         interrupted: Whether it was stopped.
+        edit: What img2img says of its image; None for txt2img.
     """
 
     owner: str = field(repr=False)
@@ -66,6 +68,12 @@ class OpenJob:
     preview: bytes | None = field(default=None, repr=False)
     images: list[ImageDone] = field(default_factory=list)
     interrupted: bool = False
+    edit: ImageFields | None = None
+
+    @property
+    def name(self) -> str:
+        """What A1111 calls such a job."""
+        return "txt2img" if self.edit is None else "img2img"
 
     def watch(self, event: Event) -> None:
         """Take in what happened to the job."""
@@ -123,7 +131,7 @@ def progress_object(jobs: list[OpenJob], *, with_image: bool) -> dict[str, Any]:
         "skipped": False,
         "interrupted": job is not None and job.interrupted,
         "stopping_generation": False,
-        "job": "" if job is None else "txt2img",
+        "job": "" if job is None else job.name,
         "job_count": 0 if job is None else job.plan.job.request.num_images,
         "job_timestamp": "0" if job is None else _timestamp(job),
         "job_no": 0 if job is None else len(job.images),
@@ -145,7 +153,7 @@ def _timestamp(job: OpenJob) -> str:
 
 
 def answer_object(translated: Translated, job: OpenJob, card: ModelCard, finished: Finished | None) -> dict[str, Any]:
-    """Build the answer to txt2img.
+    """Build the answer to txt2img and img2img.
 
     Args:
         translated: The request.
@@ -157,7 +165,10 @@ def answer_object(translated: Translated, job: OpenJob, card: ModelCard, finishe
     sent = done if translated.given.send_images else []
     return {
         "images": [base64.b64encode(image.data).decode("ascii") for image in sent],
-        "parameters": translated.given.model_dump(mode="json"),
+        "parameters": {
+            **translated.given.model_dump(mode="json"),
+            **({} if job.edit is None else job.edit.parameters()),
+        },
         "info": json.dumps(_info(translated, job, card, finished, [image.seed for image in done])),
     }
 
@@ -199,8 +210,9 @@ def _info(
         "sd_model_name": card.name,
         "sd_model_hash": _digits(card)[:10],
         "index_of_first_image": 0,
-        "infotexts": [_infotext(given.prompt, given.negative_prompt, seed, plan, card) for seed in seeds],
+        "infotexts": [_infotext(translated, job, seed, card) for seed in seeds],
         "styles": [],
+        **({} if job.edit is None else {"denoising_strength": job.edit.denoising_strength}),
         "extra_generation_params": {},
         "job_timestamp": _timestamp(job),
         "version": f"bitvar {__version__}",
@@ -221,8 +233,9 @@ def _guidance(plan: Plan, card: ModelCard) -> float:
     return scale if isinstance(scale, int | float) else max(scale)
 
 
-def _infotext(prompt: str, negative: str, seed: int, plan: Plan, card: ModelCard) -> str:
+def _infotext(translated: Translated, job: OpenJob, seed: int, card: ModelCard) -> str:
     """The settings of an image as text, in the three parts that A1111's readers split."""
+    plan, prompt, negative = job.plan, translated.given.prompt, translated.given.negative_prompt
     settings = {
         "Steps": len(plan.native_size.grids),
         "Sampler": SAMPLER,
@@ -231,6 +244,7 @@ def _infotext(prompt: str, negative: str, seed: int, plan: Plan, card: ModelCard
         "Size": plan.size,
         "Model hash": _digits(card)[:10],
         "Model": card.name,
+        **({} if job.edit is None else {"Denoising strength": job.edit.denoising_strength}),
         "Version": f"bitvar {__version__}",
     }
     lines = [prompt, *([f"Negative prompt: {negative}"] if negative.strip() else [])]

@@ -1,11 +1,11 @@
-"""Fields of A1111's txt2img: which of them mean something here, and what they are called in our own requests.
+"""Fields of A1111's txt2img, which img2img has too: which mean something here, and what they are called in ours.
 
 A1111 itself ignores fields that it doesn't know, and its clients send many that only a diffusion model has. They are
 accepted, and the answer names those that had no effect.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Annotated, Any, Final
@@ -90,12 +90,20 @@ class Translated:
     warnings: tuple[str, ...]
 
 
-def translate(values: Mapping[str, Any], defaults: SamplingParams) -> Translated:
+def translate(
+    values: Mapping[str, Any],
+    defaults: SamplingParams,
+    *,
+    prompt: str | None = None,
+    known: Collection[str] = (),
+) -> Translated:
     """Check the fields of txt2img, and write them as a request of ours.
 
     Args:
         values: Values by field, as JSON has them.
         defaults: Settings of the model's sampler.
+        prompt: What a missing prompt stands for, which may be blank; None refuses it.
+        known: Further fields with an effect, which are read elsewhere.
 
     Raises:
         ApiError: A value is wrong, or there is no prompt.
@@ -107,9 +115,9 @@ def translate(values: Mapping[str, Any], defaults: SamplingParams) -> Translated
         raise invalid_value(message, "batch_size")
     warnings: list[str] = []
     width, height = _sides(given, warnings)
-    prompt, adapters = _without_adapters(given.prompt)
+    text, adapters = without_adapters(given.prompt)
     request: dict[str, Any] = {
-        "prompt": prompt,
+        "prompt": text,
         "negative_prompt": _negative(given, defaults, warnings),
         "model": given.override_settings.get(_CHECKPOINT),
         "n": n,
@@ -120,7 +128,8 @@ def translate(values: Mapping[str, Any], defaults: SamplingParams) -> Translated
         "lora": adapters or None,
         "output_format": "png",
     }
-    return Translated(given, parse_images_request(request), _ignored(values, given), tuple(warnings))
+    ignored = _ignored({name: value for name, value in values.items() if name not in known}, given)
+    return Translated(given, parse_images_request(request, prompt=prompt), ignored, tuple(warnings))
 
 
 def _parse(values: Mapping[str, Any]) -> TextToImageRequest:
@@ -150,7 +159,7 @@ def _sides(given: TextToImageRequest, warnings: list[str]) -> tuple[int | None, 
     return width, height
 
 
-def _without_adapters(prompt: str) -> tuple[str, list[dict[str, Any]]]:
+def without_adapters(prompt: str) -> tuple[str, list[dict[str, Any]]]:
     """The prompt without its adapters, and those.
 
     Raises:

@@ -7,15 +7,12 @@ stream has no other event types than OpenAI's: clients take an unknown one for a
 import base64
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from bitvar.serving.engine.events import Finished, ImageDone, Preview, Usage
 from bitvar.serving.engine.model_card import ModelCard
 from bitvar.serving.http.errors import ApiError, envelope
 from bitvar.serving.http.plan import Plan
-
-PREFIX: Final = "image_generation"
-"""What the types of a generation's events begin with."""
 
 
 def images_answer(
@@ -48,7 +45,7 @@ def images_answer(
         **_echo(plan, size=_size(images[0])),
         "usage": usage_object(finished.usage),
         **_identifier(plan),
-        "bitvar": _details(plan, finished, card, [image.seed for image in images]),
+        "bitvar": _details(plan, finished, card, images),
     }
 
 
@@ -56,7 +53,7 @@ def partial_event(plan: Plan, preview: Preview, *, created: int) -> bytes:
     """Build the event of a preview. `size` is that of the finished image, and `output_format` that of the preview."""
     done = preview.done
     return _event(
-        f"{PREFIX}.partial_image",
+        f"image_{plan.kind}.partial_image",
         {
             "b64_json": _base64(preview.data),
             "partial_image_index": preview.index,
@@ -78,14 +75,14 @@ def partial_event(plan: Plan, preview: Preview, *, created: int) -> bytes:
 def completed_event(plan: Plan, image: ImageDone, finished: Finished, *, card: ModelCard, created: int) -> bytes:
     """Build the last event of a stream that succeeds."""
     return _event(
-        f"{PREFIX}.completed",
+        f"image_{plan.kind}.completed",
         {
             "b64_json": _base64(image.data),
             "created_at": created,
             **_echo(plan, size=_size(image)),
             "usage": usage_object(finished.usage),
             **_identifier(plan),
-            "bitvar": _details(plan, finished, card, [image.seed]),
+            "bitvar": _details(plan, finished, card, [image]),
         },
     )
 
@@ -103,11 +100,11 @@ def comment(text: str) -> bytes:
 def usage_object(usage: Usage) -> dict[str, Any]:
     """Write token counts as OpenAI's API does, with the details of both directions."""
     return {
-        "input_tokens": usage.text_tokens,
-        "input_tokens_details": {"text_tokens": usage.text_tokens, "image_tokens": 0},
+        "input_tokens": usage.text_tokens + usage.source_tokens,
+        "input_tokens_details": {"text_tokens": usage.text_tokens, "image_tokens": usage.source_tokens},
         "output_tokens": usage.image_tokens,
         "output_tokens_details": {"text_tokens": 0, "image_tokens": usage.image_tokens},
-        "total_tokens": usage.text_tokens + usage.image_tokens,
+        "total_tokens": usage.text_tokens + usage.source_tokens + usage.image_tokens,
     }
 
 
@@ -124,12 +121,14 @@ def _identifier(plan: Plan) -> dict[str, str]:
     return {} if plan.safety_identifier is None else {"safety_identifier": plan.safety_identifier}
 
 
-def _details(plan: Plan, finished: Finished, card: ModelCard, seeds: list[int]) -> dict[str, Any]:
+def _details(plan: Plan, finished: Finished, card: ModelCard, images: Sequence[ImageDone]) -> dict[str, Any]:
     """What only this server says: enough to draw the images again, and how long they took."""
+    edit = images[0].record.get("edit")
     return {
         "model": plan.model,
         "model_digest": card.digest,
-        "seeds": seeds,
+        "seeds": [image.seed for image in images],
+        **({} if edit is None else {"edit": edit}),
         "native_size": f"{plan.native_size.width}x{plan.native_size.height}",
         "warnings": [*plan.warnings, *finished.warnings],
         "timings": {

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from bitvar import __version__
 from bitvar.serving.engine.engine import Engine
-from bitvar.serving.http import a1111, images
+from bitvar.serving.http import a1111, edits, images
 from bitvar.serving.http.errors import ApiError
 from bitvar.serving.http.guard import Guard, error_answer
 from bitvar.serving.http.images import Service
@@ -19,6 +19,7 @@ from bitvar.serving.http.openapi import openapi_document
 from bitvar.serving.http.results import ResultStore
 from bitvar.serving.http.sending import BytesAnswer, json_answer
 from bitvar.serving.http.settings import ServerSettings
+from bitvar.serving.http.uploads import Uploads
 
 PAGE: Final = files("bitvar.serving") / "page"
 
@@ -38,7 +39,7 @@ def create_app(engine: Engine, settings: ServerSettings) -> Guard:
     """
     metrics = HttpMetrics()
     results = ResultStore(seconds=settings.result_seconds, max_bytes=settings.result_bytes)
-    service = Service(engine, settings, results, metrics)
+    service = Service(engine, settings, results, metrics, Uploads(settings.upload_memory))
     app = FastAPI(openapi_url=None, redirect_slashes=False)  # a redirect would be built from the Host header
     _add_images(app, service)
     _add_models(app, service)
@@ -56,12 +57,12 @@ def _add_images(app: FastAPI, service: Service) -> None:
         return await images.generate(service, request.scope, request.receive, request.headers)
 
     @app.post("/v1/images/edits")
-    async def edits() -> Any:
-        return images.unbuilt("Edits")
+    async def edit(request: Request) -> Any:
+        return await edits.edit(service, request.scope, request.receive, request.headers, kind="edit")
 
     @app.post("/v1/images/variations")
-    async def variations() -> Any:
-        return images.unbuilt("Variations")
+    async def vary(request: Request) -> Any:
+        return await edits.edit(service, request.scope, request.receive, request.headers, kind="variation")
 
     @app.get("/v1/images/{image_id}/content")
     async def content(image_id: str) -> Any:
@@ -101,7 +102,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/metrics")
     async def prometheus() -> Any:
-        text, media_type = write_metrics(service.metrics, engine, service.results)
+        text, media_type = write_metrics(service.metrics, engine, service.results, service.uploads)
         return BytesAnswer(text, media_type)
 
     @app.get("/version")

@@ -1,4 +1,4 @@
-"""Reading a JSON body from a raw ASGI connection, with limits that are counted while reading, and strict JSON.
+"""Reading bodies from a raw ASGI connection, with limits that are counted while reading, and strict JSON.
 
 Every fault of a body is an `ApiError` of status 400, 408 or 413. The file knows nothing about the fields inside.
 """
@@ -36,7 +36,12 @@ class ClientLeft(Exception):  # noqa: N818 - it is no error: the client may leav
 
 
 async def read_json(
-    receive: Receive, headers: Mapping[str, str], *, max_bytes: int, timeout_seconds: float
+    receive: Receive,
+    headers: Mapping[str, str],
+    *,
+    max_bytes: int,
+    timeout_seconds: float,
+    hold: Callable[[int], object] = lambda count: None,
 ) -> dict[str, Any]:
     """Read and parse a body that must be a JSON object.
 
@@ -45,19 +50,44 @@ async def read_json(
         headers: Headers by name in lower case; Starlette's `Headers` fit.
         max_bytes: Longest body.
         timeout_seconds: Longest time for the whole body to come.
+        hold: Told how many bytes each piece has before it is kept; it may refuse to hold more.
 
     Raises:
         ApiError: The body is too long (413), too slow (408), or no JSON object (400).
         ClientLeft: The client left.
     """
-    _check_headers(headers, max_bytes)
+    check_headers(headers, media_type="application/json", max_bytes=max_bytes)
+    data = bytearray()
+
+    def take(piece: bytes) -> None:
+        hold(len(piece))
+        data.extend(piece)
+
+    await read_body(receive, take, max_bytes=max_bytes, timeout_seconds=timeout_seconds)
+    return parse_object(bytes(data))
+
+
+async def read_body(
+    receive: Receive, take: Callable[[bytes], object], *, max_bytes: int, timeout_seconds: float
+) -> None:
+    """Read a body piece by piece.
+
+    Args:
+        receive: The connection's ASGI callable.
+        take: Takes each piece, in order. What it raises ends the reading.
+        max_bytes: Longest body.
+        timeout_seconds: Longest time for the whole body to come.
+
+    Raises:
+        ApiError: The body is too long (413) or too slow (408).
+        ClientLeft: The client left.
+    """
     try:
         async with asyncio.timeout(timeout_seconds):
-            data = await _read(receive, max_bytes)
+            await _read(receive, take, max_bytes)
     except TimeoutError:
         message = f"The body took longer than {timeout_seconds:g} seconds to arrive."
         raise ApiError(408, message, code="timeout") from None
-    return parse_object(data)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -96,11 +126,21 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _check_headers(headers: Mapping[str, str], max_bytes: int) -> None:
-    media_type = headers.get("content-type", "").split(";", 1)[0].strip().lower()
-    if media_type != "application/json":  # a browser sends text/plain to any site without asking
-        came = shown(media_type) if media_type else "none"
-        raise ApiError(400, f"Send the body with the header Content-Type: application/json; the type was {came}.")
+def check_headers(headers: Mapping[str, str], *, media_type: str, max_bytes: int) -> None:
+    """Refuse a body by its headers.
+
+    Args:
+        headers: Headers by name in lower case.
+        media_type: The only media type to accept.
+        max_bytes: Longest body. A body without a declared length is counted while it is read.
+
+    Raises:
+        ApiError: Type, encoding or length don't suit.
+    """
+    given = headers.get("content-type", "").split(";", 1)[0].strip().lower()
+    if given != media_type:  # a browser sends text/plain to any site without asking
+        came = shown(given) if given else "none"
+        raise ApiError(400, f"Send the body with the header Content-Type: {media_type}; the type was {came}.")
     encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise ApiError(400, f"Send the body uncompressed; its Content-Encoding was {shown(encoding)}.")
@@ -111,19 +151,18 @@ def _check_headers(headers: Mapping[str, str], max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-async def _read(receive: Receive, max_bytes: int) -> bytes:
-    data = bytearray()
-    more = True
+async def _read(receive: Receive, take: Callable[[bytes], object], max_bytes: int) -> None:
+    length, more = 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         chunk = message.get("body", b"")
-        if len(data) + len(chunk) > max_bytes:
+        length += len(chunk)
+        if length > max_bytes:
             raise _too_large(max_bytes)
-        data += chunk
+        take(chunk)
         more = message.get("more_body", False)
-    return bytes(data)
 
 
 def _check_shape(text: str) -> None:

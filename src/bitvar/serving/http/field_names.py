@@ -8,7 +8,7 @@ from bitvar.serving.http.errors import ApiError, shortened, shown
 
 _STEPS: Final = "the model draws an image in a fixed number of scales, not in steps; leave it out"
 _GUIDANCE: Final = "send guidance_scale"
-_NO_INPUT: Final = "this route draws from text alone, and this server can't edit images yet"
+_NO_INPUT: Final = "this route draws from text alone; send images as a form to /v1/images/edits"
 _NO_URL: Final = "this server fetches no URL"
 _ADAPTER: Final = "send lora with the name and scale of an adapter of this server"
 _CLIENT: Final = "that is an argument of the client library; send what is in it as fields of the body"
@@ -62,8 +62,24 @@ REFUSED: Final[Mapping[str, str]] = {
 """Fields that other servers or libraries know, with what to do about each here."""
 
 
-def check_names(names: Collection[str], known: Collection[str]) -> None:
+_REFUSED_IN_EDITS: Final[Mapping[str, str]] = {
+    "markup": "it isn't supported by this server; paint the part to change into mask",
+    "images": "send image",
+    "init_image": "send image",
+    "init_images": "send image",
+    "mask_image": "send mask",
+    "denoising_strength": "send strength",
+    "image_strength": "send strength, the share of the scales that is drawn anew",
+}
+
+
+def check_names(names: Collection[str], known: Collection[str], *, edits: bool = False) -> None:
     """Refuse the first name that is not a field.
+
+    Args:
+        names: Names that were given.
+        known: Names of fields.
+        edits: Whether the route takes images.
 
     Raises:
         ApiError: A name is of another server, or unknown; the error names the nearest field.
@@ -71,8 +87,9 @@ def check_names(names: Collection[str], known: Collection[str]) -> None:
     for name in names:
         if name in known:
             continue
-        if name in REFUSED:
-            message = f"{name} is not supported: {REFUSED[name]}."
+        refused = {**REFUSED, **_REFUSED_IN_EDITS} if edits else REFUSED
+        if name in refused:
+            message = f"{name} is not supported: {refused[name]}."
             raise ApiError(400, message, param=name, code="unsupported_parameter")
         near = difflib.get_close_matches(shortened(name), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}."

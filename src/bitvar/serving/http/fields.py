@@ -23,7 +23,7 @@ MAX_SCALES: Final = 64
 SIZE_PATTERN: Final = "^(auto|[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$"
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """A number such as 2.0 as the integer that it is: JSON has one kind of number. Nothing else is converted."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
@@ -44,10 +44,10 @@ Number: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=100)]
 Numbers: TypeAlias = Annotated[
     tuple[Number, ...], Field(min_length=1, max_length=MAX_SCALES), BeforeValidator(_sequence)
 ]
-Seed: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(_whole)]
+Seed: TypeAlias = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED), BeforeValidator(whole)]
 Seeds: TypeAlias = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_N), BeforeValidator(_sequence)]
 Text: TypeAlias = Annotated[str, Field(strict=True)]
-Side: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_SIDE), BeforeValidator(_whole)]
+Side: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=MAX_SIDE), BeforeValidator(whole)]
 
 
 class LoraChoice(Config):
@@ -74,17 +74,17 @@ class ImagesRequest(Config):
 
     prompt: Annotated[Text, Field(min_length=1, max_length=MAX_PROMPT, json_schema_extra={"pattern": r"\S"})]
     model: Annotated[Text, Field(max_length=MAX_NAME)] | None = None
-    n: Annotated[int, Field(strict=True, ge=1, le=MAX_N), BeforeValidator(_whole)] | None = None
+    n: Annotated[int, Field(strict=True, ge=1, le=MAX_N), BeforeValidator(whole)] | None = None
     size: Annotated[Text, Field(json_schema_extra={"pattern": "^(auto|[1-9][0-9]{0,3}x[1-9][0-9]{0,3})$"})] | None = (
         None
     )
     quality: Literal["low", "medium", "high", "auto", "standard", "hd"] | None = None
     output_format: Literal["png", "webp", "jpeg"] | None = None
-    output_compression: Annotated[int, Field(strict=True, ge=0, le=100), BeforeValidator(_whole)] | None = None
+    output_compression: Annotated[int, Field(strict=True, ge=0, le=100), BeforeValidator(whole)] | None = None
     background: Literal["transparent", "opaque", "auto"] | None = None
     moderation: Literal["low", "auto"] | None = None
     stream: StrictBool | None = None
-    partial_images: Annotated[int, Field(strict=True, ge=0, le=MAX_PREVIEWS), BeforeValidator(_whole)] | None = None
+    partial_images: Annotated[int, Field(strict=True, ge=0, le=MAX_PREVIEWS), BeforeValidator(whole)] | None = None
     response_format: Literal["url", "b64_json"] | None = None
     style: Literal["vivid", "natural"] | None = None
     user: Annotated[Text, Field(max_length=MAX_NAME)] | None = None
@@ -97,9 +97,9 @@ class ImagesRequest(Config):
     height: Side | None = None
     lora: Lora | Loras | None = None
     temperature: Number | Numbers | None = None
-    top_k: Annotated[int, Field(strict=True, ge=0, le=MAX_TOP_K), BeforeValidator(_whole)] | None = None
+    top_k: Annotated[int, Field(strict=True, ge=0, le=MAX_TOP_K), BeforeValidator(whole)] | None = None
     top_p: Annotated[float, Field(strict=True, ge=0, le=1)] | None = None
-    preview_size: Annotated[int, Field(strict=True, ge=16, le=4096), BeforeValidator(_whole)] | None = None
+    preview_size: Annotated[int, Field(strict=True, ge=16, le=4096), BeforeValidator(whole)] | None = None
     exact_native: StrictBool | None = None
 
 
@@ -179,21 +179,24 @@ _REFUSED_VALUES: Final[Mapping[tuple[str, str], str]] = {
 }
 """Values that other servers take, with the reason why this one doesn't."""
 
-_NOT_ECHOED: Final = ("prompt", "negative_prompt", "user", "safety_identifier")
+_NOT_ECHOED: Final = ("prompt", "negative_prompt", "source_prompt", "user", "safety_identifier")
 """Fields whose values belong in no message, since messages are logged."""
 
 
-def parse_images_request(values: Mapping[str, Any]) -> ImagesRequest:
+def parse_images_request(values: Mapping[str, Any], *, prompt: str | None = None) -> ImagesRequest:
     """Check the fields of a request.
 
     Args:
         values: Values by field, as JSON has them.
+        prompt: What a missing or blank prompt stands for, which may be blank too; None refuses it.
 
     Raises:
         ApiError: A field is unknown or unsupported, a value is wrong, or the prompt is missing.
     """
     check_names(values, ImagesRequest.model_fields)
     given = {name: value for name, value in values.items() if value is not None}
+    if prompt is not None and not str(given.get("prompt", "")).strip():
+        return parse_images_request({**given, "prompt": "none"}).model_copy(update={"prompt": prompt})
     if "prompt" not in given:
         message = 'prompt is missing; say what to draw, such as "a red apple".'
         raise ApiError(400, message, param="prompt", code="missing_required_parameter")
@@ -202,23 +205,32 @@ def parse_images_request(values: Mapping[str, Any]) -> ImagesRequest:
     try:
         request = ImagesRequest.model_validate(given)
     except ValidationError as error:
-        raise _explained(error, given) from None
+        raise explained(error, given, ImagesRequest, _EXPECTED) from None
     if request.size is not None:
         parse_size(request.size)
     return request
 
 
-def _explained(error: ValidationError, given: Mapping[str, Any]) -> ApiError:
-    """Say what the first wrong field takes, and what it was given."""
-    order = list(ImagesRequest.model_fields)
+def explained(
+    error: ValidationError, given: Mapping[str, Any], model: type[Config], expected: Mapping[str, str]
+) -> ApiError:
+    """Say what the first wrong field takes, and what it was given.
+
+    Args:
+        error: What pydantic found.
+        given: Values by field.
+        model: Model of the fields.
+        expected: What each field takes, as the end of a sentence.
+    """
+    order = list(model.model_fields)
     errors = error.errors(include_url=False, include_input=False, include_context=False)
     name = min((str(entry["loc"][0]) for entry in errors), key=order.index)
     value = given[name]
     if isinstance(value, str) and (name, value) in _REFUSED_VALUES:
-        message = f"{name} {shown(value)} is not supported: {_REFUSED_VALUES[name, value]}; choose {_EXPECTED[name]}."
+        message = f"{name} {shown(value)} is not supported: {_REFUSED_VALUES[name, value]}; choose {expected[name]}."
         return ApiError(400, message, param=name, code="invalid_value")
     if name in _NOT_ECHOED:
         came = f"{len(value):,} characters" if isinstance(value, str) else "another type"
     else:
         came = shown(value)
-    return invalid_value(f"{name} must be {_EXPECTED[name]}, got {came}.", name)
+    return invalid_value(f"{name} must be {expected[name]}, got {came}.", name)

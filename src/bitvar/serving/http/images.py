@@ -1,4 +1,4 @@
-"""Routes of images: generations, edits, variations, cancelling, and the URLs of results."""
+"""Routes of images: generations, answers to all jobs, cancelling, and the URLs of results."""
 
 import asyncio
 import hashlib
@@ -20,6 +20,7 @@ from bitvar.serving.http.plan import Plan, plan_images
 from bitvar.serving.http.results import ResultStore
 from bitvar.serving.http.sending import BytesAnswer, EventStream, Receive, client_left, json_answer
 from bitvar.serving.http.settings import ServerSettings
+from bitvar.serving.http.uploads import Uploads
 
 KEEP_ALIVE_SECONDS: Final = 10.0
 """Seconds without an event after which a stream sends a comment line."""
@@ -43,12 +44,14 @@ class Service:
         settings: Names and limits.
         results: Images behind URLs.
         metrics: Counts.
+        uploads: Bound on uploaded files.
     """
 
     engine: Engine
     settings: ServerSettings
     results: ResultStore
     metrics: HttpMetrics
+    uploads: Uploads
 
     @property
     def card(self) -> ModelCard:
@@ -109,15 +112,33 @@ async def generate(service: Service, scope: Mapping[str, Any], receive: Receive,
     plan = plan_images(request, card, job_id=state["request_id"], answered_name=name)
     state["log"] = log_fields(plan)
     ticket = service.submit(plan)
+    return await answer(service, plan, ticket, scope, receive, headers)
+
+
+async def answer(
+    service: Service,
+    plan: Plan,
+    ticket: Ticket,
+    scope: Mapping[str, Any],
+    receive: Receive,
+    headers: Mapping[str, str],
+) -> Any:
+    """Answer with the images of a job, or with a stream of what happens to it.
+
+    Raises:
+        ApiError: The job failed or was cancelled.
+    """
     if plan.stream:
         return EventStream(stream(service, plan, ticket))
-    base = settings.public_url or f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
+    base = service.settings.public_url or f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
     return await _whole(service, plan, ticket, receive, base=base)
 
 
 def log_fields(plan: Plan) -> dict[str, Any]:
     """What the log says of a request: nothing of its text."""
     fields: dict[str, Any] = {"images": plan.job.request.num_images, "size": plan.size, "stream": plan.stream}
+    if plan.job.request.edit is not None:
+        fields["method"] = plan.job.request.edit.chosen_method
     if plan.safety_identifier is not None:
         fields["user"] = hashlib.sha256(plan.safety_identifier.encode()).hexdigest()[:16]
     return fields
@@ -241,8 +262,7 @@ async def _whole(service: Service, plan: Plan, ticket: Ticket, receive: Receive,
     if plan.response_format == "url":
         ids = [service.results.put(image.data, f"image/{image.format}") for image in images]
         urls = [f"{base}/v1/images/{image_id}/content" for image_id in ids]
-    answer = images_answer(plan, images, finished, card=service.card, created=int(time.time()), urls=urls)
-    return json_answer(answer)
+    return json_answer(images_answer(plan, images, finished, card=service.card, created=int(time.time()), urls=urls))
 
 
 def content(service: Service, image_id: str) -> Any:
@@ -267,16 +287,6 @@ def cancel(service: Service, request_id: str) -> Any:
     if not service.engine.cancel(request_id):
         raise ApiError(404, "There is no open request with this id.", code="request_not_found")
     return json_answer({"id": request_id, "object": "request", "status": "cancelled"})
-
-
-def unbuilt(what: str) -> Any:
-    """Refuse a route that this version doesn't serve.
-
-    Raises:
-        ApiError: Always.
-    """
-    message = f"{what} are not served: this version of bitvar generates images from text only."
-    raise ApiError(501, message, error_type="invalid_request_error", code="not_implemented", headers=_NO_RETRY)
 
 
 def _cancelled() -> ApiError:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from bitvar.serving.engine.engine import Engine
     from bitvar.serving.http.results import ResultStore
+    from bitvar.serving.http.uploads import Uploads
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 """Upper bounds in seconds of the histograms' buckets."""
 
+EDIT_KINDS: Final = ("edit", "variation", "img2img")
 JOB_OUTCOMES: Final = ("accepted", "finished", "failed", "cancelled")
 
 
@@ -47,6 +49,8 @@ class HttpMetrics:
         self.drawing_seconds = Histogram()
         self.first_preview_seconds = Histogram()
         self.images = 0
+        self.edits: Counter[str] = Counter()
+        """Numbers of accepted edits and variations, by kind."""
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         """Take in a request that is over."""
@@ -54,7 +58,9 @@ class HttpMetrics:
         self.request_seconds.add(seconds)
 
 
-def write_metrics(metrics: HttpMetrics, engine: "Engine", results: "ResultStore") -> tuple[bytes, str]:
+def write_metrics(
+    metrics: HttpMetrics, engine: "Engine", results: "ResultStore", uploads: "Uploads"
+) -> tuple[bytes, str]:
     """Write everything in Prometheus' text format.
 
     Returns:
@@ -64,17 +70,18 @@ def write_metrics(metrics: HttpMetrics, engine: "Engine", results: "ResultStore"
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
     registry = CollectorRegistry()
-    registry.register(_Collector(metrics, engine, results))
+    registry.register(_Collector(metrics, engine, results, uploads))
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
 class _Collector:
     """Present counts as Prometheus' client library wants them."""
 
-    def __init__(self, metrics: HttpMetrics, engine: "Engine", results: "ResultStore") -> None:
+    def __init__(self, metrics: HttpMetrics, engine: "Engine", results: "ResultStore", uploads: "Uploads") -> None:
         self._metrics = metrics
         self._engine = engine
         self._results = results
+        self._uploads = uploads
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -96,6 +103,13 @@ class _Collector:
                 refused.add_metric([name.removeprefix("refused_")], count)
         yield refused
         yield CounterMetricFamily("bitvar_images", "Images that were finished.", value=metrics.images)
+        edits = CounterMetricFamily("bitvar_edits", "Accepted requests with an image.", labels=["kind"])
+        for kind in EDIT_KINDS:
+            edits.add_metric([kind], metrics.edits[kind])
+        yield edits
+        uploads = self._uploads
+        yield CounterMetricFamily("bitvar_upload_bytes", "Bytes of forms that were read.", value=uploads.total_bytes)
+        yield GaugeMetricFamily("bitvar_uploads_held_bytes", "Bytes of forms that are held now.", uploads.num_bytes)
         yield CounterMetricFamily("bitvar_scales", "Scales that were drawn.", value=engine.counts["scales"])
         yield CounterMetricFamily(
             "bitvar_scales_after_cancel",

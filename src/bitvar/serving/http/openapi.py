@@ -9,7 +9,7 @@ from typing import Any, Final
 from bitvar import __version__
 from bitvar.serving.engine.model_card import ModelCard
 from bitvar.serving.http.errors import ERROR_TYPES
-from bitvar.serving.http.schema import json_schema
+from bitvar.serving.http.schema import form_schema, json_schema
 
 Schema = dict[str, Any]
 
@@ -36,6 +36,8 @@ def openapi_document(card: ModelCard | None = None) -> dict[str, Any]:
             "schemas": {
                 "Error": _error(),
                 "ImagesRequest": json_schema(card),
+                "EditRequest": form_schema("edit", card),
+                "VariationRequest": form_schema("variation", card),
                 "ImagesAnswer": _images_answer(),
                 "ImagesEvent": _images_event(),
             },
@@ -56,14 +58,26 @@ def _image_paths(card: ModelCard | None) -> dict[str, Any]:
     )
     body = {"application/json": {"schema": _reference("ImagesRequest")}}
     generate["requestBody"] = {"required": True, "content": body}
+    edit = _operation(
+        "Change an image",
+        {"200": {"description": f"The images. {_STREAM}".replace("generation", "edit"), "content": answer}},
+        errors=(404, 408, 413, 429, 503, 504),
+    )
+    edit["requestBody"] = _form("EditRequest")
+    vary = _operation(
+        "Draw variations of an image",
+        {"200": {"description": "The images.", "content": {"application/json": answer["application/json"]}}},
+        errors=(404, 408, 413, 429, 503, 504),
+    )
+    vary["requestBody"] = _form("VariationRequest")
     formats = {f"image/{name}": {"schema": {}} for name in ("png", "webp", "jpeg")}
     cancelled = _exactly(
         {"id": _TEXT, "object": {"const": "request"}, "status": {"const": "cancelled"}},
     )
     return {
         "/v1/images/generations": {"post": generate},
-        "/v1/images/edits": {"post": _operation("Not served by this version", {}, errors=(501,))},
-        "/v1/images/variations": {"post": _operation("Not served by this version", {}, errors=(501,))},
+        "/v1/images/edits": {"post": edit},
+        "/v1/images/variations": {"post": vary},
         "/v1/images/{image_id}/content": {
             "get": _operation(
                 "Read an image behind a URL",
@@ -142,6 +156,10 @@ def _operation(
     return operation
 
 
+def _form(name: str) -> Schema:
+    return {"required": True, "content": {"multipart/form-data": {"schema": _reference(name)}}}
+
+
 def _json(schema: Schema, *, status: int = 200, description: str = "Success") -> dict[str, Any]:
     return {str(status): {"description": description, "content": {"application/json": {"schema": schema}}}}
 
@@ -163,7 +181,8 @@ def _error() -> Schema:
 
 
 def _images_event() -> Schema:
-    kinds = ["image_generation.partial_image", "image_generation.completed", "error"]
+    kinds = [f"image_{kind}.{what}" for kind in ("generation", "edit") for what in ("partial_image", "completed")]
+    kinds.append("error")
     data = {"type": "string", "contentMediaType": "application/json"}
     return {**_exactly({"event": {"enum": kinds}, "data": data}), "description": "One event of a stream."}
 

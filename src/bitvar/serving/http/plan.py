@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from bitvar.errors import UsageError
-from bitvar.pipeline.request import Background, GenerationRequest
+from bitvar.pipeline.request import GenerationRequest
 from bitvar.sampling.params import SamplingParams
 from bitvar.serving.engine.job import AdapterChoice, ImageFormat, Job, OutputSettings, PreviewSettings
 from bitvar.serving.engine.model_card import ModelCard, NativeSize
+from bitvar.serving.http.edit_input import EditInput
 from bitvar.serving.http.errors import from_usage, invalid_value, shown
 from bitvar.serving.http.fields import ImagesRequest, LoraChoice
-from bitvar.serving.http.sizes import ChosenSize, Quality, choose_size, parse_size, quality_of
+from bitvar.serving.http.sizes import ChosenSize, Quality, choose_size, parse_size, quality_of, size_near
 
 ResponseFormat: TypeAlias = Literal["b64_json", "url"]
 
@@ -45,6 +46,7 @@ class Plan:
         moderation: How strictly the safety check judges: auto or low.
         safety_identifier: Id of the person that the request is made for.
         warnings: Sentences for the user.
+        kind: What is done; the events of a stream are named after it.
     """
 
     job: Job
@@ -59,6 +61,7 @@ class Plan:
     moderation: Literal["low", "auto"] = "auto"
     safety_identifier: str | None = None
     warnings: tuple[str, ...] = ()
+    kind: Literal["generation", "edit"] = "generation"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -66,7 +69,14 @@ class Plan:
         return tuple(self.job.request.seeds())
 
 
-def plan_images(request: ImagesRequest, card: ModelCard, *, job_id: str, answered_name: str) -> Plan:
+def plan_images(
+    request: ImagesRequest,
+    card: ModelCard,
+    *,
+    job_id: str,
+    answered_name: str,
+    source: EditInput | None = None,
+) -> Plan:
     """Plan the images of a request.
 
     Args:
@@ -74,23 +84,29 @@ def plan_images(request: ImagesRequest, card: ModelCard, *, job_id: str, answere
         card: The model.
         job_id: Id of the new job.
         answered_name: Name of the model that answers.
+        source: Image that they are made from; None for new ones.
 
     Raises:
         ApiError: A value doesn't suit the model, or values don't go together.
     """
-    chosen = _size(request, card)
+    chosen = _size(request, card, source)
+    is_exact = source is not None and source.spec.exact
+    keeps_alpha = card.alpha or (is_exact and source is not None and source.has_alpha)
     output_format = request.output_format or "png"
-    background = _background(request, card, output_format)
+    background = _background(request, card, output_format, keeps_alpha=keeps_alpha)
+    generation = _generation(request, card, chosen.native)
+    edit, asked = None if source is None else source.spec, (request.background or "auto") if keeps_alpha else "auto"
     job = Job(
         id=job_id,
-        request=_generation(request, card, chosen.native).model_copy(update={"background": _asked(request, card)}),
+        request=generation.model_copy(update={"background": asked, "edit": edit}),
         output=OutputSettings(
             format=output_format,
             quality=_compression(request, output_format),
-            size=(chosen.width, chosen.height) if chosen.resized else None,
+            size=(chosen.width, chosen.height) if chosen.resized and not is_exact else None,
         ),
         previews=_previews(request, chosen.native),
         adapters=_adapters(request, card),
+        pasted_pixels=chosen.width * chosen.height if is_exact else 0,
     )
     return Plan(
         job=job,
@@ -104,11 +120,12 @@ def plan_images(request: ImagesRequest, card: ModelCard, *, job_id: str, answere
         native_size=chosen.native,
         moderation=request.moderation or "auto",
         safety_identifier=request.safety_identifier or request.user,
-        warnings=tuple(_warnings(request, chosen)),
+        warnings=(*_warnings(request, chosen, source), *(() if source is None else source.warnings)),
+        kind="generation" if source is None else "edit",
     )
 
 
-def _size(request: ImagesRequest, card: ModelCard) -> ChosenSize:
+def _size(request: ImagesRequest, card: ModelCard, source: EditInput | None) -> ChosenSize:
     asked = None if request.size is None else parse_size(request.size)
     param = "size"
     if request.width is not None or request.height is not None:
@@ -119,6 +136,12 @@ def _size(request: ImagesRequest, card: ModelCard) -> ChosenSize:
             raise invalid_value("The size is given twice: send size, or width and height.", param)
         asked = (request.width, request.height)
     quality = _QUALITIES.get(request.quality)
+    if source is not None and (asked is None or source.spec.exact):
+        if asked not in (None, source.size):
+            width, height = source.size
+            message = f"exact keeps the size of the image, {width}x{height}: leave size out, or leave exact out."
+            raise invalid_value(message, param)
+        return size_near(source.size, card, quality=quality, exact=source.spec.exact)
     exact = bool(request.exact_native)
     return choose_size(asked, card, quality=quality, exact_native=exact, param=param)
 
@@ -178,11 +201,11 @@ def _check_scales(value: float | tuple[float, ...] | None, param: str, native: N
 
 
 def _background(
-    request: ImagesRequest, card: ModelCard, output_format: ImageFormat
+    request: ImagesRequest, card: ModelCard, output_format: ImageFormat, *, keeps_alpha: bool
 ) -> Literal["transparent", "opaque"]:
     """What is done about the background: an image that may have any is transparent if model and format can be."""
     if request.background != "transparent":
-        is_transparent = card.alpha and output_format != "jpeg" and request.background != "opaque"
+        is_transparent = keeps_alpha and output_format != "jpeg" and request.background != "opaque"
         return "transparent" if is_transparent else "opaque"
     if not card.alpha:
         raise invalid_value("This model draws no transparent images; send background opaque or auto.", "background")
@@ -190,11 +213,6 @@ def _background(
         message = "JPEG files can't be transparent; send output_format png or webp."
         raise invalid_value(message, "background")
     return "transparent"
-
-
-def _asked(request: ImagesRequest, card: ModelCard) -> Background:
-    """The background that the job asks for. Every one is opaque for a model without opacity, so none is recorded."""
-    return (request.background or "auto") if card.alpha else "auto"
 
 
 def _compression(request: ImagesRequest, output_format: ImageFormat) -> int:
@@ -243,7 +261,7 @@ def _response_format(request: ImagesRequest) -> ResponseFormat:
     return request.response_format or "b64_json"
 
 
-def _warnings(request: ImagesRequest, chosen: ChosenSize) -> list[str]:
+def _warnings(request: ImagesRequest, chosen: ChosenSize, source: EditInput | None) -> list[str]:
     """What a client asked for that has no effect, or a surprising one."""
     warnings = []
     if request.style is not None:
@@ -252,7 +270,14 @@ def _warnings(request: ImagesRequest, chosen: ChosenSize) -> list[str]:
     if asked is not None and asked != done:
         native = f"{chosen.native.width}x{chosen.native.height}"
         warnings.append(f"quality {request.quality} has no effect here: the model draws at {native}, which is {done}.")
-    if chosen.cropped > MUCH_CROPPED:
+    if source is not None and source.spec.fit == "cover":
+        shown = ChosenSize(chosen.native, *source.size)
+        if shown.cropped > MUCH_CROPPED:
+            what = "stays as it is" if source.spec.exact else "is cropped away; fit pad shows the model all of it"
+            warnings.append(
+                f"The model draws another ratio than the image's: {100 * shown.cropped:.0f} % of it {what}."
+            )
+    if chosen.cropped > MUCH_CROPPED and not (source is not None and source.spec.exact):
         share = f"{100 * chosen.cropped:.0f} %"
         warnings.append(f"The model has no size of the ratio {chosen.text}; {share} of the image is cropped away.")
     if request.preview_size is not None and not request.partial_images:

@@ -1,4 +1,4 @@
-"""The JSON schema of a request: what it admits, the parser and the planner admit too, as far as a schema can say it.
+"""The JSON schemas of requests. What it admits, the parser and the planner admit too, as far as a schema can say it.
 
 A schema can't say that two sides make a ratio, how many scales a size has, or that no adapter is named twice; and it
 would be too large for tools if it said that a list of seeds has n entries, that a negative prompt needs a schedule
@@ -8,7 +8,8 @@ other than ones, or that JPEG has no transparency. For these, a body that it adm
 from typing import Any, Final
 
 from bitvar.serving.engine.model_card import ModelCard
-from bitvar.serving.http.fields import DESCRIPTIONS, ImagesRequest
+from bitvar.serving.http.edit_fields import EDIT_DESCRIPTIONS, EditFields, Kind, names_of
+from bitvar.serving.http.fields import DESCRIPTIONS, MAX_PROMPT, ImagesRequest
 from bitvar.serving.http.plan import USUAL_PREVIEWS
 from bitvar.serving.http.sizes import MULTIPLE
 
@@ -32,6 +33,43 @@ def json_schema(card: ModelCard | None = None) -> dict[str, Any]:
         _narrow(schema["properties"], card)
     schema["allOf"] = _rules(card)
     return schema
+
+
+def form_schema(kind: Kind, card: ModelCard | None = None) -> dict[str, Any]:
+    """Build the schema of the form of an edit or a variation, self-contained, for OpenAPI 3.1.
+
+    It gives the fields and their values, and leaves out which of them go together.
+
+    Args:
+        kind: Which of the two.
+        card: The model, whose adapters and scales narrow the schema; None before one is loaded.
+    """
+    shared = json_schema(card)["properties"]
+    own = _inlined(_plain(EditFields.model_json_schema()), {})["properties"]
+    for name, values in own.items():
+        values["description"] = EDIT_DESCRIPTIONS[name]
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    files = {
+        "image": {**file, "description": "The image, a PNG, WebP or JPEG file; also as image[]."},
+        "mask": {**file, "description": "An image of its size, transparent where it may change."},
+    }
+    everything = {**files, **shared, **own}
+    properties = {name: _without_null(everything[name]) for name in names_of(kind)}
+    if "prompt" in properties:
+        properties["prompt"] = {
+            "type": "string", "maxLength": MAX_PROMPT,
+            "description": "Text to draw; without one, that of the image's own settings, or none.",
+        }  # fmt: skip
+    return {"type": "object", "required": ["image"], "properties": properties, "additionalProperties": False}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A field's schema without null, which a form can't say."""
+    options = [option for option in schema.get("anyOf", ()) if option != _NOT_GIVEN]
+    if not options:
+        return schema
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    return {**options[0], **rest} if len(options) == 1 else {"anyOf": options, **rest}
 
 
 def _given(name: str, values: dict[str, Any]) -> dict[str, Any]:

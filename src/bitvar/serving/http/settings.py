@@ -39,6 +39,10 @@ class ServerSettings(Config):
         public_url: Where clients reach the server through a proxy, without a slash at the end; the URLs of images begin
             with it. None builds them from the Host header. Headers such as X-Forwarded-Host are never believed.
         max_body_bytes: Longest body of a JSON request.
+        max_upload_bytes: Longest body of a request with images.
+        max_file_bytes: Longest file in it.
+        upload_memory: Most bytes of such bodies that all requests hold together, until they are answered.
+        upload_timeout: Seconds that such a body may take to arrive.
         body_timeout: Seconds that a request may take to arrive, headers and body each.
         send_timeout: Seconds that a client may leave an answer unread.
         max_connections: Most connections at a time.
@@ -55,6 +59,10 @@ class ServerSettings(Config):
     allowed_origins: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     public_url: Annotated[str, Field(pattern=PUBLIC_URL, max_length=1000)] | None = None
     max_body_bytes: int = Field(default=1 << 20, ge=1024, le=1 << 30)
+    max_upload_bytes: int = Field(default=64 << 20, ge=1024, le=1 << 30)
+    max_file_bytes: int = Field(default=50 << 20, ge=1024, le=1 << 30)
+    upload_memory: int = Field(default=512 << 20, ge=1024)
+    upload_timeout: float = Field(default=120.0, gt=0, le=3600)
     body_timeout: float = Field(default=20.0, gt=0, le=3600)
     send_timeout: float = Field(default=30.0, gt=0, le=3600)
     max_connections: int = Field(default=900, ge=1, le=100_000)

@@ -111,6 +111,22 @@ def choose_size(
     return ChosenSize(native, *asked)
 
 
+def size_near(
+    image: tuple[int, int], card: ModelCard, *, quality: Quality | None = None, exact: bool = False
+) -> ChosenSize:
+    """Choose the native size that an image is edited at: that of nearest ratio, and of these the nearest in area.
+
+    Args:
+        image: Width and height of the image.
+        card: The model.
+        quality: Budget to choose among the model's in place of the image's own area.
+        exact: Whether the file has the size of the image, in place of the native one.
+    """
+    area = image[0] * image[1] if quality is None else BUDGETS[quality]
+    native = _nearest(card.sizes, ratio=image[0] / image[1], area=area)
+    return ChosenSize(native, *image) if exact else ChosenSize(native, native.width, native.height)
+
+
 def quality_of(native: NativeSize) -> Quality:
     """Name the quality whose budget is nearest to a native size."""
     area = native.width * native.height

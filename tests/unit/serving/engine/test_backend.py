@@ -22,7 +22,7 @@ from tests.support.serving import CARD
 PROGRAM = """
 import json, os, socket, sys, time
 from bitvar.serving.engine.events import Cancelled, Finished, Started, Usage
-from bitvar.serving.engine.wire import Frame, event_frame, pack, read_frame
+from bitvar.serving.engine.wire import Frame, event_frame, pack, parse_job, read_frame
 
 end = socket.socket(fileno=os.dup(0))
 file = end.makefile("rb")
@@ -42,7 +42,7 @@ while (frame := read_frame(file.read)) is not None:
     if frame.kind == "cancel":
         send(event_frame(frame.values["job"], Cancelled(0)))
         continue
-    job = frame.values["job"]["id"]
+    job = parse_job(frame).id
     if job == "hang":
         send(event_frame(job, Started()))
         time.sleep(600)
