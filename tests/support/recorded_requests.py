@@ -1,4 +1,4 @@
-"""Bodies of image requests as real clients send them, by client, and cards of models to plan them with."""
+"""Image requests as real clients send them, by client, and cards of models to plan them with."""
 
 from typing import Any, Final
 
@@ -118,6 +118,44 @@ GENERATIONS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
+IMG2IMG: Final[dict[str, dict[str, Any]]] = {
+    "A1111's own page": {
+        "init_images": ["data:image/png;base64,IMAGE"],
+        "prompt": "a green pear",
+        "negative_prompt": "",
+        "resize_mode": 0,
+        "denoising_strength": 0.75,
+        "mask": "MASK",
+        "mask_blur": 4,
+        "inpainting_fill": 1,
+        "inpaint_full_res": True,
+        "inpaint_full_res_padding": 32,
+        "inpainting_mask_invert": 0,
+        "sampler_index": "Euler",
+        "steps": 20,
+        "cfg_scale": 7,
+        "width": 64,
+        "height": 64,
+        "seed": 7,
+        "include_init_images": False,
+        "override_settings": {},
+        "alwayson_scripts": {},
+    },
+    "webuiapi": {
+        "init_images": ["IMAGE"],
+        "prompt": "a green pear",
+        "mask": None,
+        "denoising_strength": 0.5,
+        "width": 512,
+        "height": 512,
+        "batch_size": 2,
+        "seed": -1,
+        "steps": 20,
+    },
+    "Open WebUI": {"init_images": ["IMAGE"], "prompt": "", "width": 512, "height": 512},
+}
+"""Bodies of A1111's img2img by client; IMAGE and MASK stand for the base64 of files."""
+
 A1111: Final[dict[str, dict[str, Any]]] = {
     "SillyTavern": {
         "url": "http://127.0.0.1:8000",
@@ -157,6 +195,125 @@ A1111: Final[dict[str, dict[str, Any]]] = {
     },
 }
 """Bodies of A1111's txt2img by client."""
+
+
+IMAGE: Final = "the image"
+MASK: Final = "the mask"
+"""Stand in the forms below for files, which clients name and type as they like."""
+
+EDITS: Final[dict[str, tuple[str, list[tuple[str, str | tuple[str, str, str]]]]]] = {
+    "openai for Python, edit": (
+        "edits",
+        [
+            ("prompt", "a green pear"),
+            ("model", "icons"),
+            ("n", "2"),
+            ("image", (IMAGE, "photo.png", "image/png")),
+            ("mask", (MASK, "upload", "application/octet-stream")),
+        ],
+    ),
+    "openai for Python, edit with all fields": (
+        "edits",
+        [
+            ("prompt", "a green pear"),
+            ("background", "opaque"),
+            ("input_fidelity", "high"),
+            ("model", "icons"),
+            ("n", "1"),
+            ("output_compression", "80"),
+            ("output_format", "webp"),
+            ("quality", "low"),
+            ("response_format", "b64_json"),
+            ("size", "512x512"),
+            ("user", "user-1"),
+            ("seed", "7"),
+            ("image[]", (IMAGE, "upload", "application/octet-stream")),
+        ],
+    ),
+    "openai for Python, edit as a stream": (
+        "edits",
+        [
+            ("prompt", "a green pear"),
+            ("partial_images", "2"),
+            ("stream", "true"),
+            ("image", (IMAGE, "photo.png", "image/png")),
+        ],
+    ),
+    "openai for npm, edit": (
+        "edits",
+        [("image", (IMAGE, "a.png", "image/png")), ("prompt", "a green pear"), ("stream", "true")],
+    ),
+    "AI SDK, edit": (
+        "edits",
+        [
+            ("model", "icons"),
+            ("prompt", "a green pear"),
+            ("image", (IMAGE, "blob", "image/png")),
+            ("mask", (MASK, "blob", "image/png")),
+            ("n", "1"),
+        ],
+    ),
+    "LiteLLM, edit": (
+        "edits",
+        [("prompt", "a green pear"), ("model", "icons"), ("image[]", (IMAGE, "image.png", "image/png"))],
+    ),
+    "Open WebUI, edit": (
+        "edits",
+        [
+            ("model", ""),
+            ("prompt", "a green pear"),
+            ("n", "1"),
+            ("size", "512x512"),
+            ("response_format", "b64_json"),
+            ("image", (IMAGE, "blob.png", "image/png")),
+        ],
+    ),
+    "LibreChat, edit": (
+        "edits",
+        [
+            ("model", "gpt-image-1"),
+            ("prompt", "a green pear"),
+            ("quality", "auto"),
+            ("size", "auto"),
+            ("image[]", (IMAGE, "1.png", "image/png")),
+        ],
+    ),
+    "openai for Python, variation": (
+        "variations",
+        [
+            ("n", "2"),
+            ("response_format", "b64_json"),
+            ("size", "256x256"),
+            ("user", "user-1"),
+            ("image", (IMAGE, "photo.png", "image/png")),
+        ],
+    ),
+    "LiteLLM, variation": ("variations", [("image", (IMAGE, "image.png", "image/png"))]),
+}
+"""Route and parts of forms by client: the name of each field, with its text, or a file's content, name and type."""
+
+
+def form_of(client: str, image: bytes, mask: bytes) -> tuple[bytes, str]:
+    """Write the form of a client of `EDITS`.
+
+    Args:
+        client: Name of the client.
+        image: The image.
+        mask: Its mask.
+
+    Returns:
+        Body and content type.
+    """
+    lines: list[bytes] = []
+    for name, value in EDITS[client][1]:
+        head = f'Content-Disposition: form-data; name="{name}"'
+        if isinstance(value, str):
+            lines += [b"--frontier", head.encode(), b"", value.encode()]
+            continue
+        content, file, kind = value
+        data = image if content == IMAGE else mask
+        lines += [b"--frontier", f'{head}; filename="{file}"'.encode(), f"Content-Type: {kind}".encode(), b"", data]
+    return b"\r\n".join([*lines, b"--frontier--", b""]), "multipart/form-data; boundary=frontier"
 
 
 def small_card(**more: Any) -> ModelCard:

@@ -153,7 +153,8 @@ class ScriptedBackend:
             size = job.output.size or native
             data = b"image of %d" % seed
             self._tell(job, ImageDone(image, data, job.output.format, *size, *native, seed, {"seed": seed}))
-        usage = Usage(text_tokens=5, image_tokens=sum(lengths) * job.request.num_images)
+        read = 0 if job.request.edit is None else sum(lengths)
+        usage = Usage(5, sum(lengths) * job.request.num_images, read)
         yield Finished(usage, (), 0.0, time.monotonic() - began)
 
 

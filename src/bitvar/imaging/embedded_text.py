@@ -4,6 +4,7 @@ A PNG holds it as a text chunk. WebP and JPEG hold `{"KEY": TEXT}` in the commen
 be JSON. The search reads only the length of every other part of a file, and checks each length against a limit first.
 """
 
+import io
 import os
 import struct
 import warnings
@@ -34,7 +35,7 @@ def find_text(path: Path, key: str, *, max_bytes: int) -> str | None:
         ValueError: If the file has another format, or its text is damaged or too long.
     """
     with open_plain(path) as file:
-        return find_text_in(file, key, max_bytes=max_bytes)
+        return _find(file, key, max_bytes)
 
 
 def exif_with(key: str, text: str) -> Image.Exif:
@@ -44,12 +45,17 @@ def exif_with(key: str, text: str) -> Image.Exif:
     return exif
 
 
-def find_text_in(file: BinaryIO, key: str, *, max_bytes: int) -> str | None:
-    """Return the text under a key in an open file, as `find_text` does by its path.
+def find_text_in(data: bytes, key: str, *, max_bytes: int) -> str | None:
+    """Return the text under a key in the bytes of a file, as `find_text` does by its path.
 
     Raises:
         ValueError: If the file has another format, or its text is damaged or too long.
     """
+    return _find(io.BytesIO(data), key, max_bytes)
+
+
+def _find(file: BinaryIO | io.BytesIO, key: str, max_bytes: int) -> str | None:
+    """Find the text by the rules of the file's format."""
     start = file.read(12)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         file.seek(8)
@@ -62,7 +68,7 @@ def find_text_in(file: BinaryIO, key: str, *, max_bytes: int) -> str | None:
     raise ValueError("it is not a PNG, WebP or JPEG file")
 
 
-def _png_texts(file: BinaryIO, wanted: bytes, max_bytes: int) -> Iterator[str]:
+def _png_texts(file: BinaryIO | io.BytesIO, wanted: bytes, max_bytes: int) -> Iterator[str]:
     for _ in range(_MAX_CHUNKS):
         head = file.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
@@ -104,7 +110,7 @@ def _unpacked(data: bytes, max_bytes: int) -> bytes:
     return text
 
 
-def _riff_chunks(file: BinaryIO, wanted: bytes, max_bytes: int) -> Iterator[bytes]:
+def _riff_chunks(file: BinaryIO | io.BytesIO, wanted: bytes, max_bytes: int) -> Iterator[bytes]:
     for _ in range(_MAX_CHUNKS):
         head = file.read(8)
         if len(head) < 8:
@@ -117,7 +123,7 @@ def _riff_chunks(file: BinaryIO, wanted: bytes, max_bytes: int) -> Iterator[byte
     raise ValueError(f"it has more than {_MAX_CHUNKS} chunks")
 
 
-def _jpeg_exif(file: BinaryIO) -> Iterator[bytes]:
+def _jpeg_exif(file: BinaryIO | io.BytesIO) -> Iterator[bytes]:
     for _ in range(_MAX_CHUNKS):
         head = file.read(4)
         if len(head) < 4 or head[0] != 0xFF or head[1] in (0xDA, 0xD9):  # the pixels begin, or the file ends

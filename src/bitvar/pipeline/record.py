@@ -4,7 +4,6 @@ A record is read from a file's header without decoding a pixel, and every value 
 module knows nothing about models; `image_files` writes records, and `reproduce` finds the model that a record names.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -223,7 +222,7 @@ def read_record(path: Path) -> ImageRecord:
 def find_record(data: bytes) -> ImageRecord | None:
     """Read the record inside the bytes of an image file; None if there is none, or none that can be used."""
     try:
-        text = find_text_in(io.BytesIO(data), KEY, max_bytes=4 * MAX_RECORD_BYTES)
+        text = find_text_in(data, KEY, max_bytes=4 * MAX_RECORD_BYTES)
         return None if text is None else ImageRecord.parse(_parse_json(text, Path("the image")), source="the image")
     except ValueError:  # of which UsageError is one
         return None

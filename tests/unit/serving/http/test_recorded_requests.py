@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -10,7 +11,8 @@ import pytest
 
 from bitvar.serving.engine.model_card import ModelCard
 from bitvar.serving.http.settings import ServerSettings
-from tests.support.recorded_requests import GENERATIONS, large_card, small_card
+from tests.support.pictures import image_file, mask_file
+from tests.support.recorded_requests import EDITS, GENERATIONS, form_of, large_card, small_card
 from tests.support.serving import ScriptedBackend, running_app
 
 CARDS = {"small": small_card(), "large": large_card()}
@@ -134,26 +136,53 @@ def test_our_own_fields_reach_the_job(client: str) -> None:
     asyncio.run(run())
 
 
-_FILE = ("blob", b"\x89PNG" + bytes(100_000), "application/octet-stream")
-_TEXTS = {"model": "", "prompt": "blue", "n": "1", "size": "512x512"}
-UPLOADS = {
-    "openai for Python, edit": ("edits", [("image", _FILE), ("mask", _FILE)]),
-    "LiteLLM and LibreChat, edit": ("edits", [("image[]", _FILE)]),
-    "Open WebUI, edit of two": ("edits", [("image[]", _FILE), ("image[]", _FILE)]),
-    "LiteLLM, variation": ("variations", [("image", _FILE)]),
-}
+@pytest.mark.parametrize("client", EDITS)
+@each_card
+def test_each_client_gets_its_edit(client: str, card: ModelCard) -> None:
+    route, parts = EDITS[client]
+    texts = {name: value for name, value in parts if isinstance(value, str)}
+    body, kind = form_of(client, image_file(), mask_file())
+
+    async def run() -> None:
+        backend = ScriptedBackend(card)
+        async with running_app(backend, settings=ServerSettings(any_model=True)) as app:
+            headers = {**HEADERS, "content-type": kind}
+            answer = await app.client.post(f"/v1/images/{route}", content=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+            (job,) = backend.submitted
+            assert job.request.edit is not None
+            assert job.request.edit.image.decode() == image_file()
+            assert (job.request.edit.mask is not None) == any(name == "mask" for name, _ in parts)
+            assert job.request.prompts == (texts.get("prompt", ""),)
+            assert job.request.num_images == int(texts.get("n", 1))
+            if texts.get("stream"):
+                *partial, last = _events(answer)
+                assert [event["type"] for event in partial] == ["image_edit.partial_image"] * len(partial)
+                assert len(partial) == int(texts.get("partial_images", 0))
+                assert last["type"] == "image_edit.completed"
+                values = last
+            else:
+                values = answer.json()
+                assert len(values["data"]) == int(texts.get("n", 1))
+            _check_echo(values, texts)
+            assert values["output_format"] == texts.get("output_format", "png")
+            assert values["usage"]["input_tokens_details"]["image_tokens"] > 0
+
+    asyncio.run(run())
 
 
-@pytest.mark.parametrize("upload", UPLOADS)
-def test_uploads_are_refused_with_a_reason(upload: str) -> None:
-    route, files = UPLOADS[upload]
+def test_bodies_of_unknown_length_are_edited() -> None:
+    """The package for Node streams files, without a Content-Length."""
+    body, kind = form_of("openai for npm, edit", image_file(), mask_file())
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for begin in range(0, len(body), 100):
+            yield body[begin : begin + 100]
 
     async def run() -> None:
         async with running_app() as app:
-            answer = await app.client.post(f"/v1/images/{route}", files=files, data=_TEXTS)
-            error = answer.json()["error"]
-            assert (answer.status_code, error["code"]) == (501, "not_implemented")
-            assert "text only" in error["message"]
-            assert answer.headers["x-should-retry"] == "false"
+            answer = await app.client.post("/v1/images/edits", content=pieces(), headers={"content-type": kind})
+            assert "content-length" not in answer.request.headers
+            assert _events(answer)[-1]["type"] == "image_edit.completed"
 
     asyncio.run(run())
