@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from bitvar.serving.engine.engine import EngineLimits
 from bitvar.serving.http.settings import ServerSettings
+from tests.support.pictures import image_file, mask_file
 from tests.support.serving import ScriptedBackend, running_server
 from tests.support.socket_server import SocketServer, socket_server
 
@@ -114,17 +115,26 @@ def test_errors_before_a_request_is_read(server: SocketServer) -> None:
     with client_of(server) as client, pytest.raises(openai.APIStatusError) as large:
         client.images.generate(prompt="a" * 3_000_000)  # refused while it is still being sent
     assert (large.value.status_code, large.value.code) == (413, "too_large")
-    with client_of(server) as client, pytest.raises(openai.InternalServerError) as unbuilt:
-        client.images.edit(image=b"\x89PNG" + bytes(3_000_000), prompt="a")
-    assert (unbuilt.value.status_code, unbuilt.value.code) == (501, "not_implemented")
+    with client_of(server) as client, pytest.raises(openai.APIStatusError) as long:
+        client.images.edit(image=b"\x89PNG" + bytes(70_000_000), prompt="a")
+    assert (long.value.status_code, long.value.code) == (413, "too_large")
 
 
-def test_what_a_retry_cannot_help_is_not_retried(server: SocketServer) -> None:
-    sent: list[Any] = []
-    with client_of(server, max_retries=2) as client, pytest.raises(openai.InternalServerError):
-        client._client.event_hooks = {"request": [sent.append]}
-        client.images.edit(image=b"\x89PNG", prompt="a")
-    assert len(sent) == 1
+def test_edits_of_the_package(server: SocketServer) -> None:
+    more = {"seed": [7, 8], "exact": True, "lora": {"name": "pixel", "scale": 0.5}, "source_prompt": "a cat"}
+    with client_of(server) as client:
+        answer = client.images.edit(image=image_file(), mask=mask_file(), prompt="a dog", n=2, extra_body=more)
+        assert answer.data is not None and answer.usage is not None
+        assert [base64.b64decode(item.b64_json or "") for item in answer.data] == [b"image of 7", b"image of 8"]
+        assert answer.usage.input_tokens_details.image_tokens == 85
+        events = list(client.images.edit(image=[image_file()], prompt="a dog", stream=True, partial_images=2))
+        assert [event.type for event in events] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.images.edit(image=[image_file(), image_file()], prompt="a dog")
+        assert (caught.value.param, caught.value.code) == ("image", "invalid_value")
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.images.edit(image=image_file(), mask=image_file(), prompt="a dog")
+        assert (caught.value.param, "transparent" in str(caught.value)) == ("mask", True)
 
 
 def test_a_full_queue_is_429_and_says_when_to_try_again() -> None:

@@ -14,6 +14,7 @@ from bitvar.serving.http.openapi import openapi_document
 from bitvar.serving.http.schema import json_schema
 from bitvar.serving.http.settings import ServerSettings
 from tests.support.openapi_checks import fault_of
+from tests.support.pictures import image_file
 from tests.support.serving import CARD, App, ScriptedBackend, running_app
 
 PAGES = {("get", "/"), ("get", "/page/{name}")}
@@ -113,6 +114,39 @@ async def hold(*_: Any) -> None:
     await asyncio.Event().wait()
 
 
+def form(path: str, texts: dict[str, str] | None = None, image: bytes = b"") -> Callable[[App], Any]:
+    files = {"image": image or image_file()}
+    return lambda app: app.client.post(path, files=files, data=texts)
+
+
+async def full_for(app: App, path: str) -> Any:
+    """Fill the queue, then send a form."""
+    waiting = asyncio.create_task(app.client.post("/v1/images/generations", json=PROMPT))
+    while not app.engine.num_waiting:
+        await asyncio.sleep(0)
+    try:
+        return await form(path)(app)
+    finally:
+        app.engine.cancel(next(iter(app.engine._tickets)))
+        await waiting
+
+
+FORMS: list[tuple[str, int, Callable[[str], Callable[[App], Any]], dict[str, Any]]] = [
+    ("POST", 200, form, {}),
+    ("POST", 200, lambda path: form(path, {"n": "2", "response_format": "url", "user": "me"}), {}),
+    ("POST", 400, lambda path: request("POST", path), {}),
+    ("POST", 400, lambda path: form(path, image=b"nothing"), {}),
+    ("POST", 401, form, {"settings": KEYED}),
+    ("POST", 404, lambda path: form(path, {"model": "x"}), {}),
+    ("POST", 413, lambda path: form(path, image=bytes(3000)), {"settings": ServerSettings(max_file_bytes=2000)}),
+    ("POST", 429, lambda path: lambda app: full_for(app, path), {"limits": EngineLimits(max_queue=1),
+                                            "backend": lambda: ScriptedBackend(before_scale=hold)}),
+    ("POST", 503, form, {"backend": lambda: ScriptedBackend(None)}),
+    ("POST", 504, form, {"limits": EngineLimits(request_timeout=0.5),
+                         "backend": lambda: ScriptedBackend(before_scale=hold)}),
+]  # fmt: skip
+
+
 CASES: list[tuple[str, str, int, Callable[[App], Any], dict[str, Any]]] = [
     (*GENERATE, 200, post(PROMPT), {}),
     (*GENERATE, 200, post({**PROMPT, "n": 3, "user": "me", "output_format": "webp", "size": "128x64"}), {}),
@@ -131,9 +165,9 @@ CASES: list[tuple[str, str, int, Callable[[App], Any], dict[str, Any]]] = [
     (*GENERATE, 503, post(PROMPT), {"backend": lambda: ScriptedBackend(None)}),
     (*GENERATE, 504, post(PROMPT), {"limits": EngineLimits(request_timeout=0.05),
                                     "backend": lambda: ScriptedBackend(before_scale=hold)}),
-    ("POST", "/v1/images/edits", 501, request("POST", "/v1/images/edits"), {}),
-    ("POST", "/v1/images/variations", 501, request("POST", "/v1/images/variations"), {}),
-    ("POST", "/v1/images/variations", 401, request("POST", "/v1/images/variations"), {"settings": KEYED}),
+    *((method, path, status, act(path), options) for path in ("/v1/images/edits", "/v1/images/variations")
+      for method, status, act, options in FORMS),
+    ("POST", "/v1/images/edits", 200, form("/v1/images/edits", {"stream": "true", "partial_images": "2"}), {}),
     ("GET", "/v1/images/{image_id}/content", 200, content, {}),
     ("GET", "/v1/images/{image_id}/content", 404, request("GET", "/v1/images/x/content"), {}),
     ("DELETE", "/v1/requests/{request_id}", 200, cancel, {"backend": lambda: ScriptedBackend(before_scale=hold)}),
