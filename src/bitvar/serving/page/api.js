@@ -1,6 +1,7 @@
 /**
  * The server's HTTP interface: the model, readiness, streamed images, cancelling.
  *
+ * @typedef {{path: string, body: string | FormData}} DrawRequest  JSON as text, or a form with images
  * @typedef {{type: string, b64_json: string, bitvar?: Record<string, any>, output_format?: string, size?: string}} ImageEvent
  */
 
@@ -50,16 +51,17 @@ export class Api {
 
   /**
    * Draw an image.
-   * @param {string} body
+   * @param {DrawRequest} request
    * @param {object} more
    * @param {AbortSignal} more.signal
    * @param {(id: string) => void} more.onStart  gets the request's id
    * @param {(position: number) => void} more.onQueue
    * @param {(event: ImageEvent) => void} more.onImage  gets every preview, and last the finished image
    */
-  async draw(body, { signal, onStart, onQueue, onImage }) {
-    const headers = { "Content-Type": "application/json", Accept: "text/event-stream" };
-    const response = await this.#fetch("/v1/images/generations", { method: "POST", headers, body, signal });
+  async draw({ path, body }, { signal, onStart, onQueue, onImage }) {
+    // The browser writes the type of a form, which names its boundary.
+    const type = typeof body === "string" ? { "Content-Type": "application/json" } : {};
+    const response = await this.#fetch(path, { method: "POST", headers: { ...type, Accept: "text/event-stream" }, body, signal });
     onStart(response.headers.get("x-request-id") ?? "");
     let finished = false;
     for await (const part of partsOf(response)) {
@@ -69,7 +71,7 @@ export class Api {
       } else if (part.data !== "[DONE]") {
         const event = /** @type {any} */ (parseExact(part.data));
         if (event.error) throw errorOf(event.error, {});
-        finished ||= event.type === "image_generation.completed";
+        finished ||= event.type.endsWith(".completed");
         onImage(event);
       }
     }

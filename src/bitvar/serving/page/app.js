@@ -7,7 +7,8 @@
  * @property {Record<string, any> | null} card  the model's card
  * @property {Item[]} items  newest first
  * @property {string | null} selected  id of the image on the stage
- * @property {"single" | "sheet" | "compare"} view
+ * @property {"single" | "sheet" | "compare" | "edit"} view
+ * @property {import("./edit.js").Draft | null} draft  edit that is being prepared
  * @property {string | null} other  id of the second image of a comparison
  * @property {number | null} held  scale that the strip holds
  * @property {boolean} pixels  whether small images are enlarged to plain squares
@@ -15,9 +16,10 @@
 
 import { Api, ApiError, Unreachable } from "./api.js";
 import { Connection } from "./connection.js";
+import { EditError, draftOf } from "./edit.js";
 import { openImage } from "./files.js";
 import { GalleryDb } from "./gallery_db.js";
-import { isOpen, newId, newestFirst, releaseUrls } from "./items.js";
+import { SOURCE, altText, isOpen, newId, newestFirst, releaseUrls, sourceOf } from "./items.js";
 import { Runner } from "./runner.js";
 import { apiKey, remember, rememberPrompt, remembered } from "./saved.js";
 import { MetadataError } from "./metadata.js";
@@ -40,7 +42,7 @@ export class App {
     this.voices = voices;
     /** @type {State} */
     const state = {
-      server: "connecting", card: null, items: [], selected: null, view: "single", other: null, held: null,
+      server: "connecting", card: null, items: [], selected: null, view: "single", draft: null, other: null, held: null,
       pixels: remembered("pixels", false),
     };
     this.store = new Store(state);
@@ -83,10 +85,14 @@ export class App {
   /**
    * Draw a run.
    * @param {import("./settings.js").Settings} settings  with a pattern as prompt
-   * @param {{images: number, guidances: import("./settings.js").PerScale[], native: import("./sizes.js").NativeSize}} more
+   * @param {object} more
+   * @param {number} more.images
+   * @param {import("./settings.js").PerScale[]} more.guidances
+   * @param {import("./sizes.js").NativeSize} more.native
+   * @param {import("./edit.js").Edit | null} [more.edit]  of the image to draw from; none for new images
    */
-  async generate(settings, { images, guidances, native }) {
-    rememberPrompt(settings.prompt);
+  async generate(settings, { images, guidances, native, edit = null }) {
+    if (settings.prompt.trim()) rememberPrompt(settings.prompt);
     const [run, created] = [newId(), Date.now()];
     const { counts } = tokensOf(native.grids);
     /** @type {Item[]} */
@@ -94,7 +100,7 @@ export class App {
       id: newId(), run, created, position, status: "waiting", note: "Waiting for its turn.", settings: own,
       native: [native.width, native.height], image: null,
       scales: native.grids.map((grid, index) => ({ grid, tokens: counts[index], preview: null })),
-      reached: 0, warnings: [], seconds: null,
+      reached: 0, warnings: [], seconds: null, edit,
     }));
     const finished = this.state.items.filter((item) => item.status === "done" || isOpen(item));
     this.store.set({ items: [...fresh, ...finished], selected: fresh[0].id, view: fresh.length > 1 ? "sheet" : "single", held: null });
@@ -109,6 +115,30 @@ export class App {
     this.voices.announce("Drawing.");
     await this.runner.run([id]);
     this.#announceEnd([id]);
+  }
+
+  /**
+   * Prepare to edit an image.
+   * @param {Blob} source @param {{name: string, prompt?: string, transparent?: boolean}} more
+   */
+  async edit(source, more) {
+    try {
+      this.store.set({ draft: await draftOf(source, more), view: "edit", held: null });
+      this.voices.announce(`Editing ${more.name}. Paint over what should change.`);
+    } catch (error) {
+      if (!(error instanceof EditError)) throw error;
+      this.voices.notify(error.message);
+    }
+  }
+
+  /** Go back to the image that is edited. */
+  showEdit() {
+    if (this.state.draft) this.store.set({ view: "edit", held: null });
+  }
+
+  /** Edit no image any more. */
+  closeEdit() {
+    this.store.set({ draft: null, ...(this.state.view === "edit" ? { view: "single" } : {}) });
   }
 
   /** Stop all drawing at once. */
@@ -136,8 +166,21 @@ export class App {
     else this.store.set({ view: "compare", other: others[0].id, held: null });
   }
 
+  /** Compare an edited image with what it was made from. @param {Item} item */
+  compareWithSource(item) {
+    this.store.set({ selected: item.id, view: "compare", other: SOURCE, held: null });
+  }
+
+  /** The second image of a comparison. @returns {Item | undefined} */
+  get second() {
+    const { selected, other } = this.state;
+    const item = this.find(selected);
+    return other === SOURCE && item ? sourceOf(item) : this.find(other);
+  }
+
   /** Swap the two images of a comparison. */
   swap() {
+    if (this.state.other === SOURCE) return;
     this.store.set({ selected: this.state.other, other: this.state.selected });
   }
 
@@ -167,7 +210,8 @@ export class App {
         await this.#keep([item]);
       } catch (error) {
         if (!(error instanceof MetadataError)) throw error;
-        this.voices.notify(error.message);
+        if (error.isForeign) await this.edit(file, { name: file.name, transparent: true });
+        else this.voices.notify(error.message);
       }
     }
   }
@@ -251,6 +295,6 @@ export class App {
     const failed = items.find((item) => item.status === "failed");
     if (failed) this.voices.announce(`Failed: ${failed.note}`);
     else if (done.length < items.length) this.voices.announce(items.length === 1 ? items[0].note : `Stopped. ${done.length} of ${items.length} images are done.`);
-    else if (items.length) this.voices.announce(items.length === 1 ? `Done: ${items[0].settings.prompt}, seed ${items[0].settings.seed}.` : `Done: ${items.length} images.`);
+    else if (items.length) this.voices.announce(items.length === 1 ? `Done: ${altText(items[0])}.` : `Done: ${items.length} images.`);
   }
 }

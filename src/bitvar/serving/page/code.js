@@ -1,10 +1,14 @@
 /** The same image from elsewhere: as a curl command, a Python program, or a command of bitvar. */
 
+import { editFields } from "./edit.js";
 import { stringifyWithSeed } from "./exact_json.js";
 import { formatOf, perScaleText, requestFields, sentBackground, sentNegative } from "./settings.js";
 import { sizeText } from "./sizes.js";
 
 /** @typedef {import("./settings.js").Settings} Settings */
+
+/** Names that the code of an edit gives to the image and its mask. */
+export const [SOURCE_FILE, MASK_FILE] = ["source.png", "mask.png"];
 
 /**
  * Quote a text for a POSIX shell.
@@ -38,6 +42,51 @@ export function asCurl(settings, origin, withKey) {
     ...key,
     `  -d ${shellQuoted(stringifyWithSeed(requestFields(settings), settings.seed))}`,
   ].join(" \\\n") + ` \\\n  | jq -r '.data[0].b64_json' | base64 -d > ${shellQuoted(fileName(settings))}\n`;
+}
+
+/**
+ * @param {Settings} settings
+ * @param {import("./edit.js").Edit} edit
+ * @param {string} origin  of the server
+ * @param {boolean} withKey  whether the server asks for a key
+ */
+export function editAsCurl(settings, edit, origin, withKey) {
+  const fields = Object.entries(editFields(settings, edit)).map(([name, value]) => `  --form-string ${shellQuoted(`${name}=${value}`)}`);
+  return [
+    `curl ${shellQuoted(`${origin}/v1/images/edits`)}`,
+    ...(withKey ? ['  -H "Authorization: Bearer $BITVAR_API_KEY"'] : []),
+    `  -F image=@${SOURCE_FILE}`,
+    ...(edit.mask ? [`  -F mask=@${MASK_FILE}`] : []),
+    ...fields,
+  ].join(" \\\n") + ` \\\n  | jq -r '.data[0].b64_json' | base64 -d > ${shellQuoted(fileName(settings))}\n`;
+}
+
+/**
+ * @param {Settings} settings
+ * @param {import("./edit.js").Edit} edit
+ * @param {string} origin
+ * @param {boolean} withKey
+ */
+export function editAsPython(settings, edit, origin, withKey) {
+  const { prompt, model, size, background, output_format, seed, ...extensions } = editFields(settings, edit);
+  const named = Object.entries({ model, prompt: prompt ?? "", size, background, output_format }).filter(([name, value]) => value || name === "prompt");
+  const texts = JSON.stringify({ ...extensions, seed }, null, 4).replaceAll("\n", "\n    ");
+  return [
+    "import base64",
+    ...(withKey ? ["import os", ""] : [""]),
+    "from openai import OpenAI",
+    "",
+    `client = OpenAI(base_url=${JSON.stringify(`${origin}/v1`)}, api_key=${withKey ? 'os.environ["BITVAR_API_KEY"]' : '"none"'})`,
+    "answer = client.images.edit(",
+    `    image=open(${JSON.stringify(SOURCE_FILE)}, "rb"),`,
+    ...(edit.mask ? [`    mask=open(${JSON.stringify(MASK_FILE)}, "rb"),`] : []),
+    ...named.map(([name, value]) => `    ${name}=${JSON.stringify(value)},`),
+    `    extra_body=${texts},`,
+    ")",
+    `with open(${JSON.stringify(fileName(settings))}, "wb") as file:`,
+    "    file.write(base64.b64decode(answer.data[0].b64_json))",
+    "",
+  ].join("\n");
 }
 
 /**

@@ -1,6 +1,6 @@
 /** Two images on top of each other, with a slider between them. */
 
-import { altText, finestOf, paint } from "./items.js";
+import { SOURCE, altText, finestOf, paint } from "./items.js";
 import { perScaleText } from "./settings.js";
 import { make, setText } from "./dom.js";
 
@@ -37,6 +37,7 @@ function show(image, item) {
 
 /** Label each image by what sets it apart. @param {Item} first @param {Item} second */
 function differences(first, second) {
+  if (first.id === SOURCE) return ["Before", "After"];
   const names = /** @type {const} */ (["prompt", "seed", "guidance_scale", "temperature"]);
   const words = { prompt: "", seed: "seed ", guidance_scale: "guidance ", temperature: "temperature " };
   const differing = names.filter((name) => String(first.settings[name]) !== String(second.settings[name]));

@@ -8,7 +8,13 @@ import { remember, remembered } from "./saved.js";
 import { byId, make, setText } from "./dom.js";
 import { shapeChoices } from "./shapes.js";
 
-/** @typedef {import("./settings.js").Settings} Settings */
+/**
+ * @typedef {import("./settings.js").Settings} Settings
+ * @typedef {object} Actions
+ * @property {(settings: Settings, more: {images: number, guidances: import("./settings.js").PerScale[], native: import("./sizes.js").NativeSize}) => void} onGenerate
+ * @property {() => void} onStop
+ * @property {() => void} onNoModel  called when there is nothing to draw with yet
+ */
 
 const KEPT = ["images", "seed", "guidance", "temperature", "negative", "guidances", "top-p", "top-k", "background", "format"];
 const FIELD_OF_PARAM = /** @type {Record<string, string>} */ ({
@@ -24,13 +30,9 @@ export class Composer {
   #shapes = [];
   #locked = false;
   #running = false;
+  #editing = false;
 
-  /**
-   * @param {object} actions
-   * @param {(settings: Settings, more: {images: number, guidances: import("./settings.js").PerScale[], native: import("./sizes.js").NativeSize}) => void} actions.onGenerate
-   * @param {() => void} actions.onStop
-   * @param {() => void} actions.onNoModel  called when there is nothing to draw with yet
-   */
+  /** @param {Actions} actions */
   constructor(actions) {
     this.actions = actions;
     this.form = byId("composer", HTMLFormElement);
@@ -69,7 +71,7 @@ export class Composer {
     this.#card = card;
     if (same) return;
     this.#shapes = shapesOf(card.sizes);
-    byId("shape-field").hidden = this.#shapes.length < 2;
+    byId("shape-field").hidden = this.#editing || this.#shapes.length < 2;
     byId("shapes").replaceChildren(...shapeChoices(this.#shapes, (shape) => this.#showSizes(shape)));
     byId("background-field").hidden = !card.alpha;
     this.adapters.setNames(card.adapters);
@@ -82,6 +84,16 @@ export class Composer {
   setRunning(running) {
     this.#running = running;
     this.form.classList.toggle("running", running);
+    this.#showPlan();
+  }
+
+  /** Edit an image, or draw new ones. @param {import("./edit.js").Draft | null} draft */
+  setEdit(draft) {
+    this.#editing = draft !== null;
+    byId("size-field").hidden = this.#editing;
+    byId("shape-field").hidden = this.#editing || this.#shapes.length < 2;
+    this.prompt.placeholder = this.#editing ? "What should it show then?" : "What should it draw?";
+    if (draft?.prompt && !this.prompt.value.trim()) this.setPrompt(draft.prompt);
     this.#showPlan();
   }
 
@@ -100,6 +112,11 @@ export class Composer {
   /** Draw with the present settings, unless something is being drawn. */
   submit() {
     if (!this.#running) this.#submit();
+  }
+
+  /** Draw with the present settings by other means, unless something is being drawn. @param {Actions["onGenerate"]} onReady */
+  vary(onReady) {
+    if (!this.#running) this.#submit(onReady);
   }
 
   /**
@@ -149,13 +166,14 @@ export class Composer {
     if (field) this.#invalid(field, message);
   }
 
-  #submit() {
+  /** @param {Actions["onGenerate"]} onReady  gets the settings and how many images */
+  #submit(onReady = this.actions.onGenerate) {
     this.form.querySelectorAll("[aria-invalid]").forEach((field) => this.#valid(field));
     if (!this.#card) {
       this.actions.onNoModel();
       return this.#invalid("prompt", "The server has not named its model yet. Try again in a moment.");
     }
-    if (!this.prompt.value.trim()) return this.#invalid("prompt", "Write a prompt first.", true);
+    if (!this.prompt.value.trim() && !this.#editing) return this.#invalid("prompt", "Write a prompt first.", true);
     if (!this.#locked || !this.#value("seed").trim()) this.#set("seed", randomSeed());
     const guidance = this.#read("guidance", (text) => parsePerScale(text), "Give a number from 0 to 100, or one for each scale.");
     const temperature = this.#read("temperature", (text) => parsePerScale(text), "Give a number from 0 to 100, or one for each scale.");
@@ -170,7 +188,7 @@ export class Composer {
     if (plan.problem) return this.#invalid("prompt", plan.problem, true);
     const size = parseSize(this.size.value);
     if (guidance === null || temperature === null || guidances === null || top_p === null || top_k === null || seed === null || images === null || !size) return;
-    this.actions.onGenerate(
+    onReady(
       {
         prompt: this.prompt.value, negative_prompt: this.#value("negative"), seed, guidance_scale: guidance, temperature, top_p, top_k, size,
         adapters,
@@ -273,12 +291,13 @@ export class Composer {
     const { count, prompts, problem } = this.#plan();
     const many = prompts > 1 ? `${prompts} prompts, ${count} ${count === 1 ? "image" : "images"}.` : "Write {red|blue} to try several words.";
     if (!this.prompt.hasAttribute("aria-invalid")) setText(byId("prompt-hint"), problem ?? many);
-    setText(byId("go-label"), this.#running ? "Stop" : count > 1 ? `Generate ${count} images` : "Generate");
+    setText(byId("go-label"), this.#running ? "Stop" : this.#editing ? (count > 1 ? `Edit into ${count} images` : "Edit the image") : count > 1 ? `Generate ${count} images` : "Generate");
     setText(byId("go-key"), this.#running ? "Esc" : "Ctrl ↵");
     const guidance = parsePerScale(this.#value("guidance"));
     const unused = guidance !== null && !isGuided(guidance) && !guidanceList(this.#value("guidances"))?.some(isGuided) && this.#value("negative").trim();
     setText(byId("negative-hint"), unused ? "Not used while guidance is 1. Try 2." : "What to steer away from.");
-    setText(byId("settings-facts"), [this.size.value.replace("x", " × "), `guidance ${this.#value("guidance")}`].join(" · "));
+    const size = this.#editing ? [] : [this.size.value.replace("x", " × ")];
+    setText(byId("settings-facts"), [...size, `guidance ${this.#value("guidance")}`].join(" · "));
   }
 
   /**

@@ -1,6 +1,7 @@
 /** Dialogs: prompt history, code, help, the API key, and a question before deleting. */
 
-import { asCommand, asCurl, asPython } from "./code.js";
+import { MASK_FILE, SOURCE_FILE, asCommand, asCurl, asPython, editAsCurl, editAsPython } from "./code.js";
+import { save } from "./files.js";
 import { apiKey, forgetPrompt, promptHistory, rememberApiKey, remember, remembered } from "./saved.js";
 import { button, byId, icon, make, setText } from "./dom.js";
 
@@ -58,24 +59,30 @@ export function prepareCode() {
   const withKey = () => apiKey() !== null;
   /** @type {{name: string, hint: string, code: (item: import("./items.js").Item) => string}[]} */
   const languages = [
-    { name: "curl", hint: "Needs curl and jq.", code: ({ settings }) => asCurl(settings, location.origin, withKey()) },
-    { name: "Python", hint: "pip install openai", code: ({ settings }) => asPython(settings, location.origin, withKey()) },
+    { name: "curl", hint: "Needs curl and jq.", code: ({ settings, edit }) => (edit ? editAsCurl(settings, edit, location.origin, withKey()) : asCurl(settings, location.origin, withKey())) },
+    { name: "Python", hint: "pip install openai", code: ({ settings, edit }) => (edit ? editAsPython(settings, edit, location.origin, withKey()) : asPython(settings, location.origin, withKey())) },
     { name: "Command line", hint: "Draws without a server.", code: ({ settings, native }) => asCommand(settings, native) },
   ];
   /** @type {import("./items.js").Item | null} */
   let item = null;
   const inputs = languages.map(({ name }) => make("input", { type: "radio", name: "language", value: name, onchange: () => show() }));
-  byId("code-tabs").append(...languages.map(({ name }, index) => make("label", { class: "tab" }, inputs[index], name)));
+  const labels = languages.map(({ name }, index) => make("label", { class: "tab" }, inputs[index], name));
+  byId("code-tabs").append(...labels);
+  byId("code-source").addEventListener("click", () => item?.edit && save(item.edit.source, SOURCE_FILE));
+  byId("code-mask").addEventListener("click", () => item?.edit?.mask && save(item.edit.mask, MASK_FILE));
   const show = () => {
-    const language = languages.find((_, index) => inputs[index].checked) ?? languages[0];
+    const language = languages.find((_, index) => inputs[index].checked && !labels[index].hidden) ?? languages[0];
     remember("language", language.name);
     setText(byId("code-hint"), language.hint);
+    byId("code-files").hidden = !item?.edit;
+    byId("code-mask").hidden = !item?.edit?.mask;
     if (item) setText(text, language.code(item));
     setText(byId("code-copy"), "Copy");
   };
   byId("code-copy").addEventListener("click", async () => setText(byId("code-copy"), (await copied(text)) ? "Copied" : "Press Ctrl C"));
   return (chosen) => {
     item = chosen;
+    labels[2].hidden = Boolean(item.edit); // a command can't name files of the browser
     const language = remembered("language", "curl");
     for (const input of inputs) input.checked = input.value === language;
     show();

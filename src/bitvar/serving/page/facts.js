@@ -1,6 +1,8 @@
 /** The settings of the selected image, and what can be done with it. */
 
+import { keptText } from "./edit.js";
 import { downloadImage } from "./files.js";
+import { urlOf } from "./items.js";
 import { formatOf, perScaleText, sentBackground } from "./settings.js";
 import { button, byId, make } from "./dom.js";
 
@@ -26,13 +28,13 @@ export function showFacts(app, { onUse, onCode }) {
       if (key === shown) return;
       shown = key;
       if (!item || facts.hidden) facts.replaceChildren();
-      else facts.replaceChildren(...factsOf(item), make("div", { class: "facts-actions" }, usesOf(item, onUse), toolsOf(item, app, onCode)));
+      else facts.replaceChildren(...factsOf(item), ...[madeFrom(item, app)].filter((one) => one !== null), make("div", { class: "facts-actions" }, usesOf(item, onUse), toolsOf(item, app, onCode)));
     },
   );
 }
 
 /** @param {Item} item */
-function factsOf({ settings, native, seconds, warnings }) {
+function factsOf({ settings, native, seconds, warnings, edit, scales }) {
   const [width, height] = settings.size;
   const enlarged = native[0] !== width || native[1] !== height;
   const list = /** @type {[string, string][]} */ ([
@@ -46,10 +48,11 @@ function factsOf({ settings, native, seconds, warnings }) {
     ...(sentBackground(settings) ? [["Background", settings.background]] : []),
     ...(formatOf(settings) === "png" ? [] : [["File", FORMAT_NAMES[formatOf(settings)]]]),
     ...(settings.model ? [["Model", settings.model]] : []),
+    ...(edit ? [["Edit", keptText(edit, scales.length)]] : []),
     ...(seconds === null ? [] : [["Time", `${seconds < 10 ? seconds.toFixed(2) : seconds.toFixed(0)} s`]]),
   ]);
   return [
-    make("p", { class: "facts-prompt" }, settings.prompt),
+    settings.prompt.trim() ? make("p", { class: "facts-prompt" }, settings.prompt) : null,
     settings.negative_prompt ? make("p", { class: "facts-negative" }, make("span", {}, "Without "), settings.negative_prompt) : null,
     ...warnings.map((warning) => make("p", { class: "warning" }, warning)),
     make("dl", { class: "facts-list" }, ...list.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))),
@@ -74,10 +77,24 @@ function toolsOf(item, app, onCode) {
     "div",
     { class: "tools", role: "group", "aria-label": "This image" },
     done ? button("Download", () => downloadImage(item), { class: "quiet small", icon: "download" }) : null,
+    done ? button("Edit", () => edit(item, app), { class: "quiet small", icon: "edit" }) : null,
     done ? button("Compare", () => app.compare(), { class: "quiet small", icon: "compare" }) : null,
     button("Code", () => onCode(item), { class: "quiet small", icon: "code" }),
     done ? button("Delete", () => remove(item, app), { class: "quiet small", icon: "delete" }) : null,
   );
+}
+
+/** Prepare to edit an image. @param {Item} item @param {import("./app.js").App} app */
+function edit({ image, settings, transparent }, app) {
+  if (image) app.edit(image, { name: settings.prompt.trim() || "an edited image", prompt: settings.prompt, transparent });
+}
+
+/** The image that it was made from, which opens a comparison. @param {Item} item @param {import("./app.js").App} app */
+function madeFrom(item, app) {
+  if (!item.edit || item.status !== "done") return null;
+  const image = make("img", { src: urlOf(item.edit.source), alt: "", draggable: "false" });
+  const label = make("span", {}, "Made from this image", make("small", {}, "Compare before and after"));
+  return make("button", { type: "button", class: "made-from", onclick: () => app.compareWithSource(item) }, image, label);
 }
 
 /** Delete an image; the focus moves to the one that is shown next. @param {Item} item @param {import("./app.js").App} app */

@@ -18,7 +18,9 @@ export async function openImage(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const record = await readRecord(bytes);
   if (record === null) {
-    throw new MetadataError(`${file.name} holds no settings: bitvar didn't make it, or another program removed them.`);
+    const error = new MetadataError(`${file.name} holds no settings: bitvar didn't make it, or another program removed them.`);
+    error.isForeign = true;
+    throw error;
   }
   const { settings, native, count, notes } = readSettings(record);
   const several = count > 1 ? [`It is a sheet of ${count} images; these are the settings of the first.`] : [];
@@ -71,8 +73,8 @@ export async function exportImages(items) {
   save(new Blob([archive], { type: "application/zip" }), `bitvar-${new Date().toISOString().slice(0, 10)}.zip`);
 }
 
-/** @param {Blob} blob @param {string} name */
-function save(blob, name) {
+/** Let the browser save a file. @param {Blob} blob @param {string} name */
+export function save(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = name;

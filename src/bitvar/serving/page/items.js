@@ -18,7 +18,11 @@
  * @property {string[]} warnings
  * @property {number | null} seconds  time that drawing took
  * @property {boolean} [transparent]  whether its files have an alpha channel
+ * @property {import("./edit.js").Edit | null} [edit]  how it was made from another image; none for a new one
  */
+
+/** Stands for the image that the selected one was made from, where an id is expected. */
+export const SOURCE = "source";
 
 /** Make an id that no other image has. Pages on plain HTTP have no `crypto.randomUUID`. */
 export function newId() {
@@ -53,7 +57,7 @@ export function paint(image, item, blob) {
 
 /** Let the browser forget the addresses of an item's blobs. @param {Item} item */
 export function releaseUrls(item) {
-  for (const blob of [item.image, ...item.scales.map((scale) => scale.preview)]) {
+  for (const blob of [item.image, item.edit?.source, item.edit?.mask, ...item.scales.map((scale) => scale.preview)]) {
     const url = blob && urls.get(blob);
     if (url) URL.revokeObjectURL(url);
     if (blob) urls.delete(blob);
@@ -81,7 +85,15 @@ export function isOpen(item) {
 
 /** Say in words what an image shows. @param {Item} item */
 export function altText(item) {
-  return `${item.settings.prompt}, seed ${item.settings.seed}`;
+  const what = item.id === SOURCE ? "The image before" : item.settings.prompt.trim() || "An edited image";
+  return item.id === SOURCE ? what : `${what}, seed ${item.settings.seed}`;
+}
+
+/** The image that an edited one was made from, as a comparison shows it. @param {Item} item @returns {Item | undefined} */
+export function sourceOf(item) {
+  if (!item.edit) return undefined;
+  const { source, size } = item.edit;
+  return { ...item, id: SOURCE, image: source, scales: [], transparent: true, settings: { ...item.settings, size } };
 }
 
 /** Order images newest first, and those of a run as they were asked for. @param {Item} a @param {Item} b */

@@ -7,9 +7,13 @@ import { Composer } from "./composer.js";
 import { prepareCode, prepareConfirm, prepareDialogs, prepareHelp, prepareHistory, prepareKey } from "./dialogs.js";
 import { byId } from "./dom.js";
 import { acceptFiles } from "./drop.js";
+import { sizesOf } from "./edit.js";
+import { prepareEditor } from "./editor.js";
 import { showFacts } from "./facts.js";
 import { showGallery, walk } from "./gallery.js";
 import { announce, prepareToast, showServer } from "./messages.js";
+import { escapePattern } from "./patterns.js";
+import { outputsOf, shapesOf } from "./sizes.js";
 import { showStage } from "./stage.js";
 import { showStrip } from "./strip.js";
 
@@ -21,12 +25,20 @@ const app = new App({
   onRefused: (param, message) => composer.refuse(param, message),
 });
 const composer = new Composer({
-  onGenerate: (settings, more) => {
-    app.generate(settings, more);
-    showFrame();
+  onGenerate: async (settings, more) => {
+    const edit = await editor.edit();
+    draw(settings, { ...more, edit });
   },
   onStop: () => app.stop(),
   onNoModel: () => app.askForModel(),
+});
+const editor = prepareEditor(app, (edit) => {
+  const prompt = app.state.draft?.prompt ?? "";
+  composer.vary((settings, more) => {
+    // A cool model would draw what is left to it nearly the same each time.
+    const temperature = typeof settings.temperature === "number" ? Math.max(1, settings.temperature) : settings.temperature;
+    draw({ ...settings, prompt: escapePattern(prompt), temperature }, { ...more, edit });
+  });
 });
 const openHelp = prepareHelp();
 
@@ -36,7 +48,7 @@ prepareHistory((prompt) => {
   composer.prompt.focus();
 });
 showServer(app);
-showStage(app, (prompt) => composer.draw(prompt));
+showStage(app, (prompt) => composer.draw(prompt), editor.view);
 showStrip(app);
 showFacts(app, {
   onUse: (item, extent) => {
@@ -49,6 +61,7 @@ showGallery(app, { confirm: prepareConfirm(), onChoose: showFrame });
 acceptFiles((files) => app.open(files));
 prepareTheme();
 app.store.watch((state) => [state.card], (card) => card && composer.setCard(card));
+app.store.watch((state) => [state.draft], (draft) => composer.setEdit(draft));
 app.store.watch((state) => [state.items.some(isOpen)], (running) => composer.setRunning(running));
 addEventListener("keydown", pressed);
 app.start();
@@ -67,6 +80,19 @@ function pressed(event) {
   else if (event.key === "/" && remembered("single-keys", true)) composer.prompt.focus();
   else if (target !== document.body || !walk(byId("thumbs"), event.key)) return;
   event.preventDefault();
+}
+
+/**
+ * Draw new images, or edit one.
+ * @param {import("./settings.js").Settings} settings @param {Parameters<App["generate"]>[1]} more
+ */
+function draw(settings, { edit, ...more }) {
+  if (edit && app.state.card) {
+    const outputs = shapesOf(app.state.card.sizes).flatMap(outputsOf).map((output) => output.size);
+    const { size, native } = sizesOf(edit, app.state.card.sizes, outputs);
+    app.generate({ ...settings, size }, { ...more, native, edit });
+  } else app.generate(settings, more);
+  showFrame();
 }
 
 /** Bring the image into view where it is above or below the screen. */

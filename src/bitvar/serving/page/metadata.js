@@ -13,7 +13,10 @@ const USER_COMMENT = 0x9286;
 const LARGEST_TEXT = 240_000;
 
 /** A file whose settings can't be read, with a sentence for the user. */
-export class MetadataError extends Error {}
+export class MetadataError extends Error {
+  /** Whether the file is an image that simply has no settings. */
+  isForeign = false;
+}
 
 /**
  * Read the settings inside an image file.

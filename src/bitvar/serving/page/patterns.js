@@ -31,6 +31,11 @@ export function expandPattern(text, limit) {
   return expandSequence(sequence).map((prompt) => prompt.trim());
 }
 
+/** Write a text as the pattern that stands for it alone. @param {string} text */
+export function escapePattern(text) {
+  return text.replace(/[{|}]/g, "\\$&");
+}
+
 /** @param {Sequence} sequence @returns {number} */
 function countSequence(sequence) {
   return sequence.reduce((count, part) => count * (typeof part === "string" ? 1 : countGroup(part)), 1);

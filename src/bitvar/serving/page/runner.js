@@ -1,5 +1,6 @@
 /** Draws the images of a run, two at a time, and reports how each of them goes. */
 
+import { editFields } from "./edit.js";
 import { stringifyWithSeed } from "./exact_json.js";
 import { hasAlpha, mediaTypeOf } from "./metadata.js";
 import { requestFields } from "./settings.js";
@@ -85,7 +86,7 @@ export class Runner {
     if (!item) return;
     const began = performance.now();
     this.hooks.update(id, { status: "drawing", note: "", reached: 0 });
-    await this.api.draw(bodyOf(item), {
+    await this.api.draw(requestOf(item), {
       signal,
       onStart: (request) => this.#drawing.set(id, { .../** @type {any} */ (this.#drawing.get(id)), request }),
       onQueue: (position) => this.hooks.update(id, { note: position ? `Waiting behind ${position} ${position === 1 ? "request" : "requests"}.` : "" }),
@@ -101,7 +102,7 @@ export class Runner {
     const blob = new Blob([bytes], { type: mediaTypeOf(bytes) ?? "application/octet-stream" });
     const transparent = hasAlpha(bytes);
     const more = event.bitvar ?? {};
-    if (event.type === "image_generation.completed") {
+    if (event.type.endsWith(".completed")) {
       const seconds = more.timings?.drawing_seconds ?? elapsed;
       const native = more.native_size ? nativeOf(more.native_size, item.native) : item.native;
       this.hooks.update(id, { status: "done", note: "", image: blob, reached: item.scales.length, warnings: more.warnings ?? [], seconds, native, transparent });
@@ -132,17 +133,21 @@ export class Runner {
   }
 }
 
-/** @param {Item} item */
-function bodyOf(item) {
-  const previews = item.scales.length - 1;
-  const fields = {
-    ...requestFields(item.settings),
+/** @param {Item} item @returns {import("./api.js").DrawRequest} */
+function requestOf({ settings, scales, native, edit }) {
+  const previews = scales.length - 1;
+  const stream = {
     response_format: "b64_json",
     stream: true,
     partial_images: previews,
-    ...(previews ? { preview_size: Math.min(Math.max(...item.native), LARGEST_PREVIEW) } : {}),
+    ...(previews ? { preview_size: Math.min(Math.max(...native), LARGEST_PREVIEW) } : {}),
   };
-  return stringifyWithSeed(fields, item.settings.seed);
+  if (!edit) return { path: "/v1/images/generations", body: stringifyWithSeed({ ...requestFields(settings), ...stream }, settings.seed) };
+  const body = new FormData();
+  for (const [name, value] of Object.entries({ ...editFields(settings, edit), ...stream })) body.append(name, String(value));
+  body.append("image", edit.source, "image");
+  if (edit.mask) body.append("mask", edit.mask, "mask.png");
+  return { path: "/v1/images/edits", body };
 }
 
 /** @param {string} base64 */

@@ -116,10 +116,11 @@ export function settingsOfRecord(record) {
       ? "An earlier version of bitvar made it, with other random numbers: the same seed gives a similar image, not the same one."
       : "A newer version of bitvar made it; some settings may be unknown here.");
   }
+  if (record.edit) notes.push("It was made from another image, which is not in the file: these settings alone draw a new one.");
   const seeds = Array.isArray(record.seeds) ? record.seeds : [];
   return {
     settings: {
-      prompt: text(record, "prompt"),
+      prompt: record.edit && record.prompt === "" ? "" : text(record, "prompt"),
       negative_prompt: typeof record.negative_prompt === "string" ? record.negative_prompt : "",
       seed: String((seedOf(record.seed) + BigInt(record.grid === true ? 0 : Number(record.batch_index ?? 0))) % SEEDS),
       guidance_scale: perScale(record, "guidance_scale"),

@@ -1,6 +1,6 @@
 /** The large image: one, a sheet of a run, or a comparison of two. */
 
-import { altText, finestOf, imageAfter, isOpen, paint, urlOf } from "./items.js";
+import { SOURCE, altText, finestOf, imageAfter, isOpen, paint, urlOf } from "./items.js";
 import { compareView } from "./compare.js";
 import { button, byId, make, setText } from "./dom.js";
 import { sheetView } from "./sheet.js";
@@ -12,8 +12,9 @@ import { welcomeView } from "./welcome.js";
  * Show the stage.
  * @param {import("./app.js").App} app
  * @param {(prompt: string) => void} onExample
+ * @param {{element: HTMLElement, update: () => void}} editor  what is shown while an edit is prepared
  */
-export function showStage(app, onExample) {
+export function showStage(app, onExample, editor) {
   const frame = byId("frame");
   /** @type {{kind: string, element: HTMLElement, update: (...values: any[]) => void} | null} */
   let shown = null;
@@ -31,15 +32,16 @@ export function showStage(app, onExample) {
     (state) => [state.items, state.selected, state.view, state.other, state.held, state.pixels, state.card],
     (items, selected, view, other, held, pixels, card) => {
       const item = app.find(selected);
-      const second = app.find(other);
+      const { second } = app;
       const siblings = item ? app.siblings(item) : [];
-      frame.dataset.view = item ? view : "welcome";
-      if (!item) become("welcome", () => welcomeView(onExample)).update(card);
-      else if (view === "compare" && second) become("compare", () => compareView()).update(item, second);
+      frame.dataset.view = item || view === "edit" ? view : "welcome";
+      if (view === "edit") become("edit", () => editor).update();
+      else if (!item) become("welcome", () => welcomeView(onExample)).update(card);
+      else if (view === "compare" && second) become("compare", () => compareView()).update(...(other === SOURCE ? [second, item] : [item, second]));
       else if (view === "sheet" && siblings.length > 1) become(`sheet ${item.run}`, () => sheetView((id) => app.select(id))).update(siblings);
       else become(`single ${item.id}`, () => singleView((id) => app.retry(id))).update(item, held);
       showTools(app, item, siblings);
-      frame.classList.toggle("pixels", pixels && isSmall(item));
+      frame.classList.toggle("pixels", pixels && view !== "edit" && isSmall(item));
     },
   );
   byId("to-sheet").addEventListener("click", () => app.showSheet());
@@ -57,17 +59,20 @@ function isSmall(item) {
 function showTools(app, item, siblings) {
   const { view, pixels } = app.state;
   const comparing = view === "compare";
-  byId("to-sheet").hidden = comparing || view === "sheet" || siblings.length < 2;
+  byId("to-sheet").hidden = comparing || view === "sheet" || view === "edit" || siblings.length < 2;
   setText(byId("to-sheet"), `All ${siblings.length}`);
-  byId("swap").hidden = byId("close-compare").hidden = !comparing;
-  byId("pixels").hidden = !isSmall(item);
+  byId("close-compare").hidden = !comparing;
+  byId("swap").hidden = !comparing || app.state.other === SOURCE;
+  byId("pixels").hidden = view === "edit" || !isSmall(item);
   byId("pixels").setAttribute("aria-pressed", String(pixels));
   setText(byId("stage-status"), statusText(app.state, item, siblings));
 }
 
 /** @param {import("./app.js").State} state @param {Item | undefined} item @param {Item[]} siblings */
-function statusText({ view, held }, item, siblings) {
+function statusText({ view, held, other }, item, siblings) {
+  if (view === "edit") return "Paint over what should change.";
   if (!item) return "";
+  if (view === "compare" && other === SOURCE) return "Before and after the edit.";
   if (view === "compare") return "Click another image in the gallery to compare with it.";
   const done = siblings.filter((sibling) => sibling.status === "done").length;
   if (view === "sheet") return done < siblings.length ? `${done} of ${siblings.length} images` : `${done} images`;
