@@ -35,7 +35,7 @@ export class App {
    * @param {object} voices
    * @param {() => Promise<boolean>} voices.askKey
    * @param {(text: string) => void} voices.announce  tells screen readers
-   * @param {(text: string, undo?: () => void) => void} voices.notify  shows a short message
+   * @param {(text: string, undo?: () => void, more?: {brief?: boolean}) => void} voices.notify  shows a short message
    * @param {(param: string, message: string) => void} voices.onRefused  gets the field that the server refused
    */
   constructor(voices) {
@@ -210,8 +210,10 @@ export class App {
         await this.#keep([item]);
       } catch (error) {
         if (!(error instanceof MetadataError)) throw error;
-        if (error.isForeign) await this.edit(file, { name: file.name, transparent: true });
-        else this.voices.notify(error.message);
+        if (error.isForeign) {
+          this.voices.notify(`${file.name} holds no settings, so it is opened to be edited.`, undefined, { brief: true });
+          await this.edit(file, { name: file.name, transparent: true });
+        } else this.voices.notify(error.message);
       }
     }
   }

@@ -98,8 +98,8 @@ function drawStep(context, step, { width, height }) {
   context.beginPath();
   const [[x, y], ...rest] = step.points;
   context.moveTo(x * longer, y * longer);
-  // A line to where it begins draws a dot.
-  for (const point of rest.length ? rest : [[x, y]]) context.lineTo(point[0] * longer, point[1] * longer);
+  context.lineTo(x * longer + 0.01, y * longer); // a line without length would draw nothing
+  for (const point of rest) context.lineTo(point[0] * longer, point[1] * longer);
   context.stroke();
 }
 

@@ -3,10 +3,11 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
+import { canBeExact, editFields, keptText, scalesKept, sizesOf } from "../../../../src/bitvar/serving/page/edit.js";
 import { EventStreamParser, queuePosition } from "../../../../src/bitvar/serving/page/event_stream.js";
 import { parseExact, stringifyWithSeed } from "../../../../src/bitvar/serving/page/exact_json.js";
 import { MetadataError, hasAlpha, mediaTypeOf, readRecord } from "../../../../src/bitvar/serving/page/metadata.js";
-import { PatternError, countPrompts, expandPattern } from "../../../../src/bitvar/serving/page/patterns.js";
+import { PatternError, countPrompts, escapePattern, expandPattern } from "../../../../src/bitvar/serving/page/patterns.js";
 import { LARGEST_RUN, expandRun, planOf } from "../../../../src/bitvar/serving/page/plan.js";
 import { isGuided, parsePerScale, parseSeed, requestFields, seedsFrom, settingsOfRecord } from "../../../../src/bitvar/serving/page/settings.js";
 import { nativeFor, outputsOf, ratioName, shapesOf, tokensOf } from "../../../../src/bitvar/serving/page/sizes.js";
@@ -37,6 +38,45 @@ test("escaped signs, single braces and bars outside a group are plain text", () 
 test("a pattern that is too large or not closed is refused", () => {
   assert.throws(() => expandPattern("{a|b}{a|b}", 3), PatternError);
   assert.throws(() => countPrompts("a {b|c"), PatternError);
+});
+
+test("a text becomes the pattern of itself", () => {
+  for (const text of ["a {red|blue} cat", "{", "a|b", "{{|}}", "plain"]) assert.deepEqual(expandPattern(escapePattern(text), 1), [text]);
+});
+
+test("a form says what is kept, and a size only where that is free", () => {
+  const settings = { ...SETTINGS, temperature: [1, 2], adapters: [{ name: "ink", scale: 0.5 }], seed: "9223372036854775807" };
+  const common = { prompt: "a cat", model: "icons", guidance_scale: "1", temperature: "[1,2]", lora: '{"name":"ink","scale":0.5}', seed: "9223372036854775807" };
+  const edit = { source: new Blob([]), mask: null, size: [64, 64], exact: false };
+  assert.deepEqual(editFields(settings, { ...edit, strength: 0.5 }), { ...common, size: "64x64", strength: "0.5" });
+  assert.deepEqual(editFields(settings, { ...edit, exact: true, strength: 1 }), { ...common, exact: "true", strength: "1" });
+  assert.deepEqual(editFields({ ...settings, prompt: " " }, { ...edit, keep_scales: 1 }), { ...withoutPrompt(common), size: "64x64", keep_scales: "1" });
+});
+
+function withoutPrompt({ prompt, ...rest }) {
+  return rest;
+}
+
+test("an edit keeps the size of the image, or takes the model's", () => {
+  const native = (width, height) => ({ width, height, grids: [[1, 1]] });
+  const sizes = [native(64, 64), native(96, 48)];
+  assert.deepEqual(sizesOf({ size: [300, 260], exact: true }, sizes, []), { native: sizes[0], size: [300, 260] });
+  assert.deepEqual(sizesOf({ size: [300, 140], exact: false }, sizes, []), { native: sizes[1], size: [96, 48] });
+  assert.deepEqual(sizesOf({ size: [256, 256], exact: false }, sizes, [[256, 256]]), { native: sizes[0], size: [256, 256] });
+  assert.deepEqual([canBeExact([4096, 4096]), canBeExact([4097, 4096])], [true, false]);
+});
+
+test("variations keep half of the scales, or the first", () => {
+  assert.deepEqual([4, 13, 2].map((scales) => [scalesKept("layout", scales), scalesKept("colours", scales)]), [[2, 1], [7, 1], [1, 1]]);
+  assert.equal(keptText({ strength: 0.35, mask: null }, 4), "35 % drawn anew");
+  assert.equal(keptText({ keep_scales: 2, mask: {}, exact: true }, 4), "2 of 4 scales kept, the rest exactly as it was");
+});
+
+test("the record of an edit may have no prompt, and says that the image is missing", () => {
+  const { settings, notes } = settingsOfRecord({ ...RECORD, prompt: "", edit: { method: "redraw" } });
+  assert.equal(settings.prompt, "");
+  assert.match(notes[0], /another image, which is not in the file/);
+  assert.throws(() => settingsOfRecord({ ...RECORD, prompt: "" }), TypeError);
 });
 
 test("a stream cut anywhere gives the same events", () => {

@@ -197,6 +197,40 @@ def test_python_sends_the_settings(codes: list[dict[str, str]]) -> None:
         }
 
 
+FIELDS = {
+    "model": "icons",
+    "guidance_scale": "2",
+    "temperature": "[0.25,0.5]",
+    "top_k": "1",
+    "lora": json.dumps(SETTINGS["adapters"], separators=(",", ":")),
+    "background": "transparent",
+    "output_format": "webp",
+    "exact": "true",
+    "strength": "0.75",
+    "seed": "9223372036854775807",
+}
+
+
+def test_the_code_of_an_edit_sends_a_form(codes: list[dict[str, str]]) -> None:
+    for prompt, code in zip(PROMPTS, codes, strict=True):
+        words = shlex.split(code["editCurl"].replace("\\\n", " "))
+        assert {"image=@source.png", "mask=@mask.png", "Authorization: Bearer $BITVAR_API_KEY"} <= set(words)
+        texts = [words[at + 1] for at, word in enumerate(words) if word == "--form-string"]
+        assert dict(text.split("=", 1) for text in texts) == {**FIELDS, "prompt": prompt, "negative_prompt": prompt}
+
+
+def test_python_of_an_edit_sends_the_files_and_fields(codes: list[dict[str, str]]) -> None:
+    for prompt, code in zip(PROMPTS, codes, strict=True):
+        calls = [node for node in ast.walk(ast.parse(code["editPython"])) if isinstance(node, ast.Call)]
+        [edit] = [call for call in calls if ast.unparse(call.func) == "client.images.edit"]
+        values = {keyword.arg: keyword.value for keyword in edit.keywords}
+        assert ast.unparse(values.pop("image")) == "open('source.png', 'rb')"
+        assert ast.unparse(values.pop("mask")) == "open('mask.png', 'rb')"
+        plain = {name: ast.literal_eval(value) for name, value in values.items()}
+        extra = plain.pop("extra_body")
+        assert {**plain, **extra} == {**FIELDS, "prompt": prompt, "negative_prompt": prompt}
+
+
 def test_archives_can_be_unpacked(tmp_path: Path) -> None:
     contents = {"one.png": bytes(range(256)) * 50, "caf\u00e9.json": b"{}", "empty": b""}
     for name, data in contents.items():
