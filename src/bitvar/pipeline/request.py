@@ -72,6 +72,7 @@ class EditKwargs(GenerationKwargs, total=False):
     trust: float | None
     grow: float | None
     feather: float | None
+    fill: Literal["image", "surroundings"]
     exact: bool
     fit: Literal["cover", "pad"]
 
