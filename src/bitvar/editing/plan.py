@@ -16,6 +16,7 @@ from bitvar.editing.localize import disagreement, make_local_gate
 from bitvar.editing.processors import BitTest, Difference, Inversion, Tilt
 from bitvar.editing.source import EditSource
 from bitvar.editing.spec import EditSpec, Method
+from bitvar.errors import UsageError
 from bitvar.sampling.constraint import PrefixBits
 from bitvar.sampling.params import ScaleParams
 from bitvar.sampling.steering import LogitsProcessor, Steering
@@ -75,13 +76,13 @@ class EditPlan:
         constraint: Scales that are kept.
         steering: Processor of logits, references and gate.
         kept: Number of coarse scales that are kept.
-        found: Gate of the part that the prompts disagree on, `(b, 1, h, w)`; None if the method looks for none.
+        found_gate: Gate of the part that the prompts disagree on, `(b, 1, h, w)`; None if the method looks for none.
     """
 
     constraint: PrefixBits
     steering: Steering
     kept: int
-    found: Float[Tensor, "b 1 h w"] | None = None
+    found_gate: Float[Tensor, "b 1 h w"] | None = None
 
 
 def defaults_of(spec: EditSpec) -> MethodDefaults:
@@ -100,6 +101,23 @@ def num_kept(spec: EditSpec, num_scales: int) -> int:
     if strength in (0, 1):
         return 0 if strength else num_scales
     return min(max(1, math.floor((1 - strength) * num_scales + 0.5)), num_scales - 1)
+
+
+def num_determined(source: EditSource) -> int:
+    """Compute how many coarse scales an image of its size determines: those without more cells than it had detail for.
+
+    Raises:
+        UsageError: if that is all of them, so that there is nothing to add.
+    """
+    left, top, right, bottom = source.frame.box
+    share = min((bottom - top) / source.frame.canvas_size[1], (right - left) / source.frame.canvas_size[0])
+    rows, columns = _grid(source.bits[-1])
+    kept = sum(_grid(bits)[0] <= rows * share and _grid(bits)[1] <= columns * share for bits in source.bits)
+    if kept == len(source.bits):
+        width, height = source.frame.canvas_size
+        why = f"it is drawn at {width}x{height} pixels, which it has already"
+        raise UsageError("The image can't be upscaled.", why, "ask for a larger size that the model draws")
+    return kept
 
 
 def plan_edit(
@@ -125,7 +143,7 @@ def plan_edit(
         reference: Condition of the source prompt, a row for each image; None without one.
         probe: Computes the source prompt's logits on the source image.
     """
-    kept = num_kept(spec, len(params))
+    kept = num_kept(spec, len(params)) if not spec.upscale else num_determined(source)
     gate = found = None
     if source.original.mask is not None:
         mask = source.frame.view_mask(source.original.mask)

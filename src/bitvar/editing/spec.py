@@ -89,6 +89,7 @@ class EditSpec(Config):
         strength: Share of the scales that are drawn anew: 0 keeps the image, 1 keeps nothing of it (outside a mask,
             the image is kept whatever the strength).
         keep_scales: Number of coarse scales to keep, in place of the strength's.
+        upscale: Whether to keep the scales that an image of its size determines, and to draw the finer ones.
         source_prompt: Text that describes the image as it is.
         preset: "preserve" keeps more of the image, "text" follows the prompt more closely.
         threshold: Fall of a bit's probability from which "bit-test" draws it anew; share of the largest disagreement
@@ -111,6 +112,7 @@ class EditSpec(Config):
     method: Method | None = None
     strength: Share | None = None
     keep_scales: int | None = Field(default=None, ge=0, le=64)
+    upscale: bool = Field(default=False, strict=True)
     source_prompt: str | None = Field(default=None, min_length=1, max_length=32_000)
     preset: Preset | None = None
     threshold: Share | None = None
@@ -130,8 +132,8 @@ class EditSpec(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> "EditSpec":
-        if self.strength is not None and self.keep_scales is not None:
-            raise ValueError("strength and keep_scales say the same: give one of them")
+        if (self.strength is not None) + (self.keep_scales is not None) + self.upscale > 1:
+            raise ValueError("strength, keep_scales and upscale say the same: give one of them")
         if self.chosen_method != "redraw" and self.source_prompt is None:
             raise ValueError(f"{self.chosen_method} compares two prompts: give source_prompt, what the image shows")
         if self.chosen_method == "redraw" and self.source_prompt is not None:

@@ -64,6 +64,7 @@ class EditKwargs(GenerationKwargs, total=False):
     method: Method | None
     strength: float | None
     keep_scales: int | None
+    upscale: bool
     source_prompt: str | None
     preset: Preset | None
     threshold: float | None

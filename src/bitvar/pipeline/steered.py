@@ -147,8 +147,8 @@ def _exact(spec: EditSpec, source: EditSource, plan: EditPlan) -> Finish:
 
     def finish(index: int, drawn: Image.Image) -> Image.Image:
         mask, blur = given, feather
-        if plan.found is not None:
-            found = mask_of_gate(plan.found[index, 0], source.frame)
+        if plan.found_gate is not None:
+            found = mask_of_gate(plan.found_gate[index, 0], source.frame)
             mask, blur = found if given is None else ImageChops.multiply(found, given), 0.0
         assert mask is not None, "the specification asks for a mask, or for one to be found"
         whole = paste(source.original.image, mask, drawn, source.frame, feather=blur)

@@ -72,11 +72,11 @@ def background_psnr(task: EditTask, image: Image.Image) -> float:
     return float(min(60.0, 10 * np.log10(255.0**2 / max(error, 1e-9))))
 
 
-def _is_in(found: Detection, box: Box, side: int) -> bool:
-    x, y = (share * side for share in found.centre)
+def _is_in(detection: Detection, box: Box, side: int) -> bool:
+    x, y = (share * side for share in detection.centre)
     return box[0] <= x < box[2] and box[1] <= y < box[3]
 
 
-def _has_stayed(found: Detection, box: Box, side: int) -> bool:
-    x, y = found.centre
+def _has_stayed(detection: Detection, box: Box, side: int) -> bool:
+    x, y = detection.centre
     return max(abs(x - (box[0] + box[2]) / (2 * side)), abs(y - (box[1] + box[3]) / (2 * side))) <= _MOVED
