@@ -55,7 +55,7 @@ class Job(Config):
         output: Form of the finished images.
         previews: Previews to send.
         adapters: Adapters to apply, in order.
-        pasted_pixels: Number of pixels of the image that an exact edit is put into; 0 for any other job.
+        source_pixels: Number of pixels of an image that is worked on at its own size, as by an exact edit; else 0.
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9_-]{1,80}$")
@@ -63,4 +63,4 @@ class Job(Config):
     output: OutputSettings = OutputSettings()
     previews: PreviewSettings = PreviewSettings()
     adapters: Annotated[tuple[AdapterChoice, ...], Field(max_length=8)] = ()
-    pasted_pixels: int = Field(default=0, ge=0)
+    source_pixels: int = Field(default=0, ge=0)

@@ -6,7 +6,7 @@ from bitvar.pipeline.request import GenerationRequest
 from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.model_card import ModelCard, NativeSize
 
-PASTED_BYTES: Final = 120
+PIXEL_BYTES: Final = 120
 """Bytes of main memory that a pixel of an image takes while an exact edit is put into it; 95 were measured."""
 
 
@@ -24,5 +24,5 @@ def image_bytes(job: Job, size: NativeSize, card: ModelCard) -> int:
         size: Size at which the model draws it.
         card: The model.
     """
-    pasted = job.pasted_pixels * PASTED_BYTES if card.device == "cpu" else 0
-    return size.image_bytes + further_prompts(job.request) * size.prompt_bytes + pasted
+    worked = job.source_pixels * PIXEL_BYTES if card.device == "cpu" else 0
+    return size.image_bytes + further_prompts(job.request) * size.prompt_bytes + worked

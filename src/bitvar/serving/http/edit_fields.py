@@ -28,12 +28,12 @@ _TEXTS: Final = frozenset(
     (
         *("prompt", "negative_prompt", "source_prompt", "model", "user", "safety_identifier", "size", "quality"),
         *("output_format", "background", "moderation", "response_format", "style", "input_fidelity", "method"),
-        *("preset", "fit", "mask_convention"),
+        *("preset", "fit", "fill", "mask_convention"),
     )
 )
 """Fields whose texts are taken as they are. Those of the others are JSON: numbers, true and false, lists, objects."""
 
-_BOOLEANS: Final = frozenset({"stream", "exact_native", "exact", "mask_invert"})
+_BOOLEANS: Final = frozenset({"stream", "exact_native", "exact", "mask_invert", "upscale"})
 
 _NAME: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]{0,60})(?:\[([A-Za-z0-9_]{0,40})\])?")
 
@@ -60,6 +60,8 @@ class EditFields(Config):
     trust: Push | None = None
     grow: Half | None = None
     feather: Half | None = None
+    upscale: StrictBool | None = None
+    fill: Literal["image", "surroundings"] | None = None
     exact: StrictBool | None = None
     fit: Literal["cover", "pad"] | None = None
     mask_convention: Convention | None = None
@@ -70,16 +72,18 @@ EDIT_DESCRIPTIONS: Final[Mapping[str, str]] = {
     "input_fidelity": "How much of the image is kept: high keeps more of its coarse scales, low fewer.",
     "strength": "Share of the scales that are drawn anew: 0 keeps the image, 1 nothing of it.",
     "keep_scales": "Number of coarse scales to keep, in place of strength.",
-    "method": "How the image changes; redraw unless a source_prompt is given.",
+    "method": "How the image changes: redraw, or one of those that compare two prompts.",
     "source_prompt": "What the image shows now, for the methods that compare it with the prompt.",
     "preset": "preserve keeps more of the image, text follows the prompt more closely.",
-    "threshold": "Fall of a bit's probability from which bit-test draws it anew.",
+    "threshold": "Fall of a bit's probability, or share of the largest, from which bit-test or localized draws anew.",
     "confidence": "Probability that difference gives the image's own bits.",
     "push": "Strength with which tilt pushes away from the source prompt.",
     "trust": "Most nats between a bit's distribution after and before tilt.",
     "grow": "How far the mask is widened, as a share of the image's longer side.",
     "feather": "Width over which the mask's edge is blurred, as a share of the image's longer side.",
-    "exact": "Whether the result has the image's size, and exactly its pixels outside the mask.",
+    "upscale": "Whether to keep what an image of its size determines, and to draw the finer scales of a larger one.",
+    "fill": "What the masked part holds before it is edited: what is there, or a continuation of its surroundings.",
+    "exact": "Whether the result has the image's size, and exactly its pixels outside the part that may change.",
     "fit": "How an image of another ratio is brought to the model's size: cropped to cover it, or padded.",
     "mask_convention": "What marks the part to change: alpha (transparent there), white, or auto for the first it has.",
     "mask_invert": "Whether the mask marks the part to keep.",
@@ -90,7 +94,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "input_fidelity": "high or low",
     "strength": "a number from 0 to 1",
     "keep_scales": "a whole number from 0 to 64",
-    "method": "redraw, inversion, bit-test, difference or tilt",
+    "method": "redraw, localized, inversion, bit-test, difference or tilt",
     "source_prompt": f"text of 1 to {MAX_PROMPT:,} characters",
     "preset": "preserve or text",
     "threshold": "a number from 0 to 1",
@@ -99,6 +103,8 @@ _EXPECTED: Final[Mapping[str, str]] = {
     "trust": "a number from 0 to 100",
     "grow": "a number from 0 to 0.5",
     "feather": "a number from 0 to 0.5",
+    "upscale": "true or false",
+    "fill": "image or surroundings",
     "exact": "true or false",
     "fit": "cover or pad",
     "mask_convention": "alpha, white or auto",
@@ -108,6 +114,7 @@ _EXPECTED: Final[Mapping[str, str]] = {
 _EDIT_ONLY: Final = (
     "prompt", "mask", "mask_convention", "mask_invert", "exact", "grow", "feather", "input_fidelity", "stream",
     "partial_images", "preview_size", "method", "source_prompt", "preset", "threshold", "confidence", "push", "trust",
+    "upscale", "fill",
 )  # fmt: skip
 """Fields that a variation doesn't take."""
 

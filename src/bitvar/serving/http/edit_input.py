@@ -20,12 +20,15 @@ from bitvar.serving.http.edit_fields import EditFields
 from bitvar.serving.http.errors import ApiError, from_usage, invalid_value
 
 MAX_EXACT_PIXELS: Final = 1 << 24
-"""Most pixels of an image that an exact edit is put into: 4096 x 4096."""
+"""Most pixels of an image that is worked on at its own size: 4096 x 4096."""
 
 MAX_EXACT_SIDE: Final = 16_383
 """Longest side of such an image, which every format of a result can have."""
 
 _COMPARING: Final = tuple(method for method in get_args(Method) if method != "redraw")
+_DECIDING: Final = ("method", "strength", "keep_scales", "upscale", "source_prompt")
+"""Fields of which any leaves nothing to decide about the method."""
+
 _SHARED: Final = tuple(name for name in EditFields.model_fields if name in EditSpec.model_fields)
 
 
@@ -46,6 +49,12 @@ class EditInput:
     has_alpha: bool
     prompt: str = ""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def worked_pixels(self) -> int:
+        """Number of pixels of the image if it is worked on at its own size, else 0."""
+        is_worked_on = self.spec.exact or self.spec.fill != "image"
+        return self.size[0] * self.size[1] if is_worked_on else 0
 
 
 def read_input(
@@ -76,9 +85,12 @@ def read_input(
     values: dict[str, Any] = {name: getattr(fields, name) for name in _SHARED if getattr(fields, name) is not None}
     record, warnings = find_record(image), list[str]()
     own_prompt = "" if record is None else record.prompt.strip()
-    if fields.method in _COMPARING and fields.source_prompt is None and own_prompt:
+    is_free = mask is None and not any(getattr(fields, name) is not None for name in _DECIDING)
+    is_other = prompt.strip() not in ("", own_prompt)
+    if own_prompt and fields.source_prompt is None and (fields.method in _COMPARING or (is_free and is_other)):
         values["source_prompt"] = own_prompt
-        warnings.append("The source prompt is the image's own, from its settings.")
+        rule = "; what the prompts disagree on changes, and strength redraws all of it" if is_free else ""
+        warnings.append(f"The source prompt is the image's own, from its settings{rule}.")
     if not prompt.strip():
         prompt = own_prompt
         rule = "the image's own was used, from its settings" if own_prompt else "the image changes without one"
@@ -89,8 +101,9 @@ def read_input(
     elif fields.mask_convention is not None or fields.mask_invert is not None:
         name = "mask_invert" if fields.mask_convention is None else "mask_convention"
         raise invalid_value(f"{name} says how to read a mask, and there is none; send mask, or leave it out.", name)
-    if fields.exact:
-        _check_exact(decoded.size)
+    for name in ("exact", "fill"):
+        if getattr(fields, name) not in (None, False, "image"):
+            _check_pixels(decoded.size, name)
     preset = _preset(fields, has_mask=mask is not None)
     if preset is not None:
         values["preset"] = preset
@@ -123,20 +136,20 @@ def _read_mask(data: bytes, size: tuple[int, int], fields: EditFields, param: st
     return kept
 
 
-def _check_exact(size: tuple[int, int]) -> None:
+def _check_pixels(size: tuple[int, int], name: str) -> None:
     if size[0] * size[1] > MAX_EXACT_PIXELS or max(size) > MAX_EXACT_SIDE:
         message = (
-            f"exact makes an image of the same size, which may have at most {MAX_EXACT_PIXELS:,} pixels and "
-            f"{MAX_EXACT_SIDE:,} a side; this one is {size[0]}x{size[1]}. Send a smaller one, or leave exact out."
+            f"{name} works on images of at most {MAX_EXACT_PIXELS:,} pixels and {MAX_EXACT_SIDE:,} a side, and this "
+            f"one is {size[0]}x{size[1]}. Send a smaller one, or leave {name} out."
         )
-        raise invalid_value(message, "exact")
+        raise invalid_value(message, name)
 
 
 def _preset(fields: EditFields, *, has_mask: bool) -> str | None:
     """What input_fidelity stands for: high keeps more coarse scales, and low few; within a mask it keeps none."""
     if fields.input_fidelity is None:
         return None
-    for name in ("strength", "keep_scales", "preset"):
+    for name in ("strength", "keep_scales", "upscale", "preset"):
         if getattr(fields, name) is not None:
             message = f"input_fidelity and {name} both say how much is kept: send one of them."
             raise invalid_value(message, "input_fidelity")

@@ -106,7 +106,7 @@ def plan_images(
         ),
         previews=_previews(request, chosen.native),
         adapters=_adapters(request, card),
-        pasted_pixels=chosen.width * chosen.height if is_exact else 0,
+        source_pixels=0 if source is None else source.worked_pixels,
     )
     return Plan(
         job=job,

@@ -17,7 +17,7 @@ from bitvar.serving.engine.engine import Engine, RefusedJobError
 from bitvar.serving.engine.events import Event, Failed, Finished, ImageDone, Preview
 from bitvar.serving.engine.job import Job, OutputSettings, PreviewSettings
 from bitvar.serving.engine.loading import describe_model
-from bitvar.serving.engine.memory import PASTED_BYTES, further_prompts, image_bytes
+from bitvar.serving.engine.memory import PIXEL_BYTES, further_prompts, image_bytes
 from bitvar.serving.engine.model_card import ModelCard
 from bitvar.serving.engine.runner import ModelRunner
 from bitvar.serving.engine.settings import WorkerSettings
@@ -212,8 +212,8 @@ def test_further_prompts_take_memory(edit: EditSpec | None, mix: Any, count: int
 
 
 def test_pasting_takes_main_memory() -> None:
-    one = job("a", spec(mask=half(), exact=True), pasted_pixels=256)
-    assert image_bytes(one, SMALL, CARD) == 1000 + 256 * PASTED_BYTES
+    one = job("a", spec(mask=half(), exact=True), source_pixels=256)
+    assert image_bytes(one, SMALL, CARD) == 1000 + 256 * PIXEL_BYTES
     assert image_bytes(one, SMALL, CARD.model_copy(update={"device": "cuda"})) == 1000
 
 

@@ -111,7 +111,7 @@ def test_every_field_reaches_the_job() -> None:
     )
     assert (edit.grow, edit.feather, edit.exact, edit.fit) == (0.1, 0.05, True, "pad")
     assert (job.output.format, job.output.quality, job.output.size) == ("webp", 70, None)
-    assert job.pasted_pixels == 64 * 64
+    assert job.source_pixels == 64 * 64
     assert [(one.name, one.scale) for one in job.adapters] == [("pixel", 0.5)]
     assert np.array_equal(masked(job), np.arange(64)[None] >= 32 * np.ones((64, 1)))
 
@@ -213,7 +213,33 @@ def test_a_given_prompt_goes_first_and_the_own_one_may_be_the_source() -> None:
     assert (job.request.prompts, job.request.edit.source_prompt) == (("a green pear",), "a red apple")
     job = job_of({"image": OWN}, {"prompt": "a green pear", "method": "inversion", "source_prompt": "fruit"})
     assert job.request.edit is not None and job.request.edit.source_prompt == "fruit"
-    assert job_of({"image": OWN}, {"prompt": "a green pear"}).request.edit.chosen_method == "redraw"
+
+
+@pytest.mark.parametrize(
+    ("texts", "method"),
+    [
+        ({"prompt": "a green pear"}, "localized"),
+        ({"prompt": "a green pear", "input_fidelity": "high", "threshold": "0.5"}, "localized"),
+        ({"prompt": "a red apple"}, "redraw"),
+        ({}, "redraw"),
+        ({"prompt": "a green pear", "strength": "0.5"}, "redraw"),
+        ({"prompt": "a green pear", "keep_scales": "1"}, "redraw"),
+        ({"prompt": "a green pear", "method": "redraw"}, "redraw"),
+    ],
+)
+def test_what_two_prompts_disagree_on_changes_where_nothing_else_is_said(texts: dict[str, str], method: str) -> None:
+    edit = job_of({"image": OWN}, texts).request.edit
+    assert edit is not None and edit.chosen_method == method
+    assert edit.source_prompt == ("a red apple" if method == "localized" else None)
+    edit = job_of({"image": OWN, "mask": mask_file()}, {"prompt": "a pear"}).request.edit
+    assert edit is not None and (edit.chosen_method, edit.source_prompt) == ("redraw", None)
+
+
+def test_what_is_taken_out_may_be_filled_from_its_surroundings() -> None:
+    job = job_of({"image": image_file(), "mask": mask_file()}, {"fill": "surroundings", "strength": "0.25"})
+    assert job.request.edit is not None and job.request.edit.fill == "surroundings"
+    assert job.source_pixels == 64 * 64
+    assert error_of({"image": image_file()}, {"fill": "surroundings"})["param"] == "fill"
 
 
 def test_a_damaged_record_is_none() -> None:
@@ -332,7 +358,8 @@ def test_a_large_image_is_not_pasted_into(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(edit_input, "MAX_EXACT_PIXELS", 5000)
     files = {"image": image_file((100, 64)), "mask": mask_file((100, 64))}
     assert error_of(files, {"exact": "true"})["param"] == "exact"
-    assert job_of(files).pasted_pixels == 0
+    assert error_of(files, {"fill": "surroundings"})["param"] == "fill"
+    assert job_of(files).source_pixels == 0
 
 
 def test_long_uploads_are_refused_while_they_arrive() -> None:
