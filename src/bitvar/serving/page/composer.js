@@ -1,6 +1,7 @@
 /** The form: prompt, settings, and what they make together. */
 
 import { AdapterRows } from "./adapters.js";
+import { escapePattern } from "./patterns.js";
 import { planOf } from "./plan.js";
 import { formatOf, isGuided, parsePerScale, parseSeed, perScaleText, randomSeed, sentBackground } from "./settings.js";
 import { nativeFor, outputsOf, parseSize, shapesOf, sizeText } from "./sizes.js";
@@ -93,7 +94,7 @@ export class Composer {
     byId("size-field").hidden = this.#editing;
     byId("shape-field").hidden = this.#editing || this.#shapes.length < 2;
     this.prompt.placeholder = this.#editing ? "What should it show then?" : "What should it draw?";
-    if (draft?.prompt && !this.prompt.value.trim()) this.setPrompt(draft.prompt);
+    if (draft?.prompt && !this.prompt.value.trim()) this.setPrompt(escapePattern(draft.prompt));
     this.#showPlan();
   }
 

@@ -16,6 +16,7 @@
  * @property {boolean} exact  whether the pixels outside the mask stay as they are
  * @property {number} [strength]  share of the scales that are drawn anew
  * @property {number} [keep_scales]  number of coarse scales to keep, in its place
+ * @property {string} [source_prompt]  what the image shows: what differs from it changes, in place of both
  */
 
 import { Mask } from "./mask.js";
@@ -56,12 +57,13 @@ export function canBeExact([width, height]) {
 /**
  * Make an edit of a draft.
  * @param {Draft} draft
- * @param {{strength?: number, keep_scales?: number, exact: boolean, masked: boolean}} choice
+ * @param {{strength?: number, keep_scales?: number, source_prompt?: string, exact: boolean, masked: boolean}} choice
  * @returns {Promise<Edit>}
  */
 export async function editOf({ source, size, mask }, { exact, masked, ...kept }) {
   const file = masked && mask.coverage(size) > 0 ? await mask.file(size) : null;
-  return { source, size, mask: file, exact: file !== null && exact && canBeExact(size), ...kept };
+  const limited = file !== null || kept.source_prompt !== undefined;
+  return { source, size, mask: file, exact: limited && exact && canBeExact(size), ...kept };
 }
 
 /**
@@ -92,9 +94,10 @@ export function sizesOf({ size, exact }, sizes, outputs) {
  * @param {Edit} edit
  * @returns {Record<string, string>}
  */
-export function editFields(settings, { exact, strength, keep_scales }) {
+export function editFields(settings, { exact, strength, keep_scales, source_prompt }) {
   const { size, prompt, ...common } = requestFields(settings);
-  const own = { ...(exact ? { exact: true } : { size }), ...(keep_scales === undefined ? { strength } : { keep_scales }) };
+  const localized = source_prompt === undefined ? {} : { method: "localized", source_prompt };
+  const own = { ...(exact ? { exact: true } : { size }), strength, keep_scales, ...localized };
   const fields = { ...(String(prompt).trim() ? { prompt } : {}), ...common, ...own, seed: settings.seed };
   return Object.fromEntries(
     Object.entries(fields).filter(([, value]) => value !== undefined).map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)]),
@@ -102,7 +105,8 @@ export function editFields(settings, { exact, strength, keep_scales }) {
 }
 
 /** Say how much an edit keeps. @param {Edit} edit @param {number} scales  number of scales */
-export function keptText({ strength, keep_scales, mask, exact }, scales) {
-  const drawn = keep_scales === undefined ? `${Math.round(100 * (strength ?? 0))} % drawn anew` : `${keep_scales} of ${scales} scales kept`;
-  return [drawn, ...(mask ? [exact ? "the rest exactly as it was" : "within the painted part"] : [])].join(", ");
+export function keptText({ strength, keep_scales, source_prompt, mask, exact }, scales) {
+  const kept = keep_scales === undefined ? `${Math.round(100 * (strength ?? 0))} % drawn anew` : `${keep_scales} of ${scales} scales kept`;
+  const drawn = source_prompt === undefined ? kept : "what differs between the prompts";
+  return [drawn, ...(exact ? ["the rest exactly as it was"] : mask ? ["within the painted part"] : [])].join(", ");
 }

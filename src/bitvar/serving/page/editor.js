@@ -3,6 +3,7 @@
 import { canBeExact, editOf, scalesKept } from "./edit.js";
 import { byId, make, setText } from "./dom.js";
 import { urlOf } from "./items.js";
+import { escapePattern } from "./patterns.js";
 import { nativeFor } from "./sizes.js";
 
 /** @typedef {import("./edit.js").Draft} Draft */
@@ -23,6 +24,7 @@ export function prepareEditor(app, onVariation) {
   const erase = byId("brush-erase", HTMLInputElement);
   const strength = byId("strength", HTMLInputElement);
   const exact = byId("exact", HTMLInputElement);
+  const localized = byId("localized", HTMLInputElement);
   let chosen = false; // whether the strength was chosen by hand
   let covered = 0;
   /** @type {Draft | null} */
@@ -35,18 +37,23 @@ export function prepareEditor(app, onVariation) {
     if (!draft) return;
     covered = draft.mask.coverage(draft.size);
     const masked = covered > 0;
+    byId("localized-field").hidden = masked || !draft.prompt.trim();
+    const limited = masked || isLocalized();
     if (!chosen) strength.value = masked ? MASKED_STRENGTH : STRENGTH;
     byId("mask-undo", HTMLButtonElement).disabled = byId("mask-clear", HTMLButtonElement).disabled = draft.mask.steps.length === 0;
-    exact.disabled = !masked || !canBeExact(draft.size);
-    setText(byId("exact-hint"), masked && !canBeExact(draft.size) ? "The image is too large for that." : "");
+    exact.disabled = !limited || !canBeExact(draft.size);
+    setText(byId("exact-hint"), limited && !canBeExact(draft.size) ? "The image is too large for that." : "");
     const part = covered < 0.01 ? "Less than 1 %" : `${Math.round(100 * covered)} %`;
-    setText(byId("mask-state"), masked ? `${part} of the image may change.` : "Paint over what should change, or paint nothing to change the whole image.");
+    setText(byId("mask-state"), masked ? `${part} of the image may change.` : isLocalized() ? "Paint over what should change, or let the new prompt decide." : "Paint over what should change, or paint nothing to change the whole image.");
     showStrength();
   };
+  const isLocalized = () => localized.checked && !byId("localized-field").hidden;
   const showStrength = () => {
-    setText(byId("strength-value"), `${strength.value} %`);
-    setText(byId("strength-hint"), strengthText(Number(strength.value), covered > 0));
+    strength.disabled = isLocalized();
+    setText(byId("strength-value"), isLocalized() ? "" : `${strength.value} %`);
+    setText(byId("strength-hint"), isLocalized() ? "The part that the two prompts disagree on is found, and drawn anew." : strengthText(Number(strength.value), covered > 0));
   };
+  localized.addEventListener("change", () => changed());
   const act = (/** @type {(mask: import("./mask.js").Mask) => void} */ change) => () => {
     if (!draft) return;
     change(draft.mask);
@@ -86,15 +93,25 @@ export function prepareEditor(app, onVariation) {
       view.open(next);
       byId("edit-thumb", HTMLImageElement).src = urlOf(next.source);
       setText(byId("edit-name"), next.name);
-      exact.checked = true;
+      exact.checked = localized.checked = true;
       changed();
     },
   );
 
   return {
     view,
-    /** The edit as the tools say; null while none is prepared. @returns {Promise<import("./edit.js").Edit | null>} */
-    edit: async () => draft && editOf(draft, { strength: Number(strength.value) / 100, exact: exact.checked, masked: true }),
+    /**
+     * The edit as the tools say; null while none is prepared.
+     * @param {string} prompt  pattern of what the result shows; the image's own redraws all, since nothing differs
+     * @returns {Promise<import("./edit.js").Edit | null>}
+     */
+    edit: async (prompt) => {
+      if (!draft) return null;
+      const same = ["", draft.prompt.trim(), escapePattern(draft.prompt.trim())];
+      const differs = isLocalized() && !same.includes(prompt.trim());
+      const kept = differs ? { source_prompt: draft.prompt } : { strength: Number(strength.value) / 100 };
+      return editOf(draft, { ...kept, exact: exact.checked, masked: true });
+    },
   };
 }
 

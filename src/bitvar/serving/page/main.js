@@ -26,7 +26,7 @@ const app = new App({
 });
 const composer = new Composer({
   onGenerate: async (settings, more) => {
-    const edit = await editor.edit();
+    const edit = await editor.edit(settings.prompt);
     draw(settings, { ...more, edit });
   },
   onStop: () => app.stop(),
@@ -62,6 +62,7 @@ acceptFiles((files) => app.open(files));
 prepareTheme();
 app.store.watch((state) => [state.card], (card) => card && composer.setCard(card));
 app.store.watch((state) => [state.draft], (draft) => composer.setEdit(draft));
+app.store.watch((state) => [state.view === "edit", state.draft], (editing) => editing && showFrame());
 app.store.watch((state) => [state.items.some(isOpen)], (running) => composer.setRunning(running));
 addEventListener("keydown", pressed);
 app.start();

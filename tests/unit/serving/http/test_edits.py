@@ -325,7 +325,7 @@ BAD: dict[str, tuple[Files, dict[str, Any], str, str]] = {
     "both": ({"image": image_file()}, {"strength": "0.5", "keep_scales": "1"}, "strength", "say the same"),
     "fidelity and strength": ({"image": image_file()}, {"strength": "0.5", "input_fidelity": "low"}, "input_fidelity",
                               "one of them"),
-    "method": ({"image": image_file()}, {"method": "magic"}, "method", "redraw, inversion"),
+    "method": ({"image": image_file()}, {"method": "magic"}, "method", "redraw, localized"),
     "method without a source": ({"image": image_file()}, {"method": "inversion"}, "method", "give source_prompt"),
     "tilt without a mask": ({"image": image_file()}, {"method": "tilt", "source_prompt": "a"}, "method", "a mask"),
     "exact without a mask": ({"image": image_file()}, {"exact": "true"}, "exact", "give a mask"),

@@ -50,6 +50,8 @@ test("a form says what is kept, and a size only where that is free", () => {
   const edit = { source: new Blob([]), mask: null, size: [64, 64], exact: false };
   assert.deepEqual(editFields(settings, { ...edit, strength: 0.5 }), { ...common, size: "64x64", strength: "0.5" });
   assert.deepEqual(editFields(settings, { ...edit, exact: true, strength: 1 }), { ...common, exact: "true", strength: "1" });
+  const { strength, ...localized } = { ...common, exact: "true", method: "localized", source_prompt: "a dog" };
+  assert.deepEqual(editFields(settings, { ...edit, exact: true, source_prompt: "a dog" }), localized);
   assert.deepEqual(editFields({ ...settings, prompt: " " }, { ...edit, keep_scales: 1 }), { ...withoutPrompt(common), size: "64x64", keep_scales: "1" });
 });
 
@@ -69,6 +71,7 @@ test("an edit keeps the size of the image, or takes the model's", () => {
 test("variations keep half of the scales, or the first", () => {
   assert.deepEqual([4, 13, 2].map((scales) => [scalesKept("layout", scales), scalesKept("colours", scales)]), [[2, 1], [7, 1], [1, 1]]);
   assert.equal(keptText({ strength: 0.35, mask: null }, 4), "35 % drawn anew");
+  assert.equal(keptText({ source_prompt: "a dog", mask: null, exact: true }, 4), "what differs between the prompts, the rest exactly as it was");
   assert.equal(keptText({ keep_scales: 2, mask: {}, exact: true }, 4), "2 of 4 scales kept, the rest exactly as it was");
 });
 

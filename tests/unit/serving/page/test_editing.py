@@ -207,13 +207,28 @@ def test_images_of_the_gallery_are_edited_and_varied(open_page: Callable[..., "P
     run(page, "a {b|c\\} \\| red apple".replace("{b|c\\}", "big"))
     page.get_by_role("button", name="Edit", exact=True).click()
     expect(page.locator("#edit-name")).to_contain_text("red apple")
-    page.fill("#prompt", "a green apple")
+    expect(page.locator("#strength")).to_be_disabled()
+    fields = sent(page, lambda: run(page, "a big green apple"))
+    assert (fields["method"], fields["source_prompt"], fields["exact"]) == ("localized", "a big | red apple", "true")
+    assert not {"strength", "mask", "size"} & fields.keys()
+    expect(page.locator(".facts-list")).to_contain_text("what differs between the prompts")
+    page.locator("#edit-back").click()
+    page.locator("#localized").uncheck()
+    assert sent(page, lambda: run(page, "a green apple"))["strength"] == "0.5"
+    page.locator("#edit-back").click()
+    paint(page, (0.5, 0.5))
+    expect(page.locator("#localized-field")).to_be_hidden()
+    page.locator("#mask-undo").click()
+    page.locator("#localized").check()
+    own = sent(page, lambda: run(page, "a big \\| red apple"))  # the same prompt asks for nothing, so all is redrawn
+    assert own["strength"] == "0.5" and "method" not in own
+    page.locator("#edit-back").click()
     page.fill("#images", "2")
     expect(page.locator("#go-label")).to_have_text("Edit into 2 images")
     fields = sent(page, lambda: page.locator("#vary-layout").click())
     assert (fields["prompt"], fields["keep_scales"], fields["temperature"]) == ("a big | red apple", "2", "1")
     assert fields["size"] == "256x256" and "mask" not in fields
-    expect(page.locator(".thumb img:not([hidden])")).to_have_count(3)
+    expect(page.locator(".thumb img:not([hidden])")).to_have_count(6)
     expect(page.locator(".composer.running")).to_have_count(0)
     page.locator("#edit-back").click()
     assert sent(page, lambda: page.locator("#vary-colours").click())["keep_scales"] == "1"
@@ -254,6 +269,19 @@ def test_refusals_are_shown(open_page: Callable[..., "Page"], server_url: str, t
     broken.write_bytes(file.read_bytes()[:60])
     page.set_input_files("#file", broken)
     expect(page.locator("#toast")).to_contain_text("broken.png can't be read as an image.")
+
+
+def test_on_a_phone_the_image_comes_into_view(open_page: Callable[..., "Page"], server_url: str) -> None:
+    from playwright.sync_api import expect
+
+    page = open_page(server_url, viewport={"width": 390, "height": 844})
+    run(page, "a red apple")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    expect(page.locator(".editing canvas")).to_be_in_viewport(ratio=0.95)
+    paint(page, (0.5, 0.5))
+    assert marked(page).any()
+    page.locator("#edit-go").click()
+    expect(page.locator(".thumb img:not([hidden])")).to_have_count(2)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
