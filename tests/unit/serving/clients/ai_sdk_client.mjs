@@ -27,11 +27,8 @@ for (const [name, provider] of Object.entries(providers)) {
   } catch (error) {
     results[name].error = { status: error.statusCode, retryable: error.isRetryable, message: error.message };
   }
-  try {
-    await generateImage({ model, prompt: { text: prompt, images: [Buffer.alloc(1000)] }, maxRetries: 0 });
-  } catch (error) {
-    results[name].edit = { status: error.statusCode, message: error.message };
-  }
+  const { image } = await generateImage({ model, prompt: { text: "a green pear", images: [Buffer.from(usual.image.base64, "base64")] }, maxRetries: 0 });
+  results[name].edit = { image: image.base64.slice(0, 8) };
 }
 
 const seeded = [];

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import importlib
 import importlib.util
+import io
 import json
 import logging
 import sys
@@ -15,6 +16,8 @@ import tempfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+
+from PIL import Image
 
 aiohttp: Any = importlib.import_module("aiohttp")
 HTTPException: Any = importlib.import_module("fastapi").HTTPException
@@ -167,7 +170,9 @@ async def run() -> dict[str, Any]:
     results["openai, gpt-image"] = await generate()
     configure(**openai(IMAGES_OPENAI_API_PARAMS={"seed": 7, "quality": "low"}, IMAGES_OPENAI_API_VERSION="2025-04-01"))
     results["openai, parameters"] = await generate()
-    image = f"data:image/png;base64,{base64.b64encode(bytes(100_000)).decode()}"
+    file = io.BytesIO()
+    Image.effect_noise((200, 200), 90).save(file, "PNG")
+    image = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     configure(**openai())
     for name, images in (("one", image), ("two", [image, image])):
         form = router.EditImageForm(image=images, prompt="blue")

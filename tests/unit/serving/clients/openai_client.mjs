@@ -42,8 +42,13 @@ results.streamError = await failure((async () => { for await (const _ of stream)
 const left = await client.images.generate({ prompt, stream: true, partial_images: 3 });
 for await (const _ of left) break;
 
-const bytes = Buffer.alloc(3 << 20, 1);
-results.edit = await failure(client.images.edit({ image: await toFile(bytes, "a.png", { type: "image/png" }), prompt }, { maxRetries: 0 }));
+const source = Buffer.from(answer.data[0].b64_json, "base64");
+const file = (bytes) => toFile(bytes, "a.png", { type: "image/png" });
+const edited = await client.images.edit({ image: await file(source), prompt: "a green pear", n: 2, strength: 0.5 });
+results.edit = { images: edited.data.map((item) => item.b64_json.slice(0, 8)), kept: edited.bitvar.edit.kept_scales };
+results.editStream = [];
+for await (const event of await client.images.edit({ image: [await file(source)], prompt, stream: true, partial_images: 2 })) results.editStream.push(event.type);
+results.editError = await failure(client.images.edit({ image: await file(Buffer.alloc(3 << 20, 1)), prompt }, { maxRetries: 0 }));
 results.size = await failure(client.images.generate({ prompt, size: "100x100" }));
 results.models = (await client.models.list()).data.map((model) => model.id);
 console.log(JSON.stringify(results));

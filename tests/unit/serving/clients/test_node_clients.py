@@ -61,8 +61,10 @@ def test_openai_raises_an_error_within_a_stream(openai: dict[str, Any]) -> None:
     assert openai["streamError"]["code"] == "cancelled"
 
 
-def test_openai_gets_501_for_an_upload_without_a_length(openai: dict[str, Any]) -> None:
-    assert (openai["edit"]["status"], openai["edit"]["code"]) == (501, "not_implemented")
+def test_openai_edits_an_upload_without_a_length(openai: dict[str, Any]) -> None:
+    assert openai["edit"] == {"images": [PNG, PNG], "kept": 2}
+    assert openai["editStream"] == ["image_edit.partial_image"] * 2 + ["image_edit.completed"]
+    assert (openai["editError"]["status"], openai["editError"]["param"]) == (400, "image")
 
 
 def test_openai_raises_a_wrong_value_with_its_field(openai: dict[str, Any]) -> None:
@@ -84,8 +86,7 @@ def test_the_ai_sdk_raises_errors_with_our_message(ai_sdk: dict[str, Any], provi
     error = ai_sdk[provider]["error"]
     assert (error["status"], error["retryable"]) == (400, False)
     assert "multiples of 16" in error["message"]
-    assert ai_sdk[provider]["edit"]["status"] == 501
-    assert "text only" in ai_sdk[provider]["edit"]["message"]
+    assert ai_sdk[provider]["edit"] == {"image": PNG}
 
 
 def test_the_ai_sdk_passes_options_of_the_provider_on(ai_sdk: dict[str, Any]) -> None:

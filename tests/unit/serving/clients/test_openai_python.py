@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -19,6 +20,7 @@ from openai import OpenAI
 from PIL import Image
 
 from tests.support.load import worker_of
+from tests.support.pictures import mask_file
 from tests.support.serving import ServerProcess, running_server
 
 PROMPT = "a red apple"
@@ -144,25 +146,28 @@ def test_wrong_values(client: OpenAI) -> None:
 
 
 def test_edits_and_variations(client: OpenAI, tmp_path: Path) -> None:
-    upload = tmp_path / "image.png"
+    upload, mask = tmp_path / "image.png", tmp_path / "mask.png"
     Image.effect_noise((1000, 1000), 90).save(upload)  # larger than the buffers on the way
-    for _ in range(3):
-        with pytest.raises(openai.InternalServerError) as caught:
-            client.images.edit(image=upload, prompt=PROMPT, mask=upload)
-        assert (caught.value.status_code, caught.value.code) == (501, "not_implemented")
-    with pytest.raises(openai.InternalServerError) as caught:
-        client.post("/images/variations", cast_to=httpx.Response, files={"image": upload.read_bytes()})
-    assert caught.value.status_code == 501
+    mask.write_bytes(mask_file((1000, 1000), (500, 0, 1000, 1000)))
+    more = {"exact": True, "seed": [7, 8], "feather": 0.01}
+    answer = client.images.edit(image=upload, prompt=PROMPT, mask=mask, n=2, output_format="webp", extra_body=more)
+    assert answer.data is not None and answer.usage is not None
+    made = [_image(item.b64_json) for item in answer.data]
+    assert [(image.size, image.format) for image in made] == [((1000, 1000), "WEBP")] * 2
+    assert (
+        made[0].crop((0, 0, 500, 1000)).tobytes() == Image.open(upload).convert("RGB").crop((0, 0, 500, 1000)).tobytes()
+    )
+    assert answer.usage.input_tokens_details.image_tokens == 85
 
-
-def test_edits_are_not_tried_again(server: ServerProcess, tmp_path: Path) -> None:
-    upload = tmp_path / "image.png"
-    Image.new("RGB", (64, 64)).save(upload)
-    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=5) as patient:
-        began = time.monotonic()
-        with pytest.raises(openai.InternalServerError):
-            patient.images.edit(image=upload, prompt=PROMPT)
-        assert time.monotonic() - began < 2  # five retries wait 15 s or longer
+    events = list(client.images.edit(image=[upload], prompt=PROMPT, stream=True, partial_images=3))
+    assert [event.type for event in events] == ["image_edit.partial_image"] * 3 + ["image_edit.completed"]
+    form: Any = {"headers": {"Content-Type": "multipart/form-data"}}
+    files = {"image": upload.read_bytes()}
+    varied = client.post("/images/variations", cast_to=httpx.Response, files=files, options=form)
+    assert varied.json()["size"] == "64x64"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.images.edit(image=upload, prompt=PROMPT, mask=upload)
+    assert (caught.value.param, caught.value.code) == ("mask", "invalid_value")
 
 
 def test_a_body_that_is_too_long(client: OpenAI) -> None:

@@ -68,11 +68,12 @@ def test_litellm_generates_images_with_our_own_fields(litellm: dict[str, Any]) -
     assert litellm["images"] == [PNG, PNG]
     assert litellm["is_seeded"]
     assert litellm["tokens"] == 170
+    assert litellm["edited"] == [PNG]
 
 
 @pytest.mark.parametrize(
     ("call", "status", "said"),
-    [("wrong", 400, "multiples of 16"), ("unknown", 400, "num_inference_steps"), ("edit", 501, "text only")],
+    [("wrong", 400, "multiples of 16"), ("unknown", 400, "num_inference_steps"), ("edit", 400, "it is not PNG")],
 )
 def test_litellm_raises_errors_with_our_message(litellm: dict[str, Any], call: str, status: int, said: str) -> None:
     assert (litellm[call]["class"], litellm[call]["status"]) == ("BadRequestError", status)
@@ -125,6 +126,10 @@ def test_open_webui_saves_an_image_with_other_settings(open_webui: dict[str, Any
     assert [saved["begin"] for saved in open_webui[settings]] == [PNG]
 
 
+def test_open_webui_saves_an_edit(open_webui: dict[str, Any]) -> None:
+    assert [saved["begin"] for saved in open_webui["edit, one"]] == [PNG]
+
+
 def test_open_webui_keeps_the_info_of_a1111(open_webui: dict[str, Any]) -> None:
     info = json.loads(open_webui["a1111, parameters"][0]["info"])
     assert (info["seed"], info["cfg_scale"], info["width"]) == (7, 3, 512)
@@ -141,8 +146,7 @@ def test_open_webui_reads_the_models_of_a1111(open_webui: dict[str, Any]) -> Non
     ("settings", "said"),
     [
         ("openai, wrong size", "Bad Request"),
-        ("edit, one", "Not Implemented"),
-        ("edit, two", "Not Implemented"),
+        ("edit, two", "Bad Request"),
         ("a1111, stranger", "sd_model_checkpoint"),
     ],
 )
