@@ -1,6 +1,6 @@
 """Fields of edits and variations: a form's texts become typed values, and those that only edits take are checked.
 
-A form knows nothing but texts and files, so a number is "2", and true is "true". Lists have a part for each entry, as
+A form knows nothing but texts and files, so a number is "2", and true is "true". Lists have an entry for each value, as
 `name[]`, and objects one for each key, as `name[key]`; both may also be one text of JSON.
 """
 
@@ -18,7 +18,7 @@ from bitvar.serving.http.body import parse_object
 from bitvar.serving.http.errors import ApiError, invalid_value, shown
 from bitvar.serving.http.field_names import check_names
 from bitvar.serving.http.fields import MAX_PROMPT, ImagesRequest, explained, parse_images_request, whole
-from bitvar.serving.http.multipart import Part
+from bitvar.serving.http.multipart import FormEntry
 
 Kind: TypeAlias = Literal["edit", "variation"]
 
@@ -151,13 +151,13 @@ class EditRequest:
         return parse_images_request(self.common, prompt=prompt)
 
 
-def parse_edit(parts: Sequence[Part], kind: Kind) -> EditRequest:
-    """Read the parts of a form.
+def parse_edit(entries: Sequence[FormEntry], kind: Kind) -> EditRequest:
+    """Read the entries of a form.
 
     Raises:
         ApiError: A field is unknown, unsupported, given twice, wrong, or missing.
     """
-    files, values = _collect(parts)
+    files, values = _collect(entries)
     names = list(dict.fromkeys((*values, *files)))
     known = {*ImagesRequest.model_fields, *EditFields.model_fields, *_FILES}
     if kind == "variation":
@@ -204,22 +204,22 @@ def _one_image(files: Mapping[str, list[bytes]]) -> bytes:
     return images[0]
 
 
-def _collect(parts: Sequence[Part]) -> tuple[dict[str, list[bytes]], dict[str, Any]]:
+def _collect(entries: Sequence[FormEntry]) -> tuple[dict[str, list[bytes]], dict[str, Any]]:
     """Collect files and typed values by the plain name of their field. Empty texts are fields that were not given."""
     files: dict[str, list[bytes]] = {}
     values: dict[str, Any] = {}
-    for part in parts:
-        match = _NAME.fullmatch(part.name)
+    for entry in entries:
+        match = _NAME.fullmatch(entry.name)
         if match is None:
-            raise ApiError(400, f"Unknown field {shown(part.name)}.", param=part.name, code="unknown_parameter")
+            raise ApiError(400, f"Unknown field {shown(entry.name)}.", param=entry.name, code="unknown_parameter")
         name, key = match[1], match[2]
-        if part.is_file and name in _FILES:
+        if entry.is_file and name in _FILES:
             if key is None and name in files:
                 raise invalid_value(f"{name} is given twice.", name)
-            files.setdefault(name, []).append(part.data)
-        elif part.is_file:
+            files.setdefault(name, []).append(entry.data)
+        elif entry.is_file:
             raise invalid_value(f"{name} must be text, and came as a file.", name)
-        elif text := part.text():
+        elif text := entry.text():
             _add(values, name, key, text)
     return files, values
 

@@ -51,11 +51,11 @@ async def _edit(
     settings, state = service.settings, scope["state"]
     limits = FormLimits(settings.max_upload_bytes, settings.max_file_bytes, settings.upload_timeout)
     try:
-        parts = await read_form(receive, headers, limits=limits, hold=held.add)
+        entries = await read_form(receive, headers, limits=limits, hold=held.add)
     except ClientLeft:
         return json_answer({}, status=499)
-    request = parse_edit(parts, kind)
-    del parts
+    request = parse_edit(entries, kind)
+    del entries
     card = service.card
     name = resolve_name(
         request.common.get("model"), served=card.name, aliases=settings.aliases, any_model=settings.any_model

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE: Final = "multipart/form-data"
 
-MAX_PARTS: Final = 256
-"""Most parts of a form: all fields of a request, with lists that have a part for each entry."""
+MAX_ENTRIES: Final = 256
+"""Most entries of a form: all fields of a request, with lists that have one for each value."""
 
 MAX_TEXT: Final = 1 << 18
 """Longest value in bytes that isn't a file, and most bytes of names and headers of a part."""
@@ -29,7 +29,7 @@ MAX_TEXTS: Final = 1 << 20
 
 
 @dataclass(frozen=True)
-class Part:
+class FormEntry:
     """A part of a form.
 
     Attributes:
@@ -72,7 +72,7 @@ class FormLimits:
 
 async def read_form(
     receive: Receive, headers: Mapping[str, str], *, limits: FormLimits, hold: Callable[[int], object]
-) -> list[Part]:
+) -> list[FormEntry]:
     """Read a form.
 
     Args:
@@ -82,7 +82,7 @@ async def read_form(
         hold: Told how many bytes each piece has before it is kept; it may refuse to hold more.
 
     Returns:
-        The parts, in order.
+        The entries, in order.
 
     Raises:
         ApiError: The form is too long (413), too slow (408), or damaged (400).
@@ -109,18 +109,18 @@ async def read_form(
     await read_body(receive, take, max_bytes=limits.body, timeout_seconds=limits.seconds)
     if not collector.is_complete:
         raise _damaged("it ends before its last boundary")
-    return collector.parts
+    return collector.entries
 
 
 class _Collector:
-    """Collects parts from the parser's callbacks.
+    """Collects entries from the parser's callbacks.
 
     Args:
         max_file: Longest file in bytes.
     """
 
     def __init__(self, max_file: int) -> None:
-        self.parts: list[Part] = []
+        self.entries: list[FormEntry] = []
         self.is_complete = False
         self._max_file = max_file
         self._texts = 0
@@ -132,7 +132,7 @@ class _Collector:
 
     def callbacks(self) -> "MultipartCallbacks":
         return {
-            "on_part_begin": self._begin,
+            "on_part_begin": self._start_entry,
             "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
             "on_header_end": self._end_header,
@@ -142,9 +142,9 @@ class _Collector:
             "on_end": self._complete,
         }
 
-    def _begin(self) -> None:
-        if len(self.parts) >= MAX_PARTS:
-            raise _damaged(f"it has more than {MAX_PARTS} parts")
+    def _start_entry(self) -> None:
+        if len(self.entries) >= MAX_ENTRIES:
+            raise _damaged(f"it has more than {MAX_ENTRIES} entries")
         self._headers, self._data = {}, bytearray()
 
     def _end_header(self) -> None:
@@ -175,7 +175,7 @@ class _Collector:
         self._data += memoryview(data)[start:end]
 
     def _end(self) -> None:
-        self.parts.append(Part(self._name, self._is_file, bytes(self._data)))
+        self.entries.append(FormEntry(self._name, self._is_file, bytes(self._data)))
         self._data = bytearray()
 
     def _complete(self) -> None:

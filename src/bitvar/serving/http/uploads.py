@@ -31,10 +31,10 @@ class Uploads:
         """Begin to hold the bytes of a request."""
         return HeldBytes(self)
 
-    async def decode(self, work: Callable[[], T]) -> T:
-        """Do work on pixels in a thread, one request at a time: a small file may unpack to hundreds of megabytes."""
+    async def decode(self, task: Callable[[], T]) -> T:
+        """Do a task on pixels in a thread, one request at a time: a small file may unpack to hundreds of megabytes."""
         async with self._decoding:
-            return await asyncio.to_thread(work)
+            return await asyncio.to_thread(task)
 
     def take(self, count: int) -> None:
         """Count bytes of a request.

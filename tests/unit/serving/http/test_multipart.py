@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bitvar.serving.http.body import ClientLeft
 from bitvar.serving.http.errors import ApiError
-from bitvar.serving.http.multipart import MAX_PARTS, MAX_TEXT, FormLimits, Part, read_form
+from bitvar.serving.http.multipart import MAX_ENTRIES, MAX_TEXT, FormEntry, FormLimits, read_form
 
 TYPE = "multipart/form-data; boundary=x"
 LIMITS = FormLimits(body=1 << 20, file=5000, seconds=30)
@@ -28,7 +28,7 @@ END = b"--x--\r\n"
 
 def read(
     body: bytes | Sequence[bytes], content_type: str = TYPE, *, limits: FormLimits = LIMITS, left: bool = False
-) -> tuple[list[Part], int]:
+) -> tuple[list[FormEntry], int]:
     """Read a body that comes in pieces. Returns the parts, and how many bytes were held."""
     pieces = [body] if isinstance(body, bytes) else list(body)
     held = 0
@@ -62,9 +62,9 @@ FORM = (
 
 def test_a_form_comes_in_one_piece_or_in_many() -> None:
     expected = [
-        Part("prompt", False, "\u00e9t\u00e9".encode()),
-        Part("image[]", True, bytes(range(256)) * 4),
-        Part("n", False, b""),
+        FormEntry("prompt", False, "\u00e9t\u00e9".encode()),
+        FormEntry("image[]", True, bytes(range(256)) * 4),
+        FormEntry("n", False, b""),
     ]
     assert read(FORM) == (expected, len(FORM))
     assert read([FORM[i : i + 1] for i in range(len(FORM))]) == (expected, len(FORM))
@@ -123,12 +123,12 @@ def test_damaged_forms_are_400(body: bytes) -> None:
 def test_limits_are_counted_while_reading() -> None:
     error = refused(part("image", bytes(5001), file=True) + END)
     assert (error.status, error.param) == (413, "image")
-    assert read(part("image", bytes(5000), file=True) + END)
+    assert read(part("image", bytes(5000), file=True) + END)[0]
     error = refused(part("prompt", bytes(MAX_TEXT + 1)) + END)
     assert (error.status, error.param) == (413, "prompt")
     texts = b"".join(part(f"t{i}", bytes(MAX_TEXT)) for i in range(5))
     assert refused(texts + END, limits=FormLimits(body=1 << 24, file=1, seconds=30)).status == 413
-    assert refused(part("a", b"") * (MAX_PARTS + 1) + END).status == 400
+    assert refused(part("a", b"") * (MAX_ENTRIES + 1) + END).status == 400
     endless = [part("image", b"", file=True)[:-2], *[bytes(1000)] * 2000]
     assert refused(endless).status == 413  # its file is too long
     assert refused([bytes(1000)] * 2000).status == 400  # it is no form

@@ -8,12 +8,15 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, cast
 
 import pytest
+from PIL import Image
 
+from bitvar.editing.spec import EncodedImage
 from bitvar.errors import UsageError, WeightsError
 from bitvar.serving.engine.events import Event, Failed, Finished, ImageDone, ScaleDone, Started
 from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.wire import Frame, parse_event, read_frame
 from bitvar.serving.replicas.replica import Replica, load_failure, read_load_failure
+from tests.support.pictures import encoded, picture
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,20 @@ def test_a_draw_says_who_draws_and_ends_with_one_last_event(replica: Replica) ->
     assert isinstance(events[-1], Finished)
     assert sum(isinstance(event, ScaleDone) for event in events) == 8
     assert sorted(event.image for event in events if isinstance(event, ImageDone)) == [0, 1]
+
+
+def test_an_edit_reaches_the_model_with_its_images(replica: Replica) -> None:
+    image, mask = picture((96, 96)), Image.new("L", (96, 96), 0)
+    mask.paste(255, (48, 0, 96, 96))
+    edit = {"image": EncodedImage.of(encoded(image)), "mask": EncodedImage.of(encoded(mask)), "exact": True}
+    request = {"prompts": ("a red apple",), "seed": 7, "edit": edit}
+    job = Job.model_validate({"id": "one", "request": request})
+    _, events = run(drawn(replica, job.model_dump_json()))
+    assert isinstance(events[-1], Finished) and events[-1].usage.source_tokens == 85
+    (done,) = [event for event in events if isinstance(event, ImageDone)]
+    made = Image.open(io.BytesIO(done.data))
+    assert made.crop((0, 0, 48, 96)).tobytes() == image.crop((0, 0, 48, 96)).tobytes()
+    assert made.tobytes() != image.tobytes()
 
 
 def test_one_job_sent_twice_is_drawn_twice(replica: Replica) -> None:
