@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import Field, StrictBool, field_validator, model_validator
 
 from bitvar.config import Config
+from bitvar.control.used import UsedControl
 from bitvar.errors import UsageError
 from bitvar.imaging.embedded_text import find_text
 from bitvar.imaging.sheet import GridStyle, Tile, draw_grid, grid_size, near_square_columns
@@ -67,6 +68,7 @@ class ImageRecord(Config):
         watermark: Public id of the key that the bits were drawn with (`Watermark.key_id`); None without a watermark.
         background: Background that was requested: as the model draws it, transparent, or opaque.
         optimizations: Optimizations that the image's bits depend on, in the order in which they were applied.
+        control: Control adapter and map that the image followed; None without them.
         format: Format number. Records of version 0.1.0 have 1; its images used other random numbers.
     """
 
@@ -95,6 +97,7 @@ class ImageRecord(Config):
     watermark: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     background: Background = "auto"
     optimizations: Annotated[tuple[OptimizationName, ...], Field(max_length=16)] = ()
+    control: UsedControl | None = None
     format: Annotated[int, Field(strict=True, ge=1, le=CURRENT)] = 1
 
     @classmethod
