@@ -115,9 +115,9 @@ class ControlSlot:
         self._loaded = None
 
     def around(
-        self, plain: ScaleDecoder[Any], control: Control, schedule: ScaleSchedule
-    ) -> tuple[ControlledDecoder, UsedControl]:
-        """Wrap a decoder for one call.
+        self, plain: ScaleDecoder[Any], control: Control | None, schedule: ScaleSchedule
+    ) -> tuple[ScaleDecoder[Any], dict[str, Any]]:
+        """Wrap a decoder for one call; without a control, return it as it is.
 
         Args:
             plain: Decoder that computes the logits.
@@ -125,11 +125,13 @@ class ControlSlot:
             schedule: Schedule of the call's images.
 
         Returns:
-            The decoder, and what a record says of the control.
+            The decoder, and what the metadata of the images say of the control.
 
         Raises:
             UsageError: If no adapter is loaded, or the control image or its strengths can't be used.
         """
+        if control is None:
+            return plain, {}
         if self._loaded is None:
             why = "a control image needs a control adapter, and none is loaded"
             raise UsageError("The control image would do nothing.", why, 'load one first: pipe.load_control("lines")')
@@ -144,7 +146,7 @@ class ControlSlot:
         used = UsedControl(
             adapter=self._loaded.sha256, map=map_digest(drawn), strength=control.strength, kind=control.map_kind
         )
-        return ControlledDecoder(plain, scaled), used
+        return ControlledDecoder(plain, scaled), {"control": used.model_dump()}
 
 
 def _require_image(value: Any) -> None:
