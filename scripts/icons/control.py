@@ -3,10 +3,11 @@ r"""Measure a control adapter of the embedded model on held-out scenes of the ic
 bitvar data icons data/icons64 --still
 python scripts/icons/control.py data/icons64 runs/lines/control runs/lines-measured --count 240
 
-Each scene of the split "scenes" is drawn from its prompt, without control and under the edges of its own image. Reports
-how well the edges of what is drawn agree with the map, as F1 within a pixel, beside two references: the edges of the
-original after the tokenizer, which no adapter can beat by much, and another scene's map, which shows what chance gives.
-The judge of `bitvar evaluate scenes` says how many show their scene. Writes figures.json and sheet.png.
+Each scene of the split "scenes" is drawn from its prompt without control, under the edges of its own image, and under
+those edges mirrored, which no image of the set has. Reports how well the edges of what is drawn agree with the map, as
+F1 within a pixel, beside two references: the edges of the original after the tokenizer, which no adapter can beat by
+much, and another scene's map, which shows what chance gives. The judge of `bitvar evaluate scenes` says how many show
+their scene; mirrored scenes with a position are left out. Writes figures.json and sheet.png.
 """
 
 import argparse
@@ -52,6 +53,7 @@ def main() -> None:
         "reconstruction": reconstruct(pipeline, originals),
         "plain": draw(pipeline, prompts, None),
         "controlled": draw(pipeline, prompts, originals, strength=arguments.strength),
+        "mirrored": draw(pipeline, prompts, mirror(originals), strength=arguments.strength),
     }
     figures = measure(prompts, originals, drawn) | {"count": len(pairs), "strength": arguments.strength}
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -81,6 +83,11 @@ def draw(
     return np.stack(images)
 
 
+def mirror(images: Pixels) -> Pixels:
+    """Flip images horizontally."""
+    return np.ascontiguousarray(images[:, :, ::-1])
+
+
 def reconstruct(pipeline: InfinityPipeline, originals: Pixels) -> Pixels:
     """Encode the originals to bits and decode them: what the tokenizer leaves of their edges."""
     tokenizer, grids = pipeline.tokenizer, pipeline.schedule_for(None, None)
@@ -94,39 +101,46 @@ def reconstruct(pipeline: InfinityPipeline, originals: Pixels) -> Pixels:
 
 
 def measure(prompts: Sequence[ScenePrompt], originals: Pixels, drawn: dict[str, Pixels]) -> dict[str, object]:
-    """Compute the agreement with the own and with another scene's map, and the judge's share of correct scenes."""
+    """Compute the agreement with the own, the mirrored and another scene's map, and the judge's share of correct."""
     maps, judge = edge_maps(originals), load_judge("cpu")
-    others = np.roll(maps, len(maps) // 2, axis=0)
+    targets = {
+        "own": maps,
+        "mirrored": np.ascontiguousarray(maps[..., ::-1]),
+        "another": np.roll(maps, len(maps) // 2, 0),
+    }
     figures: dict[str, object] = {}
     for name, images in {"original": originals, **drawn}.items():
-        own = edge_agreement(edge_maps(images), maps)
+        edges = edge_maps(images)
         detections = [found for batch in in_batches(list(images), 32) for found in judge.detect(batch)]
         correct = [
             judge.decide(found, prompt.spec, prompt.skill).correct
             for found, prompt in zip(detections, prompts, strict=True)
+            if name != "mirrored" or prompt.spec.relation is None
         ]
+        own = edge_agreement(edges, targets["mirrored" if name == "mirrored" else "own"])
         figures[name] = {
-            "f1": round(float(own.f1.mean()), 4),
-            "precision": round(float(own.precision.mean()), 4),
-            "recall": round(float(own.recall.mean()), 4),
-            "f1_of_another_map": round(float(edge_agreement(edge_maps(images), others).f1.mean()), 4),
-            "correct": round(float(np.mean(correct)), 4),
+            **{f"f1 of {target}": _mean(edge_agreement(edges, found).f1) for target, found in targets.items()},
+            "precision": _mean(own.precision),
+            "recall": _mean(own.recall),
+            "correct": _mean(np.array(correct)),
+            "judged": len(correct),
         }
     return figures
 
 
+def _mean(values: np.ndarray) -> float:
+    return round(float(values.mean()), 4)
+
+
 def sheet(prompts: Sequence[ScenePrompt], originals: Pixels, drawn: dict[str, Pixels]) -> Image.Image:
-    """Show a row an image: map, drawn under it, drawn without, original."""
+    """Show for each of some scenes: map, drawn under it, drawn under it mirrored, drawn without."""
     chosen = np.linspace(0, len(prompts) - 1, min(SHOWN, len(prompts))).round().astype(int)
     tiles = []
     for i in chosen:
         lines = Image.fromarray((255 - 255 * edge_maps(originals[i : i + 1])[0]).astype(np.uint8)).convert("RGB")
-        row = [lines, *(Image.fromarray(drawn[name][i]) for name in ("controlled", "plain")), originals[i]]
-        texts = [prompts[i].prompt, "with control", "without", "original"]
-        tiles += [
-            Tile(image if isinstance(image, Image.Image) else Image.fromarray(image), [Caption(text, max_lines=2)])
-            for image, text in zip(row, texts, strict=True)
-        ]
+        row = [lines, *(Image.fromarray(drawn[name][i]) for name in ("controlled", "mirrored", "plain"))]
+        texts = [prompts[i].prompt, "with control", "mirrored", "without"]
+        tiles += [Tile(image, [Caption(text, max_lines=2)]) for image, text in zip(row, texts, strict=True)]
     style = GridStyle(caption_height=30, line_height=13)
     return draw_grid(tiles, columns=8, cell=(128, 128), style=style)
 

@@ -50,7 +50,7 @@ def test_the_recipe_and_its_measurement_at_toy_size(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sys, "argv", [script.name, *map(str, (data, made, tmp_path / "measured")), "--count", "3"])
     runpy.run_path(str(script), run_name="__main__")
     figures = json.loads((tmp_path / "measured" / "figures.json").read_text())
-    assert figures["original"]["f1"] == 1 and 0 <= figures["controlled"]["f1"] <= 1
+    assert figures["original"]["f1 of own"] == 1 and 0 <= figures["mirrored"]["f1 of mirrored"] <= 1
     assert (tmp_path / "measured" / "sheet.png").is_file()
     pipe = InfinityPipeline.from_pretrained(device="cpu")
     pipe.load_control(made)
