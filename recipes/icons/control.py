@@ -21,8 +21,8 @@ def recipe() -> TransformerTraining:
     first = run_path(str(Path(__file__).with_name("finish.py")))["recipe"]()
     changes = {
         "optimizer": "adamw",
-        "steps": 1200,
-        "batch_size": 32,
+        "steps": 600,
+        "batch_size": 16,
         "learning_rate": 2e-3,
         "warmup_steps": 30,
         "ema_decay": 0.99,

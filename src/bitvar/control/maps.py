@@ -135,10 +135,11 @@ def _filter(
     values: Float32[np.ndarray, "*b H W"], kernel: Float32[np.ndarray, " 3"], *, axis: int
 ) -> Float32[np.ndarray, "*b H W"]:
     """Correlate with a kernel of three along one axis; the border repeats."""
-    padded = _padded(values, axis, mode="edge")
-    count = values.shape[axis]
-    shifted = (np.take(padded, range(start, start + count), axis=axis) for start in range(3))
-    return sum((part * weight for part, weight in zip(shifted, kernel, strict=True)), np.zeros_like(values))
+    padded = np.moveaxis(_padded(values, axis, mode="edge"), axis, 0)
+    before, middle, after = (
+        part * weight for part, weight in zip((padded[:-2], padded[1:-1], padded[2:]), kernel, strict=True)
+    )
+    return np.moveaxis(before + middle + after, 0, axis)
 
 
 def _padded(values: np.ndarray, axis: int, *, mode: Literal["edge", "constant"] = "constant") -> np.ndarray:
