@@ -29,7 +29,7 @@ def test_the_recipe_fits_the_embedded_model_in_two_megabytes() -> None:
     assert config.kind == "transformer" and config.control is not None
     embedded = TransformerConfig.load(EMBEDDED_MODEL / "transformer" / "config.json")
     assert (config.model.width, config.model.depth) == (embedded.width, embedded.depth)
-    adapter = ControlAdapter(ControlConfig.of(config.control, embedded, pixels_per_token=8))
+    adapter = ControlAdapter(ControlConfig.of(config.control, embedded, stride=4))
     assert 2 * sum(parameter.numel() for parameter in adapter.parameters()) < 2_000_000
 
 

@@ -23,11 +23,13 @@ def decided_pipeline(tmp_path: Path) -> InfinityPipeline:
 def write_adapter(folder: Path, model: Path, *, trained: bool = True) -> Path:
     """Write an adapter of random weights for the model in a folder; an untrained one has projections of zero."""
     settings = ControlSettings(channels=(8, 8), depth=0, hidden=8)
-    adapter = ControlAdapter(ControlConfig.of(settings, tiny_transformer().config, pixels_per_token=4))
+    adapter = ControlAdapter(ControlConfig.of(settings, tiny_transformer().config, stride=4))
     adapter.init_weights(torch.Generator().manual_seed(0))
     if trained:
         with torch.no_grad():
-            adapter.scale_projections.normal_(0, 2, generator=torch.Generator().manual_seed(1))
+            for name, parameter in adapter.named_parameters():
+                if name.startswith("projections"):
+                    parameter.normal_(0, 2, generator=torch.Generator().manual_seed(1))
     save_control(adapter, folder, base=LoraBase.of_folder(model))
     return folder
 

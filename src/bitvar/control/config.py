@@ -16,15 +16,15 @@ class ControlSettings(Config):
 
     Attributes:
         channels: Channels of the encoder after each halving of the map, from fine to coarse. The last level has the
-            size of the base model's last grid, so there must be as many as `log2(pixels a token)`.
+            tokenizer's cells, so there must be as many as `log2(stride)`.
         depth: Residual blocks on the last level.
         hidden: Width between the encoder and the projections of the scales.
         thick: Share of the training maps whose lines are widened by a pixel on each side, so that thick pens work.
         erased: Share of the training maps of which a part is erased, so that unfinished drawings work.
     """
 
-    channels: tuple[Channels, ...] = Field(default=(32, 64, 96), min_length=1, max_length=8)
-    depth: int = Field(default=2, ge=0, le=64)
+    channels: tuple[Channels, ...] = Field(default=(32, 64), min_length=1, max_length=8)
+    depth: int = Field(default=3, ge=0, le=64)
     hidden: int = Field(default=256, ge=1, le=1 << 14)
     thick: float = Field(default=0.4, ge=0, le=1)
     erased: float = Field(default=0.3, ge=0, le=1)
@@ -37,6 +37,7 @@ class ControlConfig(Config):
         channels, depth, hidden: As in `ControlSettings`.
         scales: Scales of the base model, each with a projection of its own.
         width: Width of the base model's tokens.
+        patch_size: Cells per side of a token of the base model.
     """
 
     channels: tuple[Channels, ...] = Field(min_length=1, max_length=8)
@@ -44,23 +45,24 @@ class ControlConfig(Config):
     hidden: int = Field(ge=1, le=1 << 14)
     scales: int = Field(ge=1, le=1 << 10)
     width: int = Field(ge=1, le=1 << 16)
+    patch_size: int = Field(ge=1, le=16)
 
     @classmethod
-    def of(cls, settings: ControlSettings, base: TransformerConfig, *, pixels_per_token: int) -> "ControlConfig":
+    def of(cls, settings: ControlSettings, base: TransformerConfig, *, stride: int) -> "ControlConfig":
         """Combine a recipe's settings with a base model.
 
         Args:
             settings: Settings of the recipe.
             base: Configuration of the base model.
-            pixels_per_token: Side of a token of the last grid in pixels.
+            stride: Pixels per side of a cell of the base model's tokenizer.
 
         Raises:
-            UsageError: If the encoder's levels don't end at the last grid.
+            UsageError: If the encoder's levels don't end at the cells.
         """
         levels = len(settings.channels)
-        if 2**levels != pixels_per_token:
-            why = f"{levels} levels make a map {2**levels} times smaller; a token has {pixels_per_token} pixels a side"
-            fix = f"give control.channels {pixels_per_token.bit_length() - 1} numbers"
+        if 2**levels != stride:
+            why = f"{levels} levels make a map {2**levels} times smaller, and the tokenizer's stride is {stride}"
+            fix = f"give control.channels {stride.bit_length() - 1} numbers"
             raise UsageError("The control adapter's encoder doesn't fit the base model.", why, fix)
         return cls(
             channels=settings.channels,
@@ -68,9 +70,10 @@ class ControlConfig(Config):
             hidden=settings.hidden,
             scales=max(len(schedule) for schedule in base.all_schedules()),
             width=base.width,
+            patch_size=base.patch_size,
         )
 
     @property
-    def pixels_per_token(self) -> int:
-        """Side of a token of the last grid in pixels."""
+    def pixels_per_cell(self) -> int:
+        """Pixels per side of a cell of the last level."""
         return 2 ** len(self.channels)

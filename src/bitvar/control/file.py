@@ -119,7 +119,7 @@ def read_control(path: Path, *, base: LoraBase, model: TransformerConfig) -> Loa
     made_for = f"it was trained with {header.base}, and this is {base}"
     fix = "use it with its own model, or train one for this: recipes/icons/control.py"
     scales = max(len(schedule) for schedule in model.all_schedules())
-    other_sizes = config.width != model.width or config.scales < scales
+    other_sizes = (config.width, config.patch_size) != (model.width, model.patch_size) or config.scales < scales
     if other_sizes or (base.transformer and base.transformer != header.base.transformer):
         raise WeightsError(f"The control adapter {path} belongs to another model.", made_for, fix)
     tensors = load_tensors(path)

@@ -136,7 +136,7 @@ class ControlSlot:
             why = "a control image needs a control adapter, and none is loaded"
             raise UsageError("The control image would do nothing.", why, 'load one first: pipe.load_control("lines")')
         strengths = control.strengths(len(schedule))
-        side = self._loaded.adapter.config.pixels_per_token
+        side = self._loaded.adapter.config.pixels_per_cell * self._config.patch_size
         height, width = schedule[-1]
         drawn = control_map(control.image, (width * side, height * side), control.map_kind)
         with torch.inference_mode():

@@ -18,12 +18,14 @@ SETTINGS = ControlSettings(channels=(8, 12), depth=1, hidden=16)
 
 
 def adapter_of(model: InfinityTransformer, *, trained: bool) -> ControlAdapter:
-    adapter = ControlAdapter(ControlConfig.of(SETTINGS, model.config, pixels_per_token=PIXELS))
+    adapter = ControlAdapter(ControlConfig.of(SETTINGS, model.config, stride=PIXELS))
     generator = torch.Generator().manual_seed(1)
     adapter.init_weights(generator)
     if trained:
         with torch.no_grad():
-            adapter.scale_projections.normal_(0, 0.3, generator=generator)
+            for name, parameter in adapter.named_parameters():
+                if name.startswith("projections"):
+                    parameter.normal_(0, 0.3, generator=generator)
     return adapter.eval().requires_grad_(False)
 
 
@@ -111,6 +113,8 @@ def test_a_teacher_forced_gradient_reaches_the_adapter_alone() -> None:
     inputs = [torch.zeros(1, 4, h, w) for h, w in schedule.grids[1:]]
     additions = adapter(maps_of(schedule, 1), schedule)
     controlled_logits(model, condition_of(1), inputs, schedule, additions).square().sum().backward()
-    assert adapter.scale_projections.grad is not None
-    assert all(bool(part.any()) for part in adapter.scale_projections.grad[: len(schedule)])
+    gradients = {name: parameter.grad for name, parameter in adapter.named_parameters()}
+    for k in range(len(schedule)):
+        gradient = gradients[f"projections.{k}.weight"]
+        assert gradient is not None and gradient.any()
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -21,10 +21,12 @@ MODEL = tiny_transformer().config
 @pytest.fixture
 def adapter() -> ControlAdapter:
     settings = ControlSettings(channels=(8, 8), depth=1, hidden=8)
-    made = ControlAdapter(ControlConfig.of(settings, MODEL, pixels_per_token=4))
+    made = ControlAdapter(ControlConfig.of(settings, MODEL, stride=4))
     made.init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():
-        made.scale_projections.normal_(generator=torch.Generator().manual_seed(1))
+        for name, parameter in made.named_parameters():
+            if name.startswith("projections"):
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
     return made
 
 
@@ -39,7 +41,7 @@ def rewrite(folder: Path, *, header: object = None, **changes: torch.Tensor) -> 
     path = folder.with_name("changed.safetensors")
     own = ControlHeader(
         format=1,
-        config=ControlConfig(channels=(8, 8), depth=1, hidden=8, scales=3, width=32),
+        config=ControlConfig(channels=(8, 8), depth=1, hidden=8, scales=3, width=32, patch_size=1),
         base=BASE,
     ).model_dump()
     text = header if isinstance(header, str) else json.dumps(own | dict(header or {}))  # type: ignore[call-overload]
@@ -74,7 +76,10 @@ def test_another_model_is_refused_and_one_without_a_digest_is_not(folder: Path) 
         ({"format": True}, "Bad value"),
         ({"more": 1}, "Unknown key"),
         ({"config": {"channels": [8]}}, "Bad value"),
-        ({"config": {"channels": [8, 8], "depth": 1, "hidden": 9, "scales": 3, "width": 32}}, "don't fit"),
+        (
+            {"config": {"channels": [8, 8], "depth": 1, "hidden": 9, "scales": 3, "width": 32, "patch_size": 1}},
+            "don't fit",
+        ),
     ],
 )
 def test_a_strange_header_is_refused(folder: Path, header: object, message: str) -> None:

@@ -156,8 +156,7 @@ def _train_control(
 ) -> None:
     """Train a control adapter on the task's model. The main rank writes it to `result_folder`."""
     train, validation = (load_edge_maps(data, split) for split in ("train", "val"))
-    pixels = frozen.tokenizer.config.stride * plain.config.model.patch_size
-    task = ControlTask(plain, train=train, validation=validation, pixels_per_token=pixels)
+    task = ControlTask(plain, train=train, validation=validation, stride=frozen.tokenizer.config.stride)
     adapter = loop.train(task, replace(run, base_sha256=base.transformer))
     if isinstance(adapter, ControlAdapter):
         with warn_of_failed_save(run.log):

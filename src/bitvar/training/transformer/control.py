@@ -83,7 +83,7 @@ class ControlTask:
     Args:
         plain: Task of the base model, which has its weights already; they are frozen.
         train, validation: Maps of the samples of both splits, in their order.
-        pixels_per_token: Side of a token of the last grid in pixels.
+        stride: Pixels per side of a cell of the tokenizer.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class ControlTask:
         *,
         train: UInt8[Tensor, "n H W"],
         validation: UInt8[Tensor, "m H W"],
-        pixels_per_token: int,
+        stride: int,
     ) -> None:
         settings = plain.config.control
         assert settings is not None, "a control run"
         assert (len(train),) == plain.counts and (len(validation),) == plain.validation.counts, "one map a sample"
         self.settings = settings
         self.plain, self.base = plain, plain.model.to(plain.device).eval().requires_grad_(False)
-        self.adapter_config = ControlConfig.of(settings, plain.config.model, pixels_per_token=pixels_per_token)
+        self.adapter_config = ControlConfig.of(settings, plain.config.model, stride=stride)
         self.model = ControlAdapter(self.adapter_config)
         self.model.init_weights(make_generator(plain.config.optimization.seed, 0, Purpose.ADAPTER))
         self.train_maps, self.validation_maps = train, validation
@@ -202,7 +202,7 @@ def load_trained_control(
     if base.transformer != base_sha256(checkpoint):
         why = "its control adapter was trained with other weights"
         raise WeightsError(f"{checkpoint} does not belong to {folder}.", why, "give the --init of its run")
-    pixels = 2 ** len(config.control.channels)
-    adapter = ControlAdapter(ControlConfig.of(config.control, config.model, pixels_per_token=pixels))
+    stride = 2 ** len(config.control.channels)
+    adapter = ControlAdapter(ControlConfig.of(config.control, config.model, stride=stride))
     adapter.load_state_dict(averaged_tensors(checkpoint))
     return adapter, base
