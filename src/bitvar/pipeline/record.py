@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import Field, StrictBool, field_validator, model_validator
 
 from bitvar.config import Config
+from bitvar.control.used import UsedControl
 from bitvar.editing.spec import EditSummary, MixedPrompt, MixedSeed
 from bitvar.errors import UsageError
 from bitvar.imaging.embedded_text import find_text
@@ -68,6 +69,7 @@ class ImageRecord(Config):
         watermark: Public id of the key that the bits were drawn with (`Watermark.key_id`); None without a watermark.
         background: Background that was requested: as the model draws it, transparent, or opaque.
         optimizations: Optimizations that the image's bits depend on, in the order in which they were applied.
+        control: Control adapter and map that the image followed; None without them.
         edit: Edit of another image that the image was made by; None for a new image.
         mix: Further prompts, as in `GenerationRequest`.
         mixed_seed: Second seed, as in `GenerationRequest`.
@@ -99,6 +101,7 @@ class ImageRecord(Config):
     watermark: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     background: Background = "auto"
     optimizations: Annotated[tuple[OptimizationName, ...], Field(max_length=16)] = ()
+    control: UsedControl | None = None
     edit: EditSummary | None = None
     mix: Annotated[tuple[MixedPrompt, ...], Field(max_length=MAX_MIXED)] = ()
     mixed_seed: MixedSeed | None = None

@@ -21,6 +21,9 @@ from bitvar.errors import UsageError
 from bitvar.sampling.params import MAX_SEED, SamplingParams
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bitvar.pipeline.control import Control
     from bitvar.sampling.constraint import BitConstraint, PrefixBits
     from bitvar.sampling.watermark import Watermark
 
@@ -51,6 +54,7 @@ class GenerationKwargs(TypedDict, total=False):
     seed: int | Sequence[int] | None
     constraint: "BitConstraint | None"
     watermark: "Watermark | None"
+    control: "Control | Image | None"
     batch_invariant: bool
     background: Background
     edit: EditSpec | Mapping[str, Any] | None
