@@ -85,6 +85,14 @@ def generate(
         str | None,
         typer.Option(help="Text to steer away from; needs a --guidance other than 1. Default: none."),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="sharp|varied|faithful|none",
+            help="Preset of how bits are drawn: fewer surprises, more variety between seeds, or closer to the prompt. "
+            "Default: none.",
+        ),
+    ] = None,
     background: Annotated[
         str | None,
         typer.Option(
@@ -158,7 +166,7 @@ def generate(
         started = time.perf_counter()
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
         from bitvar.cli.memory_options import MemoryOptions
-        from bitvar.cli.prompt_job import JobSettings, read_background
+        from bitvar.cli.prompt_job import JobSettings, read_background, read_quality
         from bitvar.cli.sizes import read_size
 
         sampling = {
@@ -177,6 +185,7 @@ def generate(
             grid=grid,
             enlarge=enlarge,
             background=None if background is None else read_background(background),
+            quality=None if quality is None else read_quality(quality),
             sampling={name: value for name, value in sampling.items() if value is not None},
         )
         _check_options(prompt, from_image, prompts, previews)

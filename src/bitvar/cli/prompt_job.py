@@ -14,6 +14,7 @@ from bitvar.errors import UsageError
 from bitvar.pipeline.record import MAX_IMAGES, MAX_PIXELS, ImageRecord, sheet_size
 from bitvar.pipeline.request import Background, GenerationRequest
 from bitvar.pipeline.sizes import RequestedSize
+from bitvar.sampling.quality import PRESETS, QualityOptions
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 SAMPLING: Final = ("negative_prompt", "guidance_scale", "temperature", "top_k", "top_p")
 NUM_SEEDS: Final = 2**63
 MAX_PROMPT: Final = 20_000
+NO_QUALITY: Final = QualityOptions()
+"""Options that turn off those of a record or of the command line."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class JobSettings:
         grid: Whether to put all images on one sheet.
         enlarge: Factor by which to enlarge the images.
         background: Background to show the images on, as in `GenerationRequest`.
+        quality: Options of quality, `NO_QUALITY` to turn them off.
         sampling: The given ones of guidance_scale, temperature, top_k and top_p.
     """
 
@@ -49,6 +53,7 @@ class JobSettings:
     grid: bool | None = None
     enlarge: int | None = None
     background: Background | None = None
+    quality: QualityOptions | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -64,6 +69,7 @@ class PromptJob:
         requested: Requested size in pixels; None if none was requested.
         generated: Size that the model generates; None for its default size.
         exact_size, grid, enlarge, background: As in `JobSettings`.
+        quality: Options of quality; None for none.
         line: Line number in the prompts file; 0 without one.
     """
 
@@ -77,6 +83,7 @@ class PromptJob:
     grid: bool = False
     enlarge: int = 1
     background: Background = "auto"
+    quality: QualityOptions | None = None
     line: int = 0
 
     @property
@@ -106,6 +113,19 @@ def read_background(text: str) -> Background:
     raise UsageError(unknown(f"background {text!r}", text, known))
 
 
+def read_quality(text: str) -> QualityOptions:
+    """Read the value of `--quality`.
+
+    Raises:
+        UsageError: The text names no preset.
+    """
+    if text == "none":
+        return NO_QUALITY
+    if text not in PRESETS:
+        raise UsageError(unknown(f"quality {text!r}", text, [*PRESETS, "none"]))
+    return PRESETS[text]
+
+
 def new_job(settings: JobSettings, *, line: int = 0) -> PromptJob:
     """Make a job from settings alone.
 
@@ -132,6 +152,7 @@ def job_from_record(record: ImageRecord) -> PromptJob:
         grid=record.grid,
         enlarge=record.enlarge,
         background=record.background,
+        quality=record.quality,
     )
 
 
@@ -141,7 +162,7 @@ def with_settings(job: PromptJob, settings: JobSettings) -> PromptJob:
     Raises:
         UsageError: A setting is out of bounds, or has no effect.
     """
-    sampling = {**job.sampling, **settings.sampling}
+    sampling = {**_without(job.sampling, settings.quality), **settings.sampling}
     if settings.negative is not None:
         sampling["negative_prompt"] = settings.negative
         if not settings.negative.strip():
@@ -161,6 +182,7 @@ def with_settings(job: PromptJob, settings: JobSettings) -> PromptJob:
         grid=job.grid if settings.grid is None else settings.grid,
         enlarge=job.enlarge if settings.enlarge is None else settings.enlarge,
         background=settings.background or job.background,
+        quality=job.quality if settings.quality is None else _unless_none(settings.quality),
     )
     if changed.grid and changed.background == "transparent":
         why = "a sheet is drawn on white"
@@ -194,6 +216,7 @@ def differences(before: PromptJob, after: PromptJob) -> list[str]:
         "sheet": (before.grid, after.grid),
         "enlarge": (before.enlarge, after.enlarge),
         "background": (before.background, after.background),
+        "quality": (_quality_name(before.quality), _quality_name(after.quality)),
         **{name.replace("_", " "): (before.sampling.get(name), after.sampling.get(name)) for name in SAMPLING},
     }
     texts = {name: (_format_value(old), _format_value(new)) for name, (old, new) in pairs.items()}
@@ -231,14 +254,15 @@ def options_of(job: PromptJob) -> dict[str, Any]:
     """The options of a pipeline's call, besides prompts and seeds."""
     assert job.generated is not None, "resolve the job first"
     background = {} if job.background == "auto" else {"background": job.background}
-    return {**job.sampling, **background, "width": job.generated[0], "height": job.generated[1]}
+    quality = {} if job.quality is None else {"quality": job.quality}
+    return {**job.sampling, **background, **quality, "width": job.generated[0], "height": job.generated[1]}
 
 
 def _check(job: PromptJob, pipeline: "InfinityPipeline") -> None:
     """Refuse before any work whatever the pipeline would refuse."""
     request = GenerationRequest.from_options(job.prompt, options_of(job), source="the options")
     schedule = pipeline.schedule_for(request.height, request.width)
-    params = pipeline.params_for(request.params)
+    params = pipeline.params_for(request.sampling(len(schedule)))
     params.scales(len(schedule))
     if "negative_prompt" in job.sampling and not params.guided:
         why = "guidance steers away from it, and guidance is off: its scale is 1"
@@ -250,6 +274,23 @@ def _check(job: PromptJob, pipeline: "InfinityPipeline") -> None:
         why = f"a file may have {MAX_PIXELS} pixels"
         raise UsageError(f"Can't write {width}x{height} pixels.", why, "ask for less with --size or --enlarge")
     assert len(job.seeds) <= MAX_IMAGES
+
+
+def _without(sampling: Mapping[str, Any], quality: QualityOptions | None) -> dict[str, Any]:
+    """Leave out what new options of quality set themselves: a record has a value for every setting."""
+    return {name: value for name, value in sampling.items() if quality is None or getattr(quality, name, None) is None}
+
+
+def _unless_none(quality: QualityOptions) -> QualityOptions | None:
+    return None if quality == NO_QUALITY else quality
+
+
+def _quality_name(quality: QualityOptions | None) -> str | None:
+    """The name of options that are a preset, else the options as JSON."""
+    if quality is None:
+        return None
+    names = [name for name, preset in PRESETS.items() if preset == quality]
+    return names[0] if names else quality.model_dump_json(exclude_none=True)
 
 
 def _check_text(what: str, text: str) -> None:
