@@ -4,10 +4,11 @@ python experiments/sampling_quality.py rows.jsonl --half report --seeds 3 \
     --draw plain={} --draw hot='{"temperature": 0.5}' --draw varied='{"quality": "varied"}'
 
 Draws the prompts of one half of the scenes benchmark, `tune` or `report`, with the embedded model, the same prompts and
-seeds for each way. Writes a line for each: the share of correct images by the judge, its difference from the first way
-with the standard error over prompts, and the mean MobileNetV2 distance between images of a prompt, absolute and
-relative to the first way's. A way whose line is there is not drawn again. `--time N` times N single images of each
-way instead, in turn, and prints the median and its ratio to the first way's.
+seeds for each way; `{"best_of": {"n": 8, "keep": [[2, 4, "score"]]}}` draws the best of several. Writes a line for
+each: the share of correct images by the judge, its difference from the first way with the standard error over prompts,
+and the mean MobileNetV2 distance between images of a prompt, absolute and relative to the first way's. A way whose line
+is there is not drawn again. `--time N` times N single images of each way instead, in turn, and prints the median and
+its ratio to the first way's.
 """
 
 import argparse
@@ -24,10 +25,14 @@ import numpy as np
 import torch
 
 from bitvar.evaluation.benchmarks.base import EvalPrompt
+from bitvar.icons.benchmark.alignment import AlignmentScorer
+from bitvar.icons.benchmark.best_of import ImageFeatures, PromptScorer
 from bitvar.icons.benchmark.pretrained_judge import Judge, load_judge
 from bitvar.icons.benchmark.scenes import eval_prompts
+from bitvar.imaging.convert import from_pil
 from bitvar.metrics.distances import Distance, perceptual_distance
 from bitvar.pipeline import InfinityPipeline
+from bitvar.pipeline.best_of import Keep, best_of
 
 BATCH: Final = 32
 HALVES: Final = {"report": 0, "tune": 1}
@@ -36,6 +41,9 @@ Ways = Mapping[str, Mapping[str, Any]]
 
 def draw(pipe: InfinityPipeline, prompts: Sequence[EvalPrompt], seed: int, way: Mapping[str, Any]) -> torch.Tensor:
     """Draw one image of each prompt, in [-1, 1], with the seeds of `bitvar evaluate scenes`."""
+    way = dict(way)
+    if (choices := way.pop("best_of", None)) is not None:
+        return draw_best(pipe, prompts, seed, way, choices)
     rows = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
@@ -43,6 +51,24 @@ def draw(pipe: InfinityPipeline, prompts: Sequence[EvalPrompt], seed: int, way: 
         output = pipe([prompt.text for prompt in batch], seed=seeds, output_type="np", batch_invariant=False, **way)
         rows.append(torch.from_numpy(output.images).permute(0, 3, 1, 2).float() / 127.5 - 1)
     return torch.cat(rows)
+
+
+def draw_best(
+    pipe: InfinityPipeline, prompts: Sequence[EvalPrompt], seed: int, way: Mapping[str, Any], choices: Mapping[str, Any]
+) -> torch.Tensor:
+    """Draw the best of several images of each prompt, whose seeds lie far from those of other images."""
+    assert pipe.text_encoder is not None
+    towers = AlignmentScorer.load(pipe.text_encoder)
+    keep = [Keep(*choice) for choice in choices["keep"]]
+    images = []
+    for prompt in prompts:
+        first = (zlib.crc32(prompt.id.encode()) + seed) << 10
+        found = best_of(
+            pipe, prompt.text, scorer=PromptScorer(towers), features=ImageFeatures(towers), n=choices["n"], keep=keep,
+            seed=first, batch_invariant=False, **way,
+        )  # fmt: skip
+        images.append(found.output.images[0])
+    return from_pil(images)
 
 
 @torch.inference_mode()

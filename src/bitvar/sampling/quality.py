@@ -61,13 +61,14 @@ class QualityOptions(Config):
 
     def sampling(self, num_scales: int) -> SamplingParams:
         """The sampler's settings for a number of scales."""
-        curves = {"guidance_scale": self.guidance_scale, "temperature": self.temperature}
         return SamplingParams(
-            **{
-                name: curve if curve is None or isinstance(curve, float) else spread(curve, num_scales)
-                for name, curve in curves.items()
-            }
+            guidance_scale=_per_scale(self.guidance_scale, num_scales),
+            temperature=_per_scale(self.temperature, num_scales),
         )
+
+
+def _per_scale(curve: float | Sequence[float] | None, num_scales: int) -> float | Sequence[float] | None:
+    return curve if curve is None or isinstance(curve, float) else spread(curve, num_scales)
 
 
 def spread(curve: float | Sequence[float], num_scales: int) -> tuple[float, ...]:

@@ -667,7 +667,7 @@ def test_lines_have_their_own_quality(run: Any) -> None:
 
 def test_an_unknown_quality_is_refused(run: Any) -> None:
     done = run("a dog", "--quality", "varied!", "-o", "a.png")
-    assert done.code == 2 and "Did you mean 'varied'" in done.err and not here()
+    assert done.code == 2 and "did you mean 'varied'" in done.err and not here()
     Path("a.jsonl").write_text('{"prompt": "a dog", "quality": "best"}\n', encoding="utf-8")
     done = run("--prompts", "a.jsonl", "-o", "x-{index}.png")
     assert done.code == 2 and "line 1" in done.err

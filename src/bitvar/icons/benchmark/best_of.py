@@ -1,4 +1,4 @@
-"""What `pipeline.best_of` needs to choose among images of the icon set: a score of images for a prompt, and features."""
+"""What `pipeline.best_of` needs to choose among images of the icon set: how images match a prompt, and features."""
 
 from jaxtyping import Float
 from torch import Tensor
