@@ -6,9 +6,9 @@ python experiments/sampling_quality.py rows.jsonl --half report --seeds 3 \
 Draws the prompts of one half of the scenes benchmark, `tune` or `report`, with the embedded model, the same prompts and
 seeds for each way; `{"best_of": {"n": 8, "keep": [[2, 4, "score"]]}}` draws the best of several. Writes a line for
 each: the share of correct images by the judge, its difference from the first way with the standard error over prompts,
-and the mean MobileNetV2 distance between images of a prompt, absolute and relative to the first way's. A way whose line
-is there is not drawn again. `--time N` times N single images of each way instead, in turn, and prints the median and
-its ratio to the first way's.
+the mean MobileNetV2 distance between images of a prompt, absolute and relative to the first way's, and the
+high-frequency energy relative to the first way's. A way whose line is there is not drawn again. `--time N` times N
+single images of each way instead, in turn, and prints the median and its ratio to the first way's.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from bitvar.icons.benchmark.pretrained_judge import Judge, load_judge
 from bitvar.icons.benchmark.scenes import eval_prompts
 from bitvar.imaging.convert import from_pil
 from bitvar.metrics.distances import Distance, perceptual_distance
+from bitvar.metrics.sharpness import high_frequency_energy
 from bitvar.pipeline import InfinityPipeline
 from bitvar.pipeline.best_of import Keep, best_of
 
@@ -103,7 +104,8 @@ def measure(options: argparse.Namespace, ways: Ways) -> None:
         images = [draw(pipe, prompts, first_seed + seed, way) for seed in range(options.seeds)]
         correct = np.mean([scores(judge, one, prompts) for one in images], axis=0)
         spread = diversity(images, distance)
-        plain = lines[0] if lines else {"correct": correct.tolist(), "diversity": spread}
+        energy = float(torch.cat([high_frequency_energy(one) for one in images]).sum())
+        plain = lines[0] if lines else {"correct": correct.tolist(), "diversity": spread, "energy": energy}
         difference = correct - np.array(plain["correct"])
         line = {
             "name": name,
@@ -113,6 +115,8 @@ def measure(options: argparse.Namespace, ways: Ways) -> None:
             "error": 100 * difference.std() / len(prompts) ** 0.5,
             "diversity": spread,
             "relative": spread / plain["diversity"],
+            "energy": energy,
+            "sharpness": energy / plain["energy"],
             "images": len(prompts) * options.seeds,
             "correct": correct.tolist(),
         }

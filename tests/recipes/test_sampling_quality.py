@@ -27,7 +27,9 @@ class Painter:
         assert options == {"output_type": "np", "batch_invariant": False}
         self.calls.append((prompts, seed))
         levels = [(one % 2) * 255 if level is None else level for one in seed]
-        return SimpleNamespace(images=np.stack([np.full((8, 8, 3), each, np.uint8) for each in levels]))
+        images = np.stack([np.full((8, 8, 3), each, np.uint8) for each in levels])
+        images[:, 0, 0] = 100
+        return SimpleNamespace(images=images)
 
 
 def difference(one: Tensor, other: Tensor) -> Tensor:
@@ -43,8 +45,11 @@ def test_lines_compare_with_the_first_way(monkeypatch: pytest.MonkeyPatch, tmp_p
     options = argparse.Namespace(out=tmp_path / "rows.jsonl", half="report", every=20, seeds=2)
     MODULE["measure"](options, {"plain": {}, "white": {"level": 255}})
     plain, white = (json.loads(line) for line in options.out.read_text(encoding="utf-8").splitlines())
-    assert (plain["score"], plain["gain"], plain["relative"]) == (50, 0, 1) and plain["diversity"] == pytest.approx(2)
+    assert (plain["score"], plain["gain"], plain["relative"]) == (50, 0, 1) and plain["diversity"] == pytest.approx(
+        2 * 63 / 64
+    )
     assert (white["score"], white["gain"], white["diversity"]) == (100, 50, 0)
+    assert plain["sharpness"] == 1 and white["sharpness"] == pytest.approx(white["energy"] / plain["energy"])
     assert plain["images"] == white["images"] == 2 * len(plain["correct"])
     drawn = len(painter.calls)
     MODULE["measure"](options, {"plain": {}, "white": {"level": 255}, "black": {"level": 0}})
