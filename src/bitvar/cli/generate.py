@@ -89,7 +89,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="sharp|varied|faithful|none",
-            help="Preset of how bits are drawn: fewer surprises, more variety between seeds, or closer to the prompt. "
+            help="Preset of how bits are drawn: more detail, more variety between seeds, or the likeliest image. "
             "Default: none.",
         ),
     ] = None,

@@ -86,8 +86,8 @@ def spread(curve: float | Sequence[float], num_scales: int) -> tuple[float, ...]
 
 
 PRESETS: Final[Mapping[str, QualityOptions]] = {
-    "sharp": QualityOptions(temperature=0.1),
+    "sharp": QualityOptions(spatial_guidance=(0.3, 0.0)),
     "varied": QualityOptions(confidence=DIVERSE_CONFIDENCE),
-    "faithful": QualityOptions(guidance_scale=2.0),
+    "faithful": QualityOptions(temperature=0.1),
 }
 """Options by name. They were chosen on the embedded model (docs/sampling-quality.md)."""

@@ -644,14 +644,14 @@ def test_quality_is_recorded_and_repeated(run: Any) -> None:
 
 
 def test_a_recorded_quality_can_be_changed(run: Any) -> None:
-    assert run("a red dog", "--seed", 3, "--quality", "varied", "--guidance", 1.5, "-o", "a.png").code == 0
+    assert run("a red dog", "--seed", 3, "--quality", "varied", "--temperature", 1.5, "-o", "a.png").code == 0
     done = run("--from", "a.png", "--quality", "faithful", "-o", "b.png")
     assert done.code == 0 and "quality: 'varied' -> 'faithful'" in done.err
     record = read_record(Path("b.png"))
     assert record.quality == PRESETS["faithful"]
-    assert record.guidance_scale == PRESETS["faithful"].guidance_scale, "the preset's, not the file's"
-    assert run("--from", "a.png", "--quality", "faithful", "--guidance", 1.5, "-o", "c.png").code == 0
-    assert read_record(Path("c.png")).guidance_scale == 1.5
+    assert record.temperature == PRESETS["faithful"].temperature, "the preset's, not the file's"
+    assert run("--from", "a.png", "--quality", "faithful", "--temperature", 1.5, "-o", "c.png").code == 0
+    assert read_record(Path("c.png")).temperature == 1.5
     done = run("--from", "a.png", "--quality", "none", "-o", "d.png")
     assert done.code == 0 and "quality: 'varied' -> none" in done.err
     assert read_record(Path("d.png")).quality is None
