@@ -86,6 +86,14 @@ def generate(
         str | None,
         typer.Option(help="Text to steer away from; needs a --guidance other than 1. Default: none."),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="sharp|varied|faithful|none",
+            help="Preset of how bits are drawn: more detail, more variety between seeds, or the likeliest image. "
+            "Default: none.",
+        ),
+    ] = None,
     background: Annotated[
         str | None,
         typer.Option(
@@ -201,7 +209,7 @@ def generate(
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
         from bitvar.cli.memory_options import MemoryOptions
         from bitvar.cli.mixing import read_mix, read_mixed_seed
-        from bitvar.cli.prompt_job import JobSettings, read_background
+        from bitvar.cli.prompt_job import JobSettings, read_background, read_quality
         from bitvar.cli.sizes import read_size
 
         sampling = {
@@ -220,6 +228,7 @@ def generate(
             grid=grid,
             enlarge=enlarge,
             background=None if background is None else read_background(background),
+            quality=None if quality is None else read_quality(quality),
             sampling={name: value for name, value in sampling.items() if value is not None},
             mix=read_mix(region or [], switch or [], towards or []),
             mixed_seed=read_mixed_seed(towards_seed),

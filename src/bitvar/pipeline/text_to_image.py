@@ -451,7 +451,7 @@ class InfinityPipeline:
     ) -> Iterator[ScaleEvent]:
         original = None if request.edit is None else Original.read(request.edit)
         schedule = self._schedule_of(request, original)
-        params = self.params_for(request.params)
+        params = self.params_for(request.sampling(len(schedule)))
         params.scales(len(schedule))  # raises before any work
         self.check_background(request.background)
         if watermark is not None and watermark.first_scale >= len(schedule):
