@@ -101,12 +101,14 @@ def between_seeds(pipe: InfinityPipeline) -> Strip:
 
 
 def regions(pipe: InfinityPipeline) -> Strip:
-    left, right = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 0.5, 1.0)
-    first, second = "a red apple, 3D emoji", "a blue fish, 3D emoji"
+    first, second = "a lion to the left of a snowman, 3D emoji", "a snowman to the left of a house, 3D emoji"
     yield "the first alone", pipe(first, seed=1).images[0]
     yield "the second alone", pipe(second, seed=1).images[0]
-    yield "second on the right", pipe(first, mix=[{"prompt": second, "box": right}], seed=1).images[0]
-    yield "second on the left", pipe(first, mix=[{"prompt": second, "box": left}], seed=1).images[0]
+    right = [{"prompt": second, "box": (0.5, 0.0, 0.5, 1.0)}]
+    yield "the second on the right", pipe(first, mix=right, seed=1).images[0]
+    apple, fish = "a red apple, 3D emoji", "a blue fish, 3D emoji"
+    yield "apple, fish on the right", pipe(apple, mix=[{"prompt": fish, "box": (0.5, 0, 0.5, 1)}], seed=1).images[0]
+    yield "apple, fish on the left", pipe(apple, mix=[{"prompt": fish, "box": (0, 0, 0.5, 1)}], seed=1).images[0]
 
 
 EXAMPLES: Final[dict[str, Callable[[InfinityPipeline], Strip]]] = {

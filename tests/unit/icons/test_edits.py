@@ -155,6 +155,7 @@ def test_ways_are_compared_on_the_same_tasks(data: Path, tmp_path: Path, monkeyp
     by_name = {(s.name, s.kind): s for s in made.summaries}
     exact, plain = by_name["remove, exact", "remove"], by_name["reconstruction", "remove"]
     assert exact.psnr == 60.0 > plain.psnr and exact.distance == 0.0 < plain.distance
+    assert plain.seam is None and exact.seam is not None and exact.seam > 0
     assert len(said) == 4 and len(describe(made)) == 5
     assert json.loads(json.dumps(made.to_json()))["rows"][0]["tasks"] == 2
 

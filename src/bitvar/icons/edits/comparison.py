@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from bitvar.editing.masks import box_mask
+from bitvar.editing.paste import seam_visibility
 from bitvar.errors import UsageError
 from bitvar.icons.benchmark.pretrained_judge import Judge
 from bitvar.icons.edits.scores import EditScore, recognises, score_edit
@@ -78,6 +79,8 @@ class EditSummary:
         unchanged: Share in which it sees the other object where it was.
         psnr: Median over tasks of the PSNR in dB outside the edited object's box.
         distance: Mean perceptual distance between the images outside the box; smaller is closer.
+        seam: Median visibility of the mask's edge (`editing.paste.seam_visibility`); 1 is like its surroundings.
+            None without a mask.
         seconds: Median time of an edit.
     """
 
@@ -88,6 +91,7 @@ class EditSummary:
     unchanged: float
     psnr: float
     distance: float
+    seam: float | None
     seconds: float
 
 
@@ -157,10 +161,9 @@ def _edit_all(
 ) -> tuple[list[Image.Image], list[float]]:
     images, seconds = [], []
     for task in tasks:
-        left, top, right, bottom = task.box
         spec: dict[str, Any] = {"image": task.image, **row.settings}
         if row.masked:
-            spec["mask"] = box_mask(task.image.size, (left, top, right - left, bottom - top))
+            spec["mask"] = _mask(task)
         if row.sourced:
             spec["source_prompt"] = task.source_prompt
         started = time.perf_counter()
@@ -195,8 +198,18 @@ def _summarise(
         unchanged=sum(score.unchanged for score in scores) / len(scores),
         psnr=median(score.psnr for score in scores),
         distance=float(apart.mean()),
+        seam=median(map(_seam, tasks, images)) if row.masked else None,
         seconds=median(seconds),
     )
+
+
+def _seam(task: EditTask, image: Image.Image) -> float:
+    return seam_visibility(image, _mask(task))
+
+
+def _mask(task: EditTask) -> Image.Image:
+    left, top, right, bottom = task.box
+    return box_mask(task.image.size, (left, top, right - left, bottom - top))
 
 
 def _without_box(task: EditTask, image: Image.Image) -> Image.Image:
@@ -206,9 +219,10 @@ def _without_box(task: EditTask, image: Image.Image) -> Image.Image:
 
 
 def _line(summary: EditSummary) -> str:
+    seam = "-" if summary.seam is None else f"{summary.seam:.2f}"
     return (
         f"{summary.kind:8}{summary.name:24}{summary.success:7.0%}{summary.unchanged:7.0%}"
-        f"{summary.psnr:7.1f} dB{summary.distance:8.3f}{summary.seconds:8.2f} s"
+        f"{summary.psnr:7.1f} dB{summary.distance:8.3f}{seam:>7}{summary.seconds:8.2f} s"
     )
 
 
@@ -219,7 +233,7 @@ def _sheet(strips: Sequence[Sequence[Image.Image]]) -> Image.Image:
 
 def describe(comparison: EditComparison) -> list[str]:
     """List the lines of the table, the first of which names its columns."""
-    heading = f"{'task':8}{'way':24}{'success':>7}{'same':>7}{'psnr':>10}{'distance':>8}{'time':>10}"
+    heading = f"{'task':8}{'way':24}{'success':>7}{'same':>7}{'psnr':>10}{'distance':>8}{'seam':>7}{'time':>10}"
     left_out = f"{comparison.unrecognised} tasks were left out: the judge doesn't recognise what must stay in them."
     lines = [heading, *map(_line, comparison.summaries)]
     return [*lines, left_out] if comparison.unrecognised else lines
