@@ -7,6 +7,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from bitvar.editing.gate import widened
+
 
 def fill_masked(image: Image.Image, mask: Image.Image, *, grow: float = 0.0) -> Image.Image:
     """Fill a part of an image smoothly with the colours and the opacity around it (pull-push interpolation).
@@ -19,8 +21,7 @@ def fill_masked(image: Image.Image, mask: Image.Image, *, grow: float = 0.0) -> 
             the mask covers doesn't colour the filling.
     """
     unknown = torch.from_numpy(np.asarray(mask) > 0).float()[None, None]
-    radius = round(grow * max(image.size))
-    known = 1 - F.max_pool2d(unknown, 2 * radius + 1, stride=1, padding=radius)
+    known = 1 - widened(unknown, round(grow * max(image.size)))
     if not known.any():
         return image
     values = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()

@@ -37,13 +37,25 @@ def paste(original: Image.Image, mask: Image.Image, drawn: Image.Image, frame: F
     """
     placed = frame.place(drawn.convert("RGBA"), original)
     weight = _feathered(mask, feather * max(original.size))
-    before, after = (np.asarray(image, dtype=np.float32) for image in (original, placed))
+    box = weight.getbbox()
+    pasted = original.copy()
+    if box is not None:
+        before, after, share = (image.crop(box) for image in (original, placed, weight))
+        is_opaque = all(image.getchannel("A").getextrema() == (255, 255) for image in (before, after))
+        mixed = Image.composite(after, before, share) if is_opaque else _mixed(before, after, share)
+        pasted.paste(mixed, box)
+    return pasted
+
+
+def _mixed(before: Image.Image, after: Image.Image, weight: Image.Image) -> Image.Image:
+    """Mix two images in RGBA by the weight of the second one, each colour by its opacity."""
+    first, second = (np.asarray(image, dtype=np.float32) for image in (before, after))
     share = np.asarray(weight, dtype=np.float32)[..., None] / 255.0
-    alpha = before[..., 3:] * (1 - share) + after[..., 3:] * share
-    colours = before[..., :3] * before[..., 3:] * (1 - share) + after[..., :3] * after[..., 3:] * share
+    alpha = first[..., 3:] * (1 - share) + second[..., 3:] * share
+    colours = first[..., :3] * first[..., 3:] * (1 - share) + second[..., :3] * second[..., 3:] * share
     colours = colours / np.maximum(alpha, 1e-6)
-    mixed = np.rint(np.concatenate([colours, alpha], axis=-1)).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(np.where(share > 0, mixed, np.asarray(original)))
+    values = np.rint(np.concatenate([colours, alpha], axis=-1)).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(np.where(share > 0, values, np.asarray(before)))
 
 
 def mask_of_gate(gate: Float[Tensor, "h w"], frame: Frame) -> Image.Image:

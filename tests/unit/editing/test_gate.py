@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bitvar import pyramid
 from bitvar.bits import bits_to_codes
-from bitvar.editing.gate import GatedSource, compose, gate_at, make_gate
+from bitvar.editing.gate import GatedSource, compose, gate_at, make_gate, widened
 from bitvar.editing.masks import box_mask
 
 GRIDS = ((1, 1), (2, 2), (4, 4), (8, 8))
@@ -68,3 +68,11 @@ def test_a_gate_is_averaged_over_coarser_cells(grid: tuple[int, int]) -> None:
     side = 8 // grid[0]
     blocks = gate.numpy().reshape(grid[0], side, grid[1], side).mean(axis=(1, 3))
     assert np.allclose(gate_at(gate, grid)[0, 0].numpy(), blocks, atol=1e-6)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2, 5, 8, 40])
+def test_widening_is_the_maximum_over_a_square(radius: int) -> None:
+    values = (normal(radius, 1, 1, 11, 17) > 1.5).float() * torch.rand(1, 1, 11, 17)
+    expected = torch.nn.functional.max_pool2d(torch.nn.functional.pad(values, (40,) * 4), 2 * radius + 1, stride=1)
+    cut = 40 - radius
+    assert torch.equal(widened(values, radius), expected[..., cut : cut + 11, cut : cut + 17])

@@ -206,7 +206,8 @@ class ModelRunner:
             self._files.emit(outbox, describe(error))
             return
         own = job.id if running.request.edit or running.request.mix or running.request.mixed_seed else None
-        group = (running.size, running.request.params, running.request.background, job.adapters, own)
+        settings = (running.request.params, running.request.quality, running.request.background)
+        group = (running.size, settings, job.adapters, own)
         images = [ImageWork(job.id, index, group, job.adapters, memory) for index in range(running.request.num_images)]
         self._jobs[job.id] = running
         self._scheduler.add(JobWork(job.id, arrived, images))
