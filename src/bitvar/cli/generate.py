@@ -86,6 +86,14 @@ def generate(
         str | None,
         typer.Option(help="Text to steer away from; needs a --guidance other than 1. Default: none."),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="sharp|varied|faithful|none",
+            help="Preset of how bits are drawn: more detail, more variety between seeds, or the likeliest image. "
+            "Default: none.",
+        ),
+    ] = None,
     background: Annotated[
         str | None,
         typer.Option(
@@ -143,6 +151,22 @@ def generate(
         str | None, typer.Option(help="auto, fp32, bf16 or fp16. Default: auto, bf16 on CUDA and fp32 elsewhere.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", show_default=True)] = "auto",
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BOX:PROMPT", help="Another prompt in a box, left,top,width,height as shares of the image."
+        ),
+    ] = None,
+    switch: Annotated[
+        list[str] | None, typer.Option(metavar="SCALE:PROMPT", help="Another prompt from a scale on, counted from 1.")
+    ] = None,
+    towards: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WEIGHT:PROMPT", help="Another prompt in part: a weight from 0 to 1, or one per scale."),
+    ] = None,
+    towards_seed: Annotated[
+        str | None, typer.Option(metavar="SEED:WEIGHT", help="Another seed in part, for images between two.")
+    ] = None,
     fast: Annotated[
         str | None,
         typer.Option(
@@ -184,12 +208,13 @@ def generate(
         from bitvar.cli.control import ControlOptions, load_control, note_other_map, read_control_options
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
         from bitvar.cli.memory_options import MemoryOptions
-        from bitvar.cli.prompt_job import JobSettings, read_background
+        from bitvar.cli.mixing import read_mix, read_mixed_seed
+        from bitvar.cli.prompt_job import JobSettings, read_background, read_quality
         from bitvar.cli.sizes import read_size
 
         sampling = {
-            "guidance_scale": _read_numbers("guidance", guidance),
-            "temperature": _read_numbers("temperature", temperature),
+            "guidance_scale": read_numbers("guidance", guidance),
+            "temperature": read_numbers("temperature", temperature),
             "top_k": top_k,
             "top_p": top_p,
         }
@@ -203,30 +228,35 @@ def generate(
             grid=grid,
             enlarge=enlarge,
             background=None if background is None else read_background(background),
+            quality=None if quality is None else read_quality(quality),
             sampling={name: value for name, value in sampling.items() if value is not None},
+            mix=read_mix(region or [], switch or [], towards or []),
+            mixed_seed=read_mixed_seed(towards_seed),
         )
         _check_options(prompt, from_image, prompts, previews)
         record, jobs = _read_jobs(settings, from_image, prompts)
         mark = _read_watermark(watermark, record, from_image)
         wanted = ControlOptions(
-            control, control_image, _read_numbers("control-strength", control_strength), control_kind
+            control, control_image, read_numbers("control-strength", control_strength), control_kind
         )
         followed = read_control_options(wanted, record, from_image)
         targets = destinations(output, jobs, many=prompts is not None)
         if previews is not None:
             _check_previews(previews)
         saving = MemoryOptions.read(offload, sequential_guidance=sequential_guidance, tile=tile)
-        pipeline = _load(model, revision, tokenizer, dtype, device, fast, saving, record=record, path=from_image)
-        _load_adapters(pipeline, lora or [], record)
+        pipeline = load_pipeline(
+            model, revision, tokenizer, dtype, device, fast, saving, record=record, path=from_image
+        )
+        load_adapters(pipeline, lora or [], record)
         load_control(pipeline, wanted, record, from_image)
         settle(pipeline)
         loaded = time.perf_counter()
         jobs = _resolve(jobs, pipeline, prompts)
         check_sizes(jobs, targets)
-        _note_unknown_words(jobs, pipeline, model, record)
+        note_unknown(jobs, pipeline, model, record)
         note_other_map(followed, jobs[0].generated or pipeline.sizes[0], record, from_image)
         hooks: GenerationKwargs = {"watermark": mark, "control": followed}
-        files = _draw(pipeline, jobs, targets, previews, provenance=_provenance(model, record), hooks=hooks)
+        files = draw(pipeline, jobs, targets, previews, provenance=provenance_of(model, record), hooks=hooks)
         timings = Timings(load=loaded - started, draw=time.perf_counter() - loaded)
         report(files, pipeline.model_name, timings, as_json=as_json)
 
@@ -259,6 +289,7 @@ def _read_jobs(
     """Read what to draw, and the record of the image to make again, if any."""
     from bitvar.cli import prompts_file
     from bitvar.cli.prompt_job import differences, job_from_record, new_job, with_settings
+    from bitvar.errors import UsageError
     from bitvar.pipeline.record import read_record
 
     if prompts is not None:
@@ -266,6 +297,9 @@ def _read_jobs(
     if from_image is None:
         return None, [new_job(settings)]
     record = read_record(from_image)
+    if record.edit is not None:
+        why = "its settings name that image by its digest alone"
+        raise UsageError(f"{from_image} was edited from another image.", why, "repeat it with bitvar edit")
     before = job_from_record(record)
     after = with_settings(before, settings)
     for difference in differences(before, after):
@@ -290,7 +324,7 @@ def _read_watermark(key_file: Path | None, record: "ImageRecord | None", from_im
     return mark
 
 
-def _read_numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
+def read_numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
     from bitvar.errors import UsageError
 
     if text is None:
@@ -303,7 +337,7 @@ def _read_numbers(option: str, text: str | None) -> float | tuple[float, ...] | 
     return values[0] if len(values) == 1 else values
 
 
-def _load(
+def load_pipeline(
     model: str | None,
     revision: str | None,
     tokenizer: str | None,
@@ -339,16 +373,16 @@ def _load(
     return pipeline
 
 
-def _load_adapters(pipeline: "InfinityPipeline", options: list[str], record: "ImageRecord | None") -> None:
+def load_adapters(pipeline: "InfinityPipeline", options: list[str], record: "ImageRecord | None") -> None:
     """Load the adapters of the image that is made again, or those of the options."""
     if not options and not (record and record.lora):
         return
-    from bitvar.cli.lora import load_adapters, load_adapters_of_record
+    from bitvar.cli import lora
 
     if record is not None:
-        load_adapters_of_record(pipeline, options, record.lora)
+        lora.load_adapters_of_record(pipeline, options, record.lora)
     else:
-        load_adapters(pipeline, options)
+        lora.load_adapters(pipeline, options)
 
 
 def _resolve(jobs: "list[PromptJob]", pipeline: "InfinityPipeline", prompts: str | None) -> "list[PromptJob]":
@@ -374,7 +408,7 @@ def _resolve(jobs: "list[PromptJob]", pipeline: "InfinityPipeline", prompts: str
     return resolved
 
 
-def _note_unknown_words(
+def note_unknown(
     jobs: "list[PromptJob]", pipeline: "InfinityPipeline", model: str | None, record: "ImageRecord | None"
 ) -> None:
     from bitvar.cli.unknown_words import note_unknown_words
@@ -386,7 +420,7 @@ def _note_unknown_words(
         say(text, err=True)
 
 
-def _provenance(model: str | None, record: "ImageRecord | None") -> dict[str, Any]:
+def provenance_of(model: str | None, record: "ImageRecord | None") -> dict[str, Any]:
     """Record values that the pipeline's metadata lacks: version and hub id, but never a path of this machine."""
     from bitvar import __version__
 
@@ -396,7 +430,7 @@ def _provenance(model: str | None, record: "ImageRecord | None") -> dict[str, An
     return {"version": __version__, "model_source": source or record.model_source, "lora": record.lora}
 
 
-def _draw(
+def draw(
     pipeline: "InfinityPipeline",
     jobs: "Sequence[PromptJob]",
     targets: "list[list[Target]] | None",

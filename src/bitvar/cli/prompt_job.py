@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from bitvar.cli.sizes import describe_difference, size_to_generate
 from bitvar.config import unknown
+from bitvar.editing.spec import EditSpec, MixedPrompt, MixedSeed
 from bitvar.errors import UsageError
 from bitvar.pipeline.record import MAX_IMAGES, MAX_PIXELS, ImageRecord, sheet_size
 from bitvar.pipeline.request import Background, GenerationRequest
 from bitvar.pipeline.sizes import RequestedSize
+from bitvar.sampling.quality import PRESETS, QualityOptions
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 SAMPLING: Final = ("negative_prompt", "guidance_scale", "temperature", "top_k", "top_p")
 NUM_SEEDS: Final = 2**63
 MAX_PROMPT: Final = 20_000
+NO_QUALITY: Final = QualityOptions()
+"""Options that turn off those of a record or of the command line."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,10 @@ class JobSettings:
         grid: Whether to put all images on one sheet.
         enlarge: Factor by which to enlarge the images.
         background: Background to show the images on, as in `GenerationRequest`.
+        quality: Options of quality, `NO_QUALITY` to turn them off.
         sampling: The given ones of guidance_scale, temperature, top_k and top_p.
+        mix: Further prompts; None for those of the job.
+        mixed_seed: Second seed; None for the job's.
     """
 
     prompt: str | None = None
@@ -49,7 +56,10 @@ class JobSettings:
     grid: bool | None = None
     enlarge: int | None = None
     background: Background | None = None
+    quality: QualityOptions | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    mix: tuple[MixedPrompt, ...] | None = None
+    mixed_seed: MixedSeed | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,10 @@ class PromptJob:
         requested: Requested size in pixels; None if none was requested.
         generated: Size that the model generates; None for its default size.
         exact_size, grid, enlarge, background: As in `JobSettings`.
+        edit: Edit that makes the images from another one; None for new images.
+        mix: Further prompts.
+        mixed_seed: Second seed.
+        quality: Options of quality; None for none.
         line: Line number in the prompts file; 0 without one.
     """
 
@@ -77,6 +91,10 @@ class PromptJob:
     grid: bool = False
     enlarge: int = 1
     background: Background = "auto"
+    edit: EditSpec | None = None
+    mix: tuple[MixedPrompt, ...] = ()
+    mixed_seed: MixedSeed | None = None
+    quality: QualityOptions | None = None
     line: int = 0
 
     @property
@@ -106,6 +124,19 @@ def read_background(text: str) -> Background:
     raise UsageError(unknown(f"background {text!r}", text, known))
 
 
+def read_quality(text: str) -> QualityOptions:
+    """Read the value of `--quality`.
+
+    Raises:
+        UsageError: The text names no preset.
+    """
+    if text == "none":
+        return NO_QUALITY
+    if text not in PRESETS:
+        raise UsageError(unknown(f"quality {text!r}", text, [*PRESETS, "none"]))
+    return PRESETS[text]
+
+
 def new_job(settings: JobSettings, *, line: int = 0) -> PromptJob:
     """Make a job from settings alone.
 
@@ -132,6 +163,9 @@ def job_from_record(record: ImageRecord) -> PromptJob:
         grid=record.grid,
         enlarge=record.enlarge,
         background=record.background,
+        mix=record.mix,
+        mixed_seed=record.mixed_seed,
+        quality=record.quality,
     )
 
 
@@ -141,7 +175,7 @@ def with_settings(job: PromptJob, settings: JobSettings) -> PromptJob:
     Raises:
         UsageError: A setting is out of bounds, or has no effect.
     """
-    sampling = {**job.sampling, **settings.sampling}
+    sampling = {**_without(job.sampling, settings.quality), **settings.sampling}
     if settings.negative is not None:
         sampling["negative_prompt"] = settings.negative
         if not settings.negative.strip():
@@ -161,6 +195,9 @@ def with_settings(job: PromptJob, settings: JobSettings) -> PromptJob:
         grid=job.grid if settings.grid is None else settings.grid,
         enlarge=job.enlarge if settings.enlarge is None else settings.enlarge,
         background=settings.background or job.background,
+        mix=job.mix if settings.mix is None else settings.mix,
+        mixed_seed=settings.mixed_seed or job.mixed_seed,
+        quality=job.quality if settings.quality is None else _unless_none(settings.quality),
     )
     if changed.grid and changed.background == "transparent":
         why = "a sheet is drawn on white"
@@ -194,6 +231,9 @@ def differences(before: PromptJob, after: PromptJob) -> list[str]:
         "sheet": (before.grid, after.grid),
         "enlarge": (before.enlarge, after.enlarge),
         "background": (before.background, after.background),
+        "further prompts": (_prompts_of(before), _prompts_of(after)),
+        "second seed": (before.mixed_seed and before.mixed_seed.seed, after.mixed_seed and after.mixed_seed.seed),
+        "quality": (_quality_name(before.quality), _quality_name(after.quality)),
         **{name.replace("_", " "): (before.sampling.get(name), after.sampling.get(name)) for name in SAMPLING},
     }
     texts = {name: (_format_value(old), _format_value(new)) for name, (old, new) in pairs.items()}
@@ -231,25 +271,49 @@ def options_of(job: PromptJob) -> dict[str, Any]:
     """The options of a pipeline's call, besides prompts and seeds."""
     assert job.generated is not None, "resolve the job first"
     background = {} if job.background == "auto" else {"background": job.background}
-    return {**job.sampling, **background, "width": job.generated[0], "height": job.generated[1]}
+    steering = {"edit": job.edit, "mix": job.mix, "mixed_seed": job.mixed_seed, "quality": job.quality}
+    given = {name: value for name, value in steering.items() if value}
+    return {**job.sampling, **background, **given, "width": job.generated[0], "height": job.generated[1]}
 
 
 def _check(job: PromptJob, pipeline: "InfinityPipeline") -> None:
     """Refuse before any work whatever the pipeline would refuse."""
     request = GenerationRequest.from_options(job.prompt, options_of(job), source="the options")
     schedule = pipeline.schedule_for(request.height, request.width)
-    params = pipeline.params_for(request.params)
+    params = pipeline.params_for(request.sampling(len(schedule)))
     params.scales(len(schedule))
     if "negative_prompt" in job.sampling and not params.guided:
         why = "guidance steers away from it, and guidance is off: its scale is 1"
         raise UsageError("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
-    pipeline.check_prompt(job.prompt)
+    if job.edit is None or job.prompt.strip():
+        pipeline.check_prompt(job.prompt)
     pipeline.check_background(job.background)
     width, height = job.file_size
     if width * height > MAX_PIXELS:
         why = f"a file may have {MAX_PIXELS} pixels"
         raise UsageError(f"Can't write {width}x{height} pixels.", why, "ask for less with --size or --enlarge")
     assert len(job.seeds) <= MAX_IMAGES
+
+
+def _prompts_of(job: PromptJob) -> tuple[str, ...] | None:
+    return tuple(mixed.prompt for mixed in job.mix) or None
+
+
+def _without(sampling: Mapping[str, Any], quality: QualityOptions | None) -> dict[str, Any]:
+    """Leave out what new options of quality set themselves: a record has a value for every setting."""
+    return {name: value for name, value in sampling.items() if quality is None or getattr(quality, name, None) is None}
+
+
+def _unless_none(quality: QualityOptions) -> QualityOptions | None:
+    return None if quality == NO_QUALITY else quality
+
+
+def _quality_name(quality: QualityOptions | None) -> str | None:
+    """The name of options that are a preset, else the options as JSON."""
+    if quality is None:
+        return None
+    names = [name for name, preset in PRESETS.items() if preset == quality]
+    return names[0] if names else quality.model_dump_json(exclude_none=True)
 
 
 def _check_text(what: str, text: str) -> None:

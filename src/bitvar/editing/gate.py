@@ -7,6 +7,7 @@ Equal latents don't mean equal pixels, since the decoder looks around; `paste` t
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor
 from bitvar import pyramid
 from bitvar.bits import bits_to_codes
 from bitvar.scales import Grid
+
+GROW: Final = 1 / 64
+"""How far a mask is widened where an edit doesn't say, as a share of the longer side."""
 
 
 def compose(
@@ -67,7 +71,7 @@ class GatedSource:
 
     Args:
         bits: Bits of the source's scales, `(1, d, h_k, w_k)`, the same for all images.
-        gate: Gate of shape `(1, 1, h, w)`.
+        gate: Gate of each image, `(b, 1, h, w)`, or of all of them, `(1, 1, h, w)`.
         code_norms: Norm of each scale's codes.
     """
 
@@ -81,5 +85,6 @@ class GatedSource:
         return compose(source.expand_as(new), new, self.gate.to(new.device))
 
     def image(self, index: int) -> "GatedSource":
-        """The same blend: all images share the source."""
-        return self
+        """The same blend, with the image's own gate: all images share the source."""
+        own = self.gate if len(self.gate) == 1 else self.gate[index : index + 1]
+        return GatedSource(self.bits, own, self.code_norms)

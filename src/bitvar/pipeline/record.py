@@ -20,6 +20,7 @@ from bitvar.imaging.embedded_text import find_text
 from bitvar.imaging.sheet import GridStyle, Tile, draw_grid, grid_size, near_square_columns
 from bitvar.lora.used import HubId, UsedAdapter
 from bitvar.pipeline.request import MAX_MIXED, Background
+from bitvar.sampling.quality import QualityOptions
 
 KEY: Final = "bitvar"
 """Name of the PNG text chunk that holds the record, and its key in the EXIF comment of WebP and JPEG."""
@@ -73,6 +74,7 @@ class ImageRecord(Config):
         edit: Edit of another image that the image was made by; None for a new image.
         mix: Further prompts, as in `GenerationRequest`.
         mixed_seed: Second seed, as in `GenerationRequest`.
+        quality: Options that the image was drawn with, a preset's written out; None for none.
         format: Format number. Records of version 0.1.0 have 1; its images used other random numbers.
     """
 
@@ -105,6 +107,7 @@ class ImageRecord(Config):
     edit: EditSummary | None = None
     mix: Annotated[tuple[MixedPrompt, ...], Field(max_length=MAX_MIXED)] = ()
     mixed_seed: MixedSeed | None = None
+    quality: QualityOptions | None = None
     format: Annotated[int, Field(strict=True, ge=1, le=CURRENT)] = 1
 
     @classmethod

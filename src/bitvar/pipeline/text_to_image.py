@@ -451,7 +451,7 @@ class InfinityPipeline:
     ) -> Iterator[ScaleEvent]:
         original = None if request.edit is None else Original.read(request.edit)
         schedule = self._schedule_of(request, original)
-        params = self.params_for(request.params)
+        params = self.params_for(request.sampling(len(schedule)))
         params.scales(len(schedule))  # raises before any work
         self.check_background(request.background)
         if watermark is not None and watermark.first_scale >= len(schedule):
@@ -511,9 +511,7 @@ class InfinityPipeline:
         """Choose the schedule of a request: an edit without a size takes the one nearest to its image."""
         if original is None or request.height is not None or request.width is not None:
             return self.schedule_for(request.height, request.width)
-        width, height = original.image.size
-        schedules = self.transformer.config.all_schedules()
-        return nearest_schedule(schedules, height=height, width=width, stride=self.stride, tolerance=math.inf)
+        return self.schedule_near(original.image.height, original.image.width)
 
     def _condition(self, prompts: list[str], request: GenerationRequest) -> TextCondition:
         """Encode the prompts. Those that an edit leaves empty become "no text"."""
@@ -570,6 +568,11 @@ class InfinityPipeline:
             raise UsageError("Only one of height and width was given.", fix="give both, or neither")
         height, width = (arguments.checked(*side, side_in_range) for side in (("height", height), ("width", width)))
         return nearest_schedule(schedules, height=height, width=width, stride=self.stride)
+
+    def schedule_near(self, height: int, width: int) -> ScaleSchedule:
+        """Find the schedule nearest to the size of an image in pixels, however far it is, first in aspect ratio."""
+        schedules = self.transformer.config.all_schedules()
+        return nearest_schedule(schedules, height=height, width=width, stride=self.stride, tolerance=math.inf)
 
     def params_for(self, params: SamplingParams) -> SamplingParams:
         """Complete the given settings with the model's defaults."""

@@ -45,7 +45,7 @@ MAY: dict[str, set[str]] = {
     "evaluation": BASE | {"metrics", "data", "pipeline", "codec"},
     "profiling": BASE | {"costs", "metrics", "data", "pipeline", "codec", "training"},
     "serving": BASE | {"costs", "pipeline", "editing", "codec", "provenance", "safety"},
-    "icons": BASE | {"metrics", "data", "pipeline", "codec", "training", "evaluation"},
+    "icons": BASE | {"editing", "metrics", "data", "pipeline", "codec", "training", "evaluation"},
     "pretrained": set(),
 }
 RESERVED: set[str] = set()

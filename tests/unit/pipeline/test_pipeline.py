@@ -119,6 +119,7 @@ def test_every_option_is_tested_here() -> None:
         "edit",  # in test_edits.py
         "mix",  # in test_mixed_prompts.py
         "mixed_seed",  # in test_mixed_prompts.py
+        "quality",  # in test_quality.py
     }
 
 

@@ -85,6 +85,7 @@ CALLS: dict[str, tuple[Callable[[InfinityPipeline, Any], Any], set[str]]] = {
     "edit(mask)": (lambda pipe, x: pipe.edit("a dog", image=Image.new("RGB", (16, 16)), mask=x), set()),
     "mix": (lambda pipe, x: pipe("a dog", mix=x), {"nothing"}),
     "mixed_seed": (lambda pipe, x: pipe("a dog", mixed_seed=x), set()),
+    "quality": (lambda pipe, x: pipe("a dog", quality=x), set()),
     "PrefixBits": (lambda pipe, x: PrefixBits(x), {"nothing"}),
     "batch_invariant": (lambda pipe, x: pipe("a dog", batch_invariant=x), {"true"}),
     "preview": (lambda pipe, x: next(pipe.stream("a dog")).preview(x), {"five"}),
