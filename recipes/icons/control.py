@@ -23,7 +23,7 @@ from bitvar.training.config import IntervalConfig, TransformerTraining
 def recipe() -> TransformerTraining:
     first = run_path(str(Path(__file__).with_name("finish.py")))["recipe"]()
     changes = {
-        "steps": 450,
+        "steps": 250,
         "batch_size": 16,
         "learning_rate": 6e-3,
         "warmup_steps": 20,
@@ -34,7 +34,7 @@ def recipe() -> TransformerTraining:
     return first.model_copy(
         update={
             "optimization": first.optimization.model_copy(update=changes),
-            "intervals": IntervalConfig(log=10, validation=225, sample=450, save=50),
+            "intervals": IntervalConfig(log=10, validation=125, sample=250, save=50),
             "reweighted": True,
             "control": ControlSettings(),
         }
