@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from bitvar.serving.engine.engine import EngineLimits
 from bitvar.serving.http.settings import ServerSettings
-from tests.support.pictures import image_file, mask_file
+from tests.support.image_files import image_file, mask_file
 from tests.support.serving import ScriptedBackend, running_server
 from tests.support.socket_server import SocketServer, socket_server
 

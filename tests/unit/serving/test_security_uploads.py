@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.pictures import encoded, image_file, mask_file, mask_image, mutated, picture
+from tests.support.image_files import encoded, image_file, mask_file, mask_image, mutated, smooth_image
 from tests.support.serving import ServerProcess, running_server
 
 SECONDS = 30.0
@@ -30,13 +30,13 @@ def seeds() -> list[tuple[bytes, bytes | None]]:
     return [
         (image_file(), None),
         (image_file((96, 64)), mask_file((96, 64))),
-        (encoded(picture((80, 80)), "JPEG", exif=exif), mask_file((80, 80))),
-        (encoded(picture((80, 80), mode="RGBA"), "WEBP", lossless=True), None),
-        (encoded(picture().convert("P")), encoded(mask_image().quantize())),
-        (encoded(picture(), "GIF"), None),
-        (encoded(picture(), "TIFF"), None),
-        (encoded(picture(), "BMP"), mask_file()),
-        (encoded(picture(), icc_profile=bytes(300)), None),
+        (encoded(smooth_image((80, 80)), "JPEG", exif=exif), mask_file((80, 80))),
+        (encoded(smooth_image((80, 80), mode="RGBA"), "WEBP", lossless=True), None),
+        (encoded(smooth_image().convert("P")), encoded(mask_image().quantize())),
+        (encoded(smooth_image(), "GIF"), None),
+        (encoded(smooth_image(), "TIFF"), None),
+        (encoded(smooth_image(), "BMP"), mask_file()),
+        (encoded(smooth_image(), icc_profile=bytes(300)), None),
     ]
 
 
@@ -93,7 +93,7 @@ def test_an_image_that_unpacks_to_too_many_pixels_is_refused(server: ServerProce
 
 
 def test_a_real_edit_keeps_what_its_mask_does_not_mark(server: ServerProcess) -> None:
-    image = picture((90, 64))
+    image = smooth_image((90, 64))
     files = {"image": encoded(image), "mask": mask_file((90, 64), (40, 10, 70, 50))}
     texts = {"prompt": "a red apple", "exact": "true", "seed": "5"}
     answer = httpx.post(f"{server.url}/v1/images/edits", files=files, data=texts, timeout=SECONDS)

@@ -19,8 +19,8 @@ import pytest
 from openai import OpenAI
 from PIL import Image
 
+from tests.support.image_files import mask_file
 from tests.support.load import worker_of
-from tests.support.pictures import mask_file
 from tests.support.serving import ServerProcess, running_server
 
 PROMPT = "a red apple"

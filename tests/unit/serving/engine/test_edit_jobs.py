@@ -22,7 +22,7 @@ from bitvar.serving.engine.model_card import ModelCard
 from bitvar.serving.engine.runner import ModelRunner
 from bitvar.serving.engine.settings import WorkerSettings
 from bitvar.serving.engine.wire import job_frame, pack, parse_job, read_frame
-from tests.support.pictures import encoded, picture
+from tests.support.image_files import encoded, smooth_image
 from tests.support.serving import CARD, ScriptedBackend
 from tests.support.tiny import rough_pipeline
 
@@ -46,7 +46,7 @@ def spec(seed: int = 0, **options: Any) -> EditSpec:
     mask = options.pop("mask", None)
     if mask is not None:
         options["mask"] = EncodedImage.of(mask)
-    return EditSpec(image=EncodedImage.of(encoded(picture(options.pop("size", SIZE), seed=seed))), **options)
+    return EditSpec(image=EncodedImage.of(encoded(smooth_image(options.pop("size", SIZE), seed=seed))), **options)
 
 
 def job(name: str, edit: EditSpec | None, prompt: str = "a red dog", *, n: int = 1, **options: Any) -> Job:
@@ -106,7 +106,7 @@ def test_an_edit_is_that_of_the_pipeline_and_its_record_says_so(pipeline: Infini
 def test_edits_without_a_prompt_are_drawn(pipeline: InfinityPipeline) -> None:
     events, _ = drawn(pipeline, job("a", spec(), ""))
     (data,) = files(events["a"])
-    assert pixels(data).tobytes() == pipeline.edit("", image=encoded(picture(SIZE)), seed=0).images[0].tobytes()
+    assert pixels(data).tobytes() == pipeline.edit("", image=encoded(smooth_image(SIZE)), seed=0).images[0].tobytes()
     record = find_record(data)
     assert record is not None and record.prompt == ""
 
@@ -117,7 +117,7 @@ def test_exact_edits_have_the_size_of_the_image(pipeline: InfinityPipeline) -> N
     events, _ = drawn(pipeline, job("a", edit, previews=PreviewSettings(count=1)))
     (done,) = [event for event in events["a"] if isinstance(event, ImageDone)]
     assert (done.width, done.height) == size
-    original = np.asarray(picture(size))
+    original = np.asarray(smooth_image(size))
     assert np.array_equal(pixels(done.data)[:, :20], original[:, :20])
     assert not np.array_equal(pixels(done.data), original)
     (preview,) = [event for event in events["a"] if isinstance(event, Preview)]
@@ -126,7 +126,7 @@ def test_exact_edits_have_the_size_of_the_image(pipeline: InfinityPipeline) -> N
 
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
 def test_exact_edits_of_transparent_images_may_be_opaque(pipeline: InfinityPipeline, kind: str) -> None:
-    image = EncodedImage.of(encoded(picture(SIZE, mode="RGBA")))
+    image = EncodedImage.of(encoded(smooth_image(SIZE, mode="RGBA")))
     edit = EditSpec(image=image, mask=EncodedImage.of(half()), exact=True)
     for background in ("auto", "opaque"):
         one = job("a", edit, request={"background": background}, output=OutputSettings(format=kind))

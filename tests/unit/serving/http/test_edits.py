@@ -19,7 +19,7 @@ from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.model_card import ModelCard
 from bitvar.serving.http import edit_input
 from bitvar.serving.http.settings import ServerSettings
-from tests.support.pictures import encoded, image_file, mask_file, mask_image, picture
+from tests.support.image_files import encoded, image_file, mask_file, mask_image, smooth_image
 from tests.support.recorded_requests import IMG2IMG, large_card, small_card
 from tests.support.serving import ScriptedBackend, running_app
 
@@ -28,7 +28,7 @@ RECORD = ImageRecord.of(
     {"prompt": "a red apple", "seed": 3, "width": 64, "height": 64, "guidance_scale": 1.0, "temperature": 0.25,
      "top_k": 0, "top_p": 0.0}
 )  # fmt: skip
-OWN = encode_image(picture(), RECORD)
+OWN = encode_image(smooth_image(), RECORD)
 """An image that bitvar wrote."""
 
 
@@ -153,7 +153,7 @@ def test_a_mask_may_select_everything() -> None:
 def test_rotated_images_are_edited_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by a quarter
-    turned = encoded(picture((96, 32)), "JPEG", exif=exif)
+    turned = encoded(smooth_image((96, 32)), "JPEG", exif=exif)
     texts = {"exact": "true"}
     answer, _ = post({"image": turned, "mask": mask_file((32, 96), (0, 0, 16, 96))}, texts)
     assert answer.json()["size"] == "64x64"  # the backend draws nothing larger
@@ -204,7 +204,9 @@ def test_the_prompt_of_the_image_stands_in_for_a_missing_one(route: str) -> None
     assert job_of({"image": OWN}, route=route).request.prompts == ("a red apple",)
     assert job_of({"image": image_file()}, route=route).request.prompts == ("",)
     for kind in ("WEBP", "JPEG"):
-        assert job_of({"image": encode_image(picture(), RECORD, kind)}, route=route).request.prompts == ("a red apple",)
+        assert job_of({"image": encode_image(smooth_image(), RECORD, kind)}, route=route).request.prompts == (
+            "a red apple",
+        )
 
 
 def test_a_given_prompt_goes_first_and_the_own_one_may_be_the_source() -> None:
@@ -246,11 +248,11 @@ def test_a_damaged_record_is_none() -> None:
     for text in ("{", "[]", '{"prompt": 5}', "x" * 300_000):
         info = PngInfo()
         info.add_text("bitvar", text)
-        assert job_of({"image": encoded(picture(), pnginfo=info)}).request.prompts == ("",)
+        assert job_of({"image": encoded(smooth_image(), pnginfo=info)}).request.prompts == ("",)
 
 
 def test_exact_edits_keep_transparency_unless_the_background_is_opaque() -> None:
-    files = {"image": encoded(picture(mode="RGBA")), "mask": mask_file()}
+    files = {"image": encoded(smooth_image(mode="RGBA")), "mask": mask_file()}
     for texts, expected in (
         ({}, "transparent"),
         ({"background": "opaque"}, "opaque"),
@@ -283,7 +285,7 @@ def test_edits_are_counted() -> None:
 
 # Refusals
 
-GIF = encoded(picture(), "GIF", save_all=True, append_images=[picture(seed=1)])
+GIF = encoded(smooth_image(), "GIF", save_all=True, append_images=[smooth_image(seed=1)])
 BAD: dict[str, tuple[Files, dict[str, Any], str, str]] = {
     "no image": ({"mask": mask_file()}, {"prompt": "a"}, "image", "image is missing"),
     "no image at all": ([("prompt", (None, b"a"))], {}, "image", "image is missing"),

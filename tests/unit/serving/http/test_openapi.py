@@ -13,8 +13,8 @@ from bitvar.serving.http.errors import A1111_PREFIX, ERROR_TYPES, type_of
 from bitvar.serving.http.openapi import openapi_document
 from bitvar.serving.http.schema import json_schema
 from bitvar.serving.http.settings import ServerSettings
+from tests.support.image_files import image_file
 from tests.support.openapi_checks import fault_of
-from tests.support.pictures import image_file
 from tests.support.serving import CARD, App, ScriptedBackend, running_app
 
 PAGES = {("get", "/"), ("get", "/page/{name}")}

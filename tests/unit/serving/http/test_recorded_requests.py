@@ -11,7 +11,7 @@ import pytest
 
 from bitvar.serving.engine.model_card import ModelCard
 from bitvar.serving.http.settings import ServerSettings
-from tests.support.pictures import image_file, mask_file
+from tests.support.image_files import image_file, mask_file
 from tests.support.recorded_requests import EDITS, GENERATIONS, form_of, large_card, small_card
 from tests.support.serving import ScriptedBackend, running_app
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bitvar.pipeline.record import read_record
-from tests.support.pictures import encoded, picture
+from tests.support.image_files import encoded, smooth_image
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -22,7 +22,7 @@ WIDE = (96, 64)
 def photo(tmp_path: Path) -> Path:
     """An image of somebody else."""
     file = tmp_path / "holiday.png"
-    picture(WIDE).save(file)
+    smooth_image(WIDE).save(file)
     return file
 
 
@@ -261,7 +261,7 @@ def test_refusals_are_shown(open_page: Callable[..., "Page"], server_url: str, t
 
     page = open_page(server_url)
     file = tmp_path / "holiday.png"
-    file.write_bytes(encoded(picture((2, 200))))
+    file.write_bytes(encoded(smooth_image((2, 200))))
     open_photo(page, file)
     page.locator("#go").click()
     expect(page.locator(".note.failed")).to_contain_text("more elongated than 64 to 1")

@@ -16,7 +16,7 @@ from bitvar.serving.engine.events import Event, Failed, Finished, ImageDone, Sca
 from bitvar.serving.engine.job import Job
 from bitvar.serving.engine.wire import Frame, parse_event, read_frame
 from bitvar.serving.replicas.replica import Replica, load_failure, read_load_failure
-from tests.support.pictures import encoded, picture
+from tests.support.image_files import encoded, smooth_image
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_draw_says_who_draws_and_ends_with_one_last_event(replica: Replica) ->
 
 
 def test_an_edit_reaches_the_model_with_its_images(replica: Replica) -> None:
-    image, mask = picture((96, 96)), Image.new("L", (96, 96), 0)
+    image, mask = smooth_image((96, 96)), Image.new("L", (96, 96), 0)
     mask.paste(255, (48, 0, 96, 96))
     edit = {"image": EncodedImage.of(encoded(image)), "mask": EncodedImage.of(encoded(mask)), "exact": True}
     request = {"prompts": ("a red apple",), "seed": 7, "edit": edit}

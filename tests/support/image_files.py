@@ -16,15 +16,15 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def picture(size: tuple[int, int] = SIZE, *, mode: str = "RGB", seed: int = 0) -> Image.Image:
+def smooth_image(size: tuple[int, int] = SIZE, *, mode: str = "RGB", seed: int = 0) -> Image.Image:
     """A smooth image of a seed."""
     noise = np.random.default_rng(seed).integers(0, 256, (4, 4, len(mode)), np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BILINEAR)
 
 
 def image_file(size: tuple[int, int] = SIZE, *, seed: int = 0) -> bytes:
-    """A PNG of `picture`."""
-    return encoded(picture(size, seed=seed))
+    """A PNG of `smooth_image`."""
+    return encoded(smooth_image(size, seed=seed))
 
 
 def mask_image(size: tuple[int, int] = SIZE, box: tuple[int, int, int, int] = (32, 0, 64, 64)) -> Image.Image:
