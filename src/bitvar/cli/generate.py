@@ -143,8 +143,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="lines|edges",
-            help="lines: the control image is a drawing; edges: it is a picture whose edges are followed. "
-            "Default: lines.",
+            help="lines: the control image is a drawing; edges: its edges are followed. Default: lines.",
         ),
     ] = None,
     dtype: Annotated[

@@ -14,7 +14,7 @@ from bitvar.imaging.alpha import flatten
 from bitvar.imaging.open import fit_image
 
 MapKind: TypeAlias = Literal["lines", "edges"]
-"""What an image is: "lines", a drawing whose lines are the map; "edges", a picture whose edges are computed."""
+"""What an image is: "lines", a drawing whose lines are the map; "edges", any other image, whose edges are computed."""
 
 STRONG: Final = 0.12
 """Gradient of a pixel that is an edge on its own. A step from black to white has 0.375."""
@@ -76,7 +76,7 @@ def line_map(drawing: Image.Image, size: tuple[int, int]) -> Float32[np.ndarray,
     lines = np.clip(small / np.quantile(drawn, 0.9), 0, 1).astype(np.float32)
     if lines.mean() > MOST_INK:
         why = f"{lines.mean():.0%} of it differs from its background; lines cover less than {MOST_INK:.0%}"
-        raise UsageError("The control image is no line drawing.", why, "to use the edges of a picture, say edges")
+        raise UsageError("The control image is no line drawing.", why, "to follow the edges of an image, say edges")
     return lines
 
 

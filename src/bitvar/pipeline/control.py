@@ -30,10 +30,10 @@ class Control:
     """A control image for one call, with which all images of the call are drawn.
 
     Attributes:
-        image: Drawing or picture, of any mode and size.
+        image: Drawing or other image, of any mode and size.
         strength: Factor of the control, from 0 to 4: one number, or one per scale, coarse to fine. 0 turns it off.
-        kind: "lines" reads the lines of a drawing, dark on light or light on dark; "edges" computes the edges of a
-            picture.
+        kind: "lines" reads the lines of a drawing, dark on light or light on dark; "edges" computes the edges of any
+            other image.
 
     Raises:
         UsageError: For a value of another type, or out of range.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from bitvar import InfinityPipeline, UsageError, WeightsError
 from bitvar.pipeline.control import Control
@@ -106,3 +106,16 @@ def test_a_control_needs_an_adapter_of_this_model(model: Path, pipe: InfinityPip
     with pytest.raises(WeightsError, match="belongs to another model"):
         other.load_control(model / "lines")
     assert other.control_sha256 is None
+
+
+def test_the_adapter_in_the_package_puts_things_where_they_are_drawn() -> None:
+    pipe = InfinityPipeline.from_pretrained(device="cpu")
+    pipe.load_control("lines")
+    ink = []
+    for left in (8, 104):
+        sheet = Image.new("RGB", (192, 192), "white")
+        ImageDraw.Draw(sheet).ellipse((left, 56, left + 80, 136), outline="black", width=5)
+        image = pipe("a tangerine", seed=0, output_type="np", control=sheet).images[0]
+        ink.append((255 - image.astype(float).min(-1)).sum(0))
+    centres = [float((columns * np.arange(64)).sum() / columns.sum()) for columns in ink]
+    assert centres[0] < 28 and centres[1] > 36
