@@ -51,7 +51,7 @@ def embed_source(
 def prefixed_positions(schedule: ScaleSchedule, positions: SourcePositions) -> Int[Tensor, "m 2"]:
     """Compute row and column of every token: the prefix's, then the schedule's.
 
-    "aligned" gives the prefix the positions of the last scale. "official" is what the released code of VAREdit computes:
+    "aligned" gives the prefix the positions of the last scale. "official" is what VAREdit's released code computes:
     the prefix lies below and to the right of the image, at the rows and columns of the reference grid plus its sides.
     Its table covers the reference grid and is read in order, so that a schedule that ends at a smaller grid finds the
     positions of its own tokens shifted too.

@@ -37,14 +37,15 @@ MAY: dict[str, set[str]] = {
     "data": {"imaging"},
     "pipeline": BASE,
     "editing": BASE | {"pipeline"},
+    "instruction": BASE | {"pipeline"},
     "codec": {"imaging", "nn", *MODELS, "weights", "runtime", "data"},
     "provenance": BASE | {"data", "pipeline", "codec"},
     "safety": {"imaging", "runtime"},
-    "training": BASE | {"costs", "metrics", "data", "pipeline"},
+    "training": BASE | {"costs", "metrics", "data", "pipeline", "instruction"},
     "evaluation": BASE | {"metrics", "data", "pipeline", "codec"},
     "profiling": BASE | {"costs", "metrics", "data", "pipeline", "codec", "training"},
     "serving": BASE | {"costs", "pipeline", "editing", "codec", "provenance", "safety"},
-    "icons": BASE | {"metrics", "data", "pipeline", "codec", "training", "evaluation"},
+    "icons": BASE | {"metrics", "data", "pipeline", "instruction", "codec", "training", "evaluation"},
     "pretrained": set(),
 }
 RESERVED = {"editing"}

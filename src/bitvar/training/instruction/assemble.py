@@ -21,8 +21,7 @@ from bitvar.training.run_identity import identify_run
 from bitvar.training.transformer.assemble import FrozenComponents, load_frozen
 from bitvar.training.transformer.feature_cache import load_feature_set
 from bitvar.training.transformer.task import FeatureSet, TransformerTask
-from bitvar.weights.digests import atomic_folder
-from bitvar.weights.instruction import ADAPTER, SETTINGS, InstructionSettings
+from bitvar.weights.instruction import INSTRUCTION, InstructionSettings
 
 SOURCES: Final = "sources"
 TARGETS: Final = "targets"
@@ -109,9 +108,8 @@ def save_editor(
         settings: Settings of the editor.
     """
     assert config.lora is not None
-    with atomic_folder(folder) as temporary:
-        save_adapter(model.half(), temporary / ADAPTER, settings=config.lora, base=base)
-        (temporary / SETTINGS).write_text(settings.dump(), encoding="utf-8")
+    texts = {INSTRUCTION: settings.dump()}
+    save_adapter(model, folder, settings=config.lora, base=base, dtype=torch.float16, texts=texts)
 
 
 def _features(
