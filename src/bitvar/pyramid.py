@@ -52,7 +52,12 @@ def residual_at(
 
 def add_scale(latent: Float[Tensor, "b d h w"], codes: Float[Tensor, "b d hk wk"]) -> Float[Tensor, "b d h w"]:
     """Add one scale's codes, resized bilinearly to the latent's grid, and return a new tensor."""
-    return latent + _resize(codes, (latent.shape[-2], latent.shape[-1]))
+    return latent + enlarge(codes, (latent.shape[-2], latent.shape[-1]))
+
+
+def enlarge(codes: Float[Tensor, "b d hk wk"], grid: Grid) -> Float[Tensor, "b d h w"]:
+    """Resize one scale's codes bilinearly to the last scale's grid: what the scale adds to the latent."""
+    return _resize(codes, grid)
 
 
 def decode_latent(

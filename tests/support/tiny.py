@@ -96,6 +96,15 @@ def tiny_pipeline(tmp_path: Path, **changes: Any) -> InfinityPipeline:
     return InfinityPipeline(tiny_components(tmp_path, **changes))
 
 
+def rough_pipeline(tmp_path: Path, **changes: Any) -> InfinityPipeline:
+    """A tiny pipeline whose transformer has rough weights, so that prompts and guidance change bits."""
+    made = tiny_components(tmp_path, **changes)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in made.transformer.parameters():
+        parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return InfinityPipeline(made)
+
+
 def _vocabulary() -> PreTrainedTokenizerFast:
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     vocabulary = {word: index for index, word in enumerate(special + WORDS)}

@@ -13,11 +13,12 @@ from PIL import Image
 from pydantic import Field, StrictBool, field_validator, model_validator
 
 from bitvar.config import Config
+from bitvar.editing.spec import EditSummary, MixedPrompt, MixedSeed
 from bitvar.errors import UsageError
 from bitvar.imaging.embedded_text import find_text
 from bitvar.imaging.sheet import GridStyle, Tile, draw_grid, grid_size, near_square_columns
 from bitvar.lora.used import HubId, UsedAdapter
-from bitvar.pipeline.request import Background
+from bitvar.pipeline.request import MAX_MIXED, Background
 
 KEY: Final = "bitvar"
 """Name of the PNG text chunk that holds the record, and its key in the EXIF comment of WebP and JPEG."""
@@ -40,7 +41,7 @@ Seed: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Side: TypeAlias = Annotated[int, Field(strict=True, ge=1, le=16384)]
 Number: TypeAlias = Annotated[float, Field(strict=True, ge=0, le=100)]
 PerScale: TypeAlias = Number | Annotated[tuple[Number, ...], Field(min_length=1, max_length=64)]
-Prompt: TypeAlias = Annotated[str, Field(min_length=1, max_length=20_000)]
+Prompt: TypeAlias = Annotated[str, Field(max_length=20_000)]
 OptimizationName: TypeAlias = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")]
 
 
@@ -67,6 +68,9 @@ class ImageRecord(Config):
         watermark: Public id of the key that the bits were drawn with (`Watermark.key_id`); None without a watermark.
         background: Background that was requested: as the model draws it, transparent, or opaque.
         optimizations: Optimizations that the image's bits depend on, in the order in which they were applied.
+        edit: Edit of another image that the image was made by; None for a new image.
+        mix: Further prompts, as in `GenerationRequest`.
+        mixed_seed: Second seed, as in `GenerationRequest`.
         format: Format number. Records of version 0.1.0 have 1; its images used other random numbers.
     """
 
@@ -95,6 +99,9 @@ class ImageRecord(Config):
     watermark: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     background: Background = "auto"
     optimizations: Annotated[tuple[OptimizationName, ...], Field(max_length=16)] = ()
+    edit: EditSummary | None = None
+    mix: Annotated[tuple[MixedPrompt, ...], Field(max_length=MAX_MIXED)] = ()
+    mixed_seed: MixedSeed | None = None
     format: Annotated[int, Field(strict=True, ge=1, le=CURRENT)] = 1
 
     @classmethod
@@ -130,7 +137,7 @@ class ImageRecord(Config):
             rest["seed"] = (seed + index) % 2**63
         return rest
 
-    @field_validator("prompt", "negative_prompt")
+    @field_validator("negative_prompt")
     @classmethod
     def _not_blank(cls, text: str | None) -> str | None:
         if text is not None and not text.strip():
@@ -139,6 +146,8 @@ class ImageRecord(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ImageRecord":
+        if not self.prompt.strip() and self.edit is None:
+            raise ValueError("the prompt is blank")
         if (self.requested_width is None) != (self.requested_height is None):
             raise ValueError("only one of requested_width and requested_height is given")
         if self.exact_size and self.requested_width is None:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias, TypedDict
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from bitvar import arguments
 from bitvar.arguments import MAX_IMAGES
 from bitvar.config import Config, unknown
+from bitvar.editing.spec import EditSpec, Method, MixedPrompt, MixedSeed, Preset
 from bitvar.errors import UsageError
 from bitvar.sampling.params import MAX_SEED, SamplingParams
 
@@ -27,6 +28,8 @@ MAX_SIDE: Final = 1_000_000
 """Upper bound in pixels, only to keep absurd numbers out of the search for the nearest size."""
 
 MAX_SCALES: Final = 64
+MAX_MIXED: Final = 16
+"""Most further prompts of an image."""
 
 Background: TypeAlias = Literal["auto", "transparent", "opaque"]
 """How an image is shown: as its model draws it, with transparency, or on white."""
@@ -50,6 +53,27 @@ class GenerationKwargs(TypedDict, total=False):
     watermark: "Watermark | None"
     batch_invariant: bool
     background: Background
+    edit: EditSpec | Mapping[str, Any] | None
+    mix: Sequence[MixedPrompt | Mapping[str, Any]]
+    mixed_seed: MixedSeed | Mapping[str, Any] | None
+
+
+class EditKwargs(GenerationKwargs, total=False):
+    """The options of an edit as keyword arguments; `EditSpec` and `GenerationRequest` explain each."""
+
+    method: Method | None
+    strength: float | None
+    keep_scales: int | None
+    source_prompt: str | None
+    preset: Preset | None
+    threshold: float | None
+    confidence: float | None
+    push: float | None
+    trust: float | None
+    grow: float | None
+    feather: float | None
+    exact: bool
+    fit: Literal["cover", "pad"]
 
 
 class PackedBits(Config):
@@ -94,6 +118,10 @@ class GenerationRequest(Config):
         prefix: Bits of the first scales, coarse to fine, which are used as given instead of sampled.
         background: "auto" shows images as the model draws them, RGBA if it draws opacity and RGB otherwise;
             "transparent" is RGBA, refused for a model that draws no opacity; "opaque" is RGB, on white.
+        edit: Edit of an image that the images are made from; None for new ones. Without a size, the model's size
+            nearest to the image's is used. Only with an edit may a prompt be empty: it then stands for "no text".
+        mix: Further prompts that share each image, in regions, from a scale on, or in part.
+        mixed_seed: Second seed, for images between two.
     """
 
     prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_IMAGES)]
@@ -106,6 +134,9 @@ class GenerationRequest(Config):
     batch_invariant: bool = Field(default=True, strict=True)
     prefix: Annotated[tuple[PackedBits, ...], Field(max_length=MAX_SCALES)] = ()
     background: Background = "auto"
+    edit: EditSpec | None = None
+    mix: Annotated[tuple[MixedPrompt, ...], Field(max_length=MAX_MIXED)] = ()
+    mixed_seed: MixedSeed | None = None
 
     @classmethod
     def from_options(
@@ -153,6 +184,19 @@ class GenerationRequest(Config):
             if not 0 <= one <= MAX_SEED:
                 raise ValueError(f"a seed lies between 0 and 2^63 - 1, got {arguments.shown(one)}")
         return seed
+
+    @field_validator("mix", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _one_constraint(self) -> "GenerationRequest":
+        if self.edit is not None and self.prefix:
+            raise ValueError("an edit keeps scales of its own image: leave the prefix out")
+        if self.edit is not None and isinstance(self.negative_prompt, tuple) and len(set(self.negative_prompt)) > 1:
+            raise ValueError("an edit takes one negative prompt for all prompts")
+        return self
 
     @property
     def num_images(self) -> int:

@@ -1,5 +1,6 @@
 """The results of a pipeline's call: the images at the end, and the state after each scale."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +87,7 @@ class ScaleEvent:
     _tokenizer: InfinityTokenizer = field(repr=False)
     _batch_invariant: bool
     _background: Background = "auto"
+    _finish: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False)
 
     @cached_property
     def pixels(self) -> Float[Tensor, "b c H W"]:
@@ -106,10 +108,15 @@ class ScaleEvent:
             return pixels.clamp(-1, 1)
 
     def preview(self, size: int | None = None) -> list[Image.Image]:
-        """The images so far, on the background of the request, with the longer side resized to `size` pixels."""
+        """The images so far, on the background of the request, with the longer side resized to `size` pixels.
+
+        Those of an exact edit are put into the image that is edited, and have its size.
+        """
         if size is not None:
             size = arguments.checked("size", size, side_in_range)
         images = to_pil(_on_background(self.pixels, self._background))
+        if self._finish is not None:
+            images = [self._finish(image) for image in images]
         if size is None:
             return images
         return [image.resize(_fit(image.size, size), Image.Resampling.LANCZOS) for image in images]
@@ -138,7 +145,11 @@ def as_form(event: ScaleEvent, form: str) -> Any:
         return event.bits
     if form == "pt":
         return event.pixels
-    return event.preview() if form == "pil" else to_numpy(_on_background(event.pixels, event._background))
+    if form == "pil":
+        return event.preview()
+    if event._finish is not None:
+        return np.stack([np.asarray(image) for image in event.preview()])
+    return to_numpy(_on_background(event.pixels, event._background))
 
 
 def _on_background(pixels: Float[Tensor, "b c H W"], background: Background) -> Float[Tensor, "b _ H W"]:

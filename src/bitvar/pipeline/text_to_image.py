@@ -1,25 +1,32 @@
 """The text-to-image pipeline: text encoder, sampler and image tokenizer."""
 
 import collections
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Final, Literal, Unpack
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bitvar import arguments
 from bitvar.condition import TextCondition
+from bitvar.editing.images import file_bytes, open_rgba
+from bitvar.editing.masks import read_mask
+from bitvar.editing.source import Original
+from bitvar.editing.spec import EditSpec, EncodedImage
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.finite import require_finite
 from bitvar.lora.adapters import Adapters
 from bitvar.lora.file import LoraBase
 from bitvar.pipeline.optimizations import Optimizations, choose
-from bitvar.pipeline.request import Background, GenerationKwargs, GenerationRequest
+from bitvar.pipeline.request import Background, EditKwargs, GenerationKwargs, GenerationRequest
 from bitvar.pipeline.results import GenerationOutput, ScaleEvent, as_form, side_in_range
 from bitvar.pipeline.sharing import Sharing
+from bitvar.pipeline.steered import Finish, HookBuilder
 from bitvar.runtime.block_offload import BlockOffload, place_around_blocks
 from bitvar.runtime.out_of_memory import explained_memory
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
@@ -32,6 +39,9 @@ from bitvar.text import OffloadedTextEncoder
 from bitvar.weights.hub import resolve_model
 from bitvar.weights.index import ModelIndex
 from bitvar.weights.model_folder import Components, load_folder, save_folder
+
+_ANY_TEXT: Final = "an image"
+"""Stands in for an empty prompt, whose features the transformer replaces by those of "no text"."""
 
 
 class InfinityPipeline:
@@ -340,6 +350,37 @@ class InfinityPipeline:
             last = collections.deque(events, maxlen=1).pop()
         return GenerationOutput(as_form(last, output_type), last.seeds, last.metadata)
 
+    def edit(
+        self,
+        prompt: str | Sequence[str] = "",
+        *,
+        image: str | Path | bytes | Image.Image,
+        mask: str | Path | bytes | Image.Image | None = None,
+        output_type: Literal["pil", "np", "pt", "bits"] = "pil",
+        **options: Unpack[EditKwargs],
+    ) -> GenerationOutput:
+        """Make images from an image: image to image, inpainting within a mask, or what differs between two prompts.
+
+        Args:
+            prompt: What the result shows: one prompt, or several. Empty for "no text".
+            image: Image to edit, of any size: a path, the bytes of a file, or a PIL image.
+            mask: Where it may change, an image of its size: its transparent parts if it has some, else its white ones.
+                None for everywhere.
+            output_type: Form of the images, as for a call.
+            options: Fields of `EditSpec`, and the options of a call.
+
+        Raises:
+            UsageError: for an image or a mask that can't be used, options that contradict each other, or as a call.
+        """
+        spec: dict[str, Any] = {"image": EncodedImage.of(image)}
+        if mask is not None:
+            given = open_rgba(file_bytes(mask), "the mask")
+            size = open_rgba(spec["image"].decode(), "the image to edit").size
+            spec["mask"] = read_mask(given, size, convention="auto")
+        rest = dict(options)
+        spec |= {name: rest.pop(name) for name in EditSpec.model_fields if name in rest}
+        return self(prompt, output_type=output_type, edit=spec, **rest)  # type: ignore[arg-type]
+
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerationKwargs]) -> Iterator[ScaleEvent]:
         """Generate images as a call does, yielding after each scale. Leaving the loop cancels the rest."""
         request, constraint, watermark = _requested(prompt, options)
@@ -370,7 +411,8 @@ class InfinityPipeline:
         *,
         streamed: bool,
     ) -> Iterator[ScaleEvent]:
-        schedule = self.schedule_for(request.height, request.width)
+        original = None if request.edit is None else Original.read(request.edit)
+        schedule = self._schedule_of(request, original)
         params = self.params_for(request.params)
         params.scales(len(schedule))  # raises before any work
         self.check_background(request.background)
@@ -387,11 +429,25 @@ class InfinityPipeline:
         constraint = constraint or request.constraint()
         if isinstance(constraint, PrefixBits):
             self._check_prefix(constraint, schedule, len(prompts))
-        condition = self.encode_prompts(prompts, batch_invariant=apart)
+        condition = self._condition(prompts, request)
         against = self._against(condition, negatives, batch_invariant=apart)
+        hooks = HookBuilder(
+            decoder=self._optimizations.decoder,
+            tokenizer=self.tokenizer,
+            encode=lambda texts, what: self.encode_prompts(texts, what=what, batch_invariant=apart),
+            schedule=schedule,
+            params=params,
+            condition=condition,
+            negative=against,
+            seeds=seeds,
+        ).build(request, original)
+        if hooks.constraint is not None and constraint is not None:
+            why = "the edit keeps scales of its own image"
+            raise UsageError("An edit takes no constraint.", why, "leave one of them out")
         metadata = [
             self._describe(prompt, seed, schedule, params, negative, request)
             | ({"watermark": watermark.key_id} if watermark else {})
+            | dict(hooks.metadata)
             for prompt, seed, negative in zip(prompts, seeds, negatives, strict=True)
         ]
         results = (generate_apart if apart else generate)(
@@ -401,14 +457,30 @@ class InfinityPipeline:
             params=params,
             seeds=seeds,
             negative=against,
-            constraint=constraint,
+            constraint=constraint or hooks.constraint,
             watermark=watermark,
+            steering=hooks.steering,
             streamed=streamed,
         )
         bits: tuple[Tensor, ...] = ()
         for result in results:
             bits = (*bits, result.bits)
-            yield self._event(result, schedule, bits, seeds, metadata, request)
+            yield self._event(result, schedule, bits, seeds, metadata, request, hooks.finish)
+
+    def _schedule_of(self, request: GenerationRequest, original: Original | None) -> ScaleSchedule:
+        """Choose the schedule of a request: an edit without a size takes the one nearest to its image."""
+        if original is None or request.height is not None or request.width is not None:
+            return self.schedule_for(request.height, request.width)
+        width, height = original.image.size
+        schedules = self.transformer.config.all_schedules()
+        return nearest_schedule(schedules, height=height, width=width, stride=self.stride, tolerance=math.inf)
+
+    def _condition(self, prompts: list[str], request: GenerationRequest) -> TextCondition:
+        """Encode the prompts. Those that an edit leaves empty become "no text"."""
+        empty = torch.tensor([request.edit is not None and not prompt.strip() for prompt in prompts])
+        texts = [_ANY_TEXT if is_empty else text for text, is_empty in zip(prompts, empty.tolist(), strict=True)]
+        condition = self.encode_prompts(texts, batch_invariant=request.batch_invariant)
+        return condition.drop(empty) if empty.any() else condition
 
     def _against(
         self, condition: TextCondition, negatives: Sequence[str | None], *, batch_invariant: bool
@@ -431,6 +503,7 @@ class InfinityPipeline:
         seeds: list[int],
         metadata: list[dict[str, Any]],
         request: GenerationRequest,
+        finish: Finish | None,
     ) -> ScaleEvent:
         return ScaleEvent(
             index=result.k,
@@ -445,6 +518,7 @@ class InfinityPipeline:
             _tokenizer=self.tokenizer,
             _batch_invariant=request.batch_invariant,
             _background=request.background,
+            _finish=finish,
         )
 
     def schedule_for(self, height: int | None, width: int | None) -> ScaleSchedule:

@@ -78,11 +78,13 @@ class HalvesApart(DecoderAround[HalvesState]):
         return HalvesState(tuple(self.plain.start_decoding(part, schedule) for part in halves))
 
     def next_segment(self, state: HalvesState, rows: int) -> HalvesState:
-        first = state.halves[0]
-        if rows == first.rows:
-            return HalvesState((first,))
-        assert len(state.halves) == 1, "guidance ends for all rows at once"
-        return HalvesState((self.plain.next_segment(first, rows),))
+        kept, left = [], rows
+        for half in state.halves:
+            if left:
+                count = min(left, half.rows)
+                kept.append(half if count == half.rows else self.plain.next_segment(half, count))
+                left -= count
+        return HalvesState(tuple(kept))
 
     def decode_scale(self, tokens: Float[Tensor, "b l c"], k: int, state: HalvesState) -> Float[Tensor, "b l d 2"]:
         parts = tokens.split([half.rows for half in state.halves])

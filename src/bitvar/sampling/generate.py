@@ -19,9 +19,10 @@ from bitvar.condition import TextCondition
 from bitvar.finite import require_finite
 from bitvar.sampling.constraint import BitConstraint, PrefixBits
 from bitvar.sampling.decoder import ScaleDecoder
-from bitvar.sampling.draw import apply_guidance, draw_bits
+from bitvar.sampling.draw import draw_bits
 from bitvar.sampling.noise import batch_noise
-from bitvar.sampling.params import SamplingParams
+from bitvar.sampling.params import SamplingParams, ScaleParams
+from bitvar.sampling.steering import ScaleLogits, Steering
 from bitvar.sampling.watermark import Watermark
 from bitvar.scales import ScaleSchedule, code_norms_of
 
@@ -62,6 +63,7 @@ def generate(
     negative: TextCondition | None = None,
     constraint: BitConstraint | None = None,
     watermark: Watermark | None = None,
+    steering: Steering | None = None,
     streamed: bool = True,
 ) -> Iterator[ScaleResult]:
     """Generate the bits of every scale, coarse to fine, the whole batch in one pass.
@@ -76,6 +78,7 @@ def generate(
             are that "no text".
         constraint: Hook that may replace the bits that were drawn.
         watermark: Watermark to draw the bits with. Bits that the constraint replaces don't carry it.
+        steering: Further prompts and hooks; None for none.
         streamed: Whether each scale is wanted as soon as it is drawn. Otherwise all of them are checked and yielded at
             the end, so that the host doesn't wait for the device between scales.
 
@@ -93,6 +96,7 @@ def generate(
         negative=negative,
         constraint=constraint,
         watermark=watermark,
+        steering=steering,
     )
     yield from _checked([walk], model, len(schedule), streamed=streamed)
 
@@ -107,6 +111,7 @@ def generate_apart(
     negative: TextCondition | None = None,
     constraint: BitConstraint | None = None,
     watermark: Watermark | None = None,
+    steering: Steering | None = None,
     streamed: bool = True,
 ) -> Iterator[ScaleResult]:
     """Generate like `generate`, each image by itself: bit for bit what a batch of one gives."""
@@ -120,6 +125,7 @@ def generate_apart(
             negative=against,
             constraint=None if constraint is None else constraint.image(row),
             watermark=watermark,
+            steering=None if steering is None else steering.image(row),
         )
         for row, (alone, against) in enumerate(
             zip(condition.rows(), negative.rows() if negative else [None] * condition.batch, strict=True)
@@ -159,15 +165,15 @@ def _scales(
     negative: TextCondition | None,
     constraint: BitConstraint | None,
     watermark: Watermark | None,
+    steering: Steering | None,
 ) -> Iterator[_Drawn]:
     per_scale = params.scales(len(schedule))
-    constraint = constraint or PrefixBits(())
+    constraint, steering = constraint or PrefixBits(()), steering or Steering()
     batch, last = condition.batch, len(schedule) - 1
     assert len(seeds) == batch, "one seed an image"
-    last_guided = max((k for k, scale in enumerate(per_scale) if scale.guidance_scale != 1.0), default=-1)
-    guided = last_guided >= 0  # the second half of the rows is the unconditional one
-    if guided:
-        condition = condition.concatenate(negative or condition.drop(torch.ones(batch, dtype=torch.bool)))
+    groups = _groups(per_scale, steering)
+    if groups[0] > 1:
+        condition = _conditions(condition, negative, steering, guided=_is_guided(per_scale, 0))
     patch_size = model.config.patch_size
     grids = schedule.latent_grids(patch_size)
     code_norms = code_norms_of(model.config.code_norms, len(schedule))
@@ -179,24 +185,77 @@ def _scales(
     for step in schedule.steps(model.config.bits):
         k = step.index
         with torch.inference_mode():
-            if guided and k > last_guided:  # no later scale is guided: a segment of half the rows begins
-                guided, state, tokens = False, model.next_segment(state, batch), tokens[:batch]
+            if k and groups[k] < groups[k - 1]:  # no later scale needs the other rows: a smaller segment begins
+                state, tokens = model.next_segment(state, groups[k] * batch), tokens[: groups[k] * batch]
             drawn = logits = None
             if constraint.needs_draw(k):
                 logits = model.decode_scale(tokens, k, state)
-                if guided:
-                    logits = apply_guidance(logits[:batch], logits[batch:], per_scale[k].guidance_scale)
-                noise = batch_noise(seeds, k, logits.shape[1:3], logits.device)
+                logits = _combine(k, logits.split(batch), per_scale, steering)
+                noise = _noise(seeds, k, logits, steering)
                 lists = None if watermark is None else watermark.green_lists(k, *logits.shape[1:3])
                 drawn = to_cells(draw_bits(logits, per_scale[k], noise, lists), step.grid, patch_size)
             elif k < last:
                 model.decode_scale(tokens, k, state)  # its bits are known, but later scales read its keys and values
             bits = constraint.apply(k, drawn, latent)
-            latent = pyramid.add_scale(latent, bits_to_codes(bits, code_norms[k]))
+            codes = bits_to_codes(bits, code_norms[k])
+            if steering.blend is None:
+                latent = pyramid.add_scale(latent, codes)
+            else:
+                latent = latent + steering.blend.blend(k, pyramid.enlarge(codes, grids[-1]))
             if k < last:
                 resized = pyramid.next_input(latent, grids[k + 1])
-                tokens = model.embed(resized, k + 1).repeat(2 if guided else 1, 1, 1)
+                tokens = model.embed(resized, k + 1).repeat(groups[k], 1, 1)
         yield _Drawn(ScaleResult(k, bits, latent), logits)
+
+
+def _is_guided(per_scale: Sequence[ScaleParams], k: int) -> bool:
+    """Whether a scale from `k` on is guided, so that its unconditional rows are decoded."""
+    return any(scale.guidance_scale != 1.0 for scale in per_scale[k:])
+
+
+def _groups(per_scale: Sequence[ScaleParams], steering: Steering) -> list[int]:
+    """Return the number of conditions of each scale, in the order of `_conditions`; it never grows.
+
+    The unconditional rows come before the references, so they stay as long as a reference is needed.
+    """
+    num_scales = len(per_scale)
+    last = num_scales - 1 if steering.last_reference is None else steering.last_reference
+    unconditional = int(_is_guided(per_scale, 0))
+    return [
+        1 + unconditional + len(steering.references)
+        if steering.references and k <= last
+        else 1 + int(_is_guided(per_scale, k))
+        for k in range(num_scales)
+    ]
+
+
+def _conditions(
+    condition: TextCondition, negative: TextCondition | None, steering: Steering, *, guided: bool
+) -> TextCondition:
+    """Join the conditions that are decoded together: the prompt, no text where guided, and the references."""
+    no_text = condition.drop(torch.ones(condition.batch, dtype=torch.bool))
+    for other in (*([negative or no_text] if guided else []), *steering.references):
+        condition = condition.concatenate(other)
+    return condition
+
+
+def _combine(k: int, logits: Sequence[Tensor], per_scale: Sequence[ScaleParams], steering: Steering) -> Tensor:
+    """Apply guidance, or the steering's processor, to the logits of each condition."""
+    guidance_scale = per_scale[k].guidance_scale
+    has_unconditional = _is_guided(per_scale, 0 if len(logits) > 2 else k)
+    unconditional = logits[1] if has_unconditional else None
+    references = tuple(logits[2 if has_unconditional else 1 :])
+    together = ScaleLogits(logits[0], unconditional, references, guidance_scale)
+    result = together.guided() if steering.processor is None else steering.processor.process(k, together)
+    for transform in steering.transforms:
+        result = transform.transform(k, result)
+    return result
+
+
+def _noise(seeds: Sequence[int], k: int, logits: Tensor, steering: Steering) -> Tensor:
+    if steering.noise is None:
+        return batch_noise(seeds, k, logits.shape[1:3], logits.device)
+    return steering.noise.numbers(k, logits.shape[1:3], logits.device)
 
 
 def _require_finite(scales: Sequence[Sequence[_Drawn]], model: ScaleDecoder[Any], num_scales: int) -> None:

@@ -35,8 +35,8 @@ MAY: dict[str, set[str]] = {
     "costs": {"nn", "transformer", "runtime"},
     "metrics": {"nn", "imaging", "weights"},
     "data": {"imaging"},
-    "pipeline": BASE,
-    "editing": BASE | {"pipeline"},
+    "editing": {"imaging", "nn", "tokenizer", "transformer", "sampling"},
+    "pipeline": BASE | {"editing"},
     "instruction": BASE | {"pipeline"},
     "codec": {"imaging", "nn", *MODELS, "weights", "runtime", "data"},
     "provenance": BASE | {"data", "pipeline", "codec"},
@@ -48,7 +48,7 @@ MAY: dict[str, set[str]] = {
     "icons": BASE | {"metrics", "data", "pipeline", "instruction", "codec", "training", "evaluation"},
     "pretrained": set(),
 }
-RESERVED = {"editing"}
+RESERVED: set[str] = set()
 """Rooms that have a place in the table before they have a file."""
 OPTIONAL = {
     "c2pa",

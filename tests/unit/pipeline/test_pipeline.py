@@ -115,6 +115,9 @@ def test_every_option_is_tested_here() -> None:
         "watermark",  # in test_watermark.py
         "batch_invariant",
         "background",  # in test_background.py
+        "edit",  # in test_edits.py
+        "mix",  # in test_mixed_prompts.py
+        "mixed_seed",  # in test_mixed_prompts.py
     }
 
 

@@ -8,6 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bitvar import arguments
 from bitvar.config import Config
@@ -78,6 +79,11 @@ CALLS: dict[str, tuple[Callable[[InfinityPipeline, Any], Any], set[str]]] = {
     "num_images_per_prompt": (lambda pipe, x: pipe("a dog", num_images_per_prompt=x), {"five"}),
     "seed": (lambda pipe, x: pipe("a dog", seed=x), {"five"}),
     "constraint": (lambda pipe, x: pipe("a dog", constraint=x), {"nothing"}),
+    "edit": (lambda pipe, x: pipe("a dog", edit=x), set()),
+    "edit(image)": (lambda pipe, x: pipe.edit("a dog", image=x), set()),
+    "edit(mask)": (lambda pipe, x: pipe.edit("a dog", image=Image.new("RGB", (16, 16)), mask=x), set()),
+    "mix": (lambda pipe, x: pipe("a dog", mix=x), {"nothing"}),
+    "mixed_seed": (lambda pipe, x: pipe("a dog", mixed_seed=x), set()),
     "PrefixBits": (lambda pipe, x: PrefixBits(x), {"nothing"}),
     "batch_invariant": (lambda pipe, x: pipe("a dog", batch_invariant=x), {"true"}),
     "preview": (lambda pipe, x: next(pipe.stream("a dog")).preview(x), {"five"}),

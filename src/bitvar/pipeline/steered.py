@@ -1,0 +1,154 @@
+"""From a request to hooks of the sampling loop: its edit, its further prompts, and its second seed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bitvar.condition import TextCondition
+from bitvar.editing.mixture import PromptMixture, per_scale, prompt_weights
+from bitvar.editing.paste import paste
+from bitvar.editing.plan import FEATHER, plan_edit
+from bitvar.editing.probe import prompt_logits
+from bitvar.editing.seeds import MixedNoise
+from bitvar.editing.source import EditSource, Original
+from bitvar.editing.spec import EditSpec, EditSummary
+from bitvar.errors import UsageError
+from bitvar.pipeline.request import GenerationRequest
+from bitvar.sampling.constraint import BitConstraint
+from bitvar.sampling.decoder import ScaleDecoder
+from bitvar.sampling.params import SamplingParams
+from bitvar.sampling.steering import Steering
+from bitvar.scales import ScaleSchedule, code_norms_of
+from bitvar.tokenizer import ImageTokenizer
+
+Finish = Callable[[Image.Image], Image.Image]
+"""Makes the finished image of what the model drew."""
+
+Encode = Callable[[Sequence[str], str], TextCondition]
+"""Encodes texts, which errors call by the given name, such as "source prompt"."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a request adds to plain generation.
+
+    Attributes:
+        constraint: Constraint on bits; None for none.
+        steering: Hooks of the loop; None for none.
+        metadata: What the metadata of its images say of it.
+        finish: Last step from what the model drew to an image; None for none.
+    """
+
+    constraint: BitConstraint | None = None
+    steering: Steering | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class HookBuilder:
+    """Builds the hooks of one call.
+
+    Attributes:
+        decoder: Decoder that computes logits.
+        tokenizer: Tokenizer of the model.
+        encode: Encoder of texts.
+        schedule: Grids that the call generates.
+        params: Complete sampling parameters.
+        condition: Condition of the prompts, a row for each image.
+        negative: Condition that guidance steers away from, a row for each image; None for no text.
+        seeds: Seed of each image.
+    """
+
+    decoder: ScaleDecoder[Any]
+    tokenizer: ImageTokenizer
+    encode: Encode
+    schedule: ScaleSchedule
+    params: SamplingParams
+    condition: TextCondition
+    negative: TextCondition | None
+    seeds: Sequence[int]
+
+    def build(self, request: GenerationRequest, original: Original | None) -> Hooks:
+        """Build the hooks of a request.
+
+        Args:
+            request: The request.
+            original: Decoded images of its edit; None without an edit.
+
+        Raises:
+            UsageError: for settings that don't fit the model or its number of scales.
+        """
+        hooks = Hooks()
+        if request.edit is not None:
+            assert original is not None, "the image decides the size before"
+            hooks = self._edited(request.edit, original)
+        if request.mix:
+            hooks = self._mixed(request, hooks)
+        if request.mixed_seed is not None:
+            weights = per_scale("The weight of the second seed", request.mixed_seed.weight, len(self.schedule))
+            noise = MixedNoise(self.seeds, request.mixed_seed.seed, weights)
+            steering = replace(hooks.steering or Steering(), noise=noise)
+            metadata = {**hooks.metadata, "mixed_seed": request.mixed_seed.model_dump(mode="json")}
+            hooks = replace(hooks, steering=steering, metadata=metadata)
+        return hooks
+
+    def _edited(self, spec: EditSpec, original: Original) -> Hooks:
+        config = self.decoder.config
+        grids = self.schedule.latent_grids(config.patch_size)
+        source = EditSource.encode(original, spec, self.tokenizer, grids)
+        one = reference = None
+        if spec.source_prompt is not None:
+            one = self.encode([spec.source_prompt], "source prompt")
+            reference = TextCondition.join([one] * len(self.seeds))
+
+        def probe(bits: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+            assert one is not None, "methods that probe have a source prompt"
+            against = self.negative.rows()[0] if self.negative else None
+            return prompt_logits(self.decoder, one, self.schedule, bits, params=self.params, negative=against)
+
+        plan = plan_edit(
+            spec,
+            source,
+            params=self.params.scales(len(self.schedule)),
+            seeds=self.seeds,
+            patch_size=config.patch_size,
+            code_norms=code_norms_of(config.code_norms, len(self.schedule)),
+            reference=reference,
+            probe=probe,
+        )
+        metadata: dict[str, Any] = {"edit": EditSummary.of(spec, plan.kept).model_dump(mode="json", exclude_none=True)}
+        finish = None
+        if spec.exact:
+            width, height = original.image.size
+            metadata |= {"requested_width": width, "requested_height": height, "exact_size": True}
+            finish = _exact(spec, source)
+        return Hooks(plan.constraint, plan.steering, metadata, finish)
+
+    def _mixed(self, request: GenerationRequest, hooks: Hooks) -> Hooks:
+        steering = hooks.steering or Steering()
+        if steering.processor is not None or steering.references:
+            why = "its method compares two prompts itself"
+            raise UsageError("This edit can't mix further prompts.", why, "use the method redraw with them")
+        encoded = self.encode([mixed.prompt for mixed in request.mix], "mixed prompt").rows()
+        references = tuple(TextCondition.join([row] * len(self.seeds)) for row in encoded)
+        processor = PromptMixture(prompt_weights(request.mix, self.schedule.grids))
+        metadata = {**hooks.metadata, "mix": [mixed.model_dump(mode="json") for mixed in request.mix]}
+        steering = replace(steering, processor=processor, references=references)
+        return replace(hooks, steering=steering, metadata=metadata)
+
+
+def _exact(spec: EditSpec, source: EditSource) -> Finish:
+    mask = source.original.mask
+    assert mask is not None, "the specification asks for a mask"
+    feather = FEATHER if spec.feather is None else spec.feather
+
+    def finish(drawn: Image.Image) -> Image.Image:
+        whole = paste(source.original.image, mask, drawn, source.frame, feather=feather)
+        return whole if int(np.asarray(whole.getchannel("A")).min()) < 255 else whole.convert("RGB")
+
+    return finish
