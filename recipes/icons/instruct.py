@@ -19,9 +19,9 @@ def recipe() -> TransformerTraining:
     changes = {
         "optimizer": "adamw",
         "precision": "bf16",
-        "steps": 1100,
-        "batch_size": 32,
-        "learning_rate": 2e-3,
+        "steps": 800,
+        "batch_size": 16,
+        "learning_rate": 1.5e-3,
         "warmup_steps": 30,
         "ema_decay": 0.98,
     }
@@ -30,5 +30,6 @@ def recipe() -> TransformerTraining:
             "optimization": first.optimization.model_copy(update=changes),
             "intervals": IntervalConfig(log=10, validation=100, sample=10**9, save=25),
             "lora": LoraSettings(rank=32, alpha=32.0),
+            "reweighted": True,
         }
     )

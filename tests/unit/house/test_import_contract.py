@@ -44,7 +44,7 @@ MAY: dict[str, set[str]] = {
     "training": BASE | {"costs", "metrics", "data", "pipeline", "instruction"},
     "evaluation": BASE | {"metrics", "data", "pipeline", "codec"},
     "profiling": BASE | {"costs", "metrics", "data", "pipeline", "codec", "training"},
-    "serving": BASE | {"costs", "pipeline", "editing", "codec", "provenance", "safety"},
+    "serving": BASE | {"costs", "pipeline", "editing", "instruction", "codec", "provenance", "safety"},
     "icons": BASE | {"metrics", "data", "pipeline", "instruction", "codec", "training", "evaluation"},
     "pretrained": set(),
 }
