@@ -70,7 +70,8 @@ class SourceDecoder:
         *,
         positions: SourcePositions = "aligned",
     ) -> None:
-        self.model, self.features, self.positions = model, features, positions
+        self.model, self.features = model, features
+        self.positions: SourcePositions = positions
 
     @property
     def config(self) -> TransformerConfig:
