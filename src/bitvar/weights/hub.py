@@ -15,6 +15,7 @@ EMBEDDED_TOKENIZER: Final = _MODELS / "general"
 """A tokenizer for icons and photographs, without a model. The embedded model has a tokenizer of its own."""
 FINE_TOKENIZER: Final = _MODELS / "fine"
 """A tokenizer with four times as many bits, for close reconstructions."""
+EMBEDDED_EDITOR: Final = _MODELS / "icons_editor"
 TOKENIZERS: Final = (EMBEDDED_TOKENIZER, FINE_TOKENIZER)
 
 _INDEX: Final = "model_index.json"
@@ -29,7 +30,8 @@ def resolve_model(model: str | Path | None, revision: str | None = None, *, what
     Args:
         model: Folder, name in the package, or hub id `owner/name`; None for the embedded model.
         revision: Revision of a hub id. It is refused with any other name, since it would have no effect.
-        what: Kind of the result, also for errors: "model", "tokenizer", "text encoder" or "adapter".
+        what: Kind of the result, also for errors: "model", "tokenizer", "text encoder", "adapter" or "instruction
+            editor".
 
     Raises:
         UsageError: for a name that resolves to nothing.
@@ -99,7 +101,8 @@ def _a(what: str) -> str:
 
 def _packaged(what: str) -> Mapping[str, Path]:
     """Map names to the folders in the package that contain a `what`. The only text encoder is the embedded model's."""
-    folders = {"adapter": (), "text encoder": (EMBEDDED_MODEL,)}.get(what, (EMBEDDED_MODEL, *TOKENIZERS))
+    by_kind = {"adapter": (), "instruction editor": (EMBEDDED_EDITOR,), "text encoder": (EMBEDDED_MODEL,)}
+    folders = by_kind.get(what, (EMBEDDED_MODEL, *TOKENIZERS))
     return {folder.name: folder for folder in folders}
 
 
