@@ -20,9 +20,9 @@ from PIL import Image
 
 from bitvar.cli.echo import say
 from bitvar.icons.benchmark.judge import SceneJudge
-from bitvar.icons.edits.benchmark import EditSample, edit_samples, judge_samples, read_edits, summarise
-from bitvar.icons.edits.build import HELD_OUT, build_edit_set
-from bitvar.icons.edits.judge import EditJudgement
+from bitvar.icons.instructions.benchmark import EditSample, edit_samples, judge_samples, read_edits, summarise
+from bitvar.icons.instructions.build import HELD_OUT, build_edit_set
+from bitvar.icons.instructions.judge import EditJudgement
 from bitvar.imaging.sheet import Caption, GridStyle, Tile, draw_grid
 from bitvar.instruction.editor import InstructionEditor
 from bitvar.pipeline import InfinityPipeline

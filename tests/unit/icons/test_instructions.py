@@ -16,11 +16,11 @@ from bitvar.icons.dataset.held_out import held_out_keys, is_held_out
 from bitvar.icons.dataset.render import SpriteAtlas
 from bitvar.icons.dataset.scene_spec import ObjectSpec
 from bitvar.icons.dataset.sources import ARTISTS
-from bitvar.icons.edits.benchmark import read_edits, summarise
-from bitvar.icons.edits.build import HELD_OUT, NUM_HELD_OUT_EACH, NUM_VALIDATION, plan_edits, write_edits
-from bitvar.icons.edits.draw import LayoutPainter
-from bitvar.icons.edits.judge import EditJudgement, judge_edit
-from bitvar.icons.edits.spec import (
+from bitvar.icons.instructions.benchmark import read_edits, summarise
+from bitvar.icons.instructions.build import HELD_OUT, NUM_HELD_OUT_EACH, NUM_VALIDATION, plan_edits, write_edits
+from bitvar.icons.instructions.draw import LayoutPainter
+from bitvar.icons.instructions.judge import EditJudgement, judge_edit
+from bitvar.icons.instructions.spec import (
     KINDS,
     Layout,
     Placed,

@@ -18,9 +18,9 @@ from bitvar.icons.dataset.concepts import CONCEPTS
 from bitvar.icons.dataset.held_out import held_out_combinations
 from bitvar.icons.dataset.render import SpriteAtlas
 from bitvar.icons.dataset.sources import ARTISTS, attribution, fetch_package, read_licence, render_sprites
-from bitvar.icons.edits.draw import LayoutPainter
-from bitvar.icons.edits.sampler import EditSampler
-from bitvar.icons.edits.spec import KINDS, SceneEdit, to_row
+from bitvar.icons.instructions.draw import LayoutPainter
+from bitvar.icons.instructions.sampler import EditSampler
+from bitvar.icons.instructions.spec import KINDS, SceneEdit, to_row
 
 SOURCES: Final = "sources"
 TARGETS: Final = "targets"

@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from bitvar.icons.benchmark.judge import SceneJudge
-from bitvar.icons.edits.build import HELD_OUT, SOURCES, TARGETS
-from bitvar.icons.edits.judge import EditJudgement, judge_edit, shares
-from bitvar.icons.edits.spec import KINDS, SceneEdit, from_row
+from bitvar.icons.instructions.build import HELD_OUT, SOURCES, TARGETS
+from bitvar.icons.instructions.judge import EditJudgement, judge_edit, shares
+from bitvar.icons.instructions.spec import KINDS, SceneEdit, from_row
 from bitvar.imaging.convert import from_pil
 from bitvar.instruction.editor import InstructionEditor
 

@@ -1,7 +1,7 @@
 """Scenes before and after an instruction, and the words of the instruction.
 
 An object keeps its cell, so that whatever an instruction doesn't name stays on the same pixels. This module knows
-nothing about pixels: `edits/draw.py` draws.
+nothing about pixels: `instructions/draw.py` draws.
 """
 
 from collections.abc import Mapping

@@ -6,7 +6,7 @@ from PIL import Image
 from bitvar.icons.dataset.concepts import BACKGROUNDS
 from bitvar.icons.dataset.render import Box, SpriteAtlas, draw_scene
 from bitvar.icons.dataset.scene_spec import SceneSpec
-from bitvar.icons.edits.spec import Layout, Placed
+from bitvar.icons.instructions.spec import Layout, Placed
 
 
 class LayoutPainter:

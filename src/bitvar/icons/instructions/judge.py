@@ -8,7 +8,7 @@ from typing import Final
 from bitvar.icons.benchmark.detections import Detection, Detections
 from bitvar.icons.benchmark.rules import judge_scene
 from bitvar.icons.dataset.scene_spec import SceneSpec
-from bitvar.icons.edits.spec import Cell, Placed, SceneEdit
+from bitvar.icons.instructions.spec import Cell, Placed, SceneEdit
 
 _AXIS: Final[dict[Cell, tuple[int, bool]]] = {
     "left": (0, True),

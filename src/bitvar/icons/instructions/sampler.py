@@ -14,7 +14,7 @@ from bitvar.icons.dataset.held_out import Composition, held_out_keys, held_out_p
 from bitvar.icons.dataset.render import SpriteAtlas
 from bitvar.icons.dataset.scene_sampler import ShuffledCycle
 from bitvar.icons.dataset.scene_spec import ObjectSpec
-from bitvar.icons.edits.spec import (
+from bitvar.icons.instructions.spec import (
     KINDS,
     OTHER_CELL,
     Cell,
