@@ -118,6 +118,22 @@ def generate(
         str | None, typer.Option(help="auto, fp32, bf16 or fp16. Default: auto, bf16 on CUDA and fp32 elsewhere.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", show_default=True)] = "auto",
+    region: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BOX:PROMPT", help="Another prompt in a box, left,top,width,height as shares of the image."
+        ),
+    ] = None,
+    switch: Annotated[
+        list[str] | None, typer.Option(metavar="SCALE:PROMPT", help="Another prompt from a scale on, counted from 1.")
+    ] = None,
+    towards: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WEIGHT:PROMPT", help="Another prompt in part: a weight from 0 to 1, or one per scale."),
+    ] = None,
+    towards_seed: Annotated[
+        str | None, typer.Option(metavar="SEED:WEIGHT", help="Another seed in part, for images between two.")
+    ] = None,
     fast: Annotated[
         str | None,
         typer.Option(
@@ -158,12 +174,13 @@ def generate(
         started = time.perf_counter()
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
         from bitvar.cli.memory_options import MemoryOptions
+        from bitvar.cli.mixing import read_mix, read_mixed_seed
         from bitvar.cli.prompt_job import JobSettings, read_background
         from bitvar.cli.sizes import read_size
 
         sampling = {
-            "guidance_scale": _read_numbers("guidance", guidance),
-            "temperature": _read_numbers("temperature", temperature),
+            "guidance_scale": read_numbers("guidance", guidance),
+            "temperature": read_numbers("temperature", temperature),
             "top_k": top_k,
             "top_p": top_p,
         }
@@ -178,6 +195,8 @@ def generate(
             enlarge=enlarge,
             background=None if background is None else read_background(background),
             sampling={name: value for name, value in sampling.items() if value is not None},
+            mix=read_mix(region or [], switch or [], towards or []),
+            mixed_seed=read_mixed_seed(towards_seed),
         )
         _check_options(prompt, from_image, prompts, previews)
         record, jobs = _read_jobs(settings, from_image, prompts)
@@ -186,14 +205,16 @@ def generate(
         if previews is not None:
             _check_previews(previews)
         saving = MemoryOptions.read(offload, sequential_guidance=sequential_guidance, tile=tile)
-        pipeline = _load(model, revision, tokenizer, dtype, device, fast, saving, record=record, path=from_image)
-        _load_adapters(pipeline, lora or [], record)
+        pipeline = load_pipeline(
+            model, revision, tokenizer, dtype, device, fast, saving, record=record, path=from_image
+        )
+        load_adapters(pipeline, lora or [], record)
         settle(pipeline)
         loaded = time.perf_counter()
         jobs = _resolve(jobs, pipeline, prompts)
         check_sizes(jobs, targets)
-        _note_unknown_words(jobs, pipeline, model, record)
-        files = _draw(pipeline, jobs, targets, previews, provenance=_provenance(model, record), watermark=mark)
+        note_unknown(jobs, pipeline, model, record)
+        files = draw(pipeline, jobs, targets, previews, provenance=provenance_of(model, record), watermark=mark)
         timings = Timings(load=loaded - started, draw=time.perf_counter() - loaded)
         report(files, pipeline.model_name, timings, as_json=as_json)
 
@@ -226,6 +247,7 @@ def _read_jobs(
     """Read what to draw, and the record of the image to make again, if any."""
     from bitvar.cli import prompts_file
     from bitvar.cli.prompt_job import differences, job_from_record, new_job, with_settings
+    from bitvar.errors import UsageError
     from bitvar.pipeline.record import read_record
 
     if prompts is not None:
@@ -233,6 +255,9 @@ def _read_jobs(
     if from_image is None:
         return None, [new_job(settings)]
     record = read_record(from_image)
+    if record.edit is not None:
+        why = "its settings name that image by its digest alone"
+        raise UsageError(f"{from_image} was edited from another image.", why, "repeat it with bitvar edit")
     before = job_from_record(record)
     after = with_settings(before, settings)
     for difference in differences(before, after):
@@ -257,7 +282,7 @@ def _read_watermark(key_file: Path | None, record: "ImageRecord | None", from_im
     return mark
 
 
-def _read_numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
+def read_numbers(option: str, text: str | None) -> float | tuple[float, ...] | None:
     from bitvar.errors import UsageError
 
     if text is None:
@@ -270,7 +295,7 @@ def _read_numbers(option: str, text: str | None) -> float | tuple[float, ...] | 
     return values[0] if len(values) == 1 else values
 
 
-def _load(
+def load_pipeline(
     model: str | None,
     revision: str | None,
     tokenizer: str | None,
@@ -306,16 +331,16 @@ def _load(
     return pipeline
 
 
-def _load_adapters(pipeline: "InfinityPipeline", options: list[str], record: "ImageRecord | None") -> None:
+def load_adapters(pipeline: "InfinityPipeline", options: list[str], record: "ImageRecord | None") -> None:
     """Load the adapters of the image that is made again, or those of the options."""
     if not options and not (record and record.lora):
         return
-    from bitvar.cli.lora import load_adapters, load_adapters_of_record
+    from bitvar.cli import lora
 
     if record is not None:
-        load_adapters_of_record(pipeline, options, record.lora)
+        lora.load_adapters_of_record(pipeline, options, record.lora)
     else:
-        load_adapters(pipeline, options)
+        lora.load_adapters(pipeline, options)
 
 
 def _resolve(jobs: "list[PromptJob]", pipeline: "InfinityPipeline", prompts: str | None) -> "list[PromptJob]":
@@ -341,7 +366,7 @@ def _resolve(jobs: "list[PromptJob]", pipeline: "InfinityPipeline", prompts: str
     return resolved
 
 
-def _note_unknown_words(
+def note_unknown(
     jobs: "list[PromptJob]", pipeline: "InfinityPipeline", model: str | None, record: "ImageRecord | None"
 ) -> None:
     from bitvar.cli.unknown_words import note_unknown_words
@@ -353,7 +378,7 @@ def _note_unknown_words(
         say(text, err=True)
 
 
-def _provenance(model: str | None, record: "ImageRecord | None") -> dict[str, Any]:
+def provenance_of(model: str | None, record: "ImageRecord | None") -> dict[str, Any]:
     """Record values that the pipeline's metadata lacks: version and hub id, but never a path of this machine."""
     from bitvar import __version__
 
@@ -363,7 +388,7 @@ def _provenance(model: str | None, record: "ImageRecord | None") -> dict[str, An
     return {"version": __version__, "model_source": source or record.model_source, "lora": record.lora}
 
 
-def _draw(
+def draw(
     pipeline: "InfinityPipeline",
     jobs: "Sequence[PromptJob]",
     targets: "list[list[Target]] | None",

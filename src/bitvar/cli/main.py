@@ -10,6 +10,7 @@ from bitvar import __version__
 from bitvar.cli import bench, data, evaluate, models, provenance, tokenizer, watermark
 from bitvar.cli.convert import convert
 from bitvar.cli.doctor import doctor
+from bitvar.cli.edit import edit
 from bitvar.cli.exit_codes import CANCELLED, OK, USAGE, exit_codes, finish_output, hold_standard_streams
 from bitvar.cli.export import export
 from bitvar.cli.fit import fit
@@ -43,7 +44,7 @@ def options(
     """Bitwise visual autoregressive image generation: Infinity, from prompt to image."""
 
 
-for verb in (generate, demo, serve, fit, train, report, export, convert, doctor):
+for verb in (generate, edit, demo, serve, fit, train, report, export, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")

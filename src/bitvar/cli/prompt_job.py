@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from bitvar.cli.sizes import describe_difference, size_to_generate
 from bitvar.config import unknown
+from bitvar.editing.spec import EditSpec, MixedPrompt, MixedSeed
 from bitvar.errors import UsageError
 from bitvar.pipeline.record import MAX_IMAGES, MAX_PIXELS, ImageRecord, sheet_size
 from bitvar.pipeline.request import Background, GenerationRequest
@@ -38,6 +39,8 @@ class JobSettings:
         enlarge: Factor by which to enlarge the images.
         background: Background to show the images on, as in `GenerationRequest`.
         sampling: The given ones of guidance_scale, temperature, top_k and top_p.
+        mix: Further prompts; None for those of the job.
+        mixed_seed: Second seed; None for the job's.
     """
 
     prompt: str | None = None
@@ -50,6 +53,8 @@ class JobSettings:
     enlarge: int | None = None
     background: Background | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    mix: tuple[MixedPrompt, ...] | None = None
+    mixed_seed: MixedSeed | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,9 @@ class PromptJob:
         requested: Requested size in pixels; None if none was requested.
         generated: Size that the model generates; None for its default size.
         exact_size, grid, enlarge, background: As in `JobSettings`.
+        edit: Edit that makes the images from another one; None for new images.
+        mix: Further prompts.
+        mixed_seed: Second seed.
         line: Line number in the prompts file; 0 without one.
     """
 
@@ -77,6 +85,9 @@ class PromptJob:
     grid: bool = False
     enlarge: int = 1
     background: Background = "auto"
+    edit: EditSpec | None = None
+    mix: tuple[MixedPrompt, ...] = ()
+    mixed_seed: MixedSeed | None = None
     line: int = 0
 
     @property
@@ -132,6 +143,8 @@ def job_from_record(record: ImageRecord) -> PromptJob:
         grid=record.grid,
         enlarge=record.enlarge,
         background=record.background,
+        mix=record.mix,
+        mixed_seed=record.mixed_seed,
     )
 
 
@@ -161,6 +174,8 @@ def with_settings(job: PromptJob, settings: JobSettings) -> PromptJob:
         grid=job.grid if settings.grid is None else settings.grid,
         enlarge=job.enlarge if settings.enlarge is None else settings.enlarge,
         background=settings.background or job.background,
+        mix=job.mix if settings.mix is None else settings.mix,
+        mixed_seed=settings.mixed_seed or job.mixed_seed,
     )
     if changed.grid and changed.background == "transparent":
         why = "a sheet is drawn on white"
@@ -194,6 +209,8 @@ def differences(before: PromptJob, after: PromptJob) -> list[str]:
         "sheet": (before.grid, after.grid),
         "enlarge": (before.enlarge, after.enlarge),
         "background": (before.background, after.background),
+        "further prompts": (_prompts_of(before), _prompts_of(after)),
+        "second seed": (before.mixed_seed and before.mixed_seed.seed, after.mixed_seed and after.mixed_seed.seed),
         **{name.replace("_", " "): (before.sampling.get(name), after.sampling.get(name)) for name in SAMPLING},
     }
     texts = {name: (_format_value(old), _format_value(new)) for name, (old, new) in pairs.items()}
@@ -231,7 +248,9 @@ def options_of(job: PromptJob) -> dict[str, Any]:
     """The options of a pipeline's call, besides prompts and seeds."""
     assert job.generated is not None, "resolve the job first"
     background = {} if job.background == "auto" else {"background": job.background}
-    return {**job.sampling, **background, "width": job.generated[0], "height": job.generated[1]}
+    steering = {"edit": job.edit, "mix": job.mix, "mixed_seed": job.mixed_seed}
+    given = {name: value for name, value in steering.items() if value}
+    return {**job.sampling, **background, **given, "width": job.generated[0], "height": job.generated[1]}
 
 
 def _check(job: PromptJob, pipeline: "InfinityPipeline") -> None:
@@ -243,13 +262,18 @@ def _check(job: PromptJob, pipeline: "InfinityPipeline") -> None:
     if "negative_prompt" in job.sampling and not params.guided:
         why = "guidance steers away from it, and guidance is off: its scale is 1"
         raise UsageError("The negative prompt would do nothing.", why, "give a guidance scale as well, say 3")
-    pipeline.check_prompt(job.prompt)
+    if job.edit is None or job.prompt.strip():
+        pipeline.check_prompt(job.prompt)
     pipeline.check_background(job.background)
     width, height = job.file_size
     if width * height > MAX_PIXELS:
         why = f"a file may have {MAX_PIXELS} pixels"
         raise UsageError(f"Can't write {width}x{height} pixels.", why, "ask for less with --size or --enlarge")
     assert len(job.seeds) <= MAX_IMAGES
+
+
+def _prompts_of(job: PromptJob) -> tuple[str, ...] | None:
+    return tuple(mixed.prompt for mixed in job.mix) or None
 
 
 def _check_text(what: str, text: str) -> None:

@@ -67,7 +67,7 @@ class GatedSource:
 
     Args:
         bits: Bits of the source's scales, `(1, d, h_k, w_k)`, the same for all images.
-        gate: Gate of shape `(1, 1, h, w)`.
+        gate: Gate of each image, `(b, 1, h, w)`, or of all of them, `(1, 1, h, w)`.
         code_norms: Norm of each scale's codes.
     """
 
@@ -81,5 +81,6 @@ class GatedSource:
         return compose(source.expand_as(new), new, self.gate.to(new.device))
 
     def image(self, index: int) -> "GatedSource":
-        """The same blend: all images share the source."""
-        return self
+        """The same blend, with the image's own gate: all images share the source."""
+        own = self.gate if len(self.gate) == 1 else self.gate[index : index + 1]
+        return GatedSource(self.bits, own, self.code_norms)

@@ -7,7 +7,9 @@ image. So an exact edit puts what was drawn back into the original.
 from typing import Final
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image, ImageFilter
+from torch import Tensor
 
 from bitvar.editing.frame import Frame
 
@@ -41,6 +43,18 @@ def paste(original: Image.Image, mask: Image.Image, drawn: Image.Image, frame: F
     colours = colours / np.maximum(alpha, 1e-6)
     mixed = np.rint(np.concatenate([colours, alpha], axis=-1)).clip(0, 255).astype(np.uint8)
     return Image.fromarray(np.where(share > 0, mixed, np.asarray(original)))
+
+
+def mask_of_gate(gate: Float[Tensor, "h w"], frame: Frame) -> Image.Image:
+    """Turn a gate into a grey mask of the original's size, whose edges are as soft as the gate's cells are wide.
+
+    Args:
+        gate: How far each cell of the latent may change, from 0 to 1.
+        frame: Where the canvas lies on the original.
+    """
+    cells = Image.fromarray((gate.cpu().numpy() * 255).round().astype(np.uint8))
+    canvas = cells.resize(frame.canvas_size, Image.Resampling.BILINEAR)
+    return frame.place(canvas, Image.new("L", frame.image_size, 0))
 
 
 def _feathered(mask: Image.Image, sigma: float) -> Image.Image:

@@ -51,7 +51,7 @@ class Inversion:
 
     def process(self, k: int, logits: ScaleLogits) -> Float[Tensor, "b l d 2"]:
         guided, bits = logits.guided(), self.bits[k]
-        before, after = (_probability(values, self.params[k]) for values in (self.source[k], guided))
+        before, after = (probability(values, self.params[k]) for values in (self.source[k], guided))
         noise = batch_noise(self.seeds, k, guided.shape[1:3], guided.device)
         inverted = torch.where(bits, noise * before, before + noise * (1 - before))
         return force_bits(guided, inverted < after, torch.ones_like(inverted, dtype=torch.bool))
@@ -76,7 +76,7 @@ class BitTest:
 
     def process(self, k: int, logits: ScaleLogits) -> Float[Tensor, "b l d 2"]:
         guided, bits = logits.guided(), self.bits[k]
-        before, after = (_probability(values, self.params[k]) for values in (self.source[k], guided))
+        before, after = (probability(values, self.params[k]) for values in (self.source[k], guided))
         fall = torch.where(bits, before - after, after - before)
         return force_bits(guided, bits.expand_as(fall), fall <= self.threshold)
 
@@ -102,7 +102,7 @@ class Difference:
     def process(self, k: int, logits: ScaleLogits) -> Float[Tensor, "b l d 2"]:
         guided, bits = logits.guided(), self.bits[k]
         after, before = (
-            _probability(values, self.params[k]) for values in (guided, logits.guided(logits.references[0]))
+            probability(values, self.params[k]) for values in (guided, logits.guided(logits.references[0]))
         )
         own = torch.where(bits, self.confidence, 1 - self.confidence)
         return force_bits(guided, own + (after - before) > 0.5, torch.ones_like(after, dtype=torch.bool))
@@ -162,7 +162,12 @@ def divergence(log_odds: Float[Tensor, "*n"], other: Float[Tensor, "*n"]) -> Flo
     return p * (log_odds - other) - softplus(log_odds) + softplus(other)
 
 
-def _probability(logits: Float[Tensor, "b l d 2"], params: ScaleParams) -> Float[Tensor, "b l d"]:
-    """Compute the probability of a 1 as it is drawn, but never quite 0 or 1."""
+def probability(logits: Float[Tensor, "b l d 2"], params: ScaleParams) -> Float[Tensor, "b l d"]:
+    """Compute the probability of a 1 as it is drawn, but never quite 0 or 1.
+
+    Args:
+        logits: Guided logits of a scale.
+        params: Settings of the scale.
+    """
     probability = bit_probability(logits, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p)
     return probability.clamp(_LEAST, 1 - _LEAST)

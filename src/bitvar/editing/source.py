@@ -8,6 +8,7 @@ from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
+from bitvar.editing.fill import fill_masked
 from bitvar.editing.frame import Frame, Size
 from bitvar.editing.images import open_rgba
 from bitvar.editing.masks import read_mask
@@ -72,7 +73,10 @@ class EditSource:
         stride = tokenizer.config.stride
         canvas: Size = (grids[-1][1] * stride, grids[-1][0] * stride)
         frame = Frame.fit(original.image.size, canvas, spec.fit)
-        pixels = from_pil([frame.view(original.image)], channels=tokenizer.config.image_channels)
+        image = original.image
+        if spec.fill == "surroundings" and original.mask is not None:
+            image = fill_masked(image, original.mask)
+        pixels = from_pil([frame.view(image)], channels=tokenizer.config.image_channels)
         with torch.inference_mode():
             features = tokenizer.features(pixels.to(tokenizer.device))
             bits = tuple(step.bits for step in tokenizer.encode_scales(features, grids))

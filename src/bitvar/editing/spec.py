@@ -6,7 +6,7 @@ It depends on no model. `plan` turns it into hooks of the sampling loop. Importi
 import base64
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
@@ -20,9 +20,18 @@ if TYPE_CHECKING:
 MAX_IMAGE_TEXT: Final = 4 * (64 << 20) // 3 + 4
 """Longest base64 text of an image, that of 64 MiB."""
 
-Method: TypeAlias = Literal["redraw", "inversion", "bit-test", "difference", "tilt"]
+Method: TypeAlias = Literal["redraw", "localized", "inversion", "bit-test", "difference", "tilt"]
 Preset: TypeAlias = Literal["preserve", "text"]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+
+
+_METHODS_OF: Final[Mapping[str, tuple[Method, ...]]] = {
+    "threshold": ("bit-test", "localized"),
+    "confidence": ("difference",),
+    "push": ("tilt",),
+    "trust": ("tilt",),
+}
+"""The methods that each of their settings belongs to."""
 
 
 class EncodedImage(Config):
@@ -73,21 +82,27 @@ class EditSpec(Config):
             between. None for everywhere.
         method: How the image's bits change.
             "redraw" keeps the coarse scales and draws the others anew: image to image, and inpainting with a mask.
-            "inversion", "bit-test" and "difference" change the bits on which `source_prompt` and the prompt disagree.
+            "localized" finds the part on which `source_prompt` and the prompt disagree, and redraws it.
+            "inversion", "bit-test" and "difference" change single bits on which the two disagree.
             "tilt" pushes away from `source_prompt` within the mask. None chooses "redraw" without a source prompt, and
-            otherwise "tilt" with a mask and "inversion" without one.
+            otherwise "tilt" with a mask and "localized" without one.
         strength: Share of the scales that are drawn anew: 0 keeps the image, 1 keeps nothing of it (outside a mask,
             the image is kept whatever the strength).
         keep_scales: Number of coarse scales to keep, in place of the strength's.
+        upscale: Whether to keep the scales that an image of its size determines, and to draw the finer ones.
         source_prompt: Text that describes the image as it is.
         preset: "preserve" keeps more of the image, "text" follows the prompt more closely.
-        threshold: Fall of a bit's probability from which "bit-test" draws it anew.
+        threshold: Fall of a bit's probability from which "bit-test" draws it anew; share of the largest disagreement
+            from which "localized" redraws a cell.
         confidence: Probability that "difference" gives the image's own bits, above 0.5.
         push: Strength with which "tilt" pushes away from the source prompt at the first scale; 0 at the last one.
         trust: Most nats between a bit's distribution after and before "tilt".
         grow: How far the mask is widened before it is used, as a share of the image's longer side.
         feather: Width over which the mask's edge is blurred, as a share of the image's longer side.
-        exact: Whether the result has the size of the image, and exactly its pixels outside the mask.
+        fill: What the masked part holds before it is edited: "image", what is there, or "surroundings", a smooth
+            continuation of what is around it, which takes things out, or extends a scene, at a strength below 1.
+        exact: Whether the result has the size of the image, and exactly its pixels outside the mask, or outside what
+            "localized" finds.
         fit: How an image of another ratio is brought to the model's size: "cover" crops it around the middle, "pad"
             fills it up with its own edges.
     """
@@ -97,6 +112,7 @@ class EditSpec(Config):
     method: Method | None = None
     strength: Share | None = None
     keep_scales: int | None = Field(default=None, ge=0, le=64)
+    upscale: bool = Field(default=False, strict=True)
     source_prompt: str | None = Field(default=None, min_length=1, max_length=32_000)
     preset: Preset | None = None
     threshold: Share | None = None
@@ -105,6 +121,7 @@ class EditSpec(Config):
     trust: float | None = Field(default=None, ge=0, le=100)
     grow: Annotated[float, Field(ge=0, le=0.5)] | None = None
     feather: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    fill: Literal["image", "surroundings"] = "image"
     exact: bool = Field(default=False, strict=True)
     fit: Literal["cover", "pad"] = "cover"
 
@@ -115,20 +132,21 @@ class EditSpec(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> "EditSpec":
-        if self.strength is not None and self.keep_scales is not None:
-            raise ValueError("strength and keep_scales say the same: give one of them")
-        if self.chosen_method in ("inversion", "bit-test", "difference", "tilt") and self.source_prompt is None:
+        if (self.strength is not None) + (self.keep_scales is not None) + self.upscale > 1:
+            raise ValueError("strength, keep_scales and upscale say the same: give one of them")
+        if self.chosen_method != "redraw" and self.source_prompt is None:
             raise ValueError(f"{self.chosen_method} compares two prompts: give source_prompt, what the image shows")
         if self.chosen_method == "redraw" and self.source_prompt is not None:
             raise ValueError("redraw doesn't use source_prompt: leave it out, or choose another method")
         if self.chosen_method == "tilt" and self.mask is None:
             raise ValueError("tilt changes what a mask selects: give a mask, or choose inversion")
-        if self.exact and self.mask is None:
-            raise ValueError("exact keeps the pixels outside a mask: give a mask")
-        of_method = {"threshold": "bit-test", "confidence": "difference", "push": "tilt", "trust": "tilt"}
-        for name, method in of_method.items():
-            if getattr(self, name) is not None and self.chosen_method != method:
-                raise ValueError(f"{name} belongs to the method {method}, and this is {self.chosen_method}")
+        if self.fill != "image" and self.mask is None:
+            raise ValueError("fill is about the part within a mask: give a mask")
+        if self.exact and self.mask is None and self.chosen_method != "localized":
+            raise ValueError("exact keeps the pixels outside a mask: give a mask, or choose localized")
+        for name, methods in _METHODS_OF.items():
+            if getattr(self, name) is not None and self.chosen_method not in methods:
+                raise ValueError(f"{name} belongs to {' and '.join(methods)}, and the method is {self.chosen_method}")
         return self
 
     @property
@@ -138,7 +156,7 @@ class EditSpec(Config):
             return self.method
         if self.source_prompt is None:
             return "redraw"
-        return "inversion" if self.mask is None else "tilt"
+        return "localized" if self.mask is None else "tilt"
 
 
 class MixedPrompt(Config):
@@ -205,7 +223,7 @@ class EditSummary(Config):
         image_sha256, mask_sha256: Digest of the file that was edited, and of its mask.
         method: Method, chosen or default.
         kept_scales: Number of coarse scales that were kept.
-        source_prompt, preset, threshold, confidence, push, trust, grow, feather, exact, fit: As in `EditSpec`.
+        source_prompt, preset, threshold, confidence, push, trust, grow, feather, fill, exact, fit: As in `EditSpec`.
     """
 
     image_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -220,6 +238,7 @@ class EditSummary(Config):
     trust: float | None = None
     grow: float | None = None
     feather: float | None = None
+    fill: Literal["image", "surroundings"] = "image"
     exact: bool = False
     fit: Literal["cover", "pad"] = "cover"
 

@@ -64,6 +64,7 @@ class EditKwargs(GenerationKwargs, total=False):
     method: Method | None
     strength: float | None
     keep_scales: int | None
+    upscale: bool
     source_prompt: str | None
     preset: Preset | None
     threshold: float | None
@@ -72,6 +73,7 @@ class EditKwargs(GenerationKwargs, total=False):
     trust: float | None
     grow: float | None
     feather: float | None
+    fill: Literal["image", "surroundings"]
     exact: bool
     fit: Literal["cover", "pad"]
 

@@ -87,7 +87,7 @@ class ScaleEvent:
     _tokenizer: InfinityTokenizer = field(repr=False)
     _batch_invariant: bool
     _background: Background = "auto"
-    _finish: Callable[[Image.Image], Image.Image] | None = field(default=None, repr=False)
+    _finish: Callable[[int, Image.Image], Image.Image] | None = field(default=None, repr=False)
 
     @cached_property
     def pixels(self) -> Float[Tensor, "b c H W"]:
@@ -116,7 +116,7 @@ class ScaleEvent:
             size = arguments.checked("size", size, side_in_range)
         images = to_pil(_on_background(self.pixels, self._background))
         if self._finish is not None:
-            images = [self._finish(image) for image in images]
+            images = [self._finish(index, image) for index, image in enumerate(images)]
         if size is None:
             return images
         return [image.resize(_fit(image.size, size), Image.Resampling.LANCZOS) for image in images]

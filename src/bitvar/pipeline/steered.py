@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
 from bitvar.condition import TextCondition
 from bitvar.editing.mixture import PromptMixture, per_scale, prompt_weights
-from bitvar.editing.paste import paste
-from bitvar.editing.plan import FEATHER, plan_edit
+from bitvar.editing.paste import mask_of_gate, paste
+from bitvar.editing.plan import SEAM, EditPlan, plan_edit
 from bitvar.editing.probe import prompt_logits
 from bitvar.editing.seeds import MixedNoise
 from bitvar.editing.source import EditSource, Original
@@ -25,8 +25,8 @@ from bitvar.sampling.steering import Steering
 from bitvar.scales import ScaleSchedule, code_norms_of
 from bitvar.tokenizer import ImageTokenizer
 
-Finish = Callable[[Image.Image], Image.Image]
-"""Makes the finished image of what the model drew."""
+Finish = Callable[[int, Image.Image], Image.Image]
+"""Makes the finished image of the index of an image of the call, and of what the model drew."""
 
 Encode = Callable[[Sequence[str], str], TextCondition]
 """Encodes texts, which errors call by the given name, such as "source prompt"."""
@@ -101,14 +101,13 @@ class HookBuilder:
         config = self.decoder.config
         grids = self.schedule.latent_grids(config.patch_size)
         source = EditSource.encode(original, spec, self.tokenizer, grids)
-        one = reference = None
-        if spec.source_prompt is not None:
-            one = self.encode([spec.source_prompt], "source prompt")
-            reference = TextCondition.join([one] * len(self.seeds))
+        described = None if spec.source_prompt is None else self.encode([spec.source_prompt], "source prompt")
+        reference = None if described is None else TextCondition.join([described] * len(self.seeds))
 
-        def probe(bits: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        def probe(bits: Sequence[torch.Tensor], index: int | None) -> list[torch.Tensor]:
+            one = described if index is None else self.condition.rows()[index]
             assert one is not None, "methods that probe have a source prompt"
-            against = self.negative.rows()[0] if self.negative else None
+            against = self.negative.rows()[index or 0] if self.negative else None
             return prompt_logits(self.decoder, one, self.schedule, bits, params=self.params, negative=against)
 
         plan = plan_edit(
@@ -126,7 +125,7 @@ class HookBuilder:
         if spec.exact:
             width, height = original.image.size
             metadata |= {"requested_width": width, "requested_height": height, "exact_size": True}
-            finish = _exact(spec, source)
+            finish = _exact(spec, source, plan)
         return Hooks(plan.constraint, plan.steering, metadata, finish)
 
     def _mixed(self, request: GenerationRequest, hooks: Hooks) -> Hooks:
@@ -142,13 +141,17 @@ class HookBuilder:
         return replace(hooks, steering=steering, metadata=metadata)
 
 
-def _exact(spec: EditSpec, source: EditSource) -> Finish:
-    mask = source.original.mask
-    assert mask is not None, "the specification asks for a mask"
-    feather = FEATHER if spec.feather is None else spec.feather
+def _exact(spec: EditSpec, source: EditSource, plan: EditPlan) -> Finish:
+    given = source.original.mask
+    feather = SEAM if spec.feather is None else spec.feather
 
-    def finish(drawn: Image.Image) -> Image.Image:
-        whole = paste(source.original.image, mask, drawn, source.frame, feather=feather)
+    def finish(index: int, drawn: Image.Image) -> Image.Image:
+        mask, blur = given, feather
+        if plan.found_gate is not None:
+            found = mask_of_gate(plan.found_gate[index, 0], source.frame)
+            mask, blur = found if given is None else ImageChops.multiply(found, given), 0.0
+        assert mask is not None, "the specification asks for a mask, or for one to be found"
+        whole = paste(source.original.image, mask, drawn, source.frame, feather=blur)
         return whole if int(np.asarray(whole.getchannel("A")).min()) < 255 else whole.convert("RGB")
 
     return finish

@@ -471,9 +471,7 @@ class InfinityPipeline:
         """Choose the schedule of a request: an edit without a size takes the one nearest to its image."""
         if original is None or request.height is not None or request.width is not None:
             return self.schedule_for(request.height, request.width)
-        width, height = original.image.size
-        schedules = self.transformer.config.all_schedules()
-        return nearest_schedule(schedules, height=height, width=width, stride=self.stride, tolerance=math.inf)
+        return self.schedule_near(original.image.height, original.image.width)
 
     def _condition(self, prompts: list[str], request: GenerationRequest) -> TextCondition:
         """Encode the prompts. Those that an edit leaves empty become "no text"."""
@@ -530,6 +528,11 @@ class InfinityPipeline:
             raise UsageError("Only one of height and width was given.", fix="give both, or neither")
         height, width = (arguments.checked(*side, side_in_range) for side in (("height", height), ("width", width)))
         return nearest_schedule(schedules, height=height, width=width, stride=self.stride)
+
+    def schedule_near(self, height: int, width: int) -> ScaleSchedule:
+        """Find the schedule nearest to the size of an image in pixels, however far it is, first in aspect ratio."""
+        schedules = self.transformer.config.all_schedules()
+        return nearest_schedule(schedules, height=height, width=width, stride=self.stride, tolerance=math.inf)
 
     def params_for(self, params: SamplingParams) -> SamplingParams:
         """Complete the given settings with the model's defaults."""

@@ -22,6 +22,7 @@ SIZE = (16, 16)
 HALF = box_mask(SIZE, (8, 0, 8, 16))
 METHODS: dict[str, dict[str, Any]] = {
     "redraw": {"strength": 1.0},
+    "localized": {"source_prompt": "a red dog", "threshold": 0.0},
     "inversion": {"source_prompt": "a red dog"},
     "bit-test": {"source_prompt": "a red dog"},
     "difference": {"source_prompt": "a red dog"},
@@ -79,7 +80,7 @@ def test_strength_is_a_share_of_the_scales(pipe: InfinityPipeline, strength: flo
     assert out.metadata[0]["edit"]["kept_scales"] == kept
 
 
-@pytest.mark.parametrize("method", ["inversion", "bit-test", "difference"])
+@pytest.mark.parametrize("method", ["localized", "inversion", "bit-test", "difference"])
 def test_the_same_prompt_twice_is_the_reconstruction(pipe: InfinityPipeline, method: str) -> None:
     for seed in range(3):
         made = edited(pipe, "a red dog", method=method, source_prompt="a red dog", seed=seed)
@@ -148,6 +149,33 @@ def test_exact_edits_keep_transparency(pipe: InfinityPipeline) -> None:
     assert np.array_equal(np.asarray(made)[:, :8], np.asarray(image)[:, :8])
 
 
+def test_exact_edits_keep_the_pixels_outside_what_is_found(pipe: InfinityPipeline) -> None:
+    options: dict[str, Any] = {"image": photo((40, 24)), "source_prompt": "a red dog", "threshold": 0.6}
+    options |= {"height": 16, "width": 16}
+    out = pipe.edit(["a blue cat", "two"], seed=1, exact=True, **options)
+    original = np.asarray(photo((40, 24)))
+    changed = [(np.asarray(image) != original).any(axis=-1) for image in out.images]
+    for share in changed:
+        assert 0 < share.mean() < 1
+        assert not share[:, :8].any(), "the canvas covers the middle of the image only"
+    assert not np.array_equal(*changed), "each prompt disagrees somewhere else"
+    same = pipe.edit("a red dog", seed=1, exact=True, **options).images[0]
+    assert same.tobytes() == photo((40, 24)).tobytes()
+    narrow = edited(pipe, exact=True, mask=box_mask((40, 24), (16, 8, 4, 4)), **{**options, "method": "localized"})
+    assert not (np.asarray(narrow) != original)[:8].any()
+
+
+def test_filling_hides_what_was_there(pipe: InfinityPipeline) -> None:
+    plain = Image.new("RGB", SIZE, (200, 180, 160))
+    spoilt = plain.copy()
+    spoilt.paste("black", (10, 4, 14, 12))
+    mask = box_mask(SIZE, (9, 3, 6, 10))
+    options: dict[str, Any] = {"mask": mask, "strength": 0.0}
+    clean = edited(pipe, image=spoilt, fill="surroundings", **options)
+    assert clean.tobytes() == reconstruction(pipe, plain)
+    assert edited(pipe, image=spoilt, **options).tobytes() != reconstruction(pipe, plain)
+
+
 def test_arrays_of_exact_edits_are_the_images(pipe: InfinityPipeline) -> None:
     options: dict[str, Any] = {"image": photo((40, 24)), "mask": box_mask((40, 24), (8, 8, 16, 8)), "exact": True}
     array = pipe.edit("a dog", seed=1, output_type="np", **options).images
@@ -214,7 +242,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no source": ({"method": "inversion"}, "source_prompt"),
     "no mask": ({"method": "tilt", "source_prompt": "a dog"}, "give a mask"),
     "exact without mask": ({"exact": True}, "give a mask"),
-    "foreign setting": ({"threshold": 0.1}, "threshold belongs to the method bit-test"),
+    "fill without mask": ({"fill": "surroundings"}, "give a mask"),
+    "foreign setting": ({"threshold": 0.1}, "threshold belongs to bit-test and localized"),
     "constraint": ({"constraint": PrefixBits([])}, "takes no constraint"),
     "unknown": ({"steps": 5}, "steps"),
 }

@@ -49,7 +49,7 @@ def judge_scene(detections: Detections, spec: SceneSpec, skill: str) -> Judgemen
 
 
 def _wrong_count(detections: Detections, item: ObjectSpec, count: int) -> list[str]:
-    seen = sum(_is_shown(detection, item, detections) for detection in detections.objects)
+    seen = sum(is_shown(detection, item, detections) for detection in detections.objects)
     if seen == count:
         return []
     if seen == 0:
@@ -63,10 +63,10 @@ def _wrong_objects(detections: Detections, spec: SceneSpec) -> list[str]:
     shown = [
         setting
         for setting in settings
-        if all(_is_shown(detection, item, detections) for detection, item in zip(setting, spec.objects, strict=True))
+        if all(is_shown(detection, item, detections) for detection, item in zip(setting, spec.objects, strict=True))
     ]
     if not shown:
-        missing = [item for item in spec.objects if not any(_is_shown(s, item, detections) for s in detections.objects)]
+        missing = [item for item in spec.objects if not any(is_shown(s, item, detections) for s in detections.objects)]
         if not missing:  # one object serves for both
             return [f"saw no {spec.objects[-1].concept} besides"]
         return [_missing(detections, item) for item in missing]
@@ -76,7 +76,8 @@ def _wrong_objects(detections: Detections, spec: SceneSpec) -> list[str]:
     return [f"the {first.concept} is not {RELATION_PHRASES[spec.relation]} the {second.concept}"]
 
 
-def _is_shown(detection: Detection, item: ObjectSpec, detections: Detections) -> bool:
+def is_shown(detection: Detection, item: ObjectSpec, detections: Detections) -> bool:
+    """Tell whether one of the detections shows an object, in its colour if it has one."""
     limits = detections.thresholds
     if detection.concepts.get(item.concept, 0.0) < limits.concept:
         return False
