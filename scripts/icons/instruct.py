@@ -24,8 +24,8 @@ from bitvar.icons.instructions.benchmark import EditSample, edit_samples, judge_
 from bitvar.icons.instructions.build import HELD_OUT, build_edit_set
 from bitvar.icons.instructions.judge import EditJudgement
 from bitvar.imaging.sheet import Caption, GridStyle, Tile, draw_grid
-from bitvar.instruction.editor import InstructionEditor
 from bitvar.pipeline import InfinityPipeline
+from bitvar.pipeline.instruction_editor import InstructionEditor
 from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.loop import TrainerConfig
 from bitvar.training.instruction.assemble import train_instruction_editor

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from bitvar.errors import UsageError
-from bitvar.instruction.editor import InstructionEditor
 from bitvar.lora.layers import LoraSettings, adapter_tensors
+from bitvar.pipeline.instruction_editor import InstructionEditor
 from bitvar.training.config import IntervalConfig, OptimizationConfig, TransformerTraining
 from bitvar.training.engine.loop import TrainerConfig, TrainingStoppedError
 from bitvar.training.engine.metrics_log import read_metrics

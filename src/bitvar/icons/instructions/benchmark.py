@@ -12,7 +12,7 @@ from bitvar.icons.instructions.build import HELD_OUT, SOURCES, TARGETS
 from bitvar.icons.instructions.judge import EditJudgement, judge_edit, shares
 from bitvar.icons.instructions.spec import KINDS, SceneEdit, from_row
 from bitvar.imaging.convert import from_pil
-from bitvar.instruction.editor import InstructionEditor
+from bitvar.pipeline.instruction_editor import InstructionEditor
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from bitvar.errors import UsageError, WeightsError
-from bitvar.instruction.editor import Frame, InstructionEditor
 from bitvar.lora.layers import LoraSettings, adapter_tensors, add_adapter, save_adapter
 from bitvar.pipeline import InfinityPipeline
+from bitvar.pipeline.instruction_editor import Frame, InstructionEditor
 from bitvar.weights.instruction import INSTRUCTION, InstructionSettings
 from tests.support.tiny import tiny_components, tiny_pipeline
 

@@ -18,8 +18,8 @@ from bitvar.imaging.convert import from_pil, to_pil
 from bitvar.imaging.fitting import Fit
 from bitvar.imaging.open import ImageLimits, RefusedError, as_rgb, require_image
 from bitvar.instruction.decoder import SourceDecoder
-from bitvar.pipeline import InfinityPipeline
 from bitvar.pipeline.request import GenerationRequest
+from bitvar.pipeline.text_to_image import InfinityPipeline
 from bitvar.runtime.out_of_memory import explained_memory
 from bitvar.sampling.generate import ScaleResult, generate_apart
 from bitvar.sampling.params import SamplingParams
