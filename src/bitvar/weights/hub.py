@@ -15,7 +15,6 @@ EMBEDDED_TOKENIZER: Final = _MODELS / "general"
 """A tokenizer for icons and photographs, without a model. The embedded model has a tokenizer of its own."""
 FINE_TOKENIZER: Final = _MODELS / "fine"
 """A tokenizer with four times as many bits, for close reconstructions."""
-EMBEDDED_EDITOR: Final = _MODELS / "icons_editor"
 TOKENIZERS: Final = (EMBEDDED_TOKENIZER, FINE_TOKENIZER)
 
 _INDEX: Final = "model_index.json"
@@ -101,7 +100,7 @@ def _a(what: str) -> str:
 
 def _packaged(what: str) -> Mapping[str, Path]:
     """Map names to the folders in the package that contain a `what`. The only text encoder is the embedded model's."""
-    by_kind = {"adapter": (), "instruction editor": (EMBEDDED_EDITOR,), "text encoder": (EMBEDDED_MODEL,)}
+    by_kind = {"adapter": (), "instruction editor": (), "text encoder": (EMBEDDED_MODEL,)}
     folders = by_kind.get(what, (EMBEDDED_MODEL, *TOKENIZERS))
     return {folder.name: folder for folder in folders}
 

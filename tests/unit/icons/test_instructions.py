@@ -150,9 +150,9 @@ TO_DOG = replace_edit(PAIR, 0, ObjectSpec("dog"), CONCEPT)
     ],
 )  # fmt: skip
 def test_the_judge(edit: SceneEdit, detections: Detections, followed: bool, kept: bool) -> None:
-    verdict = judge_edit(detections, edit)
-    assert (verdict.followed, verdict.kept) == (followed, kept), verdict.reasons
-    assert bool(verdict.reasons) != (followed and kept)
+    judgement = judge_edit(detections, edit)
+    assert (judgement.followed, judgement.kept) == (followed, kept), judgement.reasons
+    assert bool(judgement.reasons) != (followed and kept)
 
 
 def test_instructions_in_words() -> None:

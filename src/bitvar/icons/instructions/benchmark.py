@@ -1,4 +1,4 @@
-"""The benchmark of instructions on icon scenes: 60 held-out ones, the same wording and seed for every method."""
+"""The benchmark of instructions on icon scenes: 60 held-out ones, the same phrasing and seed for every method."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class EditSample:
 
     Attributes:
         edit: The scenes before and after.
-        instruction: One of its wordings.
+        instruction: One of its phrasings.
         source, target: Images before and after, as the set draws them.
     """
 
@@ -32,7 +32,7 @@ class EditSample:
 
 
 def read_edits(data: Path, *, split: str = HELD_OUT, limit: int | None = None) -> list[EditSample]:
-    """Read the instructions of a split, each in the wording that its place in the split decides.
+    """Read the instructions of a split, each in the phrasing that its place in the split decides.
 
     Args:
         data: Folder that `build_edit_set` wrote.
@@ -77,7 +77,7 @@ def judge_samples(
 def summarise(samples: Sequence[EditSample], judgements: Sequence[EditJudgement]) -> dict[str, dict[str, float]]:
     """Compute the shares of each kind of instruction, and of all."""
     by_kind = {
-        kind: [verdict for sample, verdict in zip(samples, judgements, strict=True) if sample.edit.kind == kind]
+        kind: [judgement for sample, judgement in zip(samples, judgements, strict=True) if sample.edit.kind == kind]
         for kind in KINDS
     }
     return {kind: shares(own) for kind, own in by_kind.items() if own} | {"all": shares(judgements)}

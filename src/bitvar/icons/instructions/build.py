@@ -1,6 +1,6 @@
 """Construction of a set of instructions: two captioned sets with the same lines, `sources` and `targets`.
 
-A line of `targets` names the edited image, with the instruction in several wordings as its captions. The line of
+A line of `targets` names the edited image, with the instruction in several phrasings as its captions. The line of
 `sources` with the same number names the image before it. `targets` is completed last.
 """
 

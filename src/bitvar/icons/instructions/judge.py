@@ -21,7 +21,7 @@ _AXIS: Final[dict[Cell, tuple[int, bool]]] = {
 
 @dataclass(frozen=True)
 class EditJudgement:
-    """Verdict on an edited image.
+    """Judgement of an edited image.
 
     Attributes:
         followed: Whether it shows what the instruction asks for.

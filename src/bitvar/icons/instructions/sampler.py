@@ -70,7 +70,7 @@ class EditSampler:
         kinds = ShuffledCycle(KINDS, self._rng)
         for _ in range(number):
             kind = kinds.draw()
-            yield self._first(lambda kind=kind: self._draws[kind](self._artists.draw()))
+            yield self._draw_allowed(lambda kind=kind: self._draws[kind](self._artists.draw()))
 
     def held_out(self, kind: EditKind, number: int) -> Iterator[SceneEdit]:
         """Draw `number` instructions of a kind that each lead to, or start from, a held-out composition."""
@@ -117,7 +117,7 @@ class EditSampler:
 
         return ObjectSpec(self._concepts[artist].draw(suits).name)
 
-    def _first(self, draw: Callable[[], SceneEdit]) -> SceneEdit:
+    def _draw_allowed(self, draw: Callable[[], SceneEdit]) -> SceneEdit:
         """Draw until neither scene is held out."""
         for _ in range(_TRIES):
             edit = draw()

@@ -77,7 +77,7 @@ class SceneEdit:
         kind: Kind of the instruction.
         source, target: Scene before and after.
         index: Index of the object that changes, in the target for "add", else in the source; None for "background".
-        instructions: The instruction in several wordings.
+        instructions: The instruction in several phrasings.
     """
 
     kind: EditKind

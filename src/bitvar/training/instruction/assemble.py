@@ -65,8 +65,8 @@ def train_instruction_editor(
     assert frozen.initial is not None, "load_frozen refuses an adapter without a model"
     initial = Initial.read(frozen.initial)
     run = replace(run, identity=_identify(run, data, frozen))
-    targets, sources = ({split: _features(config, run, data, part, split, frozen) for split in ("train", "val")}
-                        for part in (TARGETS, SOURCES))  # fmt: skip
+    targets, sources = ({split: _features(config, run, data, side, split, frozen) for split in ("train", "val")}
+                        for side in (TARGETS, SOURCES))  # fmt: skip
     plain = TransformerTask(
         config,
         train=targets["train"],
@@ -113,11 +113,11 @@ def save_editor(
 
 
 def _features(
-    config: TransformerTraining, run: TrainerConfig, data: Path, part: str, split: str, frozen: FrozenComponents
+    config: TransformerTraining, run: TrainerConfig, data: Path, side: str, split: str, frozen: FrozenComponents
 ) -> FeatureSet:
     return load_feature_set(
-        data / part, split, tokenizer=frozen.tokenizer, text_encoder=frozen.text_encoder,
-        cache=run.folder / f"features-{part}-{split}.safetensors", key=frozen.key, log=run.log,
+        data / side, split, tokenizer=frozen.tokenizer, text_encoder=frozen.text_encoder,
+        cache=run.folder / f"features-{side}-{split}.safetensors", key=frozen.key, log=run.log,
         size=image_size(config, frozen.tokenizer.config.stride), max_text_tokens=config.model.max_text_tokens,
     )  # fmt: skip
 
