@@ -21,6 +21,7 @@ PRETRAINED = (
     "icons",
     "general",
     "fine",
+    "lines",
     "scene_judge",
     "sticker_judge",
     "scene_alignment",

@@ -157,7 +157,7 @@ def edit(
         check_sizes([job], targets)
         drawing.note_unknown([job], pipeline, model, None)
         provenance = drawing.provenance_of(model, None)
-        files = drawing.draw(pipeline, [job], targets, None, provenance=provenance, watermark=None)
+        files = drawing.draw(pipeline, [job], targets, None, provenance=provenance, hooks={})
         timings = Timings(load=loaded - started, draw=time.perf_counter() - loaded)
         report(files, pipeline.model_name, timings, as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""`bitvar evaluate`: reconstruction by tokenizers, JPEG and WebP; `cli/scenes.py`, `cli/stickers.py`: benchmarks."""
+"""`bitvar evaluate`: reconstruction by tokenizers, JPEG and WebP; `cli/scenes.py` and others: benchmarks."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bitvar.cli.echo import say
+from bitvar.cli.edits_benchmark import edits
 from bitvar.cli.exit_codes import RUNTIME, exit_codes
 from bitvar.cli.scenes import scenes
 from bitvar.cli.stickers import stickers
@@ -112,6 +113,7 @@ def reconstruction(
 
 app.command()(scenes)
 app.command()(stickers)
+app.command()(edits)
 
 
 def _formats(baselines: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline, ScaleEvent
     from bitvar.pipeline.file_names import Target
     from bitvar.pipeline.record import ImageRecord
+    from bitvar.pipeline.request import GenerationKwargs
     from bitvar.sampling.watermark import Watermark
 
 BATCH_SIZE: Final = 16
@@ -85,6 +86,14 @@ def generate(
         str | None,
         typer.Option(help="Text to steer away from; needs a --guidance other than 1. Default: none."),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="sharp|varied|faithful|none",
+            help="Preset of how bits are drawn: more detail, more variety between seeds, or the likeliest image. "
+            "Default: none.",
+        ),
+    ] = None,
     background: Annotated[
         str | None,
         typer.Option(
@@ -112,6 +121,29 @@ def generate(
             metavar="KEYFILE",
             help="Key file of `bitvar watermark new-key`, to mark the image's bits so that the key detects it. "
             "Default: no watermark.",
+        ),
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADAPTER",
+            help="Control adapter with which images follow --control-image: lines, the one in the package, or a file, "
+            "folder or hub id. Default: none.",
+        ),
+    ] = None,
+    control_image: Annotated[
+        Path | None,
+        typer.Option(help="Image to follow: a drawing of lines, dark on light or light on dark. Default: none."),
+    ] = None,
+    control_strength: Annotated[
+        str | None,
+        typer.Option(help="How much to follow it, 0 to 4: one value, or one per scale (1,1,0.5,0). Default: 1."),
+    ] = None,
+    control_kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="lines|edges",
+            help="lines: the control image is a drawing; edges: its edges are followed. Default: lines.",
         ),
     ] = None,
     dtype: Annotated[
@@ -172,10 +204,11 @@ def generate(
     """Turn a prompt into an image. The file carries its settings: `bitvar generate --from out.png` makes it again."""
     with exit_codes():
         started = time.perf_counter()
+        from bitvar.cli.control import ControlOptions, load_control, note_other_map, read_control_options
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
         from bitvar.cli.memory_options import MemoryOptions
         from bitvar.cli.mixing import read_mix, read_mixed_seed
-        from bitvar.cli.prompt_job import JobSettings, read_background
+        from bitvar.cli.prompt_job import JobSettings, read_background, read_quality
         from bitvar.cli.sizes import read_size
 
         sampling = {
@@ -194,6 +227,7 @@ def generate(
             grid=grid,
             enlarge=enlarge,
             background=None if background is None else read_background(background),
+            quality=None if quality is None else read_quality(quality),
             sampling={name: value for name, value in sampling.items() if value is not None},
             mix=read_mix(region or [], switch or [], towards or []),
             mixed_seed=read_mixed_seed(towards_seed),
@@ -201,6 +235,10 @@ def generate(
         _check_options(prompt, from_image, prompts, previews)
         record, jobs = _read_jobs(settings, from_image, prompts)
         mark = _read_watermark(watermark, record, from_image)
+        wanted = ControlOptions(
+            control, control_image, read_numbers("control-strength", control_strength), control_kind
+        )
+        followed = read_control_options(wanted, record, from_image)
         targets = destinations(output, jobs, many=prompts is not None)
         if previews is not None:
             _check_previews(previews)
@@ -209,12 +247,15 @@ def generate(
             model, revision, tokenizer, dtype, device, fast, saving, record=record, path=from_image
         )
         load_adapters(pipeline, lora or [], record)
+        load_control(pipeline, wanted, record, from_image)
         settle(pipeline)
         loaded = time.perf_counter()
         jobs = _resolve(jobs, pipeline, prompts)
         check_sizes(jobs, targets)
         note_unknown(jobs, pipeline, model, record)
-        files = draw(pipeline, jobs, targets, previews, provenance=provenance_of(model, record), watermark=mark)
+        note_other_map(followed, jobs[0].generated or pipeline.sizes[0], record, from_image)
+        hooks: GenerationKwargs = {"watermark": mark, "control": followed}
+        files = draw(pipeline, jobs, targets, previews, provenance=provenance_of(model, record), hooks=hooks)
         timings = Timings(load=loaded - started, draw=time.perf_counter() - loaded)
         report(files, pipeline.model_name, timings, as_json=as_json)
 
@@ -395,7 +436,7 @@ def draw(
     previews: Path | None,
     *,
     provenance: dict[str, Any],
-    watermark: "Watermark | None",
+    hooks: "GenerationKwargs",
 ) -> "list[Written]":
     """Generate images of equal settings together, and write each job once all of its images are there."""
     written: dict[int, list[Written]] = {}
@@ -404,7 +445,7 @@ def draw(
     for number, batch in enumerate(batches, 1):
         if len(batches) > 1:
             say(f"batch {number}/{len(batches)}", err=True)
-        event = _stream(pipeline, [(jobs[j], i) for j, i in batch], previews, watermark)
+        event = _stream(pipeline, [(jobs[j], i) for j, i in batch], previews, hooks)
         for (j, i), image, metadata in zip(batch, event.preview(), event.metadata, strict=True):
             pending.setdefault(j, {})[i] = _finish(jobs[j], image, {**metadata, **provenance})
         for j in [j for j, images in pending.items() if len(images) == len(jobs[j].seeds)]:
@@ -432,15 +473,15 @@ def _stream(
     pipeline: "InfinityPipeline",
     batch: "list[tuple[PromptJob, int]]",
     previews: Path | None,
-    watermark: "Watermark | None",
+    hooks: "GenerationKwargs",
 ) -> "ScaleEvent":
     from bitvar.cli.image_output import write_previews
     from bitvar.cli.prompt_job import options_of
 
     prompts, seeds = [job.prompt for job, _ in batch], [job.seeds[i] for job, i in batch]
     event = None
-    stream = pipeline.stream(prompts, seed=seeds, watermark=watermark, **options_of(batch[0][0]))
-    for event in _with_progress(stream):
+    options: dict[str, Any] = {**hooks, **options_of(batch[0][0]), "seed": seeds}
+    for event in _with_progress(pipeline.stream(prompts, **options)):
         if previews is not None:
             write_previews(event.preview(), previews, event.index + 1)
     assert event is not None

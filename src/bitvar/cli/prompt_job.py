@@ -15,6 +15,7 @@ from bitvar.errors import UsageError
 from bitvar.pipeline.record import MAX_IMAGES, MAX_PIXELS, ImageRecord, sheet_size
 from bitvar.pipeline.request import Background, GenerationRequest
 from bitvar.pipeline.sizes import RequestedSize
+from bitvar.sampling.quality import PRESETS, QualityOptions
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SAMPLING: Final = ("negative_prompt", "guidance_scale", "temperature", "top_k", "top_p")
 NUM_SEEDS: Final = 2**63
 MAX_PROMPT: Final = 20_000
+NO_QUALITY: Final = QualityOptions()
+"""Options that turn off those of a record or of the command line."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class JobSettings:
         grid: Whether to put all images on one sheet.
         enlarge: Factor by which to enlarge the images.
         background: Background to show the images on, as in `GenerationRequest`.
+        quality: Options of quality, `NO_QUALITY` to turn them off.
         sampling: The given ones of guidance_scale, temperature, top_k and top_p.
         mix: Further prompts; None for those of the job.
         mixed_seed: Second seed; None for the job's.
@@ -52,6 +56,7 @@ class JobSettings:
     grid: bool | None = None
     enlarge: int | None = None
     background: Background | None = None
+    quality: QualityOptions | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
     mix: tuple[MixedPrompt, ...] | None = None
     mixed_seed: MixedSeed | None = None
@@ -72,6 +77,7 @@ class PromptJob:
         edit: Edit that makes the images from another one; None for new images.
         mix: Further prompts.
         mixed_seed: Second seed.
+        quality: Options of quality; None for none.
         line: Line number in the prompts file; 0 without one.
     """
 
@@ -88,6 +94,7 @@ class PromptJob:
     edit: EditSpec | None = None
     mix: tuple[MixedPrompt, ...] = ()
     mixed_seed: MixedSeed | None = None
+    quality: QualityOptions | None = None
     line: int = 0
 
     @property
@@ -115,6 +122,19 @@ def read_background(text: str) -> Background:
         if text == name:
             return name
     raise UsageError(unknown(f"background {text!r}", text, known))
+
+
+def read_quality(text: str) -> QualityOptions:
+    """Read the value of `--quality`.
+
+    Raises:
+        UsageError: The text names no preset.
+    """
+    if text == "none":
+        return NO_QUALITY
+    if text not in PRESETS:
+        raise UsageError(unknown(f"quality {text!r}", text, [*PRESETS, "none"]))
+    return PRESETS[text]
 
 
 def new_job(settings: JobSettings, *, line: int = 0) -> PromptJob:
@@ -145,6 +165,7 @@ def job_from_record(record: ImageRecord) -> PromptJob:
         background=record.background,
         mix=record.mix,
         mixed_seed=record.mixed_seed,
+        quality=record.quality,
     )
 
 
@@ -154,7 +175,7 @@ def with_settings(job: PromptJob, settings: JobSettings) -> PromptJob:
     Raises:
         UsageError: A setting is out of bounds, or has no effect.
     """
-    sampling = {**job.sampling, **settings.sampling}
+    sampling = {**_without(job.sampling, settings.quality), **settings.sampling}
     if settings.negative is not None:
         sampling["negative_prompt"] = settings.negative
         if not settings.negative.strip():
@@ -176,6 +197,7 @@ def with_settings(job: PromptJob, settings: JobSettings) -> PromptJob:
         background=settings.background or job.background,
         mix=job.mix if settings.mix is None else settings.mix,
         mixed_seed=settings.mixed_seed or job.mixed_seed,
+        quality=job.quality if settings.quality is None else _unless_none(settings.quality),
     )
     if changed.grid and changed.background == "transparent":
         why = "a sheet is drawn on white"
@@ -211,6 +233,7 @@ def differences(before: PromptJob, after: PromptJob) -> list[str]:
         "background": (before.background, after.background),
         "further prompts": (_prompts_of(before), _prompts_of(after)),
         "second seed": (before.mixed_seed and before.mixed_seed.seed, after.mixed_seed and after.mixed_seed.seed),
+        "quality": (_quality_name(before.quality), _quality_name(after.quality)),
         **{name.replace("_", " "): (before.sampling.get(name), after.sampling.get(name)) for name in SAMPLING},
     }
     texts = {name: (_format_value(old), _format_value(new)) for name, (old, new) in pairs.items()}
@@ -248,7 +271,7 @@ def options_of(job: PromptJob) -> dict[str, Any]:
     """The options of a pipeline's call, besides prompts and seeds."""
     assert job.generated is not None, "resolve the job first"
     background = {} if job.background == "auto" else {"background": job.background}
-    steering = {"edit": job.edit, "mix": job.mix, "mixed_seed": job.mixed_seed}
+    steering = {"edit": job.edit, "mix": job.mix, "mixed_seed": job.mixed_seed, "quality": job.quality}
     given = {name: value for name, value in steering.items() if value}
     return {**job.sampling, **background, **given, "width": job.generated[0], "height": job.generated[1]}
 
@@ -257,7 +280,7 @@ def _check(job: PromptJob, pipeline: "InfinityPipeline") -> None:
     """Refuse before any work whatever the pipeline would refuse."""
     request = GenerationRequest.from_options(job.prompt, options_of(job), source="the options")
     schedule = pipeline.schedule_for(request.height, request.width)
-    params = pipeline.params_for(request.params)
+    params = pipeline.params_for(request.sampling(len(schedule)))
     params.scales(len(schedule))
     if "negative_prompt" in job.sampling and not params.guided:
         why = "guidance steers away from it, and guidance is off: its scale is 1"
@@ -274,6 +297,23 @@ def _check(job: PromptJob, pipeline: "InfinityPipeline") -> None:
 
 def _prompts_of(job: PromptJob) -> tuple[str, ...] | None:
     return tuple(mixed.prompt for mixed in job.mix) or None
+
+
+def _without(sampling: Mapping[str, Any], quality: QualityOptions | None) -> dict[str, Any]:
+    """Leave out what new options of quality set themselves: a record has a value for every setting."""
+    return {name: value for name, value in sampling.items() if quality is None or getattr(quality, name, None) is None}
+
+
+def _unless_none(quality: QualityOptions) -> QualityOptions | None:
+    return None if quality == NO_QUALITY else quality
+
+
+def _quality_name(quality: QualityOptions | None) -> str | None:
+    """The name of options that are a preset, else the options as JSON."""
+    if quality is None:
+        return None
+    names = [name for name, preset in PRESETS.items() if preset == quality]
+    return names[0] if names else quality.model_dump_json(exclude_none=True)
 
 
 def _check_text(what: str, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import Field, StrictBool
 
-from bitvar.cli.prompt_job import JobSettings, PromptJob, new_job
+from bitvar.cli.prompt_job import JobSettings, PromptJob, new_job, read_quality
 from bitvar.cli.sizes import read_size
 from bitvar.config import Config
 from bitvar.errors import UsageError
@@ -34,7 +34,7 @@ class PromptLine(Config):
         exact_size: Whether to resize the result to exactly that size.
         enlarge: Factor by which to enlarge the images.
         guidance, temperature: One value, or one per scale.
-        top_k, top_p, background: As `--top-k`, `--top-p` and `--background`.
+        top_k, top_p, background, quality: As `--top-k`, `--top-p`, `--background` and `--quality`.
     """
 
     prompt: str
@@ -50,6 +50,7 @@ class PromptLine(Config):
     top_k: int | None = Field(default=None, strict=True, ge=0)
     top_p: float | None = Field(default=None, strict=True, ge=0, le=1)
     background: Background | None = None
+    quality: str | None = None
 
 
 def read_jobs(source: str, common: JobSettings) -> list[PromptJob]:
@@ -146,5 +147,6 @@ def _parse_json_line(text: str, common: JobSettings) -> JobSettings:
         exact_size=common.exact_size if line.exact_size is None else line.exact_size,
         enlarge=common.enlarge if line.enlarge is None else line.enlarge,
         background=line.background or common.background,
+        quality=common.quality if line.quality is None else read_quality(line.quality),
         sampling={**common.sampling, **own},
     )

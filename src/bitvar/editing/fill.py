@@ -8,15 +8,19 @@ from PIL import Image
 from torch import Tensor
 
 
-def fill_masked(image: Image.Image, mask: Image.Image) -> Image.Image:
+def fill_masked(image: Image.Image, mask: Image.Image, *, grow: float = 0.0) -> Image.Image:
     """Fill a part of an image smoothly with the colours and the opacity around it (pull-push interpolation).
 
     Args:
         image: Image in RGBA.
         mask: Grey mask of its size; where it is above 0, the image is filled. An image that is masked everywhere is
             returned as it is.
+        grow: How far the filled part reaches over the mask, as a share of the longer side, so that the edge of what
+            the mask covers doesn't colour the filling.
     """
-    known = torch.from_numpy(np.asarray(mask) == 0).float()[None, None]
+    unknown = torch.from_numpy(np.asarray(mask) > 0).float()[None, None]
+    radius = round(grow * max(image.size))
+    known = 1 - F.max_pool2d(unknown, 2 * radius + 1, stride=1, padding=radius)
     if not known.any():
         return image
     values = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()

@@ -7,6 +7,7 @@ Equal latents don't mean equal pixels, since the decoder looks around; `paste` t
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from torch import Tensor
 from bitvar import pyramid
 from bitvar.bits import bits_to_codes
 from bitvar.scales import Grid
+
+GROW: Final = 1 / 64
+"""How far a mask is widened where an edit doesn't say, as a share of the longer side."""
 
 
 def compose(

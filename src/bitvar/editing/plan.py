@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bitvar.bits import to_tokens
 from bitvar.condition import TextCondition
-from bitvar.editing.gate import GatedSource, gate_at, make_gate
+from bitvar.editing.gate import GROW, GatedSource, gate_at, make_gate
 from bitvar.editing.localize import disagreement, make_local_gate
 from bitvar.editing.processors import BitTest, Difference, Inversion, Tilt
 from bitvar.editing.source import EditSource
@@ -62,7 +62,6 @@ _DEFAULTS: Final[dict[tuple[Method, str | None], MethodDefaults]] = {
     ("tilt", "preserve"): MethodDefaults(0.75),
     ("tilt", "text"): MethodDefaults(1.0, push=4.0, trust=1.0),
 }
-GROW: Final = 1 / 64
 FEATHER: Final = 1 / 64
 SEAM: Final = 1 / 256
 """Feather of an exact edit's seam, which lies within the mask: small, since masks often end where an object does."""

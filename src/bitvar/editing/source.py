@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bitvar.editing.fill import fill_masked
 from bitvar.editing.frame import Frame, Size
+from bitvar.editing.gate import GROW
 from bitvar.editing.images import open_rgba
 from bitvar.editing.masks import read_mask
 from bitvar.editing.spec import EditSpec
@@ -75,7 +76,7 @@ class EditSource:
         frame = Frame.fit(original.image.size, canvas, spec.fit)
         image = original.image
         if spec.fill == "surroundings" and original.mask is not None:
-            image = fill_masked(image, original.mask)
+            image = fill_masked(image, original.mask, grow=GROW if spec.grow is None else spec.grow)
         pixels = from_pil([frame.view(image)], channels=tokenizer.config.image_channels)
         with torch.inference_mode():
             features = tokenizer.features(pixels.to(tokenizer.device))

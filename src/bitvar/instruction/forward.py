@@ -39,8 +39,8 @@ def edit_logits(
         UsageError: If the source has another size than the edited image.
     """
     encoded = model.encode_condition(condition, dtype=dtype)
-    embedded = [model.embed(resized, k, dtype) for k, resized in enumerate(inputs, start=1)]
-    x = torch.cat([embed_source(model, source, schedule, dtype=dtype), model.start_tokens(encoded), *embedded], dim=1)
+    prefix = embed_source(model, source, schedule, dtype=dtype)
+    x = torch.cat([prefix, model.embed_scales(encoded, list(inputs))], dim=1)
     rope, length = prefixed_rope(model, schedule, positions), schedule.lengths[-1]
     first = FirstBlockAttention(schedule)
     others = BlockCausal((0, *(length + offset for offset in schedule.offsets)))

@@ -7,19 +7,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bitvar.pipeline.control import Control as Control
     from bitvar.pipeline.request import GenerationRequest as GenerationRequest
     from bitvar.pipeline.results import GenerationOutput as GenerationOutput
     from bitvar.pipeline.results import ScaleEvent as ScaleEvent
     from bitvar.pipeline.text_to_image import InfinityPipeline as InfinityPipeline
 
 _HOMES = {
+    "Control": "control",
     "GenerationOutput": "results",
     "GenerationRequest": "request",
     "InfinityPipeline": "text_to_image",
     "ScaleEvent": "results",
 }
 
-__all__ = ["GenerationOutput", "GenerationRequest", "InfinityPipeline", "ScaleEvent"]
+__all__ = ["Control", "GenerationOutput", "GenerationRequest", "InfinityPipeline", "ScaleEvent"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,7 @@ from bitvar.runtime.out_of_memory import explained_memory
 from bitvar.sampling.generate import ScaleResult, generate_apart
 from bitvar.sampling.params import SamplingParams
 from bitvar.scales import ScaleSchedule, schedule_of_ratio
-from bitvar.weights.hub import resolve_model
+from bitvar.weights.hub import EMBEDDED_EDITOR, resolve_model
 from bitvar.weights.instruction import INSTRUCTION, InstructionSettings, load_instruction_settings
 
 ImageSource: TypeAlias = str | Path | Image.Image
@@ -111,8 +111,9 @@ class InstructionEditor:
         """Load an instruction editor and verify every digest.
 
         Args:
-            editor: Folder or hub id of an adapter that `train_instruction_editor` wrote; None for a whole model that is
-                an instruction editor, such as a converted VAREdit.
+            editor: Folder or hub id of an adapter that `train_instruction_editor` wrote. None with a model stands for a
+                whole model that is an instruction editor, such as a converted VAREdit; None without one, for the editor
+                in the package.
             model: Model that the adapter was trained for, as for `InfinityPipeline.from_pretrained`.
             dtype, device: As for `InfinityPipeline.from_pretrained`.
 
@@ -120,9 +121,10 @@ class InstructionEditor:
             UsageError: If there is no such editor, or the model is none.
             WeightsError: For missing, altered or mismatched files.
         """
-        if editor is None:
+        if editor is None and model is not None:
             return cls(InfinityPipeline.from_pretrained(model, dtype=dtype, device=device))
-        folder = resolve_model(arguments.checked("editor", editor, arguments.path), what="instruction editor")
+        name = EMBEDDED_EDITOR.name if editor is None else arguments.checked("editor", editor, arguments.path)
+        folder = resolve_model(name, what="instruction editor")
         settings = load_instruction_settings(folder)
         if settings is None:
             why = f"it has no {INSTRUCTION}"

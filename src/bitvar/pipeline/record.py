@@ -13,12 +13,14 @@ from PIL import Image
 from pydantic import Field, StrictBool, field_validator, model_validator
 
 from bitvar.config import Config
+from bitvar.control.used import UsedControl
 from bitvar.editing.spec import EditSummary, MixedPrompt, MixedSeed
 from bitvar.errors import UsageError
 from bitvar.imaging.embedded_text import find_text
 from bitvar.imaging.sheet import GridStyle, Tile, draw_grid, grid_size, near_square_columns
 from bitvar.lora.used import HubId, UsedAdapter
 from bitvar.pipeline.request import MAX_MIXED, Background
+from bitvar.sampling.quality import QualityOptions
 
 KEY: Final = "bitvar"
 """Name of the PNG text chunk that holds the record, and its key in the EXIF comment of WebP and JPEG."""
@@ -68,9 +70,11 @@ class ImageRecord(Config):
         watermark: Public id of the key that the bits were drawn with (`Watermark.key_id`); None without a watermark.
         background: Background that was requested: as the model draws it, transparent, or opaque.
         optimizations: Optimizations that the image's bits depend on, in the order in which they were applied.
+        control: Control adapter and map that the image followed; None without them.
         edit: Edit of another image that the image was made by; None for a new image.
         mix: Further prompts, as in `GenerationRequest`.
         mixed_seed: Second seed, as in `GenerationRequest`.
+        quality: Options that the image was drawn with, a preset's written out; None for none.
         format: Format number. Records of version 0.1.0 have 1; its images used other random numbers.
     """
 
@@ -99,9 +103,11 @@ class ImageRecord(Config):
     watermark: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     background: Background = "auto"
     optimizations: Annotated[tuple[OptimizationName, ...], Field(max_length=16)] = ()
+    control: UsedControl | None = None
     edit: EditSummary | None = None
     mix: Annotated[tuple[MixedPrompt, ...], Field(max_length=MAX_MIXED)] = ()
     mixed_seed: MixedSeed | None = None
+    quality: QualityOptions | None = None
     format: Annotated[int, Field(strict=True, ge=1, le=CURRENT)] = 1
 
     @classmethod

@@ -19,8 +19,12 @@ from bitvar.config import Config, unknown
 from bitvar.editing.spec import EditSpec, Method, MixedPrompt, MixedSeed, Preset
 from bitvar.errors import UsageError
 from bitvar.sampling.params import MAX_SEED, SamplingParams
+from bitvar.sampling.quality import QualityOptions
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from bitvar.pipeline.control import Control
     from bitvar.sampling.constraint import BitConstraint, PrefixBits
     from bitvar.sampling.watermark import Watermark
 
@@ -51,11 +55,13 @@ class GenerationKwargs(TypedDict, total=False):
     seed: int | Sequence[int] | None
     constraint: "BitConstraint | None"
     watermark: "Watermark | None"
+    control: "Control | Image | None"
     batch_invariant: bool
     background: Background
     edit: EditSpec | Mapping[str, Any] | None
     mix: Sequence[MixedPrompt | Mapping[str, Any]]
     mixed_seed: MixedSeed | Mapping[str, Any] | None
+    quality: str | QualityOptions | Mapping[str, Any] | None
 
 
 class EditKwargs(GenerationKwargs, total=False):
@@ -124,6 +130,7 @@ class GenerationRequest(Config):
             nearest to the image's is used. Only with an edit may a prompt be empty: it then stands for "no text".
         mix: Further prompts that share each image, in regions, from a scale on, or in part.
         mixed_seed: Second seed, for images between two.
+        quality: Name of a preset ("sharp", "varied" or "faithful"), or options; None for neither.
     """
 
     prompts: Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_IMAGES)]
@@ -139,6 +146,7 @@ class GenerationRequest(Config):
     edit: EditSpec | None = None
     mix: Annotated[tuple[MixedPrompt, ...], Field(max_length=MAX_MIXED)] = ()
     mixed_seed: MixedSeed | None = None
+    quality: QualityOptions | None = None
 
     @classmethod
     def from_options(
@@ -192,6 +200,11 @@ class GenerationRequest(Config):
     def _listed(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _named_quality(cls, value: Any) -> Any:
+        return _unless_none(value, QualityOptions.of)
+
     @model_validator(mode="after")
     def _one_constraint(self) -> "GenerationRequest":
         if self.edit is not None and self.prefix:
@@ -215,6 +228,10 @@ class GenerationRequest(Config):
                 "lower num_images_per_prompt, or call several times",
             )
         return count
+
+    def sampling(self, num_scales: int) -> SamplingParams:
+        """The settings of the sampler: the request's own, and those of its quality for what they leave open."""
+        return self.params if self.quality is None else self.params.over(self.quality.sampling(num_scales))
 
     def repeated_prompts(self) -> list[str]:
         """The prompt of each image."""

@@ -21,6 +21,8 @@ from bitvar.pipeline.request import GenerationRequest
 from bitvar.sampling.constraint import BitConstraint
 from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.sampling.params import SamplingParams
+from bitvar.sampling.quality import QualityOptions
+from bitvar.sampling.quality_transforms import quality_transforms
 from bitvar.sampling.steering import Steering
 from bitvar.scales import ScaleSchedule, code_norms_of
 from bitvar.tokenizer import ImageTokenizer
@@ -95,7 +97,16 @@ class HookBuilder:
             steering = replace(hooks.steering or Steering(), noise=noise)
             metadata = {**hooks.metadata, "mixed_seed": request.mixed_seed.model_dump(mode="json")}
             hooks = replace(hooks, steering=steering, metadata=metadata)
+        if request.quality is not None:
+            hooks = self._with_quality(request.quality, hooks)
         return hooks
+
+    def _with_quality(self, quality: QualityOptions, hooks: Hooks) -> Hooks:
+        scales, patch_size = self.params.scales(len(self.schedule)), self.decoder.config.patch_size
+        transforms = quality_transforms(quality, self.schedule, scales, patch_size=patch_size)
+        steering = replace(hooks.steering or Steering(), transforms=transforms)
+        metadata = {**hooks.metadata, "quality": quality.model_dump(mode="json", exclude_none=True)}
+        return replace(hooks, steering=steering if transforms else hooks.steering, metadata=metadata)
 
     def _edited(self, spec: EditSpec, original: Original) -> Hooks:
         config = self.decoder.config

@@ -22,6 +22,7 @@ from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.finite import require_finite
 from bitvar.lora.adapters import Adapters
 from bitvar.lora.file import LoraBase
+from bitvar.pipeline.control import Control, ControlSlot
 from bitvar.pipeline.optimizations import Optimizations, choose
 from bitvar.pipeline.request import Background, EditKwargs, GenerationKwargs, GenerationRequest
 from bitvar.pipeline.results import GenerationOutput, ScaleEvent, as_form, side_in_range
@@ -63,6 +64,7 @@ class InfinityPipeline:
         self.tokenizer = components.tokenizer
         self.text_encoder = components.text_encoder
         self._adapters = Adapters(components.transformer)
+        self._control = ControlSlot(components.transformer.config)
         self._sharing = Sharing()
         self._optimizations = Optimizations(components.transformer, components.tokenizer)
 
@@ -232,7 +234,7 @@ class InfinityPipeline:
             revision = arguments.checked("revision", revision, arguments.text)
         with self._changing("load an adapter"):
             made_for = self._adapters.load(source, name=adapter_name, revision=revision).base
-        here = LoraBase(name=self.index.name, transformer=self.components.transformer_digest)
+        here = self._base
         if made_for and made_for.transformer and here.transformer not in ("", made_for.transformer):
             why = f"its layers fit, but it was made for {made_for}, and this is {here}"
             text = explain(
@@ -288,6 +290,37 @@ class InfinityPipeline:
         with self._changing("unload the adapters"):
             self._adapters.unload()
 
+    def load_control(self, source: str | Path, *, revision: str | None = None) -> None:
+        """Load a control adapter, in place of the one before. It acts in calls that have a `control`.
+
+        Args:
+            source: Name in the package ("lines"), a safetensors file, a folder with one, or a hub id `owner/name`.
+            revision: Branch, tag or commit of a hub id.
+
+        Raises:
+            UsageError: for a missing source.
+            WeightsError: for a damaged file, another format, or an adapter of another model.
+        """
+        source = arguments.checked("source", source, arguments.path)
+        if revision is not None:
+            revision = arguments.checked("revision", revision, arguments.text)
+        with self._sharing.changing("load a control adapter"):
+            self._control.load(source, base=self._base, revision=revision)
+
+    def unload_control(self) -> None:
+        """Remove the control adapter."""
+        with self._sharing.changing("unload the control adapter"):
+            self._control.clear()
+
+    @property
+    def control_sha256(self) -> str | None:
+        """Digest of the loaded control adapter's file; None without one."""
+        return self._control.sha256
+
+    @property
+    def _base(self) -> LoraBase:
+        return LoraBase(name=self.index.name, transformer=self.components.transformer_digest)
+
     @property
     def index(self) -> ModelIndex:
         return self.components.index
@@ -331,8 +364,8 @@ class InfinityPipeline:
             prompt: One prompt, or several.
             output_type: Form of the images: "pil", "np", "pt" (always the model's own channels) or "bits".
             options: Fields of `GenerationRequest` and `SamplingParams`; `constraint`, a `BitConstraint` that may
-                replace the bits drawn at each scale, such as `PrefixBits`; and `watermark`, a `Watermark` to draw the
-                bits with.
+                replace the bits drawn at each scale, such as `PrefixBits`; `watermark`, a `Watermark` to draw the
+                bits with; and `control`, an image of lines or a `Control`, which all images of the call follow.
 
         Raises:
             UsageError: for an empty or over-long prompt, an unknown option, or a value out of range.
@@ -343,10 +376,11 @@ class InfinityPipeline:
         if not isinstance(output_type, str) or output_type not in forms:
             what = f"Unknown output_type {arguments.shown(output_type)}."
             raise UsageError(what, fix=f"choose from {', '.join(forms)}")
+        control = Control.read(options.pop("control", None))
         request, constraint, watermark = _requested(prompt, options)
         streamed = self.device.type == "cpu"  # elsewhere, waiting for each scale's check would leave the device idle
         with self._sharing.reading(), explained_memory("the model and its activations"):
-            events = self._stream(request, constraint, watermark, streamed=streamed)
+            events = self._stream(request, constraint, watermark, streamed=streamed, control=control)
             last = collections.deque(events, maxlen=1).pop()
         return GenerationOutput(as_form(last, output_type), last.seeds, last.metadata)
 
@@ -383,8 +417,9 @@ class InfinityPipeline:
 
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerationKwargs]) -> Iterator[ScaleEvent]:
         """Generate images as a call does, yielding after each scale. Leaving the loop cancels the rest."""
+        control = Control.read(options.pop("control", None))
         request, constraint, watermark = _requested(prompt, options)
-        return self.stream_request(request, constraint=constraint, watermark=watermark)
+        return self.stream_request(request, constraint=constraint, watermark=watermark, control=control)
 
     def stream_request(
         self,
@@ -392,6 +427,7 @@ class InfinityPipeline:
         *,
         constraint: BitConstraint | None = None,
         watermark: Watermark | None = None,
+        control: Control | None = None,
     ) -> Iterator[ScaleEvent]:
         """Generate the images of a request, yielding after each scale.
 
@@ -399,9 +435,10 @@ class InfinityPipeline:
             request: Prompts and settings.
             constraint: Hook that may replace the bits drawn at each scale, in place of the request's own prefix.
             watermark: Watermark to draw the bits with.
+            control: Control that all images follow, through the loaded control adapter.
         """
         with self._sharing.reading(), explained_memory("the model and its activations"):
-            yield from self._stream(request, constraint, watermark, streamed=True)
+            yield from self._stream(request, constraint, watermark, streamed=True, control=control)
 
     def _stream(
         self,
@@ -410,10 +447,11 @@ class InfinityPipeline:
         watermark: Watermark | None,
         *,
         streamed: bool,
+        control: Control | None = None,
     ) -> Iterator[ScaleEvent]:
         original = None if request.edit is None else Original.read(request.edit)
         schedule = self._schedule_of(request, original)
-        params = self.params_for(request.params)
+        params = self.params_for(request.sampling(len(schedule)))
         params.scales(len(schedule))  # raises before any work
         self.check_background(request.background)
         if watermark is not None and watermark.first_scale >= len(schedule):
@@ -431,8 +469,9 @@ class InfinityPipeline:
             self._check_prefix(constraint, schedule, len(prompts))
         condition = self._condition(prompts, request)
         against = self._against(condition, negatives, batch_invariant=apart)
+        decoder, followed = self._control.around(self._optimizations.decoder, control, schedule)
         hooks = HookBuilder(
-            decoder=self._optimizations.decoder,
+            decoder=decoder,
             tokenizer=self.tokenizer,
             encode=lambda texts, what: self.encode_prompts(texts, what=what, batch_invariant=apart),
             schedule=schedule,
@@ -448,10 +487,11 @@ class InfinityPipeline:
             self._describe(prompt, seed, schedule, params, negative, request)
             | ({"watermark": watermark.key_id} if watermark else {})
             | dict(hooks.metadata)
+            | followed
             for prompt, seed, negative in zip(prompts, seeds, negatives, strict=True)
         ]
         results = (generate_apart if apart else generate)(
-            self._optimizations.decoder,
+            decoder,
             condition,
             schedule,
             params=params,

@@ -6,6 +6,7 @@ from typing import Final, Literal
 from pydantic import Field, model_validator
 
 from bitvar.config import Config
+from bitvar.control.config import ControlSettings
 from bitvar.lora.layers import LoraSettings
 from bitvar.scales import ScaleSchedule
 from bitvar.tokenizer import TokenizerConfig
@@ -162,6 +163,8 @@ class TransformerTraining(Config):
             models need. Small models learn slightly faster from 1.
         guidance_distillation: Guidance scale that the initial model teaches: the targets are its guided probabilities
             instead of the data's bits, so that the trained model needs no guidance. None trains on the data.
+        control: Settings of a control adapter to train on a frozen model, with the edges of the images as its maps;
+            None to train the model itself.
     """
 
     kind: Literal["transformer"] = "transformer"
@@ -179,6 +182,13 @@ class TransformerTraining(Config):
     lora: LoraSettings | None = None
     initial_gamma: float | None = None
     guidance_distillation: float | None = Field(default=None, gt=0, le=100)
+    control: ControlSettings | None = None
+
+    @model_validator(mode="after")
+    def _control_alone(self) -> "TransformerTraining":
+        if self.control is not None and (self.lora is not None or self.guidance_distillation is not None):
+            raise ValueError("control trains an adapter of its own: leave out lora and guidance_distillation")
+        return self
 
     @property
     def schedules(self) -> list[ScaleSchedule]:

@@ -12,6 +12,7 @@ import torch
 
 from bitvar import arguments
 from bitvar.config import unknown
+from bitvar.control.file import save_control
 from bitvar.errors import UsageError, WeightsError
 from bitvar.lora.layers import LoraBase, add_adapter, save_adapter
 from bitvar.runtime.placement import DTYPES
@@ -34,6 +35,7 @@ from bitvar.training.frozen_models import find_text_encoder_folder, find_tokeniz
 from bitvar.training.model_names import choose_name
 from bitvar.training.tokenizer.task import TokenizerModels
 from bitvar.training.tokenizer.warm_start import TokenizerOrigin, check_origin
+from bitvar.training.transformer.control import load_trained_control
 from bitvar.training.transformer.feature_cache import digest_tensors, features_key
 from bitvar.transformer import InfinityTransformer
 from bitvar.weights.digests import verify_folder
@@ -86,18 +88,18 @@ def export_run(
         raise UsageError("Which checkpoint?", "--best and --step both name one", "give one of them")
     checkpoint = pick_best(run) if best else pick_checkpoint(run, step)
     config = read_config(checkpoint)
-    if dtype is not None and (isinstance(config, TokenizerTraining) or config.lora is not None):
-        why = "a tokenizer is always stored in fp16, and an adapter in fp32"
+    if dtype is not None and (isinstance(config, TokenizerTraining) or config.lora or config.control):
+        why = "a tokenizer and a control adapter are always stored in fp16, a LoRA in fp32"
         raise UsageError("--dtype is for a transformer's weights.", why, "leave it out")
     if (dtype or "fp32") not in DTYPES:
         raise UsageError(unknown(f"dtype {dtype!r}", str(dtype), list(DTYPES)))
     if isinstance(config, TokenizerTraining):
         _export_tokenizer(checkpoint, config, destination, name=name, init=init)
+    elif config.control is not None:
+        adapter, base = load_trained_control(checkpoint, config, _require_base(init))
+        save_control(adapter, destination, base=base)
     elif config.lora is not None:
-        if init is None:
-            fix = "add --init as in the run's own command"
-            raise UsageError("Adapters belong to a model.", "the checkpoint holds none", fix)
-        model, base = load_adapted(checkpoint, config, resolve_model(init))
+        model, base = load_adapted(checkpoint, config, _require_base(init))
         save_adapter(model, destination, settings=config.lora, base=base)
     else:
         components = _load_named(
@@ -106,6 +108,14 @@ def export_run(
         components.transformer.to(DTYPES[dtype or "fp32"])
         save_folder(components, destination)
     return destination
+
+
+def _require_base(init: str | Path | None) -> Path:
+    """Find the model that adapters were trained for, which their checkpoints don't hold."""
+    if init is None:
+        fix = "add --init as in the run's own command"
+        raise UsageError("Adapters belong to a model.", "the checkpoint holds none", fix)
+    return resolve_model(init)
 
 
 def _export_tokenizer(
@@ -146,6 +156,8 @@ def _load_named(
 
 def result_folder(config: TokenizerTraining | TransformerTraining, out: Path) -> Path:
     """Where a finished run in `out` writes its result."""
+    if config.kind == "transformer" and config.control is not None:
+        return out / "control"
     return out / ("lora" if config.kind == "transformer" and config.lora is not None else "model")
 
 

@@ -29,7 +29,8 @@ def find_initial(name: str | Path) -> Path:
     """
     folder = resolve_model(name)
     if is_checkpoint(folder):
-        if read_object(folder / "config.json").get("lora"):
+        config = read_object(folder / "config.json")
+        if config.get("lora") or config.get("control"):
             fix = (
                 "give the model that they were trained on; to train them further, use their run's command and --extend"
             )

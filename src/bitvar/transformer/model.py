@@ -180,13 +180,30 @@ class InfinityTransformer(nn.Module):
             attention: Implementation of attention over this schedule; None for `BlockCausal`, in plain PyTorch.
         """
         encoded = self.encode_condition(condition, dtype=dtype)
+        return self.forward_tokens(self.embed_scales(encoded, inputs), encoded, schedule, attention=attention)
+
+    def embed_scales(
+        self, condition: EncodedCondition, inputs: list[Float[Tensor, "b _ _ _"]]
+    ) -> Float[Tensor, "b l c"]:
+        """Embed all scales, in the dtype of the encoded text: the start token, and the latent so far of each other."""
+        dtype = condition.pooled.dtype
         embedded = [self.embed(resized, k, dtype) for k, resized in enumerate(inputs, start=1)]
-        x = torch.cat([self.start_tokens(encoded), *embedded], dim=1)
+        return torch.cat([self.start_tokens(condition), *embedded], dim=1)
+
+    def forward_tokens(
+        self,
+        tokens: Float[Tensor, "b l c"],
+        condition: EncodedCondition,
+        schedule: ScaleSchedule,
+        *,
+        attention: AttentionFn | None = None,
+    ) -> Float[Tensor, "b l d 2"]:
+        """Compute the logits of every bit of every scale from embedded tokens (`embed_scales`)."""
         attention = attention or BlockCausal(schedule.offsets)
-        rope = self.rope(schedule)
+        rope, x = self.rope(schedule), tokens
         for block in self.blocks:
-            x = block(x, encoded.modulation, encoded.memory, rope, attention=attention)
-        return self.logits(x, encoded)
+            x = block(x, condition.modulation, condition.memory, rope, attention=attention)
+        return self.logits(x, condition)
 
     def start_decoding(
         self, condition: TextCondition, schedule: ScaleSchedule, *, cache: KVCache | None = None

@@ -17,6 +17,7 @@ from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline, reproduce
 from bitvar.pipeline.record import read_record
 from bitvar.runtime.int8_linear import Int8Linear
+from bitvar.sampling.quality import PRESETS
 from bitvar.weights.hub import EMBEDDED_MODEL
 from bitvar.weights.vocabulary import load_vocabulary
 from tests.support.tiny import tiny_pipeline
@@ -629,3 +630,44 @@ def test_a_lossy_optimization_is_recorded_and_repeated(run: Any) -> None:
     assert read_record(Path("c.png")).optimizations == ()
     edited("a.png", optimizations=["int1"])
     assert "optimization 'int1'" in run("--from", "edited.png", "-o", "d.png").err
+
+
+# Quality
+
+
+def test_quality_is_recorded_and_repeated(run: Any) -> None:
+    assert run("a red dog", "--seed", 3, "--quality", "varied", "-o", "a.png").code == 0
+    assert read_record(Path("a.png")).quality == PRESETS["varied"]
+    done = run("--from", "a.png", "-o", "b.png")
+    assert done.code == 0 and "Changed" not in done.err
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_a_recorded_quality_can_be_changed(run: Any) -> None:
+    assert run("a red dog", "--seed", 3, "--quality", "varied", "--temperature", 1.5, "-o", "a.png").code == 0
+    done = run("--from", "a.png", "--quality", "faithful", "-o", "b.png")
+    assert done.code == 0 and "quality: 'varied' -> 'faithful'" in done.err
+    record = read_record(Path("b.png"))
+    assert record.quality == PRESETS["faithful"]
+    assert record.temperature == PRESETS["faithful"].temperature, "the preset's, not the file's"
+    assert run("--from", "a.png", "--quality", "faithful", "--temperature", 1.5, "-o", "c.png").code == 0
+    assert read_record(Path("c.png")).temperature == 1.5
+    done = run("--from", "a.png", "--quality", "none", "-o", "d.png")
+    assert done.code == 0 and "quality: 'varied' -> none" in done.err
+    assert read_record(Path("d.png")).quality is None
+
+
+def test_lines_have_their_own_quality(run: Any) -> None:
+    lines = [{"prompt": "a dog", "quality": "none"}, {"prompt": "a cat"}, {"prompt": "a dog", "quality": "sharp"}]
+    Path("a.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert run("--prompts", "a.jsonl", "--quality", "varied", "-o", "x-{index}.png").code == 0
+    found = [read_record(Path(f"x-{i}.png")).quality for i in (1, 2, 3)]
+    assert found == [None, PRESETS["varied"], PRESETS["sharp"]]
+
+
+def test_an_unknown_quality_is_refused(run: Any) -> None:
+    done = run("a dog", "--quality", "varied!", "-o", "a.png")
+    assert done.code == 2 and "did you mean 'varied'" in done.err and not here()
+    Path("a.jsonl").write_text('{"prompt": "a dog", "quality": "best"}\n', encoding="utf-8")
+    done = run("--prompts", "a.jsonl", "-o", "x-{index}.png")
+    assert done.code == 2 and "line 1" in done.err

@@ -20,6 +20,15 @@ def test_a_flat_surrounding_continues() -> None:
     assert np.array_equal(np.asarray(filled), np.asarray(Image.new("RGBA", (37, 23), (10, 200, 30, 255))))
 
 
+def test_growing_hides_the_edge_of_what_is_covered() -> None:
+    image = Image.new("RGBA", (64, 64), "white")
+    image.paste("black", (20, 20, 41, 41))
+    mask = box_mask(image.size, (20, 20, 20, 20))  # it misses a row and a column
+    dark, clean = (np.asarray(fill_masked(image, mask, grow=grow))[20:40, 20:40, 0] for grow in (0.0, 1 / 32))
+    assert dark.min() < 240
+    assert clean.min() == 255
+
+
 def test_a_gradient_continues_smoothly_and_nothing_else_changes() -> None:
     ramp = np.repeat(np.linspace(0, 255, 64)[None], 48, axis=0)
     image = Image.fromarray(np.stack([ramp] * 3 + [np.full_like(ramp, 255)], axis=-1).astype(np.uint8))

@@ -20,7 +20,7 @@ CORE_ORDER = (
 """The files that everything rests on; each may import those before it."""
 CORE = set(CORE_ORDER)
 MODELS = {"tokenizer", "text", "transformer"}
-BASE = {"imaging", "nn", *MODELS, "sampling", "weights", "lora", "runtime"}
+BASE = {"imaging", "nn", *MODELS, "sampling", "weights", "lora", "runtime", "control"}
 
 # What each room may import besides the core and itself, from the ground up: none may import one further down.
 MAY: dict[str, set[str]] = {
@@ -32,6 +32,7 @@ MAY: dict[str, set[str]] = {
     "weights": {"nn", *MODELS, "sampling"},
     "lora": {"nn", *MODELS, "weights"},
     "runtime": {"nn", *MODELS, "sampling"},
+    "control": BASE - {"control", "text", "tokenizer"},
     "costs": {"nn", "transformer", "runtime"},
     "metrics": {"nn", "imaging", "weights"},
     "data": {"imaging"},
@@ -45,7 +46,7 @@ MAY: dict[str, set[str]] = {
     "evaluation": BASE | {"metrics", "data", "pipeline", "codec"},
     "profiling": BASE | {"costs", "metrics", "data", "pipeline", "codec", "training"},
     "serving": BASE | {"costs", "pipeline", "editing", "instruction", "codec", "provenance", "safety"},
-    "icons": BASE | {"metrics", "data", "pipeline", "instruction", "codec", "training", "evaluation"},
+    "icons": BASE | {"editing", "metrics", "data", "pipeline", "instruction", "codec", "training", "evaluation"},
     "pretrained": set(),
 }
 RESERVED: set[str] = set()

@@ -236,7 +236,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "not an image": ({"image": b"hello"}, r"image to edit can't be used[\s\S]*not-an-image"),
     "no such file": ({"image": "no/such.png"}, r"no/such.png[\s\S]*missing-image"),
-    "strength and scales": ({"strength": 0.5, "keep_scales": 1}, "strength and keep_scales"),
+    "strength and scales": ({"strength": 0.5, "keep_scales": 1}, "strength, keep_scales and upscale"),
     "strength range": ({"strength": 1.5}, "strength"),
     "method": ({"method": "magic"}, "method"),
     "no source": ({"method": "inversion"}, "source_prompt"),

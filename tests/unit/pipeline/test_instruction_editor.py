@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 
 from bitvar.errors import UsageError, WeightsError
+from bitvar.icons.benchmark.judge import SceneJudge
+from bitvar.imaging.convert import from_pil
 from bitvar.lora.layers import LoraSettings, adapter_tensors, add_adapter, save_adapter
 from bitvar.pipeline import InfinityPipeline
 from bitvar.pipeline.instruction_editor import Frame, InstructionEditor
@@ -108,3 +110,13 @@ def test_what_is_refused(editor: InstructionEditor, model: Path, tmp_path: Path)
         editor(" ", painted("red"))
     with pytest.raises(UsageError, match="check the path"):
         editor("a red dog", tmp_path / "missing.png")
+
+
+def test_the_editor_in_the_package() -> None:
+    """It changes the background and keeps the fox, by the judge."""
+    source = Image.open(Path(__file__).parents[1] / "icons" / "scenes" / "single-noto-fox.png")
+    editor = InstructionEditor.from_pretrained(dtype="fp32", device="cpu")
+    edited = editor("make the background blue", source, seed=0).images[0]
+    shown = SceneJudge.load().detect(from_pil([edited]))[0]
+    assert shown.background["blue"] > 0.5
+    assert shown.objects[0].concepts["fox"] > shown.thresholds.concept

@@ -113,11 +113,13 @@ def test_every_option_is_tested_here() -> None:
         "seed",
         "constraint",
         "watermark",  # in test_watermark.py
+        "control",  # in test_control.py
         "batch_invariant",
         "background",  # in test_background.py
         "edit",  # in test_edits.py
         "mix",  # in test_mixed_prompts.py
         "mixed_seed",  # in test_mixed_prompts.py
+        "quality",  # in test_quality.py
     }
 
 

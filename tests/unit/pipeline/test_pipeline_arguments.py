@@ -14,6 +14,7 @@ from bitvar import arguments
 from bitvar.config import Config
 from bitvar.errors import UsageError, WeightsError
 from bitvar.pipeline import InfinityPipeline
+from bitvar.pipeline.control import Control
 from bitvar.pipeline.request import GenerationKwargs, GenerationRequest
 from bitvar.sampling.constraint import BitConstraint, PrefixBits
 from bitvar.sampling.params import SamplingParams, ScaleParams
@@ -84,6 +85,7 @@ CALLS: dict[str, tuple[Callable[[InfinityPipeline, Any], Any], set[str]]] = {
     "edit(mask)": (lambda pipe, x: pipe.edit("a dog", image=Image.new("RGB", (16, 16)), mask=x), set()),
     "mix": (lambda pipe, x: pipe("a dog", mix=x), {"nothing"}),
     "mixed_seed": (lambda pipe, x: pipe("a dog", mixed_seed=x), set()),
+    "quality": (lambda pipe, x: pipe("a dog", quality=x), set()),
     "PrefixBits": (lambda pipe, x: PrefixBits(x), {"nothing"}),
     "batch_invariant": (lambda pipe, x: pipe("a dog", batch_invariant=x), {"true"}),
     "preview": (lambda pipe, x: next(pipe.stream("a dog")).preview(x), {"five"}),
@@ -237,9 +239,10 @@ def test_all_prompts_together_are_bounded(pipe: InfinityPipeline) -> None:
 
 
 def test_typed_keywords_are_the_options() -> None:
-    kinds = get_type_hints(GenerationKwargs, localns={"BitConstraint": BitConstraint, "Watermark": Watermark})
+    names = {"BitConstraint": BitConstraint, "Watermark": Watermark, "Control": Control, "Image": Image.Image}
+    kinds = get_type_hints(GenerationKwargs, localns=names)
     known = {*GenerationRequest.model_fields, *ScaleParams._fields} - {"prompts", "params", "prefix"}
-    assert set(kinds) == {*known, "constraint", "watermark"}
+    assert set(kinds) == {*known, "constraint", "watermark", "control"}
     for function in (InfinityPipeline.__call__, InfinityPipeline.stream):
         assert "GenerationKwargs" in str(function.__annotations__["options"])
     documented = f"{GenerationRequest.__doc__} {SamplingParams.__doc__} {InfinityPipeline.__call__.__doc__}"

@@ -19,9 +19,6 @@ from bitvar.icons.dataset.scene_spec import ObjectSpec, SceneSpec, write_caption
 KINDS: Final = ("remove", "insert", "colour", "object")
 """Take an object out, put one in, change an object's colour, and replace an object by another."""
 
-MASKED: Final = ("remove", "insert")
-"""Kinds that only make sense with a mask: nothing in the prompts says where."""
-
 _SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
     "remove": ("two", "position"),
     "insert": ("two", "position"),

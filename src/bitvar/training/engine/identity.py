@@ -113,7 +113,8 @@ def require_same(
 
 def _from_weights(checkpoint: Path, now: RunIdentity, text: str) -> str:
     """Format the advice to start a new run from the checkpoint; empty for adapters, which no run can start from."""
-    return "" if now.configuration.get("lora") else text.format(f"--init {checkpoint}")
+    adapters = now.configuration.get("lora") or now.configuration.get("control")
+    return "" if adapters else text.format(f"--init {checkpoint}")
 
 
 def _about_steps(checkpoint: Path, before: int, after: int, now: RunIdentity, *, extend: bool) -> str:

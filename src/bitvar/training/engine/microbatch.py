@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     WEIGHTS = 4
     ADAPTER = 5
     CROP = 6
+    CONTROL = 7
 
 
 @dataclass(frozen=True)

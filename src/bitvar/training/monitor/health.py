@@ -104,7 +104,7 @@ def describe_set(images: int, config: TransformerTraining, *, is_new: bool) -> l
         One warning or note, or an empty list.
     """
     optimization = config.optimization
-    if images >= FEW or (not is_new and config.lora is not None):
+    if images >= FEW or (not is_new and (config.lora is not None or config.control is not None)):
         return []
     shows = optimization.steps * optimization.batch_size / images
     shown = f"{images:,} training images; each is shown {shows:,.{int(shows < 10)}f} times"

@@ -6,6 +6,8 @@ from typing import Final
 
 import torch
 
+from bitvar.control.adapter import ControlAdapter
+from bitvar.control.file import save_control
 from bitvar.data.index import SampleIndex, is_index
 from bitvar.errors import UsageError
 from bitvar.lora.layers import LoraBase, save_adapter
@@ -29,6 +31,7 @@ from bitvar.training.monitor.sample_sheets import choose_samples, sample_grid
 from bitvar.training.options import FrozenModels, Loading, Placement, RunPaths
 from bitvar.training.run_identity import identify_run
 from bitvar.training.streaming import BadSamples, IndexData
+from bitvar.training.transformer.control import ControlTask, load_edge_maps
 from bitvar.training.transformer.feature_cache import FeaturesKey, digest_tensors, features_key, load_feature_set
 from bitvar.training.transformer.long_captions import CaptionLimit
 from bitvar.training.transformer.task import TransformerData, TransformerTask
@@ -111,7 +114,12 @@ def train_transformer(
     base = None
     if initial is not None:
         initial.load_into(task.model)
-        base = None if config.lora is None else LoraBase.of_folder(initial.source, initial.sums)
+        frozen_base = config.lora is not None or config.control is not None
+        base = LoraBase.of_folder(initial.source, initial.sums) if frozen_base else None
+    if config.control is not None:
+        assert base is not None, "load_frozen requires a model to start from"
+        _train_control(task, run, paths.data, frozen=frozen, base=base)
+        return
     task.adapt()
     compile_blocks(
         task.fsdp_units, activation_checkpointing=placement.activation_checkpointing, compiled=placement.compile
@@ -143,6 +151,18 @@ def train_transformer(
             as_pipeline(model).save_pretrained(result_folder(config, run.folder))
 
 
+def _train_control(
+    plain: TransformerTask, run: TrainerConfig, data: Path, *, frozen: FrozenComponents, base: LoraBase
+) -> None:
+    """Train a control adapter on the task's model. The main rank writes it to `result_folder`."""
+    train, validation = (load_edge_maps(data, split) for split in ("train", "val"))
+    task = ControlTask(plain, train=train, validation=validation, stride=frozen.tokenizer.config.stride)
+    adapter = loop.train(task, replace(run, base_sha256=base.transformer))
+    if isinstance(adapter, ControlAdapter):
+        with warn_of_failed_save(run.log):
+            save_control(adapter, result_folder(plain.config, run.folder), base=base)
+
+
 def dry_run(config: TransformerTraining, *, data: Path | None, models: FrozenModels, device: torch.device) -> None:
     """Check the data and models as a run would, and write nothing."""
     if data is not None:
@@ -167,7 +187,7 @@ def load_frozen(config: TransformerTraining, models: FrozenModels, device: torch
     initial = None if models.initial is None else find_initial(models.initial)
     from_model = initial is not None and not is_checkpoint(initial)
     tokenizer_folder, encoder_folder = find_frozen(models, initial)
-    if config.lora is not None and not from_model:
+    if (config.lora is not None or config.control is not None) and not from_model:
         fix = "add --init with the model to adapt: a folder, a name in the package or a hub id"
         raise UsageError("Adapters need a model to --init from.", "they adapt a finished model", fix)
     if config.guidance_distillation is not None and initial is None:
