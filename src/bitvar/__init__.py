@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bitvar.pipeline import GenerationOutput as GenerationOutput
     from bitvar.pipeline import InfinityPipeline as InfinityPipeline
     from bitvar.pipeline import ScaleEvent as ScaleEvent
+    from bitvar.pipeline.instruction_editor import InstructionEditor as InstructionEditor
     from bitvar.sampling.params import SamplingParams as SamplingParams
     from bitvar.scales import ScaleSchedule as ScaleSchedule
     from bitvar.tokenizer import InfinityTokenizer as InfinityTokenizer
@@ -31,6 +32,7 @@ _HOMES = {
     "InfinityPipeline": "pipeline",
     "InfinityTokenizer": "tokenizer",
     "InfinityTransformer": "transformer",
+    "InstructionEditor": "pipeline.instruction_editor",
     "ImageCodec": "codec",
     "SamplingParams": "sampling.params",
     "ScaleEvent": "pipeline",
@@ -50,6 +52,7 @@ __all__ = [
     "InfinityPipeline",
     "InfinityTokenizer",
     "InfinityTransformer",
+    "InstructionEditor",
     "SamplingParams",
     "ScaleEvent",
     "ScaleSchedule",

@@ -26,6 +26,13 @@ def convert(
         str | None, typer.Option(help="Pixel budget that the model was trained on: 0.06M, 0.25M, 0.60M or 1M.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16. Default: as in the files.")] = None,
+    instruction_editor: Annotated[
+        bool,
+        typer.Option(
+            "--instruction-editor",
+            help="The transformer edits images by instructions, like VAREdit. Default for 8B-512 and 8B-1024.",
+        ),
+    ] = False,
     to_official: Annotated[
         bool, typer.Option("--to-official", help="Convert the model folder SOURCE back to .pth files.")
     ] = False,
@@ -39,10 +46,20 @@ def convert(
                 "--name": name,
                 "--budget": budget,
                 "--dtype": dtype,
+                "--instruction-editor": instruction_editor or None,
             }
             _to_official(source, destination, [option for option, value in options.items() if value is not None])
         else:
-            _to_folder(source, destination, tokenizer, text_encoder, name=name, budget=budget, dtype=dtype)
+            _to_folder(
+                source,
+                destination,
+                tokenizer,
+                text_encoder,
+                name=name,
+                budget=budget,
+                dtype=dtype,
+                instruction_editor=instruction_editor or None,
+            )
 
 
 def _to_official(folder: Path, destination: Path, unused: list[str]) -> None:
@@ -66,6 +83,7 @@ def _to_folder(
     name: str | None,
     budget: str | None,
     dtype: str | None,
+    instruction_editor: bool | None,
 ) -> None:
     from bitvar.config import unknown
     from bitvar.errors import UsageError
@@ -100,6 +118,7 @@ def _to_folder(
         text_encoder=encoder,
         budget=budget,
         dtype=chosen,
+        instruction_editor=instruction_editor,
         log=_log,
     )
     if text_encoder is None:

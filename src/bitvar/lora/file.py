@@ -110,7 +110,13 @@ class _Settings(Config):
 
 
 def write_adapter(
-    tensors: Mapping[str, Tensor], folder: Path, *, rank: int, alpha: float, base: LoraBase | None
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    rank: int,
+    alpha: float,
+    base: LoraBase | None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write an adapter atomically, as a folder with its file and a manifest.
 
@@ -120,6 +126,7 @@ def write_adapter(
         rank: Rank of every pair.
         alpha: Alpha of every pair.
         base: Model that the adapter was trained for; None if it has no name.
+        texts: Further text files of the folder, by name.
     """
     layers = sorted({match[1] for key in tensors if (match := TENSOR.fullmatch(key))})
     settings = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": layers}
@@ -129,6 +136,8 @@ def write_adapter(
     with atomic_folder(folder) as temporary:
         plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         write_tensors(plain, temporary / WEIGHTS, metadata=header)
+        for name, text in (texts or {}).items():
+            (temporary / name).write_text(text, encoding="utf-8")
 
 
 def find_adapter(source: str | Path, revision: str | None = None) -> Path:

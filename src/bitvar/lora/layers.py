@@ -114,7 +114,14 @@ def valid_name(name: str) -> bool:
 
 
 def save_adapter(
-    model: nn.Module, folder: Path, *, name: str = "default", settings: LoraSettings, base: LoraBase | None
+    model: nn.Module,
+    folder: Path,
+    *,
+    name: str = "default",
+    settings: LoraSettings,
+    base: LoraBase | None,
+    dtype: torch.dtype | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write an adapter atomically, as a folder of one safetensors file and its digest.
 
@@ -124,10 +131,12 @@ def save_adapter(
         name: Name of the adapter in the model.
         settings: Settings that the adapter was added with.
         base: Model that the adapter was trained for; None if it has no name.
+        dtype: Data type to store; None for the adapter's own.
+        texts: Further text files of the folder, by name.
     """
-    tensors = adapter_tensors(model, name)
+    tensors = {key: tensor.to(dtype or tensor.dtype) for key, tensor in adapter_tensors(model, name).items()}
     assert tensors, f"the model has no adapter {name!r}"
-    write_adapter(tensors, folder, rank=settings.rank, alpha=settings.alpha, base=base)
+    write_adapter(tensors, folder, rank=settings.rank, alpha=settings.alpha, base=base, texts=texts)
 
 
 def load_adapter(

@@ -203,7 +203,7 @@ class InfinityTransformer(nn.Module):
         rope, x = self.rope(schedule), tokens
         for block in self.blocks:
             x = block(x, condition.modulation, condition.memory, rope, attention=attention)
-        return self._logits(x, condition)
+        return self.logits(x, condition)
 
     def start_decoding(
         self, condition: TextCondition, schedule: ScaleSchedule, *, cache: KVCache | None = None
@@ -257,14 +257,15 @@ class InfinityTransformer(nn.Module):
         x = tokens
         for index, (block, text) in enumerate(zip(self.blocks, state.text, strict=True)):
             x = block(x, state.condition.modulation, text, rope, cache=state.cache.layer(index, where.start))
-        return self._logits(x, state.condition)
+        return self.logits(x, state.condition)
 
     def _blocks(self) -> Iterator[Block]:
         for block in self.blocks:
             assert isinstance(block, Block)
             yield block
 
-    def _logits(self, x: Float[Tensor, "b l c"], condition: EncodedCondition) -> Float[Tensor, "b l d 2"]:
+    def logits(self, x: Float[Tensor, "b l c"], condition: EncodedCondition) -> Float[Tensor, "b l d 2"]:
+        """Compute the logits of every bit from the output of the last block."""
         hidden = layer_norm(x) * (1 + condition.head_scale.float()) + condition.head_shift.float()
         return rearrange(self.head(hidden), "b l (d v) -> b l d v", v=2)
 

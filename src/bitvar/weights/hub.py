@@ -18,6 +18,8 @@ FINE_TOKENIZER: Final = _MODELS / "fine"
 TOKENIZERS: Final = (EMBEDDED_TOKENIZER, FINE_TOKENIZER)
 EMBEDDED_CONTROL: Final = _MODELS / "lines"
 """A control adapter for the embedded model, which follows the lines of a drawing."""
+EMBEDDED_EDITOR: Final = _MODELS / "icons_editor"
+"""An adapter that makes the embedded model an instruction editor."""
 
 _INDEX: Final = "model_index.json"
 _CHECKPOINTS: Final = (".pth", ".pt", ".bin", ".safetensors")
@@ -31,7 +33,8 @@ def resolve_model(model: str | Path | None, revision: str | None = None, *, what
     Args:
         model: Folder, name in the package, or hub id `owner/name`; None for the embedded model.
         revision: Revision of a hub id. It is refused with any other name, since it would have no effect.
-        what: Kind of the result, also for errors: "model", "tokenizer", "text encoder", "adapter" or "control adapter".
+        what: Kind of the result, also for errors: "model", "tokenizer", "text encoder", "adapter", "control adapter" or
+            "instruction editor".
 
     Raises:
         UsageError: for a name that resolves to nothing.
@@ -101,7 +104,12 @@ def _a(what: str) -> str:
 
 def _packaged(what: str) -> Mapping[str, Path]:
     """Map names to the folders in the package that contain a `what`. The only text encoder is the embedded model's."""
-    kinds = {"adapter": (), "control adapter": (EMBEDDED_CONTROL,), "text encoder": (EMBEDDED_MODEL,)}
+    kinds = {
+        "adapter": (),
+        "control adapter": (EMBEDDED_CONTROL,),
+        "instruction editor": (EMBEDDED_EDITOR,),
+        "text encoder": (EMBEDDED_MODEL,),
+    }
     folders = kinds.get(what, (EMBEDDED_MODEL, *TOKENIZERS))
     return {folder.name: folder for folder in folders}
 

@@ -25,6 +25,7 @@ from bitvar.weights.digests import MANIFEST, atomic_folder, merged_digest, read_
 from bitvar.weights.hub import require_model_folder
 from bitvar.weights.identity import TokenizerIdentity, check_bits, check_pair
 from bitvar.weights.index import GRIDS, ModelIndex, TrainedGrids
+from bitvar.weights.instruction import INSTRUCTION, InstructionSettings, load_instruction_settings
 from bitvar.weights.tensors import assign_tensors, base_tensors, load_tensors, read_tensors, save_tensors
 from bitvar.weights.vocabulary import VOCABULARY, Vocabulary, load_vocabulary
 
@@ -50,6 +51,7 @@ class Components:
         tokenizer_identity: Identity of a tokenizer other than the index names, which makes the same bits; None for the
             one in the index.
         vocabulary: Concepts and words that the model knows, if its folder lists them.
+        instruction: How the model reads a source image, if it is an instruction editor.
     """
 
     transformer: InfinityTransformer
@@ -61,6 +63,7 @@ class Components:
     transformer_digest: str = ""
     tokenizer_identity: TokenizerIdentity | None = None
     vocabulary: Vocabulary | None = None
+    instruction: InstructionSettings | None = None
 
 
 def save_folder(components: Components, folder: Path) -> None:
@@ -76,6 +79,8 @@ def save_folder(components: Components, folder: Path) -> None:
         (temporary / "README.md").write_text(components.card, encoding="utf-8")
         if components.vocabulary is not None:
             (temporary / VOCABULARY).write_text(components.vocabulary.dump(), encoding="utf-8")
+        if components.instruction is not None:
+            (temporary / INSTRUCTION).write_text(components.instruction.dump(), encoding="utf-8")
 
 
 def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, tokenizer: Path | None = None) -> Components:
@@ -126,6 +131,7 @@ def load_folder(folder: Path, *, dtype: torch.dtype, device: torch.device, token
         transformer_digest=merged_digest(sums, "transformer/"),
         tokenizer_identity=identity,
         vocabulary=load_vocabulary(folder),
+        instruction=load_instruction_settings(folder),
     )
 
 

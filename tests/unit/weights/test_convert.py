@@ -21,8 +21,9 @@ from bitvar.tokenizer import InfinityTokenizer, TokenizerConfig
 from bitvar.training.tokenizer.warm_start import TokenizerOrigin
 from bitvar.transformer import InfinityTransformer, TransformerConfig
 from bitvar.weights.index import ModelIndex
-from bitvar.weights.model_folder import load_folder
+from bitvar.weights.model_folder import load_folder, save_folder
 from bitvar.weights.official.convert import (
+    EDITOR_SETTINGS,
     check_names,
     convert_to_folder,
     convert_to_official,
@@ -594,3 +595,43 @@ def test_the_command_converts_a_tokenizer_alone(tmp_path: Path) -> None:
     assert made.output.strip() == str(tmp_path / "tokenizer")
     refused = CliRunner().invoke(app, ["convert", str(transformer), str(tmp_path / "other")])
     assert refused.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "budget"),
+    [
+        ("8B-512", (), "0.25M"),
+        ("8B-1024", (), "1M"),
+        ("mine", ("--instruction-editor",), "1M"),
+        ("infinity_8b_weights", (), "1M"),
+    ],
+)
+def test_published_editors_are_marked(name: str, flags: tuple[str, ...], budget: str, tmp_path: Path) -> None:
+    """VAREdit's files have Infinity's tensors; only their names tell that the model reads a source image."""
+    write_official(official_transformer(bits=56), tmp_path / f"{name}.pth")
+    write_official(official_tokenizer(bits=14), tmp_path / "vae.pth")
+    command = [
+        "convert",
+        str(tmp_path / f"{name}.pth"),
+        str(tmp_path / "out"),
+        "--tokenizer",
+        str(tmp_path / "vae.pth"),
+    ]
+    result = CliRunner().invoke(app, [*command, *flags])
+    assert result.exit_code == 0, result.output
+    loaded = load_folder(tmp_path / "out", dtype=torch.float32, device=CPU)
+    assert loaded.transformer.config.budgets == (budget,)
+    if name == "infinity_8b_weights":
+        assert loaded.instruction is None
+        assert not (tmp_path / "out" / "instruction.json").exists()
+        return
+    assert loaded.instruction == EDITOR_SETTINGS
+    save_folder(loaded, tmp_path / "again")
+    assert load_folder(tmp_path / "again", dtype=torch.float32, device=CPU).instruction == EDITOR_SETTINGS
+    written, _ = convert_to_official(tmp_path / "out", tmp_path / "back")
+    assert state(read_official(written)) == state(read_official(tmp_path / f"{name}.pth"))
+
+
+def test_an_editors_tokenizer_is_known_by_name() -> None:
+    with pytest.raises(WeightsError, match="was trained with infinity_vae_d56_f8_14_patchify"):
+        check_names(Path("8B-1024.pth"), Path("infinity_vae_d32.pth"))

@@ -18,6 +18,7 @@ from bitvar.transformer import InfinityTransformer, TransformerConfig
 from bitvar.weights.digests import verify_folder
 from bitvar.weights.identity import identify
 from bitvar.weights.index import ModelIndex, OfficialSpelling
+from bitvar.weights.instruction import InstructionSettings
 from bitvar.weights.model_folder import Components, check_encoder, save_folder, save_tokenizer_folder
 from bitvar.weights.official.files import read_official, write_official
 from bitvar.weights.official.names import Converted, OfficialLayout, from_official, to_official
@@ -27,6 +28,8 @@ PAIRS: Final = {
     "infinity_2b_reg": "infinity_vae_d32reg",
     "infinity_8b_weights": "infinity_vae_d56_f8_14_patchify",
     "infinity_8b_512x512_weights": "infinity_vae_d56_f8_14_patchify",
+    "8b-512": "infinity_vae_d56_f8_14_patchify",
+    "8b-1024": "infinity_vae_d56_f8_14_patchify",
 }
 """The tokenizer that each published transformer was trained with. Another with as many bits would give bad images."""
 
@@ -38,6 +41,16 @@ TOKENIZERS: Final = {
 
 DEFAULTS: Final = SamplingParams(guidance_scale=3.0, temperature=0.5, top_p=0.97).complete()
 """Sampling settings of the official notebooks."""
+
+EDITORS: Final = {"8b-512": "0.25M", "8b-1024": "1M"}
+"""Budgets of the published checkpoints of VAREdit, by file name: Infinity 8B, fine-tuned to edit by instructions."""
+
+EDITOR_SETTINGS: Final = InstructionSettings(
+    positions="official",
+    square=True,
+    defaults=SamplingParams(guidance_scale=3.0, temperature=0.1, top_p=0.97),
+)
+"""How VAREdit reads its source image, and the sampling settings that its page recommends."""
 
 _BUDGET_512: Final = "0.25M"
 
@@ -53,6 +66,7 @@ def convert_to_folder(
     text_encoder: Path | None = None,
     budget: str | None = None,
     dtype: torch.dtype | None = None,
+    instruction_editor: bool | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Path:
     """Convert official files to a model folder. The files are only read.
@@ -64,9 +78,11 @@ def convert_to_folder(
         text_encoder: Folder of the frozen text encoder, `google/flan-t5-xl` for the official models. None leaves the
             model without one, unable to read prompts.
         budget: Pixel budget that the transformer was trained on; None for 1M with the published sizes (0.25M if the
-            file name contains 512x512), else 0.06M.
+            file name contains 512x512, or is `8B-512` as VAREdit's), else 0.06M.
         dtype: Precision of the weights. None keeps each tensor's own, so that `convert_to_official` can restore the
             same bytes.
+        instruction_editor: Whether the transformer edits images by instructions, as VAREdit does; None to go by the
+            published file names (`EDITORS`), since the tensors don't tell.
         log: Function called with a line about everything that is left out, or chosen over an alternative.
 
     Raises:
@@ -99,6 +115,8 @@ def convert_to_folder(
             tokenizer_buffers=dict(image_tokenizer.layout.buffers),
         ),
     )
+    if instruction_editor is None:
+        instruction_editor = _stem(transformer).lower() in EDITORS
     components = Components(
         _assemble(InfinityTransformer, config, cast_weights(model.tensors, str(transformer), dtype=dtype)),
         _assemble(
@@ -107,6 +125,7 @@ def convert_to_folder(
         encoder,
         index,
         _card(index, transformer, tokenizer, text_encoder),
+        instruction=EDITOR_SETTINGS if instruction_editor else None,
     )
     save_folder(components, destination)
     return destination
@@ -273,6 +292,8 @@ def _with_budget(config: TransformerConfig, budget: str, path: Path) -> Transfor
 def _default_budget(config: TransformerConfig, path: Path) -> str:
     if "512x512" in path.name:
         return _BUDGET_512
+    if (budget := EDITORS.get(_stem(path).lower())) is not None:
+        return budget
     return "1M" if config.bits == 56 or (config.width, config.depth) == (2048, 32) else "0.06M"
 
 

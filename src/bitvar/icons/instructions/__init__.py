@@ -1,0 +1,1 @@
+"""Instructions on icon scenes: triples to train on, and their benchmark."""
