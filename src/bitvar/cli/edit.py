@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bitvar.editing.masks import Convention
     from bitvar.editing.spec import EditSpec
     from bitvar.pipeline import InfinityPipeline
+    from bitvar.pipeline.file_names import Target
     from bitvar.pipeline.record import ImageRecord
 
 _KEEP_LAYOUT: Final = 0.5
@@ -48,7 +49,7 @@ def edit(
         typer.Option(metavar="LEFT,TOP,RIGHT,BOTTOM", help="Pixels to add at each side, which the model fills."),
     ] = None,
     remove: Annotated[
-        bool, typer.Option("--remove", help="Take out what the mask or box selects, without a prompt.")
+        bool, typer.Option("--remove", help="Take out what the mask or box selects; it needs no prompt.")
     ] = False,
     vary: Annotated[
         str | None,
@@ -143,6 +144,7 @@ def edit(
         }
         job = _job(spec, text, pixels, size, seed, num_images, negative, sampling)
         targets = destinations(output, [job], many=False)
+        _check_targets(targets, [path for path in (image, mask) if path is not None], exact=spec.exact)
         saving = MemoryOptions.read(None, sequential_guidance=False, tile=False)
         pipeline = drawing.load_pipeline(model, revision, None, dtype, device, None, saving, record=None, path=None)
         drawing.load_adapters(pipeline, lora or [], None)
@@ -160,6 +162,21 @@ def edit(
         files = drawing.draw(pipeline, [job], targets, None, provenance=provenance, hooks={})
         timings = Timings(load=loaded - started, draw=time.perf_counter() - loaded)
         report(files, pipeline.model_name, timings, as_json=as_json)
+
+
+def _check_targets(targets: "list[list[Target]] | None", inputs: list[Path], *, exact: bool) -> None:
+    """Refuse to replace what is edited, and say where a format changes pixels that an exact edit keeps."""
+    from bitvar.errors import UsageError
+    from bitvar.pipeline.image_files import format_of
+
+    paths = [target.path for job in targets or [] for target in job]
+    for path in paths:
+        for given in inputs:
+            if path.exists() and path.samefile(given):
+                why = "it is read for this edit, and its pixels would be lost"
+                raise UsageError(f"{path} would be replaced.", why, "name another file with -o")
+    if exact and any(format_of(path) == "JPEG" for path in paths):
+        say("JPEG changes every pixel a little and has no transparency; PNG keeps them.", err=True)
 
 
 def _settings_of(path: Path) -> "ImageRecord | None":
@@ -207,13 +224,16 @@ def _images(
     given = [name for name, value in (("--mask", mask), ("--box", box), ("--extend", extend)) if value is not None]
     if len(given) > 1:
         raise UsageError(f"{given[0]} and {given[1]} were given.", "both say where to change", "give one of them")
-    if invert and not given:
-        raise UsageError("--invert has nothing to invert.", "there is no mask", "add --mask FILE or --box 10,10,20,20")
-    image = open_rgba(file_bytes(path), f"{path}")
+    if invert and (not given or extend is not None):
+        why = "what was added must change" if extend is not None else "there is no mask"
+        raise UsageError(
+            "--invert has nothing to invert.", why, "leave it out, or give --mask FILE or --box 10,10,20,20"
+        )
+    image = open_rgba(file_bytes(path), f"'{path}'")
     marked = None
     if mask is not None:
         convention = _convention(mask_is)
-        marked = masks.read_mask(open_rgba(file_bytes(mask), f"{mask}"), image.size, convention=convention)
+        marked = masks.read_mask(open_rgba(file_bytes(mask), f"'{mask}'"), image.size, convention=convention)
     elif box is not None:
         marked = masks.box_mask(image.size, _four("box", box))
     elif extend is not None:
@@ -265,10 +285,14 @@ def _spec(
 ) -> "EditSpec":
     """Make the edit, with the source prompt from the image's own settings where it is needed."""
     from bitvar.editing.spec import EditSpec
+    from bitvar.errors import UsageError
 
     values = dict(values)
-    own = known.prompt if known is not None else ""
+    own = known.prompt if known is not None and not known.mix and not known.grid else ""
     free = mask is None and not {"method", "strength", "keep_scales", "upscale", "source_prompt"} & values.keys()
+    if free and values.get("exact") and prompt == own:
+        why = "the prompt is the image's own, and there is no mask"
+        raise UsageError("Nothing would change.", why, "give another prompt, --mask or --box, or --vary details")
     if own and ((free and prompt != own) or (values.get("method", "redraw") != "redraw")):
         values.setdefault("source_prompt", own)
         if free:

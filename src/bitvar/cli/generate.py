@@ -414,7 +414,8 @@ def note_unknown(
     from bitvar.weights.hub import EMBEDDED_MODEL
 
     name = model or (record.model_source if record is not None else None) or EMBEDDED_MODEL.name
-    text = note_unknown_words([job.prompt for job in jobs], pipeline.components.vocabulary, name)
+    prompts = [text for job in jobs for text in (job.prompt, *(mixed.prompt for mixed in job.mix))]
+    text = note_unknown_words(prompts, pipeline.components.vocabulary, name)
     if text is not None:
         say(text, err=True)
 

@@ -35,6 +35,8 @@ def read_mixed_seed(text: str | None) -> MixedSeed | None:
 def _read(option: str, text: str, read: Callable[[str, str], Value], example: str) -> Value:
     try:
         return read(option, text)
+    except UsageError:
+        raise
     except ValueError:
         raise UsageError(f"Can't read {option} {text!r}.", fix=f"write {example!r}") from None
 

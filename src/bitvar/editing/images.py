@@ -10,6 +10,9 @@ from bitvar import arguments
 from bitvar.errors import UsageError
 from bitvar.imaging.open import ImageLimits, Location, RefusedError, as_rgba, open_image
 
+MASK_SIDE: Final = 64
+"""Longer side in pixels of the mask of a region. No official grid is finer."""
+
 LIMITS: Final = ImageLimits(min_side=1, max_ratio=64.0)
 
 
@@ -23,8 +26,12 @@ def file_bytes(image: Any) -> bytes:
         UsageError: for a file that can't be read, or a value of another kind.
     """
     if isinstance(image, bytes | bytearray):
+        if not image:
+            raise UsageError("The image is empty.", "it has no bytes", "give the bytes of a PNG, WebP or JPEG file")
         return bytes(image)
     if isinstance(image, Image.Image):
+        if not image.width or not image.height:
+            raise UsageError("The image is empty.", f"it has {image.width}x{image.height} pixels", "give another image")
         buffer = io.BytesIO()
         try:
             as_rgba(image).save(buffer, "PNG", compress_level=1)
@@ -52,10 +59,49 @@ def open_rgba(data: bytes, what: str) -> Image.Image:
         UsageError: for an image that can't be used: damaged, animated, of another format or too large.
     """
     try:
-        return as_rgba(open_image(data, LIMITS))
+        return as_rgba(open_image_or_refuse(data, what))
     except RefusedError as error:
         raise _unusable(what, error) from None
 
 
+def open_image_or_refuse(data: bytes, what: str) -> Image.Image:
+    """Open an image within `LIMITS` without decoding a pixel.
+
+    Args:
+        data: Bytes of a file.
+        what: Name of the image in errors.
+
+    Raises:
+        UsageError: for an image that can't be used.
+    """
+    try:
+        return open_image(data, LIMITS)
+    except RefusedError as error:
+        raise _unusable(what, error) from None
+
+
+def reduced_mask(data: bytes) -> bytes:
+    """Reduce a mask to grey PNG of at most `MASK_SIDE` pixels a side, unless it is that already.
+
+    Args:
+        data: Bytes of an image file.
+
+    Raises:
+        UsageError: for an image that can't be used, or is black everywhere.
+    """
+    image = open_image_or_refuse(data, "the mask of a region")
+    is_small = image.mode == "L" and image.format == "PNG" and max(image.size) <= MASK_SIDE
+    grey = open_rgba(data, "the mask of a region").convert("L")
+    if grey.getbbox() is None:
+        raise UsageError("The mask of a region selects nothing.", "it is black", "make the region white")
+    if is_small:
+        return data
+    factor = min(1.0, MASK_SIDE / max(grey.size))
+    size = (max(1, round(grey.width * factor)), max(1, round(grey.height * factor)))
+    buffer = io.BytesIO()
+    grey.resize(size, Image.Resampling.BOX).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def _unusable(what: str, error: RefusedError) -> UsageError:
-    return UsageError(f"{what[0].upper()}{what[1:]} can't be used.", str(error), "give a PNG, WebP or JPEG image")
+    return UsageError(f"{what[0].upper()}{what[1:]} can't be used.", str(error), "give another image")

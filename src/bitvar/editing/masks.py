@@ -5,7 +5,9 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from PIL import Image, ImageChops
 
+from bitvar.editing.images import LIMITS
 from bitvar.errors import UsageError
+from bitvar.imaging.open import RefusedError, check_sides
 
 Convention: TypeAlias = Literal["alpha", "white", "auto"]
 """What marks the part that may change: transparency, white, or the first of these that the mask has."""
@@ -81,12 +83,17 @@ def extend(image: Image.Image, margins: tuple[int, int, int, int]) -> tuple[Imag
         The larger image, whose margins repeat the nearest edge, and the mask that selects them.
 
     Raises:
-        UsageError: for margins out of range, or all 0.
+        UsageError: for margins out of range, or all 0, or an image that would be too large or too elongated.
     """
     left, top, right, bottom = margins
     if not all(0 <= margin <= MAX_MARGIN for margin in margins) or not any(margins):
         why = f"got {left}, {top}, {right} and {bottom} pixels"
         raise UsageError("These margins extend nothing.", why, "give at least one above 0, and none below")
+    width, height = image.width + left + right, image.height + top + bottom
+    try:
+        check_sides(width, height, LIMITS)
+    except RefusedError as error:
+        raise UsageError("The margins are too large.", str(error), "add fewer pixels") from None
     padded = np.pad(np.asarray(image), ((top, bottom), (left, right), (0, 0)), mode="edge")
     mask = Image.new("L", (padded.shape[1], padded.shape[0]), 255)
     mask.paste(0, (left, top, left + image.width, top + image.height))

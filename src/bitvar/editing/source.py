@@ -73,7 +73,8 @@ class EditSource:
         """
         stride = tokenizer.config.stride
         canvas: Size = (grids[-1][1] * stride, grids[-1][0] * stride)
-        frame = Frame.fit(original.image.size, canvas, spec.fit)
+        around = None if original.mask is None else original.mask.getbbox()
+        frame = Frame.fit(original.image.size, canvas, spec.fit, around=around)
         image = original.image
         if spec.fill == "surroundings" and original.mask is not None:
             image = fill_masked(image, original.mask, grow=GROW if spec.grow is None else spec.grow)

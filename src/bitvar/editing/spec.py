@@ -25,6 +25,9 @@ Preset: TypeAlias = Literal["preserve", "text"]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
+_LEAST_SIDE: Final = 0.001
+"""Smallest side of a region as a share of the image."""
+
 _METHODS_OF: Final[Mapping[str, tuple[Method, ...]]] = {
     "threshold": ("bit-test", "localized"),
     "confidence": ("difference",),
@@ -73,6 +76,23 @@ class EncodedImage(Config):
         return hashlib.sha256(self.decode()).hexdigest()
 
 
+def _encode(value: Any) -> Any:
+    """Encode images of Python calls. Texts are refused: records and JSON come from elsewhere, and must open no file."""
+    if isinstance(value, str):
+        raise ValueError("a text is no image: give bytes, a pathlib.Path or a PIL image")
+    return value if value is None or isinstance(value, EncodedImage | Mapping) else EncodedImage.of(value)
+
+
+def _small_mask(mask: Any) -> EncodedImage:
+    """Reduce the mask of a region to what the model's grids can hold, so that it fits into an image's record."""
+    from bitvar.editing.images import reduced_mask
+
+    given = EncodedImage.model_validate(mask)
+    data = given.decode()
+    small = reduced_mask(data)
+    return given if small == data else EncodedImage.of(small)
+
+
 class EditSpec(Config):
     """An edit of one image. Unless said otherwise, None leaves a value to the method (`editing.methods`).
 
@@ -103,8 +123,8 @@ class EditSpec(Config):
             continuation of what is around it, which takes things out, or extends a scene, at a strength below 1.
         exact: Whether the result has the size of the image, and exactly its pixels outside the mask, or outside what
             "localized" finds.
-        fit: How an image of another ratio is brought to the model's size: "cover" crops it around the middle, "pad"
-            fills it up with its own edges.
+        fit: How an image of another ratio is brought to the model's size: "cover" crops it around the mask, or the
+            middle; "pad" fills it up with its own edges. None covers, unless that would cut off a part of the mask.
     """
 
     image: EncodedImage
@@ -113,7 +133,7 @@ class EditSpec(Config):
     strength: Share | None = None
     keep_scales: int | None = Field(default=None, ge=0, le=64)
     upscale: bool = Field(default=False, strict=True)
-    source_prompt: str | None = Field(default=None, min_length=1, max_length=32_000)
+    source_prompt: str | None = Field(default=None, min_length=1, max_length=20_000)
     preset: Preset | None = None
     threshold: Share | None = None
     confidence: float | None = Field(default=None, gt=0.5, le=1)
@@ -123,12 +143,12 @@ class EditSpec(Config):
     feather: Annotated[float, Field(ge=0, le=0.5)] | None = None
     fill: Literal["image", "surroundings"] = "image"
     exact: bool = Field(default=False, strict=True)
-    fit: Literal["cover", "pad"] = "cover"
+    fit: Literal["cover", "pad"] | None = None
 
     @field_validator("image", "mask", mode="before")
     @classmethod
     def _encoded(cls, value: Any) -> Any:
-        return value if value is None or isinstance(value, EncodedImage | dict) else EncodedImage.of(value)
+        return _encode(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> "EditSpec":
@@ -165,7 +185,7 @@ class MixedPrompt(Config):
     Attributes:
         prompt: Its text.
         weight: How much it replaces the prompts before it, from 0 to 1: one value, or one a scale.
-        mask: Image that is white where it applies; None for everywhere.
+        mask: Image that is white where it applies, reduced to at most 64 pixels a side; None for everywhere.
         box: Region where it applies in place of a mask: left, top, width and height as shares of the image.
         first_scale: Index of the first scale at which it applies.
         last_scale: Index of the last one; None for the last of all.
@@ -181,7 +201,7 @@ class MixedPrompt(Config):
     @field_validator("mask", mode="before")
     @classmethod
     def _encoded(cls, value: Any) -> Any:
-        return value if value is None or isinstance(value, EncodedImage | dict) else EncodedImage.of(value)
+        return None if value is None else _small_mask(_encode(value))
 
     @field_validator("weight", "box", mode="before")
     @classmethod
@@ -192,8 +212,12 @@ class MixedPrompt(Config):
     def _consistent(self) -> "MixedPrompt":
         if self.mask is not None and self.box is not None:
             raise ValueError("mask and box both say where it applies: give one of them")
-        if self.box is not None and not (self.box[2] > 0 and self.box[3] > 0):
-            raise ValueError("the box is empty: width and height must be above 0")
+        if self.box is not None and min(self.box[2:]) < _LEAST_SIDE:
+            raise ValueError(f"the box is empty: width and height must be at least {_LEAST_SIDE}")
+        if self.box is not None and max(self.box[0] + self.box[2], self.box[1] + self.box[3]) > 1 + 1e-6:
+            raise ValueError(
+                "the box reaches out of the image: left and width, and top and height, add up to at most 1"
+            )
         if self.last_scale is not None and self.last_scale < self.first_scale:
             raise ValueError("last_scale lies before first_scale")
         return self
@@ -240,7 +264,7 @@ class EditSummary(Config):
     feather: float | None = None
     fill: Literal["image", "surroundings"] = "image"
     exact: bool = False
-    fit: Literal["cover", "pad"] = "cover"
+    fit: Literal["cover", "pad"] | None = None
 
     @staticmethod
     def of(spec: EditSpec, kept_scales: int) -> "EditSummary":

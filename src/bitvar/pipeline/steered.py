@@ -17,7 +17,8 @@ from bitvar.editing.seeds import MixedNoise
 from bitvar.editing.source import EditSource, Original
 from bitvar.editing.spec import EditSpec, EditSummary
 from bitvar.errors import UsageError
-from bitvar.pipeline.request import GenerationRequest
+from bitvar.imaging.alpha import flatten
+from bitvar.pipeline.request import Background, GenerationRequest
 from bitvar.sampling.constraint import BitConstraint
 from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.sampling.params import SamplingParams
@@ -88,7 +89,7 @@ class HookBuilder:
         hooks = Hooks()
         if request.edit is not None:
             assert original is not None, "the image decides the size before"
-            hooks = self._edited(request.edit, original)
+            hooks = self._edited(request.edit, original, request.background)
         if request.mix:
             hooks = self._mixed(request, hooks)
         if request.mixed_seed is not None:
@@ -108,7 +109,7 @@ class HookBuilder:
         metadata = {**hooks.metadata, "quality": quality.model_dump(mode="json", exclude_none=True)}
         return replace(hooks, steering=steering if transforms else hooks.steering, metadata=metadata)
 
-    def _edited(self, spec: EditSpec, original: Original) -> Hooks:
+    def _edited(self, spec: EditSpec, original: Original, background: Background) -> Hooks:
         config = self.decoder.config
         grids = self.schedule.latent_grids(config.patch_size)
         source = EditSource.encode(original, spec, self.tokenizer, grids)
@@ -136,7 +137,8 @@ class HookBuilder:
         if spec.exact:
             width, height = original.image.size
             metadata |= {"requested_width": width, "requested_height": height, "exact_size": True}
-            finish = _exact(spec, source, plan)
+            may_be = self.tokenizer.config.has_opacity or _is_transparent(original.image)
+            finish = _exact(spec, source, plan, transparent=may_be and background != "opaque")
         return Hooks(plan.constraint, plan.steering, metadata, finish)
 
     def _mixed(self, request: GenerationRequest, hooks: Hooks) -> Hooks:
@@ -152,7 +154,8 @@ class HookBuilder:
         return replace(hooks, steering=steering, metadata=metadata)
 
 
-def _exact(spec: EditSpec, source: EditSource, plan: EditPlan) -> Finish:
+def _exact(spec: EditSpec, source: EditSource, plan: EditPlan, *, transparent: bool) -> Finish:
+    """Make the last step of an exact edit, whose images are RGBA if `transparent`, and otherwise RGB on white."""
     given = source.original.mask
     feather = SEAM if spec.feather is None else spec.feather
 
@@ -163,6 +166,10 @@ def _exact(spec: EditSpec, source: EditSource, plan: EditPlan) -> Finish:
             mask, blur = found if given is None else ImageChops.multiply(found, given), 0.0
         assert mask is not None, "the specification asks for a mask, or for one to be found"
         whole = paste(source.original.image, mask, drawn, source.frame, feather=blur)
-        return whole if int(np.asarray(whole.getchannel("A")).min()) < 255 else whole.convert("RGB")
+        return whole if transparent else flatten(whole)
 
     return finish
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return int(np.asarray(image.getchannel("A")).min()) < 255

@@ -378,6 +378,9 @@ class InfinityPipeline:
             raise UsageError(what, fix=f"choose from {', '.join(forms)}")
         control = Control.read(options.pop("control", None))
         request, constraint, watermark = _requested(prompt, options)
+        if output_type == "pt" and request.edit is not None and request.edit.exact:
+            why = "it has the size of the image that is edited, and its channels are not the model's"
+            raise UsageError("An exact edit has no tensor.", why, "choose the output_type pil or np")
         streamed = self.device.type == "cpu"  # elsewhere, waiting for each scale's check would leave the device idle
         with self._sharing.reading(), explained_memory("the model and its activations"):
             events = self._stream(request, constraint, watermark, streamed=streamed, control=control)

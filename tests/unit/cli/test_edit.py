@@ -136,12 +136,28 @@ def test_the_result_as_json_names_the_edit(run: Any) -> None:
         (("a dog", "-i", "photo.png", "--method", "inversion"), "source_prompt"),
         (("a dog", "-i", "own.png", "--upscale"), "can't be upscaled"),
         (("a dog", "-i", "own.png", "--method", "magic"), "method"),
+        (("a red dog", "-i", "own.png", "--exact"), "Nothing would change"),
+        (("a dog", "-i", "own.png", "--extend", "0,0,8,0", "--invert"), "nothing to invert"),
+        (("a dog", "-i", "own.png", "--strength", 0.5, "-o", "own.png"), "own.png would be replaced"),
     ],
     ids=str,
 )
 def test_bad_edits_are_refused(run: Any, arguments: tuple[Any, ...], expected: str) -> None:
     assert expected in run("edit", *arguments, code=2)
     assert not list(Path().glob("a-dog*"))
+
+
+def test_an_exact_edit_as_jpeg_is_noted(run: Any) -> None:
+    said = run("edit", "a dog", "-i", "photo.png", "--mask", "mask.png", "--exact", "-o", "b.jpg")
+    assert "JPEG changes every pixel" in said
+
+
+def test_the_prompt_of_a_mixture_does_not_describe_it(run: Any) -> None:
+    run("generate", "a red dog", "--towards", "0.5:two", "-o", "mixed.png")
+    said = run("edit", "a blue cat", "-i", "mixed.png", "-o", "b.png")
+    assert "Changing what differs" not in said
+    edit = read_record(Path("b.png")).edit
+    assert edit is not None and edit.method == "redraw"
 
 
 def test_an_edited_image_is_not_made_again_from_its_settings(run: Any) -> None:
@@ -192,6 +208,20 @@ def test_mixtures_that_can_not_be_read_are_refused(given: Any) -> None:
 def test_seeds_that_can_not_be_read_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         read_mixed_seed(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (([], ["0:a"], []), "counted from 1"),
+        (([], [], ["2:a"]), "less than or equal to 1"),
+        ((["0,0,1,0:a"], [], []), "box is empty"),
+    ],
+    ids=str,
+)
+def test_reasons_are_given(given: Any, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        read_mix(*given)
 
 
 def test_scales_are_counted_from_1() -> None:

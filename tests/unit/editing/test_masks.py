@@ -82,6 +82,12 @@ def test_an_image_extends_by_its_edges() -> None:
     assert not values(mask)[:6, 1:9].any() and values(mask)[6:].all() and values(mask)[:, 0].all()
 
 
+def test_margins_that_make_too_large_an_image_are_refused() -> None:
+    for margins in ((16384, 16384, 16384, 16384), (0, 0, 5000, 0)):
+        with pytest.raises(UsageError, match=r"margins are too large[\s\S]*add fewer pixels"):
+            extend(rgba((64, 64)), margins)
+
+
 @pytest.mark.parametrize("margins", [(0, 0, 0, 0), (-1, 4, 0, 0), (20_000, 0, 0, 0)], ids=str)
 def test_margins_out_of_range_are_refused(margins: tuple[int, int, int, int]) -> None:
     with pytest.raises(UsageError, match="extend nothing"):
@@ -106,6 +112,35 @@ def test_a_frame_covers_or_pads(size: Any, how: Any, box: Any) -> None:
     assert frame.view(image).size == frame.view_mask(Image.new("L", size)).size == (32, 32)
     assert values(frame.view(image)).min(axis=(0, 1)).tolist() == [10, 20, 30, 255], "edges are repeated"
     assert frame.place(rgba((32, 32), "red"), image).size == size
+
+
+@pytest.mark.parametrize("how", ["cover", None])
+def test_a_frame_covers_the_mask_rather_than_the_middle(how: Any) -> None:
+    assert Frame.fit((200, 100), (32, 32), how, around=(0, 20, 48, 80)).box == (0, 0, 100, 100)
+    assert Frame.fit((200, 100), (32, 32), how, around=(150, 0, 190, 10)).box == (100, 0, 200, 100)
+    assert Frame.fit((100, 300), (32, 32), how, around=(40, 140, 60, 160)).box == (0, 100, 100, 200)
+
+
+def test_a_frame_pads_rather_than_cut_off_a_part_of_the_mask() -> None:
+    assert Frame.fit((200, 100), (32, 32), None, around=(20, 0, 180, 100)).box == (0, -50, 200, 150)
+    assert Frame.fit((200, 100), (32, 32), "cover", around=(20, 0, 180, 100)).box == (50, 0, 150, 100)
+
+
+def test_long_images_are_padded_without_a_large_square() -> None:
+    frame = Frame.fit((6400, 100), (64, 64), "pad")
+    view = np.asarray(frame.view(rgba((6400, 100), "red")))
+    assert view.shape == (64, 64, 4) and (view == (255, 0, 0, 255)).all()
+    assert frame.inner[3] - frame.inner[1] == 1
+    assert frame.place(rgba((64, 64), "blue"), rgba((6400, 100), "red")).getpixel((3000, 50)) == (0, 0, 255, 255)
+
+
+def test_a_pixel_of_a_mask_is_not_averaged_away() -> None:
+    mask = Image.new("L", (1000, 1000), 0)
+    mask.putpixel((500, 300), 255)
+    view = np.asarray(Frame.fit((1000, 1000), (64, 64)).view_mask(mask))
+    assert view.max() == 255 and (view > 0).sum() == 1
+    larger = np.asarray(Frame.fit((8, 8), (64, 64)).view_mask(box_mask((8, 8), (2, 2, 1, 1))))
+    assert (larger == 255).sum() == 64
 
 
 def test_a_frame_of_the_canvas_size_copies() -> None:

@@ -1,6 +1,7 @@
 """Edits through the pipeline: what every method keeps, and what it refuses."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bitvar.editing.masks import box_mask
 from bitvar.editing.spec import EditSpec, EncodedImage
 from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline
-from bitvar.pipeline.record import read_record
+from bitvar.pipeline.record import ImageRecord, read_record
 from bitvar.pipeline.request import GenerationRequest
 from bitvar.sampling.constraint import PrefixBits
 from tests.support.tiny import rough_pipeline
@@ -142,6 +143,24 @@ def test_exact_edits_keep_the_pixels_and_the_size(pipe: InfinityPipeline, size: 
     assert not np.array_equal(np.asarray(made)[~outside], np.asarray(image)[~outside])
 
 
+@pytest.mark.parametrize("left", [0, 70])
+def test_a_mask_beside_the_middle_is_edited(pipe: InfinityPipeline, left: int) -> None:
+    image, mask = photo((90, 20)), box_mask((90, 20), (left, 2, 14, 14))
+    made = edited(pipe, image=image, mask=mask, exact=True, height=16, width=16)
+    inside = np.asarray(mask) > 0
+    assert (np.asarray(made)[inside] != np.asarray(image)[inside]).any(axis=-1).mean() > 0.5
+
+
+def test_exact_edits_have_one_mode_and_no_tensor(pipe: InfinityPipeline) -> None:
+    clear = photo(mode="RGBA")
+    options: dict[str, Any] = {"image": clear, "mask": HALF, "exact": True}
+    assert edited(pipe, background="opaque", **options).mode == "RGB"
+    both = pipe.edit(["a dog", "two"], seed=1, output_type="np", **options).images
+    assert both.shape == (2, 16, 16, 4)
+    with pytest.raises(UsageError, match="An exact edit has no tensor"):
+        pipe.edit("a dog", output_type="pt", **options)
+
+
 def test_exact_edits_keep_transparency(pipe: InfinityPipeline) -> None:
     image = photo(mode="RGBA")
     made = edited(pipe, image=image, mask=HALF, exact=True)
@@ -209,6 +228,22 @@ def test_the_record_names_the_edit(pipe: InfinityPipeline, tmp_path: Path) -> No
     assert record.image_size == (40, 24)
 
 
+def test_texts_from_elsewhere_open_no_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    photo().save(secret)
+    for values in (
+        {"prompts": ["a"], "edit": {"image": str(secret)}},
+        {"prompts": ["a"], "edit": {"image": EncodedImage.of(secret).model_dump(), "mask": str(secret)}},
+        {"prompts": ["a"], "mix": [{"prompt": "b", "mask": str(secret)}]},
+    ):
+        with pytest.raises(ValueError, match="a text is no image"):
+            GenerationRequest.model_validate_json(json.dumps(values))
+    record = {"prompt": "a", "seed": 1, "width": 8, "height": 8, "guidance_scale": 1.0, "temperature": 1.0}
+    record |= {"top_k": 0, "top_p": 0.0, "mix": [{"prompt": "b", "mask": str(secret)}]}
+    with pytest.raises(UsageError, match="a text is no image"):
+        ImageRecord.parse(record, source="a test")
+
+
 def test_requests_with_edits_cross_processes(pipe: InfinityPipeline) -> None:
     spec = EditSpec.parse({"image": photo(), "mask": HALF}, source="a test")
     request = GenerationRequest(prompts=("a dog",), seed=1, edit=spec)
@@ -235,6 +270,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         r"image to edit can't be used[\s\S]*animated",
     ),
     "not an image": ({"image": b"hello"}, r"image to edit can't be used[\s\S]*not-an-image"),
+    "no bytes": ({"image": b""}, r"image is empty[\s\S]*no bytes"),
+    "no pixels": ({"image": Image.new("RGB", (0, 5))}, r"image is empty[\s\S]*0x5"),
     "no such file": ({"image": "no/such.png"}, r"no/such.png[\s\S]*missing-image"),
     "strength and scales": ({"strength": 0.5, "keep_scales": 1}, "strength, keep_scales and upscale"),
     "strength range": ({"strength": 1.5}, "strength"),

@@ -1,7 +1,9 @@
 """Further prompts in regions, from a scale on and in part; and images between two seeds."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +13,7 @@ from bitvar.editing.seeds import MixedNoise
 from bitvar.editing.spec import MixedPrompt
 from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline
+from bitvar.pipeline.record import read_record
 from bitvar.sampling.noise import batch_noise
 from tests.support.tiny import rough_pipeline
 
@@ -89,16 +92,37 @@ def test_a_region_and_an_edit_combine(pipe: InfinityPipeline) -> None:
         ([{"prompt": "a", "weight": 2}], "weight"),
         ([{"prompt": "a", "weight": (0.1, 0.2)}], "has 2 values"),
         ([{"prompt": "a", "box": (0, 0, 0, 1)}], "box is empty"),
+        ([{"prompt": "a", "box": (0.5, 0, 0.9, 1)}], "reaches out of the image"),
+        ([{"prompt": "a", "mask": Image.new("L", (9, 9), 0)}], "selects nothing"),
         ([{"prompt": "a", "first_scale": 9}], "would never apply"),
         ([{"prompt": "a", "first_scale": 2, "last_scale": 1}], "before first_scale"),
         ([{"prompt": "a dog " * 50}], "too long"),
         ([{"prompt": "a"}] * 17, "16"),
     ],
-    ids=str,
+    ids=[
+        "no prompt",
+        "weight",
+        "weights",
+        "empty box",
+        "box outside",
+        "black mask",
+        "scale",
+        "scales",
+        "too long",
+        "many",
+    ],
 )
 def test_bad_mixtures_are_refused(pipe: InfinityPipeline, mix: Any, expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         bits(pipe, "a red dog", mix=mix)
+
+
+def test_masks_of_regions_fit_into_records(pipe: InfinityPipeline, tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 300), np.uint8))
+    out = pipe("a red dog", seed=1, mix=[{"prompt": "a blue cat", "mask": noise}])
+    record = read_record(out.save(tmp_path / "b.png")[0])
+    again = pipe("a red dog", seed=1, mix=[mixed.model_dump() for mixed in record.mix])
+    assert again.images[0].tobytes() == out.images[0].tobytes()
 
 
 # Two seeds
