@@ -124,6 +124,7 @@ def edit(
         from bitvar.cli.memory_options import MemoryOptions
         from bitvar.cli.prompt_job import resolve_job
         from bitvar.errors import UsageError
+        from bitvar.pipeline.image_files import format_of
 
         if image is None:
             raise UsageError("There is no image to edit.", fix='name it: bitvar edit "a green cactus" --image a.png')
@@ -144,7 +145,9 @@ def edit(
         }
         job = _job(spec, text, pixels, size, seed, num_images, negative, sampling)
         targets = destinations(output, [job], many=False)
-        _check_targets(targets, [path for path in (image, mask) if path is not None], exact=spec.exact)
+        refuse_to_replace(targets, [path for path in (image, mask) if path is not None])
+        if spec.exact and any(format_of(path) == "JPEG" for path in _paths(targets)):
+            say("JPEG changes every pixel a little and has no transparency; PNG keeps them.", err=True)
         saving = MemoryOptions.read(None, sequential_guidance=False, tile=False)
         pipeline = drawing.load_pipeline(model, revision, None, dtype, device, None, saving, record=None, path=None)
         drawing.load_adapters(pipeline, lora or [], None)
@@ -164,19 +167,23 @@ def edit(
         report(files, pipeline.model_name, timings, as_json=as_json)
 
 
-def _check_targets(targets: "list[list[Target]] | None", inputs: list[Path], *, exact: bool) -> None:
-    """Refuse to replace what is edited, and say where a format changes pixels that an exact edit keeps."""
-    from bitvar.errors import UsageError
-    from bitvar.pipeline.image_files import format_of
+def refuse_to_replace(targets: "list[list[Target]] | None", inputs: list[Path]) -> None:
+    """Refuse to replace what is read for an edit.
 
-    paths = [target.path for job in targets or [] for target in job]
-    for path in paths:
+    Raises:
+        UsageError: A target is one of the inputs.
+    """
+    from bitvar.errors import UsageError
+
+    for path in _paths(targets):
         for given in inputs:
-            if path.exists() and path.samefile(given):
+            if path.exists() and given.exists() and path.samefile(given):
                 why = "it is read for this edit, and its pixels would be lost"
                 raise UsageError(f"{path} would be replaced.", why, "name another file with -o")
-    if exact and any(format_of(path) == "JPEG" for path in paths):
-        say("JPEG changes every pixel a little and has no transparency; PNG keeps them.", err=True)
+
+
+def _paths(targets: "list[list[Target]] | None") -> list[Path]:
+    return [target.path for job in targets or [] for target in job]
 
 
 def _settings_of(path: Path) -> "ImageRecord | None":

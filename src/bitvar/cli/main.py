@@ -15,6 +15,7 @@ from bitvar.cli.exit_codes import CANCELLED, OK, USAGE, exit_codes, finish_outpu
 from bitvar.cli.export import export
 from bitvar.cli.fit import fit
 from bitvar.cli.generate import generate
+from bitvar.cli.instruct import instruct
 from bitvar.cli.report import report
 from bitvar.cli.serve import demo, serve
 from bitvar.cli.train import train
@@ -44,7 +45,7 @@ def options(
     """Bitwise visual autoregressive image generation: Infinity, from prompt to image."""
 
 
-for verb in (generate, edit, demo, serve, fit, train, report, export, convert, doctor):
+for verb in (generate, edit, instruct, demo, serve, fit, train, report, export, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")

@@ -245,14 +245,14 @@ class EditSummary(Config):
 
     Attributes:
         image_sha256, mask_sha256: Digest of the file that was edited, and of its mask.
-        method: Method, chosen or default.
+        method: Method, chosen or default; "instruct" for an edit by an instruction (`pipeline/instruction_editor.py`).
         kept_scales: Number of coarse scales that were kept.
         source_prompt, preset, threshold, confidence, push, trust, grow, feather, fill, exact, fit: As in `EditSpec`.
     """
 
     image_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     mask_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    method: Method
+    method: Method | Literal["instruct"]
     kept_scales: int = Field(ge=0, le=64)
     source_prompt: str | None = Field(default=None, max_length=20_000)
     preset: Preset | None = None

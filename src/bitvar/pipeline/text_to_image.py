@@ -22,6 +22,7 @@ from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.finite import require_finite
 from bitvar.lora.adapters import Adapters
 from bitvar.lora.file import LoraBase
+from bitvar.lora.used import UsedAdapter
 from bitvar.pipeline.control import Control, ControlSlot
 from bitvar.pipeline.optimizations import Optimizations, choose
 from bitvar.pipeline.request import Background, EditKwargs, GenerationKwargs, GenerationRequest
@@ -329,6 +330,11 @@ class InfinityPipeline:
     def model_name(self) -> str:
         """Name of the model, with the first digits of its folder's digest."""
         return f"{self.index.name}@{self.components.digest[:12]}" if self.components.digest else self.index.name
+
+    @property
+    def used_adapters(self) -> list[UsedAdapter]:
+        """The active adapters, as records name them."""
+        return list(self._adapters.used())
 
     @property
     def device(self) -> torch.device:

@@ -228,3 +228,26 @@ def test_scales_are_counted_from_1() -> None:
     mix = read_mix([], ["2:a dog"], ["0.25:a cat"])
     assert mix is not None and (mix[0].first_scale, mix[0].prompt, mix[1].weight) == (1, "a dog", 0.25)
     assert read_mix([], [], []) is None and read_mixed_seed(None) is None
+
+
+# Instructions
+
+
+def test_an_instruction_is_recorded_with_its_image(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "white").save("a.png")
+    monkeypatch.setattr(
+        sys, "argv", ["bitvar", "instruct", "make the background blue", "-i", "a.png", "--seed", "1", "-o", "b.png"]
+    )
+    for code, out in ((0, "b.png"), (2, "a.png")):
+        monkeypatch.setattr(sys, "argv", [*sys.argv[:-1], out])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert int(stop.value.code or 0) == code, capsys.readouterr().err
+    record = read_record(Path("b.png"))
+    assert record.edit is not None and record.edit.method == "instruct" and record.lora
+    assert record.prompt == "make the background blue" and record.file_size == (64, 64)
+    blue = pixels("b.png").astype(int).mean(axis=(0, 1))
+    assert blue[2] > blue[0] + 30, "the small editor in the package does what it is told"
