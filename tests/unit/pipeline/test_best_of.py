@@ -106,7 +106,7 @@ def test_medoids_are_as_good_as_any_choice() -> None:
         {"scorer": lambda images, prompt: torch.zeros(2)},
         {"scorer": lambda images, prompt: torch.full((8,), torch.nan)},
     ],
-    ids=lambda wrong: "-".join(wrong),
+    ids="-".join,
 )
 def test_impossible_choices_are_refused(pipe: InfinityPipeline, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
