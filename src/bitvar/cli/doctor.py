@@ -22,6 +22,7 @@ PRETRAINED = (
     "general",
     "fine",
     "lines",
+    "icons_editor",
     "scene_judge",
     "sticker_judge",
     "scene_alignment",

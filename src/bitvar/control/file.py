@@ -72,8 +72,8 @@ def save_control(adapter: ControlAdapter, folder: Path, *, base: LoraBase) -> No
     tensors = {name: tensor.detach().half().cpu().contiguous() for name, tensor in adapter.state_dict().items()}
     require_sound_weights(tensors, "the control adapter")
     header = ControlHeader(format=FORMAT, config=adapter.config, base=base)
-    with atomic_folder(folder) as temporary:
-        write_tensors(tensors, temporary / WEIGHTS, metadata={"format": "pt", HEADER_KEY: header.model_dump_json()})
+    with atomic_folder(folder) as temporary:  # one entry of metadata, since the order of several is random
+        write_tensors(tensors, temporary / WEIGHTS, metadata={HEADER_KEY: header.model_dump_json()})
 
 
 def find_control(source: str | Path, revision: str | None = None) -> Path:

@@ -470,7 +470,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 ELSEWHERE = {  # must fit the data, so a run can't change them alone: see test_transformer and the tokenizer's own tests
     "kind", "model.image_channels", "model.bits", "model.patch_size", "model.text_width", "model.schedules",
     "model.budgets", "cut_caption", "lora", "model.text_adapter_depth", "model.text_adapter_width", "smallest_crop",
-    "mirrored", "perceptual_network", "guidance_distillation",
+    "mirrored", "perceptual_network", "guidance_distillation", "control",
 }  # fmt: skip
 
 

@@ -270,7 +270,7 @@ def _warnings(request: ImagesRequest, chosen: ChosenSize, source: EditInput | No
     if asked is not None and asked != done:
         native = f"{chosen.native.width}x{chosen.native.height}"
         warnings.append(f"quality {request.quality} has no effect here: the model draws at {native}, which is {done}.")
-    if source is not None and source.spec.fit == "cover":
+    if source is not None and (source.spec.fit == "cover" or (source.spec.fit is None and source.spec.mask is None)):
         shown = ChosenSize(chosen.native, *source.size)
         if shown.cropped > MUCH_CROPPED:
             what = "stays as it is" if source.spec.exact else "is cropped away; fit pad shows the model all of it"

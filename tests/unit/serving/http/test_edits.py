@@ -183,7 +183,7 @@ def test_an_asked_size_is_made_exactly() -> None:
 def test_what_does_not_fit_the_ratio_is_said() -> None:
     answer, _ = post({"image": image_file((128, 64))})
     assert "50 % of it is cropped away; fit pad" in answer.json()["bitvar"]["warnings"][0]
-    answer, _ = post({"image": image_file((128, 64)), "mask": mask_file((128, 64))}, {"exact": "true"})
+    answer, _ = post({"image": image_file((128, 64)), "mask": mask_file((128, 64))}, {"exact": "true", "fit": "cover"})
     assert "50 % of it stays as it is" in answer.json()["bitvar"]["warnings"][0]
     answer, _ = post({"image": image_file((128, 64))}, {"fit": "pad", "prompt": "a pear"})
     assert answer.json()["bitvar"]["warnings"] == []
