@@ -21,7 +21,7 @@ def marked(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
     """Show a box on an image."""
     shown = image.convert("RGB")
     veil = Image.new("RGB", shown.size, "#ff00aa")
-    mask = box_mask(shown.size, box).point(lambda value: value // 3)
+    mask = box_mask(shown.size, box).point([value // 3 for value in range(256)])
     return Image.composite(veil, shown, mask)
 
 
