@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -87,10 +88,10 @@ def test_a_shell_can_complete_without_torch() -> None:
     asked = os.environ | {"_BITVAR_COMPLETE": "complete_bash", "COMP_WORDS": "bitvar gen", "COMP_CWORD": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["generate"], done.stderr
-    script = subprocess.run(
-        [sys.executable, "-m", "bitvar.cli.main", "--show-completion"],
-        capture_output=True, text=True, check=False, env=os.environ | {"SHELL": "/bin/bash"},
-    )  # fmt: skip
+    command = f"{shlex.quote(sys.executable)} -m bitvar.cli.main --show-completion; true"
+    script = subprocess.run(  # the shell is found among the parents; "true" keeps it from being replaced by the command
+        ["bash", "-c", command], capture_output=True, text=True, check=False
+    )
     assert "COMPLETE" in script.stdout, script.stderr
 
 

@@ -35,6 +35,7 @@ def draw(page: "Page", prompt: str, **fields: str) -> None:
     page.keyboard.press("Control+Enter")
     expect(page.locator(".thumb")).to_have_count(before + 1)
     expect(page.locator(".composer.running")).to_have_count(0)
+    expect(page.locator(".single img")).to_have_count(1)  # the preview before fades out
 
 
 def on_checkerboard(page: "Page", selector: str) -> set[bool]:
