@@ -138,12 +138,12 @@ def edit(
         values |= _sugar(values, remove=remove, vary=vary, masked=mask is not None or box is not None)
         pixels, marked = _images(image, mask, mask_is, box, extend, invert=invert)
         text = _prompt(prompt, known, without=remove)
-        spec = _spec(pixels, marked, values, text, known)
+        spec = _spec(pixels if extend is not None else image, marked, values, text, known)
         sampling = {
             "guidance_scale": drawing.read_numbers("guidance", guidance),
             "temperature": drawing.read_numbers("temperature", temperature),
         }
-        job = _job(spec, text, pixels, size, seed, num_images, negative, sampling)
+        job = _job(spec, text, size, seed, num_images, negative, sampling)
         targets = destinations(output, [job], many=False)
         refuse_to_replace(targets, [path for path in (image, mask) if path is not None])
         if spec.exact and any(format_of(path) == "JPEG" for path in _paths(targets)):
@@ -284,7 +284,7 @@ def _prompt(prompt: str | None, known: "ImageRecord | None", *, without: bool) -
 
 
 def _spec(
-    image: "Image.Image",
+    image: "Image.Image | Path",
     mask: "Image.Image | None",
     values: dict[str, Any],
     prompt: str,
@@ -310,7 +310,6 @@ def _spec(
 def _job(
     spec: "EditSpec",
     prompt: str,
-    image: "Image.Image",
     size: str | None,
     seed: int | None,
     num_images: int | None,

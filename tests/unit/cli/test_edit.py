@@ -1,5 +1,6 @@
 """`bitvar edit`, and the options of `bitvar generate` that mix prompts and seeds."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -116,6 +117,7 @@ def test_the_result_as_json_names_the_edit(run: Any) -> None:
     said = run("edit", "a dog", "-i", "photo.png", "--strength", 0.5, "-o", "b.png", "--json")
     row = json.loads(next(line for line in said.splitlines() if line.startswith("{")))["files"][0]
     assert row["edit"]["kept_scales"] == 2 and row["path"] == "b.png"
+    assert row["edit"]["image_sha256"] == hashlib.sha256(Path("photo.png").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
