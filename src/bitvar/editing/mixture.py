@@ -13,6 +13,7 @@ from torch import Tensor
 from bitvar.editing.images import open_rgba
 from bitvar.editing.spec import MixedPrompt
 from bitvar.errors import UsageError
+from bitvar.sampling.params import spread_over_scales
 from bitvar.sampling.steering import ScaleLogits
 from bitvar.scales import Grid
 
@@ -53,7 +54,7 @@ def prompt_weights(mix: Sequence[MixedPrompt], grids: Sequence[Grid]) -> list[li
         UsageError: for a list of weights that doesn't name every scale, or scales that the size doesn't have.
     """
     masks = [_mask_of(mixed) for mixed in mix]
-    values = [per_scale("The weight of a mixed prompt", mixed.weight, len(grids)) for mixed in mix]
+    values = [spread_over_scales("The weight of a mixed prompt", mixed.weight, len(grids)) for mixed in mix]
     for mixed in mix:
         if mixed.first_scale >= len(grids):
             why = f"it begins at scale {mixed.first_scale + 1}, and this size is generated in {len(grids)} scales"
@@ -67,24 +68,6 @@ def prompt_weights(mix: Sequence[MixedPrompt], grids: Sequence[Grid]) -> list[li
             row.append(share * F.interpolate(mask, size=grid, mode="area").flatten(2).transpose(1, 2))
         weights.append(row)
     return weights
-
-
-def per_scale(what: str, value: float | Sequence[float], num_scales: int) -> tuple[float, ...]:
-    """Spread one value over all scales.
-
-    Args:
-        what: Name of the value in errors.
-        value: One value, or one a scale.
-        num_scales: Number of scales.
-
-    Raises:
-        UsageError: for a list that doesn't name every scale.
-    """
-    values = (value,) if isinstance(value, int | float) else tuple(value)
-    if len(values) not in (1, num_scales):
-        why = f"this size is generated in {num_scales} scales"
-        raise UsageError(f"{what} has {len(values)} values.", why, f"give one value, or {num_scales}")
-    return values * num_scales if len(values) == 1 else values
 
 
 def _mask_of(mixed: MixedPrompt) -> Float[Tensor, "1 1 h w"]:

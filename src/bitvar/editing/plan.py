@@ -146,23 +146,19 @@ def plan_edit(
     gate = found = None
     if source.original.mask is not None:
         mask = source.frame.view_mask(source.original.mask)
-        grow, feather = (given if given is not None else usual for given, usual in _edge(spec))
+        grow, feather = _given(spec.grow, GROW), _given(spec.feather, FEATHER)
         gate = make_gate(mask, _grid(source.bits[-1]), grow=grow, feather=feather).to(source.bits[0].device)
     if spec.chosen_method == "localized":
         found = _localized(spec, source, params=params, num_images=len(seeds), patch_size=patch_size, probe=probe)
         gate = found if gate is None else found * gate
     processor = _processor(spec, source, gate, params=params, seeds=seeds, patch_size=patch_size, probe=probe)
-    needs_reference = isinstance(processor, Difference | Tilt) and reference is not None
+    compares = isinstance(processor, Difference | Tilt)
     steering = Steering(
         processor=processor,
-        references=(reference,) if needs_reference and reference is not None else (),
+        references=(reference,) if compares and reference is not None else (),
         blend=None if gate is None else GatedSource(source.bits, gate, code_norms),
     )
     return EditPlan(PrefixBits(source.bits[:kept]), steering, kept, found)
-
-
-def _edge(spec: EditSpec) -> tuple[tuple[float | None, float], tuple[float | None, float]]:
-    return (spec.grow, GROW), (spec.feather, FEATHER)
 
 
 def _processor(

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,8 +9,9 @@ from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
 from bitvar.instruction.prefix import PrefixedAttention, embed_source, prefixed_rope, resize_tokens
 from bitvar.nn.kv_cache import KVCache, LayerCache
+from bitvar.runtime.decoder_around import DecoderAround
 from bitvar.scales import ScaleSchedule
-from bitvar.transformer import DecodeState, InfinityTransformer, TransformerConfig
+from bitvar.transformer import DecodeState, InfinityTransformer
 from bitvar.weights.instruction import SourcePositions
 
 
@@ -51,7 +51,7 @@ class SourceState:
         return PrefixedAttention(*(resize_tokens(part, schedule[-1], schedule[k]) for part in parts))
 
 
-class SourceDecoder:
+class SourceDecoder(DecoderAround[SourceState]):
     """Decoder of edited images. Implements `sampling/decoder.py:ScaleDecoder`.
 
     All rows see the source image: under guidance, those without the instruction too.
@@ -70,20 +70,9 @@ class SourceDecoder:
         *,
         positions: SourcePositions = "aligned",
     ) -> None:
+        super().__init__(model)
         self.model, self.features = model, features
         self.positions: SourcePositions = positions
-
-    @property
-    def config(self) -> TransformerConfig:
-        return self.model.config
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.model.dtype
 
     def start_decoding(self, condition: TextCondition, schedule: ScaleSchedule) -> SourceState:
         """Prepare a segment, and compute keys and values of the source tokens in every block."""
@@ -116,7 +105,3 @@ class SourceDecoder:
             cache = state.layer(index, k)
             x = block(x, plain.condition.modulation, text, rope, attention=attention, cache=cache)
         return self.model.logits(x, plain.condition)
-
-    def embed(self, resized: Float[Tensor, "b _ h w"], k: int) -> Float[Tensor, "b l c"]:
-        """Embed the latent so far, resized to the grid of scale `k` >= 1."""
-        return self.model.embed(resized, k)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageChops
 
 from bitvar.condition import TextCondition
-from bitvar.editing.mixture import PromptMixture, per_scale, prompt_weights
+from bitvar.editing.mixture import PromptMixture, prompt_weights
 from bitvar.editing.paste import mask_of_gate, paste
 from bitvar.editing.plan import SEAM, EditPlan, plan_edit
 from bitvar.editing.probe import prompt_logits
@@ -18,10 +18,10 @@ from bitvar.editing.source import EditSource, Original
 from bitvar.editing.spec import EditSpec, EditSummary
 from bitvar.errors import UsageError
 from bitvar.imaging.alpha import flatten
-from bitvar.pipeline.request import Background, GenerationRequest
+from bitvar.pipeline.request import GenerationRequest
 from bitvar.sampling.constraint import BitConstraint
 from bitvar.sampling.decoder import ScaleDecoder
-from bitvar.sampling.params import SamplingParams
+from bitvar.sampling.params import SamplingParams, spread_over_scales
 from bitvar.sampling.quality import QualityOptions
 from bitvar.sampling.quality_transforms import quality_transforms
 from bitvar.sampling.steering import Steering
@@ -89,11 +89,11 @@ class HookBuilder:
         hooks = Hooks()
         if request.edit is not None:
             assert original is not None, "the image decides the size before"
-            hooks = self._edited(request.edit, original, request.background)
+            hooks = self._edited(request.edit, original, request)
         if request.mix:
             hooks = self._mixed(request, hooks)
         if request.mixed_seed is not None:
-            weights = per_scale("The weight of the second seed", request.mixed_seed.weight, len(self.schedule))
+            weights = spread_over_scales("The weight of the second seed", request.mixed_seed.weight, len(self.schedule))
             noise = MixedNoise(self.seeds, request.mixed_seed.seed, weights)
             steering = replace(hooks.steering or Steering(), noise=noise)
             metadata = {**hooks.metadata, "mixed_seed": request.mixed_seed.model_dump(mode="json")}
@@ -109,18 +109,25 @@ class HookBuilder:
         metadata = {**hooks.metadata, "quality": quality.model_dump(mode="json", exclude_none=True)}
         return replace(hooks, steering=steering if transforms else hooks.steering, metadata=metadata)
 
-    def _edited(self, spec: EditSpec, original: Original, background: Background) -> Hooks:
+    def _edited(self, spec: EditSpec, original: Original, request: GenerationRequest) -> Hooks:
         config = self.decoder.config
         grids = self.schedule.latent_grids(config.patch_size)
         source = EditSource.encode(original, spec, self.tokenizer, grids)
         described = None if spec.source_prompt is None else self.encode([spec.source_prompt], "source prompt")
         reference = None if described is None else TextCondition.join([described] * len(self.seeds))
 
+        conditions, prompts = self.condition.rows(), request.repeated_prompts()
+        against = self.negative.rows()[0] if self.negative else None  # an edit has one negative prompt
+        probed: dict[str | None, list[torch.Tensor]] = {}
+
         def probe(bits: Sequence[torch.Tensor], index: int | None) -> list[torch.Tensor]:
-            one = described if index is None else self.condition.rows()[index]
+            key, one = (None, described) if index is None else (prompts[index], conditions[index])
             assert one is not None, "methods that probe have a source prompt"
-            against = self.negative.rows()[index or 0] if self.negative else None
-            return prompt_logits(self.decoder, one, self.schedule, bits, params=self.params, negative=against)
+            if key not in probed:  # images of one prompt share it
+                probed[key] = prompt_logits(
+                    self.decoder, one, self.schedule, bits, params=self.params, negative=against
+                )
+            return probed[key]
 
         plan = plan_edit(
             spec,
@@ -138,7 +145,7 @@ class HookBuilder:
             width, height = original.image.size
             metadata |= {"requested_width": width, "requested_height": height, "exact_size": True}
             may_be = self.tokenizer.config.has_opacity or _is_transparent(original.image)
-            finish = _exact(spec, source, plan, transparent=may_be and background != "opaque")
+            finish = _exact(spec, source, plan, transparent=may_be and request.background != "opaque")
         return Hooks(plan.constraint, plan.steering, metadata, finish)
 
     def _mixed(self, request: GenerationRequest, hooks: Hooks) -> Hooks:

@@ -86,7 +86,7 @@ class SamplingParams:
         Raises:
             UsageError: for a list that doesn't name every scale.
         """
-        columns = [_spread(name, self._or_default(name), num_scales) for name in ScaleParams._fields]
+        columns = [spread_over_scales(name, self._or_default(name), num_scales) for name in ScaleParams._fields]
         return [ScaleParams(g, t, int(k), p) for g, t, k, p in zip(*columns, strict=True)]
 
     def _or_default(self, name: str) -> float | Sequence[float]:
@@ -98,7 +98,17 @@ def _values(value: float | Sequence[float]) -> tuple[float, ...]:
     return (value,) if isinstance(value, int | float) else tuple(value)
 
 
-def _spread(name: str, value: float | Sequence[float], num_scales: int) -> tuple[float, ...]:
+def spread_over_scales(name: str, value: float | Sequence[float], num_scales: int) -> tuple[float, ...]:
+    """Spread one value over all scales.
+
+    Args:
+        name: Name of the value in errors.
+        value: One value, or one a scale.
+        num_scales: Number of scales.
+
+    Raises:
+        UsageError: for a list that doesn't name every scale.
+    """
     values = _values(value)
     if len(values) == 1:
         return values * num_scales

@@ -37,7 +37,7 @@ MAY: dict[str, set[str]] = {
     "metrics": {"nn", "imaging", "weights"},
     "data": {"imaging"},
     "editing": {"imaging", "nn", "tokenizer", "transformer", "sampling"},
-    "instruction": {"nn", *MODELS, "sampling", "weights"},
+    "instruction": {"nn", *MODELS, "sampling", "weights", "runtime"},
     "pipeline": BASE | {"editing", "instruction"},
     "codec": {"imaging", "nn", *MODELS, "weights", "runtime", "data"},
     "provenance": BASE | {"data", "pipeline", "codec"},

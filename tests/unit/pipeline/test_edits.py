@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from bitvar.editing.masks import box_mask
+from bitvar.editing.probe import prompt_logits
 from bitvar.editing.spec import EditSpec, EncodedImage
 from bitvar.errors import UsageError
-from bitvar.pipeline import InfinityPipeline
+from bitvar.pipeline import InfinityPipeline, steered
 from bitvar.pipeline.record import ImageRecord, read_record
 from bitvar.pipeline.request import GenerationRequest
 from bitvar.sampling.constraint import PrefixBits
@@ -182,6 +183,18 @@ def test_exact_edits_keep_the_pixels_outside_what_is_found(pipe: InfinityPipelin
     assert same.tobytes() == photo((40, 24)).tobytes()
     narrow = edited(pipe, exact=True, mask=box_mask((40, 24), (16, 8, 4, 4)), **{**options, "method": "localized"})
     assert not (np.asarray(narrow) != original)[:8].any()
+
+
+def test_images_of_one_prompt_share_its_measurement(pipe: InfinityPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        return prompt_logits(*arguments, **options)
+
+    monkeypatch.setattr(steered, "prompt_logits", counted)
+    pipe.edit(["a blue cat", "two"], image=photo(), source_prompt="a red dog", num_images_per_prompt=3, seed=1)
+    assert len(calls) == 3, "the source prompt, and each prompt once"
 
 
 def test_filling_hides_what_was_there(pipe: InfinityPipeline) -> None:

@@ -1,6 +1,6 @@
 """The training task of an instruction editor: predict the bits of an edited image, given the image before the edit."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from bitvar.instruction.forward import edit_logits
 from bitvar.scales import ScaleSchedule
 from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Metrics, SampleCost
-from bitvar.training.engine.microbatch import MicroBatch, micro_batches_in_order
+from bitvar.training.engine.microbatch import micro_batches_in_order
 from bitvar.training.transformer.self_correction import TeacherForcing, teacher_forcing
 from bitvar.training.transformer.task import (
     VALIDATION_BATCH,
@@ -19,11 +19,12 @@ from bitvar.training.transformer.task import (
     TransformerTask,
     per_scale_metrics,
 )
+from bitvar.training.transformer.task_around import TaskAround
 from bitvar.transformer import InfinityTransformer, bit_losses
 from bitvar.weights.instruction import SourcePositions
 
 
-class InstructionTask:
+class InstructionTask(TaskAround):
     """Training task of an instruction editor. Implements `loop.Task`.
 
     Model, batches, flips and dropped texts are those of the plain task, whose captions are the instructions and whose
@@ -50,7 +51,8 @@ class InstructionTask:
             if (len(features),) != data.counts:
                 why = f"there are {len(features)} source images for {data.counts[0]} edited ones"
                 raise UsageError("Every edited image needs its source.", why, "build the set again")
-        self.plain, self.sources, self.validation_sources = plain, sources, validation_sources
+        super().__init__(plain)
+        self.sources, self.validation_sources = sources, validation_sources
         self.positions: SourcePositions = positions
 
     @property
@@ -61,23 +63,8 @@ class InstructionTask:
     def fsdp_units(self) -> Sequence[nn.Module]:
         return ()  # the forward pass calls the parts of the model, so every rank holds all of it
 
-    @property
-    def counts(self) -> tuple[int, ...]:
-        return self.plain.counts
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.plain.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.plain.device
-
     def build_model(self) -> nn.Module:
         return self.plain.build_model()
-
-    def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
-        return self.plain.batches(micro_batches)
 
     def sample_cost(self, bucket: int) -> SampleCost:
         plain, length = self.plain.sample_cost(bucket), self.plain.schedules[0].lengths[-1]

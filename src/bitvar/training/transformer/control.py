@@ -3,7 +3,7 @@
 The maps are the edges of the training images, computed once and kept in memory as bytes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +24,10 @@ from bitvar.training.config import TransformerTraining
 from bitvar.training.engine.checkpoint import averaged_tensors, base_sha256
 from bitvar.training.engine.distributed import DistributedContext
 from bitvar.training.engine.loop import Metrics, SampleCost
-from bitvar.training.engine.microbatch import MicroBatch, Purpose, draw_uniform, make_generator, micro_batches_in_order
+from bitvar.training.engine.microbatch import Purpose, draw_uniform, make_generator, micro_batches_in_order
 from bitvar.training.transformer.self_correction import teacher_forcing
 from bitvar.training.transformer.task import VALIDATION_BATCH, Batch, TransformerTask, per_scale_metrics
+from bitvar.training.transformer.task_around import TaskAround
 from bitvar.transformer import bit_losses, token_weights
 
 _READ: Final = 256
@@ -77,7 +78,7 @@ def vary_maps(
     return varied[:, None]
 
 
-class ControlTask:
+class ControlTask(TaskAround):
     """Training task of a control adapter. Implements `loop.Task`.
 
     Args:
@@ -98,7 +99,8 @@ class ControlTask:
         assert settings is not None, "a control run"
         assert (len(train),) == plain.counts and (len(validation),) == plain.validation.counts, "one map a sample"
         self.settings = settings
-        self.plain, self.base = plain, plain.model.to(plain.device).eval().requires_grad_(False)
+        super().__init__(plain)
+        self.base = plain.model.to(plain.device).eval().requires_grad_(False)
         self.adapter_config = ControlConfig.of(settings, plain.config.model, stride=stride)
         self.model = ControlAdapter(self.adapter_config)
         self.model.init_weights(make_generator(plain.config.optimization.seed, 0, Purpose.ADAPTER))
@@ -108,23 +110,8 @@ class ControlTask:
     def fsdp_units(self) -> Sequence[nn.Module]:
         return []
 
-    @property
-    def counts(self) -> tuple[int, ...]:
-        return self.plain.counts
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.plain.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.plain.device
-
     def build_model(self) -> nn.Module:
         return ControlAdapter(self.adapter_config)
-
-    def batches(self, micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
-        return self.plain.batches(micro_batches)
 
     def sample_cost(self, bucket: int) -> SampleCost:
         return self.plain.sample_cost(bucket)
