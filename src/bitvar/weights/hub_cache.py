@@ -165,17 +165,19 @@ def pull(download: Download, cache: Path, *, log: Callable[[str], None] = lambda
             manifest lists.
     """
     _require_room(download, cache)
-    folder = _fetch(download, cache, _SMALL)  # first, so that an interrupted download is known as a model
-    folder = _fetch(download, cache, DOWNLOADED)
-    altered = [
-        name for name, expected in read_listed(folder / MANIFEST).items() if _is_altered(folder / name, expected)
-    ]
-    if altered:
+    _fetch(download, cache, _SMALL)  # first, so that an interrupted download is known as a model
+    folder = _fetch_all(download, cache)
+    try:
+        verify_folder(folder)
+    except WeightsError:
+        listed = read_listed(folder / MANIFEST)
+        altered = [name for name, expected in listed.items() if _is_altered(folder / name, expected)]
+        if not altered:
+            raise
         log(f"downloading again, since altered in the cache: {', '.join(altered)}")
         for name in altered:
             _forget(folder / name, cache)
-        folder = _fetch(download, cache, DOWNLOADED)
-    verify_folder(folder)
+        verify_folder(_fetch_all(download, cache))
     return folder
 
 
