@@ -16,6 +16,7 @@ from bitvar.cli.export import export
 from bitvar.cli.fit import fit
 from bitvar.cli.generate import generate
 from bitvar.cli.instruct import instruct
+from bitvar.cli.mcp import mcp
 from bitvar.cli.report import report
 from bitvar.cli.serve import demo, serve
 from bitvar.cli.train import train
@@ -45,7 +46,7 @@ def options(
     """Bitwise visual autoregressive image generation: Infinity, from prompt to image."""
 
 
-for verb in (generate, edit, instruct, demo, serve, fit, train, report, export, convert, doctor):
+for verb in (generate, edit, instruct, demo, serve, mcp, fit, train, report, export, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
