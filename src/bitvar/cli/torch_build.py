@@ -1,4 +1,4 @@
-"""What torch was built for, and how much of the disk a build for GPUs takes for nothing. Works without importing torch."""
+"""What torch was built for, and what a build for GPUs costs without one. Works without importing torch."""
 
 import importlib.metadata
 import importlib.util
