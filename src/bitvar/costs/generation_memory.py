@@ -139,6 +139,7 @@ class GenerationMemory:
         offloaded: Buffers that offloaded blocks pass through.
         packed: Packed and folded copies of weights, made by the first image.
         integers: Weights in 8 or 4 bits. On a card they stand in place of the others, on a CPU beside them.
+        restored: The largest layer's weights, restored from integers while it computes.
         loading: Peak while the weights are loaded.
         encoding: Peak while the prompts are encoded.
         drawing: Peak of the sampling loop.
@@ -153,6 +154,7 @@ class GenerationMemory:
     offloaded: int
     packed: int
     integers: int
+    restored: int
     loading: int
     encoding: int
     drawing: int
@@ -184,6 +186,7 @@ class GenerationMemory:
         weights = {name: getattr(self, name) for name in _WEIGHTS}
         amounts = self.inference.named()
         if self.drawing >= self.decoding:
+            weights["restored"] = self.restored
             drawn = ("cache", "text_keys", "text", "latents", "draws", "activations", "fragments", "libraries")
         else:
             drawn = ("text", "latents", "decoding", "pixels", "fragments", "libraries")
@@ -212,19 +215,20 @@ def estimate_generation_memory(plan: GenerationPlan) -> GenerationMemory:
     if "text" in plan.offload:
         stays = text.kept_here * ITEMSIZE[precision] if on_host else 0
     packed = _packed(plan) if plan.packed else 0
-    integers = 0
+    integers = of_text = 0
     if plan.weight_bits is not None:
         integers += _integers(_linear_layers(model.config), plan.weight_bits)
         transformer -= 0 if on_host else _linear_layers(model.config) * ITEMSIZE[precision]
     if plan.int8_text:
         linear = text.parameters - text.kept_here
-        integers += _integers(linear, 8)
+        of_text = _integers(linear, 8)
         stays -= 0 if on_host else linear * ITEMSIZE[precision]
         encoder = stays
-    weights = process + transformer + tokenizer + offloaded + integers
+    restored = _restored(plan)
+    weights = process + transformer + tokenizer + offloaded + integers + of_text
     together = weights + stays + packed + inference.text + inference.latents + inference.libraries
     drawing = together + inference.cache + inference.text_keys + inference.draws
-    drawing += inference.activations + _fragments(inference.activations) + _restored(plan)
+    drawing += inference.activations + _fragments(inference.activations) + restored
     decoding = together + inference.decoding + inference.pixels + _fragments(inference.decoding)
     return GenerationMemory(
         process=process,
@@ -233,8 +237,9 @@ def estimate_generation_memory(plan: GenerationPlan) -> GenerationMemory:
         text_encoder=stays,
         offloaded=offloaded,
         packed=packed,
-        integers=integers,
-        loading=_loading(plan) if on_host else weights + stays,
+        integers=integers + of_text,
+        restored=restored,
+        loading=_loading(plan) if on_host else weights - of_text + text.loaded(precision),
         encoding=weights + encoder + inference.text,
         drawing=drawing,
         decoding=decoding,
