@@ -37,7 +37,7 @@ class SourceState:
         return self.plain.start
 
     @property
-    def _first(self) -> LayerCache:
+    def _source_cache(self) -> LayerCache:
         """The first block's cache, whose prefix is the source as it is."""
         cache = self.plain.cache
         assert isinstance(cache, KVCache), "made by SourceDecoder"
@@ -48,12 +48,12 @@ class SourceState:
         where = self.plain.schedule.tokens(k)
         if block > 0:
             return self.plain.cache.layer(block, self.prefix + where.start)
-        whole = self._first
+        whole = self._source_cache
         return LayerCache(whole.keys[:, :, self.prefix :], whole.values[:, :, self.prefix :], where.start)
 
     def first_block(self, k: int) -> PrefixedAttention:
         """Return the first block's attention for scale `k`: to the prefix resized to its grid, and to the cache."""
-        schedule, whole = self.plain.schedule, self._first
+        schedule, whole = self.plain.schedule, self._source_cache
         parts = (whole.keys[:, :, : self.prefix], whole.values[:, :, : self.prefix])
         return PrefixedAttention(*(resize_tokens(part, schedule[-1], schedule[k]) for part in parts))
 

@@ -81,13 +81,13 @@ def _fit(sizes: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Compute Spearman's correlation, ties sharing their mean rank; None if either has a single value."""
-    x, y = _ranks(first), _ranks(second)
+    x, y = _order_statistics(first), _order_statistics(second)
     if len(set(x)) < 2 or len(set(y)) < 2:
         return None
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def _ranks(values: Sequence[float]) -> np.ndarray:
+def _order_statistics(values: Sequence[float]) -> np.ndarray:
     _, group, counts = np.unique(np.asarray(values, dtype=float), return_inverse=True, return_counts=True)
     last = counts.cumsum()
     return ((last - counts + last - 1) / 2)[group]

@@ -67,11 +67,11 @@ class StudyRun:
             UsageError: If the pattern names an argument that doesn't vary.
         """
 
-        def value(found: re.Match[str]) -> str:
-            if found[1] not in self.arguments:
-                why = f"{found[1] or 'an empty name'} is not one of {', '.join(self.arguments) or 'none'}"
+        def value(field: re.Match[str]) -> str:
+            if field[1] not in self.arguments:
+                why = f"{field[1] or 'an empty name'} is not one of {', '.join(self.arguments) or 'none'}"
                 raise UsageError(f"Can't fill in {pattern!r}.", why, "name an argument of --vary")
-            return self.arguments[found[1]]
+            return self.arguments[field[1]]
 
         return _FIELD.sub(value, pattern)
 
