@@ -373,9 +373,8 @@ def _cheapest_first(plan: GenerationPlan) -> Iterator[_Option]:
         yield _Option("--tile, decoding several times slower", lambda plan: replace(plan, tile=TILE))
     if plan.device == "cuda" and "blocks" not in plan.offload:
         if plan.weight_bits is None:
-            yield _Option("--fast int8-weights, lossy", lambda plan: replace(plan, weight_bits=8))
-        if plan.weight_bits != 4:
-            yield _Option("--fast int4-weights, lossier", lambda plan: replace(plan, weight_bits=4))
+            rounded = "--fast int8-weights, which changes few bits"
+            yield _Option(rounded, lambda plan: replace(plan, weight_bits=8))
         blocks = "--offload blocks, all weights moved for every scale"
         yield _Option(blocks, lambda plan: replace(_offloading(plan, "blocks"), weight_bits=None))
 

@@ -114,7 +114,7 @@ def test_changes_begin_with_the_cheapest_and_end_when_it_fits() -> None:
     wide = replace(CARD, precision="fp32", images=2)
     options = [change.option.partition(",")[0] for change in changes_that_fit(wide, 10 * GIB)]
     assert options == ["--dtype bf16", "-n 1", "--offload text"]
-    for gibibytes, smaller in ((7.2, "--fast int8-weights"), (6, "--fast int4-weights"), (5.4, "--offload blocks")):
+    for gibibytes, smaller in ((7.2, "--fast int8-weights"), (6, "--offload blocks")):
         changes = changes_that_fit(wide, gibibytes * GIB)
         options = [change.option.partition(",")[0] for change in changes]
         assert options == ["--dtype bf16", "-n 1", "--offload text", smaller], "halves add nothing"
