@@ -8,6 +8,7 @@ import typer
 
 from bitvar import __version__
 from bitvar.cli import bench, data, evaluate, models, provenance, tokenizer, watermark
+from bitvar.cli.completion import add_completions, is_completing
 from bitvar.cli.convert import convert
 from bitvar.cli.doctor import doctor
 from bitvar.cli.edit import edit
@@ -76,6 +77,8 @@ def main() -> None:
 
 def _run() -> object:
     stdout = sys.stdout
+    if is_completing():
+        add_completions(app)
     try:
         return app(standalone_mode=False)
     except typer.Exit as stop:
