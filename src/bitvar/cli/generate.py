@@ -10,6 +10,7 @@ import typer
 
 from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
+from bitvar.cli.ranks import Rank
 from bitvar.cli.threads import settle
 
 if TYPE_CHECKING:
@@ -45,7 +46,21 @@ def generate(
     ] = None,
     prompts: Annotated[
         str | None,
-        typer.Option(help="Text file with one prompt per line, or .jsonl file with one object per line; - for stdin."),
+        typer.Option(
+            help="Text file with one prompt per line, .jsonl file with one object per line, or .csv file with a "
+            "header; - for stdin."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of a run over --prompts: the same command goes on after a stop, several share the work, and "
+            "images.jsonl lists the images. -o may then give a pattern of names. Default: no run.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Images of a run to draw at once. Default: 16.")
     ] = None,
     num_images: Annotated[
         int | None, typer.Option("--num-images", "-n", min=1, max=64, help="Number of images. Default: 1.")
@@ -202,8 +217,11 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a prompt into an image. The file carries its settings: `bitvar generate --from out.png` makes it again."""
-    with exit_codes():
+    rank = Rank.read()
+    with exit_codes(), rank.quiet_unless_main():
         started = time.perf_counter()
+        from bitvar.bulk import DrawingHooks
+        from bitvar.cli import bulk_run
         from bitvar.cli.control import ControlOptions, load_control, note_other_map, read_control_options
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
         from bitvar.cli.memory_options import MemoryOptions
@@ -233,18 +251,22 @@ def generate(
             mixed_seed=read_mixed_seed(towards_seed),
         )
         _check_options(prompt, from_image, prompts, previews)
+        rank.require_shared(out_given=out is not None, source=prompts)
+        run = bulk_run.RunOptions.read(out, output, batch_size, prompts=prompts, grid=grid)
         record, jobs = _read_jobs(settings, from_image, prompts)
+        if run is None and prompts is not None:
+            bulk_run.require_no_names(jobs, prompts)
         mark = _read_watermark(watermark, record, from_image)
         wanted = ControlOptions(
             control, control_image, read_numbers("control-strength", control_strength), control_kind
         )
         followed = read_control_options(wanted, record, from_image)
-        targets = destinations(output, jobs, many=prompts is not None)
+        targets = None if run else destinations(output, jobs, many=prompts is not None)
         if previews is not None:
             _check_previews(previews)
         saving = MemoryOptions.read(offload, sequential_guidance=sequential_guidance, tile=tile)
         pipeline = load_pipeline(
-            model, revision, tokenizer, dtype, device, fast, saving, record=record, path=from_image
+            model, revision, tokenizer, dtype, rank.device(device), fast, saving, record=record, path=from_image
         )
         load_adapters(pipeline, lora or [], record)
         load_control(pipeline, wanted, record, from_image)
@@ -254,8 +276,20 @@ def generate(
         check_sizes(jobs, targets)
         note_unknown(jobs, pipeline, model, record)
         note_other_map(followed, jobs[0].generated or pipeline.sizes[0], record, from_image)
+        provenance = provenance_of(model, record)
+        if run is not None:
+            result = bulk_run.draw_run(
+                run,
+                jobs,
+                pipeline,
+                shared=bulk_run.shared_settings(settings),
+                hooks=DrawingHooks(mark, followed),
+                provenance=provenance,
+            )
+            bulk_run.report(run, result, pipeline.model_name, load_seconds=loaded - started, as_json=as_json)
+            return
         hooks: GenerationKwargs = {"watermark": mark, "control": followed}
-        files = draw(pipeline, jobs, targets, previews, provenance=provenance_of(model, record), hooks=hooks)
+        files = draw(pipeline, jobs, targets, previews, provenance=provenance, hooks=hooks)
         timings = Timings(load=loaded - started, draw=time.perf_counter() - loaded)
         report(files, pipeline.model_name, timings, as_json=as_json)
 

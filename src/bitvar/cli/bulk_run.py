@@ -1,0 +1,251 @@
+"""`bitvar generate --prompts FILE --out DIR`: a run that resumes, and that several processes share."""
+
+import hashlib
+import json
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bitvar.bulk import LEDGER, DrawingHooks, WorkItem, WorkResult, generate_work
+from bitvar.bulk.settings import claim_folder, read_base_seed
+from bitvar.bulk.work import address_of, check_items, drawn_by
+from bitvar.cli.echo import say
+from bitvar.cli.image_output import check_writable
+from bitvar.cli.prompt_job import JobSettings, PromptJob, options_of, quality_name, seeds_from
+from bitvar.errors import UsageError
+from bitvar.pipeline.file_names import default_name, targets_of
+from bitvar.pipeline.image_files import FORMATS, check_background, check_size, format_of
+from bitvar.pipeline.request import GenerationRequest
+
+if TYPE_CHECKING:
+    from bitvar.pipeline import InfinityPipeline
+
+DIGITS = 8
+"""Digits of the address in the name of an image whose plain name another image wants as well."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where the images of a run go, and how.
+
+    Attributes:
+        folder: Folder of the run.
+        pattern: Names in the folder, as for `-o`; None for names made from prompt and seed.
+        batch_size: Most images to draw together.
+    """
+
+    folder: Path
+    pattern: str | None
+    batch_size: int
+
+    @classmethod
+    def read(
+        cls, out: Path | None, output: str | None, batch_size: int | None, *, prompts: str | None, grid: bool | None
+    ) -> "RunOptions | None":
+        """Read the options; None without `--out`.
+
+        Raises:
+            UsageError: Options exclude each other.
+        """
+        if out is None:
+            if batch_size is not None:
+                raise UsageError(
+                    "--batch-size needs --out.", "it belongs to a run over a prompts file", "add --out DIR"
+                )
+            return None
+        if prompts is None:
+            why = "it is the folder of a run over a prompts file"
+            raise UsageError("--out needs --prompts.", why, "give --prompts FILE, or name the image's file with -o")
+        if grid:
+            why = "each image of a run has a file of its own"
+            raise UsageError("--grid and --out were given.", why, "leave one of them out")
+        if output is not None and (output == "" or Path(output).is_absolute() or ".." in Path(output).parts):
+            why = "with --out, it is a pattern of names inside that folder"
+            fix = 'give one such as -o "{prompt}-{seed}.webp", or leave it out'
+            raise UsageError(f"Can't use -o {output!r}.", why, fix)
+        check_writable(out, out)
+        return cls(out, output, batch_size or 16)
+
+
+def draw_run(
+    run: RunOptions,
+    jobs: Sequence[PromptJob],
+    pipeline: "InfinityPipeline",
+    *,
+    shared: Mapping[str, Any],
+    hooks: DrawingHooks,
+    provenance: Mapping[str, Any],
+) -> WorkResult:
+    """Draw jobs that are resolved into the folder of a run.
+
+    Args:
+        run: Where the images go.
+        jobs: A job for each line.
+        pipeline: Model to draw with.
+        shared: Settings that all images share, as JSON values by the names of their options.
+        hooks: Watermark and control.
+        provenance: Values of the records that say where the model comes from.
+
+    Raises:
+        UsageError: The folder has images of other settings, or something is in the way of an image.
+    """
+    drawing = drawn_by(pipeline, hooks)
+    base_seed = read_base_seed(run.folder)
+    base_seed = secrets.randbelow(2**32) if base_seed is None else base_seed
+    items = work_items(jobs, run.pattern, base_seed, drawing=drawing, provenance=provenance)  # refuses before it writes
+    own = {**drawing, **shared, "model": pipeline.model_name, "names": run.pattern}
+    claimed = claim_folder(run.folder, own, base_seed=base_seed)
+    if claimed != base_seed:  # another process began at the same moment
+        items = work_items(jobs, run.pattern, claimed, drawing=drawing, provenance=provenance)
+    return generate_work(
+        pipeline, items, run.folder, batch_size=run.batch_size, hooks=hooks, log=lambda text: say(text, err=True)
+    )
+
+
+def work_items(
+    jobs: Sequence[PromptJob],
+    pattern: str | None,
+    base_seed: int,
+    *,
+    drawing: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> list[WorkItem]:
+    """Make a work item for each image of jobs that are resolved.
+
+    Args:
+        jobs: A job for each line.
+        pattern: Names of files, as for `-o`; None for names made from prompt and seed.
+        base_seed: Number from which seeds are derived for lines that have none.
+        drawing: What `drawn_by` returns.
+        provenance: Values of the records that say where the model comes from.
+
+    Raises:
+        UsageError: Two images would get the same name, or a name can't hold what was asked for.
+    """
+    seeded = _with_seeds(jobs, base_seed)
+    items = [item for job in seeded for item in _items_of(job, provenance)]
+    sizes = [job.file_size for job in seeded for _ in job.seeds]
+    if pattern is not None:
+        targets = targets_of(pattern, [(item.prompt, item.seed) for item in items])
+        files = [item.file or target.path.as_posix() for item, target in zip(items, targets, strict=True)]
+    else:
+        files = _distinct_names(items, drawing)
+    for item, file, size in zip(items, files, sizes, strict=True):
+        check_background(item.request.background, format_of(Path(file)))
+        check_size(size, format_of(Path(file)))
+    named = _without_repeats([replace(item, file=file) for item, file in zip(items, files, strict=True)])
+    check_items(named)
+    return named
+
+
+def report(run: RunOptions, result: WorkResult, model: str, *, load_seconds: float, as_json: bool) -> None:
+    """Say on stdout what the folder holds now."""
+    ledger = str(run.folder / LEDGER)
+    elsewhere = len(result.lines) - result.drawn - result.already_there
+    if as_json:
+        counts = {"images": len(result.lines), "drawn": result.drawn, "drawn_by_others": elsewhere}
+        seconds = {"load_seconds": round(load_seconds, 3), "draw_seconds": round(result.seconds, 3)}
+        values = {"folder": str(run.folder), "ledger": ledger, **counts, "already_there": result.already_there}
+        typer.echo(json.dumps({**values, "model": model, **seconds}))
+        return
+    others = f", {elsewhere} by other processes" if elsewhere else ""
+    say(
+        f"{run.folder}  {len(result.lines)} images: {result.drawn} drawn now{others}, {result.already_there} were there"
+    )
+    say(f"{ledger}  lists them; loaded in {load_seconds:.1f} s, drawn in {result.seconds:.1f} s", err=True)
+
+
+def shared_settings(settings: JobSettings) -> dict[str, Any]:
+    """List the settings of the command line that a run's images share, as JSON values by the names of their options."""
+    return {
+        "seed": settings.seed,
+        "negative": settings.negative,
+        "size": settings.size and settings.size.text,
+        "exact size": settings.exact_size,
+        "enlarge": settings.enlarge,
+        "background": settings.background,
+        "quality": quality_name(settings.quality),
+        "further prompts": [prompt.model_dump(mode="json") for prompt in settings.mix or ()],
+        "second seed": settings.mixed_seed and settings.mixed_seed.model_dump(mode="json"),
+        **{name.replace("_", " "): value for name, value in settings.sampling.items()},
+    }
+
+
+def require_no_names(jobs: Sequence[PromptJob], source: str) -> None:
+    """Refuse names of files and ids in the lines of a prompts file that is drawn without `--out`.
+
+    Raises:
+        UsageError: A line has one.
+    """
+    for job in jobs:
+        if job.file is not None or job.id is not None:
+            why = f"line {job.line} has one, and they belong to the folder of a run"
+            raise UsageError(
+                f"Names and ids of the lines in {source} need --out.", why, "give --out DIR in place of -o"
+            )
+
+
+def _with_seeds(jobs: Sequence[PromptJob], base_seed: int) -> list[PromptJob]:
+    """Give seeds to the jobs that have none: by the prompt, and by how often it came before in the list.
+
+    So a line keeps its seeds when others are added, and lines of one prompt differ.
+    """
+    counts: Counter[str] = Counter()
+
+    def seeded(job: PromptJob) -> PromptJob:
+        if not job.seed_is_open:
+            return job
+        counts[job.prompt] += 1
+        text = f"{base_seed} {counts[job.prompt]} {job.prompt}"
+        first = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        return replace(job, seeds=seeds_from(first, len(job.seeds)))
+
+    return [seeded(job) for job in jobs]
+
+
+def _items_of(job: PromptJob, provenance: Mapping[str, Any]) -> list[WorkItem]:
+    request = GenerationRequest.from_options(job.prompt, options_of(job), source="the options")
+    width, height = job.requested or (None, None)
+    sizes = {"requested_width": width, "requested_height": height, "exact_size": job.exact_size, "enlarge": job.enlarge}
+    note = {"line": job.line} | ({} if job.id is None else {"id": job.id})
+    files = [""] * len(job.seeds) if job.file is None else _numbered(job.file, len(job.seeds))
+    return [
+        WorkItem(file, request, seed, note=note, record={**sizes, **provenance})
+        for file, seed in zip(files, job.seeds, strict=True)
+    ]
+
+
+def _numbered(file: str, count: int) -> list[str]:
+    """The names of a line's images: the line's own, with numbers if there are several."""
+    path = PurePosixPath(file if file.lower().endswith(tuple(FORMATS)) else f"{file}.png")
+    if count == 1:
+        return [str(path)]
+    return [str(path.with_name(f"{path.stem}-{i + 1}{path.suffix}")) for i in range(count)]
+
+
+def _distinct_names(items: Sequence[WorkItem], drawing: Mapping[str, Any]) -> list[str]:
+    """Name the images that have no name; those that would share one get the beginning of their address as well."""
+    plain = [item.file or default_name(item.prompt, item.seed) for item in items]
+    counts = Counter(name.casefold() for name in plain)
+    return [
+        name
+        if item.file or counts[name.casefold()] == 1
+        else default_name(item.prompt, item.seed, f"-{address_of(item, drawing)[:DIGITS]}.png")
+        for item, name in zip(items, plain, strict=True)
+    ]
+
+
+def _without_repeats(items: Sequence[WorkItem]) -> list[WorkItem]:
+    """Leave out lines that repeat another in everything: they are one image."""
+    different: dict[str, WorkItem] = {}
+    for item in items:
+        first = different.setdefault(item.file, item)
+        if (first.request, first.seed, first.record) != (item.request, item.seed, item.record):
+            why = "their prompts, seeds or settings differ"
+            raise UsageError(f"Two images would go to {item.file}.", why, "give the lines different names")
+    return list(different.values())
