@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -21,11 +21,15 @@ from bitvar.errors import UsageError
 from bitvar.pipeline.file_names import default_name, targets_of
 from bitvar.pipeline.image_files import FORMATS, check_background, check_size, format_of
 from bitvar.pipeline.request import GenerationRequest
+from bitvar.rewriting import Rewritten, read_rewrites, write_rewrites
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
 
-DIGITS = 8
+REWRITES: Final = "rewrites.jsonl"
+"""Name of the file with rewritten prompts, in the folder of a run."""
+
+DIGITS: Final = 8
 """Digits of the address in the name of an image whose plain name another image wants as well."""
 
 
@@ -102,6 +106,7 @@ def draw_run(
     claimed = claim_folder(run.folder, own, base_seed=base_seed)
     if claimed != base_seed:  # another process began at the same moment
         items = work_items(jobs, run.pattern, claimed, drawing=drawing, provenance=provenance)
+    keep_rewrites(run.folder / REWRITES, jobs)
     return generate_work(
         pipeline, items, run.folder, batch_size=run.batch_size, hooks=hooks, log=lambda text: say(text, err=True)
     )
@@ -131,7 +136,7 @@ def work_items(
     items = [item for job in seeded for item in _items_of(job, provenance)]
     sizes = [job.file_size for job in seeded for _ in job.seeds]
     if pattern is not None:
-        targets = targets_of(pattern, [(item.prompt, item.seed) for item in items])
+        targets = targets_of(pattern, [(_given_prompt(item), item.seed) for item in items])
         files = [item.file or target.path.as_posix() for item, target in zip(items, targets, strict=True)]
     else:
         files = _distinct_names(items, drawing)
@@ -176,6 +181,17 @@ def shared_settings(settings: JobSettings) -> dict[str, Any]:
     }
 
 
+def keep_rewrites(path: Path, jobs: Sequence[PromptJob]) -> None:
+    """Add the rewritten prompts of jobs to the file that records them, from which `--rewrites` draws them again."""
+    rewrites = {
+        job.original_prompt: Rewritten(job.original_prompt, job.prompt, job.rewritten_by or "")
+        for job in jobs
+        if job.original_prompt is not None
+    }
+    if rewrites:
+        write_rewrites(path, ({**read_rewrites(path), **rewrites} if path.is_file() else rewrites).values())
+
+
 def require_no_names(jobs: Sequence[PromptJob], source: str) -> None:
     """Refuse names of files and ids in the lines of a prompts file that is drawn without `--out`.
 
@@ -200,8 +216,8 @@ def _with_seeds(jobs: Sequence[PromptJob], base_seed: int) -> list[PromptJob]:
     def seeded(job: PromptJob) -> PromptJob:
         if not job.seed_is_open:
             return job
-        counts[job.prompt] += 1
-        text = f"{base_seed} {counts[job.prompt]} {job.prompt}"
+        counts[job.given_prompt] += 1
+        text = f"{base_seed} {counts[job.given_prompt]} {job.given_prompt}"
         first = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
         return replace(job, seeds=seeds_from(first, len(job.seeds)))
 
@@ -210,12 +226,10 @@ def _with_seeds(jobs: Sequence[PromptJob], base_seed: int) -> list[PromptJob]:
 
 def _items_of(job: PromptJob, provenance: Mapping[str, Any]) -> list[WorkItem]:
     request = GenerationRequest.from_options(job.prompt, options_of(job), source="the options")
-    width, height = job.requested or (None, None)
-    sizes = {"requested_width": width, "requested_height": height, "exact_size": job.exact_size, "enlarge": job.enlarge}
     note = {"line": job.line} | ({} if job.id is None else {"id": job.id})
     files = [""] * len(job.seeds) if job.file is None else _numbered(job.file, len(job.seeds))
     return [
-        WorkItem(file, request, seed, note=note, record={**sizes, **provenance})
+        WorkItem(file, request, seed, note=note, record={**job.recorded, **provenance})
         for file, seed in zip(files, job.seeds, strict=True)
     ]
 
@@ -230,14 +244,18 @@ def _numbered(file: str, count: int) -> list[str]:
 
 def _distinct_names(items: Sequence[WorkItem], drawing: Mapping[str, Any]) -> list[str]:
     """Name the images that have no name; those that would share one get the beginning of their address as well."""
-    plain = [item.file or default_name(item.prompt, item.seed) for item in items]
+    plain = [item.file or default_name(_given_prompt(item), item.seed) for item in items]
     counts = Counter(name.casefold() for name in plain)
     return [
         name
         if item.file or counts[name.casefold()] == 1
-        else default_name(item.prompt, item.seed, f"-{address_of(item, drawing)[:DIGITS]}.png")
+        else default_name(_given_prompt(item), item.seed, f"-{address_of(item, drawing)[:DIGITS]}.png")
         for item, name in zip(items, plain, strict=True)
     ]
+
+
+def _given_prompt(item: WorkItem) -> str:
+    return item.record["original_prompt"] or item.prompt
 
 
 def _without_repeats(items: Sequence[WorkItem]) -> list[WorkItem]:

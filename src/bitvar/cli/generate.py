@@ -214,6 +214,34 @@ def generate(
         int | None,
         typer.Option(min=1, max=16, help="Enlarge the image by this factor, without adding detail. Default: 1."),
     ] = None,
+    rewriter_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="OpenAI-compatible API whose --rewriter-model expands each prompt first; BITVAR_REWRITER_KEY has its "
+            "key. Default: prompts are drawn as they are.",
+        ),
+    ] = None,
+    rewriter_model: Annotated[
+        str | None,
+        typer.Option(help="Model at --rewriter-url, or the folder or hub id of one that runs here. Default: none."),
+    ] = None,
+    rewriter_instruction: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instruction for the rewriter. Default: the one in the package.")
+    ] = None,
+    rewriter_temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="Temperature of the answers of --rewriter-url. Default: 0.")
+    ] = None,
+    rewriter_cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of answers, none of which is asked twice. Default: the user's cache."),
+    ] = None,
+    rewrites: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Rewritten prompts that an earlier run recorded, in place of a model. Default: none."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a prompt into an image. The file carries its settings: `bitvar generate --from out.png` makes it again."""
@@ -227,6 +255,7 @@ def generate(
         from bitvar.cli.memory_options import MemoryOptions
         from bitvar.cli.mixing import read_mix, read_mixed_seed
         from bitvar.cli.prompt_job import JobSettings, read_background, read_quality
+        from bitvar.cli.rewriting import RewriteOptions
         from bitvar.cli.sizes import read_size
 
         sampling = {
@@ -252,6 +281,9 @@ def generate(
         )
         _check_options(prompt, from_image, prompts, previews)
         rank.require_shared(out_given=out is not None, source=prompts)
+        rewriting = RewriteOptions(
+            rewriter_url, rewriter_model, rewriter_instruction, rewriter_temperature, rewriter_cache, rewrites
+        )
         run = bulk_run.RunOptions.read(out, output, batch_size, prompts=prompts, grid=grid)
         record, jobs = _read_jobs(settings, from_image, prompts)
         if run is None and prompts is not None:
@@ -272,7 +304,7 @@ def generate(
         load_control(pipeline, wanted, record, from_image)
         settle(pipeline)
         loaded = time.perf_counter()
-        jobs = _resolve(jobs, pipeline, prompts)
+        jobs = _resolve(rewriting.applied_to(jobs, device=str(pipeline.device)), pipeline, prompts)
         check_sizes(jobs, targets)
         note_unknown(jobs, pipeline, model, record)
         note_other_map(followed, jobs[0].generated or pipeline.sizes[0], record, from_image)
@@ -528,10 +560,7 @@ def _finish(job: "PromptJob", image: "Image.Image", metadata: dict[str, Any]) ->
     from bitvar.pipeline.image_files import resize_as_recorded
     from bitvar.pipeline.record import ImageRecord
 
-    width, height = job.requested or (None, None)
-    record = ImageRecord.of(
-        metadata, requested_width=width, requested_height=height, exact_size=job.exact_size, enlarge=job.enlarge
-    )
+    record = ImageRecord.of(metadata, **job.recorded)
     return resize_as_recorded(image, record), record
 
 

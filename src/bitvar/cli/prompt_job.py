@@ -81,6 +81,7 @@ class PromptJob:
         seed_is_open: Whether nobody chose the first seed, so that it was drawn.
         line: Line number in the prompts file; 0 without one.
         file, id: Name of the file and id of the line, in the folder of a run; None if the line has none.
+        original_prompt, rewritten_by: Prompt before it was rewritten, and the model that did it; None for neither.
     """
 
     prompt: str
@@ -101,11 +102,26 @@ class PromptJob:
     line: int = 0
     file: str | None = None
     id: str | int | None = None
+    original_prompt: str | None = None
+    rewritten_by: str | None = None
 
     @property
     def files(self) -> list[tuple[str, int]]:
-        """Prompt and seed of each file that the job writes."""
-        return [(self.prompt, seed) for seed in (self.seeds[:1] if self.grid else self.seeds)]
+        """Prompt, as the user gave it, and seed of each file that the job writes."""
+        return [(self.given_prompt, seed) for seed in (self.seeds[:1] if self.grid else self.seeds)]
+
+    @property
+    def given_prompt(self) -> str:
+        """Prompt as the user gave it."""
+        return self.prompt if self.original_prompt is None else self.original_prompt
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the image's record says of the job, and the pipeline doesn't know."""
+        width, height = self.requested or (None, None)
+        sizes = {"requested_width": width, "requested_height": height, "exact_size": self.exact_size}
+        rewriting = {"original_prompt": self.original_prompt, "rewritten_by": self.rewritten_by}
+        return {**sizes, "enlarge": self.enlarge, **rewriting}
 
     @property
     def file_size(self) -> tuple[int, int]:
@@ -185,6 +201,8 @@ def job_from_record(record: ImageRecord) -> PromptJob:
         mix=record.mix,
         mixed_seed=record.mixed_seed,
         quality=record.quality,
+        original_prompt=record.original_prompt,
+        rewritten_by=record.rewritten_by,
     )
 
 
@@ -221,6 +239,8 @@ def with_settings(job: PromptJob, settings: JobSettings) -> PromptJob:
     if changed.grid and changed.background == "transparent":
         why = "a sheet is drawn on white"
         raise UsageError("A sheet can't be transparent.", why, "leave out --grid, or choose another --background")
+    if settings.prompt is not None and settings.prompt != job.prompt:
+        changed = replace(changed, original_prompt=None, rewritten_by=None)
     if settings.size is not None:
         changed = replace(changed, size=settings.size, requested=None, generated=None)
     if changed.exact_size and changed.size is None and changed.requested is None:
