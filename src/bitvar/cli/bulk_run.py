@@ -4,7 +4,7 @@ import hashlib
 import json
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from bitvar.bulk import LEDGER, DrawingHooks, WorkItem, WorkResult, generate_work
+from bitvar.bulk.cluster import ClusterOptions, generate_on_cluster
 from bitvar.bulk.settings import claim_folder, read_base_seed
 from bitvar.bulk.work import address_of, check_items, drawn_by
 from bitvar.cli.echo import say
@@ -41,27 +42,38 @@ class RunOptions:
         folder: Folder of the run.
         pattern: Names in the folder, as for `-o`; None for names made from prompt and seed.
         batch_size: Most images to draw together.
+        cluster: Actors of a Ray cluster that draw; None to draw in this process.
     """
 
     folder: Path
     pattern: str | None
     batch_size: int
+    cluster: ClusterOptions | None = None
 
     @classmethod
     def read(
-        cls, out: Path | None, output: str | None, batch_size: int | None, *, prompts: str | None, grid: bool | None
+        cls,
+        out: Path | None,
+        output: str | None,
+        batch_size: int | None,
+        ray: tuple[int | None, str | None],
+        *,
+        prompts: str | None,
+        grid: bool | None,
     ) -> "RunOptions | None":
-        """Read the options; None without `--out`.
+        """Read the options; None without `--out`. `ray` has the number of actors and the address of the cluster.
 
         Raises:
             UsageError: Options exclude each other.
         """
+        actors, address = ray
         if out is None:
-            if batch_size is not None:
-                raise UsageError(
-                    "--batch-size needs --out.", "it belongs to a run over a prompts file", "add --out DIR"
-                )
+            for name, value in (("--batch-size", batch_size), ("--ray-actors", actors), ("--ray-address", address)):
+                if value is not None:
+                    raise UsageError(f"{name} needs --out.", "it belongs to a run over a prompts file", "add --out DIR")
             return None
+        if address is not None and actors is None:
+            raise UsageError("--ray-address needs --ray-actors.", "nothing would be drawn there", "add --ray-actors 2")
         if prompts is None:
             why = "it is the folder of a run over a prompts file"
             raise UsageError("--out needs --prompts.", why, "give --prompts FILE, or name the image's file with -o")
@@ -73,7 +85,7 @@ class RunOptions:
             fix = 'give one such as -o "{prompt}-{seed}.webp", or leave it out'
             raise UsageError(f"Can't use -o {output!r}.", why, fix)
         check_writable(out, out)
-        return cls(out, output, batch_size or 16)
+        return cls(out, output, batch_size or 16, None if actors is None else ClusterOptions(actors, address))
 
 
 def draw_run(
@@ -84,21 +96,25 @@ def draw_run(
     shared: Mapping[str, Any],
     hooks: DrawingHooks,
     provenance: Mapping[str, Any],
+    load: "Callable[[], InfinityPipeline]",
 ) -> WorkResult:
     """Draw jobs that are resolved into the folder of a run.
 
     Args:
         run: Where the images go.
         jobs: A job for each line.
-        pipeline: Model to draw with.
+        pipeline: Model to draw with; for a cluster, the same model on this machine.
         shared: Settings that all images share, as JSON values by the names of their options.
         hooks: Watermark and control.
         provenance: Values of the records that say where the model comes from.
+        load: Function that loads the model in an actor of a cluster.
 
     Raises:
         UsageError: The folder has images of other settings, or something is in the way of an image.
     """
     drawing = drawn_by(pipeline, hooks)
+    if run.cluster is not None:  # its device and precision are known there alone
+        drawing = {**drawing, "device": "Ray", "dtype": None, "optimizations": None}
     base_seed = read_base_seed(run.folder)
     base_seed = secrets.randbelow(2**32) if base_seed is None else base_seed
     items = work_items(jobs, run.pattern, base_seed, drawing=drawing, provenance=provenance)  # refuses before it writes
@@ -107,9 +123,10 @@ def draw_run(
     if claimed != base_seed:  # another process began at the same moment
         items = work_items(jobs, run.pattern, claimed, drawing=drawing, provenance=provenance)
     keep_rewrites(run.folder / REWRITES, jobs)
-    return generate_work(
-        pipeline, items, run.folder, batch_size=run.batch_size, hooks=hooks, log=lambda text: say(text, err=True)
-    )
+    options: dict[str, Any] = {"batch_size": run.batch_size, "hooks": hooks, "log": lambda text: say(text, err=True)}
+    if run.cluster is not None:
+        return generate_on_cluster(load, items, run.folder, cluster=run.cluster, **options)
+    return generate_work(pipeline, items, run.folder, **options)
 
 
 def work_items(
@@ -243,14 +260,21 @@ def _numbered(file: str, count: int) -> list[str]:
 
 
 def _distinct_names(items: Sequence[WorkItem], drawing: Mapping[str, Any]) -> list[str]:
-    """Name the images that have no name; those that would share one get the beginning of their address as well."""
+    """Name the images that have no name; different ones that would share one get the beginning of their address too."""
     plain = [item.file or default_name(_given_prompt(item), item.seed) for item in items]
     counts = Counter(name.casefold() for name in plain)
-    return [
-        name
-        if item.file or counts[name.casefold()] == 1
-        else default_name(_given_prompt(item), item.seed, f"-{address_of(item, drawing)[:DIGITS]}.png")
+    addresses = [
+        address_of(item, drawing) if counts[name.casefold()] > 1 else ""
         for item, name in zip(items, plain, strict=True)
+    ]
+    sharing: dict[str, set[str]] = {}
+    for name, address in zip(plain, addresses, strict=True):
+        sharing.setdefault(name.casefold(), set()).add(address)
+    return [
+        default_name(_given_prompt(item), item.seed, f"-{address[:DIGITS]}.png")
+        if len(sharing[name.casefold()]) > 1 and not item.file
+        else name
+        for item, name, address in zip(items, plain, addresses, strict=True)
     ]
 
 

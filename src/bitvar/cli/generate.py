@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,7 +12,6 @@ import typer
 from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
 from bitvar.cli.ranks import Rank
-from bitvar.cli.threads import settle
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,6 +61,14 @@ def generate(
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, max=256, help="Images of a run to draw at once. Default: 16.")
+    ] = None,
+    ray_actors: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Draw a run with this number of actors of a Ray cluster. Default: no Ray."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster for --ray-actors; auto is this machine's. Default: a new one on this machine."),
     ] = None,
     num_images: Annotated[
         int | None, typer.Option("--num-images", "-n", min=1, max=64, help="Number of images. Default: 1.")
@@ -250,10 +258,11 @@ def generate(
         started = time.perf_counter()
         from bitvar.bulk import DrawingHooks
         from bitvar.cli import bulk_run
-        from bitvar.cli.control import ControlOptions, load_control, note_other_map, read_control_options
+        from bitvar.cli.control import ControlOptions, note_other_map, read_control_options
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
         from bitvar.cli.memory_options import MemoryOptions
         from bitvar.cli.mixing import read_mix, read_mixed_seed
+        from bitvar.cli.pipeline_options import PipelineOptions
         from bitvar.cli.prompt_job import JobSettings, read_background, read_quality
         from bitvar.cli.rewriting import RewriteOptions
         from bitvar.cli.sizes import read_size
@@ -284,7 +293,7 @@ def generate(
         rewriting = RewriteOptions(
             rewriter_url, rewriter_model, rewriter_instruction, rewriter_temperature, rewriter_cache, rewrites
         )
-        run = bulk_run.RunOptions.read(out, output, batch_size, prompts=prompts, grid=grid)
+        run = bulk_run.RunOptions.read(out, output, batch_size, (ray_actors, ray_address), prompts=prompts, grid=grid)
         record, jobs = _read_jobs(settings, from_image, prompts)
         if run is None and prompts is not None:
             bulk_run.require_no_names(jobs, prompts)
@@ -297,12 +306,10 @@ def generate(
         if previews is not None:
             _check_previews(previews)
         saving = MemoryOptions.read(offload, sequential_guidance=sequential_guidance, tile=tile)
-        pipeline = load_pipeline(
-            model, revision, tokenizer, dtype, rank.device(device), fast, saving, record=record, path=from_image
+        source = PipelineOptions(
+            model, revision, tokenizer, dtype, fast, saving, tuple(lora or ()), wanted, record, from_image
         )
-        load_adapters(pipeline, lora or [], record)
-        load_control(pipeline, wanted, record, from_image)
-        settle(pipeline)
+        pipeline = source.load("cpu" if run and run.cluster else rank.device(device))
         loaded = time.perf_counter()
         jobs = _resolve(rewriting.applied_to(jobs, device=str(pipeline.device)), pipeline, prompts)
         check_sizes(jobs, targets)
@@ -317,6 +324,7 @@ def generate(
                 shared=bulk_run.shared_settings(settings),
                 hooks=DrawingHooks(mark, followed),
                 provenance=provenance,
+                load=partial(source.load, device),
             )
             bulk_run.report(run, result, pipeline.model_name, load_seconds=loaded - started, as_json=as_json)
             return
