@@ -43,7 +43,7 @@ MAY: dict[str, set[str]] = {
     "provenance": BASE | {"data", "pipeline", "codec"},
     "safety": {"imaging", "runtime"},
     "training": BASE | {"costs", "metrics", "data", "pipeline", "instruction"},
-    "evaluation": BASE | {"metrics", "data", "pipeline", "codec"},
+    "evaluation": BASE | {"bulk", "training", "metrics", "data", "pipeline", "codec"},
     "profiling": BASE | {"costs", "metrics", "data", "pipeline", "codec", "training"},
     "serving": BASE | {"costs", "pipeline", "editing", "instruction", "codec", "provenance", "safety"},
     "icons": BASE | {"editing", "metrics", "data", "pipeline", "instruction", "codec", "training", "evaluation"},

@@ -1,0 +1,4 @@
+"""Scripts for other environments: each runs under a published scorer's own packages, and imports no part of this one.
+
+Each takes two arguments: a JSON list of objects with `image` and `prompt`, and the file for a JSON list of scores.
+"""
