@@ -105,8 +105,8 @@ def open_clip_tensors(*, width: int = 64, layers: int = 2, seed: int = 0) -> dic
             tensors |= {
                 f"{block}attn.in_proj_weight": random(3 * width, width), f"{block}attn.in_proj_bias": random(3 * width),
                 f"{block}attn.out_proj.weight": random(width, width), f"{block}attn.out_proj.bias": random(width),
-                f"{block}mlp.c_fc.weight": random(128, width), f"{block}mlp.c_fc.bias": random(128),
-                f"{block}mlp.c_proj.weight": random(width, 128), f"{block}mlp.c_proj.bias": random(width),
+                f"{block}mlp.c_fc.weight": random(4 * width, width), f"{block}mlp.c_fc.bias": random(4 * width),
+                f"{block}mlp.c_proj.weight": random(width, 4 * width), f"{block}mlp.c_proj.bias": random(width),
             }  # fmt: skip
     return tensors
 

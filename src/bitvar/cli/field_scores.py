@@ -109,7 +109,9 @@ def score_images(
     if choices.print_command:
         place = choices.output or scores_folder(folder, choices.scorer, judge)
         for variant, images in found.items():
-            typer.echo(own.make(folder.variants[variant], images, place / f"{variant}-own").command)
+            scorer = own.make(folder.variants[variant].absolute(), images, (place / f"{variant}-own").absolute())
+            scorer.prepare()
+            typer.echo(scorer.command)
         return
     if choices.scorer == "transformers":
         assert networks is not None
@@ -135,7 +137,7 @@ def _need(path: Path | None, option: str, what: str, how: str) -> Path:
 
     if path is None:
         raise UsageError(f"Add {option}.", f"this scorer needs {what}", f"get it: {how}")
-    return path
+    return path.absolute()
 
 
 def _device(name: str) -> str:
@@ -300,9 +302,7 @@ def hpsv2(
             del images
             return module.own_scorer(found, work, prefix=choices.prefix)
 
-        score_images(
-            "hpsv2", choices, networks=networks, own=Own("the package hpsv2 1.2.0, version 2.1", make, by_skill)
-        )
+        score_images("hpsv2", choices, networks=networks, own=Own("the package hpsv2, version 2.1", make, by_skill))
 
 
 def hpsv3(

@@ -68,8 +68,8 @@ class GenEval2Layout:
 
     def finish(self, folder: Path, prompts: Sequence[EvalPrompt], count: int) -> None:
         del count
-        paths = {image.prompt.text: str(image.path.absolute()) for image in self.find(folder / IMAGES, prompts)[::-1]}
-        write_text(folder / PATHS, json.dumps(paths, indent=1))
+        found = first_images(self.find(folder / IMAGES, prompts))
+        write_text(folder / PATHS, json.dumps(_paths(found), indent=1))
 
     def find(self, images: Path, prompts: Sequence[EvalPrompt]) -> list[GeneratedImage]:
         found = []
@@ -81,6 +81,18 @@ class GenEval2Layout:
                 found.append(GeneratedImage(prompt, number, path))
                 number += 1
         return found
+
+
+def first_images(images: Sequence[GeneratedImage]) -> dict[str, GeneratedImage]:
+    """Return the first image of each prompt by the prompt's id: all that the published script takes."""
+    first: dict[str, GeneratedImage] = {}
+    for image in images:
+        first.setdefault(image.prompt.id, image)
+    return first
+
+
+def _paths(first: Mapping[str, GeneratedImage]) -> dict[str, str]:
+    return {image.prompt.text: str(image.path.absolute()) for image in first.values()}
 
 
 def _read(row: Mapping[str, Any], place: str) -> tuple[str, str]:
@@ -195,11 +207,10 @@ def own_scorer(
     """
     script, results = checkout / "evaluation.py", work / "score_lists.json"
     data, paths = work / "benchmark_data.jsonl", work / PATHS
-    # one image a prompt is what the script takes: the first
-    first = {image.prompt.id: image for image in GenEval2Layout().find(images, prompts)[::-1]}
+    first = first_images(GenEval2Layout().find(images, prompts))
     work.mkdir(parents=True, exist_ok=True)
     write_sidecar(data, "".join(json.dumps(prompt.payload) + "\n" for prompt in prompts if prompt.id in first))
-    write_text(paths, json.dumps({image.prompt.text: str(image.path.absolute()) for image in first.values()}, indent=1))
+    write_text(paths, json.dumps(_paths(first), indent=1))
     python = prefix or uv_command(
         "3.11", ["torch", "torchvision", "accelerate", "transformers==4.57.0", "pillow", "tqdm", "scipy"]
     )

@@ -21,6 +21,9 @@ TOKENIZER: Final = "openai/clip-vit-large-patch14"
 SCALE: Final = 100.0
 """Factor of the published scores."""
 
+_SOURCE: Final = "hpsv2 @ git+https://github.com/tgxs002/HPSv2@866735ecaae999fa714bd9edfa05aa2672669ee3"
+"""The wheel hpsv2 1.2.0 lacks the vocabulary of its tokenizer; the repository has it."""
+
 _HINT: Final = FetchHint(
     "the folder with anime.json, concept-art.json, paintings.json and photo.json",
     "they are in HPDv2, a data set of the hub, and this package doesn't hold them",
@@ -105,6 +108,6 @@ def own_scorer(images: Sequence[GeneratedImage], work: Path, *, prefix: Sequence
         work: Folder for its input and results.
         prefix: Command that runs Python with the package; None for an isolated environment of uv.
     """
-    packages = ["hpsv2==1.2.0", "torch<2.6", "torchvision", "setuptools<80", "numpy<2"]
+    packages = [_SOURCE, "torch<2.6", "torchvision", "setuptools<80", "numpy<2"]
     python = prefix or uv_command("3.10", packages)
-    return driven_scorer("the package hpsv2 1.2.0, version 2.1", "hpsv2.py", images, work, prefix=python, scale=SCALE)
+    return driven_scorer("the package hpsv2, version 2.1", "score_hpsv2.py", images, work, prefix=python, scale=SCALE)

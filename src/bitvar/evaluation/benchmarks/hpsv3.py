@@ -89,4 +89,4 @@ def own_scorer(images: Sequence[GeneratedImage], work: Path, *, prefix: Sequence
         prefix: Command that runs Python with the package; None for an isolated environment of uv.
     """
     python = prefix or uv_command("3.10", ["hpsv3==1.0.0", "transformers==4.45.2", "numpy<2"])
-    return driven_scorer("the package hpsv3 1.0.0", "hpsv3.py", images, work, prefix=python)
+    return driven_scorer("the package hpsv3 1.0.0", "score_hpsv3.py", images, work, prefix=python)

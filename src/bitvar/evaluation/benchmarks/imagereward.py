@@ -89,4 +89,4 @@ def own_scorer(images: Sequence[GeneratedImage], work: Path, *, prefix: Sequence
     """
     packages = ["image-reward==1.5", "clip-anytorch", "transformers==4.27.4", "torch<2.6", "torchvision", "numpy<2"]
     python = prefix or uv_command("3.10", packages)
-    return driven_scorer("the package image-reward 1.5", "imagereward.py", images, work, prefix=python)
+    return driven_scorer("the package image-reward 1.5", "score_imagereward.py", images, work, prefix=python)

@@ -66,8 +66,8 @@ class OwnScorer:
         line = shlex.join(self.argv)
         return line if self.where is None else f"cd {shlex.quote(str(self.where))} && {line}"
 
-    def require(self) -> None:
-        """Check that everything it needs is there.
+    def prepare(self) -> None:
+        """Check that everything it needs is there, and remove earlier results.
 
         Raises:
             UsageError: naming what is missing.
@@ -75,6 +75,9 @@ class OwnScorer:
         for path in self.needs:
             if not path.exists():
                 raise UsageError(f"There is no {path}.", f"{self.name} needs it", "check the path; docs/benchmarks.md")
+        for path in self.results:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
 
     def run(self, images: Sequence[GeneratedImage]) -> list[Score]:
         """Run the command and pair its results with the images.
@@ -82,9 +85,7 @@ class OwnScorer:
         Raises:
             UsageError: if the command can't start or fails, or has no result for an image.
         """
-        self.require()
-        for path in self.results:
-            path.unlink(missing_ok=True)
+        self.prepare()
         try:
             done = subprocess.run(self.argv, check=False, cwd=self.where)
         except OSError as error:

@@ -175,7 +175,7 @@ def score_benchmark(
     with claimed(output, settings, outputs=[REPORT, *(path.name for path in files.values())]):
         for name, images in found.items():
             if isinstance(scorer, OwnBenchmark):
-                own = scorer.make(folder.variants[name], images, output / f"{name}-own")
+                own = scorer.make(folder.variants[name].absolute(), images, (output / f"{name}-own").absolute())
                 log(f"{name}: {own.command}")
                 scores = own.collect(images) if collect else own.run(images)
                 write_text(files[name], json_lines(_line(score, folder.root) for score in scores))
