@@ -69,7 +69,7 @@ def score(
 ) -> None:
     """Compute the distance. The report names the network and both numbers of images.
 
-    --split and --limit belong to the reference's images; a reference of statistics takes neither.
+    --split belongs to the reference, and --limit to both sides; statistics take neither.
     """
     with exit_codes():
         from bitvar.evaluation.benchmarks.fid import STATISTICS, compute_fid, measure_images, write_fid

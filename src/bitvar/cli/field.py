@@ -162,7 +162,8 @@ def draw(
     if as_json:
         typer.echo(json.dumps(settings.model_dump(mode="json")))
     else:
-        say(f"{output}: complete. Score it: bitvar evaluate {layout.name} score {output}")
+        rest = " --reference SET" if layout.name == "fid" else ""
+        say(f"{output}: complete. Score it: bitvar evaluate {layout.name} score {output}{rest}")
 
 
 def _load(model: str, dtype: str, device: str) -> "InfinityPipeline":

@@ -26,6 +26,7 @@ from bitvar.files import atomic_path
 from bitvar.imaging.batches import in_batches
 from bitvar.imaging.open import ImageLimits, RefusedError
 from bitvar.metrics.frechet import FeatureNetwork, Moments, gaussian_distance
+from bitvar.metrics.scorers.folders import file_digest
 
 STATISTICS: Final = ".npz"
 _BATCH: Final = 32
@@ -123,8 +124,8 @@ def read_statistics(path: Path, network: FeatureNetwork) -> FeatureStatistics:
         UsageError: for a file in no such layout, or of another network.
     """
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with np.load(path, allow_pickle=False) as file:
+        digest = file_digest(path)
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             values = {name: file[name] for name in ("mu", "sigma", "num_images", "network") if name in file.files}
             images = file["arr_0"] if "arr_0" in file.files and "mu" not in file.files else None
     except Exception as error:  # a damaged archive raises errors of many types

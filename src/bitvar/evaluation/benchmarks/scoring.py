@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from bitvar.config import Config
 from bitvar.data.writing import json_lines
@@ -83,18 +83,8 @@ class ImageFolder:
         return cls(root, variants, settings)
 
 
-class MakeOwnScorer(Protocol):
-    """Function that makes the command of a published scorer."""
-
-    def __call__(self, images: Path, found: Sequence[GeneratedImage], work: Path) -> OwnScorer:
-        """Make the command.
-
-        Args:
-            images: Folder in the benchmark's layout.
-            found: The images in it.
-            work: Folder for input and results.
-        """
-        ...
+MakeOwnScorer = Callable[[Path, Sequence[GeneratedImage], Path], OwnScorer]
+"""Makes a published scorer's command from a folder in the benchmark's layout, its images, and a folder for files."""
 
 
 @dataclass(frozen=True)
