@@ -170,11 +170,11 @@ def geneval(
 
         choices = Choices(folder, output, prompts, scorer, python, print_command, collect, as_json)
 
-        def make(images: Path, found: Any, work: Path) -> Any:
-            del found
+        def make(images: Path, listed: Any, scratch: Path) -> Any:
+            del listed
             clone = _need(checkout, "--checkout", "a clone", "git clone https://github.com/djghosh13/geneval")
             place = _need(weights, "--weights", "the detector", f"{clone}/evaluation/download_models.sh FOLDER")
-            return module.own_scorer(images, work, checkout=clone, weights=place, prefix=choices.prefix)
+            return module.own_scorer(images, scratch, checkout=clone, weights=place, prefix=choices.prefix)
 
         score_images(
             "geneval",
@@ -210,10 +210,10 @@ def geneval2(
         choices = Choices(folder, output, prompts, scorer, python, print_command, collect, as_json)
         kind = resolve_dtype(dtype, resolve_device(device))
 
-        def make(images: Path, found: Any, work: Path) -> Any:
+        def make(images: Path, listed: Any, scratch: Path) -> Any:
             clone = _need(checkout, "--checkout", "a clone", "git clone https://github.com/facebookresearch/GenEval2")
-            used = list({image.prompt.id: image.prompt for image in found}.values())
-            return module.own_scorer(images, work, used, checkout=clone, prefix=choices.prefix)
+            used = list({image.prompt.id: image.prompt for image in listed}.values())
+            return module.own_scorer(images, scratch, used, checkout=clone, prefix=choices.prefix)
 
         score_images(
             "geneval2",
@@ -249,9 +249,9 @@ def dpg(
         choices = Choices(folder, output, prompts, scorer, python, print_command, collect, as_json)
         how = "git clone https://github.com/TencentQQGYLab/ELLA; it is dpg_bench/dpg_bench.csv"
 
-        def make(images: Path, found: Any, work: Path) -> Any:
+        def make(images: Path, listed: Any, scratch: Path) -> Any:
             clone = _need(checkout, "--checkout", "a clone", "git clone https://github.com/TencentQQGYLab/ELLA")
-            return module.own_scorer(images, work, found, checkout=clone, prefix=choices.prefix)
+            return module.own_scorer(images, scratch, listed, checkout=clone, prefix=choices.prefix)
 
         def networks(chosen: "Sequence[EvalPrompt]") -> Any:
             asked = _need(questions, "--questions", "DPG-Bench's questions", how)
@@ -298,9 +298,9 @@ def hpsv2(
             path = _need(checkpoint, "--checkpoint", "its weights", how)
             return module.hps_benchmark(chosen, checkpoint=path, tokenizer=tokenizer, device=_device(device))
 
-        def make(images: Path, found: Any, work: Path) -> Any:
+        def make(images: Path, listed: Any, scratch: Path) -> Any:
             del images
-            return module.own_scorer(found, work, prefix=choices.prefix)
+            return module.own_scorer(listed, scratch, prefix=choices.prefix)
 
         score_images("hpsv2", choices, networks=networks, own=Own("the package hpsv2, version 2.1", make, by_skill))
 
@@ -322,9 +322,9 @@ def hpsv3(
 
         choices = Choices(folder, output, prompts, scorer, python, print_command, collect, as_json)
 
-        def make(images: Path, found: Any, work: Path) -> Any:
+        def make(images: Path, listed: Any, scratch: Path) -> Any:
             del images
-            return module.own_scorer(found, work, prefix=choices.prefix)
+            return module.own_scorer(listed, scratch, prefix=choices.prefix)
 
         score_images("hpsv3", choices, networks=None, own=Own("the package hpsv3 1.0.0", make, by_skill))
 
@@ -356,9 +356,9 @@ def imagereward(
             path = _need(checkpoint, "--checkpoint", "its weights", how)
             return module.imagereward_benchmark(chosen, checkpoint=path, tokenizer=tokenizer, device=_device(device))
 
-        def make(images: Path, found: Any, work: Path) -> Any:
+        def make(images: Path, listed: Any, scratch: Path) -> Any:
             del images
-            return module.own_scorer(found, work, prefix=choices.prefix)
+            return module.own_scorer(listed, scratch, prefix=choices.prefix)
 
         score_images("imagereward", choices, networks=networks, own=Own("the package image-reward 1.5", make, by_skill))
 

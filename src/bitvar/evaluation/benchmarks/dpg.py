@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import Final
 
 from PIL import Image
 
@@ -37,17 +37,18 @@ Answer = Callable[[Image.Image, str], str]
 """A network's answer to a question about an image, in lower case."""
 
 
-@dataclass
 class DpgLayout:
     """Prompts and files of DPG-Bench.
 
-    Attributes:
+    Args:
         images_per_prompt: Number of images of a prompt, which is that of the images in a file: 4 or 1.
     """
 
-    images_per_prompt: int = _FULL
-    name: ClassVar[str] = "dpg"
-    title: ClassVar[str] = "DPG-Bench (arXiv 2403.05135)"
+    name: str = "dpg"
+    title: str = "DPG-Bench (arXiv 2403.05135)"
+
+    def __init__(self, images_per_prompt: int = _FULL) -> None:
+        self.images_per_prompt: int = images_per_prompt
 
     def read_prompts(self, given: Path | None) -> PromptSet:
         if given is not None and given.is_dir():
@@ -247,22 +248,27 @@ def blip_benchmark(
 
 
 def own_scorer(
-    images: Path, work: Path, found: Sequence[GeneratedImage], *, checkout: Path, prefix: Sequence[str] | None = None
+    images: Path,
+    scratch: Path,
+    listed: Sequence[GeneratedImage],
+    *,
+    checkout: Path,
+    prefix: Sequence[str] | None = None,
 ) -> OwnScorer:
     """Make the command of the published `compute_dpg_bench.py`, which asks mPLUG-large through modelscope and fairseq.
 
     Args:
         images: Folder of the grids.
-        work: Folder for its results.
-        found: Its images, one or more.
+        scratch: Folder for its results.
+        listed: Its images, one or more.
         checkout: Clone of TencentQQGYLab/ELLA.
         prefix: Command that runs Python with its packages; None for an isolated environment of uv.
     """
-    count = 1 + max(image.seed for image in found)
-    side = require_image(found[0].path, ImageLimits(min_side=1), todo="make it again").width // (
+    count = 1 + max(image.seed for image in listed)
+    side = require_image(listed[0].path, ImageLimits(min_side=1), todo="make it again").width // (
         _SIDE if count > 1 else 1
     )
-    script, results = checkout / "dpg_bench" / "compute_dpg_bench.py", work / "results.txt"
+    script, results = checkout / "dpg_bench" / "compute_dpg_bench.py", scratch / "results.txt"
     python = prefix or uv_command(
         "3.10", ["torch<2.4", "torchvision", "accelerate", "numpy<2", "pandas", "pillow", "tqdm", "modelscope<1.19",
                  "fairseq",

@@ -140,18 +140,18 @@ def mask2former_benchmark(
 
 
 def own_scorer(
-    images: Path, work: Path, *, checkout: Path, weights: Path, prefix: Sequence[str] | None = None
+    images: Path, scratch: Path, *, checkout: Path, weights: Path, prefix: Sequence[str] | None = None
 ) -> OwnScorer:
     """Make the command of the published `evaluate_images.py`, which needs CUDA, mmcv-full 1.7 and mmdet 2.
 
     Args:
         images: Folder in GenEval's layout.
-        work: Folder for its results.
+        scratch: Folder for its results.
         checkout: Clone of djghosh13/geneval.
         weights: Folder with the detector's checkpoint, as its `download_models.sh` fetches it.
         prefix: Command that runs Python with its packages; None for an isolated environment of uv.
     """
-    script, results = checkout / "evaluation" / "evaluate_images.py", work / "results.jsonl"
+    script, results = checkout / "evaluation" / "evaluate_images.py", scratch / "results.jsonl"
     python = prefix or uv_command(
         "3.9", ["torch==1.12.1", "torchvision==0.13.1", "mmcv-full==1.7.1", "mmdet==2.28.2", "open-clip-torch==2.20.0",
                 "clip-benchmark==1.4.0", "pandas==1.5.3", "numpy==1.23.1"],

@@ -194,21 +194,21 @@ def chat_benchmark(
 
 
 def own_scorer(
-    images: Path, work: Path, prompts: Sequence[EvalPrompt], *, checkout: Path, prefix: Sequence[str] | None = None
+    images: Path, scratch: Path, prompts: Sequence[EvalPrompt], *, checkout: Path, prefix: Sequence[str] | None = None
 ) -> OwnScorer:
     """Make the command of the published `evaluation.py`, which asks Qwen3-VL-8B once a question.
 
     Args:
         images: Folder of the images.
-        work: Folder for its input and results.
+        scratch: Folder for its input and results.
         prompts: Prompts of the images, in order.
         checkout: Clone of facebookresearch/GenEval2.
         prefix: Command that runs Python with its packages; None for an isolated environment of uv.
     """
-    script, results = checkout / "evaluation.py", work / "score_lists.json"
-    data, paths = work / "benchmark_data.jsonl", work / PATHS
+    script, results = checkout / "evaluation.py", scratch / "score_lists.json"
+    data, paths = scratch / "benchmark_data.jsonl", scratch / PATHS
     first = first_images(GenEval2Layout().find(images, prompts))
-    work.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     write_sidecar(data, "".join(json.dumps(prompt.payload) + "\n" for prompt in prompts if prompt.id in first))
     write_text(paths, json.dumps(_paths(first), indent=1))
     python = prefix or uv_command(

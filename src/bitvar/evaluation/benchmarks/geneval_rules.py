@@ -64,17 +64,17 @@ NameColours = Callable[[Sequence[DetectedObject], str], Sequence[str]]
 """Names the colour of each object, given the objects and their class."""
 
 
-def keep_objects(found: Objects, tag: str, thresholds: Thresholds = PUBLISHED) -> dict[str, list[DetectedObject]]:
+def keep_objects(detected: Objects, tag: str, thresholds: Thresholds = PUBLISHED) -> dict[str, list[DetectedObject]]:
     """Keep the objects that count: confident enough, not too many, best first.
 
     Args:
-        found: All objects by class, in any order.
+        detected: All objects by class, in any order.
         tag: Skill of the prompt; "counting" needs more confidence.
         thresholds: Constants of the rules.
     """
     limit = thresholds.counting_confidence if tag == "counting" else thresholds.confidence
     kept: dict[str, list[DetectedObject]] = {}
-    for name, objects in found.items():
+    for name, objects in detected.items():
         # the published code reverses an ascending sort, which matters for equal scores only
         ordered = [objects[i] for i in np.argsort([entry.score for entry in objects])[::-1]]
         rest = [entry for entry in ordered if entry.score > limit][: thresholds.max_objects]

@@ -100,14 +100,16 @@ def hps_benchmark(
     return PreferenceBenchmark("hpsv2", prompts, scorer, info, scale=SCALE)
 
 
-def own_scorer(images: Sequence[GeneratedImage], work: Path, *, prefix: Sequence[str] | None = None) -> OwnScorer:
+def own_scorer(images: Sequence[GeneratedImage], scratch: Path, *, prefix: Sequence[str] | None = None) -> OwnScorer:
     """Make the command that scores images with the package hpsv2 and version 2.1 of its weights.
 
     Args:
         images: Images to score.
-        work: Folder for its input and results.
+        scratch: Folder for its input and results.
         prefix: Command that runs Python with the package; None for an isolated environment of uv.
     """
     packages = [_SOURCE, "torch<2.6", "torchvision", "setuptools<80", "numpy<2"]
     python = prefix or uv_command("3.10", packages)
-    return driven_scorer("the package hpsv2, version 2.1", "score_hpsv2.py", images, work, prefix=python, scale=SCALE)
+    return driven_scorer(
+        "the package hpsv2, version 2.1", "score_hpsv2.py", images, scratch, prefix=python, scale=SCALE
+    )

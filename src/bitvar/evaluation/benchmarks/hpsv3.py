@@ -80,13 +80,13 @@ def _stem(prompt: EvalPrompt, number: int) -> str:
     return f"{prompt.skill}/{name}" + (f"_{number}" if number else "")
 
 
-def own_scorer(images: Sequence[GeneratedImage], work: Path, *, prefix: Sequence[str] | None = None) -> OwnScorer:
+def own_scorer(images: Sequence[GeneratedImage], scratch: Path, *, prefix: Sequence[str] | None = None) -> OwnScorer:
     """Make the command that scores images with the package hpsv3, a 7B network that needs a GPU.
 
     Args:
         images: Images to score.
-        work: Folder for its input and results.
+        scratch: Folder for its input and results.
         prefix: Command that runs Python with the package; None for an isolated environment of uv.
     """
     python = prefix or uv_command("3.10", ["hpsv3==1.0.0", "transformers==4.45.2", "numpy<2"])
-    return driven_scorer("the package hpsv3 1.0.0", "score_hpsv3.py", images, work, prefix=python)
+    return driven_scorer("the package hpsv3 1.0.0", "score_hpsv3.py", images, scratch, prefix=python)

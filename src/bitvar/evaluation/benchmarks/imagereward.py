@@ -79,14 +79,14 @@ def imagereward_benchmark(
     return PreferenceBenchmark("imagereward", prompts, scorer, info)
 
 
-def own_scorer(images: Sequence[GeneratedImage], work: Path, *, prefix: Sequence[str] | None = None) -> OwnScorer:
+def own_scorer(images: Sequence[GeneratedImage], scratch: Path, *, prefix: Sequence[str] | None = None) -> OwnScorer:
     """Make the command that scores images with the package image-reward.
 
     Args:
         images: Images to score.
-        work: Folder for its input and results.
+        scratch: Folder for its input and results.
         prefix: Command that runs Python with the package; None for an isolated environment of uv.
     """
     packages = ["image-reward==1.5", "clip-anytorch", "transformers==4.27.4", "torch<2.6", "torchvision", "numpy<2"]
     python = prefix or uv_command("3.10", packages)
-    return driven_scorer("the package image-reward 1.5", "score_imagereward.py", images, work, prefix=python)
+    return driven_scorer("the package image-reward 1.5", "score_imagereward.py", images, scratch, prefix=python)

@@ -134,7 +134,13 @@ def uv_command(python: str, packages: Sequence[str]) -> tuple[str, ...]:
 
 
 def driven_scorer(
-    name: str, driver: str, images: Sequence[GeneratedImage], work: Path, *, prefix: Sequence[str], scale: float = 1.0
+    name: str,
+    driver: str,
+    images: Sequence[GeneratedImage],
+    scratch: Path,
+    *,
+    prefix: Sequence[str],
+    scale: float = 1.0,
 ) -> OwnScorer:
     """Make the command of a driver, which scores a list of images and prompts with a published package.
 
@@ -142,13 +148,13 @@ def driven_scorer(
         name: Name for reports.
         driver: File in `DRIVERS`.
         images: Images to score.
-        work: Folder for the list and the results.
+        scratch: Folder for the list and the results.
         prefix: Command that runs Python with the package.
         scale: Factor of the scores in reports.
     """
-    requests, answers = work / "requests.json", work / "answers.json"
+    requests, answers = scratch / "requests.json", scratch / "answers.json"
     rows = [{"image": str(image.path.absolute()), "prompt": image.prompt.text} for image in images]
-    work.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     write_text(requests, json.dumps(rows, indent=1))
 
     def read() -> list[OwnScore]:

@@ -248,15 +248,15 @@ def _report(
     layout: Layout,
     prompts: PromptSet,
     folder: ImageFolder,
-    found: Mapping[str, Sequence[GeneratedImage]],
+    images: Mapping[str, Sequence[GeneratedImage]],
     tables: Mapping[str, Table],
 ) -> dict[str, Any]:
     variants = {}
     for name, table in tables.items():
-        used = len({image.prompt.id for image in found[name]})
+        used = len({image.prompt.id for image in images[name]})
         rows = [asdict(row) for row in table.rows]
         variants[name] = {
-            "images": len(found[name]),
+            "images": len(images[name]),
             "prompts": used,
             "complete": used == len(prompts.prompts),
             "overall": rows[-1]["score"],

@@ -144,7 +144,7 @@ def measure_val_loss(
     sums = {CLEAN: ScaleSums()} | ({CORRECTED: ScaleSums()} if settings.flip_strength > 0 else {})
     for batch in _batches(pipeline, source, settings, schedules, digest, log):
         used.add(batch[0].schedule_index)
-        _measure(pipeline, batch, schedules[batch[0].schedule_index], settings, sums)
+        _add_batch(pipeline, batch, schedules[batch[0].schedule_index], settings, sums)
         if sums[CLEAN].images % (10 * settings.batch_size) < len(batch):
             log(f"{sums[CLEAN].images:,} images")
     if not sums[CLEAN].images:
@@ -169,7 +169,7 @@ def measure_val_loss(
     }  # fmt: skip
 
 
-def _measure(
+def _add_batch(
     pipeline: InfinityPipeline,
     batch: list[_Sample],
     schedule: ScaleSchedule,

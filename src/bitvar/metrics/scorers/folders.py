@@ -76,9 +76,9 @@ def file_digest(path: Path) -> str:
         raise UsageError(f"Can't read {path}.", error.strerror or str(error), "check the path") from None
 
 
-def digest_of_all(parts: Sequence[str]) -> str:
+def digest_of_all(digests: Sequence[str]) -> str:
     """Compute one digest of several."""
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def normalized(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Float[Tensor, "3 H W"]:
