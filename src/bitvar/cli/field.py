@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,20 +151,34 @@ def draw(
             raise UsageError(unknown("variant", name, VARIANTS))
     given = layout.read_prompts(prompts)
     rewritten = None if rewrites is None else _read_rewrites(rewrites)
-    pipeline = _load(model, dtype, device)
+    rank = int(os.environ.get("RANK", "0"))
+    pipeline = _load(model, dtype, _rank_device(device))
 
     def log(text: str) -> None:
-        say(text, err=True)
+        if rank == 0:
+            say(text, err=True)
 
     choices = GenerateChoices(
         limit, count, seed, options, rewritten, tuple(variants) if variants else None, cut_prompts, batch_size
     )
     settings = generate_benchmark(pipeline, layout, given, output, choices, log=log)
+    if rank > 0:
+        return
     if as_json:
         typer.echo(json.dumps(settings.model_dump(mode="json")))
     else:
         rest = " --reference SET" if layout.name == "fid" else ""
         say(f"{output}: complete. Score it: bitvar evaluate {layout.name} score {output}{rest}")
+
+
+def _rank_device(device: str) -> str:
+    """Choose the GPU of this process among those that torchrun started, where the user left it open."""
+    local = os.environ.get("LOCAL_RANK")
+    if local is None or device not in ("auto", "cuda"):
+        return device
+    import torch
+
+    return f"cuda:{local}" if torch.cuda.is_available() else device
 
 
 def _load(model: str, dtype: str, device: str) -> "InfinityPipeline":

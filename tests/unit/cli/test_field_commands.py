@@ -86,6 +86,7 @@ def test_geneval2_by_a_published_script(tmp_path: Path) -> None:
 
 def test_dpg_by_a_published_script(tmp_path: Path) -> None:
     clone = tmp_path / "clone" / "dpg_bench"
+    clone.mkdir(parents=True)
     dpg_questions(clone / "dpg_bench.csv", ["0"])
     (clone / "compute_dpg_bench.py").write_text(
         "import os, sys\n"

@@ -97,7 +97,7 @@ def test_dpg_asks_about_each_image_of_a_grid(tmp_path: Path) -> None:
 
     def answer(image: Image.Image, question: str) -> str:
         assert image.size == (8, 8)
-        reds.append(image.getpixel((4, 4))[0])
+        reds.append(image.getchannel("R").getpixel((4, 4)))
         return "yes"
 
     benchmark = DpgBenchmark((prompt,), {"0": CHAIN[:1]}, answer, JudgeInfo("hand"))

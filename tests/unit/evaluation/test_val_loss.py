@@ -58,7 +58,7 @@ def test_clean_losses_are_those_of_training(pipeline: InfinityPipeline, data: Pa
 
 
 def test_flipped_losses_by_hand(pipeline: InfinityPipeline, data: Path) -> None:
-    """Per image; tokens weigh as in the official script: equally, or by the root of the last scale's area over theirs."""
+    """Tokens weigh as in the official script: equally, or by the root of the last scale's area over theirs."""
     features, captions = encoded(pipeline, data, "val")
     schedule = pipeline.transformer.config.all_schedules()[0]
     losses, weighted = [], []

@@ -69,9 +69,8 @@ class ClipColours:
     def __init__(self, folder: ScorerFolder, colours: Sequence[str], device: torch.device | str = "cpu") -> None:
         from transformers import AutoTokenizer, CLIPModel
 
-        self.model = (
-            folder.load(CLIPModel.from_pretrained, use_safetensors=True).eval().requires_grad_(False).to(device)
-        )
+        model: Any = folder.load(CLIPModel.from_pretrained, use_safetensors=True)
+        self.model = model.eval().requires_grad_(False).to(device)
         self.tokenizer = folder.load(AutoTokenizer.from_pretrained)
         self.colours = tuple(colours)
         self._classifiers: dict[str, Float[Tensor, "c d"]] = {}

@@ -64,7 +64,8 @@ class Mask2FormerDetector:
             why = f"it knows {config.num_labels} classes, and COCO has {num_classes}"
             raise WeightsError(f"{folder.name} can't judge these prompts.", why, "give a COCO instance model")
         # the library's class with a head constructs a training loss, which needs scipy
-        network, head = Mask2FormerModel(config), nn.Linear(config.hidden_dim, num_classes + 1)
+        network: Any = Mask2FormerModel(config)
+        head = nn.Linear(config.hidden_dim, num_classes + 1)
         tensors = load_tensors(folder.path / "model.safetensors")
         try:
             network.load_state_dict(_with_prefix(tensors, "model."), strict=True)

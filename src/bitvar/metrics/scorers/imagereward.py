@@ -42,9 +42,8 @@ class ImageRewardScorer:
         from transformers import AutoTokenizer
 
         self.tokenizer = tokenizer.load(AutoTokenizer.from_pretrained)
-        self.vision, self.text, self.head = (part.to(device) for part in imagereward_from(read_official(checkpoint)))
-        self.vision.to(dtype)
-        self.text.to(dtype)
+        vision, text, head = imagereward_from(read_official(checkpoint))
+        self.vision, self.text, self.head = vision.to(device, dtype), text.to(device, dtype), head.to(device)
         self.device, self.dtype = torch.device(device), dtype
         self.sha256 = digest_of_all([file_digest(checkpoint), tokenizer.sha256])
 
