@@ -114,13 +114,19 @@ class Ledger:
         if new:
             flush(self.path.parent)
 
-    def arrange(self, files: Sequence[str]) -> None:
-        """Bring the lines into the order of these files, each once; lines of other files stay in front."""
+    def arrange(self, notes: Mapping[str, Mapping[str, Any]]) -> None:
+        """Bring the lines into the order of these files, each once; lines of other files stay in front.
+
+        Args:
+            notes: The note of each file, which replaces the one that its line has.
+        """
         with self._lock:
             lines = self.refresh()
-            wanted = dict.fromkeys(name for name in files if name in lines)
-            order = [*(name for name in lines if name not in wanted), *wanted]
-            data = b"".join(_encode(lines[name]) for name in order)
+            arranged = [line for name, line in lines.items() if name not in notes]
+            for name, note in notes.items():
+                if name in lines:
+                    arranged.append(lines[name].model_copy(update={"note": dict(note)}))
+            data = b"".join(map(_encode, arranged))
             if not lines or data == self.path.read_bytes():
                 return
             self._rewritten.write_bytes(data)

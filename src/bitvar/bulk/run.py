@@ -83,17 +83,27 @@ def generate_work(
     place.require_own(images)
     missing = [planned for planned in images if not place.has(planned)]
     files = {item.file for item in items}
-    made, seconds = 0, 0.0
+    began, drawn, seconds = time.perf_counter(), 0, 0.0
     with closing(_claimed_batches(place, missing, batch_size, log)) as batches:
         for batch in batches:
             started = time.perf_counter()
             place.keep(_draw(pipeline, batch, hooks))
-            made, seconds = made + len(batch), seconds + time.perf_counter() - started
-            log(f"{len(files & place.ledger.known.keys())} of {len(files)} images")
+            now = time.perf_counter()
+            drawn, seconds = drawn + len(batch), seconds + now - started
+            log(_progress(len(files & place.ledger.known.keys()), len(images), len(missing), now - began))
     if arrange:
-        place.ledger.arrange([item.file for item in items])
+        place.ledger.arrange({item.file: item.note for item in items})
     lines = place.ledger.refresh()
-    return WorkResult([lines[item.file] for item in items], len(images) - len(missing), made, seconds)
+    return WorkResult([lines[item.file] for item in items], len(images) - len(missing), drawn, seconds)
+
+
+def _progress(done: int, total: int, missing: int, seconds: float) -> str:
+    """Say how far a run is: all of its processes together."""
+    rate = max(done - (total - missing), 1) / max(seconds, 1e-9)
+    left = (total - done) / rate
+    units = ((3600, "h"), (60, "min"), (1, "s"))
+    size, unit = next(((size, unit) for size, unit in units if left >= 2 * size), (1, "s"))
+    return f"{done} of {total} images, {rate:.3g} a second" + (f", {left / size:.0f} {unit} left" if left >= 1 else "")
 
 
 def _addressed(items: Sequence[WorkItem], drawing: Mapping[str, Any]) -> list[PlannedImage]:

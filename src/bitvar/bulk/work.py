@@ -50,6 +50,18 @@ class WorkItem:
         """Text that is drawn."""
         return self.request.prompts[0]
 
+    def dump(self) -> str:
+        """Write the item as the JSON text that `parse` reads."""
+        values = {"file": self.file, "seed": self.seed, "note": dict(self.note), "record": dict(self.record)}
+        request = self.request.model_dump(mode="json", exclude_defaults=True)
+        return json.dumps({**values, "request": request})
+
+    @classmethod
+    def parse(cls, text: str) -> "WorkItem":
+        """Read the text that `dump` writes."""
+        values = json.loads(text)
+        return cls(**{**values, "request": GenerationRequest.model_validate(values["request"])})
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the request as JSON values: those that aren't left to the model, without prompt and seed."""

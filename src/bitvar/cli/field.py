@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ import typer
 
 from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
+from bitvar.cli.ranks import Rank
 
 if TYPE_CHECKING:
     from bitvar.evaluation.benchmarks.layout import Layout
@@ -145,24 +145,25 @@ def draw(
     from bitvar.config import unknown
     from bitvar.errors import UsageError
     from bitvar.evaluation.benchmarks.generating import VARIANTS, GenerateChoices, generate_benchmark
+    from bitvar.rewriting import read_rewrites
 
     for name in variants or []:
         if name not in VARIANTS:
             raise UsageError(unknown("variant", name, VARIANTS))
     given = layout.read_prompts(prompts)
-    rewritten = None if rewrites is None else _read_rewrites(rewrites)
-    rank = int(os.environ.get("RANK", "0"))
-    pipeline = _load(model, dtype, _rank_device(device))
+    rewritten = None if rewrites is None else {text: one.prompt for text, one in read_rewrites(rewrites).items()}
+    rank = Rank.read()
+    pipeline = _load(model, dtype, rank.device(device))
 
     def log(text: str) -> None:
-        if rank == 0:
+        if rank.index == 0:
             say(text, err=True)
 
     choices = GenerateChoices(
         limit, count, seed, options, rewritten, tuple(variants) if variants else None, cut_prompts, batch_size
     )
     settings = generate_benchmark(pipeline, layout, given, output, choices, log=log)
-    if rank > 0:
+    if rank.index > 0:
         return
     if as_json:
         typer.echo(json.dumps(settings.model_dump(mode="json")))
@@ -171,32 +172,11 @@ def draw(
         say(f"{output}: complete. Score it: bitvar evaluate {layout.name} score {output}{rest}")
 
 
-def _rank_device(device: str) -> str:
-    """Choose the GPU of this process among those that torchrun started, where the user left it open."""
-    local = os.environ.get("LOCAL_RANK")
-    if local is None or device not in ("auto", "cuda"):
-        return device
-    import torch
-
-    return f"cuda:{local}" if torch.cuda.is_available() else device
-
-
 def _load(model: str, dtype: str, device: str) -> "InfinityPipeline":
     from bitvar.pipeline import InfinityPipeline
     from bitvar.weights.hub import resolve_model
 
     return InfinityPipeline.from_pretrained(resolve_model(model), dtype=dtype, device=device)
-
-
-def _read_rewrites(path: Path) -> dict[str, str]:
-    from bitvar.evaluation.benchmarks.prompt_sets import read_field, read_json_lines
-
-    rows = read_json_lines(path)
-    places = [f"line {number} of {path}" for number in range(1, len(rows) + 1)]
-    return {
-        read_field(row, "prompt", str, place): read_field(row, "rewritten", str, place)
-        for row, place in zip(rows, places, strict=True)
-    }
 
 
 def print_report(report: dict[str, Any]) -> None:

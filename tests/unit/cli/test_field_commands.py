@@ -130,7 +130,7 @@ def test_hpsv3_by_its_package(tmp_path: Path) -> None:
 def test_imagereward_of_raw_and_rewritten_prompts(networks: Path, tmp_path: Path) -> None:
     rows = [{"id": "p0", "prompt": "a dog"}, {"id": "p1", "prompt": "a cat"}]
     given = prompts_file(tmp_path / "p.json", rows, as_list=True)
-    rewrites = [{"prompt": row["prompt"], "rewritten": f"{row['prompt']}, flat emoji"} for row in rows]
+    rewrites = [{"prompt": row["prompt"], "rewritten": f"{row['prompt']}, flat emoji", "model": "hand"} for row in rows]
     draw = ("--prompts", given, "--rewrites", prompts_file(tmp_path / "r.jsonl", rewrites), "--images-per-prompt", "1")
     scorer = ("--checkpoint", networks / "imagereward.pt", "--tokenizer", networks / "words", "--prompts", given)
     report = both("imagereward", tmp_path / "out", *scorer, draw=draw)
