@@ -21,7 +21,10 @@ from bitvar.config import Config
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = ROOT / "src" / "bitvar"
-DOCS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+DOCS = [
+    *sorted(page for page in (ROOT / "docs").rglob("*.md") if "generated" not in page.parts),  # made for the site
+    ROOT / "CONTRIBUTING.md",
+]
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -40,7 +43,7 @@ FOREIGN = {
 }
 """Names in the docs that belong to others, and to whom."""
 
-each_page = pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+each_page = pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def blocks(page: Path, *languages: str) -> Iterator[str]:
