@@ -24,7 +24,7 @@ extensions = [
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 nitpicky = True
 toc_object_entries = False
-suppress_warnings = ["ref.python"]  # a word of an annotated shape may be the name of two attributes
+suppress_warnings = ["ref.python", "toc.empty_glob"]  # a word of an annotated shape may be the name of two attributes
 default_role = "literal"
 
 myst_enable_extensions = ["attrs_block", "deflist", "dollarmath"]
@@ -54,6 +54,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
 html_copy_source = False
+html_show_search_summary = False  # it is fetched, which browsers refuse to pages from a disk
 html_last_updated_fmt = None
 html_theme_options = {"navigation_with_keys": False}
 pygments_style = "a11y-high-contrast-light"

@@ -117,7 +117,7 @@ def draw_pyramid(example: Example) -> Any:
         before = step.latent
     labels = (
         "what is missing\n(norm in each cell)",
-        "what the codes add\n(3 of 16 channels as colours)",
+        "what the codes add\n(3 of 16 channels)",
         "the latent so far,\ndecoded",
     )
     for row, label in enumerate(labels):

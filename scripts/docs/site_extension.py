@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, get_origin
 
+import accessibility
 import command_reference
 import http_reference
 import module_reference
@@ -32,6 +33,9 @@ COPIES: Final = {
 
 NEEDS: Final = re.compile(r"^( *)<!-- needs: (.+) -->$", re.MULTILINE)
 LINK: Final = re.compile(r"(\[[^\]]*\])\(([^)\s#:]+)(#[^)\s]*)?\)")
+SUFFIX: Final = re.compile(r"(\[[\w-]+)\.md\]\(")
+"""The suffix of a page in the words of a link, which means nothing on the site."""
+
 CODE: Final = re.compile(r"(?:src/bitvar/)?([\w/]+)\.py(?::([\w.]+))?")
 FRONT_MATTER: Final = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
@@ -44,6 +48,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skip_public_name)
     app.connect("doctree-resolved", link_code)
     app.connect("missing-reference", ignore_foreign)
+    app.connect("build-finished", lambda built, _error: accessibility.mend_folder(Path(built.outdir)))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -99,7 +104,7 @@ def read_source(app: Sphinx, document: str, source: list[str]) -> None:
     if document.startswith("generated/") or app.env.doc2path(document).suffix != ".md":
         return
     folder = (Path(app.srcdir) / document).parent
-    text = relink(source[0], folder, folder)
+    text = SUFFIX.sub(r"\1](", relink(source[0], folder, folder))
     source[0] = NEEDS.sub(lambda match: f"{match[1]}{{.needs}}\n{match[1]}Needs {match[2]}.\n", text)
 
 

@@ -52,6 +52,11 @@ def blocks(page: Path, *languages: str) -> Iterator[str]:
             yield text
 
 
+def written_by(page: Path) -> set[str]:
+    """Return the names of the files whose text the page gives, for readers to save."""
+    return set(re.findall(r"^<!-- file: (.+) -->$", page.read_text(encoding="utf-8"), re.MULTILINE))
+
+
 def inline(page: Path) -> list[str]:
     return INLINE.findall(FENCE.sub("", page.read_text(encoding="utf-8")))
 
@@ -122,7 +127,7 @@ def test_paths_exist(page: Path) -> None:
     wanted = [
         code for code in inline(page) if re.match(r"(src|tests|recipes|scripts|experiments|\.ci)/[\w./-]*$", code)
     ]
-    wanted += [code for code in inline(page) if re.fullmatch(r"[\w./-]+\.py", code)]
+    wanted += [code for code in inline(page) if re.fullmatch(r"[\w./-]+\.py", code) and code not in written_by(page)]
     assert [path for path in wanted if find(path) is None] == []
 
 
@@ -167,6 +172,8 @@ def test_commands_parse(page: Path) -> None:
 def test_scripts_and_their_options_exist(page: Path) -> None:
     for words in commands(page):
         if re.fullmatch(r"python3?", Path(words[0]).name) and len(words) > 1 and words[1].endswith(".py"):
+            if words[1] in written_by(page):
+                continue
             script = ROOT / words[1]
             assert script.is_file(), words[1]
             text = script.read_text(encoding="utf-8")
