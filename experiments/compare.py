@@ -18,265 +18,75 @@ bitwise one.
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bitvar.errors import UsageError
 from bitvar.files import atomic_path
+from bitvar.study.fit import PowerLaw, fit_power_law
+from bitvar.study.plot import draw_labels, draw_study, table
+from bitvar.study.results import SCORES, StudyRow, last_validation, read_run, read_scores
 from bitvar.training.config import TransformerTraining
-from bitvar.training.engine.metrics_log import read_metrics
 from bitvar.training.export import pick_checkpoint
-from bitvar.transformer import InfinityTransformer
 
 FACTS: Final = "facts.json"
-SPLITS: Final = ("seen", "unseen", "paraphrase")
-PANELS: Final = {
-    "loss": "validation loss, nats a bit",
-    "seen": "correct, seen prompts, %",
-    "unseen": "correct, unseen prompts, %",
-    "paraphrase": "correct, paraphrases, %",
-    "frechet": "Frechet distance",
-}
-EXPONENTS: Final = np.geomspace(0.02, 2.0, 400)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One finished run.
-
-    Attributes:
-        label: Label on the command line and in the report.
-        parameters: Number of parameters of the transformer, including its text adapter.
-        bits: Number of bits of a token.
-        metrics: Measured metrics of `PANELS`; shares in %.
-        intervals: Intervals of the shares, in %.
-    """
-
-    label: str
-    parameters: int
-    bits: int
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    @property
-    def nats_a_token(self) -> float:
-        """The loss of a whole token."""
-        return self.metrics["loss"] * self.bits
-
-
-@dataclass(frozen=True)
-class Fit:
-    """L = a + b N^-c, and the range of each coefficient when any one point is left out; None with too few points."""
-
-    floor: float
-    factor: float
-    exponent: float
-    worst: float
-    ranges: tuple[tuple[float, float], ...] | None
-
-    def at(self, parameters: np.ndarray) -> np.ndarray:
-        """Evaluate the curve."""
-        return self.floor + self.factor * parameters**-self.exponent
-
-
-def read_run(label: str, run: Path) -> Row:
+def read(label: str, run: Path) -> StudyRow:
     """Read a finished transformer run; for an index head, from the facts beside it.
 
     Raises:
         UsageError: if it is no such run, or not finished.
     """
-    metrics = read_metrics(run)
     data = json.loads((pick_checkpoint(run) / "config.json").read_text(encoding="utf-8"))
-    head = data.pop("head", "bitwise")
+    if data.pop("head", "bitwise") == "bitwise":
+        return read_run(label, run)
     config = TransformerTraining.parse(data, source=str(run))
-    step, loss = metrics.get("validation", {}).get("loss", [(0, 0.0)])[-1]
-    if step < config.optimization.steps:
-        why = f"its last validation was at step {step} of {config.optimization.steps}"
-        raise UsageError(f"{run} is not finished.", why, "finish it first")
-    if head == "bitwise":
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in InfinityTransformer(config.model).parameters())
-    else:
-        parameters = int(json.loads((run / FACTS).read_text(encoding="utf-8"))["parameters"])
-        loss /= config.model.bits
-    return Row(label, parameters, config.model.bits, {"loss": loss})
+    metrics = last_validation(run, config.optimization.steps)
+    metrics["loss"] /= config.model.bits
+    parameters = int(json.loads((run / FACTS).read_text(encoding="utf-8"))["parameters"])
+    samples = config.optimization.steps * config.optimization.batch_size
+    return StudyRow(label, parameters, config.model.bits, samples, 0.0, metrics)
 
 
-def read_scenes(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]:
-    """Read metrics and intervals by label from a report of `bitvar evaluate scenes`.
-
-    Raises:
-        UsageError: if it is no such report.
-    """
-    metrics: dict[str, dict[str, float]] = {}
-    intervals: dict[str, dict[str, tuple[float, float]]] = {}
-    try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if report["format"] != 2:
-            raise ValueError(f"its format is {report['format']}, not 2")
-        for entry in report["candidates"]:
-            distance = entry["metrics"].get("frechet", {}).get("distance")
-            metrics[entry["candidate"]] = {} if distance is None else {"frechet": float(distance)}
-        for result in report["results"]:
-            if result["skill"] == "mean" and result["split"] in SPLITS:
-                label, split = result["candidate"], result["split"]
-                metrics[label][split] = 100 * result["score"]
-                intervals.setdefault(label, {})[split] = (100 * result["low"], 100 * result["high"])
-    except FileNotFoundError:
-        todo = "make it with bitvar evaluate scenes"
-        raise UsageError(f"There is no {path}.", "--scenes names it", todo) from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise UsageError(f"{path} is no report of scenes.", why, "make it again") from None
-    return metrics, intervals
-
-
-def fit_power_law(parameters: Sequence[float], losses: Sequence[float]) -> Fit:
-    """Fit by least squares with a >= 0: a and b are exact for each exponent, and the best of a fine list is taken.
-
-    Raises:
-        UsageError: for fewer than four points, since three coefficients fit any three points.
-    """
-    if len(set(parameters)) < 4:
-        why = f"there are {len(set(parameters))} sizes, and the curve has three numbers"
-        raise UsageError("There is nothing to fit.", why, "give runs of four sizes at least")
-    sizes, values = np.asarray(parameters, dtype=float), np.asarray(losses, dtype=float)
-    floor, factor, exponent = _fit(sizes, values)
-    worst = float(np.abs(floor + factor * sizes**-exponent - values).max())
-    ranges = None
-    if len(values) > 4:
-        kept = [np.arange(len(values)) != i for i in range(len(values))]
-        others = np.array([_fit(sizes[keep], values[keep]) for keep in kept])
-        ranges = tuple((float(low), float(high)) for low, high in zip(others.min(0), others.max(0), strict=True))
-    return Fit(floor, factor, exponent, worst, ranges)
-
-
-def _fit(sizes: np.ndarray, values: np.ndarray) -> tuple[float, float, float]:
-    best: tuple[float, tuple[float, float, float]] | None = None
-    for exponent in EXPONENTS:
-        powers = sizes**-exponent
-        floor, factor = np.linalg.lstsq(np.stack([np.ones_like(powers), powers], axis=1), values, rcond=None)[0]
-        if floor < 0:
-            floor, factor = 0.0, float(powers @ values / (powers @ powers))
-        wrong = float(((floor + factor * powers - values) ** 2).sum())
-        if best is None or wrong < best[0]:
-            best = wrong, (float(floor), float(factor), float(exponent))
-    assert best is not None
-    return best[1]
-
-
-def describe_fit(fit: Fit) -> str:
-    """Describe the fit in a sentence for the docs."""
-    said = f"L = {fit.floor:.4f} + {fit.factor:.4g} N^-{fit.exponent:.3f}, at most {fit.worst:.4f} off"
-    if fit.ranges is None:
-        return said + "; four points don't tell how certain"
-    names = ("a", "b", "c")
-    ranges = (f"{name} {low:.4g} to {high:.4g}" for name, (low, high) in zip(names, fit.ranges, strict=True))
-    return f"{said}; with any one run left out: {', '.join(ranges)}"
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Write the rows as a Markdown table."""
-    keys = [key for key in PANELS if any(key in row.metrics for row in rows)]
-    names = ["run", "parameters", "bits of a token", "nats a token", *(PANELS[key] for key in keys)]
-    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for row in rows:
-        cells = [row.label, f"{row.parameters:,}", str(row.bits), f"{row.nats_a_token:.3f}"]
-        lines.append(f"| {' | '.join([*cells, *(cell(row, key) for key in keys)])} |")
-    return "\n".join(lines)
-
-
-def cell(row: Row, key: str) -> str:
-    """Write a metric with its interval; empty if it wasn't measured."""
-    if key not in row.metrics:
-        return ""
-    if key in row.intervals:
-        low, high = row.intervals[key]
-        return f"{row.metrics[key]:.1f} ({low:.0f}-{high:.0f})"
-    return f"{row.metrics[key]:.4f}" if key == "loss" else f"{row.metrics[key]:.1f}"
-
-
-def draw(rows: Sequence[Row], *, by: str, fit: Fit | None = None) -> Figure:
-    """Draw a panel for each metric, `by` "label" or "parameters"."""
-    keys = [key for key in PANELS if any(key in row.metrics for row in rows)]
-    if len({row.bits for row in rows}) > 1 and fit is None:
-        keys = [key for key in keys if key != "loss"] or keys  # losses of different bits don't compare
-    figure = Figure(figsize=(2.9 * len(keys) + 0.6, 3.0 if by == "parameters" else 1.3 + 0.3 * len(rows)))
-    figure.set_layout_engine("constrained")
-    panels = figure.subplots(1, len(keys), squeeze=False, sharey=by == "label")[0]
-    for axes, key in zip(panels, keys, strict=True):
-        axes.set_title(PANELS[key], loc="left", fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
-        if by == "parameters":
-            draw_curves(axes, key, rows)
-        else:
-            draw_labels(axes, key, rows)
-    if by == "parameters" and len({row.bits for row in rows}) > 1:
-        panels[0].legend(frameon=False, fontsize=8)
-    if fit is not None and keys[0] == "loss":
-        sizes = np.geomspace(min(row.parameters for row in rows), max(row.parameters for row in rows), 100)
-        panels[0].plot(sizes, fit.at(sizes), color="#666666", linewidth=1, linestyle="--", zorder=0)
-    return figure
-
-
-def draw_curves(axes: Axes, key: str, rows: Sequence[Row]) -> None:
-    """Draw one metric against parameters, with a line for each number of bits."""
-    axes.set_xscale("log")
-    axes.set_xlabel("parameters")
-    for bits in sorted({row.bits for row in rows}):
-        line = sorted((row for row in rows if row.bits == bits and key in row.metrics), key=lambda row: row.parameters)
-        if line:
-            x, y = [row.parameters for row in line], [row.metrics[key] for row in line]
-            axes.errorbar(x, y, yerr=reach(line, key), fmt="o-", markersize=4, linewidth=1.4, label=f"{bits} bits")
-
-
-def draw_labels(axes: Axes, key: str, rows: Sequence[Row]) -> None:
-    """Draw one metric, with a row for each run."""
-    line = [row for row in rows if key in row.metrics]
-    places = [rows.index(row) for row in line]
-    axes.errorbar([row.metrics[key] for row in line], places, xerr=reach(line, key), fmt="o", markersize=5)
-    axes.set_yticks(range(len(rows)), [row.label for row in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-
-
-def reach(rows: Sequence[Row], key: str) -> np.ndarray | None:
-    """Compute the distances to the limits of the intervals, `(2, rows)`; None without intervals."""
-    if not rows or any(key not in row.intervals for row in rows):
-        return None
-    return np.array([[abs(row.intervals[key][i] - row.metrics[key]) for row in rows] for i in (0, 1)])
-
-
-def collect(runs: Sequence[str], scenes: Sequence[Path]) -> tuple[list[Row], list[str]]:
+def collect(runs: Sequence[str], scenes: Sequence[Path]) -> tuple[list[StudyRow], list[str]]:
     """Collect the rows of `LABEL=RUN` with their metrics from the reports, and a line for everything that is missing.
 
     Raises:
         UsageError: for anything that can't be read, or a label given twice.
     """
-    rows: list[Row] = []
+    rows: list[StudyRow] = []
     for argument in runs:
         label, equals, path = argument.partition("=")
         if not (label and equals and path) or label in {row.label for row in rows}:
             why = "each --run needs a label of its own, and a folder"
             raise UsageError(f"Can't read --run {argument}.", why, "write --run LABEL=FOLDER")
-        rows.append(read_run(label, Path(path)))
+        rows.append(read(label, Path(path)))
     missing: list[str] = []
     for path in scenes:
-        metrics, intervals = read_scenes(path)
+        metrics, intervals = read_scores(path)
         labels = [row.label for row in rows]
         missing += [f"{path}: {label} is no --run, left out" for label in metrics if label not in labels]
-        for row in rows:
-            row.metrics.update(metrics.get(row.label, {}))
-            row.intervals.update(intervals.get(row.label, {}))
+        rows = [
+            replace(
+                row,
+                metrics={**row.metrics, **metrics.get(row.label, {})},
+                intervals={**row.intervals, **intervals.get(row.label, {})},
+            )
+            for row in rows
+        ]
     if scenes:
-        missing += [f"{row.label}: no images in any report" for row in rows if not set(SPLITS) & set(row.metrics)]
+        missing += [f"{row.label}: no images in any report" for row in rows if not set(SCORES) & set(row.metrics)]
     return rows, missing
+
+
+def draw(rows: Sequence[StudyRow], *, by: str, fit: PowerLaw | None = None) -> Figure:
+    """Draw the runs `by` "label" or "parameters"."""
+    return draw_labels(rows) if by == "label" else draw_study(rows, fit)
 
 
 def main() -> None:
@@ -294,8 +104,8 @@ def main() -> None:
         rows, missing = collect(options.run, options.scenes)
         if options.fit and len({row.bits for row in rows}) > 1:
             raise UsageError("There is nothing to fit.", "losses of different bits don't compare", "drop some")
-        losses: Mapping[str, float] = {row.label: row.metrics["loss"] for row in rows}
-        fit = fit_power_law([row.parameters for row in rows], list(losses.values())) if options.fit else None
+        losses = [row.metrics["loss"] for row in rows]
+        fit = fit_power_law([row.parameters for row in rows], losses) if options.fit else None
     except UsageError as error:
         parser.exit(2, f"{error}\n")
     for line in missing:
@@ -305,7 +115,7 @@ def main() -> None:
         draw(rows, by=options.by, fit=fit).savefig(partial, dpi=150, format="png", metadata={"Software": None})
     print(table(rows))  # noqa: T201
     if fit is not None:
-        print(f"\n{describe_fit(fit)}")  # noqa: T201
+        print(f"\n{fit.describe()}")  # noqa: T201
 
 
 if __name__ == "__main__":

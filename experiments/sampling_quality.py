@@ -4,11 +4,12 @@ python experiments/sampling_quality.py rows.jsonl --half report --seeds 3 \
     --draw plain={} --draw hot='{"temperature": 0.5}' --draw varied='{"quality": "varied"}'
 
 Draws the prompts of one half of the scenes benchmark, `tune` or `report`, with the embedded model, the same prompts and
-seeds for each way; `{"best_of": {"n": 8, "keep": [[2, 4, "score"]]}}` draws the best of several. Writes a line for
-each: the share of correct images by the judge, its difference from the first way with the standard error over prompts,
-the mean MobileNetV2 distance between images of a prompt, absolute and relative to the first way's, and the
-high-frequency energy relative to the first way's. A way whose line is there is not drawn again. `--time N` times N
-single images of each way instead, in turn, and prints the median and its ratio to the first way's.
+seeds for each way; `{"best_of": {"n": 8, "keep": [[2, 4, "score"]]}}` draws the best of several, `{"fast": ["int8"]}`
+applies optimizations, and `{"model": "runs/distilled/model"}` is another model. Writes a line for each: the share of
+correct images by the judge, its difference from the first way with the standard error over prompts, the mean
+MobileNetV2 distance between images of a prompt, absolute and relative to the first way's, the high-frequency energy
+relative to the first way's, and the mean PSNR to the first way's images. A way whose line is there is not drawn again.
+`--time N` times N single images of each way instead, in turn, and prints the median and its ratio to the first way's.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from bitvar.icons.benchmark.best_of import ImageFeatures, PromptScorer
 from bitvar.icons.benchmark.pretrained_judge import Judge, load_judge
 from bitvar.icons.benchmark.scenes import eval_prompts
 from bitvar.imaging.convert import from_pil
-from bitvar.metrics.distances import Distance, perceptual_distance
+from bitvar.metrics.distances import Distance, perceptual_distance, psnr
 from bitvar.metrics.sharpness import high_frequency_energy
 from bitvar.pipeline import InfinityPipeline
 from bitvar.pipeline.best_of import Keep, best_of
@@ -38,6 +39,23 @@ from bitvar.pipeline.best_of import Keep, best_of
 BATCH: Final = 32
 HALVES: Final = {"report": 0, "tune": 1}
 Ways = Mapping[str, Mapping[str, Any]]
+
+
+class Pipelines:
+    """The pipelines of all ways, each loaded once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str | None, InfinityPipeline] = {}
+
+    def of(self, way: Mapping[str, Any]) -> tuple[InfinityPipeline, dict[str, Any]]:
+        """Return a way's pipeline with its optimizations applied, and the options of its call."""
+        way = dict(way)
+        model, fast = way.pop("model", None), way.pop("fast", ["auto"])
+        if model not in self._loaded:
+            self._loaded[model] = InfinityPipeline.from_pretrained(model)
+        pipe = self._loaded[model]
+        pipe.optimize(*fast)
+        return pipe, way
 
 
 def draw(pipe: InfinityPipeline, prompts: Sequence[EvalPrompt], seed: int, way: Mapping[str, Any]) -> torch.Tensor:
@@ -95,13 +113,21 @@ def measure(options: argparse.Namespace, ways: Ways) -> None:
     """Append the line of each way that has none."""
     prompts = eval_prompts()[HALVES[options.half] :: 2][:: options.every]
     first_seed = 0 if options.half == "report" else 1000
-    pipe, judge, distance = InfinityPipeline.from_pretrained(), load_judge("cpu"), perceptual_distance("mobilenet")
+    pipes, judge, distance = Pipelines(), load_judge("cpu"), perceptual_distance("mobilenet")
     path: Path = options.out
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+    def draw_way(way: Mapping[str, Any], seed: int) -> torch.Tensor:
+        pipe, call = pipes.of(way)
+        return draw(pipe, prompts, seed, call)
+
+    first: torch.Tensor | None = None
     for name, way in ways.items():
         if any(line["name"] == name for line in lines):
             continue
-        images = [draw(pipe, prompts, first_seed + seed, way) for seed in range(options.seeds)]
+        images = [draw_way(way, seed) for seed in range(first_seed, first_seed + options.seeds)]
+        if first is None:
+            first = draw_way(next(iter(ways.values())), first_seed) if lines else images[0]
         correct = np.mean([scores(judge, one, prompts) for one in images], axis=0)
         spread = diversity(images, distance)
         energy = float(torch.cat([high_frequency_energy(one) for one in images]).sum())
@@ -117,6 +143,7 @@ def measure(options: argparse.Namespace, ways: Ways) -> None:
             "relative": spread / plain["diversity"],
             "energy": energy,
             "sharpness": energy / plain["energy"],
+            "psnr": psnr(images[0], first).mean().item(),
             "images": len(prompts) * options.seeds,
             "correct": correct.tolist(),
         }
@@ -127,12 +154,14 @@ def measure(options: argparse.Namespace, ways: Ways) -> None:
 
 def measure_time(ways: Ways, rounds: int) -> None:
     """Time single images of each way in turn, and print the medians."""
-    pipe, prompts = InfinityPipeline.from_pretrained(), eval_prompts()
+    pipes, prompts = Pipelines(), eval_prompts()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for i in range(-2, rounds):
         for name, way in ways.items():
+            pipe, call = pipes.of(way)
+            pipe("a cat", seed=0, **call)  # what an optimization prepares on first use
             start = time.perf_counter()
-            pipe(prompts[i % len(prompts)].text, seed=i % rounds, **way)  # type: ignore[arg-type]
+            pipe(prompts[i % len(prompts)].text, seed=i % rounds, **call)
             if i >= 0:
                 seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values) for name, values in seconds.items()}

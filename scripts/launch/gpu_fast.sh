@@ -36,6 +36,8 @@ step 2B-compile 120 "${two[@]}" --variant=compile+graphs
 step 2B-lossy 60 "${two[@]}" --variant=graphs+unguided-2 --variant=graphs+unguided-3
 step 8B 90 "${eight[@]}" --variant=eager --variant=graphs
 step 2B-fp8 90 "${two[@]}" --variant=fp8+graphs --variant=fp8+compile+graphs --variant=fp8+compile+graphs+unguided-2
+step 2B-small 80 "${two[@]}" --variant=int8-weights --variant=int4-weights+graphs --variant=int8-cache --runs=3
+step 8B-small 90 "${eight[@]}" --variant=int4-weights+graphs --variant=int4-weights+int8-cache --runs=3
 step 8B-compile 90 "${eight[@]}" --variant=compile+graphs --variant=fp8+compile+graphs --runs=3
 step embedded 40 --dtype=fp32 --pixels=64 --device=cuda --variant=eager --variant=graphs
 

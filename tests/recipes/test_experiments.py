@@ -35,7 +35,6 @@ CORRUPTION = runpy.run_path(str(EXPERIMENTS / "corruption.py"))
 FLOW = runpy.run_path(str(EXPERIMENTS / "flow_matching.py"))
 INDEX = runpy.run_path(str(EXPERIMENTS / "index_head.py"))
 MEMORY = runpy.run_path(str(EXPERIMENTS / "head_memory.py"))
-COMPARE = runpy.run_path(str(EXPERIMENTS / "compare.py"))
 SAMPLING = runpy.run_path(str(EXPERIMENTS / "sampling.py"))
 SCHEDULE = ScaleSchedule(((1, 1), (2, 2), (4, 4)), (4, 4))
 
@@ -356,44 +355,23 @@ def test_runs_are_compared_with_their_images(
         assert (tmp_path / f"{by}.png").stat().st_size > 5000
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert lines[0].startswith("| run | parameters | bits of a token | nats a token | validation loss, nats a bit |")
+    assert lines[0].startswith("| run | parameters | bits of a token | samples | nats a token | validation loss, ")
     assert lines[2].startswith("| small | ") and lines[2].endswith(
         " | 2.400 | 0.6000 | 25.0 (20-31) | 25.0 (20-31) | 50.0 |"
     )
-    assert lines[4].startswith("| index | 12,345 | 4 | 2.000 | 0.5000 |  |")
+    assert lines[4].startswith("| index | 12,345 | 4 | 48 | 2.000 | 0.5000 |  |")
     assert "other is no --run" in printed.err and "index: no images" in printed.err
     (small / "metrics.jsonl").write_text(json.dumps({"step": 2, "phase": "validation", "loss": 1.0}) + "\n")
     for wrong, said in (
         (("--run", f"small={small}"), "is not finished"),
         (("--run", f"a={large}", "--run", f"a={large}"), "a label of its own"),
         (("--run", f"a={large}", "--scenes", tmp_path / "none.json"), "There is no"),
-        (("--run", f"a={large}", "--scenes", large / "metrics.jsonl"), "is no report of scenes"),
+        (("--run", f"a={large}", "--scenes", large / "metrics.jsonl"), "is no report of a benchmark"),
         (("--run", f"a={large}", "--fit"), "nothing to fit"),
     ):
         assert run(monkeypatch, "compare.py", tmp_path / "no.png", *wrong) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "no.png").exists()
-
-
-def test_losses_of_other_bits_are_not_drawn(tmp_path: Path) -> None:
-    rows = [COMPARE["Row"](f"r{bits}", 100 * bits, bits, {"loss": 0.5, "frechet": 9.0}) for bits in (12, 64)]
-    figure = COMPARE["draw"](rows, by="parameters")
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Frechet distance"]
-
-
-def test_a_power_law_is_found_again_and_says_how_sure_it_is() -> None:
-    sizes = np.array([1e5, 3e5, 1e6, 3e6, 1e7])
-    fit = COMPARE["fit_power_law"](sizes, 0.3 + 8 * sizes**-0.35)
-    assert (fit.floor, fit.exponent) == (pytest.approx(0.3, abs=0.003), pytest.approx(0.35, abs=0.005))
-    assert fit.worst < 1e-4
-    noisy = 0.3 + 8 * sizes**-0.35 + np.array([1, -1, 1, -1, 1]) * 0.01
-    wide = COMPARE["fit_power_law"](sizes, noisy)
-    assert wide.ranges[2][1] - wide.ranges[2][0] > 10 * (fit.ranges[2][1] - fit.ranges[2][0])
-    assert COMPARE["fit_power_law"](sizes, 3 * sizes**-0.1 - 0.3).floor == 0.0  # no loss is below 0
-    assert COMPARE["fit_power_law"](sizes[:4], noisy[:4]).ranges is None
-    assert "left out: a" in COMPARE["describe_fit"](wide)
-    with pytest.raises(UsageError, match="3 sizes"):
-        COMPARE["fit_power_law"](sizes[:3], noisy[:3])
 
 
 # Guidance and temperature

@@ -22,6 +22,10 @@ class Painter:
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], list[int]]] = []
+        self.applied: list[tuple[str, ...]] = []
+
+    def optimize(self, *names: str) -> None:
+        self.applied.append(names)
 
     def __call__(self, prompts: list[str], *, seed: list[int], level: int | None = None, **options: Any) -> Any:
         assert options == {"output_type": "np", "batch_invariant": False}
@@ -39,7 +43,7 @@ def difference(one: Tensor, other: Tensor) -> Tensor:
 def test_lines_compare_with_the_first_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     painter, scope = Painter(), MODULE["measure"].__globals__
     judge = SimpleNamespace(detect=list, decide=lambda image, payload, skill: SimpleNamespace(correct=image.mean() > 0))
-    monkeypatch.setitem(scope, "InfinityPipeline", SimpleNamespace(from_pretrained=lambda: painter))
+    monkeypatch.setitem(scope, "InfinityPipeline", SimpleNamespace(from_pretrained=lambda model: painter))
     monkeypatch.setitem(scope, "load_judge", lambda device: judge)
     monkeypatch.setitem(scope, "perceptual_distance", lambda name: difference)
     options = argparse.Namespace(out=tmp_path / "rows.jsonl", half="report", every=20, seeds=2)
@@ -52,8 +56,11 @@ def test_lines_compare_with_the_first_way(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert plain["sharpness"] == 1 and white["sharpness"] == pytest.approx(white["energy"] / plain["energy"])
     assert plain["images"] == white["images"] == 2 * len(plain["correct"])
     drawn = len(painter.calls)
-    MODULE["measure"](options, {"plain": {}, "white": {"level": 255}, "black": {"level": 0}})
-    assert len(painter.calls) == drawn + 2, "lines that are there are not measured again"
+    black = {"level": 0, "fast": ["int8"]}
+    MODULE["measure"](options, {"plain": {}, "white": {"level": 255}, "black": black})
+    assert len(painter.calls) == drawn + 3, "lines that are there are not measured again, but the first seed is drawn"
+    assert painter.applied[-3:] == [("int8",), ("int8",), ("auto",)]
+    assert plain["psnr"] == 100 > white["psnr"] > 0
     options.half, options.out = "tune", tmp_path / "other.jsonl"
     MODULE["measure"](options, {"plain": {}})
     assert not set(painter.calls[-1][0]) & set(painter.calls[0][0])
@@ -63,7 +70,14 @@ def test_lines_compare_with_the_first_way(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_times_are_compared_with_the_first_way(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    pipe = SimpleNamespace(from_pretrained=lambda: lambda text, **options: torch.zeros(1))
+    class Pipe:
+        def optimize(self, *names: str) -> None:
+            assert names == ("auto",)
+
+        def __call__(self, text: str, **options: Any) -> Tensor:
+            return torch.zeros(1)
+
+    pipe = SimpleNamespace(from_pretrained=lambda model: Pipe())
     monkeypatch.setitem(MODULE["main"].__globals__, "InfinityPipeline", pipe)
     words = [str(tmp_path / "x.jsonl"), "--time", "3", "--draw", "plain={}", "--draw", 'hot={"temperature": 1}']
     monkeypatch.setattr(sys, "argv", ["sampling_quality.py", *words])

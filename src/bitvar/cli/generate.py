@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -10,7 +11,7 @@ import typer
 
 from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
-from bitvar.cli.threads import settle
+from bitvar.cli.ranks import Rank
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,7 +46,29 @@ def generate(
     ] = None,
     prompts: Annotated[
         str | None,
-        typer.Option(help="Text file with one prompt per line, or .jsonl file with one object per line; - for stdin."),
+        typer.Option(
+            help="Text file with one prompt per line, .jsonl file with one object per line, or .csv file with a "
+            "header; - for stdin."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of a run over --prompts: the same command goes on after a stop, several share the work, and "
+            "images.jsonl lists the images. -o may then give a pattern of names. Default: no run.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Images of a run to draw at once. Default: 16.")
+    ] = None,
+    ray_actors: Annotated[
+        int | None,
+        typer.Option(min=1, max=1000, help="Draw a run with this number of actors of a Ray cluster. Default: no Ray."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Ray cluster for --ray-actors; auto is this machine's. Default: a new one on this machine."),
     ] = None,
     num_images: Annotated[
         int | None, typer.Option("--num-images", "-n", min=1, max=64, help="Number of images. Default: 1.")
@@ -199,16 +222,49 @@ def generate(
         int | None,
         typer.Option(min=1, max=16, help="Enlarge the image by this factor, without adding detail. Default: 1."),
     ] = None,
+    rewriter_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="OpenAI-compatible API whose --rewriter-model expands each prompt first; BITVAR_REWRITER_KEY has its "
+            "key. Default: prompts are drawn as they are.",
+        ),
+    ] = None,
+    rewriter_model: Annotated[
+        str | None,
+        typer.Option(help="Model at --rewriter-url, or the folder or hub id of one that runs here. Default: none."),
+    ] = None,
+    rewriter_instruction: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instruction for the rewriter. Default: the one in the package.")
+    ] = None,
+    rewriter_temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="Temperature of the answers of --rewriter-url. Default: 0.")
+    ] = None,
+    rewriter_cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of answers, none of which is asked twice. Default: the user's cache."),
+    ] = None,
+    rewrites: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Rewritten prompts that an earlier run recorded, in place of a model. Default: none."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Turn a prompt into an image. The file carries its settings: `bitvar generate --from out.png` makes it again."""
-    with exit_codes():
+    rank = Rank.read()
+    with exit_codes(), rank.quiet_unless_main():
         started = time.perf_counter()
-        from bitvar.cli.control import ControlOptions, load_control, note_other_map, read_control_options
+        from bitvar.bulk import DrawingHooks
+        from bitvar.cli import bulk_run
+        from bitvar.cli.control import ControlOptions, note_other_map, read_control_options
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
         from bitvar.cli.memory_options import MemoryOptions
         from bitvar.cli.mixing import read_mix, read_mixed_seed
+        from bitvar.cli.pipeline_options import PipelineOptions
         from bitvar.cli.prompt_job import JobSettings, read_background, read_quality
+        from bitvar.cli.rewriting import RewriteOptions
         from bitvar.cli.sizes import read_size
 
         sampling = {
@@ -233,29 +289,47 @@ def generate(
             mixed_seed=read_mixed_seed(towards_seed),
         )
         _check_options(prompt, from_image, prompts, previews)
+        rank.require_shared(out_given=out is not None, source=prompts)
+        rewriting = RewriteOptions(
+            rewriter_url, rewriter_model, rewriter_instruction, rewriter_temperature, rewriter_cache, rewrites
+        )
+        run = bulk_run.RunOptions.read(out, output, batch_size, (ray_actors, ray_address), prompts=prompts, grid=grid)
         record, jobs = _read_jobs(settings, from_image, prompts)
+        if run is None and prompts is not None:
+            bulk_run.require_no_names(jobs, prompts)
         mark = _read_watermark(watermark, record, from_image)
         wanted = ControlOptions(
             control, control_image, read_numbers("control-strength", control_strength), control_kind
         )
         followed = read_control_options(wanted, record, from_image)
-        targets = destinations(output, jobs, many=prompts is not None)
+        targets = None if run else destinations(output, jobs, many=prompts is not None)
         if previews is not None:
             _check_previews(previews)
         saving = MemoryOptions.read(offload, sequential_guidance=sequential_guidance, tile=tile)
-        pipeline = load_pipeline(
-            model, revision, tokenizer, dtype, device, fast, saving, record=record, path=from_image
+        source = PipelineOptions(
+            model, revision, tokenizer, dtype, fast, saving, tuple(lora or ()), wanted, record, from_image
         )
-        load_adapters(pipeline, lora or [], record)
-        load_control(pipeline, wanted, record, from_image)
-        settle(pipeline)
+        pipeline = source.load("cpu" if run and run.cluster else rank.device(device))
         loaded = time.perf_counter()
-        jobs = _resolve(jobs, pipeline, prompts)
+        jobs = _resolve(rewriting.applied_to(jobs, device=str(pipeline.device)), pipeline, prompts)
         check_sizes(jobs, targets)
         note_unknown(jobs, pipeline, model, record)
         note_other_map(followed, jobs[0].generated or pipeline.sizes[0], record, from_image)
+        provenance = provenance_of(model, record)
+        if run is not None:
+            result = bulk_run.draw_run(
+                run,
+                jobs,
+                pipeline,
+                shared=bulk_run.shared_settings(settings),
+                hooks=DrawingHooks(mark, followed),
+                provenance=provenance,
+                load=partial(source.load, device),
+            )
+            bulk_run.report(run, result, pipeline.model_name, load_seconds=loaded - started, as_json=as_json)
+            return
         hooks: GenerationKwargs = {"watermark": mark, "control": followed}
-        files = draw(pipeline, jobs, targets, previews, provenance=provenance_of(model, record), hooks=hooks)
+        files = draw(pipeline, jobs, targets, previews, provenance=provenance, hooks=hooks)
         timings = Timings(load=loaded - started, draw=time.perf_counter() - loaded)
         report(files, pipeline.model_name, timings, as_json=as_json)
 
@@ -494,10 +568,7 @@ def _finish(job: "PromptJob", image: "Image.Image", metadata: dict[str, Any]) ->
     from bitvar.pipeline.image_files import resize_as_recorded
     from bitvar.pipeline.record import ImageRecord
 
-    width, height = job.requested or (None, None)
-    record = ImageRecord.of(
-        metadata, requested_width=width, requested_height=height, exact_size=job.exact_size, enlarge=job.enlarge
-    )
+    record = ImageRecord.of(metadata, **job.recorded)
     return resize_as_recorded(image, record), record
 
 

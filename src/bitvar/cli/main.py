@@ -18,6 +18,7 @@ from bitvar.cli.generate import generate
 from bitvar.cli.instruct import instruct
 from bitvar.cli.report import report
 from bitvar.cli.serve import demo, serve
+from bitvar.cli.study import study
 from bitvar.cli.train import train
 
 app = typer.Typer(
@@ -45,7 +46,7 @@ def options(
     """Bitwise visual autoregressive image generation: Infinity, from prompt to image."""
 
 
-for verb in (generate, edit, instruct, demo, serve, fit, train, report, export, convert, doctor):
+for verb in (generate, edit, instruct, demo, serve, fit, train, study, report, export, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")

@@ -78,7 +78,10 @@ class PromptJob:
         mix: Further prompts.
         mixed_seed: Second seed.
         quality: Options of quality; None for none.
+        seed_is_open: Whether nobody chose the first seed, so that it was drawn.
         line: Line number in the prompts file; 0 without one.
+        file, id: Name of the file and id of the line, in the folder of a run; None if the line has none.
+        original_prompt, rewritten_by: Prompt before it was rewritten, and the model that did it; None for neither.
     """
 
     prompt: str
@@ -95,12 +98,30 @@ class PromptJob:
     mix: tuple[MixedPrompt, ...] = ()
     mixed_seed: MixedSeed | None = None
     quality: QualityOptions | None = None
+    seed_is_open: bool = False
     line: int = 0
+    file: str | None = None
+    id: str | int | None = None
+    original_prompt: str | None = None
+    rewritten_by: str | None = None
 
     @property
     def files(self) -> list[tuple[str, int]]:
-        """Prompt and seed of each file that the job writes."""
-        return [(self.prompt, seed) for seed in (self.seeds[:1] if self.grid else self.seeds)]
+        """Prompt, as the user gave it, and seed of each file that the job writes."""
+        return [(self.given_prompt, seed) for seed in (self.seeds[:1] if self.grid else self.seeds)]
+
+    @property
+    def given_prompt(self) -> str:
+        """Prompt as the user gave it."""
+        return self.prompt if self.original_prompt is None else self.original_prompt
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What the image's record says of the job, and the pipeline doesn't know."""
+        width, height = self.requested or (None, None)
+        sizes = {"requested_width": width, "requested_height": height, "exact_size": self.exact_size}
+        rewriting = {"original_prompt": self.original_prompt, "rewritten_by": self.rewritten_by}
+        return {**sizes, "enlarge": self.enlarge, **rewriting}
 
     @property
     def file_size(self) -> tuple[int, int]:
@@ -137,15 +158,29 @@ def read_quality(text: str) -> QualityOptions:
     return PRESETS[text]
 
 
-def new_job(settings: JobSettings, *, line: int = 0) -> PromptJob:
+def new_job(
+    settings: JobSettings, *, line: int = 0, file: str | None = None, line_id: str | int | None = None
+) -> PromptJob:
     """Make a job from settings alone.
+
+    Args:
+        settings: Settings of the command line or of a line in a prompts file.
+        line, file, line_id: As `PromptJob` has them.
 
     Raises:
         UsageError: There is no prompt, or a setting is out of bounds.
     """
     if settings.prompt is None:
         raise UsageError("There is no prompt.", fix='try: bitvar generate "a red apple"')
-    empty = PromptJob(settings.prompt, seeds_from(secrets.randbelow(2**32), 1), {}, line=line)
+    empty = PromptJob(
+        settings.prompt,
+        seeds_from(secrets.randbelow(2**32), 1),
+        {},
+        seed_is_open=settings.seed is None,
+        line=line,
+        file=file,
+        id=line_id,
+    )
     return with_settings(empty, settings)
 
 
@@ -166,6 +201,8 @@ def job_from_record(record: ImageRecord) -> PromptJob:
         mix=record.mix,
         mixed_seed=record.mixed_seed,
         quality=record.quality,
+        original_prompt=record.original_prompt,
+        rewritten_by=record.rewritten_by,
     )
 
 
@@ -202,6 +239,8 @@ def with_settings(job: PromptJob, settings: JobSettings) -> PromptJob:
     if changed.grid and changed.background == "transparent":
         why = "a sheet is drawn on white"
         raise UsageError("A sheet can't be transparent.", why, "leave out --grid, or choose another --background")
+    if settings.prompt is not None and settings.prompt != job.prompt:
+        changed = replace(changed, original_prompt=None, rewritten_by=None)
     if settings.size is not None:
         changed = replace(changed, size=settings.size, requested=None, generated=None)
     if changed.exact_size and changed.size is None and changed.requested is None:
@@ -233,7 +272,7 @@ def differences(before: PromptJob, after: PromptJob) -> list[str]:
         "background": (before.background, after.background),
         "further prompts": (_prompts_of(before), _prompts_of(after)),
         "second seed": (before.mixed_seed and before.mixed_seed.seed, after.mixed_seed and after.mixed_seed.seed),
-        "quality": (_quality_name(before.quality), _quality_name(after.quality)),
+        "quality": (quality_name(before.quality), quality_name(after.quality)),
         **{name.replace("_", " "): (before.sampling.get(name), after.sampling.get(name)) for name in SAMPLING},
     }
     texts = {name: (_format_value(old), _format_value(new)) for name, (old, new) in pairs.items()}
@@ -308,8 +347,8 @@ def _unless_none(quality: QualityOptions) -> QualityOptions | None:
     return None if quality == NO_QUALITY else quality
 
 
-def _quality_name(quality: QualityOptions | None) -> str | None:
-    """The name of options that are a preset, else the options as JSON."""
+def quality_name(quality: QualityOptions | None) -> str | None:
+    """Name options of quality: by their preset, else as JSON."""
     if quality is None:
         return None
     names = [name for name, preset in PRESETS.items() if preset == quality]

@@ -1,15 +1,17 @@
-"""`--prompts FILE`: one prompt per line, or one JSON object per line with its own settings."""
+"""`--prompts FILE`: one prompt per line, or one JSON object or CSV row per line with settings of its own."""
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, StrictInt, StrictStr
 
 from bitvar.cli.prompt_job import JobSettings, PromptJob, new_job, read_quality
+from bitvar.cli.prompts_table import table_rows
 from bitvar.cli.sizes import read_size
 from bitvar.config import Config
 from bitvar.errors import UsageError
@@ -19,11 +21,17 @@ MAX_BYTES: Final = 64 << 20
 MAX_LISTED: Final = 10
 """Most bad lines that a message names."""
 
+TABLES: Final = {".csv": ",", ".tsv": "\t"}
+"""Delimiter of each suffix of a table."""
+
+Row: TypeAlias = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+"""The values of a line, or a function that reads them and may refuse them."""
+
 Number: TypeAlias = Annotated[float, Field(strict=True)]
 
 
 class PromptLine(Config):
-    """One line of a JSON lines file; settings left out come from the command line.
+    """One line of a JSON lines file or row of a CSV file; settings left out come from the command line.
 
     Attributes:
         prompt: Text to draw.
@@ -35,6 +43,8 @@ class PromptLine(Config):
         enlarge: Factor by which to enlarge the images.
         guidance, temperature: One value, or one per scale.
         top_k, top_p, background, quality: As `--top-k`, `--top-p`, `--background` and `--quality`.
+        file: Name of the image in the folder of a run; several images are numbered. PNG without a suffix.
+        id: Text or number that the ledger of a run repeats.
     """
 
     prompt: str
@@ -51,36 +61,31 @@ class PromptLine(Config):
     top_p: float | None = Field(default=None, strict=True, ge=0, le=1)
     background: Background | None = None
     quality: str | None = None
+    file: str | None = Field(default=None, min_length=1)
+    id: StrictStr | StrictInt | None = None
 
 
 def read_jobs(source: str, common: JobSettings) -> list[PromptJob]:
     """Read a job from each line.
 
     Args:
-        source: Path of a file, read as JSON lines if its suffix is `.jsonl` or `.ndjson`; or `-` for standard input,
-            read as JSON lines if its first line begins with a brace.
+        source: Path of a file, read as JSON lines if its suffix is `.jsonl` or `.ndjson`, and as a table with a header
+            if it is `.csv` or `.tsv`; or `-` for standard input, read as JSON lines if its first line begins with a
+            brace.
         common: Settings of the command line, for all lines.
 
     Raises:
         UsageError: The file can't be read, has no prompts, or has bad lines, which are named by number.
     """
-    lines = list(enumerate(_read(source).split("\n"), 1))
-    lines = [(number, line.strip()) for number, line in lines if line.strip()]
-    structured = Path(source).suffix.lower() in (".jsonl", ".ndjson")
-    if source == "-" and lines:
-        structured = lines[0][1].startswith("{")
-    if not structured:
-        lines = [(number, line) for number, line in lines if not line.startswith("#")]
-    if not lines:
-        raise UsageError(f"{source} has no prompts.", "every line is blank or a comment", "write one prompt per line")
     jobs, problems = [], []
-    for number, line in lines:
+    for number, row in _rows(source):
         try:
-            settings = _parse_json_line(line, common) if structured else replace(common, prompt=line)
-            jobs.append(new_job(settings, line=number))
+            jobs.append(_job(row() if callable(row) else row, common, number))
         except UsageError as error:
             problems.append((number, error))
     refuse_bad_lines(problems, source)
+    if not jobs:
+        raise UsageError(f"{source} has no prompts.", "every line is blank or a comment", "write one prompt per line")
     return jobs
 
 
@@ -126,7 +131,22 @@ def _read_pieces(source: str) -> Iterator[bytes]:
         raise UsageError(f"Can't read the prompts in {source}.", why, "check the path") from None
 
 
-def _parse_json_line(text: str, common: JobSettings) -> JobSettings:
+def _rows(source: str) -> Iterator[tuple[int, Row]]:
+    """Yield the line number and the values of every row."""
+    text, suffix = _read(source), Path(source).suffix.lower()
+    if suffix in TABLES:
+        yield from table_rows(text, source, delimiter=TABLES[suffix])
+        return
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    structured = suffix in (".jsonl", ".ndjson") or (source == "-" and lines and lines[0][1].startswith("{"))
+    for number, line in lines:
+        if structured:
+            yield number, partial(_parse_json, line)
+        elif not line.startswith("#"):
+            yield number, {"prompt": line}
+
+
+def _parse_json(text: str) -> dict[str, Any]:
     try:
         values: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -134,10 +154,14 @@ def _parse_json_line(text: str, common: JobSettings) -> JobSettings:
         raise UsageError("It is not JSON.", why, 'write {"prompt": "a cat"}') from None
     if not isinstance(values, dict):
         raise UsageError("It is not a JSON object.", fix='write {"prompt": "a cat"}')
+    return values
+
+
+def _job(values: Mapping[str, Any], common: JobSettings, number: int) -> PromptJob:
     line = PromptLine.parse(values, source="it")
     given = {"guidance_scale": line.guidance, "temperature": line.temperature, "top_k": line.top_k, "top_p": line.top_p}
     own = {name: value for name, value in given.items() if value is not None}
-    return replace(
+    settings = replace(
         common,
         prompt=line.prompt,
         negative=common.negative if line.negative is None else line.negative,
@@ -150,3 +174,4 @@ def _parse_json_line(text: str, common: JobSettings) -> JobSettings:
         quality=common.quality if line.quality is None else read_quality(line.quality),
         sampling={**common.sampling, **own},
     )
+    return new_job(settings, line=number, file=line.file, line_id=line.id)

@@ -17,8 +17,9 @@ from bitvar.costs.inference_memory import (
     InferencePlan,
     estimate_inference_memory,
 )
-from bitvar.costs.training_memory import GIB, LONG_TEXT
+from bitvar.costs.training_memory import FP32, GIB, LONG_TEXT
 from bitvar.runtime.tiled_decode import TILE
+from bitvar.runtime.weight_only import GROUP
 from bitvar.scales import ScaleSchedule
 from bitvar.transformer.config import TransformerConfig
 
@@ -91,6 +92,10 @@ class GenerationPlan:
         sequential_guidance: Whether guidance's two halves are computed one after the other.
         tile: Side of the tiles that images are decoded in, in pixels; None decodes in one pass.
         packed: Whether layers keep copies of their weights, as the optimizations "packed" and "folded" do.
+        weight_bits: Bits of the weights of the blocks' linear layers, 8 or 4, as "int8-weights" and "int4-weights" keep
+            them; None for those of the precision.
+        int8_text: Whether the text encoder's linear layers are kept in 8 bits.
+        int8_cache: Whether keys and values are kept in 8 bits.
         text_tokens: Number of tokens of the longest prompt.
         process: Bytes that the process takes before it loads a model, on a CPU.
     """
@@ -105,6 +110,9 @@ class GenerationPlan:
     sequential_guidance: bool = False
     tile: int | None = None
     packed: bool = False
+    weight_bits: int | None = None
+    int8_text: bool = False
+    int8_cache: bool = False
     text_tokens: int = LONG_TEXT
     process: int = 0
 
@@ -114,11 +122,11 @@ class GenerationPlan:
         return InferencePlan(
             self.model.config, self.schedule, self.model.decoder, images=self.images, guided=self.guided,
             itemsize=ITEMSIZE[self.precision], text_tokens=self.text_tokens,
-            sequential_guidance=self.sequential_guidance, tile=self.tile,
+            sequential_guidance=self.sequential_guidance, tile=self.tile, int8_cache=self.int8_cache,
         )  # fmt: skip
 
 
-_WEIGHTS: Final = ("process", "transformer", "tokenizer", "text_encoder", "offloaded", "packed")
+_WEIGHTS: Final = ("process", "transformer", "tokenizer", "text_encoder", "offloaded", "packed", "integers")
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,8 @@ class GenerationMemory:
         transformer, tokenizer, text_encoder: Weights that stay on the device.
         offloaded: Buffers that offloaded blocks pass through.
         packed: Packed and folded copies of weights, made by the first image.
+        integers: Weights in 8 or 4 bits. On a card they stand in place of the others, on a CPU beside them.
+        restored: The largest layer's weights, restored from integers while it computes.
         loading: Peak while the weights are loaded.
         encoding: Peak while the prompts are encoded.
         drawing: Peak of the sampling loop.
@@ -143,6 +153,8 @@ class GenerationMemory:
     text_encoder: int
     offloaded: int
     packed: int
+    integers: int
+    restored: int
     loading: int
     encoding: int
     drawing: int
@@ -174,6 +186,7 @@ class GenerationMemory:
         weights = {name: getattr(self, name) for name in _WEIGHTS}
         amounts = self.inference.named()
         if self.drawing >= self.decoding:
+            weights["restored"] = self.restored
             drawn = ("cache", "text_keys", "text", "latents", "draws", "activations", "fragments", "libraries")
         else:
             drawn = ("text", "latents", "decoding", "pixels", "fragments", "libraries")
@@ -202,10 +215,20 @@ def estimate_generation_memory(plan: GenerationPlan) -> GenerationMemory:
     if "text" in plan.offload:
         stays = text.kept_here * ITEMSIZE[precision] if on_host else 0
     packed = _packed(plan) if plan.packed else 0
-    weights = process + transformer + tokenizer + offloaded
+    integers = of_text = 0
+    if plan.weight_bits is not None:
+        integers += _integers(_linear_layers(model.config), plan.weight_bits)
+        transformer -= 0 if on_host else _linear_layers(model.config) * ITEMSIZE[precision]
+    if plan.int8_text:
+        linear = text.parameters - text.kept_here
+        of_text = _integers(linear, 8)
+        stays -= 0 if on_host else linear * ITEMSIZE[precision]
+        encoder = stays
+    restored = _restored(plan)
+    weights = process + transformer + tokenizer + offloaded + integers + of_text
     together = weights + stays + packed + inference.text + inference.latents + inference.libraries
     drawing = together + inference.cache + inference.text_keys + inference.draws
-    drawing += inference.activations + _fragments(inference.activations)
+    drawing += inference.activations + _fragments(inference.activations) + restored
     decoding = together + inference.decoding + inference.pixels + _fragments(inference.decoding)
     return GenerationMemory(
         process=process,
@@ -214,7 +237,9 @@ def estimate_generation_memory(plan: GenerationPlan) -> GenerationMemory:
         text_encoder=stays,
         offloaded=offloaded,
         packed=packed,
-        loading=_loading(plan) if on_host else weights + stays,
+        integers=integers + of_text,
+        restored=restored,
+        loading=_loading(plan) if on_host else weights - of_text + text.loaded(precision),
         encoding=weights + encoder + inference.text,
         drawing=drawing,
         decoding=decoding,
@@ -235,6 +260,24 @@ def _packed(plan: GenerationPlan) -> int:
     learned = config.max_text_tokens * config.condition_width
     folded = sum(16 * channels**2 for channels in plan.model.decoder.channels[1:])
     return (counted.total - counted.embedding - learned + folded) * ITEMSIZE[plan.precision]
+
+
+def _linear_layers(config: TransformerConfig) -> int:
+    """Number of weights of the blocks' linear layers: self-attention, cross-attention, feed-forward."""
+    width = config.width
+    return config.depth * width * (4 * width + 4 * width + 2 * config.ffn_width)
+
+
+def _integers(weights: int, bits: int) -> int:
+    """Bytes of weights as integers, with a scale and a minimum a group."""
+    return weights * bits // 8 + weights * 4 // GROUP
+
+
+def _restored(plan: GenerationPlan) -> int:
+    """Bytes of the largest layer's weights, restored from integers while it computes, in fp32 before their dtype."""
+    config = plan.model.config
+    per_weight = FP32 + ITEMSIZE[plan.precision] if plan.device == "cpu" else ITEMSIZE[plan.precision]
+    return 0 if plan.weight_bits is None else config.width * config.ffn_width * per_weight
 
 
 def _loading(plan: GenerationPlan) -> int:
@@ -329,8 +372,11 @@ def _cheapest_first(plan: GenerationPlan) -> Iterator[_Option]:
     if plan.tile is None:
         yield _Option("--tile, decoding several times slower", lambda plan: replace(plan, tile=TILE))
     if plan.device == "cuda" and "blocks" not in plan.offload:
+        if plan.weight_bits is None:
+            rounded = "--fast int8-weights, which changes few bits"
+            yield _Option(rounded, lambda plan: replace(plan, weight_bits=8))
         blocks = "--offload blocks, all weights moved for every scale"
-        yield _Option(blocks, lambda plan: _offloading(plan, "blocks"))
+        yield _Option(blocks, lambda plan: replace(_offloading(plan, "blocks"), weight_bits=None))
 
 
 def _offloading(plan: GenerationPlan, leaving: Offload) -> GenerationPlan:

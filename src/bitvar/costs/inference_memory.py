@@ -63,6 +63,7 @@ class InferencePlan:
         text_tokens: Number of tokens of the longest prompt.
         sequential_guidance: Whether guidance's two halves are computed one after the other.
         tile: Side of the tiles that images are decoded in, in pixels; None decodes an image in one pass.
+        int8_cache: Whether keys and values are kept in 8 bits.
     """
 
     model: TransformerConfig
@@ -75,6 +76,7 @@ class InferencePlan:
     text_tokens: int = LONG_TEXT
     sequential_guidance: bool = False
     tile: int | None = None
+    int8_cache: bool = False
 
     @property
     def rows(self) -> int:
@@ -165,7 +167,7 @@ def estimate_inference_memory(plan: InferencePlan) -> InferenceMemory:
     activations, decoding = _activations(plan), plan.images_together * _decoding(plan)
     pixels = plan.images * plan.num_pixels * plan.decoder.image_channels * 5 * FP32
     return InferenceMemory(
-        cache=2 * config.depth * plan.rows * c * schedule.cached_tokens * item,
+        cache=config.depth * _layer_cache(plan, plan.rows),
         text_keys=3 * config.depth * text_rows * c * item,  # values, and the projection that the keys are a view of
         text=text_rows * (3 * config.text_width * FP32 + (config.condition_width + 2 * c) * item),
         latents=plan.images * (4 * cells * cell_bits * FP32 + schedule.num_tokens * config.bits),
@@ -195,7 +197,16 @@ def _activations(plan: InferencePlan) -> int:
     rotation = inputs + 4 * c * item + 4 * c * FP32  # q, k, v, rotated q; unit q and k, and two for the rotated k
     feed_forward = 2 * c * item + 2 * config.ffn_width * item  # before and after the activation
     attention = last * (inputs + 4 * c * item) + 2 * c * item * plan.schedule.num_tokens  # the last scale's are joined
+    if plan.int8_cache:
+        attention += 2 * c * (FP32 + item) * plan.schedule.cached_tokens  # restored, before and after their dtype
     return plan.rows_together * max(largest * rotation, largest * feed_forward, attention)
+
+
+def _layer_cache(plan: InferencePlan, rows: int) -> int:
+    """Bytes of one block's keys and values of some rows: `nn/kv_cache.py`, or `runtime/int8_cache.py` with steps."""
+    tokens, config = rows * plan.schedule.cached_tokens, plan.model
+    of_token = config.width + FP32 * config.num_heads if plan.int8_cache else config.width * plan.itemsize
+    return 2 * tokens * of_token
 
 
 def _decoding(plan: InferencePlan) -> int:

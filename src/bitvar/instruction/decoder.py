@@ -8,7 +8,7 @@ from torch import Tensor
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
 from bitvar.instruction.prefix import PrefixedAttention, embed_source, prefixed_rope, resize_tokens
-from bitvar.nn.kv_cache import KVCache, LayerCache
+from bitvar.nn.kv_cache import KVCache, LayerCache, ScaleCache
 from bitvar.runtime.decoder_around import DecoderAround
 from bitvar.scales import ScaleSchedule
 from bitvar.transformer import DecodeState, InfinityTransformer
@@ -36,17 +36,24 @@ class SourceState:
     def start(self) -> Tensor:
         return self.plain.start
 
-    def layer(self, block: int, k: int) -> LayerCache:
+    @property
+    def _source_cache(self) -> LayerCache:
+        """The first block's cache, whose prefix is the source as it is."""
+        cache = self.plain.cache
+        assert isinstance(cache, KVCache), "made by SourceDecoder"
+        return cache.layer(0, 0)
+
+    def layer(self, block: int, k: int) -> ScaleCache:
         """Return the cache of a block for scale `k`, with the prefix before it in every block but the first."""
         where = self.plain.schedule.tokens(k)
         if block > 0:
             return self.plain.cache.layer(block, self.prefix + where.start)
-        whole = self.plain.cache.layer(0, 0)
+        whole = self._source_cache
         return LayerCache(whole.keys[:, :, self.prefix :], whole.values[:, :, self.prefix :], where.start)
 
     def first_block(self, k: int) -> PrefixedAttention:
         """Return the first block's attention for scale `k`: to the prefix resized to its grid, and to the cache."""
-        schedule, whole = self.plain.schedule, self.plain.cache.layer(0, 0)
+        schedule, whole = self.plain.schedule, self._source_cache
         parts = (whole.keys[:, :, : self.prefix], whole.values[:, :, : self.prefix])
         return PrefixedAttention(*(resize_tokens(part, schedule[-1], schedule[k]) for part in parts))
 

@@ -6,10 +6,41 @@ into the same memory, as a captured graph does.
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+
+@runtime_checkable
+class ScaleCache(Protocol):
+    """What one block needs of a cache while it decodes one scale. `LayerCache` is the plain implementation."""
+
+    def extend(
+        self, k: Float[Tensor, "b n l e"], v: Float[Tensor, "b n l e"]
+    ) -> tuple[Float[Tensor, "b n m e"], Float[Tensor, "b n m e"]]:
+        """Store this scale's keys and values, and return those of every scale up to and including it."""
+        ...
+
+
+@runtime_checkable
+class DecodingCache(Protocol):
+    """What decoding needs of a cache. `KVCache` is the plain implementation."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def capacity(self) -> int: ...
+
+    def layer(self, block: int, start: int) -> ScaleCache:
+        """Return the cache of one block, for a scale that follows `start` decoded tokens."""
+        ...
+
+    def narrow(self, *, rows: int, capacity: int) -> "DecodingCache":
+        """Return a view of the first `rows` rows and `capacity` tokens, on the same memory."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def write_new(path: Path, data: bytes) -> Path:
             file.write(data)
         flush(temporary)
         for candidate in _candidates(path):
-            if _claim(temporary, candidate):
+            if give_name(temporary, candidate):
                 flush(candidate.parent)
                 return candidate
     finally:
@@ -121,8 +121,11 @@ def write_new(path: Path, data: bytes) -> Path:
     raise AssertionError("there is always another candidate")
 
 
-def _claim(temporary: Path, path: Path) -> bool:
-    """Give the temporary file its name. Returns False if the name is taken."""
+def give_name(temporary: Path, path: Path) -> bool:
+    """Give a file that is complete its name. Returns False, and leaves both as they are, if the name is taken.
+
+    The file may keep its temporary name as well.
+    """
     try:
         os.link(temporary, path, follow_symlinks=False)
     except FileExistsError:

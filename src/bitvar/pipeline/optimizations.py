@@ -11,12 +11,17 @@ from bitvar.runtime.folded_upsampling import FoldedUpsampling
 from bitvar.runtime.fp8_linear import Fp8Linear
 from bitvar.runtime.graphs import CudaGraphs
 from bitvar.runtime.host_memory import total_bytes
+from bitvar.runtime.int8_cache import Int8Cache
 from bitvar.runtime.int8_linear import Int8Linear
+from bitvar.runtime.int8_text import Int8Text
 from bitvar.runtime.optimization import Optimization
 from bitvar.runtime.packed_linear import PackedLinear
 from bitvar.runtime.sequential_guidance import SequentialGuidance
+from bitvar.runtime.split_guidance import SplitGuidance
 from bitvar.runtime.tiled_decode import TiledDecode
+from bitvar.runtime.weight_only import Int4Weights, Int8Weights
 from bitvar.sampling.decoder import ScaleDecoder
+from bitvar.text import OffloadedTextEncoder, TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
 
@@ -25,9 +30,14 @@ _KINDS: Final[tuple[type[Optimization], ...]] = (
     FoldedUpsampling,
     Int8Linear,
     Fp8Linear,
+    Int8Weights,
+    Int4Weights,
+    Int8Text,
     CompiledBlocks,
     CudaGraphs,
+    Int8Cache,
     SequentialGuidance,
+    SplitGuidance,
     TiledDecode,
     BlockOffload,
 )
@@ -37,6 +47,17 @@ OPTIMIZATIONS: Final = {kind.name: kind for kind in _KINDS}
 
 WORDS: Final = ("auto", "exact", "off")
 """Words that choose optimizations in place of names."""
+
+_EXCLUSIVE: Final = {
+    (CudaGraphs.name, BlockOffload.name): "a graph replays over weights that stay where they are",
+    (CudaGraphs.name, Int8Cache.name): "graphs have a cache of their own",
+    (Int8Weights.name, Int4Weights.name): "both are about the same weights",
+    (Int8Weights.name, BlockOffload.name): "both keep the weights on the host",
+    (Int4Weights.name, BlockOffload.name): "both keep the weights on the host",
+    (SplitGuidance.name, SequentialGuidance.name): "both halve the rows",
+    (SplitGuidance.name, BlockOffload.name): "the second card needs all weights",
+}
+"""Pairs of optimizations that can't be applied together, and why. A word such as "exact" leaves out the first one."""
 
 _COPY_SHARE: Final = 4
 """A copy of weights larger than memory by this divisor takes room that the rest of a machine's programs may need."""
@@ -50,13 +71,16 @@ class Optimizations:
     Args:
         transformer: Transformer to change.
         tokenizer: Image tokenizer to change.
+        text_encoder: Text encoder to change; None for a model without one.
 
     Attributes:
         decoder: Decoder to sample with.
     """
 
-    def __init__(self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer) -> None:
-        self._transformer, self._tokenizer = transformer, tokenizer
+    def __init__(
+        self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer, text_encoder: TextEncoder | None
+    ) -> None:
+        self._transformer, self._tokenizer, self._text_encoder = transformer, tokenizer, text_encoder
         self._chosen: tuple[str, ...] = ("off",)
         self._applied: list[Optimization] = []
         self.decoder: ScaleDecoder[Any] = transformer
@@ -89,7 +113,7 @@ class Optimizations:
         for optimization in reversed(self._applied):
             optimization.undo()
         self._chosen = tuple(names)
-        self._applied = [kind(self._transformer, self._tokenizer) for kind in kinds]
+        self._applied = [kind(self._transformer, self._tokenizer, self._text_encoder) for kind in kinds]
         for optimization in self._applied:
             optimization.apply()
         self._build_decoder()
@@ -105,6 +129,9 @@ class Optimizations:
         self._build_decoder()
 
     def _kinds(self, names: Sequence[str]) -> list[type[Optimization]]:
+        if Int8Text.name in names and (self._text_encoder is None or _is_offloaded(self._text_encoder)):
+            why = "it leaves the device between prompts" if self._text_encoder else "this model has none"
+            raise UsageError("The text encoder can't be kept in 8 bits.", why, f"leave out {Int8Text.name}")
         weights = sum(parameter.nbytes for parameter in self._transformer.parameters())
         return choose(names, self._transformer.device.type, room=has_room_for_copy(weights, total_bytes()))
 
@@ -134,17 +161,17 @@ def choose(names: Sequence[str], device: str, *, room: bool = True) -> list[type
             doesn't work on this device or with this build of PyTorch.
     """
     chosen: set[str] = set()
-    excluded = CudaGraphs.name if BlockOffload.name in names else None
-    if excluded in names:
-        why = "a graph replays over weights that stay where they are"
-        raise UsageError(f"{excluded!r} and {BlockOffload.name!r} exclude each other.", why, "leave one out")
+    for (one, other), why in _EXCLUSIVE.items():
+        if one in names and other in names:
+            raise UsageError(f"{one!r} and {other!r} exclude each other.", why, "leave one out")
+    excluded = {one for one, other in _EXCLUSIVE if other in names}
     for name in names:
         if name == "off" and len(names) > 1:
             raise UsageError("'off' was given with other optimizations.", fix="give 'off' alone, or leave it out")
         if name == "exact" or (name == "auto" and device == "cpu"):
             free = [kind for kind in OPTIMIZATIONS.values() if kind.exact and not kind.only_by_name]
             fitting = [kind for kind in free if room or name == "exact" or not kind.copies_weights]
-            chosen |= {kind.name for kind in fitting if kind.name != excluded and _usable(kind, device)}
+            chosen |= {kind.name for kind in fitting if kind.name not in excluded and _usable(kind, device)}
         elif name not in WORDS:
             chosen.add(_named(name, device).name)
     return [kind for name, kind in OPTIMIZATIONS.items() if name in chosen]
@@ -165,3 +192,7 @@ def _named(name: str, device: str) -> type[Optimization]:
 
 def _usable(kind: type[Optimization], device: str) -> bool:
     return device in kind.devices and kind.available()
+
+
+def _is_offloaded(encoder: TextEncoder) -> bool:
+    return isinstance(encoder, OffloadedTextEncoder)

@@ -75,6 +75,8 @@ class ImageRecord(Config):
         mix: Further prompts, as in `GenerationRequest`.
         mixed_seed: Second seed, as in `GenerationRequest`.
         quality: Options that the image was drawn with, a preset's written out; None for none.
+        original_prompt: Prompt as the user gave it, if `prompt` is what a language model made of it.
+        rewritten_by: Name of that language model.
         format: Format number. Records of version 0.1.0 have 1; its images used other random numbers.
     """
 
@@ -108,6 +110,8 @@ class ImageRecord(Config):
     mix: Annotated[tuple[MixedPrompt, ...], Field(max_length=MAX_MIXED)] = ()
     mixed_seed: MixedSeed | None = None
     quality: QualityOptions | None = None
+    original_prompt: Prompt | None = None
+    rewritten_by: str | None = Field(default=None, max_length=200)
     format: Annotated[int, Field(strict=True, ge=1, le=CURRENT)] = 1
 
     @classmethod

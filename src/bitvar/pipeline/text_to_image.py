@@ -29,7 +29,7 @@ from bitvar.pipeline.request import Background, EditKwargs, GenerationKwargs, Ge
 from bitvar.pipeline.results import GenerationOutput, ScaleEvent, as_form, side_in_range
 from bitvar.pipeline.sharing import Sharing
 from bitvar.pipeline.steered import Finish, HookBuilder
-from bitvar.runtime.block_offload import BlockOffload, place_around_blocks
+from bitvar.runtime.block_offload import place_around_blocks
 from bitvar.runtime.out_of_memory import explained_memory
 from bitvar.runtime.placement import move_model, resolve_device, resolve_dtype
 from bitvar.sampling.constraint import BitConstraint, PrefixBits
@@ -67,7 +67,7 @@ class InfinityPipeline:
         self._adapters = Adapters(components.transformer)
         self._control = ControlSlot(components.transformer.config)
         self._sharing = Sharing()
-        self._optimizations = Optimizations(components.transformer, components.tokenizer)
+        self._optimizations = Optimizations(components.transformer, components.tokenizer, components.text_encoder)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{width}x{height}" for width, height in self.sizes[:3]) + (
@@ -107,7 +107,7 @@ class InfinityPipeline:
         chosen = resolve_device(device)
         precision = resolve_dtype(dtype, chosen)
         optimizations = arguments.checked("fast", fast, _names)
-        choose(optimizations, chosen.type)  # raises before any work
+        kinds = choose(optimizations, chosen.type)  # raises before any work
         if revision is not None:
             revision = arguments.checked("revision", revision, arguments.text)
         folder = resolve_model(None if model is None else arguments.checked("model", model, arguments.path), revision)
@@ -115,10 +115,10 @@ class InfinityPipeline:
         if tokenizer is not None:
             other = resolve_model(arguments.checked("tokenizer", tokenizer, arguments.path), what="tokenizer")
         with explained_memory("the model's weights"):
-            waits = BlockOffload.name in optimizations
-            place = torch.device("cpu") if waits else chosen
+            blocks_wait = any(kind.takes_blocks_from_host for kind in kinds)
+            place = torch.device("cpu") if blocks_wait else chosen
             components = load_folder(folder, dtype=precision, device=place, tokenizer=other)
-            if waits:
+            if blocks_wait:
                 place_around_blocks(components.transformer, chosen)
                 components.tokenizer.to(chosen)
                 if components.text_encoder is not None:

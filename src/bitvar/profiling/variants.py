@@ -161,7 +161,7 @@ def _applied(pipeline: InfinityPipeline, variant: Variant) -> Iterator[ScaleDeco
     decoder: ScaleDecoder[Any] = pipeline.transformer
     try:
         for name in variant.optimizations:
-            optimization = OPTIMIZATIONS[name](pipeline.transformer, pipeline.tokenizer)
+            optimization = OPTIMIZATIONS[name](pipeline.transformer, pipeline.tokenizer, pipeline.text_encoder)
             optimization.apply()
             applied.append(optimization)
             decoder = optimization.decoder(decoder)

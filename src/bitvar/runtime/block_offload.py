@@ -24,6 +24,7 @@ from bitvar.runtime.decoder_around import DecoderAround
 from bitvar.runtime.optimization import Optimization
 from bitvar.sampling.decoder import DecoderState, ScaleDecoder
 from bitvar.scales import ScaleSchedule
+from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
 
@@ -89,10 +90,13 @@ class BlockOffload(Optimization):
     name: ClassVar[str] = "block-offload"
     exact: ClassVar[bool] = True
     only_by_name: ClassVar[bool] = True
+    takes_blocks_from_host: ClassVar[bool] = True
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
 
-    def __init__(self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer) -> None:
-        super().__init__(transformer, tokenizer)
+    def __init__(
+        self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer, text_encoder: TextEncoder | None = None
+    ) -> None:
+        super().__init__(transformer, tokenizer, text_encoder)
         self._passage: BlockPassage | None = None
         self._lock = threading.Lock()
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bitvar.nn.attention import AttentionFn, attend
-from bitvar.nn.kv_cache import LayerCache
+from bitvar.nn.kv_cache import ScaleCache
 from bitvar.nn.linear import linear_gelu
 from bitvar.nn.norms import EPSILON, modulated_norm
 from bitvar.nn.rope import apply_rope
@@ -42,7 +42,7 @@ class FusedBlock:
         rope: Float[Tensor, "l pairs 2"],
         *,
         attention: AttentionFn | None = None,
-        cache: LayerCache | None = None,
+        cache: ScaleCache | None = None,
     ) -> Float[Tensor, "b l c"]:
         """Compute `block.forward` of these arguments."""
         own, cross, norm = block.modulation, block.cross_attention, block.cross_norm

@@ -129,13 +129,14 @@ class GraphBuffers:
     def __init__(self, model: InfinityTransformer, shape: GraphShape, memory: CallMemory) -> None:
         self._model, self._shape, self.memory = model, shape, memory
         self._text = _empty_text(model, shape)
+        self._cache = KVCache.over(memory.cache, model.cache_shape(shape.rows), shape.schedule.cached_tokens)
         self._state = DecodeState(
             condition=_empty_condition(model, shape),
             text=self._text.layers(),
             start=memory.tokens.new_empty(shape.rows, 1, model.config.width),
             schedule=shape.schedule,
             rope=model.rope(shape.schedule),
-            cache=KVCache.over(memory.cache, model.cache_shape(shape.rows), shape.schedule.cached_tokens),
+            cache=self._cache,
         )
         self._graphs: dict[tuple[int, int], CapturedGraph] = {}
 
@@ -143,7 +144,7 @@ class GraphBuffers:
         self, tokens: Float[Tensor, "b l c"], k: int, call: Call, capture: GraphCapture
     ) -> Float[Tensor, "b l d 2"]:
         """Compute the logits of scale `k` for a call, in memory of their own."""
-        if self.memory.admit(call, self._state.cache):
+        if self.memory.admit(call, self._cache):
             self._load(call)
         inputs = self.memory.tokens[: tokens.numel()].view(tokens.shape)
         inputs.copy_(tokens)
@@ -158,7 +159,7 @@ class GraphBuffers:
 
     def release(self) -> None:
         """Give up the memory, as before these buffers are dropped."""
-        self.memory.vacate(self._state.cache)
+        self.memory.vacate(self._cache)
 
     def _load(self, call: Call) -> None:
         condition, given = self._state.condition, call.condition

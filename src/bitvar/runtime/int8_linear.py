@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int8, UInt8
 from torch import Tensor, nn
 
-from bitvar.nn.linear import Linear
-from bitvar.runtime.optimization import LayerOptimization
+from bitvar.runtime.optimization import LayerOptimization, block_layers
 from bitvar.runtime.prepared import Prepared
 
 _ZERO: Final = 128
@@ -36,9 +35,7 @@ class Int8Linear(LayerOptimization):
         return ops and torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
 
     def layers(self) -> Iterator[nn.Module]:
-        for name, module in self.transformer.blocks.named_modules():
-            if isinstance(module, Linear) and ".lora_" not in name:
-                yield module
+        return block_layers(self.transformer)
 
     def new_kernel(self) -> "Int8Kernel":
         return Int8Kernel()

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from bitvar.nn.linear import Linear
 from bitvar.sampling.decoder import ScaleDecoder
+from bitvar.text import TextEncoder
 from bitvar.tokenizer import InfinityTokenizer
 from bitvar.transformer import InfinityTransformer
 
@@ -20,6 +22,7 @@ class Optimization(ABC):
     Args:
         transformer: Transformer to change.
         tokenizer: Image tokenizer to change.
+        text_encoder: Text encoder to change; None for a model without one.
 
     Attributes:
         name: Name that users choose it by.
@@ -27,6 +30,7 @@ class Optimization(ABC):
         devices: Types of device that it is made for, such as "cpu".
         only_by_name: Whether no word such as "exact" chooses it, because it saves memory and costs time.
         copies_weights: Whether it keeps a copy of the transformer's weights.
+        takes_blocks_from_host: Whether the blocks of a model that is loaded with it need no room on the device.
     """
 
     name: ClassVar[str]
@@ -34,10 +38,14 @@ class Optimization(ABC):
     devices: ClassVar[tuple[str, ...]]
     only_by_name: ClassVar[bool] = False
     copies_weights: ClassVar[bool] = False
+    takes_blocks_from_host: ClassVar[bool] = False
 
-    def __init__(self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer) -> None:
+    def __init__(
+        self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer, text_encoder: TextEncoder | None = None
+    ) -> None:
         self.transformer = transformer
         self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
 
     @staticmethod
     @abstractmethod
@@ -64,8 +72,10 @@ class Optimization(ABC):
 class LayerOptimization(Optimization):
     """An optimization that gives layers a `kernel`, which each computes with in inference."""
 
-    def __init__(self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer) -> None:
-        super().__init__(transformer, tokenizer)
+    def __init__(
+        self, transformer: InfinityTransformer, tokenizer: InfinityTokenizer, text_encoder: TextEncoder | None = None
+    ) -> None:
+        super().__init__(transformer, tokenizer, text_encoder)
         self._kernels: dict[nn.Module, object] = {}
 
     @abstractmethod
@@ -93,3 +103,10 @@ class LayerOptimization(Optimization):
 
     def decoder(self, plain: ScaleDecoder[Any]) -> ScaleDecoder[Any]:
         return plain
+
+
+def block_layers(transformer: InfinityTransformer) -> Iterator[nn.Module]:
+    """Yield the linear layers of the blocks, those inside of adapted layers included, and those of adapters not."""
+    for name, module in transformer.blocks.named_modules():
+        if isinstance(module, Linear) and ".lora_" not in name:
+            yield module

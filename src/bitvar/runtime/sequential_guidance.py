@@ -58,14 +58,22 @@ class HalvesState:
 
     @property
     def start(self) -> Tensor:
-        return torch.cat([half.start for half in self.halves])
+        return torch.cat([half.start.to(self.halves[0].start.device) for half in self.halves])
 
 
 class HalvesApart(DecoderAround[HalvesState]):
     """A decoder that computes the first half of the rows before the second. An odd number of rows stays together.
 
     Without guidance, two images of a batch are two halves as well.
+
+    Args:
+        plain: Decoder of the first half.
+        second: Decoder of the second half, perhaps on another device; None for the same one.
     """
+
+    def __init__(self, plain: ScaleDecoder[Any], second: ScaleDecoder[Any] | None = None) -> None:
+        super().__init__(plain)
+        self._decoders = (plain, second or plain)
 
     def start_decoding(self, condition: TextCondition, schedule: ScaleSchedule) -> HalvesState:
         half = condition.batch // 2
@@ -75,19 +83,22 @@ class HalvesApart(DecoderAround[HalvesState]):
             TextCondition(condition.features[rows], condition.mask[rows], condition.dropped[rows])
             for rows in (slice(0, half), slice(half, None))
         ]
-        return HalvesState(tuple(self.plain.start_decoding(part, schedule) for part in halves))
+        decoders = zip(self._decoders, halves, strict=True)
+        return HalvesState(tuple(decoder.start_decoding(part, schedule) for decoder, part in decoders))
 
     def next_segment(self, state: HalvesState, rows: int) -> HalvesState:
         kept, left = [], rows
-        for half in state.halves:
+        for decoder, half in zip(self._decoders, state.halves, strict=False):
             if left:
                 count = min(left, half.rows)
-                kept.append(half if count == half.rows else self.plain.next_segment(half, count))
+                kept.append(half if count == half.rows else decoder.next_segment(half, count))
                 left -= count
         return HalvesState(tuple(kept))
 
     def decode_scale(self, tokens: Float[Tensor, "b l c"], k: int, state: HalvesState) -> Float[Tensor, "b l d 2"]:
         parts = tokens.split([half.rows for half in state.halves])
-        return torch.cat(
-            [self.plain.decode_scale(part, k, half) for part, half in zip(parts, state.halves, strict=True)]
-        )
+        halves = [
+            decoder.decode_scale(part.to(decoder.device), k, half)  # a card goes on while the next half is prepared
+            for decoder, part, half in zip(self._decoders, parts, state.halves, strict=False)
+        ]
+        return torch.cat([half.to(self.device) for half in halves])

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from bitvar.nn.attention import AttentionFn, attend
-from bitvar.nn.kv_cache import LayerCache
+from bitvar.nn.kv_cache import ScaleCache
 from bitvar.nn.linear import Linear, linear_gelu
 from bitvar.nn.norms import LayerNorm, modulated_norm
 from bitvar.nn.rope import apply_rope
@@ -73,7 +73,7 @@ class SelfAttention(nn.Module):
         x: Float[Tensor, "b l c"],
         rope: Float[Tensor, "l pairs 2"],
         attention: AttentionFn | None,
-        cache: LayerCache | None,
+        cache: ScaleCache | None,
     ) -> Float[Tensor, "b l c"]:
         """Attend within `x` by `attention`; with a cache, attend from one scale to itself and the cached scales."""
         q, k, v = rearrange(self.qkv(x), "b l (s n e) -> s b n l e", s=3, n=self.num_heads)
@@ -135,7 +135,7 @@ class Block(nn.Module):
         rope: Float[Tensor, "l pairs 2"],
         *,
         attention: AttentionFn | None = None,
-        cache: LayerCache | None = None,
+        cache: ScaleCache | None = None,
     ) -> Float[Tensor, "b l c"]:
         """Run on all scales with `attention`, or on one scale with the earlier ones in `cache`."""
         modulation = (shared_modulation + self.modulation.to(x.dtype))[:, :, None]

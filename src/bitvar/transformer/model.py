@@ -19,7 +19,7 @@ from bitvar.bits import to_tokens
 from bitvar.condition import TextCondition
 from bitvar.errors import UsageError
 from bitvar.nn.attention import AttentionFn, BlockCausal
-from bitvar.nn.kv_cache import KVCache
+from bitvar.nn.kv_cache import DecodingCache, KVCache
 from bitvar.nn.linear import Linear
 from bitvar.nn.norms import layer_norm
 from bitvar.nn.rope import rope_table
@@ -77,7 +77,7 @@ class DecodeState:
     start: Float[Tensor, "b 1 c"]
     schedule: ScaleSchedule
     rope: Float[Tensor, "l pairs 2"]
-    cache: KVCache
+    cache: DecodingCache
 
     @property
     def rows(self) -> int:
@@ -206,7 +206,7 @@ class InfinityTransformer(nn.Module):
         return self.logits(x, condition)
 
     def start_decoding(
-        self, condition: TextCondition, schedule: ScaleSchedule, *, cache: KVCache | None = None
+        self, condition: TextCondition, schedule: ScaleSchedule, *, cache: DecodingCache | None = None
     ) -> DecodeState:
         """Prepare sampling: encode the text, compute the rotary positions and set up the cache.
 

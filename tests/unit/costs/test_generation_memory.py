@@ -19,9 +19,12 @@ from bitvar.costs.generation_memory import (
 from bitvar.costs.inference_memory import InferencePlan, estimate_inference_memory
 from bitvar.costs.training_memory import GIB
 from bitvar.nn.linear import Linear
+from bitvar.runtime.optimization import block_layers
+from bitvar.runtime.weight_only import group_weights
 from bitvar.tokenizer import TOKENIZER_PRESETS, InfinityTokenizer, TokenizerConfig
 from bitvar.transformer import PRESETS, InfinityTransformer
 from tests.support.live_tensors import LiveTensors
+from tests.support.tiny import tiny_transformer
 
 CONFIG = PRESETS["2B"]
 MODEL = ModelSizes(
@@ -40,7 +43,8 @@ def peak(plan: GenerationPlan) -> int:
 
 
 def test_phases_and_parts_add_up() -> None:
-    for plan in (CARD, HOST, replace(CARD, images=4), replace(CARD, offload=frozenset({"text", "blocks"}))):
+    small = replace(CARD, weight_bits=4, int8_text=True, int8_cache=True)
+    for plan in (CARD, HOST, replace(CARD, images=4), replace(CARD, offload=frozenset({"text", "blocks"})), small):
         memory = estimate_generation_memory(plan)
         assert memory.peak == max(memory.phases.values()) == memory.phases[memory.peak_phase]
         assert sum(memory.named().values()) == max(memory.drawing, memory.decoding)
@@ -110,14 +114,36 @@ def test_changes_begin_with_the_cheapest_and_end_when_it_fits() -> None:
     wide = replace(CARD, precision="fp32", images=2)
     options = [change.option.partition(",")[0] for change in changes_that_fit(wide, 10 * GIB)]
     assert options == ["--dtype bf16", "-n 1", "--offload text"]
-    options = [change.option.partition(",")[0] for change in changes_that_fit(wide, 6 * GIB)]
-    assert options == ["--dtype bf16", "-n 1", "--offload text", "--offload blocks"], "halves add nothing"
-    peaks = [change.memory.peak for change in changes_that_fit(wide, 6 * GIB)]
-    assert peaks == sorted(peaks, reverse=True)
-    last = changes_that_fit(wide, 6 * GIB)[-1]
-    assert last.fits(6 * GIB)
-    assert last.memory == estimate_generation_memory(last.plan)
-    assert describe_changes(wide, 6 * GIB)[-1].endswith("of 6.0 GiB, fits")
+    for gibibytes, smaller in ((7.2, "--fast int8-weights"), (6, "--offload blocks")):
+        changes = changes_that_fit(wide, gibibytes * GIB)
+        options = [change.option.partition(",")[0] for change in changes]
+        assert options == ["--dtype bf16", "-n 1", "--offload text", smaller], "halves add nothing"
+        peaks = [change.memory.peak for change in changes]
+        assert peaks == sorted(peaks, reverse=True)
+        assert changes[-1].fits(gibibytes * GIB)
+        assert changes[-1].memory == estimate_generation_memory(changes[-1].plan)
+        assert describe_changes(wide, gibibytes * GIB)[-1].endswith(f"of {gibibytes:.1f} GiB, fits")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_integers_take_what_the_optimization_keeps(bits: int) -> None:
+    transformer = tiny_transformer(width=128, num_heads=4)
+    model = replace(MODEL, config=transformer.config, transformer=PartSizes(num_parameters(transformer.config)))
+    plan = replace(CARD, model=model, schedule=transformer.config.all_schedules()[0], weight_bits=bits)
+    layers = [layer for layer in block_layers(transformer) if isinstance(layer, Linear)]
+    kept = sum(group_weights(layer.weight.detach(), bits).num_bytes for layer in layers)
+    plain, memory = estimate_generation_memory(replace(plan, weight_bits=None)), estimate_generation_memory(plan)
+    assert memory.integers == kept
+    assert plain.transformer - memory.transformer == 2 * sum(layer.weight.numel() for layer in layers)
+    on_host = estimate_generation_memory(replace(plan, device="cpu"))
+    assert (on_host.integers, on_host.transformer) == (kept, plain.transformer), "a CPU keeps both"
+
+
+def test_a_text_encoder_in_8_bits_keeps_its_embeddings() -> None:
+    before, after = (estimate_generation_memory(replace(CARD, int8_text=chosen)) for chosen in (False, True))
+    assert after.text_encoder == 2 * 60_000_000
+    assert after.integers == 1_140_000_000 * 17 // 16
+    assert after.encoding < before.encoding and after.loading == before.loading
 
 
 def test_a_host_offloads_no_blocks_and_may_do_without_packed_weights() -> None:

@@ -11,6 +11,7 @@ from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline
 from bitvar.pipeline.optimizations import choose
 from bitvar.runtime.block_offload import BlockOffload, BlockPassage, PlainCopy, Transfer, place_around_blocks
+from bitvar.runtime.split_guidance import SplitGuidance, copy_to
 from bitvar.runtime.tiled_decode import TILE
 from tests.unit.sampling.test_batch_invariance import rough_pipeline
 
@@ -53,6 +54,27 @@ def test_sequential_guidance_computes_half_of_the_rows(pipe: InfinityPipeline) -
     pipe.optimize("sequential-guidance")
     drawn(pipe, "a red dog")
     assert set(rows) == {1}
+
+
+@pytest.mark.parametrize("guidance", [2.0, (2.0, 2.0, 1.0), 1.0])
+def test_halves_on_two_copies_draw_the_same_bits(
+    pipe: InfinityPipeline, guidance: float | tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two copies on a CPU stand in for two cards."""
+    plain = drawn(pipe, "a red dog", "two cats", guidance=guidance)
+    monkeypatch.setattr(SplitGuidance, "devices", ("cpu",))
+    monkeypatch.setattr(SplitGuidance, "available", staticmethod(lambda: True))
+    rows: list[int] = []
+    pipe.optimize("exact", "split-guidance")
+    pipe.transformer.blocks[0].register_forward_hook(lambda block, inputs, output: rows.append(len(output)))
+    assert same(plain, drawn(pipe, "a red dog", "two cats", guidance=guidance))
+    assert set(rows) == {1}, "the first copy computes one half"
+
+
+def test_a_copy_for_a_second_card_shares_no_memory(pipe: InfinityPipeline) -> None:
+    twin = copy_to(pipe.transformer, torch.device("cpu"))
+    pairs = zip(pipe.transformer.named_parameters(), twin.named_parameters(), strict=True)
+    assert all(a == b and torch.equal(p, q) and p.data_ptr() != q.data_ptr() for (a, p), (b, q) in pairs)
 
 
 def test_tiled_decoding_gives_the_same_pixels_up_to_rounding(pipe: InfinityPipeline) -> None:

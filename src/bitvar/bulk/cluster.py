@@ -1,0 +1,176 @@
+"""Bulk runs over a Ray cluster: Ray Data deals blocks of the work list to actors, each with a model of its own.
+
+The folder has to be at the same path on every node. The actors claim images there as any process does, so a cluster may
+share a folder with other processes, and may be killed.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitvar.bulk.folder import OutputFolder
+from bitvar.bulk.run import WorkResult, generate_work
+from bitvar.bulk.work import DrawingHooks, WorkItem, check_items
+from bitvar.errors import UsageError, install_hint
+
+if TYPE_CHECKING:
+    from bitvar.pipeline import InfinityPipeline
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """The actors that draw, and where they run.
+
+    Attributes:
+        actors: Number of actors, each of which loads the model.
+        address: Address of a cluster; "auto" for this machine's; None to start one here for the run.
+        gpus: GPUs that an actor reserves; None for one where the cluster has GPUs.
+        cpus: CPUs that an actor reserves.
+    """
+
+    actors: int
+    address: str | None = None
+    gpus: float | None = None
+    cpus: float = 1.0
+
+
+def generate_on_cluster(
+    load: "Callable[[], InfinityPipeline]",
+    items: Sequence[WorkItem],
+    folder: Path,
+    *,
+    cluster: ClusterOptions,
+    batch_size: int,
+    hooks: DrawingHooks | None = None,
+    log: Callable[[str], None] = lambda text: None,
+) -> WorkResult:
+    """Draw a work list into a folder, as `generate_work` does, with actors of a Ray cluster.
+
+    Args:
+        load: Function that loads the model; it is sent to the actors, where bitvar has to be installed.
+        items: Work list; each item has a file of its own.
+        folder: Folder that every node sees at this path.
+        cluster: Actors, and where they run.
+        batch_size: Most images that an actor draws together.
+        hooks: Watermark and control of all images; None for neither.
+        log: Receives a line of progress after each block.
+
+    Raises:
+        UsageError: Ray is missing or can't be reached, the cluster is too small, or as `generate_work`.
+        RuntimeError: An actor failed. What was drawn is kept.
+    """
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
+        raise UsageError("Can't draw on a cluster.", "Ray Data is not installed", install_hint("ray"))
+    check_items(items)
+    place = OutputFolder(folder.resolve())
+    before = len({item.file for item in items} & place.ledger.refresh().keys())
+    drawn, seconds = _run(load, items, place.path, cluster, batch_size, hooks, log)
+    place.ledger.arrange({item.file: item.note for item in items})
+    lines = place.ledger.refresh()
+    return WorkResult([lines[item.file] for item in items], before, drawn, seconds)
+
+
+def _run(
+    load: "Callable[[], InfinityPipeline]",
+    items: Sequence[WorkItem],
+    folder: Path,
+    cluster: ClusterOptions,
+    batch_size: int,
+    hooks: DrawingHooks | None,
+    log: Callable[[str], None],
+) -> tuple[int, float]:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+    from ray.exceptions import RayTaskError
+
+    has_joined, logger = _connect(cluster.address), logging.getLogger("ray.data")
+    level = logger.level
+    try:
+        gpus = _require_room(cluster, ray.cluster_resources())
+        DataContext.get_current().enable_progress_bars = False
+        order = sorted(range(len(items)), key=lambda index: str(items[index].settings))
+        texts = [items[index].dump() for index in order]
+        blocks = [{"items": texts[start : start + batch_size]} for start in range(0, len(texts), batch_size)]
+        results = ray.data.from_items(blocks, override_num_blocks=max(len(blocks), 1)).map_batches(
+            _Actor,
+            batch_size=1,
+            batch_format="numpy",
+            compute=ActorPoolStrategy(size=cluster.actors),
+            num_cpus=cluster.cpus,
+            num_gpus=gpus,
+            fn_constructor_args=(load, str(folder), batch_size, hooks),
+        )
+        logger.setLevel(logging.ERROR)  # Ray Data sets its own when a set is made
+        drawn, done, seconds = 0, 0, 0.0
+        for row in results.iter_rows():
+            drawn, done, seconds = drawn + row["drawn"], done + row["images"], seconds + row["seconds"]
+            log(f"{done} of {len(items)} images")
+        return drawn, seconds
+    except RayTaskError as error:
+        raise _cause(error) from None
+    finally:
+        logger.setLevel(level)
+        if has_joined:
+            ray.shutdown()
+
+
+class _Actor:
+    """Draws blocks of the work list on one node."""
+
+    def __init__(
+        self,
+        load: "Callable[[], InfinityPipeline]",
+        folder: str,
+        batch_size: int,
+        hooks: DrawingHooks | None,
+    ) -> None:
+        self._pipeline = load()
+        self._folder, self._batch_size, self._hooks = Path(folder), batch_size, hooks
+
+    def __call__(self, block: Mapping[str, Any]) -> dict[str, list[Any]]:
+        items = [WorkItem.parse(text) for text in block["items"][0]]
+        result = generate_work(
+            self._pipeline, items, self._folder, batch_size=self._batch_size, hooks=self._hooks, arrange=False
+        )
+        return {"images": [len(items)], "drawn": [result.drawn], "seconds": [result.seconds]}
+
+
+def _connect(address: str | None) -> bool:
+    """Join or start a cluster, unless this process is in one. Returns whether to leave it afterwards."""
+    import ray
+
+    if ray.is_initialized():
+        return False
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            ray.init("local", include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        what = "Can't start Ray." if address is None else f"Can't join the Ray cluster {address}."
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(what, why, "give the address that `ray start --head` printed, on a node of it") from error
+    return True
+
+
+def _require_room(cluster: ClusterOptions, resources: Mapping[str, float]) -> float:
+    """Refuse actors that would wait for ever. Returns the number of GPUs for each."""
+    gpus = float(resources.get("GPU", 0) > 0) if cluster.gpus is None else cluster.gpus
+    for name, wanted in (("CPU", cluster.cpus), ("GPU", gpus)):
+        available = resources.get(name, 0.0)
+        if wanted * cluster.actors > available:
+            why = f"each reserves {wanted:g} {name}s, and the cluster has {available:g}"
+            raise UsageError(f"Can't place {cluster.actors} actors.", why, "ask for fewer")
+    return gpus
+
+
+def _cause(error: Any) -> Exception:
+    """The error of an actor as it was raised there."""
+    cause = getattr(error, "cause", None)
+    while cause is not None and getattr(cause, "cause", None) is not None:
+        cause = cause.cause
+    return cause if isinstance(cause, Exception) else RuntimeError(str(error).strip().splitlines()[-1])
