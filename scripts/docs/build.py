@@ -22,11 +22,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the documentation site.")
     parser.add_argument("out", type=Path, nargs="?", default=ROOT / "site", help="folder")
     parser.add_argument("--fresh", action="store_true", help="read every page again")
-    parser.add_argument("--jobs", default="1", help="processes")
+    parser.add_argument("--jobs", default="1", help="processes, or auto")
+    parser.add_argument("--no-notebooks", action="store_true", help="show the notebooks without running them")
     arguments = parser.parse_args()
     options = ["-b", "html", "-W", "--keep-going", "-q", "-j", arguments.jobs, "-d", str(arguments.out / ".doctrees")]
     if arguments.fresh:
         options.append("-E")
+    if arguments.no_notebooks:
+        options += ["-D", "nb_execution_mode=off"]
     # The notebooks run in a process of their own, which has to find the package of this clone.
     os.chdir(ROOT)
     sys.exit(sphinx_build([*options, str(ROOT / "docs"), str(arguments.out)]))

@@ -3,6 +3,7 @@
 Pages hold only directives; Sphinx's autodoc fills them from the docstrings. The file knows nothing of Sphinx's run.
 """
 
+import functools
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ for, and who may import whom. Only the [public API](../public-api.md) is promise
 """
 
 
+@functools.cache
 def public_names() -> dict[str, str]:
     """Return the dotted name behind each public name: `bitvar.train` is `bitvar.training.assemble.train`."""
     homes = {}

@@ -36,6 +36,12 @@ LINK: Final = re.compile(r"(\[[^\]]*\])\(([^)\s#:]+)(#[^)\s]*)?\)")
 SUFFIX: Final = re.compile(r"(\[[\w-]+)\.md\]\(")
 """The suffix of a page in the words of a link, which means nothing on the site."""
 
+MARKS: Final = re.compile(r"(?<!\w)\*(?=\**\w)|(?<=\w)_(?=\W|$)|\|")
+"""Characters that reStructuredText would read as emphasis, as a link, or as a substitution."""
+
+GLOB: Final = re.compile(r"^([\w/-]+\*)\n", re.MULTILINE)
+"""An entry of a table of contents for pages that may not exist yet."""
+
 CODE: Final = re.compile(r"(?:src/bitvar/)?([\w/]+)\.py(?::([\w.]+))?")
 FRONT_MATTER: Final = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
@@ -105,6 +111,7 @@ def read_source(app: Sphinx, document: str, source: list[str]) -> None:
         return
     folder = (Path(app.srcdir) / document).parent
     text = SUFFIX.sub(r"\1](", relink(source[0], folder, folder))
+    text = GLOB.sub(lambda match: match[0] if any(folder.glob(match[1])) else "", text)
     source[0] = NEEDS.sub(lambda match: f"{match[1]}{{.needs}}\n{match[1]}Needs {match[2]}.\n", text)
 
 
@@ -118,7 +125,7 @@ def _escaped(line: str) -> str:
     return "".join(
         f"``{piece.strip('`')}``" + ("\\ " if _joins(pieces, index) else "")
         if piece.startswith("`")
-        else re.sub(r"(?<![\w`])\*(?=\w)|(?<=\w)_(?=\W|$)|\|", r"\\\g<0>", piece)
+        else MARKS.sub(r"\\\g<0>", piece)
         for index, piece in enumerate(pieces)
     )
 
@@ -129,13 +136,10 @@ def _joins(pieces: list[str], index: int) -> bool:
 
 def skip_public_name(_app: Sphinx, kind: str, name: str, value: Any, skip: bool, _options: object) -> bool | None:
     """Leave public names out of the pages of modules, since they stand on their own page, and types with patterns."""
-    public = kind == "module" and f"{getattr(value, '__module__', '')}.{name}" in PUBLIC
+    public = kind == "module" and f"{getattr(value, '__module__', '')}.{name}" in module_reference.public_names()
     if public or get_origin(value) is Annotated:
         return True
     return skip or None
-
-
-PUBLIC: Final = module_reference.public_names()
 
 
 def link_code(app: Sphinx, doctree: nodes.document, document: str) -> None:
@@ -146,7 +150,7 @@ def link_code(app: Sphinx, doctree: nodes.document, document: str) -> None:
         if match is None or isinstance(literal.parent, nodes.reference):
             continue
         name = f"bitvar.{match[1].replace('/', '.')}" + (f".{match[2]}" if match[2] else "")
-        for home, public in PUBLIC.items():
+        for home, public in module_reference.public_names().items():
             if name == home or name.startswith(f"{home}."):
                 name = public + name.removeprefix(home)
         if name in objects:
