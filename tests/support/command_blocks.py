@@ -7,11 +7,13 @@ A block of `bash` or `python` in a page runs as it stands, unless an HTML commen
 - `<!-- file: NAME -->`: its text is saved as that file, for blocks below it.
 """
 
+import functools
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -152,8 +154,19 @@ def prepare(folder: Path) -> None:
     ImageDraw.Draw(mask).rectangle((0, 12, 31, 38), fill=255)
     mask.save(folder / "mask.png")
     (folder / "prompts.jsonl").write_text('{"prompt": "a red apple, 3D emoji", "seed": 1}\n')
-    for name in ("a.png", "car.png", "apple.png", "drawing.png"):
+    for name in ("a.png", "car.png", "drawing.png"):
         image.save(folder / name)
+    (folder / "apple.png").write_bytes(drawn_apple())
+
+
+@functools.cache
+def drawn_apple() -> bytes:
+    """Return an image file that bitvar wrote, with its settings inside."""
+    from bitvar import InfinityPipeline
+
+    with tempfile.TemporaryDirectory() as folder:
+        (path,) = InfinityPipeline.from_pretrained()("a red apple, 3D emoji", seed=0).save(f"{folder}/")
+        return Path(path).read_bytes()
 
 
 def _run(block: Block, folder: Path, environment: dict[str, str]) -> None:
