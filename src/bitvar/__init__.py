@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bitvar.transformer import InfinityTransformer as InfinityTransformer
     from bitvar.transformer import TransformerConfig as TransformerConfig
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "BitFile": "codec",

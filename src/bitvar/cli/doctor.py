@@ -15,6 +15,7 @@ import typer
 
 from bitvar.cli.exit_codes import RUNTIME, WEIGHTS, exit_codes
 from bitvar.cli.threads import describe_threads
+from bitvar.cli.torch_build import TorchBuild, explain_build, find_torch_build, how_to_shrink
 
 PACKAGES = ("bitvar", "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pillow")
 PRETRAINED = (
@@ -35,17 +36,20 @@ PRETRAINED = (
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False) -> None:
     """Check the installation and suggest a command to run next."""
     with exit_codes():
-        facts = _facts()
+        build = find_torch_build()
+        facts, fix = _facts(build), how_to_shrink(build)
         if as_json:
-            typer.echo(json.dumps(facts))
+            typer.echo(json.dumps(facts | {"to free space": fix}))
         else:
             for name, value in facts.items():
                 typer.echo(f"{name:<16} {value}")
+            if fix is not None:
+                typer.echo(f"\n{fix}")
         if facts["embedded models"] != "present" or facts["torch"] == "missing":
             raise typer.Exit(RUNTIME if facts["torch"] == "missing" else WEIGHTS)
 
 
-def _facts() -> dict[str, Any]:
+def _facts(build: TorchBuild) -> dict[str, Any]:
     versions = {name: _version(name) for name in PACKAGES}
     gpu = _gpu()
     cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
@@ -56,6 +60,7 @@ def _facts() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **versions,
+        "torch build": explain_build(build),
         "processors": os.cpu_count(),
         **describe_threads(),
         "gpu": gpu or "none found",

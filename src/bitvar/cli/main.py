@@ -8,6 +8,7 @@ import typer
 
 from bitvar import __version__
 from bitvar.cli import bench, data, evaluate, models, provenance, tokenizer, watermark
+from bitvar.cli.completion import add_completions, is_completing
 from bitvar.cli.convert import convert
 from bitvar.cli.doctor import doctor
 from bitvar.cli.edit import edit
@@ -16,6 +17,7 @@ from bitvar.cli.export import export
 from bitvar.cli.fit import fit
 from bitvar.cli.generate import generate
 from bitvar.cli.instruct import instruct
+from bitvar.cli.mcp import mcp
 from bitvar.cli.report import report
 from bitvar.cli.serve import demo, serve
 from bitvar.cli.study import study
@@ -46,7 +48,7 @@ def options(
     """Bitwise visual autoregressive image generation: Infinity, from prompt to image."""
 
 
-for verb in (generate, edit, instruct, demo, serve, fit, train, study, report, export, convert, doctor):
+for verb in (generate, edit, instruct, demo, serve, mcp, fit, train, study, report, export, convert, doctor):
     app.command()(verb)
 app.add_typer(data.app, name="data")
 app.add_typer(tokenizer.app, name="tokenizer")
@@ -75,6 +77,8 @@ def main() -> None:
 
 def _run() -> object:
     stdout = sys.stdout
+    if is_completing():
+        add_completions(app)
     try:
         return app(standalone_mode=False)
     except typer.Exit as stop:

@@ -1,20 +1,23 @@
-"""`bitvar models list` and `bitvar models info`: the available models, and what each generates and knows."""
+"""`bitvar models list` and `bitvar models info`: the models on this machine, and what each generates and knows."""
 
 import json
 import textwrap
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bitvar.cli.echo import say
 from bitvar.cli.exit_codes import exit_codes
+from bitvar.cli.model_files import pull, push, remove, show_size, verify
 
 if TYPE_CHECKING:
     from bitvar.weights.describe import Description
+    from bitvar.weights.local_models import FoundModel
     from bitvar.weights.vocabulary import Vocabulary
 
-app = typer.Typer(help="List and describe models and tokenizers.", no_args_is_help=True)
+app = typer.Typer(help="List, describe, fetch, verify, remove and publish models.", no_args_is_help=True)
 
 _WIDTH = 100
 _INDENT = " " * 17
@@ -26,21 +29,27 @@ def _callback() -> None:
 
 
 @app.command(name="list")
-def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List the models and tokenizers in the package."""
+def list_models(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER]...", help="Folders to look into, two levels deep. Default: models and runs."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List the models and tokenizers in the package, in the hub's cache, and in folders."""
     with exit_codes():
-        from bitvar.weights.describe import describe
-        from bitvar.weights.hub import EMBEDDED_MODEL, TOKENIZERS
+        from bitvar.weights.hub_cache import default_cache
+        from bitvar.weights.local_models import find_models
 
-        models = {folder.name: describe(folder) for folder in (EMBEDDED_MODEL, *TOKENIZERS)}
+        rows = [_row(model) for model in find_models(folders or [], default_cache())]
         if as_json:
-            rows = [
-                {"name": name, "kind": model.kind, "parameters": model.parameters} for name, model in models.items()
-            ]
             say(json.dumps(rows))
             return
-        for name, model in models.items():
-            say(f"{name:<10} {model.kind:<10} {_summary(model)}")
+        width = max(len(row["name"]) for row in rows)
+        for row in rows:
+            revision = f", revision {row['revision'][:12]}" if row["revision"] else ""
+            size = show_size(row["size"])
+            say(f"{row['name']:<{width}}  {row['kind']:<9}  {size:>9}  {row['summary']}{revision}")
         say("For details: bitvar models info NAME", err=True)
 
 
@@ -49,22 +58,66 @@ def info(
     name: Annotated[
         str, typer.Argument(metavar="[NAME]", help="Name in `bitvar models list`, folder, or hub id.")
     ] = "",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Describe a model, the sizes it generates and the concepts it knows. Default: the embedded model."""
-    with exit_codes():
-        from bitvar.weights.describe import describe
-        from bitvar.weights.hub import resolve_model
+    """Describe a model, the sizes it generates and the concepts it knows. Default: the embedded model.
 
-        facts = _facts(describe(resolve_model(name or None)))
+    Of a hub id that was not pulled, only the files that describe it are downloaded.
+    """
+    with exit_codes():
+        facts = _info(name, revision)
         if as_json:
             say(json.dumps(facts))
             return
         knowledge = facts.pop("knows")
         for key, value in facts.items():
-            say(_line(key.replace("_", " "), _format(value)))
+            say(_line(key.replace("_", " "), show_size(value) if key == "size_on_disk" else _format(value)))
         if knowledge is not None:
             _print_knowledge(knowledge)
+
+
+def _info(name: str, revision: str | None) -> dict[str, Any]:
+    from bitvar.weights.describe import describe
+    from bitvar.weights.hub import is_hub_id, refuse_revision, resolve_model
+    from bitvar.weights.hub_cache import default_cache, fetch_description, find_cached, folder_size, plan_download
+
+    more: dict[str, Any] = {}
+    if is_hub_id(name) and not Path(name).exists():
+        cache = default_cache()
+        cached = find_cached(name, revision, cache)
+        if cached is None:
+            folder = fetch_description(plan_download(name, revision), cache)
+            cached = find_cached(name, folder.name, cache)
+            assert cached is not None, "it was just downloaded"
+        folder = cached.folder
+        more = {"revision": cached.commit, "refs": list(cached.refs)}
+        if cached.missing:
+            more["not_downloaded"] = f"{len(cached.missing)} files: bitvar models pull {name}"
+    else:
+        folder = resolve_model(name or None)
+        refuse_revision(revision, folder, "model")
+    facts = _facts(describe(folder))
+    knows = facts.pop("knows")
+    return facts | {"size_on_disk": folder_size(folder)} | more | {"knows": knows}
+
+
+def _row(model: "FoundModel") -> dict[str, Any]:
+    """Describe a model in a line; one that can't be read is listed as damaged."""
+    from bitvar.errors import WeightsError
+    from bitvar.weights.describe import describe
+    from bitvar.weights.hub_cache import folder_size
+
+    row: dict[str, Any] = {"name": model.name, "kind": "unknown", "place": model.place, "folder": str(model.folder)}
+    row |= {"revision": model.revision, "complete": not model.missing, "size": folder_size(model.folder)}
+    try:
+        description = describe(model.folder)
+    except WeightsError as error:
+        return row | {"parameters": {}, "summary": f"damaged: {str(error).splitlines()[0]}"}
+    summary = _summary(description)
+    if model.missing:
+        summary = f"{len(model.missing)} files missing: bitvar models pull {model.name}"
+    return row | {"kind": description.kind, "parameters": description.parameters, "summary": summary}
 
 
 def _summary(description: "Description") -> str:
@@ -148,3 +201,9 @@ def _format(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+app.command()(pull)
+app.command()(verify)
+app.command(name="rm")(remove)
+app.command()(push)

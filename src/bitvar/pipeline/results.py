@@ -1,7 +1,7 @@
 """The results of a pipeline's call: the images at the end, and the state after each scale."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,28 @@ class ScaleEvent:
             what = f"the decoder's pixels at scale {self.index + 1} of {self.total}"
             require_finite(pixels, what, precision=tokenizer.dtype)
             return pixels.clamp(-1, 1)
+
+    def only(self, index: int) -> "ScaleEvent":
+        """Return the event of one image of the call, so that only that image is decoded.
+
+        Args:
+            index: Index of the image, from 0.
+
+        Raises:
+            UsageError: for an index that no image of the call has.
+        """
+        if not 0 <= index < len(self.seeds):
+            raise UsageError(f"There is no image {index}.", f"the call has {len(self.seeds)}, counted from 0")
+        finish = self._finish
+        rows = slice(index, index + 1)
+        return replace(
+            self,
+            seeds=self.seeds[rows],
+            metadata=self.metadata[rows],
+            bits=tuple(scale[rows] for scale in self.bits),
+            _latent=self._latent[rows],
+            _finish=None if finish is None else lambda _, image: finish(index, image),
+        )
 
     def preview(self, size: int | None = None) -> list[Image.Image]:
         """The images so far, on the background of the request, with the longer side resized to `size` pixels.

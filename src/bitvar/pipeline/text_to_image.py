@@ -2,6 +2,7 @@
 
 import collections
 import math
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ from bitvar.sampling.watermark import Watermark
 from bitvar.scales import ScaleSchedule, nearest_schedule
 from bitvar.text import OffloadedTextEncoder
 from bitvar.weights.hub import resolve_model
+from bitvar.weights.hub_push import Pushed, push_folder
 from bitvar.weights.index import ModelIndex
 from bitvar.weights.model_folder import Components, load_folder, save_folder
 
@@ -211,6 +213,33 @@ class InfinityPipeline:
         """Write a model folder atomically. It contains fused adapters, but no others."""
         with self._sharing.reading():
             save_folder(self.components, Path(arguments.checked("folder", folder, arguments.path)))
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool = True,
+        licence: str | None = None,
+        revision: str | None = None,
+        message: str | None = None,
+    ) -> Pushed:
+        """Publish the model on the hub, with a card, as `weights.hub_push.push_folder` does.
+
+        Args:
+            name: Hub id `owner/name`; the repository is created if it is missing.
+            private: Whether a new repository is private.
+            licence: Licence for the card, such as "apache-2.0"; None for the one that the card names.
+            revision: Branch to push to; None for main.
+            message: Message of the commit.
+
+        Raises:
+            UsageError: for a name that is no hub id, or a repository that holds other files.
+            RuntimeError: if the hub refuses or can't be reached.
+        """
+        with tempfile.TemporaryDirectory(prefix="bitvar-") as place:
+            folder = Path(place) / "model"
+            self.save_pretrained(folder)
+            return push_folder(folder, name, private=private, licence=licence, revision=revision, message=message)
 
     def load_lora_weights(
         self, source: str | Path, adapter_name: str = "default", *, revision: str | None = None

@@ -8,6 +8,7 @@ from bitvar.text.encoders import (
     T5Encoder,
     TextEncoder,
     TextEncoderConfig,
+    build_text_encoder,
     load_text_encoder,
     published_settings,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "T5Encoder",
     "TextEncoder",
     "TextEncoderConfig",
+    "build_text_encoder",
     "is_position_index",
     "load_text_encoder",
     "published_settings",

@@ -10,13 +10,14 @@ import os
 import stat
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -25,7 +26,7 @@ from bitvar.config import Config, read_json
 from bitvar.errors import UsageError, WeightsError, explain
 from bitvar.files import is_lfs_pointer
 from bitvar.finite import require_no_overflow, require_sound_weights
-from bitvar.text.bert import load_bert
+from bitvar.text.bert import BertEncoder, load_bert
 from bitvar.text.files import (
     BertSizes,
     EncoderSizes,
@@ -33,6 +34,7 @@ from bitvar.text.files import (
     read_sizes,
     read_weights,
     refuse_foreign_files,
+    sizes_of,
 )
 from bitvar.text.prompt_tokenizer import PromptTokenizer
 
@@ -128,6 +130,10 @@ class TextEncoder(ABC):
         """Maximum length of a prompt in tokens, including special tokens; None if there is no limit."""
         return getattr(self.model.config, "max_position_embeddings", None)
 
+    def sizes(self) -> dict[str, Any]:
+        """Return the sizes of the network, by the names of published `config.json` files."""
+        return {name: getattr(self.model.config, name) for name in sizes_of(self.kind).model_fields}
+
     def save(self, folder: Path) -> None:
         """Write the configuration, the vocabulary and the weights to a folder.
 
@@ -215,6 +221,33 @@ def load_text_encoder(
     with _silenced():  # a broken vocabulary fails here, and the Rust library prints a traceback of its own
         encoder.ids("a")
     return encoder
+
+
+def build_text_encoder(
+    settings: TextEncoderConfig, sizes: Mapping[str, Any], vocabulary: str, *, special: Mapping[str, str]
+) -> TextEncoder:
+    """Build an encoder whose weights are not loaded yet.
+
+    Args:
+        settings: Kind and hidden states.
+        sizes: Sizes of the network, as `TextEncoder.sizes` returns them.
+        vocabulary: Content of a `tokenizer.json`.
+        special: Special tokens of the vocabulary by their role, such as `pad_token`.
+
+    Raises:
+        UsageError: for an unknown kind or sizes out of range.
+    """
+    if settings.kind not in _REGISTRY:
+        raise UsageError(f"Unknown text encoder {settings.kind!r}.", f"the known ones are {list(_REGISTRY)}")
+    checked = sizes_of(settings.kind).parse(dict(sizes), source="the sizes of the text encoder")
+    if isinstance(checked, BertSizes):
+        model: nn.Module = BertEncoder(checked)
+    else:
+        from transformers.models.t5 import T5Config, T5EncoderModel
+
+        model = T5EncoderModel(T5Config(**checked.model_dump()))
+    tokenizer = PromptTokenizer(Tokenizer.from_str(vocabulary), dict(special))
+    return _REGISTRY[settings.kind](model, tokenizer, settings.hidden_states)
 
 
 def _bad_tokens(prompt: str, why: str) -> WeightsError:

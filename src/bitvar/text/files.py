@@ -107,6 +107,11 @@ _SIZES: Final[dict[str, tuple[str, type[EncoderSizes], str]]] = {
 """Kind -> its `model_type`, its sizes, and an example of such an encoder."""
 
 
+def sizes_of(kind: str) -> type[EncoderSizes]:
+    """Return the class of the sizes of a kind of encoder."""
+    return _SIZES[kind][1]
+
+
 def refuse_foreign_files(folder: Path) -> None:
     """Refuse a folder with adapters or code beside the weights. Such files are never read.
 

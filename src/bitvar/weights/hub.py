@@ -21,6 +21,9 @@ EMBEDDED_CONTROL: Final = _MODELS / "lines"
 EMBEDDED_EDITOR: Final = _MODELS / "icons_editor"
 """An adapter that makes the embedded model an instruction editor."""
 
+DOWNLOADED: Final = ("*.json", "*.safetensors", "*.md", "*.txt")
+"""Files of a repository that are downloaded: weights, configurations, vocabularies and cards, but no code."""
+
 _INDEX: Final = "model_index.json"
 _CHECKPOINTS: Final = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -79,7 +82,7 @@ def _resolve_local(model: str | Path | None, what: str) -> Path | None:
         return folder
     if name in packaged:
         return packaged[name]
-    if not _is_hub_id(name):
+    if not is_hub_id(name):
         raise UsageError(
             f"There is no {what} {name!r}.",
             "there is no such folder, and no such name in the package; hub ids are owner/name",
@@ -127,7 +130,8 @@ def _existing(name: str, what: str) -> Path | None:
         raise UsageError(f"There is no {what} {shown}.", reason, "check the path") from None
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id, `owner/name`."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
@@ -142,19 +146,17 @@ def _from_hub(name: str, revision: str | None, what: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md", "*.txt"])
-        )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(DOWNLOADED)))
     except Exception as error:  # network libraries raise errors of many classes
         raise WeightsError(
             f"There is no folder {name!r}, and the hub gave no {what} of that name.",
-            _reason(error),
+            explain_hub_error(error),
             "check the path; if you meant the hub, check the name, the revision and the network",
         ) from None
 
 
-def _reason(error: Exception) -> str:
-    """Explain in one line why a download failed, from an error and its causes."""
+def explain_hub_error(error: Exception) -> str:
+    """Explain in one line why the hub refused, or could not be asked, from an error and its causes."""
     from huggingface_hub import errors
 
     chain: list[BaseException] = []

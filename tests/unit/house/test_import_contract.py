@@ -49,6 +49,7 @@ MAY: dict[str, set[str]] = {
     "evaluation": BASE | {"metrics", "data", "pipeline", "codec", "rewriting", "bulk"},
     "profiling": BASE | {"costs", "metrics", "data", "pipeline", "codec", "training"},
     "serving": BASE | {"costs", "pipeline", "editing", "instruction", "codec", "provenance", "safety"},
+    "integrations": BASE | {"editing", "pipeline", "instruction"},
     "icons": BASE | {"editing", "metrics", "data", "pipeline", "instruction", "codec", "training", "evaluation"},
     "pretrained": set(),
 }
@@ -57,6 +58,8 @@ RESERVED: set[str] = set()
 OPTIONAL = {
     "c2pa",
     "cryptography",
+    "diffusers",
+    "mcp",
     "fastapi",
     "python_multipart",
     "uvicorn",
