@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bitvar.bulk.folder import OutputFolder
 from bitvar.bulk.run import WorkResult, generate_work
 from bitvar.bulk.work import DrawingHooks, WorkItem, check_items
-from bitvar.errors import UsageError, install_hint
+from bitvar.errors import UsageError, explain, install_hint
 
 if TYPE_CHECKING:
     from bitvar.pipeline import InfinityPipeline
@@ -82,60 +82,74 @@ def _run(
     hooks: DrawingHooks | None,
     log: Callable[[str], None],
 ) -> tuple[int, float]:
+    """Have actors draw blocks of equal settings. Returns the number of images that were drawn, and their seconds."""
     import ray
     from ray.data import ActorPoolStrategy, DataContext
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError
 
+    texts = [item.dump() for item in sorted(items, key=lambda item: str(item.settings))]
+    blocks = [{"items": texts[start : start + batch_size]} for start in range(0, len(texts), batch_size)]
     has_joined, logger = _connect(cluster.address), logging.getLogger("ray.data")
-    level = logger.level
+    level, drawn, done, seconds = logger.level, 0, 0, 0.0
     try:
         gpus = _require_room(cluster, ray.cluster_resources())
         DataContext.get_current().enable_progress_bars = False
-        order = sorted(range(len(items)), key=lambda index: str(items[index].settings))
-        texts = [items[index].dump() for index in order]
-        blocks = [{"items": texts[start : start + batch_size]} for start in range(0, len(texts), batch_size)]
         results = ray.data.from_items(blocks, override_num_blocks=max(len(blocks), 1)).map_batches(
             _Actor,
             batch_size=1,
             batch_format="numpy",
-            compute=ActorPoolStrategy(size=cluster.actors),
+            compute=ActorPoolStrategy(size=max(min(cluster.actors, len(blocks)), 1)),
             num_cpus=cluster.cpus,
             num_gpus=gpus,
             fn_constructor_args=(load, str(folder), batch_size, hooks),
         )
-        logger.setLevel(logging.ERROR)  # Ray Data sets its own when a set is made
-        drawn, done, seconds = 0, 0, 0.0
+        logger.setLevel(logging.ERROR)  # Ray Data sets its own when a data set is made
         for row in results.iter_rows():
+            if row["refusal"]:
+                raise UsageError(row["refusal"])
+            if row["failure"]:
+                raise RuntimeError(row["failure"])
             drawn, done, seconds = drawn + row["drawn"], done + row["images"], seconds + row["seconds"]
             log(f"{done} of {len(items)} images")
-        return drawn, seconds
-    except RayTaskError as error:
-        raise _cause(error) from None
+    except RayError as error:
+        raise RuntimeError(_failed(str(error))) from error
     finally:
         logger.setLevel(level)
         if has_joined:
             ray.shutdown()
+    return drawn, seconds
 
 
 class _Actor:
-    """Draws blocks of the work list on one node."""
+    """Draws blocks of the work list on one node. An error becomes a value, which crosses processes as it is."""
 
     def __init__(
-        self,
-        load: "Callable[[], InfinityPipeline]",
-        folder: str,
-        batch_size: int,
-        hooks: DrawingHooks | None,
+        self, load: "Callable[[], InfinityPipeline]", folder: str, batch_size: int, hooks: DrawingHooks | None
     ) -> None:
-        self._pipeline = load()
-        self._folder, self._batch_size, self._hooks = Path(folder), batch_size, hooks
+        self._load, self._folder, self._batch_size, self._hooks = load, Path(folder), batch_size, hooks
+        self._pipeline: InfinityPipeline | None = None
 
     def __call__(self, block: Mapping[str, Any]) -> dict[str, list[Any]]:
         items = [WorkItem.parse(text) for text in block["items"][0]]
-        result = generate_work(
-            self._pipeline, items, self._folder, batch_size=self._batch_size, hooks=self._hooks, arrange=False
-        )
-        return {"images": [len(items)], "drawn": [result.drawn], "seconds": [result.seconds]}
+        row: dict[str, Any] = {"images": len(items), "drawn": 0, "seconds": 0.0, "refusal": "", "failure": ""}
+        try:
+            self._pipeline = self._pipeline or self._load()
+            result = generate_work(
+                self._pipeline, items, self._folder, batch_size=self._batch_size, hooks=self._hooks, arrange=False
+            )
+            row |= {"drawn": result.drawn, "seconds": result.seconds}
+        except UsageError as error:
+            row["refusal"] = str(error)
+        except Exception as error:
+            text = str(error)
+            row["failure"] = text if "\n  why:" in text else _failed(f"{type(error).__name__}: {text}")
+        return {name: [value] for name, value in row.items()}
+
+
+def _failed(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    why = lines[0] if lines else "it didn't say why"
+    return explain("An actor of the cluster failed.", why, "repeat the command: what was drawn is kept")
 
 
 def _connect(address: str | None) -> bool:
@@ -166,11 +180,3 @@ def _require_room(cluster: ClusterOptions, resources: Mapping[str, float]) -> fl
             why = f"each reserves {wanted:g} {name}s, and the cluster has {available:g}"
             raise UsageError(f"Can't place {cluster.actors} actors.", why, "ask for fewer")
     return gpus
-
-
-def _cause(error: Any) -> Exception:
-    """The error of an actor as it was raised there."""
-    cause = getattr(error, "cause", None)
-    while cause is not None and getattr(cause, "cause", None) is not None:
-        cause = cause.cause
-    return cause if isinstance(cause, Exception) else RuntimeError(str(error).strip().splitlines()[-1])

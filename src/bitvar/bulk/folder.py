@@ -109,6 +109,8 @@ class OutputFolder:
         self.ledger.append([line for _, _, line in images])
         for planned, _, _ in images:
             self._name(planned)
+        for parent in {(self.path / planned.item.file).parent for planned, _, _ in images}:
+            flush(parent)
         self.ledger.refresh()
 
     def _partial(self, planned: PlannedImage) -> Path:
@@ -122,7 +124,6 @@ class OutputFolder:
                 f"{target} is in the way.", "another program wrote it meanwhile", "move it away, try again"
             )
         self._partial(planned).unlink(missing_ok=True)
-        flush(target.parent)
 
 
 def _digest(file: str) -> str:

@@ -123,6 +123,8 @@ def draw_run(
     if claimed != base_seed:  # another process began at the same moment
         items = work_items(jobs, run.pattern, claimed, drawing=drawing, provenance=provenance)
     keep_rewrites(run.folder / REWRITES, jobs)
+    if repeated := sum(len(job.seeds) for job in jobs) - len(items):
+        say(f"Note: {repeated} images repeat others in prompt, seed and settings, and are drawn once.", err=True)
     options: dict[str, Any] = {"batch_size": run.batch_size, "hooks": hooks, "log": lambda text: say(text, err=True)}
     if run.cluster is not None:
         return generate_on_cluster(load, items, run.folder, cluster=run.cluster, **options)

@@ -68,7 +68,7 @@ class EndpointRewriter:
     @property
     def settings(self) -> dict[str, Any]:
         """Address, model, instruction and sampling of the answers."""
-        own = {"url": self.url.rstrip("/"), "model": self.model, "temperature": self.temperature}
+        own = {"url": self._address, "model": self.model, "temperature": self.temperature}
         return {"kind": "endpoint", **own, "instruction": self.instruction}
 
     def rewrite(self, prompt: str) -> str:
@@ -90,13 +90,18 @@ class EndpointRewriter:
         fix = "see whether it runs, and repeat the command: what was rewritten is kept"
         raise RewriteError(f"The rewriter at {self.url} doesn't answer.", why, fix, is_general=True)
 
+    @property
+    def _address(self) -> str:
+        """The address of the API, which some users give with the path of its chat completions."""
+        return self.url.rstrip("/").removesuffix("/chat/completions")
+
     def _post(self, prompt: str) -> bytes:
         messages = [{"role": "system", "content": self.instruction}, {"role": "user", "content": prompt}]
         body = {"model": self.model, "messages": messages, "temperature": self.temperature}
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self.key is not None:
             headers["Authorization"] = f"Bearer {self.key}"
-        address = f"{self.url.rstrip('/')}/chat/completions"
+        address = f"{self._address}/chat/completions"
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         try:
             with _opener().open(request, timeout=self.timeout) as response:

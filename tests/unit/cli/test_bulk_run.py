@@ -125,8 +125,9 @@ def test_equal_names_of_different_images_get_their_addresses(run: Any) -> None:
         {"prompt": "a cat"},
     ]
     Path("list.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    counts = run("--prompts", "list.jsonl", "--seed", 1, "--out", "out", "--json").json()
-    assert counts["images"] == 4  # a line that repeats another is the same image
+    result = run("--prompts", "list.jsonl", "--seed", 1, "--out", "out", "--json")
+    assert result.json()["images"] == 4  # a line that repeats another is the same image
+    assert "Note: 1 images repeat others" in result.err
     names = sorted(images())
     assert names[0] == "a-cat-1.png"
     assert all(len(name) == len("a-dog-1-12345678.png") for name in names[1:]), names

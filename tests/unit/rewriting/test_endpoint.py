@@ -20,7 +20,7 @@ def server() -> Iterator[ChatServer]:
 
 
 def rewriter(server: ChatServer, **changes: Any) -> EndpointRewriter:
-    return EndpointRewriter(server.url, "some-model", **{"sleep": lambda seconds: None, **changes})
+    return EndpointRewriter(**{"url": server.url, "model": "some-model", "sleep": lambda seconds: None, **changes})
 
 
 def test_the_request_is_a_chat_completion(server: ChatServer) -> None:
@@ -33,8 +33,9 @@ def test_the_request_is_a_chat_completion(server: ChatServer) -> None:
         {"role": "system", "content": INSTRUCTION},
         {"role": "user", "content": "a cat"},
     ]
-    rewriter(server).rewrite("a cat")
+    rewriter(server, url=f"{server.url}/chat/completions/").rewrite("a cat")
     assert "Authorization" not in server.headers[1]
+    assert server.paths == ["/v1/chat/completions"] * 2
 
 
 def test_the_key_is_in_no_text(server: ChatServer) -> None:
