@@ -14,17 +14,24 @@ REPLACEMENTS: Final = (
     (re.compile(r"<pre(?! tabindex)"), '<pre tabindex="0"'),
     # The title of the page of search results is written by a script, and is a heading of the second level.
     (re.compile(r'(?<!</h1>)<div id="search-results">'), '<h1>Search</h1><div id="search-results">'),
-    # The parameters of a long signature are laid out as a list of definitions without terms.
-    (re.compile(r'<dl>\s*<dd>(?=<em class="sig-param">)'), '<dl role="none"><dd role="none">'),
-    (re.compile(r'</dd>\s*<dd>(?=<em class="sig-param">)'), '</dd><dd role="none">'),
 )
 
 
+PARAMETERS: Final = re.compile(r'<dl>\s*(?:<dd><em class="sig-param">.*?</dd>\s*)+</dl>', re.DOTALL)
+"""The parameters of a long signature, laid out as a list of definitions without terms."""
+
+
 def mend(text: str) -> str:
-    """Return a page with roles, names and places in the order of focus that it lacked; twice changes nothing."""
+    """Return a page with levels, names, places in the order of focus, and sound lists; twice changes nothing."""
     for pattern, replacement in REPLACEMENTS:
         text = pattern.sub(replacement, text)
-    return text
+    return PARAMETERS.sub(lambda match: _as_lines(match[0]), text)
+
+
+def _as_lines(parameters: str) -> str:
+    for tag, name in (("dl", "sig-params"), ("dd", "sig-line")):
+        parameters = parameters.replace(f"<{tag}>", f'<span class="{name}">').replace(f"</{tag}>", "</span>")
+    return parameters
 
 
 def mend_folder(folder: Path) -> None:

@@ -10,6 +10,7 @@ A block of `bash` or `python` in a page runs as it stands, unless an HTML commen
 import functools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,9 +155,10 @@ def prepare(folder: Path) -> None:
     ImageDraw.Draw(mask).rectangle((0, 12, 31, 38), fill=255)
     mask.save(folder / "mask.png")
     (folder / "prompts.jsonl").write_text('{"prompt": "a red apple, 3D emoji", "seed": 1}\n')
-    for name in ("a.png", "car.png", "drawing.png"):
+    for name in ("a.png", "car.png"):
         image.save(folder / name)
     (folder / "apple.png").write_bytes(drawn_apple())
+    shutil.copy(ROOT / "docs" / "images" / "drawing-car.png", folder / "drawing.png")
 
 
 @functools.cache
