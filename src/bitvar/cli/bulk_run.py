@@ -124,7 +124,8 @@ def draw_run(
         items = work_items(jobs, run.pattern, claimed, drawing=drawing, provenance=provenance)
     keep_rewrites(run.folder / REWRITES, jobs)
     if repeated := sum(len(job.seeds) for job in jobs) - len(items):
-        say(f"Note: {repeated} images repeat others in prompt, seed and settings, and are drawn once.", err=True)
+        count = "1 image repeats another" if repeated == 1 else f"{repeated} images repeat others"
+        say(f"Note: {count} in prompt, seed and settings; each is drawn once.", err=True)
     options: dict[str, Any] = {"batch_size": run.batch_size, "hooks": hooks, "log": lambda text: say(text, err=True)}
     if run.cluster is not None:
         return generate_on_cluster(load, items, run.folder, cluster=run.cluster, **options)
@@ -178,9 +179,8 @@ def report(run: RunOptions, result: WorkResult, model: str, *, load_seconds: flo
         typer.echo(json.dumps({**values, "model": model, **seconds}))
         return
     others = f", {elsewhere} by other processes" if elsewhere else ""
-    say(
-        f"{run.folder}  {len(result.lines)} images: {result.drawn} drawn now{others}, {result.already_there} were there"
-    )
+    images = "1 image" if len(result.lines) == 1 else f"{len(result.lines)} images"
+    say(f"{run.folder}  {images}: {result.drawn} drawn now{others}, {result.already_there} were there")
     say(f"{ledger}  lists them; loaded in {load_seconds:.1f} s, drawn in {result.seconds:.1f} s", err=True)
 
 

@@ -122,6 +122,7 @@ def edit(
         from bitvar.cli import generate as drawing
         from bitvar.cli.image_output import Timings, check_sizes, destinations, report
         from bitvar.cli.memory_options import MemoryOptions
+        from bitvar.cli.pipeline_options import load_adapters, load_pipeline
         from bitvar.cli.prompt_job import resolve_job
         from bitvar.errors import UsageError
         from bitvar.pipeline.image_files import format_of
@@ -149,8 +150,8 @@ def edit(
         if spec.exact and any(format_of(path) == "JPEG" for path in _paths(targets)):
             say("JPEG changes every pixel a little and has no transparency; PNG keeps them.", err=True)
         saving = MemoryOptions.read(None, sequential_guidance=False, tile=False)
-        pipeline = drawing.load_pipeline(model, revision, None, dtype, device, None, saving, record=None, path=None)
-        drawing.load_adapters(pipeline, lora or [], None)
+        pipeline = load_pipeline(model, revision, None, dtype, device, None, saving, record=None, path=None)
+        load_adapters(pipeline, lora or [], None)
         settle(pipeline)
         loaded = time.perf_counter()
         job = _at_the_images_size(job, pipeline, pixels)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from bitvar.cli.image_output import Written
-    from bitvar.cli.memory_options import MemoryOptions
     from bitvar.cli.prompt_job import JobSettings, PromptJob
     from bitvar.pipeline import InfinityPipeline, ScaleEvent
     from bitvar.pipeline.file_names import Target
@@ -408,54 +407,6 @@ def read_numbers(option: str, text: str | None) -> float | tuple[float, ...] | N
         why = "it is not a number or a list of numbers"
         raise UsageError(f"Can't read --{option} {text!r}.", why, "write 3 or 1,2,3") from None
     return values[0] if len(values) == 1 else values
-
-
-def load_pipeline(
-    model: str | None,
-    revision: str | None,
-    tokenizer: str | None,
-    dtype: str | None,
-    device: str,
-    fast: str | None,
-    saving: "MemoryOptions",
-    *,
-    record: "ImageRecord | None",
-    path: Path | None,
-) -> "InfinityPipeline":
-    from bitvar.pipeline import InfinityPipeline
-    from bitvar.pipeline.reproduce import check_same_model, recorded_dtype, recorded_model, recorded_optimizations
-
-    source: str | Path | None = model
-    if model is None and record is not None and path is not None:
-        source = recorded_model(record, path)
-    if source is None:
-        say("Using the small embedded model (icons, 64 px). Larger models: see README, 'Official weights'.", err=True)
-    default_dtype = "auto" if record is None else recorded_dtype(record)
-    default_fast = ("auto",) if record is None else recorded_optimizations(record)
-    pipeline = InfinityPipeline.from_pretrained(
-        source,
-        revision=revision,
-        tokenizer=tokenizer,
-        dtype=default_dtype if dtype is None else dtype,
-        device=device,
-        fast=saving.added_to(default_fast if fast is None else [name.strip() for name in fast.split(",")]),
-        offload_text=saving.offload_text,
-    )
-    for note in [] if record is None else check_same_model(record, pipeline):
-        say(f"Note: {note}.", err=True)
-    return pipeline
-
-
-def load_adapters(pipeline: "InfinityPipeline", options: list[str], record: "ImageRecord | None") -> None:
-    """Load the adapters of the image that is made again, or those of the options."""
-    if not options and not (record and record.lora):
-        return
-    from bitvar.cli import lora
-
-    if record is not None:
-        lora.load_adapters_of_record(pipeline, options, record.lora)
-    else:
-        lora.load_adapters(pipeline, options)
 
 
 def _resolve(jobs: "list[PromptJob]", pipeline: "InfinityPipeline", prompts: str | None) -> "list[PromptJob]":

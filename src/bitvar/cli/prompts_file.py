@@ -138,6 +138,9 @@ def _rows(source: str) -> Iterator[tuple[int, Row]]:
         yield from table_rows(text, source, delimiter=TABLES[suffix])
         return
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if suffix == ".json" and lines and lines[0][1].startswith(("[", "{")):
+        why = "it is one JSON text, and prompts are read line by line"
+        raise UsageError(f"Can't read the prompts in {source}.", why, 'name it .jsonl, with {"prompt": "a cat"} a line')
     structured = suffix in (".jsonl", ".ndjson") or (source == "-" and lines and lines[0][1].startswith("{"))
     for number, line in lines:
         if structured:

@@ -50,8 +50,8 @@ def _values(header: list[str], cells: list[str]) -> dict[str, Any]:
     if len(cells) > len(header):
         why = f"it has {len(cells)} cells, and the header has {len(header)}"
         raise UsageError("It has too many cells.", why, "put texts with commas into quotes")
-    given = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()}
-    return {name: _value(name, cell) for name, cell in given.items()}
+    whole = [*cells, *[""] * (len(header) - len(cells))]
+    return {name: _value(name, cell.strip()) for name, cell in zip(header, whole, strict=True) if cell.strip()}
 
 
 def _value(name: str, cell: str) -> Any:

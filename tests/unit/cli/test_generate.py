@@ -420,6 +420,7 @@ def test_prompts_from_standard_input(run: Any, monkeypatch: pytest.MonkeyPatch) 
         ("a.jsonl", '{"seed": 1}', "line 1: "),
         ("a.txt", "a dog\n" + "a dog " * 20, "line 2: The prompt is too long"),
         ("a.txt", "# nothing\n\n", "no prompts"),
+        ("a.json", '[{"prompt": "a dog"}]', "one JSON text"),
         ("a.txt", "", "no prompts"),
     ],
     ids=lambda value: value[:40],
