@@ -182,9 +182,9 @@ def _to_remove(name: str, revision: str | None, cache: Path) -> "tuple[list[Cach
         raise UsageError(f"{name} is a link.", f"it names {folder.resolve()}", "name the folder itself")
     if folder.resolve().is_relative_to(Path(__file__).parent.parent.resolve()):
         raise UsageError(f"{name} is part of the package.", fix="uninstall bitvar to remove it")
-    require_replaceable(folder)
     if not any((folder / kind).is_file() for kind in ("model_index.json", "identity.json")):
         raise UsageError(f"{name} holds no model.", "it has neither model_index.json nor identity.json", "check it")
+    require_replaceable(folder)
     return [], folder
 
 

@@ -137,6 +137,7 @@ def plan_download(name: str, revision: str | None = None) -> Download:
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
     except Exception as error:  # network libraries raise errors of many classes
         why, fix = explain_hub_error(error), "check the name, the revision and the network"
+        why = why.replace(", and it is not in the cache", "")
         raise WeightsError(f"Can't pull {name}.", why, fix) from None
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     if MANIFEST not in sizes or not any(kind in sizes for kind in KINDS):

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 from bitvar.errors import UsageError  # noqa: E402
 from bitvar.integrations.diffusers import InfinityDiffusionPipeline  # noqa: E402
 from bitvar.pipeline import InfinityPipeline  # noqa: E402
-from tests.support.tiny import rough_pipeline  # noqa: E402
+from bitvar.text import T5Encoder  # noqa: E402
+from tests.support.tiny import rough_pipeline, tiny_components  # noqa: E402
 
 PROMPT = "a red circle on a square"
 
@@ -166,3 +167,16 @@ def test_offloading_leaves_the_image(pipe: InfinityDiffusionPipeline) -> None:
 def test_wrong_arguments(pipe: InfinityDiffusionPipeline, options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         draw(pipe, **options)
+
+
+def test_a_t5_shares_its_embeddings_and_is_saved(tmp_path: Path) -> None:
+    from transformers.models.t5 import T5Config, T5EncoderModel
+
+    made = tiny_components(tmp_path)
+    assert made.text_encoder is not None
+    sizes = T5Config(vocab_size=40, d_model=64, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    made.text_encoder = T5Encoder(T5EncoderModel(sizes), made.text_encoder.tokenizer, ())
+    pipe = InfinityDiffusionPipeline.from_infinity(InfinityPipeline(made))
+    pipe.save_pretrained(tmp_path / "saved")
+    again = InfinityDiffusionPipeline.from_pretrained(tmp_path / "saved")
+    assert torch.equal(pipe.encode_prompt(PROMPT)[0], again.encode_prompt(PROMPT)[0])

@@ -22,34 +22,34 @@ class Watcher:
     Attributes:
         bar: Progress bar of ComfyUI.
         stop_if_interrupted: Function of ComfyUI that raises if the user interrupted.
-        parts: Number of drawings that share the bar.
+        drawings: Number of drawings that share the bar.
         index: Index of this drawing.
     """
 
     bar: Any
     stop_if_interrupted: Callable[[], None]
-    parts: int = 1
+    drawings: int = 1
     index: int = 0
 
     def __call__(self, event: ScaleEvent) -> None:
         """Show a scale: its share of the work, and a preview of the first image."""
         self.stop_if_interrupted()
-        done, total = self.index * event.tokens_total + event.tokens_done, self.parts * event.tokens_total
+        done, total = self.index * event.tokens_total + event.tokens_done, self.drawings * event.tokens_total
         image = event.only(0).preview()[0].convert("RGB")
         self.bar.update_absolute(done, total, ("JPEG", image, _PREVIEW))
         self.stop_if_interrupted()
 
-    def part(self, index: int) -> "Watcher":
+    def drawing(self, index: int) -> "Watcher":
         """Return the watcher of one of the drawings."""
-        return Watcher(self.bar, self.stop_if_interrupted, self.parts, index)
+        return Watcher(self.bar, self.stop_if_interrupted, self.drawings, index)
 
 
-def watch(parts: int = 1) -> Watcher:
+def watch(drawings: int = 1) -> Watcher:
     """Make a watcher for the node that runs now."""
     from comfy.model_management import throw_exception_if_processing_interrupted  # pyright: ignore[reportMissingImports]
     from comfy.utils import ProgressBar  # pyright: ignore[reportMissingImports]
 
-    return Watcher(ProgressBar(1), throw_exception_if_processing_interrupted, parts)
+    return Watcher(ProgressBar(1), throw_exception_if_processing_interrupted, drawings)
 
 
 def model_names() -> list[str]:

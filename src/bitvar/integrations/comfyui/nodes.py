@@ -175,7 +175,7 @@ class Edit:
             if mask is not None:
                 each["mask"] = _mask_for(mask, index, Image.fromarray(array).size)
             options = {"seed": seed + index, "edit": each, **_sampling(**sampling)}
-            results.append(_draw(model, prompt, options, progress.part(index)))
+            results.append(_draw(model, prompt, options, progress.drawing(index)))
         images, transparent, settings = zip(*results, strict=True)
         return torch.cat(images), torch.cat(transparent), json.dumps([json.loads(text)[0] for text in settings])
 

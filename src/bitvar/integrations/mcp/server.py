@@ -83,10 +83,10 @@ def build_server(studio: Studio) -> MCPServer:
         """Change an image: within a mask, by a strength, or where the prompt disagrees with the image's own."""
         options = _options(None, None, count, seed, negative_prompt, guidance_scale)
 
-        def work(watch: Callable[[ScaleEvent], None]) -> list[Drawn]:
+        def job(watch: Callable[[ScaleEvent], None]) -> list[Drawn]:
             return studio.edit(prompt, image, mask=mask, strength=strength, options=options, watch=watch)
 
-        return _content(await turns.take(ctx, work))
+        return _content(await turns.take(ctx, job))
 
     @server.tool(annotations=reading, structured_output=False)
     async def describe_model() -> str:
@@ -126,8 +126,8 @@ class _Turns:
         self._lock: anyio.Lock | None = None
         self._waiting = 0
 
-    async def take(self, ctx: Context, work: Callable[[Callable[[ScaleEvent], None]], list[Drawn]]) -> list[Drawn]:
-        """Wait for the turn and run the work. A cancelled call ends after the scale that is being drawn."""
+    async def take(self, ctx: Context, job: Callable[[Callable[[ScaleEvent], None]], list[Drawn]]) -> list[Drawn]:
+        """Wait for the turn and run the job. A cancelled call ends after the scale that is being drawn."""
         if self._waiting >= _MAX_WAITING:
             raise ToolError(f"The server is busy: {self._waiting} calls are waiting. Try again later.")
         self._lock = self._lock or anyio.Lock()  # it belongs to the event loop
@@ -142,16 +142,16 @@ class _Turns:
         self._waiting += 1
         try:
             async with self._lock:
-                return await _in_thread(lambda: work(watch))
+                return await _in_thread(lambda: job(watch))
         finally:
             self._waiting -= 1
             stop.set()
 
 
-async def _in_thread(work: Callable[[], Any]) -> Any:
-    """Run work in a thread, and turn errors for users into the tool's errors."""
+async def _in_thread(job: Callable[[], Any]) -> Any:
+    """Run job in a thread, and turn errors for users into the tool's errors."""
     try:
-        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(job, abandon_on_cancel=True)
     except (ValueError, RuntimeError, MemoryError, OSError) as error:
         raise ToolError(str(error)) from None
 
