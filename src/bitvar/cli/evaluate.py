@@ -1,4 +1,4 @@
-"""`bitvar evaluate`: reconstruction by tokenizers, JPEG and WebP; `cli/scenes.py` and others: benchmarks."""
+"""`bitvar evaluate`: reconstruction by tokenizers, JPEG and WebP. Benchmarks are in `cli/scenes.py` and others."""
 
 import json
 from pathlib import Path
@@ -6,17 +6,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bitvar.cli import fid, field, field_scores
 from bitvar.cli.echo import say
 from bitvar.cli.edits_benchmark import edits
 from bitvar.cli.exit_codes import RUNTIME, exit_codes
 from bitvar.cli.scenes import scenes
 from bitvar.cli.stickers import stickers
+from bitvar.cli.val_loss import val_loss
 
 if TYPE_CHECKING:
     from bitvar.codec import ImageCodec
     from bitvar.evaluation.reconstruction.evaluate import ReconstructionSettings
 
-app = typer.Typer(help="Evaluate tokenizers and models.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Evaluate tokenizers and models.\n\nPublished benchmarks have two stages: generate draws their prompts, and"
+    " score scores the images, in the same environment or another.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 _DEFAULT = "general"
 
@@ -114,6 +121,10 @@ def reconstruction(
 app.command()(scenes)
 app.command()(stickers)
 app.command()(edits)
+app.command("val-loss")(val_loss)
+app.add_typer(fid.app, name="fid")
+for _name, _score in field_scores.SCORES.items():
+    app.add_typer(field.make_app(_name, _score), name=_name)
 
 
 def _formats(baselines: str) -> tuple[str, ...]:

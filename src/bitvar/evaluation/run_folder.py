@@ -79,6 +79,23 @@ def claimed(folder: Path, settings: Config, *, outputs: Sequence[str]) -> Iterat
         lock.release()
 
 
+def claim_shared(folder: Path, settings: Config, *, outputs: Sequence[str]) -> None:
+    """Claim a folder for several processes of one evaluation: write the settings or compare them, one at a time.
+
+    Args:
+        folder: Output folder; made if it isn't there.
+        settings: Settings of the evaluation, with a field `format`.
+        outputs: Names of files and folders whose presence means that an evaluation has begun.
+
+    Raises:
+        UsageError: if the folder holds an evaluation with other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / _LOCK):
+        there = [name for name in outputs if (folder / name).exists()]
+        _claim(folder, settings, [*there, SETTINGS] if (folder / SETTINGS).is_file() else there)
+
+
 def _claim(folder: Path, settings: Config, there: Sequence[str]) -> None:
     path = folder / SETTINGS
     if not there:

@@ -83,10 +83,21 @@ def frechet_distance(first: Moments, second: Moments) -> float:
     if min(first.count, second.count) < 2:
         why = f"the sets have {first.count} and {second.count} images"
         raise UsageError("Can't compute the Frechet distance.", why, "give at least two images per set")
-    covariances = first.covariance(), second.covariance()
+    return gaussian_distance(first.mean(), first.covariance(), second.mean(), second.covariance())
+
+
+def gaussian_distance(
+    first_mean: Float[Tensor, " f"],
+    first_covariance: Float[Tensor, "f f"],
+    second_mean: Float[Tensor, " f"],
+    second_covariance: Float[Tensor, "f f"],
+) -> float:
+    """Compute the Frechet distance between two Gaussians in fp64, as `frechet_distance` explains."""
+    means = first_mean.double(), second_mean.double()
+    covariances = first_covariance.double(), second_covariance.double()
     overlap = torch.linalg.svdvals(_factor(covariances[0]).T @ _factor(covariances[1])).sum()
     spread = covariances[0].trace() + covariances[1].trace() - 2 * overlap
-    return ((first.mean() - second.mean()).square().sum() + spread).clamp(min=0).item()
+    return ((means[0] - means[1]).square().sum() + spread).clamp(min=0).item()
 
 
 def _factor(covariance: Float[Tensor, "f f"]) -> Float[Tensor, "f r"]:

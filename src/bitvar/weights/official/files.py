@@ -42,7 +42,7 @@ _WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "module", "ema", 
 
 _IGNORED: Final = frozenset(
     {"args", "callbacks", "config", "epoch", "global_step", "hparams", "hparams_name", "hyper_parameters", "iter"}
-    | {"iteration", "loops", "lr_scheduler", "lr_scheduler_state_dict", "lr_schedulers", "optimizer"}
+    | {"iteration", "loops", "lr_scheduler", "lr_scheduler_state_dict", "lr_schedulers", "name", "optimizer"}
     | {"optimizer_state_dict", "optimizer_states", "pytorch-lightning_version", "scaler", "scheduler", "step", "steps"}
 )
 """Keys that other trainers store beside the state dict, which are left out."""

@@ -1,0 +1,1 @@
+"""Networks that score generated images for published benchmarks, as transformers implements them."""
