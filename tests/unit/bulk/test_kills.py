@@ -40,7 +40,7 @@ def child(when):
     for module, name in ((place, "give_name"), (place, "flush"), (ledger, "flush"), (ledger.os, "fsync")):
         setattr(module, name, stopping(getattr(module, name), when))
     pipeline = QuickPipeline()
-    generate_work(pipeline, [item(i) for i in range(6)], out / f"at-{when}", batch_size=3)
+    generate_work(pipeline, [item(i) for i in range(4)], out / f"at-{when}", batch_size=2)
     os._exit(0 if steps else 1)
 
 when, ended = 0, False
@@ -50,7 +50,7 @@ while not ended:
         pid = os.fork()
         if pid == 0:
             child(when) if attempt == when else generate_work(
-                QuickPipeline(), [item(i) for i in range(6)], out / f"at-{when}", batch_size=3
+                QuickPipeline(), [item(i) for i in range(4)], out / f"at-{when}", batch_size=3
             ) and os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert code in (0, -9), code
@@ -65,12 +65,12 @@ def test_a_kill_at_any_step_loses_nothing(tmp_path: Path) -> None:
         check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 20  # steps of writing eight images
-    generate_work(QuickPipeline(), [item(i) for i in range(6)], tmp_path / "whole", batch_size=3)
+    assert int(done.stdout) > 10  # steps of keeping four images
+    generate_work(QuickPipeline(), [item(i) for i in range(4)], tmp_path / "whole", batch_size=2)
     expected = visible_files(tmp_path / "whole")
     for folder in (tmp_path / "runs").iterdir():
         assert visible_files(folder) == expected, folder.name
-        assert [line.seed for line in read_ledger(folder)] == list(range(6))
+        assert [line.seed for line in read_ledger(folder)] == list(range(4))
         assert list((folder / ".bulk" / "partial").iterdir()) == []
 
 
