@@ -282,8 +282,9 @@ def train_flow(config: TransformerTraining, options: argparse.Namespace, frozen:
     key = features_key(identity.bits_sha256, frozen.text_encoder, options.text_encoder)
     options.out.mkdir(parents=True, exist_ok=True)
     train_data, validation = load_feature_sets(
-        options.data, options.out, tokenizer=frozen.tokenizer, text_encoder=frozen.text_encoder, key=key, log=tell
-    )
+        options.data, options.out, tokenizer=frozen.tokenizer, text_encoder=frozen.text_encoder, key=key, log=tell,
+        max_text_tokens=config.model.max_text_tokens,
+    )  # fmt: skip
     bitwise = TransformerTask(config, train=train_data, validation=validation)
     task = FlowTask(bitwise)
     task.measure_moments(train_data.features)

@@ -205,8 +205,9 @@ def train_index_head(config: TransformerTraining, options: argparse.Namespace, f
     key = features_key(identity.bits_sha256, frozen.text_encoder, options.text_encoder)
     options.out.mkdir(parents=True, exist_ok=True)
     train_data, validation = load_feature_sets(
-        options.data, options.out, tokenizer=frozen.tokenizer, text_encoder=frozen.text_encoder, key=key, log=tell
-    )
+        options.data, options.out, tokenizer=frozen.tokenizer, text_encoder=frozen.text_encoder, key=key, log=tell,
+        max_text_tokens=config.model.max_text_tokens,
+    )  # fmt: skip
     task = IndexTask(TransformerTask(config, train=train_data, validation=validation))
     facts = {"head": "index", "bits": config.model.bits, "parameters": sum(p.numel() for p in task.model.parameters())}
     write_text(options.out / FACTS, json.dumps(facts) + "\n")

@@ -127,9 +127,19 @@ def load_feature_set(
 
 
 def load_feature_sets(
-    data: Path, folder: Path, *, tokenizer: ImageTokenizer, text_encoder: TextEncoder, key: FeaturesKey, log: Log
+    data: Path,
+    folder: Path,
+    *,
+    tokenizer: ImageTokenizer,
+    text_encoder: TextEncoder,
+    key: FeaturesKey,
+    log: Log,
+    max_text_tokens: int | None = None,
 ) -> tuple[FeatureSet, FeatureSet]:
-    """Load the features of the splits "train" and "val" by `load_feature_set`, cached in a folder."""
+    """Load the features of the splits "train" and "val" by `load_feature_set`, cached in a folder.
+
+    With a run's own `max_text_tokens`, the folder's files and those of the run are the same.
+    """
     train, validation = (
         load_feature_set(
             data,
@@ -139,6 +149,7 @@ def load_feature_sets(
             cache=folder / f"features-{split}.safetensors",
             key=key,
             log=log,
+            max_text_tokens=max_text_tokens,
         )
         for split in ("train", "val")
     )
