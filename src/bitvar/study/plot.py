@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from bitvar.study.fit import PowerLaw
 from bitvar.study.results import SCORES, StudyRow, group_lines
@@ -60,7 +61,8 @@ def draw_study(rows: Sequence[StudyRow], fit: PowerLaw | None = None) -> Figure:
         for panel, axes in zip(panels, row_of_axes, strict=False):
             draw_panel(axes, panel, lines)
     if len(lines) > 1:
-        grid[0][0].legend(frameon=False, fontsize=8)
+        handles, labels = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=len(lines), frameon=False, fontsize=8)
     if fit is not None:
         draw_fit(grid[0][0], rows, fit)
     return figure
@@ -82,6 +84,9 @@ def draw_panel(axes: Axes, panel: Panel, lines: Mapping[str, Sequence[StudyRow]]
     axes.set_xlabel(title)
     if panel.axis != "loss":
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     for label, line in lines.items():
         measured = [row for row in line if panel.metric in row.metrics and place(row) > 0]
         if measured:
