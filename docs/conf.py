@@ -14,6 +14,7 @@ copyright = "The bitvar founders, Apache-2.0"  # noqa: A001
 release = bitvar.__version__
 version = release
 
+smartquotes = False  # it turns the dashes of options into others
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",

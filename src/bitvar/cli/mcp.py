@@ -1,5 +1,6 @@
 """`bitvar mcp`: a server of the Model Context Protocol, so that agents can draw."""
 
+import socket
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -47,12 +48,26 @@ def mcp(
         load = partial(_load, folder, dtype, device, fast)
         studio = Studio(load, folder=save_to.resolve() if save_to else None, cache=default_cache())
         if http:
+            _require_free(port)
             say(f"MCP at http://127.0.0.1:{port}/mcp", err=True)
             anyio.run(serve_http, studio, port)
         else:
             where = f"; images go to {show_path(save_to)}" if save_to else ""
             say(f"MCP on standard input and output{where}. Ctrl-C stops it.", err=True)
             anyio.run(serve_stdio, studio)
+
+
+def _require_free(port: int) -> None:
+    """Refuse a port that another program listens on."""
+    from bitvar.errors import UsageError
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            why = (error.strerror or str(error)).lower()
+            raise UsageError(f"Can't listen on port {port}.", why, "choose another --port") from None
 
 
 def _load(folder: Path, dtype: str, device: str, fast: str) -> "InfinityPipeline":

@@ -11,6 +11,7 @@ from bitvar.cli.exit_codes import exit_codes
 
 if TYPE_CHECKING:
     from bitvar.study.plan import StudyRun
+    from bitvar.study.results import Scores
     from bitvar.study.run import StudySettings
 
 
@@ -39,7 +40,7 @@ def study(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Train and report these runs only, by name; repeatable. For several machines."),
+        typer.Option(help="Train these runs only, by name; repeatable. For several machines that share the folder."),
     ] = None,
     report: Annotated[
         list[Path] | None,
@@ -54,16 +55,25 @@ def study(
         from bitvar.study.plan import Variation, plan_runs
         from bitvar.study.run import StudySettings, check_study
 
-        runs = _chosen(plan_runs([Variation.parse(text) for text in vary]), only or [])
+        every = plan_runs([Variation.parse(text) for text in vary])
+        runs = _chosen(every, only or [])
         chosen = StudySettings(
             recipe, data, output, tokenizer, text_encoder, tuple(arguments or ()), tuple(settings or ()), device
         )
         check_study(chosen, runs)
+        scores = _read_reports(report or [])
         if dry_run:
             rows = [run.arguments for run in runs]
             say(json.dumps(rows) if as_json else "\n".join(run.name for run in runs))
             return
-        _carry_out(chosen, runs, report or [], as_json=as_json)
+        _carry_out(chosen, runs, every, scores, as_json=as_json)
+
+
+def _read_reports(reports: list[Path]) -> "list[Scores]":
+    """Read every report before any run is trained."""
+    from bitvar.study.results import read_scores
+
+    return [read_scores(path) for path in reports]
 
 
 def _chosen(runs: "list[StudyRun]", only: list[str]) -> "list[StudyRun]":
@@ -77,21 +87,27 @@ def _chosen(runs: "list[StudyRun]", only: list[str]) -> "list[StudyRun]":
     return [run for run in runs if not only or run.name in only]
 
 
-def _carry_out(settings: "StudySettings", runs: "list[StudyRun]", reports: list[Path], *, as_json: bool) -> None:
-    from bitvar.study.results import SCORES, group_lines, read_scores
-    from bitvar.study.run import TABLE, conclude, read_study, train_study, with_scores, write_study
+def _carry_out(
+    settings: "StudySettings", runs: "list[StudyRun]", every: "list[StudyRun]", scores: "list[Scores]", *, as_json: bool
+) -> None:
+    """Train `runs`, and report every run of the study that is finished."""
+    from bitvar.study.results import SCORES, group_lines
+    from bitvar.study.run import TABLE, conclude, read_finished, require_plots, train_study, with_scores, write_study
 
     def log(text: str) -> None:
         say(text, err=True)
 
+    require_plots()
     train_study(settings, runs, log)
-    rows = read_study(settings, runs)
-    for path in reports:
-        rows = with_scores(rows, *read_scores(path))
+    rows = read_finished(settings, every)
+    for metrics, intervals in scores:
+        rows = with_scores(rows, metrics, intervals)
     found = conclude(rows, group_lines(rows), list(SCORES))
     write_study(found, settings.out)
     if as_json:
         say(json.dumps(found.to_json()))
         return
     say((settings.out / TABLE).read_text(encoding="utf-8").rstrip())
-    say(f"Wrote {settings.out}: study.json, study.md, study.png", err=True)
+    missing = len(every) - len(rows)
+    more = f"; {missing} of {len(every)} runs aren't finished" if missing else ""
+    say(f"Wrote {settings.out}: study.json, study.md, study.png{more}", err=True)

@@ -52,7 +52,7 @@ def describe_threads() -> dict[str, str]:
     politely = f"spin briefly in `bitvar generate` and `bitvar demo` (GOMP_SPINCOUNT={_SPINS})"
     facts = {"threads": count or by_work, "waiting threads": waiting or f"{politely}, as OpenMP does elsewhere"}
     if hasattr(os, "getloadavg"):
-        facts["busy processors"] = f"{os.getloadavg()[0]:.1f} of {available}, average of the last minute"
+        facts["load"] = f"{os.getloadavg()[0]:.1f} for {available} processors, average of the last minute"
     return facts
 
 

@@ -384,9 +384,9 @@ def _offloading(plan: GenerationPlan, leaving: Offload) -> GenerationPlan:
 
 
 def describe_changes(plan: GenerationPlan, available_bytes: float) -> list[str]:
-    """Name the first settings that fit, a line each with the resulting peak; no lines if the plan fits unchanged."""
+    """Name the first settings that fit, a line each with the peak of all so far; no lines if the plan fits as it is."""
     changes = changes_that_fit(plan, available_bytes)
-    lines = [_line(change, available_bytes) for change in changes]
+    lines = [f"{'and ' * (index > 0)}{_line(change, available_bytes)}" for index, change in enumerate(changes)]
     smallest = changes[-1].plan if changes else plan
     if estimate_generation_memory(smallest).peak > available_bytes:
         others = "a smaller --size" + (", --guidance 1" if plan.guided else "")

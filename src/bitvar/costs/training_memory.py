@@ -213,7 +213,7 @@ def advice(plan: MemoryPlan, available_bytes: int) -> list[str]:
         return lines
     reduced = plan
     for change, reduced in _same_training(plan, available_bytes):
-        lines.append(_describe_change(change, reduced, available_bytes))
+        lines.append(f"{'and ' * bool(lines)}{_describe_change(change, reduced, available_bytes)}")
         if estimate_memory(reduced).total <= available_bytes:
             return lines
     ways_out = _ways_out(reduced, available_bytes)

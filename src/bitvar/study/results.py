@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from bitvar.costs.flops import forward_flops, num_parameters
 from bitvar.errors import UsageError
@@ -19,6 +19,9 @@ SCORES: Final = {
     "frechet": "Frechet distance",
 }
 """Scores of images that a report may have, with their titles."""
+
+Scores: TypeAlias = tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]
+"""Metrics of each label, and their intervals."""
 
 _TEXT_TOKENS: Final = 16
 """Tokens of a caption that the compute of a step is counted with."""
@@ -105,7 +108,7 @@ def last_validation(run: Path, steps: int) -> dict[str, float]:
     return {name: 100 * value if name.startswith("accuracy") else value for name, value in found.items()}
 
 
-def read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float]]]]:
+def read_scores(path: Path) -> Scores:
     """Read metrics and intervals by label from the report of a benchmark, `report.json`.
 
     Args:

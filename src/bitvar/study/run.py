@@ -1,5 +1,6 @@
 """Carry out a study: train every run that isn't finished, read the results, and write report, table and plot."""
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,9 @@ from bitvar.study.fit import PowerLaw, fit_power_law, rank_correlation
 from bitvar.study.plan import StudyRun
 from bitvar.study.results import StudyRow, read_run
 from bitvar.training.assemble import train
+from bitvar.training.config import TransformerTraining
 from bitvar.training.recipes import configure
+from bitvar.weights.hub import resolve_model
 
 REPORT: Final = "study.json"
 TABLE: Final = "study.md"
@@ -76,12 +79,21 @@ def check_study(settings: StudySettings, runs: Sequence[StudyRun]) -> None:
     """Configure every run before any is trained, so that a bad argument costs nothing.
 
     Raises:
-        UsageError: If the recipe refuses the arguments of a run, or a pattern names an unknown argument.
+        UsageError: If the recipe refuses the arguments of a run, or configures no transformer; if the data, the
+            tokenizer or the text encoder is missing, or a pattern names an unknown argument.
     """
     for run in runs:
-        _configured(settings, run)
-        for pattern in filter(None, (settings.tokenizer, settings.text_encoder)):
-            run.fill(pattern)
+        config = _configured(settings, run)
+        if not isinstance(config, TransformerTraining):
+            raise UsageError(f"{settings.recipe} configures no transformer.", fix="study a transformer's recipe")
+        models = {"tokenizer": settings.tokenizer, "text encoder": settings.text_encoder}
+        for what, pattern in models.items():
+            if pattern is None:
+                option = what.replace(" ", "-")
+                raise UsageError(f"A study needs a {what}.", fix=f"give --{option}, such as general or icons")
+            resolve_model(run.fill(pattern), what=what)
+    if not settings.data.exists():
+        raise UsageError(f"There is no data in {settings.data}.", fix="check --data, or build the set first")
 
 
 def train_study(settings: StudySettings, runs: Sequence[StudyRun], log: Callable[[str], None]) -> None:
@@ -139,6 +151,28 @@ def read_study(settings: StudySettings, runs: Sequence[StudyRun]) -> list[StudyR
     return [read_run(run.name, settings.folder(run), run.arguments) for run in runs]
 
 
+def read_finished(settings: StudySettings, runs: Sequence[StudyRun]) -> list[StudyRow]:
+    """Read those of the runs that are finished.
+
+    Raises:
+        UsageError: If none is.
+    """
+    done = [run for run in runs if (settings.folder(run) / "model").is_dir()]
+    if not done:
+        raise UsageError("No run of the study is finished.", fix="train at least one")
+    return read_study(settings, done)
+
+
+def require_plots() -> None:
+    """Check that plots can be drawn.
+
+    Raises:
+        UsageError: If matplotlib is missing.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("Can't draw the study.", "the package matplotlib is missing", install_hint("report"))
+
+
 def with_scores(
     rows: Sequence[StudyRow],
     metrics: Mapping[str, Mapping[str, float]],
@@ -188,11 +222,9 @@ def conclude(rows: Sequence[StudyRow], lines: Mapping[str, Sequence[StudyRow]], 
 
 
 def write_study(study: Study, out: Path) -> None:
-    """Write `study.json`, `study.md` and `study.png`. Needs matplotlib."""
-    try:
-        from bitvar.study.plot import draw_study, table
-    except ImportError:
-        raise UsageError("Can't draw the study.", "the package matplotlib is missing", install_hint("report")) from None
+    """Write `study.json`, `study.md` and `study.png`. Needs matplotlib (`require_plots`)."""
+    from bitvar.study.plot import draw_study, table
+
     write_text(out / REPORT, json.dumps(study.to_json(), indent=1) + "\n")
     lines = [table(study.rows)]
     lines += [f"\n{label}: {fit.describe()}" for label, fit in study.fits.items()]

@@ -173,17 +173,18 @@ def test_advice_begins_with_what_changes_nothing_and_ends_when_it_fits() -> None
     activation_checkpointing, accumulate = advice(replace(BIG, batch_size=64), 80 * GIB)
     assert activation_checkpointing.endswith("still too much")
     parts = largest_batch(replace(BIG, activation_checkpointing=True), 80 * GIB)
-    assert accumulate.startswith("--micro-batch")
-    assert int(accumulate.split()[1].rstrip(",")) <= parts
+    assert accumulate.startswith("and --micro-batch")
+    assert int(accumulate.split()[2].rstrip(",")) <= parts
     assert accumulate.endswith("fits")
-    assert advice(replace(BIG, batch_size=64, activation_checkpointing=True), 80 * GIB) == [accumulate]
+    alone = accumulate.removeprefix("and ")
+    assert advice(replace(BIG, batch_size=64, activation_checkpointing=True), 80 * GIB) == [alone]
 
 
 def test_advice_offers_more_ranks_bf16_and_adapters_when_one_sample_is_too_much() -> None:
     lines = advice(replace(BIG, precision="fp32"), 24 * GIB)
     beginnings = (
         "--activation-checkpointing",
-        "--micro-batch 1, 8 micro-batches",
+        "and --micro-batch 1, 8 micro-batches",
         "or shard weights and optimizer over",
         "or --set optimization.precision=bf16",
         "or train LoRA adapters",

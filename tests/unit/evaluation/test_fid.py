@@ -135,10 +135,12 @@ def _with(**values: Any) -> dict[str, Any]:
         (_with(sigma=np.eye(3)), "gives 12 features"),
         (_with(network=np.asarray("Inception")), "it is of Inception"),
         (_with(sigma=np.full((12, 12), np.nan)), "NaN or infinity"),
+        (_with(sigma=-np.eye(12)), "no mean and covariance"),
+        (_with(sigma=np.eye(12) * 1j), "no mean and covariance"),
         ({"arr_0": np.zeros((3, 4))}, "not 8-bit images"),
         ({"mu": np.asarray([{}], dtype=object)}, "Can't read the statistics"),
     ],
-    ids=["others", "mean", "covariance", "network", "nan", "no images", "objects"],
+    ids=["others", "mean", "covariance", "network", "nan", "negative", "complex", "no images", "objects"],
 )
 def test_other_statistics_are_refused(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     np.savez(tmp_path / "s.npz", **values)

@@ -1,6 +1,7 @@
 """A study from training to plot, and what it concludes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,16 @@ from bitvar.study.fit import fit_power_law, rank_correlation
 from bitvar.study.plan import StudyRun, Variation, plan_runs
 from bitvar.study.plot import draw_labels, draw_study, table
 from bitvar.study.results import StudyRow, group_lines
-from bitvar.study.run import StudySettings, check_study, conclude, read_study, train_study, with_scores, write_study
+from bitvar.study.run import (
+    StudySettings,
+    check_study,
+    conclude,
+    read_finished,
+    read_study,
+    train_study,
+    with_scores,
+    write_study,
+)
 from tests.support.tiny import tiny_pipeline, toy_set
 
 RECIPE = '''
@@ -125,6 +135,23 @@ def test_a_study_trains_what_is_missing_once(settings: StudySettings, monkeypatc
     assert before == [(folder / "metrics.jsonl").read_bytes() for folder in features]
 
 
+def test_only_the_finished_runs_are_reported(settings: StudySettings) -> None:
+    runs = plan_runs([Variation.parse("width=16,32")])
+    with pytest.raises(UsageError, match="No run of the study is finished"):
+        read_finished(settings, runs)
+    train_study(settings, runs[1:], lambda text: None)
+    assert [one.label for one in read_finished(settings, runs)] == ["width32"]
+
+
+def test_a_report_is_read_before_any_run(settings: StudySettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_run, "train", lambda *given, **named: pytest.fail("a run began"))
+    assert settings.tokenizer and settings.text_encoder
+    words = ["study", str(settings.recipe), "--data", str(settings.data), "-o", str(settings.out), "--vary", "width=16"]
+    words += ["--tokenizer", settings.tokenizer, "--text-encoder", settings.text_encoder]
+    assert app([*words, "--report", str(settings.recipe)], standalone_mode=False) == 2
+    assert not settings.out.exists()
+
+
 def test_a_bad_argument_is_refused_before_any_run(settings: StudySettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_run, "train", lambda *given, **named: pytest.fail("a run began"))
     for run in (StudyRun("bad", {"width": "15"}), StudyRun("worse", {"hight": "3"})):
@@ -137,10 +164,24 @@ def test_a_bad_argument_is_refused_before_any_run(settings: StudySettings, monke
         )
 
 
+def test_what_is_missing_is_named_before_any_run(settings: StudySettings) -> None:
+    runs = plan_runs([Variation.parse("width=16")])
+    for spoilt, said in (
+        ({"tokenizer": None}, "needs a tokenizer"),
+        ({"text_encoder": None}, "needs a text encoder"),
+        ({"tokenizer": "no/such/folder/anywhere"}, "no/such/folder"),
+        ({"data": settings.out / "none"}, "no data"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            check_study(replace(settings, **spoilt), runs)
+
+
 def test_the_command_lists_its_runs(
     settings: StudySettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert settings.tokenizer and settings.text_encoder
     words = ["study", str(settings.recipe), "--data", str(settings.data), "-o", str(settings.out), "--dry-run"]
+    words += ["--tokenizer", settings.tokenizer, "--text-encoder", settings.text_encoder]
     app([*words, "--vary", "width=16,32", "--vary", "steps=2,3", "--only", "width16-steps3"], standalone_mode=False)
     assert capsys.readouterr().out == "width16-steps3\n"
     assert not settings.out.exists()

@@ -147,6 +147,9 @@ def read_statistics(path: Path, network: FeatureNetwork) -> FeatureStatistics:
     count, name = int(values.get("num_images", -1)), str(values.get("network", ""))
     if name and name != network.title:
         raise UsageError(f"{path} is of another network.", f"it is of {name}", "choose it with --feature-network")
+    if np.iscomplexobj(mean) or np.iscomplexobj(covariance) or (np.diagonal(covariance) < 0).any():
+        why = "mu and sigma are real, and no variance is negative"
+        raise UsageError(f"{path} holds no mean and covariance.", why, "make them again: fid statistics")
     tensors = torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(covariance.astype(np.float64))
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise UsageError(f"{path} holds NaN or infinity.", "its statistics can't be used", "make them again")

@@ -25,7 +25,8 @@ _MAX_WAITING: Final = 8
 _LOOPBACK: Final = ("127.0.0.1:*", "localhost:*", "[::1]:*")
 _INSTRUCTIONS: Final = (
     "Draws images from text with an Infinity model. Call describe_model first: a small model knows only the concepts,"
-    " styles and sizes that it lists. Results name their seed; the same prompt, seed and settings give the same image."
+    " styles and sizes that it lists, and a result names words that it was never taught. Results name their seed; the"
+    " same prompt, seed and settings give the same image."
 )
 
 _Prompt = Annotated[str, Field(description="What the image shows, in English.")]
@@ -173,7 +174,9 @@ def _content(images: list[Drawn]) -> list[ImageContent | TextContent]:
     """Return each image, followed by its name and settings as JSON."""
     content: list[ImageContent | TextContent] = []
     for image in images:
-        facts = {"name": image.name, "settings": image.settings}
+        facts: dict[str, Any] = {"name": image.name, "settings": image.settings}
+        if image.never_taught:
+            facts["never_taught"] = list(image.never_taught)
         if image.path is not None:
             facts["file"] = str(image.path)
         content.append(

@@ -9,7 +9,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from bitvar.errors import UsageError
 from bitvar.pipeline import InfinityPipeline, ScaleEvent
 from bitvar.pipeline.image_files import encode_image, save_images
 from bitvar.pipeline.record import ImageRecord, find_record
+from bitvar.pipeline.unknown_words import unknown_words
 from bitvar.weights.describe import describe
 from bitvar.weights.local_models import find_models
 
@@ -56,12 +57,14 @@ class Drawn:
         data: PNG file with its settings inside.
         settings: Those settings.
         path: File that it was written to; None if nothing was.
+        never_taught: Words of the prompt that the model was never taught, as far as it lists its vocabulary.
     """
 
     name: str
     data: bytes
     settings: dict[str, Any]
     path: Path | None
+    never_taught: tuple[str, ...] = ()
 
 
 class Studio:
@@ -113,7 +116,11 @@ class Studio:
             for last in self.pipeline.stream(prompt, **given):  # type: ignore[arg-type]
                 watch(last)
             assert last is not None, "a schedule has at least one scale"
-            return self._finish(last)
+            return [replace(drawn, never_taught=self._never_taught(prompt)) for drawn in self._finish(last)]
+
+    def _never_taught(self, prompt: str) -> tuple[str, ...]:
+        vocabulary = self.pipeline.components.vocabulary
+        return () if vocabulary is None else tuple(unknown_words([prompt], vocabulary))
 
     def edit(
         self,
