@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bitvar.bulk.folder import OutputFolder
+from bitvar.bulk.folder import OutputFolder, PlannedImage
+from bitvar.bulk.ledger import LedgerLine
 from bitvar.bulk.run import WorkResult, generate_work
 from bitvar.bulk.work import DrawingHooks, WorkItem, check_items
 from bitvar.errors import UsageError, explain, install_hint
@@ -46,6 +47,7 @@ def generate_on_cluster(
     batch_size: int,
     hooks: DrawingHooks | None = None,
     log: Callable[[str], None] = lambda text: None,
+    accepted: Callable[[], None] = lambda: None,
 ) -> WorkResult:
     """Draw a work list into a folder, as `generate_work` does, with actors of a Ray cluster.
 
@@ -57,6 +59,8 @@ def generate_on_cluster(
         batch_size: Most images that an actor draws together.
         hooks: Watermark and control of all images; None for neither.
         log: Receives a line of progress after each block.
+        accepted: Called once nothing is known to be in the way of any image, before the first is drawn. Settings that
+            depend on the actors' devices are compared later, by the actors.
 
     Raises:
         UsageError: Ray is missing or can't be reached, the cluster is too small, or as `generate_work`.
@@ -66,11 +70,19 @@ def generate_on_cluster(
         raise UsageError("Can't draw on a cluster.", "Ray Data is not installed", install_hint("ray"))
     check_items(items)
     place = OutputFolder(folder.resolve())
-    before = len({item.file for item in items} & place.ledger.refresh().keys())
+    lines = place.ledger.refresh()
+    place.require_own([PlannedImage(item, _address_there(item, lines.get(item.file)), 0) for item in items])
+    accepted()
+    before = len({item.file for item in items} & place.ledger.known.keys())
     drawn, seconds = _run(load, items, place.path, cluster, batch_size, hooks, log)
     place.ledger.arrange({item.file: item.note for item in items})
     lines = place.ledger.refresh()
     return WorkResult([lines[item.file] for item in items], before, drawn, seconds)
+
+
+def _address_there(item: WorkItem, line: LedgerLine | None) -> str:
+    """Return the address of the image that is there, if prompt and seed are the item's."""
+    return line.address if line is not None and (line.prompt, line.seed) == (item.prompt, item.seed) else ""
 
 
 def _run(

@@ -7,6 +7,7 @@ killed after it leaves an image that the next process only has to name.
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from bitvar.bulk.ledger import Ledger, LedgerLine
-from bitvar.bulk.work import WorkItem
+from bitvar.bulk.ledger import LEDGER, Ledger, LedgerLine
+from bitvar.bulk.work import SETTINGS, WorkItem
 from bitvar.errors import UsageError
 from bitvar.files import flush
 from bitvar.pipeline.file_names import give_name
@@ -40,27 +41,34 @@ class OutputFolder:
         path: The folder; made if it isn't there.
 
     Raises:
-        UsageError: A file is in the folder's place.
+        UsageError: A file is in the folder's place, or the folder has a ledger that no run of ours wrote.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._hidden = path / HIDDEN
+        self.ledger = Ledger(path, self._hidden)
+        self.ledger.require_no_link()
+        require_marked(path, HIDDEN, SETTINGS)
         try:
             for name in ("claims", "partial"):
                 (self._hidden / name).mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"Can't write to {path}.", "a file is in its place", "choose another folder") from None
-        self.ledger = Ledger(path, self._hidden)
 
     def require_own(self, images: Iterable[PlannedImage]) -> None:
         """Refuse to draw where another image is, or one that was altered.
 
         Raises:
-            UsageError: A file is there that the ledger doesn't know, or knows by another address or length.
+            UsageError: A file is there that the ledger doesn't know, or knows by another address or length, or a file
+                is where a folder has to be.
         """
-        lines = self.ledger.refresh()
+        lines, folders = self.ledger.refresh(), {self.path}
         for planned in images:
+            path = self.path / planned.item.file
+            _require_folders(path, folders)
+            if planned.item.file not in lines and os.path.lexists(path):  # another process may just have named it
+                lines = self.ledger.refresh()
             _require_same(planned, lines.get(planned.item.file), self.path)
 
     def has(self, planned: PlannedImage) -> bool:
@@ -124,6 +132,33 @@ class OutputFolder:
                 f"{target} is in the way.", "another program wrote it meanwhile", "move it away, try again"
             )
         self._partial(planned).unlink(missing_ok=True)
+
+
+def require_marked(folder: Path, *marks: str) -> None:
+    """Refuse a folder with a file that is named as our ledger, but without any of the marks of a run of ours.
+
+    Args:
+        folder: Output folder; it needn't be there.
+        marks: Names that a run writes before its ledger.
+
+    Raises:
+        UsageError: The folder isn't known to be ours.
+    """
+    if os.path.lexists(folder / LEDGER) and not any(os.path.lexists(folder / mark) for mark in marks):
+        missing = " or ".join(marks)
+        why = f"it has {LEDGER} without {missing}, so it isn't a run of ours, or has lost its settings"
+        raise UsageError(f"Can't draw into {folder}.", why, f"choose another folder, or restore {missing}")
+
+
+def _require_folders(path: Path, known: set[Path]) -> None:
+    """Refuse a path with a file where a folder has to be. `known` has the output folder, and what was looked at."""
+    parent = path.parent
+    while parent not in known:
+        known.add(parent)
+        if os.path.lexists(parent) and not parent.is_dir():
+            why = f"a folder of that name is needed for {path.name}"
+            raise UsageError(f"{parent} is in the way.", why, "move it away, or choose another folder")
+        parent = parent.parent
 
 
 def _digest(file: str) -> str:

@@ -21,6 +21,8 @@ LEDGER: Final = "images.jsonl"
 """Name of the ledger in its folder."""
 
 _PIECE: Final = 1 << 12
+_BEGINNING: Final = b'{"file": "'
+"""The beginning of every line, by which the torn end of one is told from another program's text."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -75,11 +77,21 @@ class Ledger:
         """The line of each file, as of the last `refresh`."""
         return self._lines
 
+    def require_no_link(self) -> None:
+        """Refuse a ledger that is a symbolic link: what it points to isn't ours to change.
+
+        Raises:
+            UsageError: It is one.
+        """
+        if self.path.is_symlink():
+            why = "it is a symbolic link, and a run changes the file that it points to"
+            raise UsageError(f"Can't write to {self.path}.", why, "put the file itself there, or choose another folder")
+
     def refresh(self) -> Mapping[str, LedgerLine]:
         """Read what others have written since. Returns the line of each file; a later line replaces an earlier one.
 
         Raises:
-            UsageError: A line is damaged.
+            UsageError: A line is damaged, or the end is another program's text.
         """
         try:
             with self.path.open("rb") as file:
@@ -92,6 +104,7 @@ class Ledger:
             self._forget()
             return self._lines
         whole = data[: data.rfind(b"\n") + 1]
+        _require_torn(data[len(whole) :], self.path)
         for line in _parse(whole, self.path, after=self._count):
             self._lines[line.file] = line
             self._count += 1
@@ -100,12 +113,19 @@ class Ledger:
         return self._lines
 
     def append(self, lines: Sequence[LedgerLine]) -> None:
-        """Add lines, and flush them to the disk."""
+        """Add lines, and flush them to the disk. The torn end of a line of ours is cut off.
+
+        Raises:
+            UsageError: The ledger is a symbolic link, or its end is another program's text.
+        """
+        self.require_no_link()
         data = b"".join(_encode(line) for line in lines)
         with self._lock, self.path.open("a+b") as file:
             length = file.seek(0, os.SEEK_END)
             whole, new = _end_of_lines(file, length), length == 0
             if whole < length:  # a process was killed while it wrote
+                file.seek(whole)
+                _require_torn(file.read(), self.path)
                 file.truncate(whole)
             file.seek(0, os.SEEK_END)
             file.write(data)
@@ -165,6 +185,14 @@ def _parse(data: bytes, path: Path, *, after: int) -> Iterator[LedgerLine]:
             why = f"line {number}: {str(error).splitlines()[0]}"
             fix = "restore the file, or delete that line and its image to have it drawn again"
             raise UsageError(f"{path} is damaged.", why, fix) from None
+
+
+def _require_torn(end: bytes, path: Path) -> None:
+    """Refuse an end without a line break that is no beginning of a line of ours. A power cut may leave zeros."""
+    torn = end.rstrip(b"\0")
+    if not torn.startswith(_BEGINNING) and not _BEGINNING.startswith(torn):
+        why = "its end is not a line of a ledger, so another program wrote it"
+        raise UsageError(f"{path} is not a run's ledger.", why, "choose another folder, or restore the file")
 
 
 def _end_of_lines(file: BinaryIO, length: int) -> int:

@@ -55,6 +55,7 @@ def generate_work(
     hooks: DrawingHooks | None = None,
     arrange: bool = True,
     log: Callable[[str], None] = lambda text: None,
+    accepted: Callable[[], None] = lambda: None,
 ) -> WorkResult:
     """Draw a work list into a folder. Images that are there are not drawn again, and none is ever replaced.
 
@@ -69,6 +70,7 @@ def generate_work(
         hooks: Watermark and control of all images; None for neither.
         arrange: Whether to bring the ledger into the order of the list at the end.
         log: Receives a line of progress after each batch.
+        accepted: Called once nothing is in the way of any image, before the first is drawn.
 
     Raises:
         UsageError: The list can't be drawn into a folder, or a file of another origin or address is in the way.
@@ -81,6 +83,7 @@ def generate_work(
     images = _addressed(items, drawn_by(pipeline, hooks))
     place = OutputFolder(folder)
     place.require_own(images)
+    accepted()
     missing = [planned for planned in images if not place.has(planned)]
     files = {item.file for item in items}
     began, drawn, seconds = time.perf_counter(), 0, 0.0

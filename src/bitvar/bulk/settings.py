@@ -6,18 +6,16 @@ Prompts may be added to a folder; settings that all of its images share may not 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from filelock import FileLock
 from pydantic import Field
 
-from bitvar.bulk.folder import HIDDEN
+from bitvar.bulk.folder import HIDDEN, require_marked
+from bitvar.bulk.work import SETTINGS
 from bitvar.config import Config
 from bitvar.errors import UsageError
 from bitvar.files import write_text
-
-SETTINGS: Final = "run.json"
-"""Name of the file in its folder."""
 
 
 class RunSettings(Config):
@@ -52,10 +50,12 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], *, base_seed: int) -
         The folder's base seed: another process may have been faster.
 
     Raises:
-        UsageError: The folder has images of other settings. The error lists the differences.
+        UsageError: The folder has images of other settings, and the error lists the differences; or it has a ledger
+            without settings.
     """
     own = RunSettings(base_seed=base_seed, settings=_given(settings))
     own = RunSettings.parse(json.loads(own.dump()), source="the settings")  # as a file gives them: lists, no tuples
+    require_marked(folder, SETTINGS)
     try:
         (folder / HIDDEN).mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

@@ -6,6 +6,7 @@ of device. Two items of one address are the same image. This module reads and wr
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,12 @@ from bitvar.pipeline.request import GenerationRequest
 if TYPE_CHECKING:
     from bitvar.pipeline import Control, InfinityPipeline
     from bitvar.sampling.watermark import Watermark
+
+SETTINGS: Final = "run.json"
+"""Name of the file with the settings of a folder (`bulk.settings`)."""
+
+_OWN_FILES: Final = (SETTINGS, "images.jsonl", "rewrites.jsonl")
+_BIDIRECTIONAL: Final = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 _NO_SETTING: Final = ("version", "model_source")
 """Values of a record that say where an image comes from, and don't decide its bytes."""
@@ -121,18 +128,34 @@ def check_items(items: Sequence[WorkItem]) -> None:
     """Refuse a work list that can't be drawn into a folder.
 
     Raises:
-        UsageError: Two items name one file, a name leaves the folder or is no image's, or a request is for several.
+        UsageError: Two items name one file, or a file and a folder; a name leaves the folder or is no image's; a text
+            can't be written as UTF-8; or a request is for several images.
     """
     seen: set[str] = set()
     for item in items:
         if len(item.request.prompts) != 1 or item.request.num_images_per_prompt != 1:
             raise UsageError(f"The work item of {item.file} is for several images.", fix="make one item per image")
+        _check_texts(item)
         _check_file(item.file)
         check_background(item.request.background, format_of(Path(item.file)))
         if item.file.casefold() in seen:
             why = "each image has a file of its own, and some file systems ignore case"
             raise UsageError(f"Two images would go to {item.file}.", why, "give them different names")
         seen.add(item.file.casefold())
+    for item in items:
+        for parent in PurePosixPath(item.file).parents[:-1]:
+            if str(parent).casefold() in seen:
+                why = f"another image has the name {parent}, and a name is a file or a folder"
+                raise UsageError(f"Can't write to {item.file}.", why, "give them different names")
+
+
+def _check_texts(item: WorkItem) -> None:
+    texts = [item.file, *item.request.prompts, item.request.negative_prompt, dict(item.note), dict(item.record)]
+    try:
+        json.dumps(texts, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        why = "it has half of a surrogate pair, which UTF-8 can't hold"
+        raise UsageError(f"A text of the image {item.file!a} can't be written.", why, "correct the text") from None
 
 
 def _check_file(file: str) -> None:
@@ -140,6 +163,11 @@ def _check_file(file: str) -> None:
     fix = "give a relative path such as cats/0001.png"
     if not is_file_name(file) or path.is_absolute() or "\\" in file or str(path) != file or ".." in path.parts:
         raise UsageError(f"Can't write to {file!r}.", "it is no plain path inside the output folder", fix)
+    if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") or sign in _BIDIRECTIONAL for sign in file):
+        why = "it has a line break, another control character or a mark of writing direction"
+        raise UsageError(f"Can't write to {file!a}.", why, fix)
+    if path.parts[0].casefold() in _OWN_FILES:
+        raise UsageError(f"Can't write to {file!r}.", f"{path.parts[0]} is a file of the run itself", fix)
     if path.parts[0].startswith("."):
         raise UsageError(f"Can't write to {file!r}.", "names with a dot in front are kept for the run itself", fix)
     if any(len(part.encode()) > MAX_FILE_BYTES for part in path.parts):

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +21,7 @@ from bitvar.cli.echo import say
 from bitvar.cli.image_output import check_writable
 from bitvar.cli.prompt_job import JobSettings, PromptJob, options_of, quality_name, seeds_from
 from bitvar.errors import UsageError
-from bitvar.pipeline.file_names import default_name, targets_of
+from bitvar.pipeline.file_names import FIELDS, default_name, targets_of
 from bitvar.pipeline.image_files import FORMATS, check_background, check_size, format_of
 from bitvar.pipeline.request import GenerationRequest
 from bitvar.rewriting import Rewritten, read_rewrites, write_rewrites
@@ -53,7 +55,7 @@ class RunOptions:
     @classmethod
     def read(
         cls,
-        out: Path | None,
+        out: str | None,
         output: str | None,
         batch_size: int | None,
         ray: tuple[int | None, str | None],
@@ -84,8 +86,12 @@ class RunOptions:
             why = "with --out, it is a pattern of names inside that folder"
             fix = 'give one such as -o "{prompt}-{seed}.webp", or leave it out'
             raise UsageError(f"Can't use -o {output!r}.", why, fix)
-        check_writable(out, out)
-        return cls(out, output, batch_size or 16, None if actors is None else ClusterOptions(actors, address))
+        _require_known_fields(output or "")
+        if out == "":
+            raise UsageError("--out is empty, so it names no folder.", fix="give a folder; . is the current one")
+        folder = Path(out)
+        check_writable(folder, folder)
+        return cls(folder, output, batch_size or 16, None if actors is None else ClusterOptions(actors, address))
 
 
 def draw_run(
@@ -122,14 +128,32 @@ def draw_run(
     claimed = claim_folder(run.folder, own, base_seed=base_seed)
     if claimed != base_seed:  # another process began at the same moment
         items = work_items(jobs, run.pattern, claimed, drawing=drawing, provenance=provenance)
-    keep_rewrites(run.folder / REWRITES, jobs)
     if repeated := sum(len(job.seeds) for job in jobs) - len(items):
         count = "1 image repeats another" if repeated == 1 else f"{repeated} images repeat others"
         say(f"Note: {count} in prompt, seed and settings; each is drawn once.", err=True)
     options: dict[str, Any] = {"batch_size": run.batch_size, "hooks": hooks, "log": lambda text: say(text, err=True)}
-    if run.cluster is not None:
-        return generate_on_cluster(load, items, run.folder, cluster=run.cluster, **options)
-    return generate_work(pipeline, items, run.folder, **options)
+    options["accepted"] = lambda: keep_rewrites(run.folder / REWRITES, jobs)  # a run that is refused changes nothing
+    with _telling_how_to_go_on(run.folder):
+        if run.cluster is not None:
+            return generate_on_cluster(load, items, run.folder, cluster=run.cluster, **options)
+        return generate_work(pipeline, items, run.folder, **options)
+
+
+@contextmanager
+def _telling_how_to_go_on(folder: Path) -> Iterator[None]:
+    """Tell a user who stops the run how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"The images in {folder} are kept; the same command goes on from there.", err=True)
+        raise
+
+
+def _require_known_fields(pattern: str) -> None:
+    unknown = [field for field in re.findall(r"\{\w*\}", pattern) if field not in FIELDS]
+    if unknown:
+        why = f"{unknown[0]} is no field of a pattern"
+        raise UsageError(f"Can't use -o {pattern!r}.", why, f"the fields are {', '.join(FIELDS)}")
 
 
 def work_items(

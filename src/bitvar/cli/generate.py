@@ -51,7 +51,7 @@ def generate(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="DIR",
             help="Folder of a run over --prompts: the same command goes on after a stop, several share the work, and "

@@ -160,7 +160,17 @@ def _parse_json(text: str) -> dict[str, Any]:
     return values
 
 
+def _require_text(values: Mapping[str, Any]) -> None:
+    """Refuse strings that can't be written as UTF-8: JSON can spell half of a surrogate pair."""
+    for name, value in values.items():
+        for text in (name, value):
+            if isinstance(text, str) and any("\ud800" <= sign <= "\udfff" for sign in text):
+                why = f"{text!a} has half of a surrogate pair, which is no character"
+                raise UsageError(f"Bad value for {name!a}.", why, "correct the text")
+
+
 def _job(values: Mapping[str, Any], common: JobSettings, number: int) -> PromptJob:
+    _require_text(values)
     line = PromptLine.parse(values, source="it")
     given = {"guidance_scale": line.guidance, "temperature": line.temperature, "top_k": line.top_k, "top_p": line.top_p}
     own = {name: value for name, value in given.items() if value is not None}

@@ -205,17 +205,72 @@ def test_bad_tables_are_named_before_anything_is_drawn(run: Any, text: str, word
         (("--prompts", "a.txt", "--batch-size", 3), "--batch-size needs --out"),
         (("--prompts", "a.txt", "--out", "a.txt"), "Can't write a.txt"),
         (("--prompts", "a.txt", "--out", "out", "-o", "../{seed}.png"), "Can't use -o"),
+        (("--prompts", "a.txt", "--out", "out", "-o", "{bogus}.png"), "the fields are {seed}, {prompt}, {index}"),
+        (("--prompts", "a.txt", "--out", ""), "--out is empty"),
         (("--prompts", "a.txt", "--out", "out", "-o", "-"), "the suffix names the format"),
         (("--prompts", "a.txt", "--out", "out", "-o", "x-{prompt}.png", "-n", 2), "Two images would get the same name"),
         (("--prompts", "a.txt", "--out", "out", "-o", "{seed}.gif"), "the suffix names the format"),
     ],
-    ids=["prompt", "grid", "batch", "file", "outside", "stdout", "names", "suffix"],
+    ids=["prompt", "grid", "batch", "file", "outside", "field", "nameless", "stdout", "names", "suffix"],
 )
 def test_options_that_do_not_go_together(run: Any, options: tuple[Any, ...], words: str) -> None:
     Path("a.txt").write_text("a dog\n")
     result = run(*options)
     assert result.code == 2 and words in result.err, result.err
     assert {path.name for path in Path().iterdir()} == {"a.txt"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [{"prompt": "a cat", "id": "\ud800"}, {"prompt": "a \ud800"}, {"prompt": "a cat", "file": "\udc80"}],
+    ids=["id", "prompt", "file"],
+)
+def test_half_a_surrogate_pair_is_an_error_of_its_line(run: Any, line: dict[str, str]) -> None:
+    Path("a.jsonl").write_text("\n".join(map(json.dumps, [{"prompt": "a dog"}, line])))
+    result = run("--prompts", "a.jsonl", "--out", "out")
+    assert result.code == 2 and "line 2: Bad value" in result.err and "surrogate" in result.err, result.err
+    assert not Path("out").exists()
+
+
+def test_a_folder_that_is_not_known_as_ours_is_left_alone(run: Any) -> None:
+    Path("a.txt").write_text("a dog\n")
+    Path("out").mkdir()
+    Path("out", LEDGER).write_bytes(b"mine")
+    result = run("--prompts", "a.txt", "--out", "out")
+    assert result.code == 2 and "isn't a run of ours" in result.err
+    assert [(path.name, path.read_bytes()) for path in Path("out").iterdir()] == [(LEDGER, b"mine")]
+    assert run("--prompts", "a.txt", "--out", "new").code == 0
+    Path("new", "run.json").unlink()
+    before = visible_files(Path("new"))
+    result = run("--prompts", "a.txt", "--out", "new")
+    assert result.code == 2 and "run.json" in result.err
+    assert visible_files(Path("new")) == before
+
+
+def test_a_run_that_is_refused_keeps_its_rewrites(run: Any) -> None:
+    Path("a.txt").write_text("a dog\n")
+    for name, text in (("one.jsonl", "a red dog"), ("two.jsonl", "a blue dog")):
+        Path(name).write_text(json.dumps({"prompt": "a dog", "rewritten": text, "model": "m"}) + "\n")
+    command = ("--prompts", "a.txt", "--out", "out", "--seed", 1)
+    first = run(*command, "--rewrites", "one.jsonl")
+    assert first.code == 0, first.err
+    before = visible_files(Path("out"))
+    assert "rewrites.jsonl" in before
+    result = run(*command, "--rewrites", "two.jsonl")
+    assert result.code == 2 and "was made with other settings" in result.err, result.err
+    assert visible_files(Path("out")) == before
+
+
+def test_a_run_that_is_stopped_says_how_it_goes_on(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    Path("a.txt").write_text("a dog\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("bitvar.cli.bulk_run.generate_work", stop)
+        result = run("--prompts", "a.txt", "--out", "out")
+    assert result.code == 130 and "The images in out are kept; the same command goes on from there." in result.err
+    assert run("--prompts", "a.txt", "--out", "out").code == 0
 
 
 def test_ranks_read_their_place_and_are_quiet(
