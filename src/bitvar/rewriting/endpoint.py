@@ -100,21 +100,25 @@ class EndpointRewriter:
         try:
             request = urllib.request.Request(address, json.dumps(body).encode(), headers)
             reply = exchange(request, timeout=self.timeout, limit=MAX_RESPONSE + 1)
+        except http.client.InvalidURL:
+            raise self._unreachable() from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             is_late = isinstance(reason, TimeoutError) or isinstance(error, TimeoutError)
             text = f"no answer within {self.timeout:g} s" if is_late else str(reason) or type(reason).__name__
             raise _TransientError(redacted(text, self.key)) from None
-        except ValueError as error:  # an address that a proxy or a codec takes exception to
-            why = f"no request can be sent: {error}"
-            raise self._error(
-                "The rewriter at {url} can't be reached.", why, "check the URL", is_general=True
-            ) from None
+        except ValueError:  # its text may show the password of a proxy
+            raise self._unreachable() from None
         if not 200 <= reply.status < 300:
             raise self._refused(reply)
         if len(reply.body) > MAX_RESPONSE:
             raise self._unusable("it is longer than a megabyte")
         return reply.body
+
+    def _unreachable(self) -> RewriteError:
+        why = "its URL, or that of a proxy in the environment, is no address that can be connected to"
+        fix = "check the URL, and the variables http_proxy and https_proxy"
+        return self._error("The rewriter at {url} can't be reached.", why, fix, is_general=True)
 
     def _refused(self, reply: Reply) -> Exception:
         code, said = reply.status, redacted(_message_in(reply.body), self.key)

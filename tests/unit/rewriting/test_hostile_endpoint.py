@@ -132,11 +132,13 @@ def test_a_url_that_can_not_work_is_refused_at_once(url: str) -> None:
         rewriter(url)
 
 
-def test_a_proxy_that_can_not_work_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", f"http://{'a' * 64}:80")
+@pytest.mark.parametrize("proxy", [f"http://{'a' * 64}:80", "http:///u:PW@h", "http://u:PW@h:x"])
+def test_a_proxy_that_can_not_work_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
     monkeypatch.setenv("no_proxy", "")
-    with pytest.raises(RewriteError, match=r"The rewriter at http://example\.invalid/v1"):
+    with pytest.raises(RewriteError, match=r"The rewriter at http://example\.invalid/v1") as caught:
         rewriter("http://example.invalid/v1").rewrite("a cat")
+    assert "PW" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
