@@ -33,12 +33,12 @@ def shown_url(url: str) -> str:
     return _USER.sub(lambda match: match[1] or "", place)
 
 
-def redacted(text: str, key: str | None, *, most: int = 200) -> str:
-    """The text on one line of at most `most` characters, without the key and what can't be shown."""
+def redacted(text: str, key: str | None, *, max_length: int = 200) -> str:
+    """The text on one line of at most `max_length` characters, without the key and what can't be shown."""
     text = " ".join(text.split())
     if holds_key(text, key):
         text = text.replace((key or "").strip(), "[key]")
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:most])
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text[:max_length])
 
 
 def holds_key(text: str, key: str | None) -> bool:

@@ -160,8 +160,8 @@ class EndpointRewriter:
 
     def _error(self, what: str, why: str, fix: str, *, is_general: bool = False) -> RewriteError:
         """Make an error that shows neither the key nor more of the URL than the address."""
-        what = what.format(url=redacted(shown_url(self.url), self.key, most=2000))
-        return RewriteError(what, redacted(why, self.key, most=2000), fix, is_general=is_general)
+        what = what.format(url=redacted(shown_url(self.url), self.key, max_length=2000))
+        return RewriteError(what, redacted(why, self.key, max_length=2000), fix, is_general=is_general)
 
 
 class _TransientError(Exception):

@@ -50,8 +50,8 @@ def exchange(request: urllib.request.Request, *, timeout: float, limit: int) -> 
     try:
         outcome = running.outcomes.get(timeout=timeout)
     except queue.Empty:
-        if running.refusal is not None:
-            return running.refusal
+        if running.unfinished is not None:
+            return running.unfinished
         raise TimeoutError from None
     finally:
         running.end()
@@ -66,7 +66,7 @@ class _Exchange:
     timeout: float
     limit: int
     outcomes: "queue.SimpleQueue[Reply | Exception]" = field(default_factory=queue.SimpleQueue)
-    refusal: Reply | None = None
+    unfinished: Reply | None = None
     is_over: bool = False
     _sockets: list[socket.socket] = field(default_factory=list)
 
@@ -96,7 +96,7 @@ class _Exchange:
             with _opener(self).open(self.request, timeout=self.timeout) as response:
                 return Reply(response.status, response.headers, response.read(self.limit))
         except urllib.error.HTTPError as error:
-            self.refusal = Reply(error.code, error.headers, b"")
+            self.unfinished = Reply(error.code, error.headers, b"")
             with error:
                 return Reply(error.code, error.headers, self._body_of(error))
 

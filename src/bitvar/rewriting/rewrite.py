@@ -135,7 +135,7 @@ def _asked_at_once(prompts: Sequence[str], ask: Callable[[str], str | Exception]
     for prompt in prompts:
         waiting.put(prompt)
 
-    def work() -> None:
+    def ask_next() -> None:
         while not stop.is_set():
             try:
                 prompt = waiting.get_nowait()
@@ -145,7 +145,7 @@ def _asked_at_once(prompts: Sequence[str], ask: Callable[[str], str | Exception]
 
     try:
         for number in range(min(threads, len(prompts))):
-            threading.Thread(target=work, name=f"rewriter {number}", daemon=True).start()
+            threading.Thread(target=ask_next, name=f"rewriter {number}", daemon=True).start()
         for _ in prompts:
             yield answers.get()
     finally:
