@@ -17,6 +17,7 @@ from bitvar.rewriting import (
     RewriteCache,
     Rewriter,
     Rewritten,
+    check_url,
     read_rewrites,
     rewrite_prompts,
 )
@@ -64,6 +65,8 @@ class RewriteOptions:
         if self.url is None and self.temperature is not None:
             why = "a model on this machine gives its likeliest answer"
             raise UsageError("--rewriter-temperature needs --rewriter-url.", why, "leave it out")
+        if self.url is not None:  # before a model is loaded
+            check_url(self.url)
 
     def applied_to(self, jobs: list[PromptJob], *, device: str) -> list[PromptJob]:
         """Rewrite the prompts of jobs; without these options, return them as they are.

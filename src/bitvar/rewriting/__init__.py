@@ -3,6 +3,7 @@
 Importing this room loads neither torch nor transformers.
 """
 
+from bitvar.rewriting.address import check_url
 from bitvar.rewriting.cache import RewriteCache
 from bitvar.rewriting.endpoint import EndpointRewriter
 from bitvar.rewriting.instruction import INSTRUCTION
@@ -17,6 +18,7 @@ __all__ = [
     "RewriteError",
     "Rewriter",
     "Rewritten",
+    "check_url",
     "read_rewrites",
     "rewrite_prompts",
     "write_rewrites",

@@ -1,21 +1,21 @@
 """A rewriter behind any OpenAI-compatible endpoint, asked through its chat completions.
 
 The key is sent to the address that the user named and nowhere else: redirects are not followed. It is no part of the
-settings, and no message shows it.
+settings, no message shows it, and an answer that holds it is refused.
 """
 
 import http.client
 import json
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from bitvar.errors import UsageError
+from bitvar.rewriting.address import check_url, holds_key, redacted, shown_url
+from bitvar.rewriting.exchange import Reply, exchange
 from bitvar.rewriting.instruction import INSTRUCTION, prompt_in_answer
 from bitvar.rewriting.rewrite import RewriteError
 
@@ -36,7 +36,7 @@ class EndpointRewriter:
         instruction: Instruction for every prompt.
         key: API key; None for an endpoint that needs none.
         temperature: Temperature of the answers, from 0 to 2. Some models accept 1 alone.
-        timeout: Seconds to wait for an answer.
+        timeout: Seconds to wait for a whole answer.
         tries: Number of tries before giving up, with growing pauses between them.
         sleep: Function that waits.
     """
@@ -51,12 +51,7 @@ class EndpointRewriter:
     sleep: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-            why = "it is no address such as http://127.0.0.1:8000/v1"
-            raise UsageError(f"Can't use the rewriter's URL {self.url!r}.", why, "give the address of the API")
-        if parts.username or parts.password:
-            raise UsageError("The rewriter's URL holds a password.", "it would be recorded", "give the key apart")
+        check_url(self.url)
         if self.key is not None and not (self.key.isascii() and self.key.isprintable() and self.key.strip()):
             raise UsageError("The rewriter's key is no key.", "it is blank or has odd characters", "set it again")
 
@@ -88,7 +83,7 @@ class EndpointRewriter:
                     pause *= 2
         why = f"{failure}, {self.tries} times in a row"
         fix = "see whether it runs, and repeat the command: what was rewritten is kept"
-        raise RewriteError(f"The rewriter at {self.url} doesn't answer.", why, fix, is_general=True)
+        raise self._error("The rewriter at {url} doesn't answer.", why, fix, is_general=True)
 
     @property
     def _address(self) -> str:
@@ -102,37 +97,46 @@ class EndpointRewriter:
         if self.key is not None:
             headers["Authorization"] = f"Bearer {self.key}"
         address = f"{self._address}/chat/completions"
-        request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         try:
-            with _opener().open(request, timeout=self.timeout) as response:
-                data = response.read(MAX_RESPONSE + 1)
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refused(error, error.read(MAX_RESPONSE)) from None
+            request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+            reply = exchange(request, timeout=self.timeout, limit=MAX_RESPONSE + 1)
+        except http.client.InvalidURL:
+            raise self._unreachable() from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             is_late = isinstance(reason, TimeoutError) or isinstance(error, TimeoutError)
             text = f"no answer within {self.timeout:g} s" if is_late else str(reason) or type(reason).__name__
-            raise _TransientError(text) from None
-        if len(data) > MAX_RESPONSE:
+            raise _TransientError(redacted(text, self.key)) from None
+        except ValueError:  # its text may show the password of a proxy
+            raise self._unreachable() from None
+        if not 200 <= reply.status < 300:
+            raise self._refused(reply)
+        if len(reply.body) > MAX_RESPONSE:
             raise self._unusable("it is longer than a megabyte")
-        return data
+        return reply.body
 
-    def _refused(self, error: urllib.error.HTTPError, body: bytes) -> Exception:
-        said = _message_in(body)
-        text = f"HTTP {error.code}" + (f": {said}" if said else "")
-        if error.code in _RETRIED:
-            return _TransientError(text, wait=_retry_after(error.headers))
+    def _unreachable(self) -> RewriteError:
+        why = "its URL, or that of a proxy in the environment, is no address that can be connected to"
+        fix = "check the URL, and the variables http_proxy and https_proxy"
+        return self._error("The rewriter at {url} can't be reached.", why, fix, is_general=True)
+
+    def _refused(self, reply: Reply) -> Exception:
+        code, said = reply.status, redacted(_message_in(reply.body), self.key)
+        text = f"HTTP {code}" + (f": {said}" if said else "")
+        if code in _RETRIED:
+            return _TransientError(text, wait=_retry_after(reply.headers))
         fixes = {
             401: "set the key of this endpoint",
             403: "set a key that may use this model",
             404: "check the URL, which usually ends in /v1, and the name of the model",
         }
-        fix = "check the URL" if 300 <= error.code < 400 else fixes.get(error.code, "check the URL and the model")
-        what = f"The rewriter at {self.url} refuses."
-        return RewriteError(what, text, fix, is_general=error.code in (401, 403, 404) or error.code < 400)
+        fix = "check the URL" if 300 <= code < 400 else fixes.get(code, "check the URL and the model")
+        return self._error(
+            "The rewriter at {url} refuses.", text, fix, is_general=code in (401, 403, 404) or code < 400
+        )
 
     def _read(self, data: bytes, prompt: str) -> str:
+        shown = redacted(prompt, self.key)[:60]
         try:
             values: Any = json.loads(data)
             choice = values["choices"][0]
@@ -140,17 +144,24 @@ class EndpointRewriter:
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             raise self._unusable("it is no chat completion") from None
         if choice.get("finish_reason") == "length":
-            raise self._unusable(f"the answer to {prompt[:60]!r} is cut off")
+            raise self._unusable(f"the answer to {shown!r} is cut off")
         if not isinstance(content, str):
-            raise self._unusable(f"the answer to {prompt[:60]!r} has no text")
+            raise self._unusable(f"the answer to {shown!r} has no text")
+        if holds_key(content, self.key) or holds_key(" ".join(content.split()), self.key):
+            raise self._unusable("it holds the key of the endpoint")
         try:
             return prompt_in_answer(content)
         except ValueError as error:
-            raise self._unusable(f"{error}; the prompt was {prompt[:60]!r}") from None
+            raise self._unusable(f"{error}; the prompt was {shown!r}") from None
 
     def _unusable(self, why: str) -> RewriteError:
         fix = "try another model, or leave rewriting out; what was rewritten is kept"
-        return RewriteError(f"The answer of the rewriter at {self.url} can't be used.", why, fix)
+        return self._error("The answer of the rewriter at {url} can't be used.", why, fix)
+
+    def _error(self, what: str, why: str, fix: str, *, is_general: bool = False) -> RewriteError:
+        """Make an error that shows neither the key nor more of the URL than the address."""
+        what = what.format(url=redacted(shown_url(self.url), self.key, max_length=2000))
+        return RewriteError(what, redacted(why, self.key, max_length=2000), fix, is_general=is_general)
 
 
 class _TransientError(Exception):
@@ -161,20 +172,6 @@ class _TransientError(Exception):
         self.wait = wait
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """Make an opener that follows no redirect."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
 def _retry_after(headers: Message) -> float:
     try:
         return max(0.0, float(headers.get("Retry-After", "0")))
@@ -183,11 +180,11 @@ def _retry_after(headers: Message) -> float:
 
 
 def _message_in(body: bytes) -> str:
-    """The message of an error in OpenAI's form, on one line and not long."""
+    """The message of an error in OpenAI's form."""
     try:
         error: Any = json.loads(body)
         error = error.get("error", error)
         text = error.get("message", "") if isinstance(error, dict) else error
     except (ValueError, AttributeError, RecursionError):
         return ""
-    return " ".join(str(text).split())[:200]
+    return str(text)

@@ -30,8 +30,15 @@ def prompt_in_answer(answer: str) -> str:
         text = text[1:-1].strip()
     if not text:
         raise ValueError("the answer is empty")
+    if holds_half_characters(text):
+        raise ValueError("the answer holds half a character, a surrogate without its other half")
     if "<think>" in text:
         raise ValueError("the answer holds thoughts that never end, and no prompt")
     if len(text) > MAX_ANSWER:
         raise ValueError(f"the answer has {len(text):,} characters, and a prompt has at most {MAX_ANSWER:,}")
     return text
+
+
+def holds_half_characters(text: str) -> bool:
+    """Whether a text holds a surrogate on its own, which JSON can write and UTF-8 can't."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)

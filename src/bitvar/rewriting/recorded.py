@@ -8,6 +8,7 @@ from typing import Any
 from bitvar.config import Config
 from bitvar.errors import UsageError
 from bitvar.files import read_plain, write_text
+from bitvar.rewriting.instruction import holds_half_characters
 from bitvar.rewriting.rewrite import RewriteError, Rewritten
 
 
@@ -78,6 +79,8 @@ def read_rewrites(path: Path) -> dict[str, Rewritten]:
         try:
             values: Any = json.loads(line)
             read = RecordedRewrite.parse(values if isinstance(values, dict) else {"": values}, source="it")
+            if holds_half_characters(read.prompt + " " + read.rewritten + " " + read.model):
+                raise ValueError("it holds half a character, a surrogate without its other half")
             if not read.rewritten.strip():
                 raise ValueError("the rewritten prompt is empty")
             one = Rewritten(read.prompt, read.rewritten, read.model)

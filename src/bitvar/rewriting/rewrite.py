@@ -1,9 +1,10 @@
 """Rewrites a list of prompts, each once: what the cache knows is never asked again."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final, Protocol, runtime_checkable
 
 from bitvar.errors import explain
@@ -88,27 +89,67 @@ def rewrite_prompts(
     Raises:
         RewriteError: A prompt can't be rewritten. Every answer until then is in the cache.
     """
-    different, failures = list(dict.fromkeys(prompts)), list[RewriteError]()
-    ask, done = partial(cache.answer, settings=rewriter.settings), dict[str, Rewritten]()
-    with ThreadPoolExecutor(threads) as pool:
-        answers = [pool.submit(ask, prompt, ask=partial(rewriter.rewrite, prompt)) for prompt in different]
+    different, settings, name = list(dict.fromkeys(prompts)), rewriter.settings, rewriter.name
+    done, failures = dict[str, Rewritten](), dict[str, RewriteError]()
+
+    def ask(prompt: str) -> str | Exception:
         try:
-            for number, (prompt, answer) in enumerate(zip(different, answers, strict=True), 1):
-                try:
-                    done[prompt] = Rewritten(prompt, answer.result(), rewriter.name)
-                except RewriteError as error:
-                    if error.is_general or len(different) == 1:
-                        raise
-                    failures.append(error)
-                if number % _REPORTED == 0 or number == len(different):
-                    log(f"{number - len(failures)} of {len(different)} prompts rewritten")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            return cache.answer(prompt, settings, lambda: rewriter.rewrite(prompt))
+        except Exception as error:  # raised below, in the caller's thread
+            return error
+
+    answers = _asked_in_turn(different, ask) if threads == 1 else _asked_at_once(different, ask, threads)
+    with contextlib.closing(answers) as given:  # an error here stops the threads
+        for number, (prompt, answer) in enumerate(given, 1):
+            if isinstance(answer, str):
+                done[prompt] = Rewritten(prompt, answer, name)
+            elif isinstance(answer, RewriteError) and not answer.is_general and len(different) > 1:
+                failures[prompt] = answer
+            else:
+                raise answer
+            if number % _REPORTED == 0 or number == len(different):
+                log(f"{number - len(failures)} of {len(different)} prompts rewritten")
     if failures:
         what = f"{len(failures)} of {len(different)} prompts can't be rewritten; the others are kept."
-        raise RewriteError(what, _reason(failures[0]), "correct them, or try another model")
-    return done
+        first = next(failures[prompt] for prompt in different if prompt in failures)
+        raise RewriteError(what, _reason(first), "correct them, or try another model")
+    return {prompt: done[prompt] for prompt in different}
+
+
+_Answers = Generator[tuple[str, str | Exception], None, None]
+
+
+def _asked_in_turn(prompts: Sequence[str], ask: Callable[[str], str | Exception]) -> _Answers:
+    """Ask in the caller's thread, which an interrupt stops wherever it is."""
+    for prompt in prompts:
+        yield prompt, ask(prompt)
+
+
+def _asked_at_once(prompts: Sequence[str], ask: Callable[[str], str | Exception], threads: int) -> _Answers:
+    """Ask from daemon threads, and give answers as they come. Nothing waits for a thread, not even the exit.
+
+    When the caller takes no more answers, no thread begins with another prompt.
+    """
+    waiting, stop = queue.SimpleQueue[str](), threading.Event()
+    answers = queue.SimpleQueue[tuple[str, str | Exception]]()
+    for prompt in prompts:
+        waiting.put(prompt)
+
+    def ask_next() -> None:
+        while not stop.is_set():
+            try:
+                prompt = waiting.get_nowait()
+            except queue.Empty:
+                return
+            answers.put((prompt, ask(prompt)))
+
+    try:
+        for number in range(min(threads, len(prompts))):
+            threading.Thread(target=ask_next, name=f"rewriter {number}", daemon=True).start()
+        for _ in prompts:
+            yield answers.get()
+    finally:
+        stop.set()
 
 
 def _reason(error: RewriteError) -> str:

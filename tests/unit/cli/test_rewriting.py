@@ -100,6 +100,7 @@ def test_failures_are_explained_and_nothing_is_drawn(run: Any, server: ChatServe
     assert code == 2 and ": The prompt is too long" in err
     assert not Path("out").exists()
     Path("own.txt").write_text(" \n")
+    Path("half.jsonl").write_text('{"prompt": "cat", "rewritten": "a \\ud800", "model": "m"}')
     for options, words in (
         (("--rewriter-url", server.url), "--rewriter-url needs --rewriter-model"),
         (("--rewriter-model", "m", "--rewriter-temperature", 1), "needs --rewriter-url"),
@@ -107,6 +108,9 @@ def test_failures_are_explained_and_nothing_is_drawn(run: Any, server: ChatServe
         (("--rewrites", "none.jsonl"), "Can't read the rewritten prompts"),
         ((*rewriter, "--rewriter-instruction", "own.txt"), "own.txt is empty"),
         (("--rewriter-url", "nowhere", "--rewriter-model", "m"), "Can't use the rewriter's URL"),
+        (("--rewriter-url", "http://[::1/v1", "--rewriter-model", "m"), "its host or its port is wrong"),
+        (("--rewriter-url", "ftp://u:PW@h/v1", "--rewriter-model", "m"), "'ftp://h/v1'"),
+        (("--rewrites", "half.jsonl"), "half.jsonl.\n  why: line 1: it holds half a character"),
     ):
         code, _, err = run("cat", *options)
-        assert code == 2 and words in err, err
+        assert code == 2 and words in err and "Rewritten by" not in err, err
