@@ -88,9 +88,8 @@ def test_every_choice_belongs_to_a_command() -> None:
     assert set(completion._CHOICES) <= known
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_script_of_a_shell_is_shown(shell: str) -> None:
-    command = shlex.join([sys.executable, "-m", "bitvar.cli.main", "--show-completion", shell])
-    asking = ["sh", "-c", f"{command}; exit $?"]  # typer looks for a shell among its parents
+def test_the_script_of_the_shell_is_shown() -> None:
+    command = shlex.join([sys.executable, "-m", "bitvar.cli.main", "--show-completion"])
+    asking = ["bash", "-c", f"{command}; exit $?"]  # typer finds the shell among its parents
     done = subprocess.run(asking, capture_output=True, text=True, check=True)
-    assert "complete" in done.stdout
+    assert "complete_bash" in done.stdout
