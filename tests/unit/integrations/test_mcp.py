@@ -224,3 +224,19 @@ def test_the_command_by_http(tiny_model: Path) -> None:
     finally:
         server.terminate()
         server.wait(timeout=30)
+
+
+def test_words_that_the_model_was_never_taught_are_named(tmp_path: Path) -> None:
+    studio = Studio(InfinityPipeline.from_pretrained, folder=None, cache=tmp_path / "hub")
+    assert "dragon" in facts(ask(studio, "generate_image", {"prompt": "a dragon", "seed": 1}))["never_taught"]
+    assert "never_taught" not in facts(ask(studio, "generate_image", {"prompt": "a red apple", "seed": 1}))
+
+
+def test_a_used_port_is_refused() -> None:
+    from bitvar.cli.mcp import _require_free
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UsageError, match="choose another --port"):
+            _require_free(taken.getsockname()[1])
