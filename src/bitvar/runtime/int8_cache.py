@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bitvar.condition import TextCondition
 from bitvar.runtime.decoder_around import DecoderAround
-from bitvar.runtime.optimization import Optimization
+from bitvar.runtime.optimization import DecoderOptimization
 from bitvar.sampling.decoder import ScaleDecoder
 from bitvar.scales import ScaleSchedule
 from bitvar.transformer import InfinityTransformer
@@ -96,7 +96,7 @@ class Int8KVCache:
         return Int8KVCache(*(part[:, :, :rows, :, :capacity] for part in (self.codes, self.steps)))
 
 
-class Int8Cache(Optimization):
+class Int8Cache(DecoderOptimization):
     """Keeps keys and values of the decoded scales in 8 bits."""
 
     name: ClassVar[str] = "int8-cache"
@@ -106,15 +106,6 @@ class Int8Cache(Optimization):
     @staticmethod
     def available() -> bool:
         return True
-
-    def apply(self) -> None:
-        pass
-
-    def refresh(self) -> None:
-        pass
-
-    def undo(self) -> None:
-        pass
 
     def decoder(self, plain: ScaleDecoder[Any]) -> ScaleDecoder[Any]:
         return Int8CacheDecoder(plain, self.transformer)

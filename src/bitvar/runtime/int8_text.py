@@ -32,12 +32,13 @@ class Int8Text(Optimization):
         for layer in self._layers():
             if device.type == "cuda":
                 layer.weight.data = layer.weight.data.to("cpu")
-            kernel = WeightOnlyKernel(8, device)
-            kernel.prepare(layer.weight)
-            vars(layer)["forward"] = _Restored(layer, kernel)
+            restored = vars(layer).get("forward")
+            if not (isinstance(restored, _Restored) and restored.kernel.device == device):
+                vars(layer)["forward"] = restored = _Restored(layer, WeightOnlyKernel(8, device))
+            restored.kernel.prepare(layer.weight)
 
     def refresh(self) -> None:
-        """Follow the encoder to another device or precision."""
+        """Follow the encoder to another device or precision. Integers of weights that stayed are kept."""
         self.apply()
 
     def undo(self) -> None:
@@ -61,7 +62,7 @@ class _Restored:
     """The forward pass of a linear layer whose weights are restored at every call. It can be copied and pickled."""
 
     def __init__(self, layer: nn.Linear, kernel: WeightOnlyKernel) -> None:
-        self._layer, self._kernel = layer, kernel
+        self._layer, self.kernel = layer, kernel
 
     def __call__(self, x: Float[Tensor, "*n i"]) -> Float[Tensor, "*n o"]:
-        return self._kernel(x, self._layer.weight, self._layer.bias, gelu=False)
+        return self.kernel(x, self._layer.weight, self._layer.bias, gelu=False)

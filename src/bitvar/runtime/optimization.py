@@ -105,6 +105,19 @@ class LayerOptimization(Optimization):
         return plain
 
 
+class DecoderOptimization(Optimization):
+    """An optimization that leaves the model as it is and works through the decoder alone."""
+
+    def apply(self) -> None:
+        pass
+
+    def refresh(self) -> None:
+        pass
+
+    def undo(self) -> None:
+        pass
+
+
 def block_layers(transformer: InfinityTransformer) -> Iterator[nn.Module]:
     """Yield the linear layers of the blocks, those inside of adapted layers included, and those of adapters not."""
     for name, module in transformer.blocks.named_modules():

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from bitvar.condition import TextCondition
 from bitvar.runtime.decoder_around import DecoderAround
-from bitvar.runtime.optimization import Optimization
+from bitvar.runtime.optimization import DecoderOptimization
 from bitvar.sampling.decoder import DecoderState, ScaleDecoder
 from bitvar.scales import ScaleSchedule
 
 
-class SequentialGuidance(Optimization):
+class SequentialGuidance(DecoderOptimization):
     """Computes the rows of a pass in two halves."""
 
     name: ClassVar[str] = "sequential-guidance"
@@ -28,15 +28,6 @@ class SequentialGuidance(Optimization):
     @staticmethod
     def available() -> bool:
         return True
-
-    def apply(self) -> None:
-        pass
-
-    def refresh(self) -> None:
-        pass
-
-    def undo(self) -> None:
-        pass
 
     def decoder(self, plain: ScaleDecoder[Any]) -> ScaleDecoder[Any]:
         return HalvesApart(plain)

@@ -79,11 +79,11 @@ class WeightOnlyKernel:
     """
 
     def __init__(self, bits: int, device: torch.device) -> None:
-        self._bits, self._device = bits, device
+        self._bits, self.device = bits, device
         self._grouped = Prepared(functools.partial(_group_on, bits=bits, device=device))
 
     def __reduce__(self) -> tuple[type["WeightOnlyKernel"], tuple[int, torch.device]]:
-        return WeightOnlyKernel, (self._bits, self._device)
+        return WeightOnlyKernel, (self._bits, self.device)
 
     def prepare(self, weight: Float[Tensor, "o i"]) -> GroupedWeights:
         """Return the integers of weights as they are now, wherever these are."""
@@ -125,9 +125,11 @@ class _WeightOnly(LayerOptimization):
         return WeightOnlyKernel(self.bits, self.transformer.device)
 
     def apply(self) -> None:
+        device = self.transformer.device
+        self._kernels = {layer: kernel for layer, kernel in self._kernels.items() if _is_on(kernel, device)}
         super().apply()
         layers = [layer for layer in self.layers() if isinstance(layer, Linear)]
-        if self.transformer.device.type == "cuda":
+        if device.type == "cuda":
             self._leave_on_host({id(layer.weight) for layer in layers})
         for layer in layers:
             assert isinstance(layer.kernel, WeightOnlyKernel)
@@ -142,6 +144,11 @@ class _WeightOnly(LayerOptimization):
         for parameter in self.transformer.blocks.parameters():
             place = torch.device("cpu") if id(parameter) in weights else self.transformer.device
             parameter.data = parameter.data.to(place)
+
+
+def _is_on(kernel: object, device: torch.device) -> bool:
+    """Whether a kernel keeps its integers on a device, and need not be made again for it."""
+    return isinstance(kernel, WeightOnlyKernel) and kernel.device == device
 
 
 class Int8Weights(_WeightOnly):

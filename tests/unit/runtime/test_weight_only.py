@@ -15,8 +15,11 @@ from bitvar.nn.kv_cache import DecodingCache, KVCache, ScaleCache
 from bitvar.nn.linear import Linear, linear_gelu
 from bitvar.pipeline import InfinityPipeline
 from bitvar.pipeline.optimizations import choose
+from bitvar.runtime import weight_only
 from bitvar.runtime.int8_cache import Int8KVCache, Int8LayerCache
-from bitvar.runtime.weight_only import GROUP, WeightOnlyKernel, group_weights, restore_weights
+from bitvar.runtime.int8_text import Int8Text
+from bitvar.runtime.optimization import Optimization
+from bitvar.runtime.weight_only import GROUP, Int8Weights, WeightOnlyKernel, group_weights, restore_weights
 from tests.unit.sampling.test_batch_invariance import rough_pipeline
 
 LOSSY = ["int8-weights", "int4-weights", "int8-text", "int8-cache"]
@@ -115,6 +118,29 @@ def test_all_of_them_work_together(pipe: InfinityPipeline) -> None:
     plain = drawn(pipe, (2.0, 1.0, 1.0))
     pipe.optimize("exact", "int8-weights", "int8-text", "int8-cache", "sequential-guidance")
     assert changed(plain, drawn(pipe, (2.0, 1.0, 1.0))) < 0.1
+
+
+def test_weights_that_stay_are_not_rounded_again(pipe: InfinityPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe.optimize("int8-weights", "int8-text")
+    monkeypatch.setattr(weight_only, "group_weights", lambda *given: pytest.fail("rounded again"))
+    pipe._optimizations.refresh()
+    drawn(pipe)
+
+
+@pytest.mark.parametrize("kind", [Int8Weights, Int8Text])
+def test_integers_follow_the_model_to_another_device(pipe: InfinityPipeline, kind: type[Optimization]) -> None:
+    """The meta device stands in for a card."""
+    assert pipe.text_encoder is not None
+    optimization = kind(pipe.transformer, pipe.tokenizer, pipe.text_encoder)
+    optimization.apply()
+    for model in (pipe.transformer, pipe.text_encoder.model):
+        model.to("meta")
+    optimization.refresh()
+    layers = [*pipe.transformer.blocks.modules(), *pipe.text_encoder.model.modules()]
+    kernels = [layer.kernel for layer in layers if isinstance(layer, Linear)]
+    kernels += [vars(layer)["forward"].kernel for layer in layers if "forward" in vars(layer)]
+    devices = {kernel.prepare(torch.empty(4, 4, device="meta")).codes.device.type for kernel in kernels if kernel}
+    assert devices == {"meta"}
 
 
 def test_saving_keeps_the_original_weights(pipe: InfinityPipeline, tmp_path: Path) -> None:
