@@ -132,6 +132,17 @@ def score_images(
         say(f"report: {output / 'report.json'}")
 
 
+def _package(name: str, own_scorer: Callable[..., Any], choices: Choices) -> Own:
+    """Describe a published package that is given the files of images, each with its prompt."""
+    from bitvar.evaluation.generation.intervals import by_skill
+
+    def make(images: Path, listed: Any, scratch: Path) -> Any:
+        del images
+        return own_scorer(listed, scratch, prefix=choices.prefix)
+
+    return Own(name, make, by_skill)
+
+
 def _need(path: Path | None, option: str, what: str, how: str) -> Path:
     from bitvar.errors import UsageError
 
@@ -289,7 +300,6 @@ def hpsv2(
     """Score images by HPSv2.1: 100 times the cosine of image and prompt."""
     with exit_codes():
         from bitvar.evaluation.benchmarks import hpsv2 as module
-        from bitvar.evaluation.generation.intervals import by_skill
 
         choices = Choices(folder, output, prompts, scorer, python, print_command, collect, as_json)
 
@@ -298,11 +308,12 @@ def hpsv2(
             path = _need(checkpoint, "--checkpoint", "its weights", how)
             return module.hps_benchmark(chosen, checkpoint=path, tokenizer=tokenizer, device=_device(device))
 
-        def make(images: Path, listed: Any, scratch: Path) -> Any:
-            del images
-            return module.own_scorer(listed, scratch, prefix=choices.prefix)
-
-        score_images("hpsv2", choices, networks=networks, own=Own("the package hpsv2, version 2.1", make, by_skill))
+        score_images(
+            "hpsv2",
+            choices,
+            networks=networks,
+            own=_package("the package hpsv2, version 2.1", module.own_scorer, choices),
+        )
 
 
 def hpsv3(
@@ -318,15 +329,12 @@ def hpsv3(
     """Score images by HPSv3, a network of 7 billion parameters, in an environment of its own."""
     with exit_codes():
         from bitvar.evaluation.benchmarks import hpsv3 as module
-        from bitvar.evaluation.generation.intervals import by_skill
 
         choices = Choices(folder, output, prompts, scorer, python, print_command, collect, as_json)
 
-        def make(images: Path, listed: Any, scratch: Path) -> Any:
-            del images
-            return module.own_scorer(listed, scratch, prefix=choices.prefix)
-
-        score_images("hpsv3", choices, networks=None, own=Own("the package hpsv3 1.0.0", make, by_skill))
+        score_images(
+            "hpsv3", choices, networks=None, own=_package("the package hpsv3 1.0.0", module.own_scorer, choices)
+        )
 
 
 def imagereward(
@@ -347,7 +355,6 @@ def imagereward(
     """Score images by ImageReward: about 0 on average and 1 apart, over the authors' images."""
     with exit_codes():
         from bitvar.evaluation.benchmarks import imagereward as module
-        from bitvar.evaluation.generation.intervals import by_skill
 
         choices = Choices(folder, output, prompts, scorer, python, print_command, collect, as_json)
 
@@ -356,11 +363,12 @@ def imagereward(
             path = _need(checkpoint, "--checkpoint", "its weights", how)
             return module.imagereward_benchmark(chosen, checkpoint=path, tokenizer=tokenizer, device=_device(device))
 
-        def make(images: Path, listed: Any, scratch: Path) -> Any:
-            del images
-            return module.own_scorer(listed, scratch, prefix=choices.prefix)
-
-        score_images("imagereward", choices, networks=networks, own=Own("the package image-reward 1.5", make, by_skill))
+        score_images(
+            "imagereward",
+            choices,
+            networks=networks,
+            own=_package("the package image-reward 1.5", module.own_scorer, choices),
+        )
 
 
 SCORES: dict[str, Callable[..., None]] = {
