@@ -19,7 +19,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -71,14 +70,7 @@ def collect(runs: Sequence[str], scenes: Sequence[Path]) -> tuple[list[StudyRow]
         metrics, intervals = read_scores(path)
         labels = [row.label for row in rows]
         missing += [f"{path}: {label} is no --run, left out" for label in metrics if label not in labels]
-        rows = [
-            replace(
-                row,
-                metrics={**row.metrics, **metrics.get(row.label, {})},
-                intervals={**row.intervals, **intervals.get(row.label, {})},
-            )
-            for row in rows
-        ]
+        rows = [row.scored(metrics, intervals) for row in rows]
     if scenes:
         missing += [f"{row.label}: no images in any report" for row in rows if not set(SCORES) & set(row.metrics)]
     return rows, missing

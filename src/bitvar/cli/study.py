@@ -60,9 +60,9 @@ def study(
         chosen = StudySettings(
             recipe, data, output, tokenizer, text_encoder, tuple(arguments or ()), tuple(settings or ()), device
         )
-        check_study(chosen, runs)
         scores = _read_reports(report or [])
         if dry_run:
+            check_study(chosen, runs)
             rows = [run.arguments for run in runs]
             say(json.dumps(rows) if as_json else "\n".join(run.name for run in runs))
             return

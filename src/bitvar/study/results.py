@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -58,6 +58,16 @@ class StudyRow:
     def nats_a_token(self) -> float:
         """Loss of a whole token."""
         return self.metrics["loss"] * self.bits
+
+    def scored(
+        self, metrics: Mapping[str, Mapping[str, float]], intervals: Mapping[str, Mapping[str, tuple[float, float]]]
+    ) -> "StudyRow":
+        """Return this row with the scores that a report has of its label, if any."""
+        return replace(
+            self,
+            metrics={**self.metrics, **metrics.get(self.label, {})},
+            intervals={**self.intervals, **intervals.get(self.label, {})},
+        )
 
     def to_row(self) -> dict[str, Any]:
         """Convert to JSON values."""

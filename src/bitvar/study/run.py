@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -75,25 +75,50 @@ class Study:
         }
 
 
-def check_study(settings: StudySettings, runs: Sequence[StudyRun]) -> None:
+@dataclass(frozen=True)
+class CheckedRun:
+    """A run that can be trained.
+
+    Attributes:
+        run: Run.
+        config: Its configuration.
+        tokenizer, text_encoder: Its models, by name or folder.
+    """
+
+    run: StudyRun
+    config: TransformerTraining
+    tokenizer: str
+    text_encoder: str
+
+
+def check_study(settings: StudySettings, runs: Sequence[StudyRun]) -> list[CheckedRun]:
     """Configure every run before any is trained, so that a bad argument costs nothing.
 
     Raises:
         UsageError: If the recipe refuses the arguments of a run, or configures no transformer; if the data, the
             tokenizer or the text encoder is missing, or a pattern names an unknown argument.
     """
-    for run in runs:
-        config = _configured(settings, run)
-        if not isinstance(config, TransformerTraining):
-            raise UsageError(f"{settings.recipe} configures no transformer.", fix="study a transformer's recipe")
-        models = {"tokenizer": settings.tokenizer, "text encoder": settings.text_encoder}
-        for what, pattern in models.items():
-            if pattern is None:
-                option = what.replace(" ", "-")
-                raise UsageError(f"A study needs a {what}.", fix=f"give --{option}, such as general or icons")
-            resolve_model(run.fill(pattern), what=what)
     if not settings.data.exists():
         raise UsageError(f"There is no data in {settings.data}.", fix="check --data, or build the set first")
+    return [_checked(settings, run) for run in runs]
+
+
+def _checked(settings: StudySettings, run: StudyRun) -> CheckedRun:
+    pairs = [*settings.arguments, *(f"{name}={value}" for name, value in run.arguments.items())]
+    config = configure(settings.recipe, arguments=pairs, settings=settings.settings)
+    if not isinstance(config, TransformerTraining):
+        raise UsageError(f"{settings.recipe} configures no transformer.", fix="study a transformer's recipe")
+    tokenizer = _model_of(run, settings.tokenizer, "tokenizer")
+    return CheckedRun(run, config, tokenizer, _model_of(run, settings.text_encoder, "text encoder"))
+
+
+def _model_of(run: StudyRun, pattern: str | None, what: str) -> str:
+    if pattern is None:
+        option = what.replace(" ", "-")
+        raise UsageError(f"A study needs a {what}.", fix=f"give --{option}, such as general or icons")
+    name = run.fill(pattern)
+    resolve_model(name, what=what)
+    return name
 
 
 def train_study(settings: StudySettings, runs: Sequence[StudyRun], log: Callable[[str], None]) -> None:
@@ -102,32 +127,25 @@ def train_study(settings: StudySettings, runs: Sequence[StudyRun], log: Callable
     Features of the frozen models are made once for all runs with the same tokenizer.
 
     Raises:
-        UsageError: As `bitvar.train` raises it, or if the folder holds another run.
+        UsageError: As `check_study` and `bitvar.train` raise it, or if the folder holds another run.
     """
-    check_study(settings, runs)
-    for number, run in enumerate(runs, 1):
-        log(f"run {number} of {len(runs)}: {run.name}")
-        folder = settings.folder(run)
-        tokenizer = None if settings.tokenizer is None else run.fill(settings.tokenizer)
-        shared = settings.out / "features" / _folder_name(tokenizer or "own")
+    for number, checked in enumerate(check_study(settings, runs), 1):
+        log(f"run {number} of {len(runs)}: {checked.run.name}")
+        folder = settings.folder(checked.run)
+        shared = settings.out / "features" / _folder_name(checked.tokenizer)
         folder.mkdir(parents=True, exist_ok=True)
         _link_features(shared, folder)
         train(
-            _configured(settings, run),
+            checked.config,
             data=settings.data,
             out=folder,
-            name=run.name,
-            tokenizer=tokenizer,
-            text_encoder=None if settings.text_encoder is None else run.fill(settings.text_encoder),
+            name=checked.run.name,
+            tokenizer=checked.tokenizer,
+            text_encoder=checked.text_encoder,
             device=settings.device,
             log=log,
         )
         _link_features(folder, shared)
-
-
-def _configured(settings: StudySettings, run: StudyRun) -> Any:
-    pairs = [*settings.arguments, *(f"{name}={value}" for name, value in run.arguments.items())]
-    return configure(settings.recipe, arguments=pairs, settings=settings.settings)
 
 
 def _folder_name(tokenizer: str) -> str:
@@ -187,14 +205,7 @@ def with_scores(
     if not set(labels) & set(metrics):
         why = f"it is about {', '.join(metrics) or 'nothing'}"
         raise UsageError("The report has none of the runs.", why, f"score them under their names, such as {labels[0]}")
-    return [
-        replace(
-            row,
-            metrics={**row.metrics, **metrics.get(row.label, {})},
-            intervals={**row.intervals, **intervals.get(row.label, {})},
-        )
-        for row in rows
-    ]
+    return [row.scored(metrics, intervals) for row in rows]
 
 
 def conclude(rows: Sequence[StudyRow], lines: Mapping[str, Sequence[StudyRow]], scores: Sequence[str]) -> Study:
