@@ -161,13 +161,9 @@ def choose(names: Sequence[str], device: str, *, room: bool = True) -> list[type
             doesn't work on this device or with this build of PyTorch.
     """
     chosen: set[str] = set()
-    for (one, other), why in _EXCLUSIVE.items():
-        if one in names and other in names:
-            raise UsageError(f"{one!r} and {other!r} exclude each other.", why, "leave one out")
+    require_names(names)
     excluded = {one for one, other in _EXCLUSIVE if other in names}
     for name in names:
-        if name == "off" and len(names) > 1:
-            raise UsageError("'off' was given with other optimizations.", fix="give 'off' alone, or leave it out")
         if name == "exact" or (name == "auto" and device == "cpu"):
             free = [kind for kind in OPTIMIZATIONS.values() if kind.exact and not kind.only_by_name]
             fitting = [kind for kind in free if room or name == "exact" or not kind.copies_weights]
@@ -177,9 +173,23 @@ def choose(names: Sequence[str], device: str, *, room: bool = True) -> list[type
     return [kind for name, kind in OPTIMIZATIONS.items() if name in chosen]
 
 
+def require_names(names: Sequence[str]) -> None:
+    """Refuse what no device could apply.
+
+    Raises:
+        UsageError: for an unknown name, "off" beside others, or two that exclude each other.
+    """
+    for name in names:
+        if name not in (*WORDS, *OPTIMIZATIONS):
+            raise UsageError(unknown(f"optimization {name!r}", name, [*WORDS, *OPTIMIZATIONS]))
+        if name == "off" and len(names) > 1:
+            raise UsageError("'off' was given with other optimizations.", fix="give 'off' alone, or leave it out")
+    for (one, other), why in _EXCLUSIVE.items():
+        if one in names and other in names:
+            raise UsageError(f"{one!r} and {other!r} exclude each other.", why, "leave one out")
+
+
 def _named(name: str, device: str) -> type[Optimization]:
-    if name not in OPTIMIZATIONS:
-        raise UsageError(unknown(f"optimization {name!r}", name, [*WORDS, *OPTIMIZATIONS]))
     kind = OPTIMIZATIONS[name]
     if device not in kind.devices:
         why = f"it is made for {' and '.join(kind.devices)}"

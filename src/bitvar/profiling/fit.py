@@ -28,7 +28,7 @@ from bitvar.costs.training_memory import GIB, LONG_TEXT
 from bitvar.errors import UsageError, WeightsError
 from bitvar.finite import DTYPE_NAMES
 from bitvar.official_schedules import BUDGETS, official_schedules
-from bitvar.pipeline.optimizations import OPTIMIZATIONS, WORDS, choose, has_room_for_copy
+from bitvar.pipeline.optimizations import choose, has_room_for_copy, require_names
 from bitvar.runtime.host_memory import resident_bytes, total_bytes
 from bitvar.runtime.int8_cache import Int8Cache
 from bitvar.runtime.int8_text import Int8Text
@@ -175,9 +175,7 @@ def predict_fit(request: FitRequest) -> Fit:
         raise UsageError(f"The memory of a device can't be {request.device_gib} GiB.", fix="give a number of GiB")
     if request.tile is not None:
         require_tile(request.tile)
-    unknown_names = [name for name in request.fast if name not in (*WORDS, *OPTIMIZATIONS)]
-    if unknown_names:
-        raise UsageError(unknown(f"optimization {unknown_names[0]!r}", unknown_names[0], [*WORDS, *OPTIMIZATIONS]))
+    require_names(request.fast)
     precision = _precision(request.dtype, device)
     available = _device_bytes(device) if request.device_gib is None else request.device_gib * GIB
     room = has_room_for_copy(model.transformer.loaded(precision), available)
@@ -193,7 +191,7 @@ def predict_fit(request: FitRequest) -> Fit:
         tile=request.tile,
         text_tokens=min(LONG_TEXT, model.config.max_text_tokens),
         packed=device == "cpu" and "packed" in [kind.name for kind in choose(request.fast, device, room=room)],
-        weight_bits=4 if Int4Weights.name in request.fast else 8 if Int8Weights.name in request.fast else None,
+        weight_bits=next((kind.bits for kind in (Int8Weights, Int4Weights) if kind.name in request.fast), None),
         int8_text=Int8Text.name in request.fast,
         int8_cache=Int8Cache.name in request.fast,
         process=resident_bytes(),
