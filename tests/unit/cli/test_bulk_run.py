@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bitvar.bulk import LEDGER, read_ledger
-from bitvar.cli import main as cli
 from bitvar.cli.ranks import Rank
 from bitvar.pipeline.record import read_record
+from tests.support.command import Result, run_command
 from tests.support.drawing import visible_files
 from tests.support.tiny import rough_pipeline
 
@@ -24,27 +24,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny"
 
 
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> Any:
     """`bitvar generate` with the tiny model, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: Any) -> Result:
-        monkeypatch.setattr(sys, "argv", ["bitvar", "generate", *map(str, arguments), "--model", str(model)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Result(int(stop.value.code or 0), captured.out, captured.err)
+        return run_command(monkeypatch, capsys, "generate", *arguments, "--model", model)
 
     return call
 

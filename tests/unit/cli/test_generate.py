@@ -20,6 +20,7 @@ from bitvar.runtime.int8_linear import Int8Linear
 from bitvar.sampling.quality import PRESETS
 from bitvar.weights.hub import EMBEDDED_MODEL
 from bitvar.weights.vocabulary import load_vocabulary
+from tests.support.command import Result, run_command
 from tests.support.tiny import tiny_pipeline
 
 
@@ -30,11 +31,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny"
 
 
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path) -> Any:
     """`bitvar generate` with the tiny model, in an empty folder."""
@@ -42,12 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mod
 
     def call(*arguments: Any, with_model: bool = True) -> Result:
         extra = ["--model", str(model)] if with_model else []
-        monkeypatch.setattr(sys, "argv", ["bitvar", "generate", *map(str, arguments), *extra])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Result(int(stop.value.code or 0), captured.out, captured.err)
+        return run_command(monkeypatch, capsys, "generate", *arguments, *extra)
 
     return call
 

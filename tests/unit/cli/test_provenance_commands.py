@@ -1,25 +1,18 @@
 """`bitvar watermark`, `bitvar provenance` and `bitvar generate --watermark`."""
 
 import json
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from bitvar.cli import main as cli
 from bitvar.pipeline.record import read_record
 from bitvar.provenance import manifests
 from bitvar.provenance.key_files import read_key
 from bitvar.provenance.manifests import Signer
 from tests.support.certificates import signer_files
+from tests.support.command import Result, run_command
 from tests.support.tiny import tiny_pipeline
-
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +28,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: Any) -> Result:
-        monkeypatch.setattr(sys, "argv", ["bitvar", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Result(int(stop.value.code or 0), captured.out, captured.err)
+        return run_command(monkeypatch, capsys, *arguments)
 
     return call
 
